@@ -38,7 +38,7 @@ pub enum ErrorKind {
     Unavailable,
     /// The caller may not do this.
     Permission,
-    /// Nobody knows who the caller is.
+    /// The caller has not been authenticated.
     Unauthenticated,
     /// Memory, disk or a limit ran out.
     Exhausted,
@@ -88,17 +88,17 @@ pub struct Error {
     span: Option<Span>,
     /// Rows that were durably written before the failure, for statements that write.
     rows_written: Option<u64>,
-    /// Whether the message says which record it is about, or that it is about many.
+    /// Whether the message names the record it is about, or says that it is about many.
     names_record: bool,
-    /// Whether a store, a broker or a registry is the cause, and no row.
+    /// Whether a store, a broker or a registry is the cause, rather than a row.
     is_of_no_row: bool,
-    /// Whether a pool of memory, or the disk, that others take from as well had no more.
+    /// Whether a shared resource ran out: a memory pool or the disk.
     is_of_pool: bool,
     /// What the error is about and where it came from: apart, so that a result is small.
     details: Option<Box<Details>>,
     /// An object store has refused it: that may pass, as keys are renewed and policies take effect.
     by_store: bool,
-    /// Another writer was faster, and nothing was written: the same statement may succeed.
+    /// Another writer committed first, and this statement wrote nothing: a retry may succeed.
     is_conflict: bool,
 }
 
@@ -161,7 +161,7 @@ impl Error {
         Self::new(ErrorKind::Internal, message)
     }
 
-    /// Says what to do; replaces nothing that was already said.
+    /// Adds a help text that says what to do; an existing help text stays.
     #[must_use]
     pub fn with_help(mut self, help: impl Into<String>) -> Self {
         self.help
@@ -213,87 +213,87 @@ impl Error {
         self
     }
 
-    /// Says that the message tells which record it is about, or that it is about many.
+    /// Marks the message as one that names its record, or says that it is about many.
     #[must_use]
     pub(crate) fn of_record(mut self) -> Self {
         self.names_record = true;
         self
     }
 
-    /// Whether the message tells which record it is about.
+    /// Whether the message names the record it is about.
     pub(crate) fn names_record(&self) -> bool {
         self.names_record
     }
 
-    /// Says that a store, a broker or a registry is the cause, and no row.
+    /// Marks a store, a broker or a registry, rather than a row, as the cause.
     #[must_use]
     pub(crate) fn of_no_row(mut self) -> Self {
         self.is_of_no_row = true;
         self
     }
 
-    /// Says that another writer was faster, and that nothing was written.
+    /// Marks the error as a write conflict: another writer committed first, and this statement wrote nothing.
     #[must_use]
     pub(crate) fn of_conflict(mut self) -> Self {
         self.is_conflict = true;
         self
     }
 
-    /// Whether another writer was faster, and nothing was written: the same statement over the newest rows may succeed.
+    /// Whether another writer committed first and this statement wrote nothing: a retry over the newest rows may succeed.
     pub(crate) fn is_conflict(&self) -> bool {
         self.is_conflict
     }
 
-    /// Whether a store, a broker or a registry is the cause, and no row.
+    /// Whether a store, a broker or a registry is the cause, rather than a row.
     pub(crate) fn is_of_no_row(&self) -> bool {
         self.is_of_no_row || self.by_store
     }
 
-    /// Says that a pool of memory, or the disk, that others take from as well had no more.
+    /// Marks a shared resource, a memory pool or the disk, as exhausted.
     #[must_use]
     pub(crate) fn of_pool(mut self) -> Self {
         self.is_of_pool = true;
         self
     }
 
-    /// Whether a pool of memory, or the disk, that others take from as well had no more. Otherwise what ran out is a bound of its
-    /// own, such as that of what one function may make.
+    /// Whether a shared resource ran out: a memory pool or the disk. Otherwise a limit of its own was exceeded, such as that of
+    /// the memory that one function call may use.
     pub(crate) fn is_of_pool(&self) -> bool {
         self.is_of_pool
     }
 
-    /// Says that an object store is who has refused it.
+    /// Marks the error as an object store's refusal.
     #[must_use]
     pub(crate) fn by_store(mut self) -> Self {
         self.by_store = true;
         self
     }
 
-    /// Whether it may pass by itself, so that a job waits and tries again.
+    /// Whether the cause is temporary, so that a job waits and retries.
     pub(crate) fn may_pass(&self) -> bool {
         self.kind == ErrorKind::Unavailable || (self.by_store && self.kind == ErrorKind::Permission)
     }
 
-    /// Says by which id a server's log names the statement.
+    /// Sets the id under which the server's log names the statement.
     #[must_use]
     pub fn of_query(mut self, id: &str) -> Self {
         self.details().query.get_or_insert_with(|| id.into());
         self
     }
 
-    /// Says what a job that stops by it keeps in its log.
+    /// Attaches the report that the stopping job keeps in its log.
     #[must_use]
     pub fn with_report(mut self, report: Reported) -> Self {
         self.details().report.get_or_insert(report);
         self
     }
 
-    /// What a job that stops by it keeps in its log.
+    /// The report that the stopping job keeps in its log.
     pub fn report(&self) -> Option<&Reported> {
         self.details.as_ref()?.report.as_ref()
     }
 
-    /// Puts words before the message: `context: message`.
+    /// Prefixes the message with a context: `context: message`.
     #[must_use]
     pub fn context(mut self, context: impl fmt::Display) -> Self {
         self.message = format!("{context}: {}", self.message).into_boxed_str();
@@ -322,7 +322,7 @@ impl Error {
         self.help.as_deref()
     }
 
-    /// What went wrong and what to do about it, in one line: who looks later must know both.
+    /// The message and its help in one line, for logs and reports where both are needed.
     pub(crate) fn with_its_help(&self) -> String {
         match &self.help {
             Some(help) => format!("{}; {help}", self.message),
@@ -340,12 +340,12 @@ impl Error {
         self.rows_written
     }
 
-    /// By which a server's log names the statement.
+    /// The id under which the server's log names the statement.
     pub fn query(&self) -> Option<&str> {
         self.details.as_ref()?.query.as_deref()
     }
 
-    /// The error as shown to a person: message, `name:line:column`, the line with a caret, help.
+    /// The error as displayed to a user: message, `name:line:column`, the line with a caret, help.
     pub fn render(&self, name: &str, text: &str) -> String {
         let mut out = format!("error: {}\n", self.message);
         if let Some(span) = self.span {

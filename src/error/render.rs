@@ -1,4 +1,4 @@
-//! The place of an error in a text, as shown to a person.
+//! Rendering of an error's place in a text for a user.
 
 use datafusion::sql::sqlparser::tokenizer::{Location, Span};
 
@@ -34,9 +34,10 @@ pub(super) fn place(out: &mut String, name: &str, text: &str, span: Span) {
     ));
 }
 
-/// What is shown of a line: all of it, or if it is long what is around the place, with a mark where it was cut.
+/// The part of a line that is displayed: all of it, or the surroundings of the place if the line is long, with a mark at each
+/// cut.
 fn window(source: &str, start: usize, width: usize) -> (String, usize, usize) {
-    /// Characters of a line that is shown whole, and around a place otherwise.
+    /// Characters of a line that is displayed whole, and characters on each side of the place otherwise.
     const WHOLE: usize = 240;
     const AROUND: usize = 80;
     let length = source.chars().count();

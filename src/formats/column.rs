@@ -1,7 +1,7 @@
-//! Growing columns that values are appended to one at a time, and rows taken back from.
+//! Column builders that append one value at a time and can roll back the last row.
 //!
-//! A record is read in one pass, straight into its columns. If it turns out bad half-way, its
-//! values are cut off again; so one bad record costs no second reading of its neighbours.
+//! A decoder reads a record in one pass, straight into the builders. If the record turns out to be bad, the decoder truncates
+//! its values; so one bad record does not cause a second reading of its neighbours.
 
 use std::sync::Arc;
 
@@ -25,7 +25,7 @@ use crate::formats::json::key_index::KeyIndex;
 use crate::formats::text::scalar;
 use crate::formats::text::time::TimestampReader;
 
-/// What reading a value needs to know, and what became of the row that is being read.
+/// Settings for reading a value, and the state of the row that is being read.
 pub(crate) struct ReadContext {
     pub(crate) timestamps: TimestampReader,
     /// The unit of numbers read as timestamps.
@@ -80,7 +80,7 @@ pub(crate) struct Column {
     pub(crate) values: Values,
 }
 
-/// The values of a growing column; null slots hold a default.
+/// The values of a column builder; null slots hold a default.
 pub(crate) enum Values {
     Boolean(BooleanBufferBuilder),
     Int8(Vec<i8>),
@@ -106,7 +106,7 @@ pub(crate) enum Values {
     Struct(Columns),
 }
 
-/// Growing text or binary values.
+/// A builder of text or binary values.
 pub(crate) struct Bytes {
     offsets: Vec<i32>,
     data: Vec<u8>,
@@ -136,7 +136,7 @@ impl Bytes {
             .push(i32::try_from(self.data.len()).unwrap_or(i32::MAX));
     }
 
-    /// Takes back what was written since the last value.
+    /// Truncates the bytes written since the last value.
     pub(crate) fn discard_value(&mut self) {
         self.data
             .truncate(self.offsets.last().map_or(0, |&end| end as usize));
@@ -166,7 +166,7 @@ pub(crate) struct Columns {
 }
 
 impl Columns {
-    /// Growing columns for `fields`; `path` is the path of the STRUCT they are in, empty at the top.
+    /// Column builders for `fields`; `path` is the path of the STRUCT they are in, empty at the top.
     ///
     /// # Errors
     ///
@@ -190,8 +190,8 @@ impl Columns {
         })
     }
 
-    /// Ends a row that began when the columns had `start` values: what the record did not name is
-    /// NULL, and NULL where it is not allowed makes the row bad.
+    /// Ends a row that began when the columns had `start` values: a field that the record did not name becomes NULL, and a NULL
+    /// that is not allowed makes the row bad.
     pub(crate) fn end_row(&mut self, start: usize, context: &mut ReadContext) {
         for child in &mut self.children {
             let is_missing = child.len() == start;
@@ -213,7 +213,7 @@ impl Columns {
             .for_each(|child| child.truncate(len));
     }
 
-    /// The columns so far; they are empty afterwards.
+    /// Returns the finished columns and empties the builders.
     pub(crate) fn finish(&mut self) -> Result<Vec<ArrayRef>, ArrowError> {
         self.children.iter_mut().map(Column::finish).collect()
     }
@@ -307,7 +307,7 @@ impl Column {
         }
     }
 
-    /// NULL instead of a value of another type; unless the policy says otherwise the row is bad.
+    /// Appends NULL instead of a value of another type; the row becomes bad unless the error policy allows it.
     pub(crate) fn push_conflict(&mut self, context: &mut ReadContext, found: &str) {
         let type_name = if context.lenient {
             String::new()
@@ -376,7 +376,7 @@ impl Column {
         }
     }
 
-    /// The column so far; it is empty afterwards.
+    /// Returns the finished column and empties the builder.
     fn finish(&mut self) -> Result<ArrayRef, ArrowError> {
         let rows = self.len();
         let nulls = self.validity.finish();
@@ -473,7 +473,7 @@ pub(crate) fn offset_of(child: &Column) -> i32 {
     i32::try_from(child.len()).unwrap_or(i32::MAX)
 }
 
-/// Keeps `len` values; returns how many items they have.
+/// Truncates to `len` values; returns how many items they have.
 fn cut_offsets(offsets: &mut Vec<i32>, len: usize) -> usize {
     offsets.truncate(len + 1);
     offsets.last().map_or(0, |&end| end as usize)

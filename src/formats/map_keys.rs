@@ -1,4 +1,4 @@
-//! Of a key that occurs twice in a map the last value counts, as of a field that occurs twice in an object.
+//! Duplicate keys of maps: the last value of a key counts, as for a field that occurs twice in an object.
 
 use std::collections::HashSet;
 
@@ -9,10 +9,10 @@ use arrow::datatypes::DataType;
 use arrow::error::ArrowError;
 use arrow::row::{RowConverter, SortField};
 
-/// Entries of a map up to which they are compared with each other, which is quicker than hashing.
+/// Up to this many entries of a map are compared with each other, which is faster than hashing.
 const FEW: usize = 8;
 
-/// The entries of maps without those whose key comes again in the same map.
+/// The entries of maps, without each entry whose key occurs again later in the same map.
 ///
 /// # Errors
 ///
@@ -43,7 +43,7 @@ pub(crate) fn last_of_each(
     ))
 }
 
-/// The places of the entries that are kept, and how many each map has; `None` if no key comes twice.
+/// The indices of the entries to keep, and the number of entries of each map; `None` if no map has a duplicate key.
 fn kept<'a>(
     offsets: &OffsetBuffer<i32>,
     key: impl Fn(usize) -> &'a [u8],

@@ -1,9 +1,8 @@
 //! Codecs between the bytes of a Kafka record's value and Arrow columns.
 //!
-//! A [`RecordDecoder`] turns a batch of payloads into one [`Decoded`] batch: one row per payload,
-//! one column per projected value column. A payload that cannot be read does not fail the batch:
-//! its row is null and is named in [`Decoded::bad`], and the caller decides what becomes of it. A
-//! [`RecordEncoder`] turns rows into payloads. Both are made by [`FormatOptions`].
+//! A [`RecordDecoder`] turns a batch of payloads into one [`Decoded`] batch: one row per payload, one column per projected
+//! value column. A payload that cannot be read does not fail the batch: its row is null and is listed in [`Decoded::bad`], and
+//! the caller decides how to handle it. A [`RecordEncoder`] turns rows into payloads. [`FormatOptions`] creates both.
 //!
 //! Text without a zone is read in the table's zone, and a [`TIMESTAMP`](crate) is microseconds in
 //! UTC inside (law TIMEZONE-1).
@@ -42,8 +41,8 @@ use crate::error::{Error, ErrorKind, Result};
 ///
 /// One decoder serves one scan of one partition or task; it keeps its buffers between calls.
 pub trait RecordDecoder: Send {
-    /// The schema of every batch [`decode`](Self::decode) gives: the projected value columns in
-    /// the order asked for, all of them nullable, whatever was declared.
+    /// The schema of every batch that [`decode`](Self::decode) returns: the projected value columns in the requested order, all
+    /// of them nullable, even if declared NOT NULL.
     fn schema(&self) -> &SchemaRef;
 
     /// Decodes `payloads` into exactly as many rows.
@@ -53,16 +52,15 @@ pub trait RecordDecoder: Send {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Exhausted`] if the payloads together hold more text than one Arrow array can,
-    /// [`ErrorKind::Unavailable`] if a schema registry does not answer. Never for what a payload
-    /// holds.
+    /// [`ErrorKind::Exhausted`] if the payloads together hold more text than one Arrow array can, [`ErrorKind::Unavailable`] if
+    /// a schema registry does not answer. The content of a payload never causes an error.
     fn decode(&mut self, payloads: &[Option<&[u8]>]) -> Result<Decoded>;
 }
 
-/// What a [`RecordDecoder`] made of a batch of payloads.
+/// The result of a [`RecordDecoder`] for a batch of payloads.
 #[derive(Debug, Clone)]
 pub struct Decoded {
-    /// One row per payload, the projected value columns in the order asked for.
+    /// One row per payload, the projected value columns in the requested order.
     pub columns: RecordBatch,
     /// The rows that could not be read, by ascending row.
     pub bad: Vec<BadRow>,
@@ -73,7 +71,7 @@ pub struct Decoded {
 pub struct BadRow {
     /// The index of the payload in the batch.
     pub row: usize,
-    /// Why, in a form for people; names the column and shows the start of the value.
+    /// The reason for a user; names the column and shows the start of the value.
     pub reason: String,
     /// The column that the reason is about, as a path from the top; `None`: the row as a whole.
     pub column: Option<String>,
@@ -83,13 +81,13 @@ pub struct BadRow {
 pub trait RecordEncoder: Send {
     /// Encodes each row of `batch`, whose columns are the declared value columns in their order.
     ///
-    /// Rows set in `tombstones` are not looked at and become `None`: that is how a sink with a
-    /// primary key withdraws a row. The `raw` format also gives `None` for NULL.
+    /// Rows set in `tombstones` are not encoded and become `None`: so a sink with a primary key deletes a row. The `raw` format
+    /// also returns `None` for NULL.
     ///
     /// # Errors
     ///
     /// [`ErrorKind::Data`] for a value the format cannot hold (NaN in JSON), naming the column and
-    /// the row; [`ErrorKind::Internal`] if the batch has not the declared columns;
+    /// the row; [`ErrorKind::Internal`] if the columns of the batch are not the declared ones;
     /// [`ErrorKind::Unavailable`] if a schema registry does not answer.
     fn encode(
         &mut self,
@@ -102,7 +100,7 @@ pub trait RecordEncoder: Send {
 #[derive(Debug, Clone)]
 pub struct EncodedRows {
     bytes: Vec<u8>,
-    /// One more than rows; row `i` is `bytes[offsets[i]..offsets[i + 1]]`.
+    /// Has one entry more than rows; row `i` is `bytes[offsets[i]..offsets[i + 1]]`.
     offsets: Vec<usize>,
     nulls: Option<NullBuffer>,
 }
@@ -113,7 +111,7 @@ impl EncodedRows {
         self.offsets.len() - 1
     }
 
-    /// Whether there is no row.
+    /// Whether there are no rows.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -166,7 +164,7 @@ impl RowsBuilder {
         self.offsets.push(self.bytes.len());
     }
 
-    /// Ends a row of bytes that are there already.
+    /// Ends a row whose bytes have been written already.
     fn end_row_at(&mut self, end: usize) {
         self.offsets.push(end);
     }
@@ -180,7 +178,7 @@ impl RowsBuilder {
     }
 }
 
-/// The validity of encoded rows: not a tombstone.
+/// The validity of encoded rows: false for a tombstone.
 fn not_tombstones(tombstones: Option<&BooleanBuffer>) -> Option<NullBuffer> {
     tombstones.map(|withdrawn| NullBuffer::new(!withdrawn))
 }
@@ -189,7 +187,7 @@ fn is_tombstone(tombstones: Option<&BooleanBuffer>, row: usize) -> bool {
     tombstones.is_some_and(|withdrawn| withdrawn.value(row))
 }
 
-/// Refuses a batch or a tombstone mask that does not fit the declared columns.
+/// Returns an error for a batch or a tombstone mask that does not fit the declared columns.
 fn check_batch(
     batch: &RecordBatch,
     declared: &Schema,
@@ -227,8 +225,8 @@ fn projected_schema(declared: &Schema, projection: &[usize]) -> Result<SchemaRef
     Ok(Arc::new(Schema::new(fields)))
 }
 
-/// Decodes messages one by one into growing columns. `read` takes a message and its row and either pushes one value to
-/// each column or says what is wrong with the message; a tombstone is a row of NULLs.
+/// Decodes messages one by one into column builders. `read` gets a message and its row and either pushes one value to each
+/// column or returns why the message is bad; a tombstone is a row of NULLs.
 fn decode_rows(
     schema: &SchemaRef,
     columns: &mut Columns,
@@ -248,7 +246,7 @@ fn decode_rows(
             if outcome.is_ok() {
                 columns.end_row(row, context);
             }
-            // What a value said counts only if the message as a whole could be read.
+            // A reason from a single value counts only if the message as a whole could be read.
             let failure = context.take_failure();
             let (reason, column) = match (outcome, failure) {
                 (Ok(()), None) => continue,
@@ -278,7 +276,7 @@ fn decode_rows(
     })
 }
 
-/// A batch of `rows` rows; columns may be none.
+/// A batch of `rows` rows; it may have no columns.
 fn batch_of(schema: &SchemaRef, columns: Vec<ArrayRef>, rows: usize) -> Result<RecordBatch> {
     let options = RecordBatchOptions::new().with_row_count(Some(rows));
     RecordBatch::try_new_with_options(Arc::clone(schema), columns, &options)
@@ -298,7 +296,7 @@ fn check_total_bytes(payloads: &[Option<&[u8]>]) -> Result<()> {
     Ok(())
 }
 
-/// The start of a value, for a message.
+/// The start of a value, for an error message.
 fn excerpt(text: &str) -> String {
     const MAX_CHARS: usize = 60;
     match text.char_indices().nth(MAX_CHARS) {

@@ -22,7 +22,7 @@ use crate::formats::registry::http::{HttpRegistryOptions, HttpSchemaRegistry};
 use crate::formats::text::time::TimestampFormat;
 use crate::formats::text::zone::Zone;
 
-/// The options this layer reads; a table has others, which are not its business.
+/// The options that this layer reads; the caller reads the other options of a table.
 pub const OPTION_NAMES: &[&str] = &[
     "format",
     "timezone",
@@ -40,7 +40,7 @@ pub const OPTION_NAMES: &[&str] = &[
     "avro.registry.ca",
 ];
 
-/// How the value of a record is written.
+/// The encoding of a record's value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FormatKind {
     /// One JSON object per message.
@@ -49,7 +49,7 @@ pub enum FormatKind {
     Csv,
     /// One Avro record per message, its schema in a registry (Confluent's wire format).
     Avro,
-    /// The message is the one column.
+    /// The message is the value of the only column.
     Raw,
 }
 
@@ -61,7 +61,7 @@ impl FormatKind {
         ("raw", FormatKind::Raw),
     ];
 
-    /// The name in option `format`.
+    /// The name of the format in option `format`.
     pub fn name(self) -> &'static str {
         match self {
             FormatKind::Json => "json",
@@ -77,30 +77,30 @@ impl FormatKind {
 pub struct FormatOptions {
     kind: FormatKind,
     declared: SchemaRef,
-    /// The same with the names as they were typed beside those of the columns.
+    /// The declared columns, with their original spelling in the metadata.
     typed: SchemaRef,
-    /// The same with the names that are written.
+    /// The declared columns, with the names used in records.
     written: SchemaRef,
     read: ReadOptions,
     write: WriteOptions,
     csv: CsvDialect,
-    /// The subject the schema is registered under, if it was said.
+    /// The subject under which the schema is registered, if the options give one.
     subject: Option<String>,
     topic: Option<String>,
-    /// Of the format `avro`, always.
+    /// Always set for format `avro`.
     registry: Option<Arc<dyn SchemaRegistry>>,
 }
 
-/// How text becomes values.
+/// Settings for reading values from text.
 #[derive(Debug, Clone)]
 pub(crate) struct ReadOptions {
     /// The zone of text without an offset.
     pub(crate) zone: Zone,
-    /// What a number means where a TIMESTAMP is declared, if that was said.
+    /// The unit of numbers in a TIMESTAMP column, if the options give one.
     pub(crate) number_unit: Option<TimeUnit>,
 }
 
-/// How values become text.
+/// Settings for writing values as text.
 #[derive(Debug, Clone)]
 pub(crate) struct WriteOptions {
     /// The zone timestamps are written in.
@@ -173,7 +173,7 @@ impl FormatOptions {
         self
     }
 
-    /// Asks another registry than the one the options name.
+    /// Uses another registry than the one that the options name.
     #[must_use]
     pub fn with_registry(mut self, registry: Arc<dyn SchemaRegistry>) -> Self {
         self.registry = Some(registry);
@@ -228,7 +228,7 @@ impl FormatOptions {
     ///
     /// # Errors
     ///
-    /// As [`from_options`](Self::from_options), for what only writing needs.
+    /// As [`from_options`](Self::from_options), for conditions that only writing has.
     pub fn encoder(&self) -> Result<Box<dyn RecordEncoder>> {
         Ok(match self.kind {
             FormatKind::Json => Box::new(JsonEncoder::new(&self.written, &self.write)),
@@ -299,7 +299,7 @@ fn parse_kind(name: &str) -> Result<FormatKind> {
     choose("format", name, &FormatKind::ALL)
 }
 
-/// An option of a format the table does not have would be without effect: it is refused.
+/// An option of another format would have no effect: it is refused.
 fn check_owner<'a>(kind: FormatKind, names: impl Iterator<Item = &'a String>) -> Result<()> {
     for name in names {
         let Some((owner, _)) = name.split_once('.') else {

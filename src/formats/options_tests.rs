@@ -1,4 +1,4 @@
-//! Options: what is accepted, what is refused and with which words.
+//! Options: which ones are accepted, and which are refused with which message.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 

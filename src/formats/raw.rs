@@ -1,4 +1,4 @@
-//! The `raw` format: one VARCHAR or BINARY column is the whole message.
+//! The `raw` format: one VARCHAR or BINARY column holds the whole message.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use super::{
 use crate::error::{Error, Result, Subject};
 use crate::formats::text::scalar::sql_name;
 
-/// Refuses anything but one VARCHAR or BINARY column.
+/// Returns an error unless there is exactly one column, of type VARCHAR or BINARY.
 ///
 /// # Errors
 ///
@@ -41,7 +41,7 @@ pub(crate) fn check_declared(declared: &Schema) -> Result<()> {
     .about(Subject::text("raw")))
 }
 
-/// Gives the message as it is; one that is not UTF-8 is bad in a VARCHAR.
+/// Returns the message unchanged; one that is not UTF-8 is bad in a VARCHAR.
 pub(crate) struct RawDecoder {
     schema: SchemaRef,
 }
@@ -143,7 +143,7 @@ impl RecordEncoder for RawEncoder {
     }
 }
 
-/// Text is cast through its plain form: Arrow has no direct way from a view of text to bytes.
+/// A text view is first cast to plain text: Arrow has no direct cast from a view to bytes.
 fn to_binary(column: &ArrayRef) -> std::result::Result<ArrayRef, ArrowError> {
     if is_text(column.data_type()) {
         cast(&cast(column, &DataType::LargeUtf8)?, &DataType::LargeBinary)

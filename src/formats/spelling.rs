@@ -1,7 +1,7 @@
-//! Names as they were typed: `userId INT` without quotes is the column `userid`, and the field `userId` of a record.
+//! Original spelling of column names: `userId INT` without quotes is the column `userid`, and the field `userId` of a record.
 //!
-//! A declared field keeps in its metadata how it was typed, if that differs. Only codecs and tables over files look at it: the
-//! columns of a table, and all arrays, have types without it.
+//! A declared field keeps its original spelling in its metadata if the spelling differs from its name. Only codecs and tables
+//! over files read it: the columns of a table, and all arrays, have types without it.
 
 use std::sync::Arc;
 
@@ -9,10 +9,10 @@ use arrow::array::{Array, ArrayRef, AsArray, ListArray, MapArray, StructArray};
 use arrow::datatypes::{DataType, Field, FieldRef, Fields, Schema, SchemaRef};
 use arrow::error::ArrowError;
 
-/// The metadata of a field that was typed with capitals and without quotes.
+/// The metadata key of the spelling of a field that was typed with capitals and without quotes.
 const TYPED: &str = "anabranch.typed";
 
-/// The field, which was typed so.
+/// The field with its original spelling.
 pub fn typed_as(field: Field, typed: &str) -> Field {
     if field.name() == typed {
         return field;
@@ -22,27 +22,27 @@ pub fn typed_as(field: Field, typed: &str) -> Field {
     field.with_metadata(metadata)
 }
 
-/// How the field was typed, if that differs from its name.
+/// The original spelling of the field, if it differs from its name.
 pub fn typed_name(field: &Field) -> Option<&str> {
     field.metadata().get(TYPED).map(String::as_str)
 }
 
-/// The name that a field is written by: as it was typed.
+/// The name of the field in records: its original spelling.
 pub(crate) fn written_name(field: &Field) -> &str {
     typed_name(field).unwrap_or(field.name())
 }
 
-/// The place of the field among names of a record: by its name, or else as it was typed.
+/// The index of the field among the names of a record: by its name, or else by its original spelling.
 pub(crate) fn find_field<T>(field: &Field, find: impl Fn(&str) -> Option<T>) -> Option<T> {
     find(field.name()).or_else(|| find(typed_name(field)?))
 }
 
-/// The schema without what was typed.
+/// The schema without the original spelling.
 pub(crate) fn plain_schema(schema: &SchemaRef) -> SchemaRef {
     mapped(schema, &plain_field)
 }
 
-/// The field without what was typed.
+/// The field without the original spelling.
 pub fn plain_field(field: &Field) -> Field {
     let mut metadata = field.metadata().clone();
     metadata.remove(TYPED);
@@ -51,7 +51,7 @@ pub fn plain_field(field: &Field) -> Field {
     plain.with_metadata(metadata)
 }
 
-/// The schema as records are written: with the names that were typed.
+/// The schema with the names used in records: the original spelling of each.
 pub(crate) fn written_schema(schema: &SchemaRef) -> SchemaRef {
     mapped(schema, &written_field)
 }
@@ -69,7 +69,7 @@ fn mapped(schema: &SchemaRef, change: &dyn Fn(&Field) -> Field) -> SchemaRef {
     Arc::new(Schema::new(fields))
 }
 
-/// The type with changed fields.
+/// The data type with `change` applied to the fields in it.
 fn of_children(data_type: &DataType, change: &dyn Fn(&Field) -> Field) -> DataType {
     let changed = |field: &FieldRef| Arc::new(change(field));
     match data_type {
@@ -114,7 +114,7 @@ pub fn renamed(array: &ArrayRef, to: &DataType) -> Result<ArrayRef, ArrowError> 
             let entries = Arc::clone(entries);
             Arc::new(MapArray::try_new(entries, offsets, pairs, nulls, *sorted)?)
         }
-        // What is no name is left as it is: an encoder may be given a wider form of a type.
+        // A type that has no such names stays unchanged: an encoder may get a wider form of a type.
         _ => Arc::clone(array),
     })
 }
@@ -146,7 +146,7 @@ mod tests {
             shown.contains("pageid") && !shown.contains("pageId"),
             "{shown}"
         );
-        // Nothing was typed otherwise: the same schema.
+        // No name has another spelling: the schema stays the same.
         assert!(Arc::ptr_eq(&plain_schema(&plain), &plain));
     }
 }

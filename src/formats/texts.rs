@@ -1,4 +1,4 @@
-//! Columns of numbers from their texts, by the rules by which a message is read: all digits are seen.
+//! Conversion of texts to columns of numbers, by the rules for messages: all digits count.
 
 use std::sync::Arc;
 
@@ -11,16 +11,16 @@ use arrow::datatypes::{
 use super::excerpt;
 use crate::formats::text::scalar::{parse_decimal, parse_integer, parse_wide_decimal};
 
-/// Whether [`numbers`] makes values of this type.
+/// Whether [`numbers`] can produce this type.
 pub(crate) fn is_exact(of: &DataType) -> bool {
     of.is_integer() || matches!(of, DataType::Decimal128(..) | DataType::Decimal256(..))
 }
 
-/// The numbers that texts are. Integers have no fraction, decimals are rounded half away from zero.
+/// Parses the texts as numbers. Integers have no fraction, decimals are rounded half away from zero.
 ///
 /// # Errors
 ///
-/// The first text that is no number or has no place in the type, cut if it is long; any text if the type is not [`is_exact`].
+/// The first text that is not a number or does not fit the type, cut if it is long; any text if the type is not [`is_exact`].
 pub(crate) fn numbers(texts: &StringArray, of: &DataType) -> Result<ArrayRef, String> {
     match of {
         DataType::Int8 => each::<Int8Type>(texts, of, parse_integer),

@@ -1,4 +1,4 @@
-//! Statements as typed, each part with its place.
+//! Syntax tree of the statements, each part with its place in the text.
 
 use datafusion::arrow::array::RecordBatch;
 use datafusion::sql::parser::Statement as SqlStatement;
@@ -11,11 +11,11 @@ use crate::planner::error_spans::Places;
 /// A statement with its text.
 #[derive(Debug, Clone)]
 pub struct ParsedStatement {
-    /// What to do.
+    /// The syntax tree.
     pub statement: Statement,
-    /// What that does.
+    /// How the statement is run, and which changes it makes.
     pub effect: Effect,
-    /// Where errors that have no place of their own belong.
+    /// Finds a place for errors that have none.
     pub places: Places,
     /// The statement as typed.
     pub text: String,
@@ -162,7 +162,7 @@ pub enum ColumnKind {
     },
 }
 
-/// `CREATE VIEW`: kept as a query, planned anew by every statement that uses it.
+/// `CREATE VIEW`: the catalog keeps the query, and every statement that uses the view plans it again.
 #[derive(Debug, Clone)]
 pub struct CreateView {
     /// The view's name.
@@ -182,7 +182,7 @@ pub struct CreateView {
 pub enum JobStatement {
     /// `[EXPLAIN] CREATE [OR REPLACE] JOB name [WITH (…)] AS INSERT … [EMIT …]`.
     Create {
-        /// `EXPLAIN`: nothing is made.
+        /// `EXPLAIN`: the statement creates no job.
         explain: bool,
         /// The job's name.
         name: Ident,
@@ -201,11 +201,11 @@ pub enum JobStatement {
     Resume {
         /// The job's name.
         name: Ident,
-        /// Offsets that are gone are skipped.
+        /// The job skips offsets that the topic no longer holds.
         skipping_lost: bool,
-        /// Tables that are others than they were: whether each holds the same as before.
+        /// Tables that were replaced since the last batch: for each, whether it holds the same rows as before.
         accepting: Vec<(Ident, bool)>,
-        /// The batch whose fate is unknown, and whether the sink has it.
+        /// The batch whose commit is in doubt, and whether the sink has it.
         assuming: Option<(Text, bool)>,
     },
     /// `DROP JOB [IF EXISTS] name [CASCADE]`.

@@ -23,7 +23,7 @@ use crate::planner::value::BoundValue;
 pub struct Parameters {
     values: BTreeMap<String, Given>,
     used: BTreeSet<String>,
-    /// What was bound at each place of the last statement.
+    /// The values bound in the last statement, by place.
     bound: BTreeMap<Location, BoundValue>,
 }
 
@@ -73,7 +73,7 @@ impl Parameters {
             .insert(name.into(), Given::Value(Box::new(value)));
     }
 
-    /// Names and values of those that were given as text.
+    /// Names and values of the parameters that were given as text.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
         self.values.iter().filter_map(|(name, value)| match value {
             Given::Text(text) => Some((name.as_str(), text.as_str())),
@@ -81,7 +81,7 @@ impl Parameters {
         })
     }
 
-    /// The names no statement has used so far.
+    /// The names that no statement has used so far.
     pub fn unused(&self) -> Vec<&str> {
         self.values
             .keys()
@@ -135,7 +135,8 @@ impl Parameters {
         }
     }
 
-    /// Binds every `$name` of the statement; gives its text with the values as literals, for whoever parses it again.
+    /// Binds every `$name` of the statement; returns its text with the values as literals, for a parser that reads the text
+    /// again.
     ///
     /// # Errors
     /// A parameter without a value, with its place.
@@ -150,7 +151,7 @@ impl Parameters {
             _ => None,
         });
         for (name, span) in placeholders {
-            // A value that the syntax tree does not tell the place of.
+            // A value whose place the syntax tree does not hold.
             if !self.bound.contains_key(&span.start) {
                 let value = self.lookup(name).map_err(|error| error.at(span))?.value();
                 self.bound.insert(span.start, value);
@@ -293,7 +294,7 @@ impl Binder<'_> {
                     None => {}
                 }
             }
-            // What is behind INTERVAL is a literal.
+            // After INTERVAL the grammar takes a literal only.
             Expr::Interval(interval) => {
                 if let Expr::Value(value) = interval.value.as_mut()
                     && let Some(bound) = self.bind(value)?
@@ -350,7 +351,7 @@ impl VisitorMut for Binder<'_> {
     }
 }
 
-/// A number, a boolean or NULL when the text is one; `'…'` forces text, `X'…'` is bytes; all else is text.
+/// A number, a boolean or NULL if the text is one; `'…'` forces text, `X'…'` is bytes; any other text stays text.
 fn literal(value: &str) -> Value {
     if let Some(hex) = value.strip_prefix('X').and_then(unquote)
         && hex.bytes().all(|digit| digit.is_ascii_hexdigit())

@@ -1,4 +1,4 @@
-//! A statement as text with literals in place of its parameters, for whoever parses it again.
+//! Text of a statement with literals in place of its parameters, for a parser that reads the text again.
 
 use std::collections::BTreeMap;
 
@@ -9,19 +9,19 @@ use datafusion::sql::sqlparser::tokenizer::{Location, Span, Token, TokenWithSpan
 use crate::planner::script::{RawStatement, after, is_significant, quoted};
 use crate::planner::value::BoundValue;
 
-/// The text of one statement, which knows where its parts stood before.
+/// The text of one statement, with the original places of its parts.
 ///
 /// Only whole tokens are replaced, each by a whole literal with a space on either side: no value can become anything
 /// but a value.
 #[derive(Debug, Clone)]
 pub struct BoundText {
     text: String,
-    /// Where each token begins in the text, and where it stood.
+    /// For each token where it begins in this text, and where it began in the original one.
     places: Vec<(Location, Span)>,
 }
 
 impl BoundText {
-    /// The text of a statement; `bound` has the value of each place with a parameter.
+    /// Builds the text of a statement; `bound` has the value of each place with a parameter.
     pub(crate) fn new(raw: &RawStatement, bound: &BTreeMap<Location, BoundValue>) -> Self {
         let replaced = replacements(raw, bound);
         let mut this = Self {
@@ -44,7 +44,7 @@ impl BoundText {
         self.text.trim_end()
     }
 
-    /// Where the part at a place of this text stood.
+    /// The original place of the part at a place of this text.
     pub fn place(&self, line: u64, column: u64) -> Span {
         let sought = Location::new(line, column);
         let behind = self.places.partition_point(|(start, _)| *start <= sought);
@@ -54,13 +54,13 @@ impl BoundText {
         }
     }
 
-    /// Where the statement began.
+    /// The original place where the statement began.
     pub fn first(&self) -> Span {
         self.place(1, 1)
     }
 }
 
-/// What is written in place of the tokens at these places.
+/// The literals that replace the tokens at these places.
 fn replacements(
     raw: &RawStatement,
     bound: &BTreeMap<Location, BoundValue>,
@@ -75,7 +75,7 @@ fn replacements(
                     if value.typed.is_some()
                         || !matches!(value.plain, Value::SingleQuotedString(_)) =>
                 {
-                    // Only a text may stand behind the type.
+                    // Only a text may follow the type.
                     replaced.insert(typed.span.start, " CAST(".to_owned());
                     format!("{} AS {})", written(value), typed.token)
                 }
@@ -103,7 +103,7 @@ fn written(value: &BoundValue) -> String {
     }
 }
 
-/// A literal that stands for itself whatever is before and behind it.
+/// A literal that keeps its meaning between any neighbours.
 fn literal(value: &Value) -> String {
     match value {
         Value::SingleQuotedString(text) => quoted(text),
@@ -219,7 +219,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever a value is, it is one literal, and all around it is as it was.
+        /// Each value stays one literal, and the text around it does not change.
         #[test]
         fn a_value_stays_a_value(value in "[-'\"\\\\$;/*a0.\n X()]{0,8}|\\PC*") {
 

@@ -13,7 +13,7 @@ use datafusion::sql::sqlparser::parser::Parser;
 use crate::error::{Error, Result};
 use crate::planner::ast::{ParsedStatement, Statement};
 
-/// The name of the table of bound rows; its columns are called as the parameters are, with their `$`.
+/// The name of the table of bound rows; its columns are named like the parameters, with their `$`.
 pub const BOUND_ROWS: &str = "bound rows";
 
 /// Whether the statement inserts one row of values, so that it can insert many at once.
@@ -91,7 +91,7 @@ fn one_row(insert: &Insert) -> Option<&[Expr]> {
     }
 }
 
-/// Finds what must be a literal or means something in VALUES alone.
+/// Finds parts that must stay literals, or that have a meaning in VALUES only.
 struct Other {
     is_found: bool,
 }
@@ -114,7 +114,7 @@ impl Visitor for Other {
     }
 }
 
-/// Makes parameters columns.
+/// Replaces parameters by columns.
 struct Columns;
 
 impl VisitorMut for Columns {

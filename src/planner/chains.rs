@@ -1,5 +1,5 @@
-//! How deep the tree of a parsed statement is (SAFE-1): long chains of AND, OR and UNION are put together as balanced trees,
-//! which mean the same and are shallow; what is deep after that is refused.
+//! Depth limit for syntax trees (SAFE-1): long chains of AND, OR and UNION are rebalanced into shallow trees of the same
+//! meaning; the parser refuses trees that are still too deep.
 
 use std::ops::ControlFlow;
 
@@ -15,7 +15,7 @@ use crate::planner::ast::{ColumnKind, JobStatement, Statement};
 use crate::planner::derivation::Derivation;
 use crate::planner::gate::too_deep;
 
-/// Expressions within expressions, queries within queries.
+/// Depth of nested expressions, and of nested queries.
 const DEPTH: usize = 400;
 /// Conditions of one AND or OR.
 const TERMS: usize = 4_000;
@@ -23,17 +23,17 @@ const TERMS: usize = 4_000;
 const BRANCHES: usize = 2_000;
 /// Set operations that cannot be balanced, one on top of the other.
 const STACKED: usize = 100;
-/// Grouping sets of one GROUP BY: the planner writes each of them out.
+/// Grouping sets of one GROUP BY: the planner expands each of them.
 const GROUPINGS: u64 = 4_096;
 /// Expressions of all grouping sets of one GROUP BY.
 const GROUPED: u64 = 200_000;
-/// Shorter chains stay as they were typed.
+/// Shorter chains are left unchanged.
 const SHORT: usize = 16;
 
 /// Makes the trees of a statement shallow.
 ///
 /// # Errors
-/// [`crate::error::ErrorKind::Invalid`] where it stays too deep.
+/// [`crate::error::ErrorKind::Invalid`] where a tree is still too deep.
 pub(super) fn balance(statement: &mut Statement) -> Result<()> {
     match statement {
         Statement::CreateTable(table) => {
@@ -110,7 +110,7 @@ fn flow(done: Result<()>) -> ControlFlow<Error> {
 impl VisitorMut for Balance {
     type Break = Error;
 
-    // The span of a deep tree is found by walking all of it: those of its ends are near enough.
+    // To compute the span of a deep tree its whole depth is walked: the spans of its ends are near enough.
 
     fn pre_visit_query(&mut self, query: &mut Query) -> ControlFlow<Error> {
         flow(branches(&mut query.body))?;
@@ -171,7 +171,7 @@ impl VisitorMut for Balance {
     }
 }
 
-/// The place of what stands last in a chain; the first token's where that has none.
+/// The place of the last part of a chain; the first token's if the part has none.
 fn end_of(mut expr: &Expr) -> Span {
     while let Expr::BinaryOp { right, .. } = expr {
         expr = right;
@@ -226,7 +226,7 @@ fn groupings(groups: &[Expr]) -> Result<()> {
     Ok(())
 }
 
-/// Balances the AND or OR that this expression is the last of.
+/// Balances the chain of AND or OR whose top is this expression.
 fn terms(expr: &mut Expr) -> Result<()> {
     let Expr::BinaryOp { op, right, .. } = &*expr else {
         return Ok(());
@@ -284,7 +284,7 @@ fn terms(expr: &mut Expr) -> Result<()> {
     Ok(())
 }
 
-/// Balances the UNION that this query is, and looks at the operations that cannot be.
+/// Balances the UNION at the top of this query, and checks the set operations that cannot be balanced.
 fn branches(body: &mut Box<SetExpr>) -> Result<()> {
     let mut count = 1;
     let mut stacked = 0;
@@ -324,7 +324,7 @@ fn take_apart(body: &mut Box<SetExpr>) {
         ..
     } = body.as_ref()
     else {
-        // Another operation is on top: what it begins with may be a long UNION.
+        // Another operation is on top: its left side may be a long UNION.
         if let SetExpr::SetOperation { left, .. } = body.as_mut() {
             take_apart(left);
         }
@@ -375,7 +375,7 @@ fn no_values() -> datafusion::sql::sqlparser::ast::Values {
     }
 }
 
-/// Neighbours together, then the pairs, and so on.
+/// Joins neighbours in pairs, then the pairs, and so on.
 fn in_pairs<T>(mut level: Vec<T>, join: impl Fn(T, T) -> T) -> Option<T> {
     while level.len() > 1 {
         let mut next = Vec::with_capacity(level.len().div_ceil(2));

@@ -1,4 +1,4 @@
-//! A parser over one statement's tokens, whose errors carry their place.
+//! Parser over the tokens of one statement, whose errors carry their place.
 
 use datafusion::error::DataFusionError;
 use datafusion::sql::parser::{DFParser, DFParserBuilder, Statement as SqlStatement};

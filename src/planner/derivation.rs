@@ -1,42 +1,43 @@
-//! How often the engine works out the types of the parts of an expression (SAFE-1).
+//! Limit for how often the engine derives the types of the parts of an expression (SAFE-1).
 //!
-//! It asks CASE for its type and then whether it may be NULL, and each of the two asks what is below again; a condition
-//! `CASE … IS NULL` is asked three times. A function keeps no answer. So `abs(CASE WHEN a THEN abs(CASE WHEN …))` doubles with each
-//! step, before there is a plan that could be counted. Here the answers are counted in the text, where each part is met once.
+//! The engine derives the type of CASE and then its nullability, and each of the two derives the parts below again; for a
+//! condition `CASE … IS NULL` it does so three times. Functions do not cache the answer. So the work for
+//! `abs(CASE WHEN a THEN abs(CASE WHEN …))` doubles with each level, before there is a plan that could be measured. This module
+//! counts the derivations in the syntax tree, where each part is visited once.
 
 use datafusion::sql::sqlparser::ast::{Expr, Spanned as _};
 
 use crate::error::{Error, Result};
 
-/// Answers for one expression.
+/// Limit of derivations for one expression.
 const ANSWERS: u64 = 10_000_000;
-/// Fewer are always given.
+/// Expressions with fewer derivations are always accepted.
 const FEW: u64 = 200_000;
-/// More than these for each part are given by doubling only: chains that are as deep as may be make fewer.
+/// Only doubling exceeds this number of derivations per part: the deepest chains that the other limits allow stay below it.
 const OF_ONE: u64 = 1_000;
 
-/// What the expressions cost that were left so far.
+/// The cost of the expressions that the visitor has left so far.
 #[derive(Debug)]
 pub(super) struct Derivation {
-    /// Those that are being visited, innermost last.
+    /// The expressions that the visitor is in, innermost last.
     open: Vec<Open>,
 }
 
-/// An expression that is being visited.
+/// An expression that the visitor is in.
 #[derive(Debug, Default, Clone, Copy)]
 struct Open {
-    /// What those directly below it cost.
+    /// The cost of the expressions directly below it.
     below: Cost,
     case: Option<Case>,
 }
 
-/// Of CASE, what was visited below it: its operand, conditions and values in turn, and the value of ELSE.
+/// The parts of a CASE visited so far: operand, conditions and values in turn, and the value of ELSE.
 #[derive(Debug, Clone, Copy)]
 struct Case {
     has_operand: bool,
     conditions: usize,
     visited: usize,
-    /// Answers that it takes to be asked for its type, or for whether it may be NULL.
+    /// Derivations for its type alone, or for its nullability alone.
     one: u64,
 }
 
@@ -56,16 +57,16 @@ impl Case {
     }
 }
 
-/// Answers that an expression takes, with those below it.
+/// Number of derivations that an expression needs, including those below it.
 #[derive(Debug, Default, Clone, Copy)]
 struct Cost {
-    /// Its parts.
+    /// Number of its parts.
     parts: u64,
-    /// When it is asked for both, its type and whether it may be NULL.
+    /// Derivations if both its type and its nullability are derived.
     both: u64,
-    /// When it is asked for one of them.
+    /// Derivations if only one of them is derived.
     one: u64,
-    /// When it is asked what a condition may be.
+    /// Derivations if the expression is a condition of CASE.
     condition: u64,
 }
 
@@ -77,7 +78,7 @@ impl Cost {
         self.condition = self.condition.saturating_add(other.condition);
     }
 
-    /// What an expression costs over what those below it do.
+    /// The cost that an expression adds to that of the expressions below it.
     fn of(expr: &Expr, open: Open) -> Cost {
         let below = open.below;
         let parts = below.parts.saturating_add(1);
@@ -132,7 +133,7 @@ impl Default for Derivation {
 }
 
 impl Derivation {
-    /// An expression begins.
+    /// The visitor enters an expression.
     pub(super) fn enter(&mut self, expr: &Expr) {
         let case = match expr {
             Expr::Case {
@@ -153,20 +154,20 @@ impl Derivation {
         });
     }
 
-    /// A query begins: it is planned for itself.
+    /// The visitor enters a query: a query is planned by itself.
     pub(super) fn enter_query(&mut self) {
         self.open.push(Open::default());
     }
 
-    /// A query ends.
+    /// The visitor leaves a query.
     pub(super) fn leave_query(&mut self) {
         self.open.pop();
     }
 
-    /// An expression ends.
+    /// The visitor leaves an expression.
     ///
     /// # Errors
-    /// [`crate::error::ErrorKind::Invalid`] where it would take too many answers.
+    /// [`crate::error::ErrorKind::Invalid`] if the engine would need too many derivations.
     pub(super) fn leave(&mut self, expr: &Expr) -> Result<()> {
         let open = self.open.pop().unwrap_or_default();
         let cost = Cost::of(expr, open);

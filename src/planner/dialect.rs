@@ -1,5 +1,5 @@
-//! The SQL dialect: sqlparser's generic one, with table arguments, angle-bracket maps and time travel, and with operators that bind as
-//! PostgreSQL's do.
+//! SQL dialect: sqlparser's generic dialect, plus table arguments, angle-bracket maps and time travel, with PostgreSQL's
+//! operator precedence.
 
 use std::any::TypeId;
 use std::cell::Cell;
@@ -18,13 +18,13 @@ use datafusion::sql::sqlparser::tokenizer::Token;
 #[derive(Debug, Default)]
 pub struct AnabranchDialect {
     generic: GenericDialect,
-    /// How often an operand may still be begun. Where a text is wrong, the parser tries one reading after the other at each
-    /// level of nesting: without an end it would be at work for years.
+    /// How many more operands the parser may begin. Where a text is wrong, the parser tries one reading after the other at each
+    /// level of nesting: without this limit it could run for years.
     steps: Option<Cell<usize>>,
 }
 
 impl AnabranchDialect {
-    /// A dialect that gives up on so many tokens when they have been tried for long.
+    /// A dialect that gives up on so many tokens once the parser has tried too many readings.
     pub(crate) fn bounded(tokens: usize) -> Self {
         Self {
             steps: Some(Cell::new(tokens.saturating_mul(20).saturating_add(5_000))),
@@ -42,7 +42,7 @@ impl AnabranchDialect {
             return Ok(());
         };
         match steps.get() {
-            // The one error that the parser does not take for "try another reading".
+            // The only error after which the parser does not try another reading.
             0 => Err(ParserError::RecursionLimitExceeded),
             left => {
                 steps.set(left - 1);
@@ -52,7 +52,7 @@ impl AnabranchDialect {
     }
 }
 
-/// How much operators bind that have no place of their own: less than `+`, and more than `&`, `|` and comparisons.
+/// Precedence of operators without one of their own: below `+`, and above `&`, `|` and comparisons.
 const OTHER_OPERATORS: u8 = 25;
 
 impl AnabranchDialect {
@@ -84,7 +84,7 @@ impl AnabranchDialect {
         let low = parser.parse_subexpr(precedence)?;
         parser.expect_keyword_is(Keyword::AND)?;
         let high = parser.parse_subexpr(precedence)?;
-        // Each of them is written twice: within one another they would have no end.
+        // The bounds are both duplicated: nested ones would grow exponentially.
         if [expr, &low, &high].into_iter().any(has_between) {
             let found = parser.peek_token_ref();
             return parser.expected_ref("no BETWEEN within BETWEEN SYMMETRIC", found);
@@ -121,7 +121,7 @@ fn has_between(expr: &Expr) -> bool {
     found.is_break()
 }
 
-/// `ISNULL` behind an expression, which the parser would take for its name.
+/// `ISNULL` after an expression, which the parser would take for an alias.
 fn is_isnull(token: &Token) -> bool {
     matches!(
         token,
@@ -171,7 +171,7 @@ impl Dialect for AnabranchDialect {
         true
     }
 
-    /// Operators of JSON and of arrays bind more than comparisons, and less than `+`: `json ->> 'a' = 'x'`.
+    /// Operators of JSON and of arrays bind tighter than comparisons, and looser than `+`: `json ->> 'a' = 'x'`.
     fn prec_value(&self, precedence: Precedence) -> u8 {
         match precedence {
             Precedence::PgOther => OTHER_OPERATORS,

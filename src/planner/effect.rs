@@ -1,9 +1,9 @@
-//! What a statement does, decided once: its class, the role it needs, what it writes. Whoever runs, refuses, keeps or shows a
-//! statement asks its [`Effect`] and does not look at the statement itself.
+//! Effect of a statement, decided in one place: its class, its changes, and the role it needs. Code that runs, refuses, caches
+//! or displays a statement asks its [`Effect`] and does not look at the statement itself.
 //!
-//! Nothing falls through: the statements of our own and those of the parser are all named here, without an arm for the rest, so
-//! that a new one does not compile before it is decided what it does. What is not supported is refused by its name, on the command
-//! line and in a server alike.
+//! The matches are exhaustive: they name every statement of our own and of the parser, without a wildcard arm. So a new
+//! statement does not compile until its effect is decided. An unsupported statement is refused by its name, on the command line
+//! and in a server alike.
 
 use std::ops::ControlFlow;
 
@@ -17,54 +17,54 @@ use crate::error::{Error, Result};
 use crate::planner::ast::{JobStatement, Statement};
 use crate::planner::tables::normalize;
 
-/// What a statement does.
+/// Class, role and writes of a statement.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Effect {
-    /// How it is run, and what its answer is.
+    /// How the statement is run, and the form of its answer.
     pub class: Class,
     /// The least role that may run it.
     pub role: Role,
-    /// What is different afterwards.
+    /// The changes that it makes.
     pub writes: Writes,
-    /// It reads rows of the tables that it names while it runs. A view is made without reading.
+    /// Whether it reads rows of the tables it names while it runs. Creating a view reads no rows.
     pub reads: bool,
-    /// It is about jobs, which belong to no table.
+    /// Whether it is about jobs, which belong to no table.
     pub jobs: bool,
-    /// Its rows come until the reader leaves.
+    /// Whether its rows have no end: the stream lasts until the reader leaves.
     pub endless: bool,
 }
 
-/// How a statement is run, and what its answer is.
+/// How a statement is run, and the form of its answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Class {
-    /// Rows; may be run again.
+    /// Returns rows and changes nothing: it may be run again.
     Query,
-    /// Rows, and something has changed.
+    /// Returns rows, and makes a change.
     Report,
-    /// Rows are written; the answer is how many.
+    /// Writes rows; the answer is their number.
     Update,
-    /// Tables, views or jobs change.
+    /// Changes tables, views or jobs.
     Definition,
-    /// The session of the client changes.
+    /// Changes the client's session.
     Setting,
-    /// Another statement is ended.
+    /// Ends another statement.
     Cancel,
 }
 
-/// What a user may do; each role may what those before it may.
+/// The permissions of a user; each role includes those before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
     /// Queries.
     Read,
-    /// Also rows, and tables, views and jobs, at declared places.
+    /// Also writing rows, and creating tables, views and jobs, at declared places.
     Write,
     /// Everything.
     Admin,
 }
 
 impl Role {
-    /// As it is written in files of users.
+    /// The name of the role in user files.
     pub fn name(self) -> &'static str {
         match self {
             Self::Read => "read",
@@ -74,7 +74,7 @@ impl Role {
     }
 }
 
-/// What is different after a statement.
+/// The changes that a statement makes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Writes {
     /// Nothing, or nothing that has a name.
@@ -86,23 +86,23 @@ pub enum Writes {
         /// How they change.
         change: Change,
     },
-    /// The files of a table, whose rows stay.
+    /// The files of a table; its rows do not change.
     Layout {
         /// The table, without catalog and schema.
         table: Option<String>,
     },
-    /// Files that are no table of the catalog.
+    /// Files that belong to no table of the catalog.
     Files,
-    /// A table or view of the catalog.
+    /// Creates a table or view in the catalog.
     Creates {
         /// Without catalog and schema.
         name: Option<String>,
-        /// What is made.
+        /// The kind of the created object.
         object: Object,
         /// `IF NOT EXISTS`.
         only_if_new: bool,
     },
-    /// Tables or views leave the catalog.
+    /// Removes tables or views from the catalog.
     Drops {
         /// Without catalog and schema.
         names: Vec<String>,
@@ -111,7 +111,7 @@ pub enum Writes {
     },
 }
 
-/// What is made.
+/// The kind of a created object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Object {
     /// A table over a topic, a Delta table or files.
@@ -148,12 +148,12 @@ impl Change {
 }
 
 impl Effect {
-    /// Whether it leaves the catalog, all rows and the session as they are.
+    /// Whether it leaves the catalog, all rows and the session unchanged.
     pub fn is_query(&self) -> bool {
         self.class == Class::Query
     }
 
-    /// Whether it takes rows out of a table, or others take their place.
+    /// Whether it removes or replaces rows of a table.
     pub fn changes_rows(&self) -> bool {
         match self.change() {
             Some(Change::Delete | Change::Update | Change::Merge) => true,
@@ -161,7 +161,7 @@ impl Effect {
         }
     }
 
-    /// How the rows of a table change, if that is what it does.
+    /// The change of a table's rows, if the statement makes one.
     pub fn change(&self) -> Option<Change> {
         match self.writes {
             Writes::Rows { change, .. } => Some(change),
@@ -169,7 +169,7 @@ impl Effect {
         }
     }
 
-    /// The tables and views that the statement makes or drops.
+    /// The tables and views that the statement creates or drops.
     pub fn defined_names(&self) -> &[String] {
         match &self.writes {
             Writes::Creates { name, .. } => name.as_slice(),
@@ -178,7 +178,7 @@ impl Effect {
         }
     }
 
-    /// Whether it makes a table whose rows are in memory.
+    /// Whether it creates a table whose rows are in memory.
     pub fn creates_in_memory(&self) -> bool {
         matches!(
             self.writes,
@@ -189,7 +189,7 @@ impl Effect {
         )
     }
 
-    /// Rows of tables.
+    /// A query over tables.
     fn query() -> Self {
         Self {
             reads: true,
@@ -197,7 +197,7 @@ impl Effect {
         }
     }
 
-    /// Rows that are about the catalog, the session or the server.
+    /// A query about the catalog, the session or the server.
     fn shown() -> Self {
         Self {
             class: Class::Query,
@@ -233,7 +233,7 @@ impl Effect {
         })
     }
 
-    /// Rows about the files of a table, which have changed.
+    /// A change of a table's files that returns rows about them.
     fn layout(table: &ObjectName, role: Role) -> Self {
         Self {
             class: Class::Report,
@@ -252,7 +252,7 @@ impl Effect {
         }
     }
 
-    /// Of a statement of which something is shown: it needs the same role.
+    /// A statement that displays a part of another: it needs the same role.
     fn about(inner: Self) -> Self {
         Self {
             role: inner.role,
@@ -261,7 +261,7 @@ impl Effect {
     }
 }
 
-/// What a statement does.
+/// Decides the effect of a statement.
 ///
 /// # Errors
 /// [`crate::error::ErrorKind::Unsupported`] with the statement's name.
@@ -544,7 +544,7 @@ fn of_drop(object: ObjectType, names: &[ObjectName]) -> Result<Effect> {
     }
 }
 
-/// The error of a statement that is not supported, with what there is instead.
+/// The error of a statement that is not supported, with the alternative.
 fn refused(name: &str) -> Result<Effect> {
     let error = Error::unsupported(format!("{name} is not supported"));
     let first = name.split(' ').next().unwrap_or_default();
@@ -566,7 +566,7 @@ fn refused(name: &str) -> Result<Effect> {
     })
 }
 
-/// SQL lets an INSERT stand where a query does, in WITH and in brackets; here a query reads.
+/// SQL allows an INSERT where a query may stand, in WITH and in brackets; here a query only reads.
 fn only_reads(query: &Query) -> Result<()> {
     struct Statements;
 
@@ -694,7 +694,7 @@ mod tests {
         }
     }
 
-    /// What each statement of our own does.
+    /// The effect of each statement of our own.
     const OWN: [(&str, &str, Class, Role); 24] = [
         (
             "CreateTable",
@@ -885,7 +885,7 @@ mod tests {
                 only_if_new: true
             }
         );
-        // Of what is explained the role stays.
+        // EXPLAIN keeps the role of the explained statement.
         let explained = parsed("EXPLAIN ANALYZE INSERT INTO t SELECT 1")
             .unwrap()
             .effect;

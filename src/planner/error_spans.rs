@@ -1,4 +1,4 @@
-//! Where in a statement's text an error without a place of its own belongs.
+//! Places in a statement's text for errors that have none.
 //!
 //! Errors say what they are about: a table, a column, an option, a function, a job, a text. The words of the statement are
 //! kept with their places, and the error gets the place of the first of its subjects that stands in the statement, else of

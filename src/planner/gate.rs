@@ -1,30 +1,30 @@
-//! What a statement's tokens must keep to before they are parsed (SAFE-1).
+//! Limits for the tokens of a statement, checked before the parser reads them (SAFE-1).
 //!
-//! The parser recurses with brackets and signs before an operand, and what it makes of a chain such as `a + b + c` is as deep
-//! as the chain is long: everything that walks or drops it recurses as deep. So brackets, types and chains of access have a
-//! limit here, and so has the number of tokens between two commas, which no chain can exceed. [`super::chains`] then looks
-//! at the tree itself, more closely.
+//! The parser recurses with brackets and with signs before an operand, and the tree it builds of a chain such as `a + b + c` is
+//! as deep as the chain is long: all code that walks or drops the tree recurses as deep. So brackets, types and chains of
+//! access have a limit here, and so has the number of tokens between two commas, which no chain can exceed. [`super::chains`]
+//! then checks the tree itself more closely.
 
 use datafusion::sql::sqlparser::tokenizer::{Span, Token, TokenWithSpan};
 
 use crate::error::{Error, Result};
 use crate::planner::script::is_significant;
 
-/// Brackets within brackets.
+/// Depth of nested brackets.
 const NESTING: usize = 64;
 /// Tokens between two commas, over all brackets that are open.
 const RUN: usize = 40_000;
 /// `a.b.c`, `a['b']['c']`, `INT[][]`.
 const LINKS: usize = 64;
-/// The same token again and again: `- - -`, `INTERVAL INTERVAL`.
+/// Repetitions of the same token: `- - -`, `INTERVAL INTERVAL`.
 const REPEATED: usize = 64;
 /// `EXPLAIN EXPLAIN`.
 const EXPLAINS: usize = 4;
 
-/// Refuses tokens whose tree could be too deep to be made or dropped.
+/// Refuses tokens whose tree could be too deep to build or to drop.
 ///
 /// # Errors
-/// [`crate::error::ErrorKind::Invalid`], with the place where it becomes too deep.
+/// [`crate::error::ErrorKind::Invalid`], with the place where the statement becomes too deep.
 pub(crate) fn check(tokens: &[TokenWithSpan]) -> Result<()> {
     let mut gate = Gate {
         open: vec![Bracket::default()],
@@ -40,7 +40,7 @@ pub(crate) fn check(tokens: &[TokenWithSpan]) -> Result<()> {
     Ok(())
 }
 
-/// What is counted within one bracket.
+/// The counters of one bracket.
 #[derive(Default)]
 struct Bracket {
     /// Tokens since the last comma.
@@ -72,7 +72,7 @@ impl Gate {
                 }
             }
             Token::RParen | Token::RBracket | Token::RBrace => {
-                // One too many is the parser's to refuse.
+                // A closing bracket too many is refused by the parser.
                 if self.open.len() > 1
                     && let Some(closed) = self.open.pop()
                 {
@@ -97,7 +97,7 @@ impl Gate {
             }
             Token::Gt => self.close_angles(1),
             Token::ShiftRight => self.close_angles(2),
-            // What follows a point belongs to the chain, and so does a name before its brackets.
+            // Tokens after a point belong to the chain, and so does a name before its brackets.
             Token::Word(_) if matches!(before, Some(Token::Period)) => {}
             _ => {
                 if let Some(bracket) = self.open.last_mut() {
@@ -178,7 +178,7 @@ fn word(token: &Token) -> Option<String> {
     }
 }
 
-/// The statement is nested too deep at this place.
+/// The error for a statement that is nested too deep at this place.
 pub(crate) fn too_deep(span: Span) -> Error {
     Error::invalid("the statement is nested too deep here")
         .with_help("name parts of it with WITH or in views, or break it into several statements")

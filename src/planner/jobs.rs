@@ -1,4 +1,4 @@
-//! Parsing the statements about jobs and reprocessing.
+//! Parser of the statements about jobs and reprocessing.
 
 use datafusion::sql::sqlparser::tokenizer::Token;
 
@@ -6,8 +6,8 @@ use crate::error::{Error, Result};
 use crate::planner::ast::{Emit, JobStatement};
 use crate::planner::cursor::Cursor;
 
-/// Parses a statement about jobs; `None` when it is about something else. `emit` is the trailing
-/// EMIT clause, which was cut off before.
+/// Parses a statement about jobs; `None` for any other statement. `emit` is the trailing EMIT clause, which the caller cut off
+/// before.
 pub(crate) fn parse_job(
     cursor: &mut Cursor<'_>,
     emit: Option<Emit>,

@@ -1,7 +1,7 @@
 //! From text to statements: the dialect, scripts, parameters and the statements of our own.
 //!
-//! Nothing here touches a table: a [`Statement`] is what the user wrote, with the place of every
-//! part, ready for the session to resolve.
+//! Nothing here touches a table: a [`Statement`] is the text as the user wrote it, with the place of every part, ready for the
+//! session to resolve.
 
 pub mod ast;
 pub mod bind;

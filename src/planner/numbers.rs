@@ -1,16 +1,16 @@
-//! Numbers as their tokens have them: `1_000` is a number, and `1abc` is none.
+//! Check of number tokens: `1_000` is a number, and `1abc` is an error.
 //!
-//! The parser would take what stands right behind a number for its name: `SELECT 1abc` would be `1 AS abc`.
+//! The parser would take the letters right after a number for an alias: `SELECT 1abc` would be `1 AS abc`.
 
 use datafusion::sql::sqlparser::tokenizer::{Span, Token, TokenWithSpan};
 
 use crate::error::{Error, Result};
 
-/// Takes the underscores out of numbers.
+/// Removes the underscores from numbers.
 ///
 /// # Errors
-/// [`crate::error::ErrorKind::Invalid`], with the place of a number that has letters right behind it, or an underscore elsewhere
-/// than between two digits.
+/// [`crate::error::ErrorKind::Invalid`], with the place of a number that letters follow directly, or that has an underscore
+/// elsewhere than between two digits.
 pub(crate) fn read(tokens: &mut [TokenWithSpan]) -> Result<()> {
     for place in 0..tokens.len() {
         let span = tokens[place].span;
@@ -40,7 +40,7 @@ pub(crate) fn read(tokens: &mut [TokenWithSpan]) -> Result<()> {
     Ok(())
 }
 
-/// What a token says, if it is a number. That of `0x1f` is that of `X'1f'` without a sign of which it is: its length tells.
+/// The digits of a token that is a number. The token of `0x1f` equals that of `X'1f'`: its length tells them apart.
 fn number(token: &TokenWithSpan) -> Option<&str> {
     match &token.token {
         Token::Number(number, _) => Some(number.as_str()),

@@ -1,4 +1,4 @@
-//! One statement's tokens to a [`Statement`].
+//! Parser from one statement's tokens to a [`Statement`].
 
 use std::collections::BTreeMap;
 
@@ -67,8 +67,9 @@ fn parse_checked(raw: &RawStatement) -> Result<ParsedStatement> {
     })
 }
 
-/// The statement as typed, without secrets. `${NAME}` stays: it names a variable and is not the secret itself. The parts of our
-/// own tables are known by their places; in DataFusion's own statements a secret is what follows a key that names one.
+/// The statement as typed, with its secrets hidden. `${NAME}` stays: it names a variable and is not the secret itself. In the
+/// statements of our own the places of secrets are known; in DataFusion's own statements a secret is the value after a key that
+/// names one.
 fn shown_text(raw: &RawStatement, statement: &Statement) -> String {
     let mut shown: BTreeMap<Location, String> = BTreeMap::new();
     if let Statement::CreateTable(table) = statement {
@@ -97,14 +98,14 @@ fn shown_text(raw: &RawStatement, statement: &Statement) -> String {
     raw.text_with(|token| shown.get(&token.span.start).cloned())
 }
 
-/// Where words without quotes are keys of options.
+/// Where unquoted words are keys of options.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Keys {
-    /// Nowhere: the statement is a query, or has one. Only a text names a secret, and the text after it is one.
+    /// Nowhere: the statement is a query, or has one. Only a quoted key names a secret, and its value is the next text.
     Texts,
     /// In the brackets after OPTIONS or WITH.
     Listed,
-    /// In all of the statement: it is a SET.
+    /// In the whole statement: it is a SET.
     All,
 }
 
@@ -130,13 +131,13 @@ fn keys_of(statement: &Statement) -> Keys {
 
 /// Hides the values of keys that name secrets, and users and passwords in URLs.
 fn hide_values(raw: &RawStatement, keys: Keys, shown: &mut BTreeMap<Location, String>) {
-    // Brackets that are open since the list of options began; none outside of one.
+    // Brackets that were opened since the list of options began; `None` outside of a list.
     let mut open = 0_usize;
     let mut list_begins = false;
     let mut key: Option<String> = None;
-    // The key goes on after a dot.
+    // The key continues after a dot.
     let mut goes_on = false;
-    // What stands before the next comma is the value of a secret.
+    // The part before the next comma is the value of a secret.
     let mut hides = false;
     for token in raw.tokens.iter().filter(|token| is_significant(token)) {
         let words_are_keys = keys == Keys::All || open > 0;
@@ -197,7 +198,7 @@ fn hide_values(raw: &RawStatement, keys: Keys, shown: &mut BTreeMap<Location, St
     }
 }
 
-/// What a text says, in whatever way it is quoted; no name in quotes.
+/// The content of a quoted text, for every way of quoting one; `None` for a quoted name.
 fn text_of(token: &Token) -> Option<&str> {
     match token {
         Token::SingleQuotedString(text)
@@ -214,7 +215,7 @@ fn text_of(token: &Token) -> Option<&str> {
     }
 }
 
-/// A text or a name in quotes without the user and password of its URL, if it has them.
+/// A quoted text or name with the user and password of its URL removed; `None` if it has none.
 fn without_user(token: &Token) -> Option<String> {
     let text = match token {
         Token::Word(word) => word.quote_style.map(|_| word.value.as_str()),
@@ -303,7 +304,7 @@ fn parse(cursor: &mut Cursor<'_>, emit: Option<Emit>) -> Result<Statement> {
     Ok(into_view(cursor.sql_statement()?))
 }
 
-/// A query follows, and no name.
+/// Whether a query follows rather than a name.
 fn at_query(cursor: &mut Cursor<'_>) -> bool {
     let word = cursor.peek_word(0);
     cursor.parser().peek_token_ref().token == Token::LParen
@@ -319,7 +320,7 @@ fn describe(cursor: &mut Cursor<'_>) -> Result<Statement> {
     Ok(Statement::Describe(name))
 }
 
-/// Views are our own: DataFusion would keep the tables' snapshots of the moment of creation.
+/// Views are our own statement: DataFusion's would keep the table snapshots of the time of creation.
 fn into_view(statement: SqlStatement) -> Statement {
     match statement {
         SqlStatement::Statement(ansi) => match *ansi {
@@ -422,7 +423,7 @@ fn summarize_all(tokens: &mut Vec<TokenWithSpan>) {
     tokens.splice(second..second, all);
 }
 
-/// `FOR VERSION AS OF` and `FOR TIMESTAMP AS OF` are sqlparser's `VERSION AS OF` with a word before.
+/// Reads `FOR VERSION AS OF` and `FOR TIMESTAMP AS OF` as sqlparser's `VERSION AS OF`, with a word before it.
 fn drop_time_travel_for(tokens: &mut Vec<TokenWithSpan>) {
     let significant: Vec<usize> = (0..tokens.len())
         .filter(|index| is_significant(&tokens[*index]))

@@ -1,14 +1,14 @@
-//! Scripts: text with a name, cut into statements at `;` outside strings and comments.
+//! Scripts: a named text, split into statements at each `;` outside strings and comments.
 
 use datafusion::sql::sqlparser::tokenizer::{Location, Span, Token, TokenWithSpan, Tokenizer};
 
 use crate::error::{Error, Result};
 use crate::planner::dialect::AnabranchDialect;
 
-/// A named text: a file, an argument, or what was typed at the prompt.
+/// A named text: a file, an argument, or a line typed at the prompt.
 #[derive(Debug, Clone)]
 pub struct Script {
-    /// What errors call it: the file's path as given, or a word in angle brackets.
+    /// The name of the script in errors: the file's path as given, or a word in angle brackets.
     pub name: String,
     /// The whole text.
     pub text: String,
@@ -23,10 +23,10 @@ impl Script {
         }
     }
 
-    /// Cuts the text into its statements; empty ones are left out.
+    /// Splits the text into its statements and leaves out empty ones.
     ///
     /// # Errors
-    /// Text that has no tokens: an unterminated string or comment, with its place.
+    /// Text that cannot be tokenized: an unterminated string or comment, with its place.
     pub fn split(&self) -> Result<Vec<RawStatement>> {
         split(&self.text)
     }
@@ -35,7 +35,7 @@ impl Script {
 /// The tokens of one statement, without its `;`. Positions are those of the whole text.
 #[derive(Debug, Clone)]
 pub struct RawStatement {
-    /// All tokens, white space and comments included, so that the text can be shown again.
+    /// All tokens, including white space and comments, so that the text can be displayed again.
     pub tokens: Vec<TokenWithSpan>,
     /// The first token that is a word or sign.
     pub span: Span,
@@ -44,8 +44,8 @@ pub struct RawStatement {
 }
 
 impl RawStatement {
-    /// Gives each `?` a number, `$1` and so on; gives the names of all parameters, without `$`, in the order in which
-    /// clients bind them: by number, where all have one.
+    /// Numbers each `?` as `$1` and so on; returns the names of all parameters, without `$`, in the order in which clients bind
+    /// them: by number if all have one.
     pub fn number_parameters(&mut self) -> Vec<String> {
         let mut names: Vec<String> = Vec::new();
         let mut marks = 0;
@@ -73,13 +73,13 @@ impl RawStatement {
         self.text_with(|_| None)
     }
 
-    /// The same with other text in place of some tokens.
+    /// The text with some tokens replaced.
     pub(crate) fn text_with(&self, other: impl Fn(&TokenWithSpan) -> Option<String>) -> String {
         let mut text = String::with_capacity(self.source.len());
         for (token, typed) in self.typed_tokens() {
             match (other(token), &token.token) {
                 (Some(other), _) => text.push_str(&other),
-                // It may have been given a number since.
+                // The token may have been numbered since.
                 (None, Token::Placeholder(name)) => text.push_str(name),
                 (None, _) => text.push_str(typed),
             }
@@ -97,7 +97,7 @@ impl RawStatement {
     }
 }
 
-/// What is left of a text, and where that begins.
+/// The rest of a text, and the place where it begins.
 struct Rest<'a> {
     text: &'a str,
     at: Location,
@@ -124,7 +124,7 @@ impl<'a> Rest<'a> {
     }
 }
 
-/// The place behind a character.
+/// The place after a character.
 pub(crate) fn after(place: Location, character: char) -> Location {
     match character {
         '\n' => Location::new(place.line + 1, 1),
@@ -132,21 +132,21 @@ pub(crate) fn after(place: Location, character: char) -> Location {
     }
 }
 
-/// A text as SQL's literal of it.
+/// A text as an SQL string literal.
 pub(crate) fn quoted(text: &str) -> String {
     format!("'{}'", text.replace('\'', "''"))
 }
 
-/// A name as SQL takes it literally.
+/// A name as a quoted SQL identifier.
 pub(crate) fn identifier(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 
-/// True when the text ends inside a statement: the shell then asks for another line.
+/// True if the text ends inside a statement: the shell then asks for another line.
 pub fn is_incomplete(text: &str) -> bool {
     let dialect = AnabranchDialect::default();
     match Tokenizer::new(&dialect, text).tokenize() {
-        // An unterminated string or comment goes on at the next line.
+        // An unterminated string or comment continues on the next line.
         Err(_) => true,
         Ok(tokens) => {
             let last = tokens
@@ -168,7 +168,7 @@ fn split(text: &str) -> Result<Vec<RawStatement>> {
         })?;
     let mut rest = Rest::new(text, Location::new(1, 1));
     let mut statements = Vec::new();
-    // Tokens are many times as large as the text: they are handed on, not copied.
+    // Tokens are many times as large as the text: they are moved, not copied.
     let mut tokens = tokens.into_iter().peekable();
     while tokens.peek().is_some() {
         let of_statement = tokens
@@ -230,7 +230,7 @@ mod tests {
         );
     }
 
-    /// What is kept is parsed again.
+    /// A stored statement is parsed again.
     #[test]
     fn the_text_of_a_statement_is_as_typed() {
         let typed =

@@ -1,4 +1,4 @@
-//! Parsing `CREATE EXTERNAL TABLE … STORED AS KAFKA|DELTA`.
+//! Parser of `CREATE EXTERNAL TABLE … STORED AS KAFKA|DELTA`.
 
 use std::collections::HashSet;
 

@@ -1,4 +1,4 @@
-//! SQL types to Arrow: one mapping for declared columns, casts and literals (TIMEZONE-1).
+//! Mapping from SQL types to Arrow, the only one for declared columns, casts and literals (TIMEZONE-1).
 
 use std::sync::Arc;
 
@@ -21,12 +21,12 @@ pub fn timestamp_type() -> DataType {
 /// The Arrow type of a declared column.
 ///
 /// # Errors
-/// A type that has no place in a table, by name.
+/// A type that a table cannot hold, with its name.
 pub fn arrow_type(sql_type: &SqlType) -> Result<DataType> {
     to_arrow(sql_type, false)
 }
 
-/// The same, where the fields of a STRUCT keep how they were typed.
+/// The Arrow type of a declared column, where the fields of a STRUCT keep their original spelling.
 ///
 /// # Errors
 /// As [`arrow_type`].
@@ -89,7 +89,7 @@ pub fn map_type(key: DataType, value: DataType) -> DataType {
     )
 }
 
-/// A type as SQL has it.
+/// The SQL name of a type.
 pub fn type_name(data_type: &DataType) -> String {
     match data_type {
         DataType::Null => "NULL".to_owned(),
@@ -138,14 +138,14 @@ pub fn type_name(data_type: &DataType) -> String {
             ),
             other => format!("MAP<{other}>"),
         },
-        // What the JSON functions give: a value of any type.
+        // The result of JSON functions: a value of any type.
         DataType::Union(..) => "JSON".to_owned(),
         DataType::Dictionary(_, value) => type_name(value),
         DataType::RunEndEncoded(_, value) => type_name(value.data_type()),
     }
 }
 
-/// Gives DataFusion's planner the types it lacks or reads otherwise: TIMESTAMP, MAP, STRUCT.
+/// Gives DataFusion's planner the types that it lacks or reads differently: TIMESTAMP, MAP, STRUCT.
 #[derive(Debug)]
 pub struct SqlTypes;
 

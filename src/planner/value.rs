@@ -1,4 +1,4 @@
-//! Values of Arrow as literals of SQL that keep type and value: `arrow_cast('12.50', 'Decimal128(10, 2)')` (VALUE-1).
+//! Conversion of Arrow values to SQL literals that keep type and value: `arrow_cast('12.50', 'Decimal128(10, 2)')` (VALUE-1).
 
 use datafusion::arrow::array::{Array, ArrayRef, AsArray};
 use datafusion::arrow::compute::{CastOptions, cast, cast_with_options};
@@ -18,14 +18,14 @@ use crate::planner::types::timestamp_type;
 /// A value that is bound to a parameter.
 #[derive(Debug, Clone, PartialEq)]
 pub struct BoundValue {
-    /// Where only a literal may stand: as text, a number, true, false, NULL or bytes.
+    /// The form where only a literal may stand: text, number, true, false, NULL or bytes.
     pub(crate) plain: Value,
-    /// Where an expression may stand: with its type, if the literal alone does not have it.
+    /// The form where an expression may stand: with its type, if the literal alone does not carry it.
     pub(crate) typed: Option<Expr>,
 }
 
 impl BoundValue {
-    /// NULL of no type.
+    /// NULL without a type.
     pub fn null() -> Self {
         Self {
             plain: Value::Null,
@@ -41,7 +41,7 @@ impl BoundValue {
     }
 }
 
-/// A column of values that are bound, in the types that they are bound in: times are TIMESTAMP if nothing of them is lost.
+/// A column of bound values in the types used for binding: times are TIMESTAMP if that loses nothing.
 ///
 /// # Errors
 ///
@@ -59,7 +59,7 @@ pub fn bound_column(column: &ArrayRef) -> Result<ArrayRef> {
     let Ok(cast) = cast_with_options(column, &to, &strict) else {
         return Ok(ArrayRef::clone(column));
     };
-    // Parts of a microsecond would be lost: then the column stays as it is.
+    // TIMESTAMP would lose parts of a microsecond: then the column is not converted.
     let back = cast_with_options(&cast, column.data_type(), &strict);
     Ok(match back {
         Ok(back) if back.as_ref() == column.as_ref() => cast,
@@ -71,13 +71,13 @@ pub fn bound_column(column: &ArrayRef) -> Result<ArrayRef> {
 ///
 /// # Errors
 ///
-/// A type that no literal has.
+/// A type without a literal.
 pub fn bound_value(name: &str, column: &ArrayRef, row: usize) -> Result<BoundValue> {
     let internal = |error: datafusion::arrow::error::ArrowError| Error::internal(error.to_string());
     let column = bound_column(&column.slice(row, 1))?;
     let of = column.data_type();
     if column.is_null(0) {
-        // NULL as text is what clients bind that do not know the type: it takes any.
+        // Clients that do not know the type bind NULL as text: an untyped NULL fits any type.
         let has_type = !matches!(
             of,
             DataType::Null | DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View

@@ -1,4 +1,4 @@
-//! A session: the only place that builds a DataFusion context, and that runs statements in it.
+//! Session: the only place that builds a DataFusion context, and that runs statements in it.
 
 pub(crate) mod catalog;
 pub(crate) mod context;
@@ -48,26 +48,26 @@ pub(crate) use crate::session::limits::unwanted::{Unwanted, until_unwanted};
 pub use context::{ForkOptions, IsClosed, JobMemory, MayName, SessionOptions, TablePlace};
 pub use system::{batch_rows, job_rows, versions};
 
-/// How often a statement that changes rows is run if other writers change the same ones.
+/// The number of attempts for a statement that changes rows, if other writers change the same rows.
 pub const ATTEMPTS: usize = 5;
 
-/// What a statement gives.
+/// The result of a statement.
 pub enum Outcome {
-    /// Rows, as they come.
+    /// Rows, as a stream.
     Rows(Execution),
-    /// An INSERT, DELETE, UPDATE or MERGE at work: its stream has one row with one count.
+    /// A running INSERT, DELETE, UPDATE or MERGE: its stream has one row with one count.
     Insert(Execution),
-    /// Done, with a word for the user.
+    /// The statement is done; with a message for the user.
     Done(String),
 }
 
-/// The name of the one catalog there is.
+/// The name of the catalog, the only one.
 pub const CATALOG: &str = context::CATALOG;
 
 /// The name of the schema of tables and views.
 pub const SCHEMA: &str = context::SCHEMA;
 
-/// A statement that was planned: its rows come when it is begun.
+/// A planned statement; its rows come once it is started.
 #[derive(Clone)]
 pub struct Planned {
     plan: Arc<dyn ExecutionPlan>,
@@ -75,11 +75,11 @@ pub struct Planned {
     answer: Option<Answer>,
 }
 
-/// The rows of a statement, where planning it has given them.
+/// The rows of a statement, if planning already computed them.
 #[derive(Clone)]
 pub(crate) struct Answer {
     pub(crate) rows: RecordBatch,
-    /// Its text gives these rows to everybody at any time.
+    /// Whether the same text gives these rows to every user at any time.
     pub(crate) is_always: bool,
 }
 
@@ -89,27 +89,27 @@ impl Planned {
         self.plan.schema()
     }
 
-    /// Its rows, if planning it has given them.
+    /// Its rows, if planning already computed them.
     pub(crate) fn answer(&self) -> Option<&Answer> {
         self.answer.as_ref()
     }
 }
 
-/// What planning a statement gives.
+/// The result of planning a statement.
 pub enum Ready {
-    /// Rows, once it is begun.
+    /// Rows, once the statement is started.
     Rows(Planned),
-    /// Rows are written, as [`Outcome::Insert`] says.
+    /// A statement that writes rows, as in [`Outcome::Insert`].
     Insert(Planned),
-    /// It has no rows, and was run; with a word for the user.
+    /// A statement without rows, already run; with a message for the user.
     Done(String),
 }
 
 impl Ready {
-    /// The plan of a statement that gives rows.
+    /// The plan of a statement that returns rows.
     ///
     /// # Errors
-    /// It gives none.
+    /// The statement returns no rows.
     pub fn planned(self) -> Result<Planned> {
         match self {
             Ready::Rows(planned) | Ready::Insert(planned) => Ok(planned),
@@ -132,10 +132,10 @@ impl Execution {
         self.stream.schema()
     }
 
-    /// Runs it to its end; gives all rows as one batch.
+    /// Runs it to its end; returns all rows as one batch.
     ///
     /// # Errors
-    /// The statement's.
+    /// The errors of the statement.
     pub(crate) async fn rows(self) -> Result<RecordBatch> {
         let schema = self.schema();
         let batches = datafusion::physical_plan::common::collect(self.stream).await?;
@@ -143,10 +143,10 @@ impl Execution {
         batch.map_err(|error| Error::internal(error.to_string()))
     }
 
-    /// Runs an INSERT to its end; gives the number of rows written.
+    /// Runs an INSERT to its end; returns the number of rows written.
     ///
     /// # Errors
-    /// The statement's.
+    /// The errors of the statement.
     pub async fn written(mut self) -> Result<u64> {
         let mut rows = 0;
         while let Some(batch) = self.stream.next().await {
@@ -159,27 +159,27 @@ impl Execution {
     }
 }
 
-/// Tables, views and settings, and the engine that runs statements over them, one user's at a time.
+/// Tables, views and settings, and the engine that runs statements over them, for one user at a time.
 pub struct Session {
     pub(crate) context: SessionContext,
     pub(crate) catalog: Arc<Catalog>,
     notices: Arc<CompletionNotices>,
     options: SessionOptions,
-    /// What it may do, if it is a fork.
+    /// Its restrictions, if it is a fork.
     fork: ForkOptions,
-    /// What it has in common with its forks.
+    /// The state that it shares with its forks.
     common: Arc<SessionState>,
-    /// Their memory and disk.
+    /// The memory and disk of the session and its forks.
     resources: Resources,
     pub(crate) states: States,
     warnings: Arc<Mutex<Vec<String>>>,
 }
 
 impl Session {
-    /// A session without tables.
+    /// Creates a session without tables.
     ///
     /// # Errors
-    /// Options the engine refuses.
+    /// Options that the engine refuses.
     pub fn try_new(options: &SessionOptions) -> Result<Self> {
         let resources = Resources::try_new(options)?;
         let common = context::common(options, Arc::clone(&resources.statements))?;
@@ -187,7 +187,7 @@ impl Session {
         Self::with_catalog(options, &whole, Catalog::default(), common, resources)
     }
 
-    /// A session with the same tables, whose statements run beside those of this one.
+    /// A session with the same tables, whose statements run concurrently with those of this one.
     ///
     /// # Errors
     /// None that a caller could cause.
@@ -196,7 +196,7 @@ impl Session {
         self.forked(fork, common)
     }
 
-    /// A fork that may do what this one may, with the memory and caches of jobs in the place of those of statements.
+    /// A fork with the same permissions, with the memory and caches of jobs instead of those of statements.
     ///
     /// # Errors
     /// None that a caller could cause.
@@ -221,21 +221,22 @@ impl Session {
         Self::with_catalog(&self.options, fork, catalog, common, resources)
     }
 
-    /// Whether a statement meets in this fork what it would meet in a new one of `whole`. One that may not name every table
-    /// serves its first statement only: whose it was is not known.
+    /// Whether this fork behaves for the next statement like a new fork of `whole`. A fork that may not use every table serves
+    /// one statement only: it does not record for which user it was made.
     pub(crate) fn can_serve(&self, whole: &Session) -> bool {
         self.catalog.version() == whole.catalog.version()
             && !self.states.has_changed()
             && self.fork.may_name.is_none()
     }
 
-    /// Whether nothing of its statements is at work any more: it could say something, or hold memory, at the next one's cost.
+    /// Whether no statement of this fork is still running: it could add warnings, or hold memory, at the expense of the next
+    /// one.
     pub(crate) fn is_at_rest(&self) -> bool {
         let pool = &self.context.runtime_env().memory_pool;
         self.states.are_at_rest() && (self.fork.memory_limit.is_none() || pool.reserved() == 0)
     }
 
-    /// Whether these are the options of this fork, which may name every table.
+    /// Whether these are the options of this fork, and allow all tables.
     pub(crate) fn is_fork_with(&self, options: &ForkOptions) -> bool {
         options.may_name.is_none()
             && self.fork.time_zone == options.time_zone
@@ -243,13 +244,13 @@ impl Session {
             && self.fork.only_reads == options.only_reads
     }
 
-    /// Forgets what the last statement has seen and said: its snapshots of tables are of no use to another.
+    /// Drops the table snapshots and warnings of the last statement: they are of no use to another one.
     pub(crate) fn end_statement(&self) {
         self.catalog.begin_statement();
         self.take_warnings();
     }
 
-    /// A fork that may do what this one may.
+    /// A fork with the same permissions as this one.
     ///
     /// # Errors
     /// None that a caller could cause.
@@ -295,13 +296,13 @@ impl Session {
         })
     }
 
-    /// Says something besides the rows of a statement.
+    /// Adds a warning to the result of the statement.
     pub(crate) fn warn(&self, warning: String) {
         let mut warnings = self.warnings.lock().unwrap_or_else(PoisonError::into_inner);
         warnings.push(warning);
     }
 
-    /// What the statements since the last call want said besides their rows.
+    /// Returns the warnings of the statements since the last call.
     pub fn take_warnings(&self) -> Vec<String> {
         let mut said = self.warnings.lock().unwrap_or_else(PoisonError::into_inner);
         let said = std::mem::take(&mut *said);
@@ -322,12 +323,12 @@ impl Session {
         self.catalog.names()
     }
 
-    /// The column names of all tables that can be told without asking a broker or a store.
+    /// The column names of all tables that are known without a request to a broker or a store.
     pub fn column_names(&self) -> Vec<String> {
         self.catalog.column_names()
     }
 
-    /// All tables and views with what they are called in metadata: schema, name, `TABLE`, `VIEW` or `SYSTEM TABLE`.
+    /// All tables and views as metadata lists them: schema, name, and `TABLE`, `VIEW` or `SYSTEM TABLE`.
     pub fn relations(&self) -> Vec<(&'static str, String, &'static str)> {
         let mut found: Vec<_> = self
             .catalog
@@ -367,17 +368,17 @@ impl Session {
         Ok(table.schema())
     }
 
-    /// Where the tables of these names are.
+    /// The locations of the tables with these names.
     pub(crate) fn places_of(&self, is_wanted: impl Fn(&str) -> bool) -> Vec<TablePlace> {
         self.catalog.places(is_wanted)
     }
 
-    /// Says whether who declared a table may name some tables only.
+    /// Records whether the user who declared a table may use certain tables only.
     pub(crate) fn set_restricted(&self, name: &str, is_restricted: bool) {
         self.catalog.set_restricted(name, is_restricted);
     }
 
-    /// Whether a restricted user declared the table: one who may name some tables only.
+    /// Whether a restricted user declared the table: one who may use certain tables only.
     pub(crate) fn is_restricted(&self, name: &str) -> bool {
         self.catalog.is_restricted(name)
     }
@@ -390,7 +391,7 @@ impl Session {
         self.catalog.definition(name)
     }
 
-    /// Makes a view that was planned in a fork of this session; gives a word for the user.
+    /// Creates a view that was planned in a fork of this session; returns a message for the user.
     ///
     /// # Errors
     /// The name is taken.
@@ -405,15 +406,15 @@ impl Session {
         )
     }
 
-    /// Runs a definition that was made before, for so long at most. If it fails, it is kept all the same: its name is taken, and
-    /// statements that use it try again. A Delta table that is not where it was is not made anew, and neither is a table in memory. What
-    /// the session has of that name gives way.
+    /// Runs a stored definition, with a time limit. If it fails, the catalog keeps the definition: its name is taken, and
+    /// statements that use it try again. A Delta table that is missing at its location is not created again, and neither is a
+    /// table in memory. The definition replaces an entry of the same name in the session.
     ///
     /// # Errors
-    /// Why it is not open, or cannot be kept.
+    /// Why the table cannot be opened, or the definition cannot be kept.
     pub(crate) async fn restore(&self, parsed: ParsedStatement, limit: Duration) -> Result<()> {
         if let Statement::CreateView(view) = &parsed.statement {
-            // Statements that use it look at the tables of its query: here they may be away.
+            // Statements that use the view check the tables of its query: here those may be unavailable.
             let name = rewrite::plain_name(&view.name)?;
             crate::session::statements::create::keep_view(
                 &self.catalog,
@@ -439,7 +440,7 @@ impl Session {
         if parsed.effect.creates_in_memory()
             && let [name] = parsed.effect.defined_names()
         {
-            // An earlier release took such definitions. To run one again would be to ask its query anew.
+            // An earlier release stored such definitions. To run one again would run its query again.
             let error = Error::unsupported(
                 "CREATE TABLE made it in memory, and its rows ended with the server that made it",
             )
@@ -449,7 +450,7 @@ impl Session {
         }
         let kept = parsed.clone();
         if let Some(name) = created(&kept.effect) {
-            // DataFusion's own statements refuse a name that is taken: here it may be by another definition.
+            // DataFusion's own statements refuse a name that is taken: here another definition may have it.
             self.catalog.remove(name);
         }
         let done = crate::session::catalog::unopened::within(limit, self.execute(parsed)).await;
@@ -459,7 +460,7 @@ impl Session {
         done.map(drop)
     }
 
-    /// Keeps a name for a definition that this program cannot read.
+    /// Reserves a name for a definition that this program cannot read.
     pub(crate) fn keep_unreadable(&self, name: &str, text: &str, error: &Error) {
         self.keep(name, None, text, error);
     }
@@ -475,7 +476,7 @@ impl Session {
         self.catalog.unopened()
     }
 
-    /// Tries again to open a table, for so long at most.
+    /// Tries again to open a table, with a time limit.
     ///
     /// # Errors
     /// Why it cannot be opened now.
@@ -490,7 +491,7 @@ impl Session {
         }
     }
 
-    /// Whether a table is opened by running its statement again, in the session of definitions.
+    /// Whether running its statement again opens a table, in the session that keeps the definitions.
     pub(crate) fn is_run_again(&self, name: &str) -> bool {
         match self.catalog.entry(name) {
             Some(TableEntry::Unopened(unopened)) => unopened.to_run_again().is_some(),
@@ -498,7 +499,7 @@ impl Session {
         }
     }
 
-    /// Runs the statement of such a table again, for so long at most.
+    /// Runs the statement of such a table again, with a time limit.
     ///
     /// # Errors
     /// Why it fails now.
@@ -545,18 +546,18 @@ impl Session {
         Ok(())
     }
 
-    /// The types that a statement's unbound parameters should have, by name without `$`, as far as they can be told.
+    /// The types that a statement's unbound parameters should have, by name without `$`, as far as they can be inferred.
     pub async fn parameter_types(&self, parsed: &ParsedStatement) -> HashMap<String, DataType> {
         let Statement::Sql(sql) = &parsed.statement else {
             return HashMap::new();
         };
-        // What a parameter is cast to is what it is to be bound as.
+        // A parameter within a cast is bound as the type of the cast.
         let mut types = crate::session::rewrite::standard::cast_types(sql);
         self.catalog.begin_statement();
         let found = async {
             let plan = match self.logical_plan(sql.as_ref().clone()).await {
                 Ok((_, plan)) => plan,
-                // What is added to a time the engine takes for a time, and that has no type.
+                // The engine takes an operand added to a time for a time too, which has no type.
                 Err(error) => match crate::session::rewrite::standard::with_spans(sql) {
                     Some(spans) => self.logical_plan(spans).await?.1,
                     None => return Err(error),
@@ -571,14 +572,14 @@ impl Session {
     /// Runs a statement whose parameters are bound.
     ///
     /// # Errors
-    /// With the place in the statement's text where it is known, else of its first word.
+    /// With the place in the statement's text if it is known, or else that of its first word.
     pub async fn execute(&self, parsed: ParsedStatement) -> Result<Outcome> {
         let places = parsed.places.clone();
         let begun = async { self.begin_ready(self.ready(parsed).await?) };
         on_stack(begun).await.map_err(|error| places.locate(error))
     }
 
-    /// Plans a statement that gives rows, and does not run it.
+    /// Plans a statement that returns rows, and does not run it.
     ///
     /// # Errors
     /// As [`Session::execute`]; a statement without rows.
@@ -590,7 +591,7 @@ impl Session {
             .map_err(|error| places.locate(error))
     }
 
-    /// Begins a statement if it gives rows.
+    /// Starts a statement if it returns rows.
     ///
     /// # Errors
     /// A source that cannot be opened.
@@ -602,7 +603,7 @@ impl Session {
         })
     }
 
-    /// Begins what was planned.
+    /// Starts a planned query.
     ///
     /// # Errors
     /// A source that cannot be opened.
@@ -620,7 +621,7 @@ impl Session {
         Ok(Execution { stream, plan })
     }
 
-    /// Runs a query or INSERT to its end and collects what it gives: for tests and small results.
+    /// Runs a query or INSERT to its end and collects its rows: for tests and small results.
     ///
     /// # Errors
     /// As [`Session::execute`].
@@ -636,7 +637,8 @@ impl Session {
         }
     }
 
-    /// Plans what gives rows, runs the rest. What is rare has its place in memory only when it comes: a query need not carry it.
+    /// Plans statements that return rows, and runs the others. The futures of rare statements are boxed: a query's future need
+    /// not carry them.
     async fn ready(&self, parsed: ParsedStatement) -> Result<Ready> {
         self.catalog.begin_statement();
         match parsed.statement {
@@ -788,7 +790,7 @@ impl Session {
         }
     }
 
-    /// Makes a table over files whose fields are called as the columns were typed.
+    /// Creates a table over files whose fields have the original spelling of the columns.
     async fn create_renamed(
         &self,
         state: &SessionState,
@@ -841,7 +843,7 @@ impl Session {
         Ok(Ready::Rows(self.planned_batch(batch)?))
     }
 
-    /// A batch as the rows of a statement that is begun later.
+    /// A batch as the rows of a statement that is started later.
     pub(crate) fn planned_batch(&self, batch: RecordBatch) -> Result<Planned> {
         self.planned_answer(Answer {
             rows: batch,
@@ -859,7 +861,7 @@ impl Session {
         })
     }
 
-    /// Rows without an end as those of a statement that is begun later.
+    /// An endless stream as the rows of a statement that is started later.
     pub(crate) fn planned_stream(&self, rows: Arc<dyn PartitionStream>) -> Result<Planned> {
         let schema = Arc::clone(rows.schema());
         let plan = StreamingTableExec::try_new(schema, vec![rows], None, [], true, None)?;
@@ -894,8 +896,8 @@ fn parse_hours(hours: Text) -> Result<u64> {
     })
 }
 
-/// What a statement of DataFusion's own DDL does, if it is about tables and views: there is one catalog with one schema, and
-/// nothing else in it.
+/// The message for a statement of DataFusion's own DDL, if it is about tables and views: there is one catalog with one schema,
+/// and no other kind of object in it.
 fn done_message(ddl: &DdlStatement) -> Result<String> {
     Ok(match ddl {
         DdlStatement::CreateExternalTable(table) => format!("table {}", table.name),
@@ -910,7 +912,7 @@ fn done_message(ddl: &DdlStatement) -> Result<String> {
     })
 }
 
-/// The table or view that a statement makes.
+/// The table or view that a statement creates.
 fn created(effect: &Effect) -> Option<&str> {
     match &effect.writes {
         Writes::Creates { name, .. } => name.as_deref(),
@@ -918,7 +920,7 @@ fn created(effect: &Effect) -> Option<&str> {
     }
 }
 
-/// The leading upper-case words of a statement: what the user is told was done.
+/// The leading upper-case words of a statement, for the message that it is done.
 fn first_words(text: &str) -> String {
     let words: Vec<String> = text
         .split_whitespace()

@@ -1,4 +1,4 @@
-//! `bool_and` and `bool_or` over window frames that leave rows behind: DataFusion's cannot take back a row that they have seen.
+//! `bool_and` and `bool_or` over sliding window frames: DataFusion's own cannot retract a row.
 
 use std::fmt::Debug;
 use std::hash::Hash;
@@ -32,7 +32,7 @@ pub(crate) fn bool_or() -> AggregateUDF {
     })
 }
 
-/// DataFusion's function in all but window frames.
+/// DataFusion's function, with an accumulator of its own for window frames.
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct Bools<F> {
     inner: F,
@@ -57,7 +57,7 @@ impl<F: AggregateUDFImpl + Debug + Eq + Hash> AggregateUDFImpl for Bools<F> {
     }
 
     fn create_sliding_accumulator(&self, _: AccumulatorArgs) -> Result<Box<dyn Accumulator>> {
-        // A value that comes twice makes no difference, so DISTINCT means nothing.
+        // A repeated value changes no result, so DISTINCT has no effect.
         Ok(Box::new(BoolsInFrame {
             is_any: self.is_any,
             ..BoolsInFrame::default()
@@ -92,7 +92,7 @@ impl<F: AggregateUDFImpl + Debug + Eq + Hash> AggregateUDFImpl for Bools<F> {
     }
 }
 
-/// How many rows of a window frame are true, and how many are not; those that are NULL do not count.
+/// The number of true and of false rows in a window frame; NULLs do not count.
 #[derive(Debug, Default)]
 struct BoolsInFrame {
     is_any: bool,

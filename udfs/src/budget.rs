@@ -1,4 +1,4 @@
-//! What one call of a function may make of a batch (SAFE-1): it is in no memory pool until an operator takes it.
+//! Budget for the result of one function call on a batch (SAFE-1): no memory pool counts the result until an operator takes it.
 
 use std::any::Any;
 
@@ -9,7 +9,7 @@ use datafusion::common::{Result, config_err};
 use datafusion::error::DataFusionError;
 use datafusion::logical_expr::{ColumnarValue, ScalarFunctionArgs};
 
-/// Bytes that one call of a function may make of a batch.
+/// Bytes that one call of a function may produce for a batch.
 #[derive(Debug, Clone)]
 pub struct Budget(pub usize);
 
@@ -17,7 +17,7 @@ impl ConfigExtension for Budget {
     const PREFIX: &'static str = "anabranch_budget";
 }
 
-/// It is no setting of users: none of them shows or sets it.
+/// It is not a user setting: no statement displays or changes it.
 impl ExtensionOptions for Budget {
     fn as_any(&self) -> &dyn Any {
         self
@@ -40,19 +40,19 @@ impl ExtensionOptions for Budget {
     }
 }
 
-/// The same of a call that is made while a statement is planned, where no statement has a budget yet.
+/// The budget of a call during planning, when no statement has one yet.
 const WHILE_PLANNING: usize = 64 << 20;
 
-/// Between a function and what it would make.
+/// The phrase between the function's name and the size of its result.
 const WOULD_MAKE: &str = " would make ";
 
-/// Whether `message` says that a call was refused because its result is larger than the statement's [`Budget`]; a refusal by the
-/// shared memory pool is none.
+/// Whether `message` reports a call whose result would be larger than the statement's [`Budget`]; false for a refusal by the
+/// shared memory pool.
 pub fn is_over_budget(message: &str) -> bool {
     message.contains(WOULD_MAKE)
 }
 
-/// Refuses a call that would put together more texts than fit into the budget, or into one array of `result`.
+/// Refuses a call whose concatenated texts would exceed the budget, or one array of type `result`.
 ///
 /// # Errors
 ///

@@ -1,8 +1,9 @@
-//! `(SELECT sum(x) FROM u WHERE CAST(u.t AS DATE) = d.day)`: a cast that a subquery with an aggregate compares with the row around it.
+//! Casts that a subquery with an aggregate compares with the outer row:
+//! `(SELECT sum(x) FROM u WHERE CAST(u.t AS DATE) = d.day)`.
 //!
-//! DataFusion makes a join of such a subquery, and groups its rows by the columns that are compared. A cast of a column counts as the
-//! column there: several times of one day would be several groups, and the row around would come once for each of them. Here the
-//! cast is computed below the condition, so that the rows are grouped by it.
+//! DataFusion makes a join of such a subquery, and groups its rows by the compared columns. For a cast it groups by the column
+//! inside: several times of one day would be several groups, and the outer row would occur once for each of them. This module
+//! computes the cast below the condition, so that the rows are grouped by the cast.
 
 use std::sync::Arc;
 
@@ -17,10 +18,10 @@ use datafusion::optimizer::AnalyzerRule;
 
 use crate::operands::any_node;
 
-/// What a column of a cast is called, before its number.
+/// Prefix of the name of a computed cast, before its number.
 const COMPARED: &str = "__compared";
 
-/// Computes such casts below the conditions. It runs behind the rules that give subqueries an aggregate.
+/// Computes such casts below the conditions. It runs after the rules that give subqueries an aggregate.
 #[derive(Debug)]
 pub(crate) struct ComparedCasts;
 
@@ -77,13 +78,13 @@ fn cast_side(condition: &Expr) -> Option<Side> {
     is_compared(right, left).then_some(Side::Right)
 }
 
-/// Whether one side is the cast of a column, and the other of the row around.
+/// Whether one side is the cast of a column, and the other an expression over the outer row.
 fn is_compared(side: &Expr, other: &Expr) -> bool {
     let is_cast = matches!(side, Expr::Cast(cast) if matches!(cast.expr.as_ref(), Expr::Column(_)));
     is_cast && other.contains_outer() && !other.any_column_refs()
 }
 
-/// The cast in a condition that is compared with the row around.
+/// The cast in a condition that is compared with the outer row.
 fn cast_in(condition: &mut Expr) -> Option<&mut Expr> {
     let side = cast_side(condition)?;
     let Expr::BinaryExpr(equality) = condition else {
@@ -95,7 +96,7 @@ fn cast_in(condition: &mut Expr) -> Option<&mut Expr> {
     })
 }
 
-/// Whether different values stay different: an integer that has no place in a type of integers is an error.
+/// Whether the cast keeps different values different: an integer that does not fit another integer type is an error.
 fn is_exact(cast: &Expr, schema: &DFSchema) -> Result<bool> {
     let Expr::Cast(cast) = cast else {
         return Ok(true);
@@ -103,7 +104,7 @@ fn is_exact(cast: &Expr, schema: &DFSchema) -> Result<bool> {
     Ok(cast.field.data_type().is_integer() && cast.expr.get_type(schema)?.is_integer())
 }
 
-/// The aggregate, with such casts computed in what it reads.
+/// The aggregate, with such casts computed in its input.
 fn aggregated(aggregate: Aggregate, number: &mut usize) -> Result<Transformed<LogicalPlan>> {
     let mut any = false;
     let input = aggregate.input.as_ref().clone();
@@ -113,7 +114,7 @@ fn aggregated(aggregate: Aggregate, number: &mut usize) -> Result<Transformed<Lo
             other => Transformed::no(other),
         };
         any |= changed.transformed;
-        // There are more columns, also for what reads them.
+        // The schema has more columns, also for the operators above.
         match any {
             true => changed.map_data(LogicalPlan::recompute_schema),
             false => Ok(changed),
@@ -131,7 +132,7 @@ fn aggregated(aggregate: Aggregate, number: &mut usize) -> Result<Transformed<Lo
     Ok(Transformed::yes(LogicalPlan::Aggregate(aggregate)))
 }
 
-/// The filter, with columns in the place of such casts.
+/// The filter with columns instead of such casts.
 fn computed(filter: Filter, number: &mut usize) -> Result<Transformed<LogicalPlan>> {
     if !compares_casts(&filter) {
         return Ok(Transformed::no(LogicalPlan::Filter(filter)));

@@ -1,7 +1,8 @@
-//! Subqueries that depend on the row around them, and that DataFusion would answer wrongly.
+//! Refusal of correlated subqueries that DataFusion would answer wrongly.
 //!
-//! It makes joins of them, and for that takes the conditions on the row around them out of the subquery. That says something else
-//! where the subquery counts, numbers or cuts rows, or has a row for none. Such subqueries are refused here by their name.
+//! DataFusion makes joins of them, and for that moves the conditions on the outer row out of the subquery. That changes the
+//! result where the subquery counts, numbers or limits rows, or returns a row for no input. This module refuses such subqueries
+//! by name.
 
 use std::sync::Arc;
 
@@ -17,7 +18,7 @@ use crate::diagnostic::not_supported;
 use crate::filters::has_row_of_nothing;
 use crate::operands::with_rows;
 
-/// Aggregates that are NULL of no rows.
+/// Aggregates that are NULL for empty input.
 const NULL_OF_NOTHING: [&str; 8] = [
     "avg",
     "first_value",
@@ -29,20 +30,20 @@ const NULL_OF_NOTHING: [&str; 8] = [
     "sum",
 ];
 
-/// How a subquery is asked.
+/// The use of a subquery.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Asked {
-    /// For a value, where unknown is as good as false.
+    /// As IN in a filter, where unknown counts as false.
     In,
-    /// For a value.
+    /// As NOT IN, or where unknown differs from false.
     NotIn,
-    /// For a row.
+    /// As EXISTS.
     Exists,
-    /// For any value, or all.
+    /// In a comparison with ANY or ALL.
     Compared,
-    /// For its one value.
+    /// As a scalar subquery.
     Value,
-    /// For its rows.
+    /// As LATERAL.
     Lateral,
 }
 
@@ -59,7 +60,7 @@ impl Asked {
     }
 }
 
-/// What a condition on the row around stands below, and cannot be taken out of.
+/// The part of the subquery above a condition on the outer row, out of which the condition cannot be moved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Place {
     Aggregate,
@@ -105,11 +106,11 @@ impl Place {
     }
 }
 
-/// Refuses the subqueries for rows, for values, and of ANY and ALL in an expression that would be answered wrongly.
+/// Refuses subqueries of EXISTS, IN, ANY and ALL in an expression that the engine would answer wrongly.
 ///
 /// # Errors
 ///
-/// There is one.
+/// The expression has such a subquery.
 pub(crate) fn check_within(expr: &Expr) -> Result<()> {
     expr.apply(|part| {
         match part {
@@ -125,11 +126,11 @@ pub(crate) fn check_within(expr: &Expr) -> Result<()> {
     Ok(())
 }
 
-/// Refuses a subquery that would be answered wrongly.
+/// Refuses a subquery that the engine would answer wrongly.
 ///
 /// # Errors
 ///
-/// It is one.
+/// The engine would answer it wrongly.
 pub(crate) fn check(subquery: &LogicalPlan, asked: Asked) -> Result<()> {
     let mut walk = Walk {
         all: outer_references(subquery),
@@ -146,7 +147,7 @@ pub(crate) fn check(subquery: &LogicalPlan, asked: Asked) -> Result<()> {
     let Some(place) = walk.found.first() else {
         return Ok(());
     };
-    // A NULL is no member, just as nothing has none.
+    // NULL matches no value, and neither does empty input.
     if asked == Asked::In && walk.found == [Place::Aggregate] && is_null_of_nothing(subquery, 0) {
         return Ok(());
     }
@@ -158,11 +159,12 @@ pub(crate) fn check(subquery: &LogicalPlan, asked: Asked) -> Result<()> {
     )
 }
 
-/// Refuses a subquery for values or rows that would be answered wrongly. Of aggregates and LIMIT, the engine knows which it can join.
+/// Refuses a scalar or LATERAL subquery that the engine would answer wrongly. For aggregates and LIMIT the engine itself checks
+/// which it can join.
 ///
 /// # Errors
 ///
-/// It is one.
+/// The engine would answer it wrongly.
 pub(crate) fn check_values(subquery: &Subquery, asked: Asked) -> Result<()> {
     let mut walk = Walk {
         all: outer_references(&subquery.subquery),
@@ -187,7 +189,7 @@ pub(crate) fn check_values(subquery: &Subquery, asked: Asked) -> Result<()> {
     ))
 }
 
-/// `EXISTS (a UNION b)` and `x IN (a UNION b)`, where they depend on the row around, as one for each of the two queries.
+/// Splits correlated `EXISTS (a UNION b)` and `x IN (a UNION b)` into one expression for each of the two queries.
 ///
 /// # Errors
 ///
@@ -222,7 +224,7 @@ pub(crate) fn without_unions(expr: Expr) -> Result<Transformed<Expr>> {
     })
 }
 
-/// The same of another query, and not negated.
+/// The same expression over another query, and not negated.
 fn asked_of(expr: &Expr, query: &Arc<LogicalPlan>) -> Expr {
     let subquery = |of: &Subquery| with_rows(of, Arc::clone(query));
     match expr {
@@ -249,13 +251,13 @@ fn united(plan: &LogicalPlan) -> Option<&[Arc<LogicalPlan>]> {
 }
 
 struct Walk {
-    /// How many references to the row around there are.
+    /// The number of references to the outer row so far.
     all: usize,
     found: Vec<Place>,
 }
 
 impl Walk {
-    /// A node, with so many references above it.
+    /// Visits a node, with this many references to the outer row above it.
     fn visit(&mut self, plan: &LogicalPlan, above: usize) {
         let above = above + own_references(plan);
         let below = outer_references(plan) - own_references(plan);
@@ -287,7 +289,7 @@ impl Walk {
                 is_lost.then_some(place)
             }
             LogicalPlan::Union(_) => Some(Place::Union),
-            // The engine also drops it where the condition stands beside it.
+            // The engine also drops the LIMIT where the condition stands beside it.
             LogicalPlan::Limit(_) if self.all > above => Some(Place::Limit),
             _ => None,
         };
@@ -299,7 +301,7 @@ impl Walk {
     }
 }
 
-/// The plan below a LIMIT that leaves a row if there is one.
+/// The plan below a LIMIT that keeps at least one row.
 fn without_limit(plan: &LogicalPlan) -> &LogicalPlan {
     match plan {
         LogicalPlan::Limit(limit) if leaves_one(limit) => without_limit(&limit.input),
@@ -321,7 +323,7 @@ fn leaves_one(limit: &Limit) -> bool {
     skips_none && fetches_one
 }
 
-/// Whether a column of a subquery is NULL where its aggregate has no rows.
+/// Whether a column of a subquery is NULL if its aggregate has no rows.
 fn is_null_of_nothing(plan: &LogicalPlan, column: usize) -> bool {
     match plan {
         LogicalPlan::Subquery(subquery) => is_null_of_nothing(&subquery.subquery, column),
@@ -360,7 +362,7 @@ fn is_null_of_nothing(plan: &LogicalPlan, column: usize) -> bool {
     }
 }
 
-/// How many references to the row around a plan has; those of subqueries within are others'.
+/// The number of references to the outer row in a plan, without those in nested subqueries.
 fn outer_references(plan: &LogicalPlan) -> usize {
     let below = plan.inputs().into_iter().map(outer_references);
     own_references(plan) + below.sum::<usize>()

@@ -1,7 +1,7 @@
 //! Errors that carry their place in the SQL text and what to do about them.
 //!
-//! A [`Diagnostic`] travels inside [`DataFusionError`], so a caller that knows nothing of this
-//! crate still gets span and help.
+//! A [`Diagnostic`] travels inside [`DataFusionError`], so a caller that does not depend on this crate still gets span and
+//! help.
 
 use arrow::array::{Array, ArrayRef};
 use datafusion::common::{Diagnostic, Result, Span};
@@ -19,7 +19,7 @@ pub(crate) fn plan_error(
     DataFusionError::Plan(message).with_diagnostic(diagnostic)
 }
 
-/// What is not supported: `message` at `span`, with `help` on what to do instead.
+/// An error for unsupported SQL: `message` at `span`, with `help` on what to do instead.
 pub(crate) fn not_supported(
     message: impl Into<String>,
     span: Option<Span>,
@@ -65,7 +65,7 @@ pub(crate) fn out_of_range(column: &str) -> DataFusionError {
     )
 }
 
-/// The known name closest to `name`, if one is close enough to be meant.
+/// The known name closest to `name`, if one is close enough to be a likely correction.
 pub(crate) fn closest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let wanted = name.to_lowercase();
     known

@@ -1,9 +1,10 @@
-//! DOUBLE with DECIMAL is DOUBLE, and so is REAL with a number that is exact, wherever two values get one type.
+//! Common types of DOUBLE and DECIMAL, and of REAL and an exact number: both give DOUBLE, wherever two values get one type.
 //!
-//! DataFusion's planner makes DOUBLE and DECIMAL a DECIMAL(30, 15) where they are compared: that has no NaN, no infinity, no large
-//! number, and only 15 digits behind the point. Of REAL and an integer it makes REAL, which has 24 bits: 16777217 would equal
-//! 16777216. [`DoubleBeforeDecimal`] is an analyzer rule that casts such values to DOUBLE before types are made equal. In arithmetic
-//! DataFusion itself makes DOUBLE and DECIMAL a DOUBLE; [`RealOperators`] plans that of REAL and exact numbers.
+//! DataFusion's planner casts DOUBLE and DECIMAL to a DECIMAL(30, 15) where they are compared: that has no NaN, no infinity, no
+//! large number, and only 15 digits after the point. It casts REAL and an integer to REAL, which has 24 bits: 16777217 would
+//! equal 16777216. [`DoubleBeforeDecimal`] is an analyzer rule that casts such values to DOUBLE before types are made equal. In
+//! arithmetic DataFusion itself casts DOUBLE and DECIMAL to DOUBLE; [`RealOperators`] plans arithmetic of REAL and exact
+//! numbers.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -24,7 +25,7 @@ use datafusion::sql::sqlparser::ast::BinaryOperator;
 use crate::checked::{type_of, wide};
 use crate::operands::{cast_rows, element_of, inputs, of_one_type};
 
-/// Functions whose arguments get one type.
+/// Functions that cast their arguments to one type.
 const OF_ONE_TYPE: [&str; 14] = [
     "array_concat",
     "array_except",
@@ -42,7 +43,8 @@ const OF_ONE_TYPE: [&str; 14] = [
     "nvl2",
 ];
 
-/// Functions of an array and values that get the type of its elements, by the places of the array and of the values.
+/// Functions of an array and values that cast the values to the element type, with the positions of the array and of the
+/// values.
 const OF_ELEMENTS: [(&str, usize, &[usize]); 12] = [
     ("array_append", 0, &[1]),
     ("array_has", 0, &[1]),
@@ -58,16 +60,16 @@ const OF_ELEMENTS: [(&str, usize, &[usize]); 12] = [
     ("array_resize", 0, &[2]),
 ];
 
-/// Those that compare the values with the elements, and give none of them: decimals may have more than 38 digits together.
+/// Those that only compare the values with the elements: the common decimal may have more than 38 digits.
 const COMPARING: [&str; 3] = ["array_has", "array_position", "array_positions"];
 
-/// The names of the functions of an array and values that get the type of its elements.
+/// The names of the functions of an array and values that cast the values to the element type.
 pub fn element_functions() -> impl Iterator<Item = &'static str> {
     OF_ELEMENTS.iter().map(|(name, ..)| *name)
 }
 
-/// The types of the arguments of such a function, with one type for numbers that are elements or values: DOUBLE where one of
-/// them is floating. Nothing for another function, or where nothing is to be done.
+/// The argument types of such a function with one type for numbers that are elements or values: DOUBLE if one of them is
+/// floating. `None` for another function, or if nothing changes.
 pub fn with_one_element(function: &str, types: &[DataType]) -> Option<Vec<DataType>> {
     let (_, array, values) = OF_ELEMENTS.iter().find(|(name, ..)| *name == function)?;
     let element = match types.get(*array)? {
@@ -109,21 +111,21 @@ pub fn with_one_element(function: &str, types: &[DataType]) -> Option<Vec<DataTy
     Some(types)
 }
 
-/// Whether the engine gives the arguments of a function one type, or one type within arrays.
+/// Whether the engine casts the arguments of a function to one type, or to one type within arrays.
 pub(crate) fn is_of_one_type(function: &str) -> bool {
     OF_ONE_TYPE.contains(&function) || OF_ELEMENTS.iter().any(|(name, ..)| *name == function)
 }
 
-/// What becomes of REAL where it meets integers.
+/// The treatment of REAL beside integers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Reals {
-    /// Both become DOUBLE, as in PostgreSQL.
+    /// Both are cast to DOUBLE, as in PostgreSQL.
     Widened,
-    /// The integers become REAL, as in Spark.
+    /// The integers are cast to REAL, as in Spark.
     Kept,
 }
 
-/// Plans arithmetic of REAL and a number that is exact as that of DOUBLE.
+/// Plans arithmetic of REAL and an exact number as arithmetic of DOUBLE.
 #[derive(Debug, Default)]
 pub(crate) struct RealOperators;
 
@@ -141,7 +143,7 @@ impl ExprPlanner for RealOperators {
                 | BinaryOperator::Divide
                 | BinaryOperator::Modulo
         );
-        // What has no type yet, such as a parameter, is left to the others.
+        // An operand without a type yet, such as a parameter, is left to the other planners.
         if is_arithmetic
             && let (Ok(left), Ok(right)) =
                 (type_of(&expr.left, schema), type_of(&expr.right, schema))
@@ -156,7 +158,7 @@ impl ExprPlanner for RealOperators {
     }
 }
 
-/// Casts decimals to DOUBLE where they meet numbers with a floating point, and REAL and integers where they meet one another.
+/// Casts decimals to DOUBLE beside floating point numbers, and both REAL and integers to DOUBLE beside each other.
 #[derive(Debug)]
 pub struct DoubleBeforeDecimal;
 
@@ -166,7 +168,7 @@ impl AnalyzerRule for DoubleBeforeDecimal {
     }
 
     fn analyze(&self, plan: LogicalPlan, _: &ConfigOptions) -> Result<LogicalPlan> {
-        // Rows that are inserted have the types of their table.
+        // Inserted rows have the types of their table.
         let is_inserted = plan.exists(|node| Ok(matches!(node, LogicalPlan::Dml(_))))?;
         let changed = plan.transform_up_with_subqueries(|node| {
             let node = match node {
@@ -201,11 +203,11 @@ impl AnalyzerRule for DoubleBeforeDecimal {
     }
 }
 
-/// The same in one expression over these columns.
+/// The same for one expression over these columns.
 ///
 /// # Errors
 ///
-/// The expression has no type.
+/// The type of the expression cannot be derived.
 pub(crate) fn with_doubles(expr: Expr, schema: &DFSchema, reals: Reals) -> Result<Expr> {
     let changed = expr.transform_up(|expr| in_doubles(expr, schema, reals))?;
     Ok(changed.data)
@@ -241,7 +243,7 @@ fn in_doubles(mut expr: Expr, schema: &DFSchema, reals: Reals) -> Result<Transfo
     Ok(Transformed::new_transformed(expr, changed))
 }
 
-/// `x IN (SELECT …)`: the rows of the query, or the value, become DOUBLE.
+/// For `x IN (SELECT …)`: casts the rows of the query, or the value, to DOUBLE.
 fn in_rows(
     expr: &mut Expr,
     subquery: &mut Subquery,
@@ -259,7 +261,7 @@ fn in_rows(
     Ok(is_cast || are_cast)
 }
 
-/// Casts to DOUBLE what of these meets others that make it one; whether any does.
+/// Casts those expressions to DOUBLE whose combination with the others requires it; returns whether any was cast.
 fn equal(all: Vec<&mut Expr>, schema: &dyn ExprSchema, reals: Reals) -> Result<bool> {
     let types = all.iter().map(|expr| expr.get_type(schema));
     let types = types.collect::<Result<Vec<DataType>>>()?;
@@ -271,7 +273,7 @@ fn equal(all: Vec<&mut Expr>, schema: &dyn ExprSchema, reals: Reals) -> Result<b
     Ok(changed)
 }
 
-/// The same of the elements of an array and the values beside it.
+/// The same for the elements of an array and the values beside it.
 fn equal_elements(
     all: &mut [Expr],
     (array, values): (usize, &[usize]),
@@ -301,8 +303,8 @@ fn equal_elements(
     Ok(changed)
 }
 
-/// VALUES whose columns are DOUBLE where rows have numbers that make one another DOUBLE. The engine has cast all rows to the type
-/// that it found for them. A cast to REAL that was typed stands in a call: by itself it would be taken for one of the engine's.
+/// VALUES with DOUBLE columns if the numbers of its rows require it. The engine has cast all rows to the type that it chose for
+/// them. A cast to REAL by the user is wrapped in a call: otherwise it would look like a cast by the engine.
 fn with_equal_rows(of: Values) -> Result<LogicalPlan> {
     let nothing = DFSchema::empty();
     let Values { schema, mut values } = of;
@@ -355,7 +357,7 @@ fn uncast<'a>(value: &'a Expr, of_column: &DataType) -> &'a Expr {
     }
 }
 
-/// The type that the engine finds for the rows of VALUES.
+/// The type that the engine chooses for the rows of VALUES.
 fn common(types: &[DataType]) -> Option<DataType> {
     let mut types = types.iter().filter(|of| !of.is_null());
     let first = types.next()?.clone();
@@ -364,7 +366,7 @@ fn common(types: &[DataType]) -> Option<DataType> {
     })
 }
 
-/// A union whose columns are DOUBLE in each input where inputs have numbers that make one another DOUBLE.
+/// A union whose inputs have a DOUBLE column where their numbers require it.
 fn with_equal_columns(union: Union) -> Result<LogicalPlan> {
     let width = union.schema.fields().len();
     let schemas = union.inputs.iter().map(|input| input.schema());
@@ -399,25 +401,25 @@ fn with_equal_columns(union: Union) -> Result<LogicalPlan> {
     Ok(LogicalPlan::Union(Union::try_new_with_loose_types(inputs)?))
 }
 
-/// Whether there are numbers among these that make one another DOUBLE.
+/// Whether the combination of these types requires DOUBLE.
 fn meet(types: &[DataType], reals: Reals) -> bool {
     let has_floating = types.iter().any(DataType::is_floating);
     let has_decimals = types.iter().any(DataType::is_decimal);
     (has_floating && has_decimals) || (reals == Reals::Widened && is_widened(types))
 }
 
-/// Whether there are REAL and numbers that are exact among these.
+/// Whether these include REAL and exact numbers.
 fn is_widened(types: &[DataType]) -> bool {
     let is_exact = |of: &DataType| of.is_integer() || of.is_decimal();
     types.iter().any(is_real) && types.iter().any(is_exact)
 }
 
-/// A floating point with fewer digits than DOUBLE has.
+/// A floating point type with fewer digits than DOUBLE.
 fn is_real(of: &DataType) -> bool {
     matches!(of, DataType::Float32 | DataType::Float16)
 }
 
-/// These types, with DOUBLE for those that meet others that make them so; also within arrays and structs.
+/// These types, with DOUBLE for those whose combination with the others requires it; also within arrays and structs.
 fn met(types: &[DataType], reals: Reals) -> Vec<DataType> {
     if meet(types, reals) {
         let widens = reals == Reals::Widened && is_widened(types);
@@ -446,7 +448,7 @@ fn met(types: &[DataType], reals: Reals) -> Vec<DataType> {
     all
 }
 
-/// The same of the fields of equal names.
+/// The same for struct fields of equal names.
 fn met_in_structs(all: &mut [DataType], structs: &[usize], reals: Reals) {
     let fields = |of: &DataType| match of {
         DataType::Struct(fields) => fields.to_vec(),
@@ -484,7 +486,7 @@ fn places(types: &[DataType], is_one: impl Fn(&DataType) -> bool) -> Vec<usize> 
     all.collect()
 }
 
-/// The type of an array with elements of another type.
+/// The type of an array with another element type.
 fn with_element(of: &DataType, element: DataType) -> DataType {
     let within = |field: &FieldRef| Arc::new(Field::clone(field).with_data_type(element));
     match of {
@@ -495,7 +497,7 @@ fn with_element(of: &DataType, element: DataType) -> DataType {
     }
 }
 
-/// Casts an expression that has another type; whether it was.
+/// Casts an expression unless it already has the type; returns whether it was cast.
 fn as_type(expr: &mut Expr, from: &DataType, to: &DataType) -> bool {
     if from == to {
         return false;

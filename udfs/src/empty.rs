@@ -1,6 +1,6 @@
-//! Subqueries for a value that may have no row: there the value is NULL.
+//! Scalar subqueries that may return no row: their value is then NULL.
 //!
-//! DataFusion takes such a value for one that is never NULL where the column of the subquery is never. So it finds that
+//! DataFusion assumes that such a value is never NULL if the column of the subquery is NOT NULL. So it concludes that
 //! `(SELECT a FROM t WHERE a > 5) IS NULL` is false, and refuses rows that have the NULL in them.
 
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use datafusion::optimizer::AnalyzerRule;
 use crate::operands::{any_expr, any_node, with_rows};
 use crate::values::per_row;
 
-/// Says of the values of subqueries that they may be NULL.
+/// Marks the values of subqueries as nullable.
 #[derive(Debug)]
 pub(crate) struct EmptySubqueries;
 
@@ -42,7 +42,7 @@ impl AnalyzerRule for EmptySubqueries {
                 false => Transformed::no(plan),
             };
             any |= changed.transformed;
-            // What may be NULL has changed, also for what reads it.
+            // The nullability has changed, also for the operators above.
             match any {
                 true => changed.map_data(LogicalPlan::recompute_schema),
                 false => Ok(changed),
@@ -52,7 +52,7 @@ impl AnalyzerRule for EmptySubqueries {
     }
 }
 
-/// Whether an expression of this node has a subquery for a value that may have no row.
+/// Whether an expression of this node has a scalar subquery that may return no row.
 fn has_any(plan: &LogicalPlan) -> bool {
     any_expr(plan, |expr| {
         let found = expr.exists(|part| Ok(may_be_empty(part).is_some()));
@@ -73,8 +73,8 @@ fn nullable(expr: Expr) -> Result<Transformed<Expr>> {
     Ok(Transformed::yes(Expr::ScalarSubquery(subquery)))
 }
 
-/// The subquery, if it may have no row and nothing says so. Of those that depend on the row around them the engine makes joins,
-/// which say it.
+/// The subquery, if it may return no row without being nullable. The engine turns correlated subqueries into joins, which are
+/// nullable.
 fn may_be_empty(expr: &Expr) -> Option<&Subquery> {
     let Expr::ScalarSubquery(subquery) = expr else {
         return None;
@@ -87,7 +87,7 @@ fn may_be_empty(expr: &Expr) -> Option<&Subquery> {
     (!is_known && !is_joined && !has_a_row(&subquery.subquery)).then_some(subquery)
 }
 
-/// Whether a plan gives a row whatever there is.
+/// Whether a plan returns a row for any input, also for an empty one.
 fn has_a_row(plan: &LogicalPlan) -> bool {
     match plan {
         LogicalPlan::Aggregate(aggregate) => aggregate.group_expr.is_empty(),

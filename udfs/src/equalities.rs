@@ -1,7 +1,8 @@
-//! `WHERE f(a) = a`: conditions by which the engine would lose the order of rows.
+//! Conditions such as `WHERE f(a) = a`, by which the engine would lose the order of rows.
 //!
-//! From `f(a) = a` DataFusion concludes that `a` and `f(a)` are interchangeable in orderings. It also replaces `a` within `f(a)`
-//! itself, and so takes rows that it has just sorted for unsorted. So such a condition becomes `(f(a) = a) IS TRUE`, which passes the same rows and is no equality to the engine.
+//! From `f(a) = a` DataFusion concludes that `a` and `f(a)` are interchangeable in orderings. It also replaces `a` within
+//! `f(a)` itself, and so takes rows that it has just sorted for unsorted. So this module rewrites such a condition to
+//! `(f(a) = a) IS TRUE`, which passes the same rows and is not an equality to the engine.
 
 use std::sync::Arc;
 
@@ -14,8 +15,8 @@ use datafusion::logical_expr::{
 use datafusion::optimizer::optimizer::ApplyOrder;
 use datafusion::optimizer::{OptimizerConfig, OptimizerRule};
 
-/// Hides equalities of columns with what is computed from columns. It runs after the rules that make joins of equalities, and that
-/// give conditions to tables.
+/// Hides equalities between a column and an expression over columns. It runs after the rules that make joins of equalities, and
+/// that push conditions to tables.
 #[derive(Debug)]
 pub(crate) struct HiddenEqualities;
 
@@ -65,7 +66,7 @@ fn filtered(filter: Filter) -> Result<Transformed<LogicalPlan>> {
     Ok(Transformed::yes(LogicalPlan::Filter(filter)))
 }
 
-/// A table that applies a condition itself gets it as it has agreed to. All others are applied again above it.
+/// A table that applies a filter itself gets the filter that it agreed to. All other filters are applied again above it.
 fn scanned(mut scan: TableScan) -> Result<Transformed<LogicalPlan>> {
     let mut is_changed = false;
     for filter in &mut scan.filters {
@@ -86,7 +87,7 @@ fn hidden(equality: Expr) -> Expr {
     Expr::IsTrue(Box::new(equality))
 }
 
-/// Whether a column equals what is computed from columns.
+/// Whether the condition compares a column with an expression over columns.
 fn is_computed_equality(condition: &Expr) -> bool {
     let Expr::BinaryExpr(BinaryExpr {
         left,
@@ -107,7 +108,7 @@ fn is_computed(expr: &Expr) -> bool {
     !is_column(expr) && expr.any_column_refs()
 }
 
-/// Whether the condition stands above a join, of both of its sides: another pass may yet join by it.
+/// Whether the condition is above a join, over both of its sides: a later pass may still join by it.
 fn may_join(condition: &Expr, input: &Arc<LogicalPlan>) -> bool {
     let LogicalPlan::Join(join) = input.as_ref() else {
         return false;

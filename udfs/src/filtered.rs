@@ -1,5 +1,5 @@
-//! `sum(1 / x) FILTER (WHERE x <> 0)`, in groups and over windows: the argument is not evaluated for rows that FILTER leaves out.
-//! Nor is what the call is ordered by.
+//! Aggregates with FILTER, in groups and over windows: in `sum(1 / x) FILTER (WHERE x <> 0)` the argument and the sort keys are
+//! not evaluated for rows that FILTER excludes.
 
 use datafusion::common::Result;
 use datafusion::common::tree_node::{Transformed, TreeNode};
@@ -9,7 +9,7 @@ use datafusion::logical_expr::expr_rewriter::NamePreserver;
 use datafusion::logical_expr::{Expr, LogicalPlan};
 use datafusion::optimizer::AnalyzerRule;
 
-/// Puts the condition of FILTER around the arguments of aggregates.
+/// Wraps the arguments of aggregates in the condition of FILTER.
 #[derive(Debug)]
 pub struct FilteredArguments;
 
@@ -29,7 +29,7 @@ impl AnalyzerRule for FilteredArguments {
                 let guarded = expr.transform_up(|expr| Ok(guarded(expr)))?;
                 Ok(guarded.update_data(|expr| name.restore(expr)))
             })?;
-            // What may be NULL has changed.
+            // The nullability has changed.
             plan.map_data(LogicalPlan::recompute_schema)
         })?;
         Ok(changed.data)
@@ -40,7 +40,7 @@ fn guarded(mut expr: Expr) -> Transformed<Expr> {
     let is_changed = match &mut expr {
         Expr::WindowFunction(function) => {
             let params = &mut function.params;
-            // Its ORDER BY is that of the window, which has all rows.
+            // The ORDER BY of the call is that of the window, which has all rows.
             guard(&mut params.args, params.filter.as_deref())
         }
         Expr::AggregateFunction(function) => {
@@ -73,7 +73,7 @@ fn guard<'a>(arguments: impl IntoIterator<Item = &'a mut Expr>, filter: Option<&
     is_changed
 }
 
-/// The aggregate as it was written.
+/// The aggregate without the wrapped condition.
 pub(crate) fn unguarded(mut function: AggregateFunction) -> AggregateFunction {
     if let Some(filter) = function.params.filter.clone() {
         let params = &mut function.params;
@@ -90,7 +90,7 @@ pub(crate) fn unguarded(mut function: AggregateFunction) -> AggregateFunction {
     function
 }
 
-/// Whether there is more to it than a column, and it differs from row to row: some arguments must be constants.
+/// Whether it is more than a column, and not constant: some arguments must be constants.
 fn is_evaluated(expr: &Expr) -> bool {
     let of_rows = expr.exists(|part| {
         Ok(matches!(
@@ -101,7 +101,7 @@ fn is_evaluated(expr: &Expr) -> bool {
     !matches!(expr, Expr::Column(_)) && of_rows.unwrap_or(true)
 }
 
-/// Plans are analyzed more than once.
+/// Whether it is wrapped already: plans are analyzed more than once.
 fn is_guarded(expr: &Expr, filter: &Expr) -> bool {
     match expr {
         Expr::Case(case) => match case.when_then_expr.as_slice() {

@@ -1,6 +1,7 @@
-//! Conditions that stay above an aggregate that gives a row of nothing: `count(*)` without GROUP BY, and the sum of all of a ROLLUP.
+//! Conditions that stay above an aggregate which returns a row for empty input: `count(*)` without GROUP BY, and the grand
+//! total of a ROLLUP.
 //!
-//! The engine's rule moves a condition without columns below: the rows are gone then, and the aggregate's row is not.
+//! The engine's rule pushes a condition without columns below: that removes the input rows, and not the aggregate's row.
 
 use datafusion::common::Result;
 use datafusion::common::tree_node::Transformed;
@@ -9,7 +10,7 @@ use datafusion::logical_expr::{Aggregate, Expr, LogicalPlan};
 use datafusion::optimizer::push_down_filter::PushDownFilter;
 use datafusion::optimizer::{ApplyOrder, OptimizerConfig, OptimizerRule};
 
-/// The engine's rule, but for such conditions.
+/// The engine's rule, except for such conditions.
 #[derive(Debug)]
 pub struct PushDownFilters {
     inner: PushDownFilter,
@@ -54,7 +55,7 @@ impl OptimizerRule for PushDownFilters {
     }
 }
 
-/// Whether it gives a row where there are none.
+/// Whether it returns a row for empty input.
 pub(crate) fn has_row_of_nothing(aggregate: &Aggregate) -> bool {
     let mut groups = aggregate.group_expr.iter();
     aggregate.group_expr.is_empty() || groups.any(|group| matches!(group, Expr::GroupingSet(_)))

@@ -1,7 +1,6 @@
-//! `is_final()`: whether a row is its window's last word.
+//! `is_final()`: whether a row is the last result of its window.
 //!
-//! A query sees all there is, so its rows are final. A job replaces the call by its own knowledge
-//! before it runs.
+//! A query reads all rows, so its results are final. A job replaces the call by its own condition before it runs.
 
 use std::sync::Arc;
 
@@ -15,7 +14,7 @@ use datafusion::logical_expr::{
     Accumulator, AggregateUDF, AggregateUDFImpl, Signature, Volatility, lit,
 };
 
-/// The name of the aggregate, for those who look for it in a plan.
+/// The name of the aggregate, for code that searches a plan for it.
 pub const IS_FINAL: &str = "is_final";
 
 /// `is_final()`, an aggregate without arguments: true in a query. Needs [`IsFinalPlanner`].
@@ -26,7 +25,7 @@ pub fn is_final() -> AggregateUDF {
     })
 }
 
-/// Gives `is_final()` the argument that DataFusion asks of every aggregate.
+/// Adds to `is_final()` the argument that DataFusion requires of every aggregate.
 #[derive(Debug, Default)]
 pub struct IsFinalPlanner;
 

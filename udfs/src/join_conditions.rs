@@ -1,8 +1,8 @@
-//! Subqueries in ON, and conditions on the row around in ON of a join within a subquery.
+//! Subqueries in ON, and correlated conditions in ON of a join within a subquery.
 //!
-//! DataFusion plans few subqueries in ON, and finds conditions on the outer row only in WHERE; elsewhere it returns rows more than
-//! once. In ON of an inner join they become a filter above it; in ON of an outer join a filter on the side padded with NULLs, if they
-//! use no columns of the other. All else is refused.
+//! DataFusion plans few subqueries in ON, and finds conditions on the outer row only in WHERE; elsewhere it returns duplicate
+//! rows. In ON of an inner join they become a filter above it; in ON of an outer join a filter on the side padded with NULLs,
+//! if they use no columns of the other side. All others are refused.
 
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ use crate::diagnostic::not_supported;
 use crate::keys::has_query;
 use crate::operands::{any_node, subquery_of};
 
-/// What to write in place of a condition that is refused.
+/// The help text for a condition that is refused.
 const HELP: &str = "compute it as a column of a query in FROM, and name that column in ON";
 
 /// Moves such conditions to filters above and below joins. It runs before the rules for subqueries in filters.
@@ -50,7 +50,7 @@ fn has_any(plan: &LogicalPlan) -> bool {
     }
 }
 
-/// Whether a condition asks for more than the columns of the join.
+/// Whether a condition uses more than the columns of the join.
 fn asks_for_more(condition: &Expr) -> bool {
     has_query(condition) || condition.contains_outer()
 }
@@ -95,7 +95,7 @@ fn filtered(input: Arc<LogicalPlan>, conditions: Vec<Expr>) -> Result<Arc<Logica
     })
 }
 
-/// The columns that a condition asks for, and those that its subqueries ask of the row around them.
+/// The columns that a condition uses, and those that its subqueries use as outer columns.
 fn columns(condition: &Expr) -> Result<Vec<Column>> {
     let mut columns = Vec::new();
     condition.apply(|part| {
@@ -118,7 +118,7 @@ fn columns(condition: &Expr) -> Result<Vec<Column>> {
 
 fn refused(condition: &Expr) -> DataFusionError {
     let mut found: (&str, Option<Span>) = ("conditions on the row around", None);
-    // Nothing in there fails.
+    // The closure returns no error.
     let _ = condition.apply(|part| {
         let Some(query) = subquery_of(part) else {
             return Ok(TreeNodeRecursion::Continue);
@@ -142,7 +142,7 @@ fn refused(condition: &Expr) -> DataFusionError {
     )
 }
 
-/// The refusal of a condition on the row around in ON of a SEMI, ANTI or mark join.
+/// The error for a correlated condition in ON of a SEMI, ANTI or mark join.
 fn refused_of_rows(of: JoinType) -> DataFusionError {
     let kind = match of {
         JoinType::LeftSemi | JoinType::RightSemi => "a SEMI join",

@@ -1,7 +1,7 @@
-//! Names for computed join keys that would otherwise have the name of the column they are computed from.
+//! Names for computed join keys that would otherwise have the name of their input column.
 //!
-//! The engine puts such a key beside the columns of its input, where a function that bears the name of its argument, as a cast does,
-//! would be a second column of that name. It gives casts of its own another name; here functions get one.
+//! The engine adds such a key to the columns of its input, where a function that is named like its argument, as a cast is,
+//! would be a second column of that name. The engine renames its own casts; this module renames functions.
 
 use datafusion::common::Result;
 use datafusion::common::tree_node::Transformed;
@@ -9,7 +9,7 @@ use datafusion::logical_expr::{Expr, LogicalPlan};
 use datafusion::optimizer::optimizer::ApplyOrder;
 use datafusion::optimizer::{OptimizerConfig, OptimizerRule};
 
-/// Gives computed keys names of their own. It runs after the rules that make keys of conditions.
+/// Gives computed keys unique names. It runs after the rules that turn conditions into keys.
 #[derive(Debug)]
 pub(crate) struct NamedKeys;
 

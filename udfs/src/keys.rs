@@ -1,10 +1,10 @@
-//! Keys that are computed in a projection below the operator that goes by them, so that to it they are columns.
+//! Computed keys: a projection below the operator computes them, so that the operator sees columns.
 //!
-//! [`ComputedKeys`] does so with keys that the engine cannot evaluate where they stand, as `ORDER BY x IN (SELECT …)`, or would evaluate
-//! more than once, as `GROUP BY random()`; and with subqueries within aggregates, as in `count(CASE WHEN x IN (SELECT …) THEN 1 END)`.
-//! [`FollowedKeys`] does so with keys that the engine sorts by and then does not know that rows are sorted by them, as
-//! `ORDER BY sqrt(x)`. DataFusion asks each function for its `output_ordering`. If the function gives none, DataFusion no longer
-//! knows that rows sorted by the result are sorted.
+//! [`ComputedKeys`] does so with keys that the engine cannot evaluate in place, such as `ORDER BY x IN (SELECT …)`, or would
+//! evaluate more than once, such as `GROUP BY random()`; and with subqueries within aggregates, as in
+//! `count(CASE WHEN x IN (SELECT …) THEN 1 END)`. [`FollowedKeys`] does so with keys by which the engine sorts without tracking
+//! the order, such as `ORDER BY sqrt(x)`. DataFusion asks each function for its `output_ordering`. If the function returns
+//! none, DataFusion no longer knows that rows sorted by the result are sorted.
 
 use std::mem::take;
 use std::sync::Arc;
@@ -21,7 +21,7 @@ use datafusion::physical_expr::{EquivalenceProperties, PhysicalSortExpr, create_
 
 use crate::operands::{any_expr, any_node, subquery_of};
 
-/// Computes keys that cannot be evaluated where they stand, subqueries within aggregates and window functions, and volatile keys of
+/// Computes keys that cannot be evaluated in place, subqueries within aggregates and window functions, and volatile keys of
 /// GROUP BY. It runs before the subqueries of projections are rewritten.
 #[derive(Debug)]
 pub struct ComputedKeys;
@@ -53,7 +53,7 @@ impl AnalyzerRule for ComputedKeys {
     }
 }
 
-/// Computes keys whose order the engine would not know. It runs after the rules that change expressions.
+/// Computes keys whose order the engine would not track. It runs after the rules that change expressions.
 #[derive(Debug)]
 pub(crate) struct FollowedKeys;
 
@@ -90,7 +90,7 @@ impl OptimizerRule for FollowedKeys {
     }
 }
 
-/// Whether rows that are sorted by this are not known to be.
+/// Whether the engine does not track the order of rows sorted by this key.
 fn is_lost(key: &Expr, schema: &DFSchema) -> bool {
     if matches!(key, Expr::Column(_) | Expr::Literal(..)) {
         return false;
@@ -105,7 +105,7 @@ fn is_lost(key: &Expr, schema: &DFSchema) -> bool {
     !sorted.ordering_satisfy([order]).unwrap_or(false)
 }
 
-/// Whether it is made of a subquery that the engine makes a join of.
+/// Whether it contains a subquery that the engine turns into a join.
 pub(crate) fn has_query(key: &Expr) -> bool {
     key.exists(|part| Ok(is_query(part))).unwrap_or(false)
 }
@@ -118,7 +118,7 @@ fn is_query(part: &Expr) -> bool {
     }
 }
 
-/// A projection that has the columns of its input, and keys.
+/// A projection with the columns of its input and the computed keys.
 struct Below<'a> {
     input: &'a Arc<LogicalPlan>,
     name: &'static str,
@@ -134,7 +134,7 @@ impl<'a> Below<'a> {
         }
     }
 
-    /// The column that a key is computed in.
+    /// The column in which a key is computed.
     fn column(&mut self, key: &Expr) -> Expr {
         let key = key.clone().unalias();
         let known = self.keys.iter().position(|known| *known == key);
@@ -148,7 +148,7 @@ impl<'a> Below<'a> {
         Expr::Column(Column::new_unqualified(format!("{}_{place}", self.name)))
     }
 
-    /// The sort keys, with columns for those that `is_computed`.
+    /// The sort keys, with columns instead of those for which `is_computed` is true.
     fn sort_keys(
         &mut self,
         keys: &mut [SortExpr],
@@ -162,7 +162,7 @@ impl<'a> Below<'a> {
         }
     }
 
-    /// The expression, with columns for the parts of it that are `computed`.
+    /// The expression, with columns instead of its parts for which `computed` is true.
     fn with_columns(&mut self, expr: &mut Expr, computed: &impl Fn(&Expr) -> bool) -> Result<()> {
         let changed = take(expr).transform_down(|part| {
             if !computed(&part) {
@@ -191,7 +191,7 @@ fn columns(plan: &LogicalPlan) -> Vec<Expr> {
     columns.map(Expr::Column).collect()
 }
 
-/// The columns of `plan` but those at `left_out`, under the names of `schema`.
+/// The columns of `plan` except those at `left_out`, under the names of `schema`.
 fn renamed(
     plan: LogicalPlan,
     left_out: std::ops::Range<usize>,
@@ -231,7 +231,7 @@ fn sorted(
     Ok(Transformed::yes(LogicalPlan::Projection(above)))
 }
 
-/// The expressions of a window and of those that it stands on, and what these stand on.
+/// The expressions of a stack of window operators, from the top down, and the input of the lowest.
 fn stacked(top: &Window) -> (Vec<&[Expr]>, &Arc<LogicalPlan>) {
     let mut chain = vec![top.window_expr.as_slice()];
     let mut input = &top.input;
@@ -266,7 +266,7 @@ fn any_argument(
     arguments.any(|argument| has_part(argument, is_argument))
 }
 
-/// Windows that stand on one another get their keys from one projection: rows are sorted once for those that have the same.
+/// A stack of windows gets its keys from one projection: windows with the same keys sort the rows once.
 fn windows(
     top: Window,
     name: &'static str,
@@ -369,7 +369,7 @@ fn aggregated(
             let params = &mut function.params;
             let typed: Vec<Expr> = params.order_by.iter().map(|key| key.expr.clone()).collect();
             below.sort_keys(&mut params.order_by, is_computed);
-            // DISTINCT goes by an argument, which is ordered by itself.
+            // DISTINCT uses the argument, which is sorted by its own value.
             for (typed, key) in typed.iter().zip(&params.order_by) {
                 for argument in &mut params.args {
                     if *argument == *typed {

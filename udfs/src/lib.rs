@@ -1,20 +1,18 @@
 //! Window, session, offset and JSON functions for Apache DataFusion.
 //!
 //! * `TUMBLE`, `HOP`, `CUMULATE`: aligned windows ([`EventWindow`]);
-//! * `SESSION`: rows of a key cut where neighbours are further apart than a gap
-//!   ([`SessionWindow`], law SESS-1);
+//! * `SESSION`: sessions of a key's rows, split where neighbours are further apart than a gap ([`SessionWindow`], law SESS-1);
 //! * `COMPLETE_SESSIONS`: every session with a row in a range, completed in both directions
 //!   ([`CompleteSessions`], law SESS-2);
-//! * arithmetic and sums that refuse a result with no place in its type ([`CheckedArithmetic`], law
-//!   VALUE-1), and `||` that refuses a result with no place in the memory of its statement ([`Budget`]);
+//! * arithmetic and sums that refuse a result which does not fit its type ([`CheckedArithmetic`], law VALUE-1), and `||` that
+//!   refuses a result beyond the memory budget of its statement ([`Budget`]);
 //! * `offsets_in`, `is_final`, `header` and its kin, `to_json`, and the functions of
 //!   `datafusion-functions-json`.
 //!
-//! A window function stands in FROM, over a table, view, CTE or subquery, in the long form
-//! `SESSION(TABLE visits PARTITION BY user_id, DESCRIPTOR(event_time), INTERVAL '10 minutes')` or
-//! the short one `SESSION(visits, user_id, event_time, INTERVAL '10 minutes')`. It gives the
-//! input's columns, then `window_start` and `window_end` of the event time's type. A NULL event
-//! time is an error that says so (law NULL-1).
+//! A window function is used in FROM, over a table, view, CTE or subquery, in the long form
+//! `SESSION(TABLE visits PARTITION BY user_id, DESCRIPTOR(event_time), INTERVAL '10 minutes')` or the short one
+//! `SESSION(visits, user_id, event_time, INTERVAL '10 minutes')`. It returns the input's columns, then `window_start` and
+//! `window_end` of the event time's type. A NULL event time is an error (law NULL-1).
 //!
 //! # Wiring
 //!
@@ -22,8 +20,8 @@
 //! 2. Each parsed statement goes through [`rewrite_window_calls`] before it is planned.
 //! 3. [`register`] adds functions, planners and optimizer rules to a session state's builder, and
 //!    [`register_json`] the JSON operators to the state that was built.
-//! 4. The session's query planner plans with [`extension_planners`]; [`query_planner`] is one that
-//!    has no others. It may first call [`seal_completions`], which saves planning whole tables.
+//! 4. The session's query planner plans with [`extension_planners`]; [`query_planner`] is one without any others. It may first
+//!    call [`seal_completions`], which saves planning whole tables.
 
 #![cfg_attr(
     test,

@@ -1,9 +1,10 @@
 //! `x NOT IN (SELECT b …)` by SQL's rule for NULLs: it is true only if no `b` equals `x` and no comparison is unknown.
 //!
-//! DataFusion's joins for it are right where a column is compared with a subquery that stands for itself. All else is
-//! rewritten here to `NOT EXISTS (SELECT … WHERE (b = x) IS NOT FALSE)`, which says the same and knows no unknown.
+//! DataFusion's joins for it are right where a column is compared with an uncorrelated subquery. All other forms are rewritten
+//! here to `NOT EXISTS (SELECT … WHERE (b = x) IS NOT FALSE)`, which means the same and is never unknown.
 //!
-//! A select list takes no EXISTS. There the rows are counted: those with `b = x`, all if `x` is NULL, and those where `b` is NULL.
+//! A select list takes no EXISTS. There the rewrite counts rows: those with `b = x`, all rows if `x` is NULL, and those where
+//! `b` is NULL.
 
 use std::sync::Arc;
 
@@ -25,10 +26,11 @@ use crate::correlated::{Asked, check, check_values, check_within, without_unions
 use crate::operands::{any_expr, any_node, subquery_of, with_rows};
 use crate::unjoined::lateral;
 
-/// The column of a subquery that a value is compared with.
+/// The name of the subquery's column that a value is compared with.
 const MEMBER: &str = "__member";
 
-/// Rewrites `NOT IN` and its kin in filters and select lists, behind the rule that makes the types of both sides equal.
+/// Rewrites `NOT IN` and related expressions in filters and select lists, after the rule that makes the types of both sides
+/// equal.
 #[derive(Debug)]
 pub struct NullAwareMembership;
 
@@ -89,7 +91,7 @@ impl AnalyzerRule for NullAwareMembership {
                 }
                 other => Transformed::no(other),
             };
-            // What may be NULL has changed, also for what reads it.
+            // The nullability has changed, also for the operators above.
             match is_counted {
                 true => rewritten.map_data(LogicalPlan::recompute_schema),
                 false => Ok(rewritten),
@@ -108,7 +110,7 @@ fn in_filter(mut filter: Filter) -> Result<Transformed<LogicalPlan>> {
     Ok(Transformed::yes(LogicalPlan::Filter(filter)))
 }
 
-/// A select list.
+/// Rewrites a select list.
 fn in_projection(list: Projection) -> Result<Transformed<LogicalPlan>> {
     let schema = Arc::clone(list.input.schema());
     let plan = LogicalPlan::Projection(list);
@@ -120,7 +122,7 @@ fn in_projection(list: Projection) -> Result<Transformed<LogicalPlan>> {
     })
 }
 
-/// The condition of a join. It takes no other subqueries than those it is written with: the engine would not find their columns.
+/// Rewrites the condition of a join. The result must have no further subqueries: the engine would not find their columns.
 fn in_join(mut join: Join) -> Result<Transformed<LogicalPlan>> {
     let Some(written) = join.filter.take_if(|filter| has_membership(filter)) else {
         return Ok(Transformed::no(LogicalPlan::Join(join)));
@@ -138,10 +140,10 @@ fn in_join(mut join: Join) -> Result<Transformed<LogicalPlan>> {
     Ok(Transformed::yes(LogicalPlan::Join(join)))
 }
 
-/// How many EXISTS there are.
+/// The number of EXISTS in an expression.
 fn rows_asked_for(expr: &Expr) -> usize {
     let mut count = 0;
-    // Nothing in there fails.
+    // The closure returns no error.
     let _ = expr.apply(|part| {
         count += usize::from(matches!(part, Expr::Exists(_)));
         Ok(TreeNodeRecursion::Continue)
@@ -149,7 +151,7 @@ fn rows_asked_for(expr: &Expr) -> usize {
     count
 }
 
-/// Where an expression stands in a filter.
+/// The position of an expression in a filter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Place {
     /// The filter itself, or a part of it that must be true.
@@ -158,7 +160,7 @@ enum Place {
     Inner,
 }
 
-/// Whether it asks a subquery for rows or members that depends on the row around it.
+/// Whether it contains a correlated EXISTS or IN.
 fn depends_on_row(expr: &Expr) -> bool {
     let found = expr.exists(|node| {
         let subquery = match node {
@@ -175,8 +177,8 @@ fn has_subquery(expr: &Expr) -> bool {
     found.unwrap_or(true)
 }
 
-/// The same of subqueries that depend on the row around them, with names of their own for the columns that they compute. Beside these
-/// the engine puts the columns that the subquery compares with the row around, and `CAST(b.x AS BIGINT)` has the name of `b.x`.
+/// Renames the computed columns of correlated subqueries. The engine adds the columns that the subquery compares with the outer
+/// row, and `CAST(b.x AS BIGINT)` has the name of `b.x`.
 fn with_own_columns(expr: Expr) -> Result<Transformed<Expr>> {
     expr.transform_down(|mut part| {
         let subquery = match &mut part {
@@ -198,7 +200,7 @@ fn with_own_columns(expr: Expr) -> Result<Transformed<Expr>> {
     })
 }
 
-/// A query whose computed columns have names that no column below has; `None` if they have them already.
+/// A query whose computed columns have names that no column below has; `None` if that is already so.
 fn named_apart(plan: &LogicalPlan) -> Result<Option<LogicalPlan>> {
     match plan {
         LogicalPlan::Distinct(Distinct::All(input)) => {
@@ -238,7 +240,7 @@ fn has_membership(expr: &Expr) -> bool {
     found.unwrap_or(true)
 }
 
-/// An expression that is true if and only if `expr` is `wanted`; where `expr` is unknown it is false or unknown.
+/// An expression that is true if and only if the result of `expr` is `wanted`; if `expr` is unknown it is false or unknown.
 fn is(expr: Expr, wanted: bool, place: Place, schema: &DFSchema) -> Result<Expr> {
     if !has_membership(&expr) {
         return Ok(if wanted { expr } else { not(expr) });
@@ -280,7 +282,7 @@ fn is(expr: Expr, wanted: bool, place: Place, schema: &DFSchema) -> Result<Expr>
     }
 }
 
-/// True if and only if the value is known not to be among those of the subquery.
+/// True if and only if the value is certainly not among those of the subquery.
 fn is_no_member(member: InSubquery, place: Place, schema: &DFSchema) -> Result<Expr> {
     let InSubquery { expr, subquery, .. } = member;
     check(&subquery.subquery, Asked::NotIn)?;
@@ -289,7 +291,7 @@ fn is_no_member(member: InSubquery, place: Place, schema: &DFSchema) -> Result<E
     let has_nulls = expr.nullable(schema).unwrap_or(true)
         || subquery.subquery.schema().nullable(&column).unwrap_or(true);
     let is_simple = subquery.outer_ref_columns.is_empty() && has_columns(&expr)?;
-    // A join with one key, by which DataFusion goes, sees the NULLs on both sides. With more keys it takes the NULLs of any.
+    // DataFusion's join by a single key handles the NULLs of both sides. With more keys it takes the NULLs of any of them.
     if is_simple && (place == Place::Conjunct || !has_nulls) {
         let subquery = with_column(subquery)?;
         return Ok(Expr::InSubquery(InSubquery::new(expr, subquery, true)));
@@ -299,7 +301,7 @@ fn is_no_member(member: InSubquery, place: Place, schema: &DFSchema) -> Result<E
     exists(&subquery, Expr::IsNotFalse(Box::new(compared)), true)
 }
 
-/// The expression with each `x IN (SELECT b …)` replaced by EXISTS, which gives true, false or unknown as SQL has it.
+/// The expression with each `x IN (SELECT b …)` replaced by EXISTS, with the result true, false or unknown as in SQL.
 fn three_valued(expr: Expr, schema: &DFSchema) -> Result<Expr> {
     let replaced = with_cases(expr, |expr, subquery, column| {
         let compared = compared(expr, column, schema)?;
@@ -310,7 +312,7 @@ fn three_valued(expr: Expr, schema: &DFSchema) -> Result<Expr> {
     Ok(replaced.data)
 }
 
-/// The expression with each `x IN (SELECT b …)` replaced by numbers of rows, which tell true, false and unknown.
+/// The expression with each `x IN (SELECT b …)` replaced by row counts, which determine true, false and unknown.
 fn counted(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
     with_cases(expr, |expr, subquery, column| {
         let equal = compared(expr, column.clone(), schema)?;
@@ -327,8 +329,8 @@ fn counted(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
     })
 }
 
-/// The expression with each `x IN (SELECT b …)` replaced by a CASE. Of the value, the subquery and its column `conditions` makes the
-/// one under which the value is found, and those under which that is unknown.
+/// The expression with each `x IN (SELECT b …)` replaced by a CASE. From the value, the subquery and its column `conditions`
+/// builds the condition for a match, and those for unknown.
 fn with_cases(
     expr: Expr,
     conditions: impl Fn(&Expr, &Subquery, Column) -> Result<(Expr, Vec<Expr>)>,
@@ -364,7 +366,7 @@ fn with_cases(
     })
 }
 
-/// Whether the subquery has a row, of which `condition` is true if there is one: by the number of rows.
+/// Whether the subquery has a row, for which `condition` is true if one is given: by the number of rows.
 fn has_rows(subquery: &Subquery, condition: Option<Expr>) -> Result<Expr> {
     let mut rows = LogicalPlanBuilder::from(subquery.subquery.as_ref().clone());
     if let Some(condition) = condition {
@@ -372,7 +374,7 @@ fn has_rows(subquery: &Subquery, condition: Option<Expr>) -> Result<Expr> {
     }
     let number = rows.aggregate(Vec::<Expr>::new(), vec![count(lit(1_i64))])?;
     let number = number.build()?;
-    // By a name that no other column has.
+    // The name must be unique among the columns.
     let columns = number.schema().columns().into_iter();
     let columns = columns.map(|column| Expr::Column(column).alias("__rows"));
     let plan = LogicalPlanBuilder::from(number).project(columns)?.build()?;
@@ -388,8 +390,8 @@ fn first_column(subquery: &Subquery) -> Result<Column> {
     }
 }
 
-/// The subquery with an operator on top that the engine can ask for its column: VALUES is none. A column that is of no table gets a
-/// name, for below OR the engine would take it twice.
+/// The subquery with an operator on top from which the engine can take the column: VALUES is not one. A column without a table
+/// gets a name, because below OR the engine would use it twice.
 fn with_column(subquery: Subquery) -> Result<Subquery> {
     let is_found = match subquery.subquery.head_output_expr()? {
         Some(Expr::Column(column)) => column.relation.is_some(),
@@ -402,8 +404,8 @@ fn with_column(subquery: Subquery) -> Result<Subquery> {
     Ok(members(&subquery)?.0)
 }
 
-/// The subquery, its column by a name that no column of the row around has: the engine tells the two apart by their names alone,
-/// and both may be of one table.
+/// The subquery with a column name that no column of the outer row has: the engine distinguishes the two by name only, and both
+/// may be of one table.
 fn members(subquery: &Subquery) -> Result<(Subquery, Column)> {
     let column = Expr::Column(first_column(subquery)?).alias(MEMBER);
     let rows = LogicalPlanBuilder::from(subquery.subquery.as_ref().clone()).project([column])?;
@@ -416,7 +418,7 @@ fn has_comparison(expr: &Expr) -> bool {
     found.unwrap_or(true)
 }
 
-/// The same for ANY and ALL, which the engine makes such queries of.
+/// The same for ANY and ALL, which the engine rewrites to such queries.
 fn told_apart(expr: Expr) -> Result<Transformed<Expr>> {
     Ok(match expr {
         Expr::SetComparison(of) => {
@@ -427,7 +429,8 @@ fn told_apart(expr: Expr) -> Result<Transformed<Expr>> {
     })
 }
 
-/// Refuses a value that is a subquery, and one made of columns of a query around that of its row: in a subquery they would be taken for those of the row.
+/// Refuses a value that is a subquery, and one that uses columns of a query further out: within a subquery the engine would
+/// take them for those of the outer row.
 fn check_value(expr: &Expr) -> Result<()> {
     if has_subquery(expr) {
         return not_impl_err!(
@@ -447,7 +450,7 @@ fn has_columns(expr: &Expr) -> Result<bool> {
     expr.exists(|node| Ok(matches!(node, Expr::Column(_))))
 }
 
-/// `column = expr`, to stand in the subquery.
+/// `column = expr`, for use in the subquery.
 fn compared(expr: &Expr, column: Column, schema: &DFSchema) -> Result<Expr> {
     let outer = expr.clone().transform_up(|node| match node {
         Expr::Column(column) => {
@@ -459,11 +462,11 @@ fn compared(expr: &Expr, column: Column, schema: &DFSchema) -> Result<Expr> {
     Ok(Expr::Column(column).eq(outer.data))
 }
 
-/// Whether the subquery has a row of which `condition` is true.
+/// Whether the subquery has a row for which `condition` is true.
 fn exists(subquery: &Subquery, condition: Expr, negated: bool) -> Result<Expr> {
     let plan = LogicalPlanBuilder::from(subquery.subquery.as_ref().clone()).filter(condition)?;
     let rows = with_rows(subquery, plan.build()?);
-    // One row says as much as all of them.
+    // For existence one row suffices.
     let rows = match rows.outer_ref_columns.is_empty() {
         true => {
             let one = LogicalPlanBuilder::from(rows.subquery).limit(0, Some(1))?;

@@ -1,8 +1,8 @@
-//! `(SELECT x FROM u WHERE u.k = t.k)`: subqueries for a value that depend on the row around them and have no aggregate.
+//! Correlated scalar subqueries without an aggregate: `(SELECT x FROM u WHERE u.k = t.k)`.
 //!
-//! DataFusion makes joins of those only that have one. Here a subquery that should have one row for each row around it gives the list of
-//! its values, and the value is taken out of the list above the join: that several rows have one key is a fault only where a row
-//! around asks for that key. With LIMIT 1 the first value is taken, in the order that is asked for.
+//! DataFusion makes joins only of those with an aggregate. Here a subquery that should return one row for each outer row
+//! returns the list of its values, and the value is taken out of the list above the join: several rows with one key are an
+//! error only if an outer row asks for that key. With LIMIT 1 the first value is taken, in the requested order.
 
 use std::sync::Arc;
 
@@ -23,10 +23,11 @@ use datafusion::optimizer::AnalyzerRule;
 
 use crate::diagnostic::data_error;
 
-/// The column of such a subquery. The engine adds the columns that are compared with the row around: no name may be one of theirs.
+/// The column of such a subquery. The engine adds the columns that are compared with the outer row: the name must differ from
+/// theirs.
 const VALUE: &str = "__value";
 
-/// Gives such subqueries an aggregate. It runs behind the rules that move them to filters and projections.
+/// Gives such subqueries an aggregate. It runs after the rules that move them to filters and projections.
 #[derive(Debug)]
 pub(crate) struct OneValue;
 
@@ -54,7 +55,7 @@ impl AnalyzerRule for OneValue {
                 false => Transformed::no(plan),
             };
             any |= changed.transformed;
-            // What may be NULL has changed, also for what reads it.
+            // The nullability has changed, also for the operators above.
             match any {
                 true => changed.map_data(LogicalPlan::recompute_schema),
                 false => Ok(changed),
@@ -64,7 +65,7 @@ impl AnalyzerRule for OneValue {
     }
 }
 
-/// Whether this is a subquery for a value that the engine would refuse for its rows, or for its LIMIT.
+/// Whether this is a scalar subquery that the engine would refuse for several rows, or for its LIMIT.
 fn is_one_value(expr: &Expr) -> bool {
     let Expr::ScalarSubquery(subquery) = expr else {
         return false;
@@ -79,7 +80,7 @@ fn is_one_value(expr: &Expr) -> bool {
     }
 }
 
-/// Whether a plan has an aggregate on top, which the engine looks at itself.
+/// Whether a plan has an aggregate on top: the engine checks those itself.
 fn is_aggregated(plan: &LogicalPlan) -> bool {
     match plan {
         LogicalPlan::Projection(projection) => is_aggregated(&projection.input),
@@ -107,7 +108,7 @@ fn valued(expr: Expr) -> Result<Transformed<Expr>> {
         other => (other, false),
     };
     if is_aggregated(rows) {
-        // It has one row for each around it anyway, or groups, which the engine looks at.
+        // It has one row for each outer row anyway, or groups, which the engine checks.
         let rows = Arc::new(rows.clone());
         let subquery = with_plan(&subquery, rows);
         return Ok(Transformed::yes(Expr::ScalarSubquery(subquery)));
@@ -137,10 +138,10 @@ fn with_plan(subquery: &Subquery, plan: Arc<LogicalPlan>) -> Subquery {
     }
 }
 
-/// Rows that a LIMIT leaves from the first on.
+/// A LIMIT that starts at the first row.
 enum First {
     One,
-    /// As good as no LIMIT: one more than one is too many.
+    /// Has no effect: more than one row is an error either way.
     Several,
 }
 
@@ -157,7 +158,7 @@ fn first(limit: &Limit) -> Option<First> {
     }
 }
 
-/// A value of rows, and what they are sorted by.
+/// The value of a subquery's rows, and its sort keys.
 struct Sorted<'p> {
     value: Expr,
     keys: Vec<SortExpr>,
@@ -173,7 +174,7 @@ fn sorted(rows: &LogicalPlan) -> Sorted<'_> {
         },
         other => (column(other), other),
     };
-    // Above keys that are computed stands a projection of the columns that were there without them.
+    // Above computed keys the engine puts a projection that removes them.
     let below = match below {
         LogicalPlan::Projection(list)
             if matches!(list.input.as_ref(), LogicalPlan::Sort(_))
@@ -197,7 +198,7 @@ fn sorted(rows: &LogicalPlan) -> Sorted<'_> {
     }
 }
 
-/// The one value of a list; NULL of an empty one.
+/// The only value of a list; NULL for an empty one.
 fn single_value(list: Expr) -> Expr {
     let function = ScalarUDF::from(SingleValue {
         signature: Signature::any(1, Volatility::Immutable),
@@ -205,7 +206,7 @@ fn single_value(list: Expr) -> Expr {
     function.call(vec![list])
 }
 
-/// It is not strict: where it were, the engine might evaluate it below the join, for rows that no row around asks for.
+/// It is not strict: otherwise the engine might evaluate it below the join, for keys that no outer row asks for.
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct SingleValue {
     signature: Signature,

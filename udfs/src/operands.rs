@@ -1,4 +1,4 @@
-//! The operands of expressions that get one type, for the analyzer rules that say which.
+//! Operands of expressions that get one type, for the analyzer rules that choose the type.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use datafusion::common::{DFSchema, Result};
 use datafusion::logical_expr::utils::merge_schema;
 use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, Subquery};
 
-/// The columns that expressions of a plan may name.
+/// The columns that expressions of a plan may use.
 pub(crate) fn inputs(plan: &LogicalPlan) -> Result<DFSchema> {
     let mut schema = merge_schema(&plan.inputs());
     if let LogicalPlan::TableScan(scan) = plan {
@@ -20,8 +20,8 @@ pub(crate) fn inputs(plan: &LogicalPlan) -> Result<DFSchema> {
     Ok(schema)
 }
 
-/// The operands of a node that get one type, in groups: both sides of an operator, what BETWEEN and IN compare, and of CASE the
-/// values that are compared and the results. None of another node.
+/// The operands of a node that get one type, in groups: both sides of an operator, the operands of BETWEEN and IN, and for CASE
+/// the compared values and the results. Empty for any other node.
 pub(crate) fn of_one_type(expr: &mut Expr) -> Vec<Vec<&mut Expr>> {
     match expr {
         Expr::BinaryExpr(binary) => vec![vec![&mut *binary.left, &mut *binary.right]],
@@ -51,7 +51,7 @@ pub(crate) fn of_one_type(expr: &mut Expr) -> Vec<Vec<&mut Expr>> {
     }
 }
 
-/// Puts what `cast` makes of it in the place of the only column of a subquery, if it says that it has changed it.
+/// Replaces the only column of a subquery by the result of `cast`, if `cast` returns that it changed it.
 pub(crate) fn cast_rows(
     subquery: &mut Subquery,
     cast: impl FnOnce(&mut Expr) -> bool,
@@ -67,7 +67,7 @@ pub(crate) fn cast_rows(
     Ok(true)
 }
 
-/// A subquery for the rows of `plan`, in the place of `of` in the text.
+/// A subquery over `plan` that keeps the place of `of` in the text.
 pub(crate) fn with_rows(of: &Subquery, plan: impl Into<Arc<LogicalPlan>>) -> Subquery {
     let plan = plan.into();
     Subquery {
@@ -77,7 +77,7 @@ pub(crate) fn with_rows(of: &Subquery, plan: impl Into<Arc<LogicalPlan>>) -> Sub
     }
 }
 
-/// The subquery of `IN`, `EXISTS`, `ANY` and `ALL`, or the one whose value the expression is.
+/// The subquery of `IN`, `EXISTS`, `ANY` or `ALL`, or a scalar subquery.
 pub(crate) fn subquery_of(expr: &Expr) -> Option<&Subquery> {
     match expr {
         Expr::InSubquery(of) => Some(&of.subquery),
@@ -88,10 +88,10 @@ pub(crate) fn subquery_of(expr: &Expr) -> Option<&Subquery> {
     }
 }
 
-/// Whether an expression of this node is one; those of its inputs are others'.
+/// Whether `is_one` is true for an expression of this node; its inputs are not searched.
 pub(crate) fn any_expr(plan: &LogicalPlan, is_one: impl Fn(&Expr) -> bool) -> bool {
     let mut is_found = false;
-    // Nothing in there fails.
+    // The closure returns no error.
     let _ = plan.apply_expressions(|expr| {
         is_found |= is_one(expr);
         Ok(until(is_found))
@@ -99,7 +99,7 @@ pub(crate) fn any_expr(plan: &LogicalPlan, is_one: impl Fn(&Expr) -> bool) -> bo
     is_found
 }
 
-/// Whether a node of the plan is one, or of the subqueries in its expressions.
+/// Whether `is_one` is true for a node of the plan, or of the subqueries in its expressions.
 pub(crate) fn any_node(plan: &LogicalPlan, is_one: impl Fn(&LogicalPlan) -> bool) -> Result<bool> {
     let mut is_found = false;
     plan.apply_with_subqueries(|node| {

@@ -1,10 +1,10 @@
-//! `array_agg(DISTINCT x ORDER BY x)` and `string_agg` in the order that is asked for.
+//! `array_agg(DISTINCT x ORDER BY x)` and `string_agg` in the requested order.
 //!
-//! Where its input is sorted the other way, for another aggregate beside it, DataFusion turns the order of such an aggregate round, to read
-//! the rows backwards. With DISTINCT it sorts its values itself, and gives them turned round.
+//! If the input is sorted in the opposite direction for another aggregate, DataFusion reverses the order of such an aggregate,
+//! to read the rows backwards. With DISTINCT the aggregate sorts its values itself, and returns them in reverse.
 //!
-//! `string_agg` sorts its values itself as well. It says that its input must be sorted, so that two of them with different orders would be
-//! refused; here it says that sorted input is of use.
+//! `string_agg` sorts its values itself as well. It declares that its input must be sorted, so that two of them with different
+//! orders would be refused; here it declares sorted input as beneficial only.
 
 use std::sync::Arc;
 
@@ -27,7 +27,7 @@ pub(crate) fn ordered() -> [AggregateUDF; 2] {
     [array_agg_udaf(), string_agg_udaf()].map(|inner| AggregateUDF::from(Ordered { inner }))
 }
 
-/// DataFusion's function in all but the order of distinct values.
+/// DataFusion's function, with another order of distinct values.
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct Ordered {
     inner: Arc<AggregateUDF>,

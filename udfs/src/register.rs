@@ -1,4 +1,4 @@
-//! Puts all of this crate into a session.
+//! Registration of this crate's functions, planners and rules in a session.
 
 use std::sync::Arc;
 
@@ -49,11 +49,11 @@ use crate::values::{
 };
 use crate::window_calls::WindowCallPlanner;
 
-/// Adds functions, expression and relation planners and optimizer rules to `builder`, keeping what
-/// it has. Call it after `with_default_features`.
+/// Adds functions, expression and relation planners and optimizer rules to `builder`, and keeps those it has. Call it after
+/// `with_default_features`.
 ///
-/// Not added: the extension planners, which belong into the session's one query planner
-/// ([`extension_planners`]), and the JSON operators ([`register_json`]).
+/// It does not add the extension planners, which belong into the session's only query planner ([`extension_planners`]), and the
+/// JSON operators ([`register_json`]).
 #[must_use]
 pub fn register(mut builder: SessionStateBuilder) -> SessionStateBuilder {
     builder
@@ -95,20 +95,20 @@ pub fn register(mut builder: SessionStateBuilder) -> SessionStateBuilder {
         let place = rules.position(|rule| rule.name() == to_joins);
         optimizer.rules.insert(place.unwrap_or(0), refusal);
     }
-    // Last: everything else has found its place, and what is aggregated is known.
+    // Last: all other rules have run, so the aggregates and their inputs are final.
     optimizer.rules.push(Arc::new(AggregateBySession));
     optimizer.rules.push(Arc::new(AggregateByCompletedSession));
     optimizer.rules.push(Arc::new(NamedKeys));
     optimizer.rules.push(Arc::new(HiddenEqualities));
     optimizer.rules.push(Arc::new(FollowedKeys));
-    // Before the rules that make the types of operands equal: the casts of the text.
+    // Before the rules that make the types of operands equal: for casts by the user.
     let analyzer = builder.analyzer().get_or_insert_default();
     analyzer.rules.insert(0, Arc::new(MicrosecondTime));
     analyzer.rules.insert(1, Arc::new(DoubleBeforeDecimal));
     analyzer.rules.insert(2, Arc::new(RoomToCompare));
     analyzer.rules.insert(3, Arc::new(IntervalsByLength));
     analyzer.rules.insert(0, Arc::new(OuterScopes));
-    // And behind them: those casts that they have added.
+    // And after them: for casts that they added.
     builder
         .with_analyzer_rule(Arc::new(MicrosecondTime))
         .with_analyzer_rule(Arc::new(CheckedArithmetic))
@@ -122,17 +122,18 @@ pub fn register(mut builder: SessionStateBuilder) -> SessionStateBuilder {
         .with_analyzer_rule(Arc::new(NamesOfSteps))
 }
 
-/// One expression over these columns as the analyzer rules make it that come before the types of operands are made equal: for
-/// expressions that stand in no plan.
+/// Applies to one expression over these columns the analyzer rules that precede type coercion: for expressions outside of
+/// plans.
 ///
 /// # Errors
 ///
-/// An expression without a type; a day and a time of day that are added to each other.
+/// An expression whose type cannot be derived; a date plus or minus a time of day.
 pub fn before_types(expr: Expr, columns: &DFSchema) -> Result<Expr> {
     before(expr, columns, Reals::Widened)
 }
 
-/// The same of an expression that a Delta table keeps: there a REAL beside an integer is a REAL, for all who write the table.
+/// The same for an expression that a Delta table stores: there a REAL beside an integer is a REAL, as for all other writers of
+/// the table.
 ///
 /// # Errors
 ///
@@ -153,7 +154,7 @@ fn before(expr: Expr, columns: &DFSchema, reals: Reals) -> Result<Expr> {
 ///
 /// None in practice: a session state takes functions, rewrites and planners at any time.
 pub fn register_json(state: &mut SessionState) -> Result<()> {
-    // Before theirs, which would make NULL of what is not of the type.
+    // Before the library's rule, which would turn a value of another type into NULL.
     state.register_function_rewrite(Arc::new(JsonCasts))?;
     datafusion_functions_json::register_all(state)?;
     let length = signed(state.udf("json_length")?);
@@ -223,9 +224,9 @@ pub fn relation_planners() -> Vec<Arc<dyn RelationPlanner>> {
     vec![Arc::new(WindowRelationPlanner)]
 }
 
-/// The optimizer rules of this crate. Their place is right behind `push_down_filter`, where filters
-/// stand next to what they are about, and before common expressions are taken out of them;
-/// [`register`] puts them there. (`with_optimizer_rule` would put them last.)
+/// The optimizer rules of this crate. Their place is right after `push_down_filter`, where filters are next to their inputs,
+/// and before common subexpressions are extracted from them; [`register`] puts them there. (`with_optimizer_rule` would put
+/// them last.)
 #[must_use]
 pub fn optimizer_rules() -> Vec<Arc<dyn OptimizerRule + Send + Sync>> {
     vec![Arc::new(EventTimeRanges)]

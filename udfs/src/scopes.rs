@@ -1,7 +1,7 @@
-//! Subqueries that name a column of a query further out than the one around them.
+//! Refusal of subqueries that name a column of a query further out than the next outer one.
 //!
-//! DataFusion plans them, and looks for the column in the query around: it says that there is no such column, or takes another one of
-//! that name. Here they are refused by what they are.
+//! DataFusion plans them, and looks for the column in the next outer query: it reports a missing column, or takes another one
+//! of that name. This module refuses them by name.
 
 use datafusion::common::tree_node::{TreeNode as _, TreeNodeRecursion};
 use datafusion::common::{Column, DFSchemaRef, Result};
@@ -12,7 +12,7 @@ use datafusion::optimizer::AnalyzerRule;
 use crate::diagnostic::not_supported;
 use crate::operands::subquery_of;
 
-/// Refuses such subqueries, before any other rule looks at them.
+/// Refuses such subqueries, before any other rule processes them.
 #[derive(Debug)]
 pub(crate) struct OuterScopes;
 
@@ -27,10 +27,10 @@ impl AnalyzerRule for OuterScopes {
     }
 }
 
-/// The columns that a subquery may name as those of the row around it.
+/// The columns that a subquery may use as columns of the outer row.
 type Scope = Vec<DFSchemaRef>;
 
-/// Looks at the subqueries of a plan that is within others; `around` has the columns of those, innermost last.
+/// Checks the subqueries of a nested plan; `around` has the columns of the outer queries, innermost last.
 fn check(plan: &LogicalPlan, around: &mut Vec<Scope>) -> Result<()> {
     plan.apply(|node| {
         node.apply_expressions(|expr| {
@@ -52,7 +52,7 @@ fn check(plan: &LogicalPlan, around: &mut Vec<Scope>) -> Result<()> {
 
 fn check_query(query: &Subquery, around: &mut Vec<Scope>) -> Result<()> {
     let mut far = None;
-    // Those of LATERAL name the tables beside it.
+    // A subquery of LATERAL uses the tables beside it.
     query.subquery.apply(|node| {
         if matches!(node, LogicalPlan::Subquery(_)) {
             return Ok(TreeNodeRecursion::Jump);
@@ -80,7 +80,7 @@ fn check_query(query: &Subquery, around: &mut Vec<Scope>) -> Result<()> {
     check(&query.subquery, around)
 }
 
-/// Whether the query around has no such column, and one further out has.
+/// Whether the next outer query lacks the column, and one further out has it.
 fn is_far(column: &Column, around: &[Scope]) -> bool {
     let has = |scope: &Scope| {
         let mut schemas = scope.iter();

@@ -1,7 +1,8 @@
-//! `SELECT c + 1 AS c FROM (SELECT c + 1 AS c FROM …)`: steps that give a result the name of what it is computed from.
+//! Nested projections that name a result like its input: `SELECT c + 1 AS c FROM (SELECT c + 1 AS c FROM …)`.
 //!
-//! DataFusion takes a projection over an equal one for the same and drops it. These are equal in writing only: each is computed
-//! from what the one below gives. Here the input of such a step gets a name of its own, so that no two of them are equal.
+//! DataFusion takes a projection over an equal one for a duplicate and drops it. Here they are equal in text only: each is
+//! computed from the result of the one below. This module gives the input of such a step a name of its own, so that no two
+//! steps are equal.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -14,7 +15,7 @@ use datafusion::optimizer::AnalyzerRule;
 
 use crate::operands::subquery_of;
 
-/// Names the inputs of steps that are made of one another and give results the names of what they are computed from.
+/// Renames the inputs of nested projections that name a result like its input.
 #[derive(Debug)]
 pub(crate) struct NamesOfSteps;
 
@@ -58,7 +59,7 @@ fn reuses_name(step: &Projection) -> bool {
     })
 }
 
-/// Whether there is such a step below, with nothing between that would keep the two apart.
+/// Whether there is such a projection below, without an operator between that would keep the two apart.
 fn is_step_below(plan: &LogicalPlan) -> bool {
     let mut plan = plan;
     loop {
@@ -78,7 +79,7 @@ fn is_step_below(plan: &LogicalPlan) -> bool {
     }
 }
 
-/// The step over its input under another name; nothing where columns of the input cannot be told by their names alone.
+/// The projection over its input under another name; `None` if the columns of the input are not unique by name alone.
 fn with_named_input(step: &Projection, number: usize) -> Result<Option<Projection>> {
     let mut names = HashSet::new();
     let input = step.input.schema();

@@ -1,8 +1,8 @@
-//! Subqueries that depend on the row around them in a way that DataFusion makes no join of.
+//! Refusal of correlated subqueries that DataFusion cannot turn into joins.
 //!
-//! Where it cannot, it leaves the subquery as it is, and moves its conditions down to its tables. When it then tries again, it
-//! looks for the columns of those conditions above a name that hides them, and says that there is no such column. Here such a
-//! subquery is refused before that, by what is not supported of it.
+//! If DataFusion cannot, it leaves the subquery as it is, and moves its conditions down to its tables. When it then tries
+//! again, it looks for the columns of those conditions above an alias that hides them, and reports a missing column. This
+//! module refuses such a subquery beforehand, and names the unsupported part.
 
 use std::collections::BTreeSet;
 
@@ -20,7 +20,8 @@ use crate::diagnostic::not_supported;
 /// Alias of the subquery in `(a, b) IN (SELECT …)`, which is planned as EXISTS.
 pub const ROWS_OF_QUERY: &str = "__row";
 
-/// Refuses subqueries of IN and EXISTS whose conditions on the row around cannot be taken out of them, before the rule that would do so.
+/// Refuses subqueries of IN and EXISTS whose correlated conditions cannot be moved out of them, before the rule that would try
+/// it.
 #[derive(Debug)]
 pub(crate) struct UnjoinedConditions;
 
@@ -64,17 +65,17 @@ impl OptimizerRule for UnjoinedConditions {
     }
 }
 
-/// Why the conditions on the row around stay in a subquery.
+/// The reason why correlated conditions stay in a subquery.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Obstacle {
-    /// What stands between does not know the columns that are compared.
+    /// An operator between does not pass on the compared columns.
     Hidden,
-    /// Rows are aggregated that a condition leaves out for one row around and not for another.
+    /// An aggregate has different input rows for different outer rows.
     Aggregate,
 }
 
-/// What keeps the engine from finding the columns of the subquery that are compared with the row around: it takes the conditions
-/// out of the subquery, and not all that stands between knows of the columns then. `value` is what IN looks for.
+/// The obstacle that keeps the engine from finding the compared columns of the subquery: it moves the conditions out of the
+/// subquery, and some operators between may not pass on the columns. `value` is the left side of IN.
 fn obstacle(subquery: &Subquery, value: Option<&Expr>) -> Option<Obstacle> {
     if subquery.outer_ref_columns.is_empty() {
         return None;
@@ -83,7 +84,7 @@ fn obstacle(subquery: &Subquery, value: Option<&Expr>) -> Option<Obstacle> {
     let equality = match (value, plan.head_output_expr()) {
         (None, _) => None,
         (Some(value), Ok(Some(member))) => Some(value.clone().eq(member)),
-        // Said elsewhere.
+        // Another check reports it.
         (Some(_), _) => return None,
     };
     let mut pull_up = PullUpCorrelatedExpr::new()
@@ -93,7 +94,7 @@ fn obstacle(subquery: &Subquery, value: Option<&Expr>) -> Option<Obstacle> {
         return Some(Obstacle::Hidden);
     };
     if !pull_up.can_pull_up {
-        // All else is said elsewhere.
+        // Another check reports all other obstacles.
         return is_only_aggregated(plan).then_some(Obstacle::Aggregate);
     }
     let all = pull_up.correlated_subquery_cols_map.values().flatten();
@@ -106,7 +107,7 @@ fn obstacle(subquery: &Subquery, value: Option<&Expr>) -> Option<Obstacle> {
     (!are_found).then_some(Obstacle::Hidden)
 }
 
-/// Whether nothing but an aggregate is in the way of conditions on the row around.
+/// Whether an aggregate is the only obstacle for correlated conditions.
 fn is_only_aggregated(plan: &LogicalPlan) -> bool {
     let is_other = plan.exists(|node| {
         Ok(match node {
@@ -144,8 +145,8 @@ fn hidden_columns(name: &str, subquery: &Subquery) -> DataFusionError {
     }
 }
 
-/// Refuses subqueries for a value, and LATERAL, whose conditions on the row around cannot be taken out of them, before the rules that
-/// would do so.
+/// Refuses scalar subqueries, and LATERAL, whose correlated conditions cannot be moved out of them, before the rules that would
+/// try it.
 #[derive(Debug)]
 pub(crate) struct UnjoinedSubqueries;
 
@@ -203,7 +204,7 @@ fn check_values(expr: &Expr) -> Result<()> {
     Ok(())
 }
 
-/// The query behind LATERAL.
+/// The query of LATERAL.
 pub(crate) fn lateral(plan: &LogicalPlan) -> Option<&Subquery> {
     match plan {
         LogicalPlan::Subquery(subquery) => Some(subquery),
@@ -212,8 +213,8 @@ pub(crate) fn lateral(plan: &LogicalPlan) -> Option<&Subquery> {
     }
 }
 
-/// Whether the engine can try to take the conditions on the row around out of the subquery: it may say that it could not, but
-/// not fail.
+/// Whether the engine can try to move the correlated conditions out of the subquery: it may report that it could not, but it
+/// must not fail.
 fn can_be_tried(subquery: &Subquery) -> bool {
     let mut pull_up = PullUpCorrelatedExpr::new().with_need_handle_count_bug(true);
     let plan = subquery.subquery.as_ref().clone();

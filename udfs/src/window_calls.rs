@@ -1,5 +1,5 @@
-//! Calls that give more than the engine's functions do: ranks and counts as BIGINT, from which another may be subtracted, and
-//! `lag` and `lead` whose default is a value of the row itself.
+//! Window calls that return more than the engine's functions: ranks and counts as BIGINT, so that they can be subtracted, and
+//! `lag` and `lead` with a default from the row itself.
 
 use arrow::datatypes::DataType;
 use datafusion::common::tree_node::TreeNode as _;
@@ -14,7 +14,7 @@ use datafusion::logical_expr::{Cast, Expr, lit};
 
 use crate::diagnostic::not_supported;
 
-/// Functions whose numbers have no sign in the engine.
+/// Functions whose results are unsigned in the engine.
 const WITHOUT_SIGN: [&str; 5] = [
     "approx_distinct",
     "dense_rank",
@@ -23,7 +23,7 @@ const WITHOUT_SIGN: [&str; 5] = [
     "row_number",
 ];
 
-/// The argument of a function that is the same in all rows, by its place.
+/// Arguments that must be the same in all rows, by function and position.
 const CONSTANT: [(&str, usize, &str); 4] = [
     ("lag", 1, "how many rows it goes back"),
     ("lead", 1, "how many rows it goes on"),
@@ -96,13 +96,14 @@ fn as_bigint(call: Expr) -> Expr {
     Expr::Cast(Cast::new(Box::new(call), DataType::Int64))
 }
 
-/// `lag(v, n, d)` as `CASE WHEN lag(true, n) IS NULL THEN d ELSE lag(v, n) END`: the first call is NULL where there is no such row.
+/// Rewrites `lag(v, n, d)` to `CASE WHEN lag(true, n) IS NULL THEN d ELSE lag(v, n) END`: the first call is NULL if there is no
+/// such row.
 fn with_default(mut raw: RawWindowExpr) -> Expr {
     let Some(default) = raw.args.pop() else {
         return call(raw);
     };
     let mut found = raw.clone();
-    // Of rows whose value is not NULL, the value itself says whether there is one.
+    // With IGNORE NULLS the value itself shows whether there is a row.
     let skips_nulls = raw.null_treatment == Some(NullTreatment::IgnoreNulls);
     if !skips_nulls && let Some(value) = found.args.first_mut() {
         *value = lit(true);
@@ -115,7 +116,7 @@ fn with_default(mut raw: RawWindowExpr) -> Expr {
     })
 }
 
-/// Whether it may differ from row to row, or is known only when the query runs.
+/// Whether it may differ from row to row, or is known only at execution.
 fn is_of_row(expr: &Expr) -> bool {
     let found = expr.exists(|part| {
         Ok(part.is_volatile_node()
@@ -127,7 +128,7 @@ fn is_of_row(expr: &Expr) -> bool {
     found.unwrap_or(true)
 }
 
-/// Whether the engine's function takes it for a default, and loses nothing of it: it makes it of the type of the values.
+/// Whether the engine's function accepts it as a default without loss: it casts the default to the type of the values.
 fn is_plain(default: &Expr) -> bool {
     match default {
         Expr::Negative(inner) => is_plain(inner),

@@ -1,23 +1,24 @@
-//! What a function does not take, by its name. The engine prints how it describes what the function takes to itself.
+//! Errors for function arguments of the wrong types, with the function's name. The engine's own message prints the internal
+//! form of the function's signature.
 
 use crate::error::{Error, Subject};
 
-/// How the engine begins where it has found no types to cast the arguments to.
+/// Start of the engine's message if it finds no types to cast the arguments to.
 const NO_TYPES: &str = "Failed to coerce arguments to satisfy a call to '";
-/// How it says that none of several descriptions fits.
+/// The engine's message if none of several signatures fits.
 const NO_SIGNATURE: &str = "' failed to match any signature";
-/// Words before the call with the types of its arguments, and behind it.
+/// The phrases before and after the call with the types of its arguments.
 const CALL: (&str, &str) = (
     "No function matches the given name and argument types '",
     ")'. You might",
 );
 
-/// Whether the engine says that a function does not take its arguments, and how it describes what it takes.
+/// Whether the message says that a function does not take its arguments, and describes its signature.
 pub(super) fn are_refused(message: &str) -> bool {
     message.contains(NO_TYPES) || message.contains(NO_SIGNATURE)
 }
 
-/// The error for arguments that a function does not take; nothing where the engine says something else.
+/// The error for arguments that a function does not take; `None` for any other message.
 pub(super) fn refused(message: &str) -> Option<Error> {
     if !are_refused(message) {
         return None;
@@ -34,8 +35,7 @@ pub(super) fn refused(message: &str) -> Option<Error> {
     }))
 }
 
-/// The error for a function in FROM that is given something else than constants that it knows; nothing where the engine says
-/// something else.
+/// The error for a function in FROM with arguments other than constants of the types it takes; `None` for any other message.
 pub(super) fn of_rows(message: &str) -> Option<Error> {
     if message.contains(", got Column(") || message.contains("Arguments must be literals") {
         let error =

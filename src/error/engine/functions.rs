@@ -1,9 +1,9 @@
-//! Functions of other databases that are written in another way here.
+//! Functions of other databases that have another form here.
 
-/// How the engine says that there is no such function.
+/// Start of the engine's message for an unknown function.
 const NO_FUNCTION: &str = "Invalid function '";
 
-/// What is written here, by the names that others have for it.
+/// The form to write here, by the names of the function in other databases.
 const WRITTEN: [(&[&str], &str); 39] = [
     (&["age"], "a - b"),
     (&["approx_count_distinct"], "approx_distinct(x)"),
@@ -101,7 +101,7 @@ const WRITTEN: [(&[&str], &str); 39] = [
     (&["sign"], "signum(x)"),
 ];
 
-/// What to write instead of a function that there is not.
+/// The form to write instead of an unknown function.
 pub(super) fn written(message: &str) -> Option<String> {
     let (_, rest) = message.split_once(NO_FUNCTION)?;
     let (name, _) = rest.split_once('\'')?;

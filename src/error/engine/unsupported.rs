@@ -1,13 +1,14 @@
-//! What the engine cannot run, by the name it has in SQL. The engine prints the inside of its plan.
+//! Errors for statements that the engine cannot run, in terms of SQL. The engine's own message prints the inside of its plan.
 
 use super::subjects::of_text;
 use crate::error::{Error, ErrorKind, Subject};
 
-/// How the engine begins.
+/// Start of the engine's message.
 const NO_EXPRESSION: &str = "Physical plan does not support logical expression ";
-/// How it says that an aggregate cannot take a row back that has left a window frame.
+/// The engine's message for an aggregate that cannot retract a row which left a window frame.
 const NO_RETRACTION: &str = "because `retract_batch` is not implemented: ";
-/// How it says what a subquery may not be, or where it may not stand; what that is, and what to write instead.
+/// The engine's messages about subqueries of a wrong form or in a wrong place; for each the rule that was broken, and what to
+/// write instead.
 const REFUSED: [(&str, &str, &str); 5] = [
     (
         "Correlated scalar subquery must be aggregated",
@@ -36,7 +37,7 @@ const REFUSED: [(&str, &str, &str); 5] = [
     ),
 ];
 
-/// The error for what the engine says it cannot do.
+/// The error for an operation that the engine reports as unsupported.
 pub(super) fn unsupported(message: String) -> Error {
     let expression = message.strip_prefix(NO_EXPRESSION).unwrap_or_default();
     let (what, help) = if expression.starts_with("InSubquery") {
@@ -79,7 +80,7 @@ pub(super) fn unsupported(message: String) -> Error {
     Error::unsupported(what).with_help(help)
 }
 
-/// The error for a subquery that the engine refuses; nothing where it says something else.
+/// The error for a subquery that the engine refuses; `None` for any other message.
 pub(super) fn refused_subquery(message: &str) -> Option<Error> {
     let mut all = REFUSED.iter();
     let (_, what, help) = all.find(|(said, ..)| message.contains(said))?;

@@ -1,14 +1,14 @@
-//! What the engine says of values that have no place in a type, in the words of SQL.
+//! Errors for values that do not fit into a type, in terms of SQL.
 
 use crate::error::{Error, Subject};
 
-/// How it says that a number has more digits than its decimal.
+/// The engine's messages for a number with more digits than its decimal type has.
 const TOO_LARGE: [&str; 2] = [
     " is too large to store in a Decimal",
     " is too small to store in a Decimal",
 ];
 
-/// The error for a number with too many digits; nothing where the engine says something else.
+/// The error for a number with too many digits; `None` for any other message.
 pub(super) fn without_room(message: &str) -> Option<Error> {
     let (value, rest) = TOO_LARGE
         .iter()

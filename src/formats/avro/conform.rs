@@ -1,8 +1,8 @@
-//! Columns as they were written to columns as they are declared.
+//! Conversion of written Avro columns to the declared columns.
 //!
-//! Fields are matched by name, at every depth: what was not written is NULL, what is not declared
-//! is left out. Numbers may widen, and narrow if the value fits; what cannot be read as declared
-//! is a reason, not an error.
+//! Fields are matched by name, at every depth: a field that was not written is NULL, a field that is not declared is left out.
+//! Numbers may widen, and narrow if the value fits. A value that cannot be read as declared gives a reason for its row, not an
+//! error.
 
 use std::sync::Arc;
 
@@ -33,16 +33,16 @@ pub(crate) struct Misfit {
 pub(crate) struct Conform<'a> {
     /// The zone of a local timestamp, which has none of its own.
     pub(crate) offsets: &'a mut Offsets,
-    /// A value that does not fit is NULL and no reason.
+    /// A value that does not fit becomes NULL and gives no reason.
     pub(crate) lenient: bool,
 }
 
-/// The column could not be conformed whatever its values are.
+/// The column cannot be conformed for any values.
 pub(crate) type Mismatch = String;
 
 impl Conform<'_> {
     /// `written` as a column of type `field`, in which everything nested may be NULL; see
-    /// [`relaxed`]. Rows that do not fit are added to `misfits` and hold anything.
+    /// [`relaxed`]. Rows that do not fit are added to `misfits`, with an arbitrary value in the column.
     ///
     /// # Errors
     ///
@@ -290,7 +290,7 @@ fn relaxed_field(field: &FieldRef) -> FieldRef {
     Arc::new(Field::new(field.name(), relaxed(field.data_type()), true))
 }
 
-/// Reasons of items as reasons of the rows they are in.
+/// Converts reasons of items to reasons of their rows.
 fn lift(
     inner: Vec<Misfit>,
     offsets: &OffsetBuffer<i32>,
@@ -345,7 +345,7 @@ fn is_readable(from: &DataType, to: &DataType, written_field: &Field) -> bool {
             matches!(to, DataType::Time32(_) | DataType::Time64(_))
         }
         DataType::Timestamp(..) => matches!(to, DataType::Timestamp(..)),
-        // A column that was not written is NULL of the declared type.
+        // A field that was not written is NULL of the declared type.
         other => other == to,
     }
 }

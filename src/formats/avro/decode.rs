@@ -1,4 +1,4 @@
-//! Avro in Confluent's wire format to columns: a zero byte, the schema's number, the record.
+//! Decoder from Avro in Confluent's wire format to columns: a zero byte, the schema's number, the record.
 //!
 //! Each record says which schema it was written with. Records are read in groups of one schema,
 //! with only the fields asked for, and conformed to the declared columns by name. A record that
@@ -31,7 +31,7 @@ const HEADER_BYTES: usize = 5;
 /// Decodes messages that are one Avro record each.
 pub(crate) struct AvroDecoder {
     schema: SchemaRef,
-    /// The columns as declared: what may not be NULL.
+    /// The declared columns, with their NOT NULL.
     declared: Vec<Field>,
     offsets: Offsets,
     lenient: bool,
@@ -57,7 +57,7 @@ struct Chunk {
 
 /// Why records could not be read together.
 struct Spoilt {
-    /// The place of the culprit, if it is known.
+    /// The place of the bad record, if it is known.
     at: Option<usize>,
     reason: String,
 }
@@ -83,9 +83,9 @@ impl AvroDecoder {
         })
     }
 
-    /// Makes sure that the schema with number `id` is known, or known to be of no use.
+    /// Loads the schema with number `id`, or remembers that it cannot be used.
     fn load_writer(&mut self, id: u32) -> Result<()> {
-        /// Records of garbage may name any number: what is of no use is not remembered for ever.
+        /// Corrupt records may name any number: the cache of unusable schemas is bounded.
         const MAX_USELESS: usize = 1000;
         if self.writers.contains_key(&id) {
             return Ok(());
@@ -163,7 +163,7 @@ impl AvroDecoder {
             .collect()
     }
 
-    /// Reads the rows of one schema; what cannot be read is added to `bad`.
+    /// Reads the rows of one schema; rows that cannot be read are added to `bad`.
     fn decode_group(
         &mut self,
         id: u32,
@@ -208,7 +208,7 @@ impl AvroDecoder {
         Ok(())
     }
 
-    /// The rows in their order, null where nothing was read.
+    /// The rows in their order, null where no record was read.
     fn assemble(&self, chunks: &[Chunk], bad: &[BadRow], rows: usize) -> Result<Vec<ArrayRef>> {
         let misfit = |error| Error::internal(format!("decoded values do not fit: {error}"));
         // Source 0 is a row that is null everywhere.
@@ -397,7 +397,7 @@ fn schema_id(payload: &[u8]) -> std::result::Result<u32, &'static str> {
     }
 }
 
-/// The place of each field of a record's schema.
+/// The position of each field of a record's schema.
 fn field_places(schema: &str) -> std::result::Result<HashMap<String, usize>, String> {
     let schema: Value =
         serde_json::from_str(schema).map_err(|error| format!("the schema is not JSON: {error}"))?;

@@ -279,7 +279,7 @@ fn a_schema_that_cannot_be_read_as_declared_makes_its_records_bad() {
         reason(4),
         "schema id 8: column at: it was written as a BIGINT, not as a TIMESTAMP"
     );
-    // The lenient policy gives NULL for the column only, where that is allowed.
+    // The lenient policy makes only the column NULL, if that is allowed.
     let decoded = decode(&format, true, &messages[5..]);
     assert_eq!(
         (decoded.bad.len(), cells(decoded.columns.column(0))),
@@ -295,7 +295,7 @@ fn a_registry_that_is_down_is_no_bad_record() {
     let mut decoder = format.decoder(&[0], false).unwrap();
     let error = decoder.decode(&[Some(&one)]).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unavailable);
-    // And it is asked again.
+    // A later decoder asks the registry again.
     let stub = stub.with_schema(1, FIRST);
     assert_eq!(decoder.decode(&[Some(&one)]).unwrap().bad, []);
     drop(stub);

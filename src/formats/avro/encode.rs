@@ -1,4 +1,4 @@
-//! Rows to Avro in Confluent's wire format: a zero byte, the schema's number, the record.
+//! Encoder from rows to Avro in Confluent's wire format: a zero byte, the schema's number, the record.
 
 use std::sync::Arc;
 
@@ -20,7 +20,7 @@ use crate::formats::{
 
 /// Writes each row as one Avro record. The schema is registered with the first row.
 pub(crate) struct AvroEncoder {
-    /// With the names that are written.
+    /// The declared columns, with the names used in records.
     declared: SchemaRef,
     subject: String,
     schema: WriteSchema,

@@ -1,4 +1,4 @@
-//! The Avro schema of a table's declared columns, for writing.
+//! Avro schema of a table's declared columns, for the encoder.
 
 use std::sync::Arc;
 
@@ -8,22 +8,22 @@ use serde_json::{Value, json};
 use crate::error::{Error, Result, Subject};
 use crate::formats::text::scalar::sql_name;
 
-/// What is written: the schema as registered, and the Arrow types Avro has a form for.
+/// The schema of the encoder: as the registry has it, and as the Arrow types that Avro can represent.
 #[derive(Debug, Clone)]
 pub(crate) struct WriteSchema {
     /// The Avro schema as JSON.
     pub(crate) json: String,
-    /// The columns as they are handed to the Avro encoder: the same names, Avro's own types.
+    /// The columns as the Avro encoder gets them: the same names, Avro's own types.
     pub(crate) arrow: Schema,
 }
 
 impl WriteSchema {
     /// The schema of `declared` as a record called `name`. A nullable column is a union with null
-    /// that defaults to null, so that columns can come and go.
+    /// that defaults to null, so that columns can be added and removed.
     ///
     /// # Errors
     ///
-    /// Names the column whose name or type Avro has not.
+    /// Names the column whose name or type Avro does not have.
     pub(crate) fn try_new(declared: &Schema, name: &str) -> Result<Self> {
         let name = record_name(name);
         let (avro, arrow) = record(declared.fields(), &name, "")?;
@@ -180,7 +180,7 @@ fn is_avro_name(name: &str) -> bool {
         && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
 }
 
-/// A subject as the name of a record: what a name cannot hold becomes `_`.
+/// The record name for a subject: each character that Avro does not allow in a name becomes `_`.
 fn record_name(subject: &str) -> String {
     let mut name: String = subject
         .chars()

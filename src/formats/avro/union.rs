@@ -1,4 +1,5 @@
-//! A union of several types as text: a text as it is, any other value as its JSON text, as a JSON record would be read.
+//! Unions of several types as text: a text stays as it is, any other value becomes its JSON text, as the JSON decoder would
+//! read it.
 
 use std::sync::Arc;
 
@@ -53,11 +54,11 @@ fn text(values: &ArrayRef) -> Result<ArrayRef> {
             return cast(values, &DataType::Utf8).map_err(misfit);
         }
         DataType::Union(..) => return union_text(values.as_union()),
-        // Rows of this type have no bit that says they are NULL.
+        // Arrow keeps no validity bit for the rows of this type.
         DataType::Null => return Ok(new_null_array(&DataType::Utf8, values.len())),
         _ => {}
     }
-    /// What stands before and behind the value in an object of one field.
+    /// The JSON text before and after the value in an object of one field.
     const AROUND: (usize, usize) = ("{\"v\":".len(), "}".len());
     let field = Field::new("v", values.data_type().clone(), true);
     let schema = Arc::new(Schema::new(vec![field]));

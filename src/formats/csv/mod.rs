@@ -1,7 +1,7 @@
 //! The `csv` format: one record per message, fields by the position of the declared columns.
 //!
-//! A field that is unquoted and equal to `csv.null` is NULL. Values are read as the text of a JSON
-//! string is; timestamps are written as ISO 8601 in the table's zone, binary as base64.
+//! A field that is unquoted and equal to `csv.null` is NULL. Values are read like the text of a JSON string; timestamps are
+//! written as ISO 8601 in the table's zone, binary as base64.
 
 pub(crate) mod text;
 
@@ -50,7 +50,7 @@ pub(super) fn check_declared(declared: &Schema) -> Result<()> {
 pub(super) struct CsvDecoder {
     schema: SchemaRef,
     columns: Columns,
-    /// The place of each column in a record.
+    /// The position of each column in a record.
     positions: Vec<usize>,
     declared_columns: usize,
     context: ReadContext,
@@ -175,7 +175,7 @@ impl RecordEncoder for CsvEncoder {
     }
 }
 
-/// A column as the text that is written for it.
+/// The text of a column in a CSV record.
 fn to_text(column: &ArrayRef, timestamps: &mut TimestampWriter) -> Result<StringArray, ArrowError> {
     match column.data_type() {
         DataType::Timestamp(unit, _) => {

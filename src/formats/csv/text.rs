@@ -1,4 +1,4 @@
-//! One CSV record as text: splitting into fields, and writing a field so that it splits back.
+//! Text of one CSV record: splitting it into fields, and writing a field so that it splits back.
 
 /// The characters of the dialect; all are single ASCII bytes.
 #[derive(Debug, Clone)]
@@ -6,7 +6,7 @@ pub(crate) struct CsvDialect {
     pub(crate) delimiter: u8,
     /// `None`: no field is ever quoted.
     pub(crate) quote: Option<u8>,
-    /// Before a quote within quotes; the quote itself if it is doubled.
+    /// The character that escapes a quote within quotes; the quote itself if quotes are doubled.
     pub(crate) escape: Option<u8>,
     /// The unquoted text of NULL.
     pub(crate) null: String,
@@ -84,7 +84,7 @@ impl CsvFields {
         }
     }
 
-    /// Takes the rest of a quoted field; returns what follows its closing quote.
+    /// Reads the rest of a quoted field; returns the text after its closing quote.
     fn take_quoted<'a>(
         &mut self,
         text: &'a str,
@@ -104,7 +104,7 @@ impl CsvFields {
             let is_escape = rest.as_bytes()[end] == escape;
             rest = &rest[end + 1..];
             match rest.chars().next() {
-                // A doubled quote; or, where the escape is another character, whatever it escapes.
+                // A doubled quote; or, if the escape is another character, any character after it.
                 Some(next) if is_escape && (escape != quote || next == char::from(quote)) => {
                     self.text.push(next);
                     rest = &rest[next.len_utf8()..];
@@ -121,7 +121,7 @@ impl CsvFields {
     }
 }
 
-/// Writes a field. False: it needs quotes and the dialect has none.
+/// Writes a field. Returns false if the field needs quotes and the dialect has none.
 pub(crate) fn write_field(value: Option<&str>, dialect: &CsvDialect, out: &mut Vec<u8>) -> bool {
     let Some(text) = value else {
         out.extend_from_slice(dialect.null.as_bytes());

@@ -1,19 +1,20 @@
-//! JSON objects to columns, one object per message.
+//! Decoder from JSON objects to columns, one object per message.
 //!
-//! serde_json reads the text and calls back into the growing columns, so that no document is built
-//! and fields nobody asked for are only skipped. What is accepted where:
+//! serde_json reads the text and calls back into the column builders: no document is built, and the decoder skips fields that
+//! are not projected. Accepted values by type:
 //!
-//! * The message is exactly one object in UTF-8. Keys are compared exactly, with the field's name and then with how it was
-//!   typed; of a key that occurs twice in an object the last value counts, of a MAP too, though all must be readable.
-//! * VARCHAR takes a string, and any other value as its JSON text as it stands in the message.
+//! * The message is exactly one object in UTF-8. The decoder compares keys exactly: with the field's name, then with its
+//!   original spelling. Of a key that occurs twice in an object the last value counts, also in a MAP, though all must be
+//!   readable.
+//! * VARCHAR takes a string, and for any other value its JSON text as written in the message.
 //! * Integers take any number without a fraction, in range, also inside a string; DECIMAL rounds
 //!   half away from zero; DOUBLE and REAL also take `"NaN"`, `"Infinity"` and `"-Infinity"`.
 //! * BINARY is base64 in the standard alphabet, with or without padding.
-//! * DATE is `YYYY-MM-DD`, TIME `HH:MM[:SS[.f]]`, TIMESTAMP ISO 8601 or SQL text, or a number if
-//!   `json.timestamp_unit` says of what.
+//! * DATE is `YYYY-MM-DD`, TIME `HH:MM[:SS[.f]]`, TIMESTAMP ISO 8601 or SQL text, or a number if `json.timestamp_unit` gives
+//!   its unit.
 //! * STRUCT takes an object, LIST an array, MAP an object. A missing field is NULL.
 //!
-//! With no column asked for nothing is read, and so nothing is bad.
+//! If no column is projected, the decoder reads no message, and no row is bad.
 
 use std::fmt;
 
@@ -141,7 +142,7 @@ fn read_object<'de, A: MapAccess<'de>>(
         position += 1;
         let column = field.and_then(|found| {
             let column = columns.children.get_mut(found.index)?;
-            // A value by the exact name counts, in whatever order the two stand.
+            // A value under the exact name takes precedence, in either order of the two keys.
             (found.is_exact || column.len() == start).then_some(column)
         });
         match column {

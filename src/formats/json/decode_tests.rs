@@ -55,7 +55,7 @@ fn cells(column: &ArrayRef) -> Vec<String> {
         .collect()
 }
 
-/// What one value becomes in a column named `v`, or the reason why not.
+/// The text of one value in a column named `v`, or the reason why it is bad.
 fn one(data_type: DataType, value: &str, options: &[(&str, &str)]) -> Result<String, String> {
     let format = format(vec![nullable("v", data_type)], options);
     let decoded = decode(&format, false, &[format!("{{\"v\":{value}}}")]);
@@ -177,7 +177,7 @@ fn binary_is_base64() {
         );
         assert!(bad(data_type, "12").contains("BINARY"));
     }
-    // A value that fails half-way leaves nothing behind.
+    // A value that fails half-way adds nothing to the column.
     let format = format(vec![nullable("v", DataType::Binary)], &[]);
     let decoded = decode(
         &format,
@@ -263,7 +263,7 @@ fn timestamps_of_numbers() {
                 .contains("TIMESTAMP")
         );
     }
-    // In quotes a number means what it means without them: many writers put large numbers there.
+    // A quoted number has the same meaning as an unquoted one: many writers quote large numbers.
     let seconds = [("json.timestamp_unit", "seconds")];
     let quoted = one(timestamp(), "\"1756969200\"", &seconds).unwrap();
     assert_eq!(quoted, "2025-09-04T07:00:00Z");
@@ -538,7 +538,7 @@ fn tombstones_and_missing_fields() {
             .iter()
             .all(|field| field.is_nullable())
     );
-    // The decoder begins anew with each batch.
+    // The decoder keeps no state between batches.
     let decoded = decoder.decode(&payloads[1..2]).unwrap();
     assert_eq!((decoded.columns.num_rows(), decoded.bad.len()), (1, 0));
     assert_eq!(decoder.decode(&[]).unwrap().columns.num_rows(), 0);

@@ -1,9 +1,8 @@
-//! Rows to compact JSON objects, fields in declared order.
+//! Encoder from rows to compact JSON objects, fields in declared order.
 //!
-//! Arrow's own encoders write numbers, text, lists and structs. This module replaces those whose
-//! default would lose or bend something: timestamps (format and zone), binary (base64, as it is
-//! read), floats (NaN is refused, not `null`), maps (a NULL value keeps its key, and keys may be
-//! other than text), dates and times.
+//! Arrow's own encoders write numbers, text, lists and structs. This module replaces those that would lose or change a value:
+//! timestamps (format and zone), binary (base64, as the decoder reads it), floats (NaN is refused, not written as `null`), maps
+//! (a NULL value keeps its key, and keys may have other types than text), dates and times.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -31,7 +30,7 @@ use crate::formats::{
 
 /// Writes each row as one JSON object.
 pub(crate) struct JsonEncoder {
-    /// With the names that are written.
+    /// The declared columns, with the names used in records.
     declared: SchemaRef,
     options: EncoderOptions,
     fault: Arc<Fault>,
@@ -62,7 +61,7 @@ impl RecordEncoder for JsonEncoder {
         batch: &RecordBatch,
         tombstones: Option<&BooleanBuffer>,
     ) -> Result<EncodedRows> {
-        /// A first guess, so that the buffer grows seldom.
+        /// An initial guess, so that the buffer rarely grows.
         const BYTES_PER_FIELD: usize = 24;
         check_batch(batch, &self.declared, tombstones)?;
         self.fault.clear();
@@ -104,7 +103,7 @@ fn unwritable(error: ArrowError) -> Error {
     Error::unsupported(format!("the rows cannot be written as JSON: {error}"))
 }
 
-/// What went wrong while a value was written: Arrow's encoders cannot return an error.
+/// The first error of an encoder: Arrow's encoder trait cannot return one.
 #[derive(Debug, Default)]
 struct Fault {
     is_set: AtomicBool,
@@ -134,7 +133,7 @@ impl Fault {
     }
 }
 
-/// Makes the encoders that differ from Arrow's.
+/// Creates the encoders that differ from Arrow's.
 #[derive(Debug)]
 struct Encoders {
     timestamps: TimestampWriter,
@@ -191,7 +190,7 @@ impl Encoders {
     }
 }
 
-/// The integers a temporal array is made of.
+/// The integers behind a temporal array.
 fn wide_values(array: &dyn Array) -> Result<ScalarBuffer<i64>, ArrowError> {
     let array = array.slice(0, array.len());
     let narrow = match array.data_type() {

@@ -170,7 +170,7 @@ fn numbers_json_has_not_are_errors_unless_withdrawn() {
         assert_eq!(error.kind(), ErrorKind::Data);
         let expected = format!("row 1 of the batch, column f: JSON has no number for {value}");
         assert_eq!(error.message(), expected);
-        // The encoder is good for the next batch, and does not look at withdrawn rows.
+        // The encoder can be used for the next batch, and does not encode deleted rows.
         assert!(encoder.encode(&batch.slice(2, 1), None).is_ok());
         let withdrawn = BooleanBuffer::from(vec![false, true, false]);
         let rows = encoder.encode(&batch, Some(&withdrawn)).unwrap();
@@ -366,7 +366,7 @@ proptest! {
         let second = decoder.decode(&payloads).unwrap();
         prop_assert_eq!(&second.bad, &vec![]);
         prop_assert_eq!(&first.columns, &second.columns);
-        // What is written is JSON to others too, and says the same.
+        // serde_json reads the message as JSON too, with the same values.
         for (row, message) in rows.iter().zip(written.iter()) {
             let theirs: serde_json::Value = serde_json::from_slice(message.unwrap()).unwrap();
             let ours: serde_json::Value = serde_json::from_str(row).unwrap();

@@ -1,4 +1,4 @@
-//! Which field a key of a JSON object names.
+//! Lookup of the field that a key of a JSON object names.
 
 use std::collections::HashMap;
 
@@ -6,8 +6,8 @@ use arrow::datatypes::Fields;
 
 use crate::formats::spelling::typed_name;
 
-/// Finds a field by its name. Records of one topic tend to have the same keys in the same order,
-/// so a key is first compared with the one the last record had at its place.
+/// Finds a field by its name. Records of one topic tend to have the same keys in the same order, so a key is first compared
+/// with the key at the same position of the last record.
 pub(crate) struct KeyIndex {
     fields: HashMap<String, Found>,
     last: Vec<(String, Option<Found>)>,
@@ -17,12 +17,12 @@ pub(crate) struct KeyIndex {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Found {
     pub(crate) index: usize,
-    /// Whether the key is the field's name, and not only how it was typed.
+    /// Whether the key equals the field's name, rather than its original spelling.
     pub(crate) is_exact: bool,
 }
 
 impl KeyIndex {
-    /// Keys further on, or longer, are not remembered.
+    /// Keys at later positions, and longer keys, are not cached.
     const MAX_POSITION: usize = 256;
     const MAX_LENGTH: usize = 128;
 
@@ -89,7 +89,7 @@ mod tests {
         }
         assert_eq!(find(0, "A"), Some(2));
         assert_eq!(find(1, "b"), Some(1));
-        // A place that was never reached in order is not remembered, but found all the same.
+        // A position that was never reached in order is not cached; the lookup by name still finds the key.
         assert_eq!(find(1000, "a"), Some(0));
         assert_eq!(find(0, &"long".repeat(100)), None);
         assert_eq!(find(0, "A"), Some(2));

@@ -1,4 +1,4 @@
-//! The JSON decoder against serde_json's documents, which it never builds.
+//! The JSON decoder compared with serde_json's documents, which it never builds.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -9,14 +9,14 @@ use serde_json::{Map, Value, json};
 
 use super::tests::{decode, format, nested_fields, nullable};
 
-/// A message and what it should give for columns `i BIGINT NOT NULL, s VARCHAR, l LIST<INT>`.
+/// The expected values of a message for columns `i BIGINT NOT NULL, s VARCHAR, l LIST<INT>`.
 type Values = (i64, Option<String>, Option<Vec<Option<i32>>>);
 
 enum Verdict {
     Good(Values),
     Bad,
-    /// serde_json's documents cannot hold what is legal in a field that is skipped, and have no
-    /// memory of the earlier values of a key.
+    /// serde_json's documents reject some values that are legal in a skipped field, and do not keep the earlier values of a
+    /// repeated key.
     Unknown,
 }
 
@@ -31,7 +31,7 @@ fn oracle(message: &[u8]) -> Verdict {
     }
     match serde_json::from_slice(message) {
         Ok(Value::Object(object)) => match object.get("s") {
-            // Text is the number as it stands in the message, which a document forgets.
+            // A text column takes the number as written in the message, which a document does not keep.
             Some(Value::Number(number)) if number.is_f64() => Verdict::Unknown,
             _ => values(&object).map_or(Verdict::Bad, Verdict::Good),
         },

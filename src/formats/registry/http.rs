@@ -1,6 +1,6 @@
-//! A schema registry over Confluent's REST interface. The only module that names `reqwest`.
+//! Client of a schema registry with Confluent's REST interface. The only module that names `reqwest`.
 //!
-//! Secrets are sent, and shown nowhere.
+//! Secrets are sent to the registry only, and are never displayed or logged.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -16,7 +16,7 @@ use url::Url;
 use crate::error::{Error, ErrorKind, Result, Subject};
 use crate::formats::registry::SchemaRegistry;
 
-/// Where a registry is and how to get in.
+/// The address of a registry and its credentials.
 #[derive(Clone, Default)]
 pub struct HttpRegistryOptions {
     /// The base URL; a user and password in it count as those below.
@@ -25,13 +25,13 @@ pub struct HttpRegistryOptions {
     pub user: Option<String>,
     /// The password of basic authentication.
     pub password: Option<String>,
-    /// A file with PEM certificates to trust, beside those the system trusts.
+    /// A file with PEM certificates to trust, in addition to those that the system trusts.
     pub ca: Option<String>,
     /// How long one request may take; 10 seconds if not given.
     pub timeout: Option<Duration>,
 }
 
-/// A client of Confluent's REST interface that remembers what it was told.
+/// A client of Confluent's REST interface with a cache of the registry's answers.
 pub struct HttpSchemaRegistry {
     base: Url,
     credentials: Option<(String, String)>,
@@ -41,11 +41,11 @@ pub struct HttpSchemaRegistry {
 }
 
 impl HttpSchemaRegistry {
-    /// A client; nothing is sent yet.
+    /// Creates a client; it sends no request yet.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Invalid`] for a URL that is none, or for certificates that cannot be read.
+    /// [`ErrorKind::Invalid`] for an invalid URL, or for certificates that cannot be read.
     pub fn try_new(options: &HttpRegistryOptions) -> Result<Self> {
         const TIMEOUT: Duration = Duration::from_secs(10);
         // The text may hold a password: it is not repeated.
@@ -106,7 +106,7 @@ impl HttpSchemaRegistry {
         })
     }
 
-    /// Sends a request; `what` was asked for.
+    /// Sends a request; `what` names the requested object in errors.
     fn send<T: for<'de> Deserialize<'de> + Send>(
         &self,
         request: RequestBuilder,
@@ -223,7 +223,7 @@ struct Refusal {
     message: String,
 }
 
-/// What a status that is no success means, and for whom.
+/// The error for a status other than success; its kind says who must act.
 async fn refusal(place: &str, what: &str, status: StatusCode, response: Response) -> Error {
     let said = response
         .json::<Refusal>()
@@ -244,7 +244,7 @@ async fn refusal(place: &str, what: &str, status: StatusCode, response: Response
         StatusCode::NOT_FOUND => Error::not_found(format!(
             "{what} is not in the schema registry at {place}{said}"
         )),
-        // Too early or too often may pass; every other refusal of the request stays.
+        // A retry may help after 425 and 429; any other refusal of the request is permanent.
         status
             if status.is_client_error()
                 && !matches!(

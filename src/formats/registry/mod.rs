@@ -1,4 +1,4 @@
-//! What the Avro codec asks of a schema registry.
+//! Interface between the Avro codec and a schema registry.
 
 pub(crate) mod http;
 #[cfg(test)]
@@ -6,9 +6,9 @@ pub(crate) mod stub;
 
 use crate::error::Result;
 
-/// A store of schemas by number, as Confluent's registry is one.
+/// A store of schemas by number, such as Confluent's registry.
 ///
-/// Calls block; they are rare, since numbers never change their meaning and are remembered.
+/// Calls block. They are rare, since a number always stands for the same schema and the client caches it.
 pub trait SchemaRegistry: std::fmt::Debug + Send + Sync {
     /// The Avro schema with number `id`, as JSON.
     ///
@@ -21,7 +21,7 @@ pub trait SchemaRegistry: std::fmt::Debug + Send + Sync {
     /// [`Unavailable`](crate::error::ErrorKind::Unavailable) if the registry does not answer.
     fn schema_by_id(&self, id: u32) -> Result<String>;
 
-    /// The number of `schema` under `subject`, which gets it as a new version if it has not got it
+    /// The number of `schema` under `subject`. The registry adds the schema as a new version of the subject if it is not there
     /// yet.
     ///
     /// # Errors

@@ -1,4 +1,4 @@
-//! A schema registry for tests: Confluent's REST paths on a loopback socket.
+//! Schema registry for tests: Confluent's REST paths on a loopback socket.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -13,10 +13,10 @@ use std::time::Duration;
 use base64::Engine;
 use serde_json::{Value, json};
 
-/// What the stub holds, and what it was asked.
+/// The schemas of the stub, and the requests it received.
 #[derive(Default)]
 struct State {
-    /// What is answered for each id: a status and a body.
+    /// The answer for each id: a status and a body.
     schemas: HashMap<u32, (u16, String)>,
     subjects: HashMap<String, Vec<(String, u32)>>,
     requests: Vec<String>,
@@ -44,7 +44,7 @@ impl RegistryStub {
                 if stop.load(Ordering::SeqCst) {
                     return;
                 }
-                // A client that gives up closes its end: that is no failure of the stub.
+                // A client that gives up closes its end: the stub ignores that.
                 let _ = serve(&stream.unwrap(), &shared);
             }
         });
@@ -104,7 +104,7 @@ impl RegistryStub {
 impl Drop for RegistryStub {
     fn drop(&mut self) {
         self.is_stopped.store(true, Ordering::SeqCst);
-        // The listener is woken by a last connection.
+        // A last connection wakes the listener.
         drop(TcpStream::connect(self.address));
         if let Some(thread) = self.thread.take() {
             thread.join().unwrap();

@@ -1,4 +1,4 @@
-//! Values from their text and back: numbers, times, and the zone of a table.
+//! Conversion between values and their text: numbers, times, and the zone of a table.
 
 pub(crate) mod number;
 pub(crate) mod scalar;

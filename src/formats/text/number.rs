@@ -1,4 +1,4 @@
-//! Exact decimal text to integers: for BIGINT, DECIMAL and epoch timestamps.
+//! Conversion of exact decimal text to integers: for BIGINT, DECIMAL and epoch timestamps.
 //!
 //! JSON has one number type; `1.0` and `1e3` are integers, `1.5` is not. Going through a float
 //! would lose digits, so digits are moved, never computed with.
@@ -12,7 +12,7 @@ struct Digits {
     exponent: i64,
 }
 
-/// What is done with digits that the target cannot hold.
+/// The treatment of digits that the target cannot hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Inexact {
     /// The text is refused.

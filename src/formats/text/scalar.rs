@@ -1,4 +1,4 @@
-//! One value from its text: what each SQL type accepts.
+//! Conversion of one value from its text: the forms that each SQL type accepts.
 
 use arrow::datatypes::{DataType, TimeUnit, i256};
 use base64::Engine;
@@ -15,8 +15,8 @@ pub(crate) const BASE64: GeneralPurpose = GeneralPurpose::new(
 );
 
 impl Column {
-    /// Appends the value that the characters of a text mean: of a JSON string, a CSV field or the
-    /// key of a map. Numbers in text are accepted where a number is declared.
+    /// Appends the value of a text: a JSON string, a CSV field or the key of a map. A numeric column accepts numbers in such
+    /// text.
     pub(crate) fn push_text(&mut self, text: &str, context: &mut ReadContext) {
         let is_read = match &mut self.values {
             Values::Text(values) => {
@@ -25,7 +25,7 @@ impl Column {
             }
             Values::Timestamp(unit, values) => {
                 let read = context.timestamps.read(text, *unit);
-                // A number in quotes means what it means without them.
+                // A quoted number has the same meaning as an unquoted one.
                 let number = || parse_epoch(text, context.number_unit?, *unit);
                 let is_number = || text.parse::<f64>().is_ok_and(f64::is_finite);
                 if read.is_none() && context.number_unit.is_none() && is_number() {
@@ -71,7 +71,7 @@ impl Column {
         }
     }
 
-    /// Appends the value that a JSON number means; `text` is the number as it stands in the record.
+    /// Appends the value of a JSON number; `text` is the number as written in the record.
     pub(crate) fn push_number(&mut self, text: &str, context: &mut ReadContext) {
         let is_read = match &mut self.values {
             Values::Text(values) => {
@@ -96,7 +96,7 @@ impl Column {
         }
     }
 
-    /// A number where a TIMESTAMP is declared, and nothing says what it counts.
+    /// Refuses a number in a TIMESTAMP column if the options give no unit.
     fn push_unit_conflict(&mut self, text: &str, context: &mut ReadContext) {
         self.push_conflict_because(context, |path| {
             format!(
@@ -118,7 +118,7 @@ impl Column {
         self.validity.append_non_null();
     }
 
-    /// Appends the text of a JSON object or array, which only a text column takes.
+    /// Appends the text of a JSON object or array; only a text column accepts it.
     pub(crate) fn push_nested(&mut self, json: &str, context: &mut ReadContext) {
         match &mut self.values {
             Values::Text(values) => {
@@ -129,7 +129,7 @@ impl Column {
         }
     }
 
-    /// Appends an integer or a decimal without its validity. False: it is none, or out of range.
+    /// Appends an integer or a decimal without its validity. Returns false if the text is not one, or is out of range.
     fn append_number(&mut self, text: &str) -> bool {
         match &mut self.values {
             Values::Int8(values) => append(values, parse_integer(text)),
@@ -191,7 +191,7 @@ fn append<T>(values: &mut Vec<T>, value: Option<T>) -> bool {
     }
 }
 
-/// An integer in any of JSON's forms (`12`, `12.0`, `1.2e1`); `1.5` is none.
+/// An integer in any of JSON's forms (`12`, `12.0`, `1.2e1`); `1.5` is refused.
 pub(crate) fn parse_integer<T: std::str::FromStr + TryFrom<i128>>(text: &str) -> Option<T> {
     match text.parse() {
         Ok(value) => Some(value),
@@ -199,7 +199,7 @@ pub(crate) fn parse_integer<T: std::str::FromStr + TryFrom<i128>>(text: &str) ->
     }
 }
 
-/// A decimal, rounded half away from zero; `None` if the text is no number, or it has no place.
+/// A decimal, rounded half away from zero; `None` if the text is not a number, or does not fit.
 pub(crate) fn parse_decimal(text: &str, precision: u8, scale: i8) -> Option<i128> {
     let value = parse_scaled(text, i64::from(scale), Inexact::Round)?;
     let limit = 10_u128
@@ -208,7 +208,7 @@ pub(crate) fn parse_decimal(text: &str, precision: u8, scale: i8) -> Option<i128
     (value.unsigned_abs() < limit).then_some(value)
 }
 
-/// The same of up to 76 digits.
+/// The same for up to 76 digits.
 pub(crate) fn parse_wide_decimal(text: &str, precision: u8, scale: i8) -> Option<i256> {
     let value = parse_scaled_wide(text, i64::from(scale), Inexact::Round)?;
     let limit = i256::from_i128(10).checked_pow(u32::from(precision));
@@ -230,7 +230,7 @@ fn parse_f64(text: &str) -> Option<f64> {
     }
 }
 
-/// REAL has fewer digits, which SQL accepts, but an infinity from a finite number is none.
+/// REAL has fewer digits, which SQL accepts; an infinity from a finite number is refused.
 fn narrow_float(value: f64) -> Option<f32> {
     let narrow = value as f32;
     (narrow.is_finite() || !value.is_finite()).then_some(narrow)

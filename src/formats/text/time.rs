@@ -1,4 +1,4 @@
-//! Dates, times and timestamps as text: ISO 8601 and SQL forms, without allocation.
+//! Conversion of dates, times and timestamps from and to text: ISO 8601 and SQL forms, without allocation.
 
 use arrow::datatypes::TimeUnit;
 
@@ -10,7 +10,7 @@ const SECONDS_PER_DAY: i64 = 86_400;
 /// How a timestamp is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) enum TimestampFormat {
-    /// ISO 8601 with as many of 3, 6 or 9 fraction digits as lose nothing, and the offset.
+    /// ISO 8601 with the offset and the fewest of 3, 6 or 9 fraction digits that keep the value.
     #[default]
     Iso,
     /// ISO 8601 with 3 fraction digits; finer ones are cut off.
@@ -47,9 +47,9 @@ impl TimestampReader {
         }
     }
 
-    /// `text` in `unit` since the epoch. Fraction digits finer than the unit are cut off. `None` if
-    /// it is no timestamp or out of range. Java's form with the name of a zone behind it is one as well: an offset before the
-    /// name counts, and without one the zone does.
+    /// `text` in `unit` since the epoch. Fraction digits finer than the unit are truncated. `None` if it is not a timestamp or
+    /// is out of range. Java's form, with the name of a zone at the end, is accepted too: an offset before the name takes
+    /// precedence, and without one the zone applies.
     pub(crate) fn read(&mut self, text: &str, unit: TimeUnit) -> Option<i64> {
         let (text, zone) = match text.strip_suffix(']') {
             Some(text) => {
@@ -234,7 +234,7 @@ struct DateTimeText {
     /// The wall clock as if it were UTC.
     local_seconds: i64,
     nanos: u32,
-    /// Seconds east of Greenwich, if the text says so.
+    /// Seconds east of Greenwich, if the text has an offset.
     offset: Option<i32>,
 }
 
@@ -270,7 +270,7 @@ fn parse_datetime(text: &[u8]) -> Option<DateTimeText> {
     })
 }
 
-/// Days since the epoch, and what follows the date.
+/// Days since the epoch, and the rest of the text after the date.
 fn take_date(text: &[u8]) -> Option<(i64, &[u8])> {
     let (year, rest) = match text.first()? {
         sign @ (b'+' | b'-') => {
@@ -303,7 +303,7 @@ fn take_date(text: &[u8]) -> Option<(i64, &[u8])> {
     ))
 }
 
-/// Seconds and nanoseconds since midnight, and what follows the time.
+/// Seconds and nanoseconds since midnight, and the rest of the text after the time.
 fn take_time(text: &[u8]) -> Option<(i64, u32, &[u8])> {
     let (hours, rest) = take_two(text)?;
     let (minutes, rest) = take_two(rest.strip_prefix(b":")?)?;

@@ -221,7 +221,7 @@ proptest! {
         if let Some(expected) = zone.from_local_datetime(&local).earliest() {
             prop_assert_eq!(read("America/New_York", &text), Some(expected.timestamp_micros()));
         } else {
-            // In a gap the time an hour later is meant.
+            // A local time within a gap stands for the time an hour later.
             let later = zone.from_local_datetime(&(local + chrono::Duration::hours(1))).unwrap();
             prop_assert_eq!(read("America/New_York", &text), Some(later.timestamp_micros()));
         }
@@ -262,7 +262,7 @@ fn a_comma_and_the_name_of_a_zone_are_read() {
         "2025-07-01T12:00:00.123+02:00[Europe/Paris]",
         "2025-07-01T12:00:00.123[Europe/Paris]",
         "2025-07-01T10:00:00.123Z[UTC]",
-        // An offset says what is meant, whatever the zone is called.
+        // The offset decides; the name of the zone does not count.
         "2025-07-01T12:00:00.123+02:00[Asia/Tokyo]",
     ] {
         assert_eq!(read(same), ten, "{same}");

@@ -1,4 +1,4 @@
-//! A table's time zone: which instant a wall clock time means, and the other way round.
+//! Time zone of a table: conversion between wall clock times and instants.
 //!
 //! Where a clock is set back, a time that occurs twice means its first occurrence; where it is set
 //! forward, a time that does not occur is read with the offset before the change, which shifts it

@@ -1,4 +1,4 @@
-//! Records a statement could not decode, kept in the Delta table that the Kafka table names.
+//! Dead letters: records that a statement could not decode, written to the Delta table that the Kafka table names.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -64,8 +64,8 @@ fn letters(catalog: &Catalog) -> Vec<Letters> {
         .collect()
 }
 
-/// Says how many records could not be decoded, once the statement's own rows have all been read: a statement that may only
-/// read sets none aside.
+/// Warns how many records could not be decoded, once the statement's own rows have all been read: a statement with read access
+/// only writes no dead letters.
 pub(crate) fn count(
     stream: SendableRecordBatchStream,
     catalog: &Catalog,
@@ -132,7 +132,7 @@ async fn write(
     Ok(())
 }
 
-/// What is known of records that could not be decoded, by column.
+/// The columns of the dead letter table for records that could not be decoded.
 pub(crate) fn columns(records: &[BadRecord]) -> [(&'static str, ArrayRef); 7] {
     [
         (

@@ -1,5 +1,5 @@
-//! How columns of files become those of their table, where the engine's own way changes values: casts of Parquet's that round or may
-//! fail are not undone in predicates, and decimals of CSV keep all their digits.
+//! Exact conversion of file columns to table columns, where the engine's own conversion changes values: predicates are not
+//! rewritten past casts of Parquet columns that round or may fail, and decimals of CSV keep all their digits.
 
 use std::sync::Arc;
 
@@ -16,8 +16,8 @@ use datafusion::physical_plan::ExecutionPlan;
 
 use crate::tables::csv::ExactCsvSource;
 
-/// Gives scans of Parquet files the casts of [`CastsInFiles`], and those of CSV the decimals of [`ExactCsvSource`]. It runs behind
-/// all rules that ask what kind of source a scan has.
+/// Gives scans of Parquet files the casts of [`CastsInFiles`], and those of CSV the decimals of [`ExactCsvSource`]. It runs
+/// after all rules that check the source type of a scan.
 #[derive(Debug)]
 pub(crate) struct ExactFiles;
 
@@ -48,7 +48,7 @@ impl PhysicalOptimizerRule for ExactFiles {
     }
 }
 
-/// The scan with exact values, if they would be others.
+/// The scan with exact values, if the engine's own scan would return other values.
 fn exact(scan: &FileScanConfig) -> Option<FileScanConfig> {
     let builder = || FileScanConfigBuilder::from(scan.clone());
     if scan.file_source.is::<ParquetSource>() {

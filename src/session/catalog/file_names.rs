@@ -1,5 +1,5 @@
-//! Tables over files whose columns were typed with capitals and without quotes: `userId INT` is the column `userid`, and the
-//! field `userId` of the files, unless they have one that is called `userid`. So are the fields of a STRUCT.
+//! Column names of tables over files that were typed with capitals and without quotes: `userId INT` is the column `userid`, and
+//! the field `userId` of the files, unless they have a field named `userid`. The fields of a STRUCT follow the same rule.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -33,21 +33,21 @@ use crate::formats::{plain_field, renamed, typed_as, typed_name};
 use crate::planner::normalize;
 use crate::planner::types::typed_arrow_type;
 
-/// Columns of SQL by what the files call them.
+/// Fields of the table by their names in the files.
 pub(crate) type Names = HashMap<String, Field>;
 
-/// The columns of a statement that declares a table over files, if they, or fields of a STRUCT in them, were typed otherwise than
-/// they are called; with how that was.
+/// The columns of a statement that declares a table over files, if their original spelling, or that of STRUCT fields in them,
+/// differs from their names; with that spelling.
 pub(crate) fn typed(statement: &SqlStatement) -> Vec<Field> {
     let SqlStatement::CreateExternalTable(table) = statement else {
         return Vec::new();
     };
-    // Fields of CSV are found by their place.
+    // Fields of CSV are matched by position.
     if table.file_type.eq_ignore_ascii_case("csv") {
         return Vec::new();
     }
     let typed = table.columns.iter().filter_map(|column| {
-        // A type that the engine alone knows has no fields.
+        // A type that only the engine supports has no fields.
         let of = typed_arrow_type(&column.data_type).unwrap_or(DataType::Null);
         let plain = Field::new(normalize(&column.name), of, true);
         let field = typed_as(plain, &column.name.value);
@@ -56,17 +56,17 @@ pub(crate) fn typed(statement: &SqlStatement) -> Vec<Field> {
     typed.collect()
 }
 
-/// The table with the names that its files have.
+/// The table with the field names of its files.
 ///
 /// # Errors
 ///
-/// Two columns of one name.
+/// Two columns of the same name.
 pub(crate) async fn with_names_of_files(
     state: &SessionState,
     mut table: CreateExternalTable,
     typed: &[Field],
 ) -> Result<(CreateExternalTable, Names)> {
-    // No files, or none that can be read: reading them says so.
+    // No files, or unreadable ones: the scan reports the error.
     let found = fields_of_files(state, &table).await.ok();
     let found = found.as_ref().map(|schema| schema.fields());
     let mut names = Names::new();
@@ -86,7 +86,7 @@ pub(crate) async fn with_names_of_files(
     Ok((table, names))
 }
 
-/// The field as the files have it: by its name, or else as it was typed; and so what is in it.
+/// The field with its name in the files: its own name, or else its original spelling; nested fields likewise.
 fn field_of_file(field: &Field, typed: &Field, found: Option<&Fields>) -> Field {
     let find = |name: &str| found?.iter().find(|of| of.name() == name);
     let name = match typed_name(typed) {
@@ -132,7 +132,7 @@ fn type_of_file(of: &DataType, typed: &DataType, found: Option<&DataType>) -> Da
     }
 }
 
-/// The type with the names of another one of the same form.
+/// The type with the field names of another type of the same structure.
 fn called_like(of: &DataType, named: &DataType) -> DataType {
     let field = |(field, named): (&FieldRef, &FieldRef)| {
         let of = called_like(field.data_type(), named.data_type());
@@ -170,7 +170,7 @@ async fn fields_of_files(
         .await
 }
 
-/// A table whose columns are called otherwise than the fields of its files.
+/// A table whose columns have other names than the fields of its files.
 #[derive(Debug)]
 pub(crate) struct Renamed {
     files: Arc<dyn TableProvider>,
@@ -178,7 +178,7 @@ pub(crate) struct Renamed {
 }
 
 impl Renamed {
-    /// The table over `files` with the names of SQL.
+    /// The table over `files` with the SQL names.
     pub(crate) fn new(files: Arc<dyn TableProvider>, names: &Names) -> Self {
         let schema = files.schema();
         let fields = schema.fields().iter().map(|field| {
@@ -195,7 +195,7 @@ impl Renamed {
         }
     }
 
-    /// The same over other files of the same columns.
+    /// The same table over other files with the same columns.
     pub(crate) fn over(&self, files: Arc<dyn TableProvider>) -> Self {
         Self {
             files,
@@ -203,12 +203,12 @@ impl Renamed {
         }
     }
 
-    /// The table as its files have it.
+    /// The table with the names of its files.
     pub(crate) fn files(&self) -> &dyn TableProvider {
         self.files.as_ref()
     }
 
-    /// The filter with the names of the files; nothing if it may name a field of a STRUCT that is called otherwise there.
+    /// The filter with the names of the files; `None` if it may name a field of a STRUCT that has another name there.
     fn of_files(&self, filter: &Expr) -> DataFusionResult<Option<Expr>> {
         let files = self.files.schema();
         let mut names_fields = false;
@@ -262,7 +262,7 @@ impl Renamed {
     }
 }
 
-/// The plan with its columns, and the fields in them, called as those of `shown`.
+/// The plan with its columns, and the fields in them, renamed as in `shown`.
 fn called(
     plan: Arc<dyn ExecutionPlan>,
     shown: &SchemaRef,

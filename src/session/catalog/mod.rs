@@ -1,4 +1,4 @@
-//! The session's tables: definitions kept, providers made anew for each statement.
+//! Catalog of a session: it keeps the definitions of tables, and creates a table provider for each statement.
 
 pub(crate) mod dead_letters;
 pub(crate) mod exact_files;
@@ -47,29 +47,29 @@ use crate::session::rewrite::recursion;
 use crate::tables::delta::{DeltaTableHandle, TimeTravel};
 use crate::tables::kafka::{KafkaTable, KafkaTableProvider};
 
-/// Views over views over views.
+/// The deepest nesting of views.
 pub(super) const VIEWS: usize = 64;
 
-/// Gives the context's state; set once, after the context is built.
+/// Returns the context's state; set once, after the context is built.
 type StateOf = Box<dyn Fn() -> Option<SessionState> + Send + Sync>;
 
-/// What a name stands for.
+/// The object behind a name of the catalog.
 #[derive(Debug, Clone)]
 pub(crate) enum TableEntry {
     Kafka(Arc<KafkaTable>),
-    /// The table, and its columns when it was declared.
+    /// The table, and its columns at the time of declaration.
     Delta {
         handle: DeltaTableHandle,
         schema: SchemaRef,
     },
     View(Arc<View>),
     Provider(Arc<dyn TableProvider>),
-    /// It is defined, and could not be opened so far.
+    /// The table is defined, and could not be opened so far.
     Unopened(Arc<Unopened>),
 }
 
 impl TableEntry {
-    /// What messages and SHOW TABLES call it.
+    /// The kind of the object in messages and SHOW TABLES.
     pub(crate) fn kind_name(&self) -> &'static str {
         match self {
             TableEntry::Kafka(_) => "Kafka table",
@@ -80,7 +80,7 @@ impl TableEntry {
         }
     }
 
-    /// The same, or what it has become since it was opened.
+    /// The entry itself, or the opened table of an entry that was opened since.
     fn settled(&self) -> Self {
         match self {
             TableEntry::Unopened(unopened) => unopened.opened().unwrap_or(self).clone(),
@@ -111,7 +111,7 @@ impl TableEntry {
     }
 }
 
-/// The files of a table that is over files, also if its columns are called otherwise.
+/// The table over files behind `provider`, also if its columns were renamed; `None` for other tables.
 fn listing(provider: &dyn TableProvider) -> Option<&ListingTable> {
     match provider.downcast_ref::<Renamed>() {
         Some(renamed) => listing(renamed.files()),
@@ -119,7 +119,7 @@ fn listing(provider: &dyn TableProvider) -> Option<&ListingTable> {
     }
 }
 
-/// The same with a cache for what is learned of its files; none if it is not over files.
+/// The provider with a cache for the statistics of its files; `None` if it is not over files.
 fn with_statistics(
     provider: &dyn TableProvider,
     statistics: Option<&Arc<FileStatisticsCache>>,
@@ -132,7 +132,7 @@ fn with_statistics(
     Some(Arc::new(files.clone().with_cache(statistics.cloned())))
 }
 
-/// A view as its query; planned by every statement that uses it.
+/// A view's query; every statement that uses the view plans it.
 #[derive(Debug)]
 pub(crate) struct View {
     pub(crate) query: Box<Query>,
@@ -142,26 +142,26 @@ pub(crate) struct View {
 #[derive(Default)]
 struct Tables {
     entries: BTreeMap<String, TableEntry>,
-    /// Those that statements may not name, and views may.
+    /// Tables that views may use and statements may not.
     hidden: BTreeMap<String, TableEntry>,
-    /// Statements may name some tables only, whether or not there are others.
+    /// Whether statements may use certain tables only, even if they may use all that exist.
     is_restricted: bool,
-    /// Tables that a restricted user declared: one who may name some tables only.
+    /// Tables declared by a restricted user: one who may use certain tables only.
     restricted: BTreeSet<String>,
-    /// Whether a table is not opened here, also where a view names it.
+    /// Decides whether a table may not be opened here, also from within a view.
     is_closed: Option<IsClosed>,
     definitions: BTreeMap<String, String>,
 }
 
-/// The one schema of a session.
+/// The schema of a session, the only one.
 #[derive(Default)]
 pub(crate) struct Catalog {
     tables: RwLock<Tables>,
-    /// Another one after each change, which no other catalog has but a fork that was made since.
+    /// A new number after each change; only a fork that was made since has the same one.
     version: AtomicU64,
-    /// Providers of the running statement: every mention of a table is the same snapshot.
+    /// Providers of the running statement: every mention of a table refers to the same snapshot.
     statement: Mutex<HashMap<String, Arc<dyn TableProvider>>>,
-    /// Views being planned, innermost last: a view of itself is refused.
+    /// Views being planned, innermost last, so that a view that uses itself is refused.
     planning: Mutex<Vec<String>>,
     state: OnceLock<StateOf>,
 }
@@ -175,12 +175,12 @@ impl std::fmt::Debug for Catalog {
 }
 
 impl Catalog {
-    /// Lets views be planned; called once with the context's state.
+    /// Enables the planning of views; called once with the context's state.
     pub(crate) fn attach(&self, state: impl Fn() -> Option<SessionState> + Send + Sync + 'static) {
         let _ = self.state.set(Box::new(state));
     }
 
-    /// Forgets the snapshots of the statement before.
+    /// Drops the snapshots of the previous statement.
     pub(crate) fn begin_statement(&self) {
         lock(&self.statement).clear();
         lock(&self.planning).clear();
@@ -213,7 +213,7 @@ impl Catalog {
         self.read(|tables| tables.entries.get(name).map(TableEntry::settled))
     }
 
-    /// The entry of a table that a plan reads: it may be one that only a view may name.
+    /// The entry of a table that a plan reads, also of one that only a view may use.
     pub(crate) fn entry_of_plan(&self, name: &str) -> Option<TableEntry> {
         self.read(|tables| {
             let entry = tables.entries.get(name);
@@ -222,7 +222,7 @@ impl Catalog {
         })
     }
 
-    /// Where the tables of these names are.
+    /// The locations of the tables with these names.
     pub(crate) fn places(&self, is_wanted: impl Fn(&str) -> bool) -> Vec<TablePlace> {
         self.read(|tables| {
             let entries = tables.entries.iter().chain(&tables.hidden);
@@ -233,7 +233,7 @@ impl Catalog {
         })
     }
 
-    /// Says whether who declared a table may name some tables only.
+    /// Records whether the user who declared a table may use certain tables only.
     pub(crate) fn set_restricted(&self, name: &str, is_restricted: bool) {
         let mut tables = self.write();
         match is_restricted {
@@ -242,18 +242,18 @@ impl Catalog {
         };
     }
 
-    /// Whether a restricted user declared the table: one who may name some tables only.
+    /// Whether a restricted user declared the table: one who may use certain tables only.
     pub(crate) fn is_restricted(&self, name: &str) -> bool {
         self.read(|tables| tables.restricted.contains(name))
     }
 
-    /// Refuses a table that is not opened here.
+    /// Returns an error for a table that may not be opened here.
     ///
     /// # Errors
     ///
     /// [`ErrorKind::Permission`].
     pub(crate) fn check_open(&self, name: &str) -> Result<()> {
-        // It looks into another catalog, and at files: nothing of this one is locked meanwhile.
+        // The check looks into another catalog, and at files: it runs without a lock on this catalog.
         let is_closed = self.read(|tables| tables.is_closed.clone());
         match is_closed.is_some_and(|is_closed| is_closed(name)) {
             false => Ok(()),
@@ -285,7 +285,7 @@ impl Catalog {
         }
     }
 
-    /// DataFusion's word for a missing table, with its place and with close names.
+    /// DataFusion's error for a missing table, with its place and with similar names.
     pub(crate) fn missing_table(
         &self,
         error: impl Into<Error>,
@@ -317,7 +317,7 @@ impl Catalog {
         }
     }
 
-    /// The same of a table that another one names: it may be one that statements may not.
+    /// The same for a table that another one names, which statements need not be allowed to use.
     pub(crate) async fn delta_of_plan(&self, name: &str) -> Result<DeltaTableHandle> {
         self.check_open(name)?;
         match self.entry_of_plan(name) {
@@ -344,7 +344,7 @@ impl Catalog {
             })
     }
 
-    /// Adds or replaces a table. `definition` is what SHOW CREATE TABLE shows: no secrets.
+    /// Adds or replaces a table. SHOW CREATE TABLE displays `definition`: it must have no secrets.
     pub(crate) fn put(&self, name: &str, entry: TableEntry, definition: String) {
         let mut tables = self.write();
         tables.restricted.remove(name);
@@ -352,7 +352,7 @@ impl Catalog {
         tables.definitions.insert(name.to_owned(), definition);
     }
 
-    /// Keeps the text of a table that DataFusion's own DDL has just made.
+    /// Keeps the text of the statement by which DataFusion's own DDL just created a table.
     pub(crate) fn describe_new(&self, text: &str) {
         let tables = &mut *self.write();
         for name in tables.entries.keys() {
@@ -363,8 +363,8 @@ impl Catalog {
         }
     }
 
-    /// A catalog with the same tables, for statements that run beside those of this one; they name only those that
-    /// `may_name` says, and open none of which `is_closed` says that it is not opened.
+    /// A catalog with the same tables, for statements that run concurrently with those of this one; they may use only the
+    /// tables that `may_name` allows, and open none for which `is_closed` returns true.
     pub(crate) fn fork(
         &self,
         may_name: Option<impl Fn(&str) -> bool>,
@@ -393,7 +393,7 @@ impl Catalog {
         }
     }
 
-    /// Keeps what is learned of files in this cache. Tables come with that of the session in which they were declared.
+    /// Keeps statistics of files in this cache. A table starts with the cache of the session that declared it.
     pub(crate) fn keep_statistics_in(&self, statistics: Option<&Arc<FileStatisticsCache>>) {
         let mut tables = self.write();
         let Tables {
@@ -415,7 +415,7 @@ impl Catalog {
         }
     }
 
-    /// Forgets a name; gives what it stood for.
+    /// Removes a name; returns its entry and definition.
     pub(crate) fn remove(&self, name: &str) -> Option<(TableEntry, String)> {
         let mut tables = self.write();
         tables.restricted.remove(name);
@@ -423,12 +423,12 @@ impl Catalog {
         Some((tables.entries.remove(name)?, definition))
     }
 
-    /// Gives a table of the running statement this provider.
+    /// Sets the provider of a table for the running statement.
     pub(crate) fn pin(&self, name: &str, provider: Arc<dyn TableProvider>) {
         lock(&self.statement).insert(name.to_owned(), provider);
     }
 
-    /// All tables and views the running statement has mentioned, sorted.
+    /// All tables and views that the running statement has mentioned, sorted.
     pub(crate) fn names_in_use(&self) -> Vec<String> {
         let mut names: Vec<String> = lock(&self.statement)
             .keys()
@@ -440,7 +440,7 @@ impl Catalog {
         names
     }
 
-    /// Kafka tables the running statement has read.
+    /// Kafka tables that the running statement has read.
     pub(crate) fn kafka_tables_in_use(&self) -> Vec<Arc<dyn TableProvider>> {
         lock(&self.statement)
             .values()
@@ -453,7 +453,7 @@ impl Catalog {
     pub(crate) async fn provider(&self, name: &str) -> Result<Option<Arc<dyn TableProvider>>> {
         let of_change = self.hidden_of_change(name);
         let (base, travel) = split_time_travel(of_change.unwrap_or(name));
-        // A view may name what the statement that uses it may not.
+        // A view may use tables that its reader may not.
         let in_view = !lock(&self.planning).is_empty();
         let found = self.read(|tables| {
             let hidden = || tables.hidden.get(base).filter(|_| in_view);
@@ -467,7 +467,7 @@ impl Catalog {
         if let Some(known) = lock(&self.statement).get(name) {
             return Ok(Some(Arc::clone(known)));
         }
-        // They are there for the statement that changes rows alone, which has made them.
+        // Only the statement that changes rows, which created these names, may use them.
         if of_change.is_some() {
             return Ok(None);
         }
@@ -486,7 +486,7 @@ impl Catalog {
         Ok(Some(provider))
     }
 
-    /// The table of a hidden name of a statement that changes rows; none if a table is called so.
+    /// The table behind a hidden name of a statement that changes rows; `None` if a table has that name.
     fn hidden_of_change<'n>(&self, name: &'n str) -> Option<&'n str> {
         let table = table_of_change(name)?;
         self.read(|tables| !tables.entries.contains_key(name))
@@ -531,7 +531,7 @@ impl Catalog {
         Ok(Arc::new(ViewTable::new(plan, definition)))
     }
 
-    /// Whether a view reads what statements may not name.
+    /// Whether a view reads tables that statements may not use.
     fn hides(&self, view: &View) -> bool {
         self.read(|tables| {
             if !tables.is_restricted {
@@ -546,7 +546,8 @@ impl Catalog {
         })
     }
 
-    /// The plan of a view's query; `defined` is the name of a view that is made of it, and that it may not name itself.
+    /// The plan of a view's query; `defined` is the name of the view that is being created from it, and that the query may not
+    /// use.
     pub(super) async fn plan_query(
         &self,
         context: &SessionContext,
@@ -580,7 +581,7 @@ impl Catalog {
     fn write(&self) -> RwLockWriteGuard<'_, Tables> {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         let tables = self.tables.write().unwrap_or_else(PoisonError::into_inner);
-        // Within the lock: who reads tables reads their version with them.
+        // Within the lock: a reader of the tables reads their version along with them.
         self.version
             .store(NEXT.fetch_add(1, Ordering::Relaxed), Ordering::Release);
         tables
@@ -591,12 +592,12 @@ impl Catalog {
     }
 }
 
-/// Looks for relations that are hidden or that are not there, in views of views too. A common table expression counts as one
-/// that is not there: a view more is closed than need be.
+/// Finds names of tables that are hidden or missing, also through nested views. The name of a common table expression counts as
+/// missing: this closes a view too many rather than one too few.
 struct Reads<'a> {
     tables: &'a Tables,
     seen: Vec<String>,
-    /// Views within one another.
+    /// Depth of nested views.
     within: usize,
 }
 
@@ -610,7 +611,7 @@ impl Visitor for Reads<'_> {
         match self.tables.entries.get(&name) {
             None => ControlFlow::Break(()),
             Some(TableEntry::View(view)) if !self.seen.contains(&name) => {
-                // The planner refuses views that stand deeper.
+                // The planner refuses views nested more deeply.
                 if self.within >= VIEWS {
                     return ControlFlow::Break(());
                 }
@@ -625,7 +626,7 @@ impl Visitor for Reads<'_> {
     }
 }
 
-/// The refusal of a view over too many views.
+/// The error for a view over too many nested views.
 pub(super) fn too_many_views(name: &str) -> Error {
     Error::invalid(format!(
         "view {name} stands below {VIEWS} views above one another"
@@ -662,17 +663,17 @@ pub(crate) fn time_travel_name(table: &str, travel: TimeTravel) -> String {
     }
 }
 
-/// The hidden name of a table's rows with their places.
+/// The hidden name of a table's rows with their positions.
 pub(super) fn rows_name(table: &str) -> String {
     format!("{table}@rows")
 }
 
-/// The hidden name of what takes the changes of a table's rows.
+/// The hidden name of the target for changes of a table's rows.
 pub(super) fn changes_name(table: &str) -> String {
     format!("{table}@changes")
 }
 
-/// The table of such a name.
+/// The table behind such a name.
 fn table_of_change(name: &str) -> Option<&str> {
     let table = name.strip_suffix("@rows");
     table.or_else(|| name.strip_suffix("@changes"))
@@ -760,7 +761,7 @@ impl SchemaProvider for Catalog {
                 Some(provider.unwrap_or_else(|| Arc::new(KafkaTableProvider::new(table))))
             }
             Some(TableEntry::Provider(table)) => Some(table),
-            // DataFusion asks only whether something was dropped.
+            // DataFusion only checks whether a table was dropped.
             Some(entry) => provider.or_else(|| Some(placeholder(&entry))),
         })
     }
@@ -774,7 +775,7 @@ impl SchemaProvider for Catalog {
         'life1: 'async_trait,
         Self: 'async_trait,
     {
-        // Lists of tables open none: one that is away would be missed in all of them.
+        // Listings open no table: each of them would otherwise wait for a table that is unavailable.
         let entry = self.read(|tables| tables.entries.get(name).map(TableEntry::settled));
         let of_entry = entry.map(|entry| match entry {
             TableEntry::View(_) => TableType::View,
@@ -809,7 +810,7 @@ fn placeholder(entry: &TableEntry) -> Arc<dyn TableProvider> {
     Arc::new(EmptyTable::new(schema))
 }
 
-/// Makes the closure [`Catalog::attach`] takes from a context's weak state.
+/// Creates the closure for [`Catalog::attach`] from a context's weak state.
 pub(crate) fn weak_state(
     context: &datafusion::prelude::SessionContext,
 ) -> impl Fn() -> Option<SessionState> + Send + Sync + 'static {

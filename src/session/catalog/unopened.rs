@@ -1,5 +1,5 @@
-//! Tables that are defined and could not be opened: the definition stays, and opening is tried again when a statement uses the
-//! table, and whenever the server that keeps the definition asks for it.
+//! Tables that are defined and could not be opened: the catalog keeps the definition, and tries to open the table again when a
+//! statement uses it, and whenever the server that stores the definition asks for it.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
@@ -12,13 +12,13 @@ use crate::session::context::TablePlace;
 use crate::session::statements::create;
 use crate::session::statements::create::IfMissing;
 
-/// A table whose definition is known, and why it is not open. All forks of a session share it: when one of their statements
-/// has opened it, it is open for all of them.
+/// A table with its definition, and the reason why it is not open. All forks of a session share it: once one of their
+/// statements has opened it, it is open for all of them.
 #[derive(Debug)]
 pub(crate) struct Unopened {
     name: String,
     kind: &'static str,
-    /// What makes it; none if this program cannot read its definition, or does not run it again.
+    /// The statement that creates it; `None` if this program cannot read its definition, or does not run it again.
     statement: Option<ParsedStatement>,
     opened: OnceLock<TableEntry>,
     /// One attempt at a time.
@@ -53,12 +53,13 @@ impl Unopened {
         }
     }
 
-    /// What messages and SHOW TABLES call it.
+    /// The kind of the object in messages and SHOW TABLES.
     pub(crate) fn kind_name(&self) -> &'static str {
         self.kind
     }
 
-    /// Where its definition says that it lies: nobody else may declare it under another name because it is not open.
+    /// The location in its definition: although the table is not open, no other statement may declare that location under
+    /// another name.
     pub(crate) fn place(&self) -> Option<TablePlace> {
         match self.statement.as_ref().map(|parsed| &parsed.statement) {
             Some(Statement::CreateTable(table)) => {
@@ -82,13 +83,13 @@ impl Unopened {
         self.failure().message.clone()
     }
 
-    /// The statement that makes it, if only running it again does: it is of DataFusion's own SQL.
+    /// The statement that creates the table, if it is of DataFusion's own SQL: only running it again opens the table.
     pub(crate) fn to_run_again(&self) -> Option<&ParsedStatement> {
         let is_sql = |parsed: &&ParsedStatement| matches!(parsed.statement, Statement::Sql(_));
         self.statement.as_ref().filter(is_sql)
     }
 
-    /// Tries to open it. Who comes while another attempt is at work has its outcome.
+    /// Tries to open the table. A caller that comes during another attempt waits and gets its result.
     ///
     /// # Errors
     ///
@@ -120,7 +121,7 @@ impl Unopened {
         }
     }
 
-    /// What a statement is told that uses it.
+    /// The error for a statement that uses the table.
     pub(crate) fn error(&self) -> Error {
         let failure = self.failure();
         let message = format!("{} cannot be opened: {}", self.name, failure.message);
@@ -147,11 +148,11 @@ impl Failure {
 }
 
 impl Catalog {
-    /// The table of a name, opened if it was not.
+    /// The table of this name; opens it if it is not open yet.
     ///
     /// # Errors
     ///
-    /// There is none, with close names; it may not be opened here; why it cannot be.
+    /// A missing table, with similar names; a table that may not be opened here; or the reason why it cannot be opened.
     pub(crate) async fn open(&self, name: &str) -> Result<TableEntry> {
         let entry = self.expect(name)?;
         self.check_open(name)?;
@@ -171,7 +172,7 @@ impl Catalog {
     }
 }
 
-/// Runs something that may wait for a store or a broker, for so long at most.
+/// Runs work that may wait for a store or a broker, with a time limit.
 pub(crate) async fn within<T>(limit: Duration, work: impl Future<Output = Result<T>>) -> Result<T> {
     let seconds = limit.as_secs();
     tokio::time::timeout(limit, work).await.unwrap_or_else(|_| {
@@ -187,7 +188,7 @@ mod tests {
     use crate::planner::{Script, parse_statement};
     use crate::session::{Session, SessionOptions};
 
-    /// Its query would be asked anew, and might give other rows.
+    /// To create it again would run its query again, which may return other rows.
     #[tokio::test]
     async fn a_table_in_memory_is_not_made_again() {
         let session = Session::try_new(&SessionOptions::default()).unwrap();

@@ -1,9 +1,10 @@
-//! A view over tables that its reader may not name: the reader sees its rows and columns, and nothing of what is below.
+//! Views over tables that their reader may not use: the reader sees the view's rows and columns, and nothing of the tables
+//! below.
 //!
-//! The optimizer moves conditions down to where rows are read, below the view's own. A condition that fails, such as a cast,
-//! would then meet rows that the view leaves out, and its error would show them. So such a view is a table of its own: only
-//! the choice of columns and comparisons with a literal, which cannot fail, pass into it; its plan is one operator; and what
-//! fails inside is said without what it was about.
+//! The optimizer moves conditions down to the scan, below the view's own conditions. A condition that fails, such as a cast,
+//! would then be evaluated on rows that the view filters out, and its error would reveal them. So such a view is a table of its
+//! own: only projections and comparisons with a literal, which cannot fail, are pushed into it; its plan is displayed as one
+//! operator; and an error inside it is reported without its details.
 
 use std::fmt;
 use std::sync::Arc;
@@ -30,11 +31,11 @@ use futures::StreamExt as _;
 use crate::core::stack::with_stack;
 use crate::error::{Error, ErrorKind, Subject};
 
-/// What is said of an error below a view that hides what it reads.
+/// The error that the reader sees for an error inside such a view.
 pub(crate) fn hidden(view: &str, error: &Error) -> Error {
     tracing::warn!(view, "an error in a view: {}", error.message());
     match error.kind() {
-        // These are about the server, or the statement that reads.
+        // These kinds are about the server, or about the reading statement.
         kind @ (ErrorKind::Exhausted
         | ErrorKind::Cancelled
         | ErrorKind::Timeout
@@ -47,7 +48,7 @@ pub(crate) fn hidden(view: &str, error: &Error) -> Error {
     .with_help("the log of the server has the cause")
 }
 
-/// The view.
+/// A view that hides the tables below it.
 #[derive(Debug)]
 pub(crate) struct BarrierView {
     name: String,
@@ -64,7 +65,7 @@ impl BarrierView {
         }
     }
 
-    /// The view's rows that a reader's comparisons leave, and the columns that are wanted.
+    /// Reads the view's rows that pass the reader's comparisons, with the projected columns.
     fn read(
         &self,
         projection: Option<&Vec<usize>>,
@@ -92,17 +93,18 @@ impl BarrierView {
     }
 }
 
-/// The plan of a stream with views that hide what they read in the place of their names, and the name of one of them; none if it
-/// has none. Conditions are all that moves below a view, so that it still hides its rows if none of them can fail.
+/// Replaces the names of such views in a stream's plan by their plans; returns the plan and the name of one of the views, or no
+/// name if there is none. Only conditions move below a view, so the view still hides its rows if none of the conditions can
+/// fail.
 ///
 /// # Errors
 ///
-/// A condition could fail on rows that the view leaves out.
+/// A condition could fail on rows that the view filters out.
 pub(crate) fn opened(plan: LogicalPlan) -> Result<(LogicalPlan, Option<String>), Error> {
     opened_within(plan, None)
 }
 
-/// As [`opened`], of the plan of a view that hides what it reads if `outer` names one: it may be over another such view.
+/// As [`opened`]; `outer` names the view around the plan, if there is one: such a view may be over another one.
 fn opened_within(
     plan: LogicalPlan,
     outer: Option<&str>,
@@ -129,7 +131,7 @@ fn opened_within(
         && let Some(condition) = condition_that_can_fail(&plan)?
     {
         if let Some(outer) = outer {
-            // The condition is a part of what the view hides.
+            // The condition belongs to the outer view's definition, which is hidden.
             tracing::warn!(
                 view = outer,
                 "a condition over view {view} could fail: {condition}"
@@ -150,8 +152,8 @@ fn opened_within(
     Ok((opened.data, view))
 }
 
-/// A state that plans a stream over views that hide what they read. A rule of the engine moves what a reader computes below a
-/// view's condition, where it could fail on rows that the view leaves out: that rule is left out.
+/// A state that plans a stream over such views. One rule of the engine moves projected expressions below a view's condition,
+/// where they could fail on rows that the view filters out: this state omits that rule.
 pub(crate) fn planning_above(state: &SessionState) -> SessionState {
     let rules = state.physical_optimizers().iter();
     let rules = rules.filter(|rule| rule.name() != "ProjectionPushdown");
@@ -220,7 +222,7 @@ impl TableProvider for BarrierView {
     }
 }
 
-/// Comparisons of columns with literals. What is cast, computed or called can fail, or tell what it was given.
+/// Comparisons of columns with literals. Casts, computations and calls can fail, or reveal their arguments.
 fn cannot_fail(filter: &Expr) -> bool {
     let plain = |expr: &Expr| matches!(expr, Expr::Column(_) | Expr::Literal(..));
     match filter {
@@ -288,7 +290,7 @@ impl ExecutionPlan for BarrierExec {
         &self.properties
     }
 
-    // What is below was planned and optimized by itself, and is not shown.
+    // The plan below was planned and optimized by itself, and is not displayed.
     fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
         Vec::new()
     }

@@ -1,7 +1,7 @@
-//! A view that hides rows, against readers at random: nothing that a reader computes is given a row that the view leaves out, and
-//! the answer is that of a table which has the view's rows and no others.
+//! Property test of views that hide rows: no expression of a reader is evaluated on a row that the view filters out, and the
+//! answer equals that over a table which holds exactly the view's rows.
 //!
-//! The function `probe` gives back what it is given and remembers it. Other expressions fail on hidden rows only.
+//! The function `probe` returns its argument and records it. Other expressions fail on hidden rows only.
 
 use std::cell::Cell;
 use std::collections::BTreeSet;
@@ -18,18 +18,18 @@ use crate::error::Result;
 use crate::planner::{Parameters, Script, parse_statement};
 use crate::session::{ForkOptions, Session, SessionOptions};
 
-/// Rows 0 to 14 are shown by each view, with values below 1000; rows 15 to 29 by none.
+/// Each view returns rows 0 to 14, with values below 1000, and none of rows 15 to 29.
 const ROWS: &str = "SELECT id, k, v, CASE WHEN v < 1000 THEN CAST(v AS VARCHAR) ELSE concat('hidden-', CAST(v AS VARCHAR)) END AS t \
      FROM (SELECT value AS id, CASE WHEN value < 15 THEN value % 4 ELSE 4 + value % 4 END AS k, \
      CASE WHEN value < 15 THEN value * 10 ELSE 1000 + value END AS v FROM generate_series(0, 29)) AS x";
 
-/// A table of the reader's.
+/// A table of the reader.
 const OWN: &str = "CREATE TABLE open_own AS SELECT * FROM (VALUES (0, 100), (1, 101), (2, 102), (3, 103)) AS x (k, w)";
 
 /// Tables with those rows, in memory and in two files.
 const STORES: [&str; 2] = ["secret", "secret_files"];
 
-/// Ways to show the same rows of a table.
+/// Views that return the same rows of a table in different ways.
 const VIEWS: [&str; 11] = [
     "SELECT id, k, v, t FROM {} WHERE v < 1000",
     "SELECT * FROM {} WHERE id BETWEEN 0 AND 14",
@@ -44,7 +44,7 @@ const VIEWS: [&str; 11] = [
     "SELECT * FROM {} WHERE v < 70 UNION ALL SELECT * FROM {} WHERE v BETWEEN 70 AND 999",
 ];
 
-/// What a reader asks: `{n}` is the view, `{v}` a value and `{c}` a condition over its row `o`.
+/// The reader's queries: `{n}` is the view, `{v}` a value and `{c}` a condition over its row `o`.
 const QUERIES: [&str; 16] = [
     "SELECT o.id FROM {n} o WHERE {c}",
     "SELECT {v} AS x FROM {n} o WHERE {c}",
@@ -73,7 +73,7 @@ fn value() -> impl Strategy<Value = &'static str> {
     ])
 }
 
-/// A condition in which a part, mostly, must not be given a hidden row.
+/// A condition with a part that, in most cases, must not be evaluated on a hidden row.
 fn condition() -> impl Strategy<Value = String> {
     let harmless = proptest::sample::select(vec![
         "o.id > 3",
@@ -103,10 +103,10 @@ fn condition() -> impl Strategy<Value = String> {
     })
 }
 
-/// Numbers that `probe` was given.
+/// Numbers with which `probe` was called.
 type Met = Arc<Mutex<BTreeSet<i64>>>;
 
-/// Gives a session the function.
+/// Registers the function in a session.
 fn with_probe(session: &Session) -> Met {
     let met = Met::default();
     let told = Arc::clone(&met);
@@ -179,7 +179,7 @@ async fn sessions(files: &str) -> Result<(Session, Session)> {
     Ok((whole, other))
 }
 
-/// Whether `probe` was given something of a hidden row since the last call.
+/// Whether `probe` was called with a value of a hidden row since the last call.
 fn has_met_hidden(met: &Met) -> bool {
     let met = std::mem::take(&mut *met.lock().unwrap());
     met.iter().any(|value| *value >= 1000)
@@ -228,7 +228,7 @@ fn nothing_that_a_reader_computes_is_given_a_hidden_row() {
         let right = runtime.block_on(run(&other, &query.replace("{n}", "seen")));
         match (&mine, &right) {
             (Ok(mine), Ok(right)) => prop_assert_eq!(mine, right, "{}", of_view),
-            // Both lack what the statement needs.
+            // The statement fails on both alike.
             (Err(mine), Err(_)) => {
                 let said = mine.to_string();
                 prop_assert!(!said.contains("hidden-"), "{}: {}", of_view, said);
@@ -238,14 +238,14 @@ fn nothing_that_a_reader_computes_is_given_a_hidden_row() {
                 return Err(TestCaseError::fail(differ));
             }
         }
-        // One who may name the tables has a view without a barrier.
+        // A user who may read the tables gets a view without a barrier.
         let open = runtime.block_on(run(&all, &of_view));
         let is_shown = has_met_hidden(&met_by_all) || (open.is_err() && right.is_ok());
         cases.set(cases.get() + 1);
         answered.set(answered.get() + usize::from(right.is_ok()));
         shown.set(shown.get() + usize::from(is_shown));
     });
-    // The statements are such that a view without a barrier would not pass.
+    // The statements are chosen so that a view without a barrier would fail the test.
     let (cases, answered, shown) = (cases.get(), answered.get(), shown.get());
     assert!(answered * 4 > cases * 3, "{answered} of {cases}");
     assert!(shown * 20 > cases, "{shown} of {cases}");

@@ -1,4 +1,4 @@
-//! The share of the session's memory that one statement may hold, and the memory of jobs as one of them has it.
+//! Memory pools: the share of the session's memory that one statement may hold, and the memory of jobs as one job sees it.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,7 +10,7 @@ use datafusion::execution::memory_pool::{
 
 use crate::core::jobs::Shortage;
 
-/// Takes from another pool, and no more than a limit.
+/// A memory pool that allocates from another pool, up to a limit.
 #[derive(Debug)]
 pub(crate) struct LimitedPool {
     of: Arc<dyn MemoryPool>,
@@ -87,12 +87,12 @@ impl MemoryPool for LimitedPool {
     }
 }
 
-/// Takes from the pool of all jobs, and knows what its job holds and why it got no more.
+/// A memory pool that allocates from the pool of all jobs; it tracks the reservations of its job and why the last one failed.
 #[derive(Debug)]
 pub(crate) struct JobPool {
     of: Arc<dyn MemoryPool>,
     held: AtomicUsize,
-    /// The last time that there was not enough.
+    /// The last refused reservation.
     shortage: Mutex<Option<Shortage>>,
 }
 
@@ -105,7 +105,7 @@ impl JobPool {
         }
     }
 
-    /// What was missing since this was asked last.
+    /// Returns the shortage since the last call, and resets it.
     pub(crate) fn take_shortage(&self) -> Option<Shortage> {
         self.shortage
             .lock()
@@ -125,7 +125,7 @@ impl JobPool {
     }
 }
 
-/// Bytes that a pool gives at most.
+/// The capacity of a pool in bytes.
 pub(crate) fn limit_of(pool: &dyn MemoryPool) -> usize {
     match pool.memory_limit() {
         MemoryLimit::Finite(limit) => limit,
@@ -198,7 +198,7 @@ mod tests {
         let refused = first.try_grow(41).unwrap_err().to_string();
         assert!(refused.contains("holds 60 bytes, needs 41 more, and may hold 100"));
         let second = MemoryConsumer::new("second").register(&two);
-        // Within its own share, beyond what is left of the whole.
+        // Within the statement's own share, beyond the rest of the whole pool.
         assert!(second.try_grow(91).is_err());
         assert_eq!(two.reserved(), 0);
         second.try_grow(90).unwrap();

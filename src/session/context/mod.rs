@@ -1,4 +1,4 @@
-//! Building the DataFusion context: types, functions, planners, memory.
+//! Construction of the DataFusion context: types, functions, planners, memory.
 
 pub(crate) mod memory;
 pub(crate) mod states;
@@ -44,67 +44,67 @@ use crate::tables::parquet::read_int96_in_microseconds;
 pub(super) const CATALOG: &str = "anabranch";
 pub(super) const SCHEMA: &str = "public";
 
-/// What a session is given.
+/// Settings of a session.
 #[derive(Debug, Clone, Default)]
 pub struct SessionOptions {
     /// Bytes that sorts, aggregates and joins may hold before they spill; `None`: half of the
     /// machine's memory.
     pub memory_limit: Option<usize>,
-    /// How much of them is for jobs alone.
+    /// The part of the memory that is reserved for jobs.
     pub job_memory: JobMemory,
     /// Parallel streams; `None`: one per processor.
     pub target_partitions: Option<usize>,
-    /// What the tables of the schema `system` tell of; `None`: there is no such schema.
+    /// The data directory that the schema `system` reads; `None`: there is no such schema.
     pub data_dir: Option<String>,
     /// Where spilled data goes; `None`: the system's temporary folder.
     pub spill_dir: Option<PathBuf>,
 }
 
-/// The memory of jobs. What they have of their own no statement takes, and they take no more (SAFE-1).
+/// The memory of jobs. Statements cannot take memory reserved for jobs, and jobs take no more than that (SAFE-1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum JobMemory {
-    /// What there is, as statements do: where there are no statements beside jobs.
+    /// Jobs share all memory with statements: for processes without statements beside jobs.
     #[default]
     Shared,
-    /// Half of what there is.
+    /// Half of all memory.
     Half,
-    /// So many bytes of it.
+    /// This number of bytes.
     Bytes(usize),
 }
 
-/// What a fork of a session may do less than the session.
+/// Restrictions of a fork compared with its session.
 #[derive(Clone, Default)]
 pub struct ForkOptions {
-    /// The zone of `now()` and of texts that `to_timestamp` reads, such as `Europe/Paris`; `None`: as the session's.
+    /// The zone of `now()` and of texts for `to_timestamp`, such as `Europe/Paris`; `None`: the session's zone.
     pub time_zone: Option<String>,
-    /// Bytes that its statements may hold of the session's; `None`: all.
+    /// Bytes of the session's memory that its statements may hold; `None`: all.
     pub memory_limit: Option<usize>,
-    /// Whether its statements may name a table of a schema; `None`: all of them.
+    /// Decides whether its statements may use a table of a schema; `None`: all of them.
     pub may_name: Option<MayName>,
-    /// Whether a table that its statements may name is not opened, since another one that they may not name lies at the same place;
-    /// `None`: all are opened.
+    /// Decides whether a table is not opened although its statements may use it, since another table at the same location is
+    /// not permitted; `None`: all are opened.
     pub is_closed: Option<IsClosed>,
-    /// Its statements write nothing, not even what a query sets aside.
+    /// Its statements write nothing, not even the dead letters of a query.
     pub only_reads: bool,
 }
 
-/// Where the rows of a table are.
+/// The location of a table's rows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TablePlace {
-    /// A folder, a file, or the same in a store.
+    /// A folder or a file, on disk or in a store.
     Files(String),
     /// A topic.
     Topic(String),
 }
 
-/// Whether a table may be named, by schema and name.
+/// Whether a table may be used, by schema and name.
 pub type MayName = Arc<dyn Fn(&str, &str) -> bool + Send + Sync>;
 
-/// Whether a table is not opened, by name; asked when a statement opens it.
+/// Whether a table may not be opened, by name; checked when a statement opens it.
 pub type IsClosed = Arc<dyn Fn(&str) -> bool + Send + Sync>;
 
-/// What a session and its forks have in common: functions, rules and settings, without tables. To copy it is much less work
-/// than to build it.
+/// The state that a session and its forks share: functions, rules and settings, without tables. Copying it is much cheaper than
+/// building it.
 pub(super) fn common(
     options: &SessionOptions,
     runtime: Arc<RuntimeEnv>,
@@ -125,8 +125,8 @@ pub(super) fn common(
     settings.sql_parser.support_varchar_with_length = true;
     read_int96_in_microseconds(settings);
     settings.sql_parser.parse_float_as_decimal = true;
-    // The engine's operators say of some expressions, such as IS NOT TRUE, that they may be NULL, and its plans that they may not:
-    // an aggregate over a shared one would be refused.
+    // For some expressions, such as IS NOT TRUE, the engine's operators are nullable and its plans are not: it would refuse an
+    // aggregate over a shared one.
     settings.execution.skip_physical_aggregate_schema_check = true;
 
     let builder = SessionStateBuilder::new()
@@ -139,7 +139,7 @@ pub(super) fn common(
         )))
         .with_physical_optimizer_rules(physical_rules());
     let mut builder = anabranch_udfs::register(builder);
-    // In front: the engine's own planners would take functions without bounds.
+    // In front: the engine's own planners would choose functions without bounds.
     builder
         .expr_planners()
         .get_or_insert_default()
@@ -157,8 +157,8 @@ pub(super) fn common(
     Ok(Arc::new(state))
 }
 
-/// The rules of the engine, between one that is before all that look at statistics, and those that are after all that push
-/// predicates down.
+/// The engine's rules, after one that must precede all readers of statistics, and before those that must follow all pushdown of
+/// predicates.
 fn physical_rules() -> Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> {
     let mut rules: Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> = vec![Arc::new(ForgetBounds)];
     rules.extend(PhysicalOptimizer::new().rules);
@@ -183,7 +183,7 @@ pub(super) fn build(
     let mut state = match (&fork.time_zone, fork.memory_limit) {
         (None, None) => common.clone(),
         (zone, limit) => {
-            // Functions are told of the zone when a state is built.
+            // Functions learn the zone when a state is built.
             let mut config = common.config().clone();
             if let Some(zone) = zone {
                 config.options_mut().execution.time_zone = Some(zone.clone());
@@ -215,7 +215,7 @@ pub(super) fn build(
     Ok((context, catalog))
 }
 
-/// Says what one call of a function may make, of the memory of its statement: it is copied once or twice on its way.
+/// Sets the budget of one function call from the statement's memory: the result is copied once or twice on its way.
 fn tell_budget(settings: &mut ConfigOptions, limit: usize) {
     settings.extensions.insert(Budget(limit / 4));
 }
@@ -223,16 +223,16 @@ fn tell_budget(settings: &mut ConfigOptions, limit: usize) {
 /// Memory, disk and caches of files of a session, shared by its forks.
 #[derive(Debug, Clone)]
 pub(super) struct Resources {
-    /// Of statements.
+    /// The environment of statements.
     pub(super) statements: Arc<RuntimeEnv>,
-    /// Of jobs; the same, if they have none of their own.
+    /// The environment of jobs; that of statements, if jobs have no memory of their own.
     pub(super) jobs: Arc<RuntimeEnv>,
 }
 
 impl Resources {
     /// # Errors
     ///
-    /// Jobs are to have all that there is.
+    /// Options that reserve all memory for jobs.
     pub(super) fn try_new(options: &SessionOptions) -> Result<Self> {
         let whole = options.memory_limit.unwrap_or_else(default_memory_limit);
         let of_jobs = match options.job_memory {
@@ -260,8 +260,8 @@ impl Resources {
             .build_arc()?;
         let jobs = match of_jobs {
             None => Arc::clone(&statements),
-            // What statements spill is not counted against what jobs may. And a thread of a statement may wait for memory while it
-            // holds the lock of a cache: jobs have others.
+            // Spill files of statements do not count against the limit of jobs. And a thread of a statement may wait for memory
+            // while it holds the lock of a cache: jobs have other caches.
             Some(of_jobs) => Arc::new(RuntimeEnv {
                 memory_pool: Arc::new(FairSpillPool::new(of_jobs)),
                 disk_manager: Arc::new(disk().build()?),
@@ -292,8 +292,8 @@ impl Resources {
         self.pools().map(|pool| pool.reserved()).sum()
     }
 
-    /// What the sessions of a job have in common, and the memory of jobs as this one has it. Which files there are each job remembers
-    /// by itself, since each of its batches looks again; what is in them, all jobs together.
+    /// The state that the sessions of a job share, with the memory of jobs as this job sees it. Each job has its own cache of
+    /// file listings, since each of its batches lists files again; the cache of file metadata is shared by all jobs.
     ///
     /// # Errors
     ///
@@ -322,7 +322,7 @@ impl Resources {
     }
 }
 
-/// The same memory and disk, of which a fork may hold so much.
+/// The environment with the same memory and disk, and a limit for one fork.
 fn limited(runtime: &RuntimeEnv, limit: Option<usize>) -> Arc<RuntimeEnv> {
     let mut runtime = runtime.clone();
     if let Some(limit) = limit {
@@ -331,7 +331,7 @@ fn limited(runtime: &RuntimeEnv, limit: Option<usize>) -> Arc<RuntimeEnv> {
     Arc::new(runtime)
 }
 
-/// Half of the machine's memory; 2 GiB where it cannot be told.
+/// Half of the machine's memory; 2 GiB if its size is unknown.
 fn default_memory_limit() -> usize {
     const FALLBACK: usize = 2 << 30;
     let Ok(info) = std::fs::read_to_string("/proc/meminfo") else {
@@ -420,7 +420,7 @@ mod tests {
             (15, 0, 20)
         );
     }
-    /// Where the caches of files are: of what is in them, of their statistics, and of which there are.
+    /// The addresses of the file caches: metadata, statistics, listings.
     fn caches(runtime: &RuntimeEnv) -> [*const (); 3] {
         let caches = &runtime.cache_manager;
         [
@@ -440,12 +440,12 @@ mod tests {
         for (of_job, of_statements) in one.iter().zip(caches(&resources.statements)) {
             assert_ne!(*of_job, of_statements);
         }
-        // What is in files is known to all jobs, and which there are to each.
+        // All jobs share the cached file metadata; each has its own listings.
         assert_eq!(one[..2], other[..2]);
         assert_ne!(one[2], other[2]);
     }
 
-    /// Metadata whose size is known once the test says so: until then the cache that takes it is locked.
+    /// Metadata whose size becomes known when the test allows it: until then the cache that stores it is locked.
     struct Slow(Sender<()>, Mutex<Receiver<()>>);
 
     impl FileMetadata for Slow {

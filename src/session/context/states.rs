@@ -1,5 +1,5 @@
-//! The state in which a statement is planned and the task in which it runs: kept from one statement to the next, because
-//! to copy the hundreds of functions is much of the work for a small one.
+//! Cache of the state in which a statement is planned and of the task in which it runs: one statement hands both to the next,
+//! because copying the hundreds of functions is much of the work of a small statement.
 
 use std::ops::Deref;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -8,7 +8,7 @@ use datafusion::execution::TaskContext;
 use datafusion::execution::session_state::SessionState;
 use datafusion::prelude::SessionContext;
 
-/// States of one context.
+/// Cached states of one context.
 pub(crate) struct States {
     context: SessionContext,
     kept: Mutex<Kept>,
@@ -16,7 +16,7 @@ pub(crate) struct States {
 
 #[derive(Default)]
 struct Kept {
-    /// A statement has changed the context itself, not only its tables.
+    /// A statement has changed the context itself, beyond its tables.
     has_changed: bool,
     state: Option<Arc<SessionState>>,
     task: Option<Arc<TaskContext>>,
@@ -30,10 +30,10 @@ impl States {
         }
     }
 
-    /// The context's state with the time of now, for one statement.
+    /// The context's state with the current time, for one statement.
     pub(crate) fn state(&self) -> StatementState<'_> {
         let kept = self.lock().state.take();
-        // A statement that runs beside the last one has one of its own.
+        // A statement that runs concurrently with the last one gets a state of its own.
         let kept = kept.and_then(|mut kept| {
             Arc::get_mut(&mut kept)?.mark_start_execution();
             Some(kept)
@@ -44,7 +44,8 @@ impl States {
         }
     }
 
-    /// What statements run in. It has the session's functions: `information_schema.routines` lists them while it runs.
+    /// The task context of statements. It has the session's functions, so that `information_schema.routines` lists them at
+    /// execution.
     pub(crate) fn task(&self) -> Arc<TaskContext> {
         let mut kept = self.lock();
         if kept.has_changed {
@@ -54,7 +55,7 @@ impl States {
         Arc::clone(task)
     }
 
-    /// Settings, functions or variables of the context change: nothing is kept any more.
+    /// Call this when settings, functions or variables of the context change: from then on nothing is cached.
     pub(crate) fn change(&self) {
         *self.lock() = Kept {
             has_changed: true,
@@ -62,7 +63,7 @@ impl States {
         };
     }
 
-    /// Whether nothing runs in what it gave.
+    /// Whether no statement still runs in the task that it handed out.
     pub(crate) fn are_at_rest(&self) -> bool {
         let kept = self.lock();
         kept.task

@@ -1,7 +1,7 @@
-//! Queries let others have their turn.
+//! Cooperative scheduling: a query yields its thread to others.
 //!
-//! The engine's sources give way now and then, and what only reads them does so with them. A join or UNNEST can make rows for
-//! hours out of what it has read: it would keep its thread, and could not be cancelled either.
+//! The engine's sources yield now and then, and operators that only read from them do so too. A join or UNNEST can produce rows
+//! for hours from the input it has read: it would block its thread, and could not be cancelled either.
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ use datafusion::physical_plan::joins::{
 };
 use datafusion::physical_plan::unnest::UnnestExec;
 
-/// Lets operators give way that make many rows of one.
+/// Adds yield points to operators that produce many rows from one.
 #[derive(Debug)]
 pub(crate) struct GiveWay;
 

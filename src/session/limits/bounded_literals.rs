@@ -1,7 +1,8 @@
-//! What is written with brackets and operators and is a call: `[a, b]`, `{'a': 1}`, `list || list`, `list @> list`.
+//! Expressions written with brackets or operators that are function calls: `[a, b]`, `{'a': 1}`, `list || list`,
+//! `list @> list`.
 //!
-//! The engine's planners take the functions for these from its library, past those of the session: so they are planned here,
-//! with the same bounds as calls by name.
+//! The engine's planners take the functions for these from its library instead of the session: so this module plans them, with
+//! the same bounds as for calls by name.
 
 use datafusion::common::{DFSchema, Result};
 use datafusion::functions::core::planner::CoreFunctionPlanner;
@@ -15,7 +16,7 @@ use datafusion::logical_expr::planner::{
 use crate::session::limits::sizes::bounded;
 use crate::session::limits::unwanted;
 
-/// The engine's planners, with bounds around the functions that they call.
+/// Wraps the engine's planners, and puts bounds around the functions that they call.
 #[derive(Debug)]
 pub(crate) struct BoundedLiterals;
 
@@ -85,7 +86,7 @@ fn within<T>(planned: PlannerResult<T>) -> PlannerResult<T> {
     }
 }
 
-/// The same call of the function with its bounds.
+/// The same call, of the function with its bounds.
 fn call_within(expr: Expr) -> Expr {
     match expr {
         Expr::ScalarFunction(mut call) => {

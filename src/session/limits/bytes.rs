@@ -1,4 +1,4 @@
-//! Bytes that the rows of an array take, or a value: of a slice what it shows, and not what it is a slice of.
+//! Size in bytes of the rows of an array, or of a value: a slice counts with its own rows only, not with the whole buffer.
 
 use datafusion::arrow::array::{
     Array, AsArray as _, GenericListArray, OffsetSizeTrait, StructArray,
@@ -14,7 +14,7 @@ pub(crate) fn is_narrow(of: &DataType) -> bool {
     of.is_primitive() || matches!(of, DataType::Boolean | DataType::Null)
 }
 
-/// Bytes of a literal; none of another expression.
+/// Bytes of a literal; 0 for any other expression.
 pub(crate) fn of_literal(expr: &Expr) -> usize {
     match expr {
         Expr::Literal(value, _) => of_value(value),
@@ -26,7 +26,7 @@ pub(crate) fn of_literal(expr: &Expr) -> usize {
 ///
 /// # Errors
 ///
-/// None of its own.
+/// Returns no error of its own.
 pub(crate) fn of_literals(expr: &Expr) -> Result<usize> {
     let mut size = 0_usize;
     expr.apply(|part| {
@@ -60,7 +60,7 @@ pub(crate) fn of_array(array: &dyn Array) -> usize {
         DataType::Dictionary(..) => {
             let keys = array.as_any_dictionary();
             let values = keys.values();
-            // Whoever writes the values out has one for each key.
+            // A reader that copies the values out copies one for each key.
             let each = of_array(values.as_ref()) / values.len().max(1);
             array.len().saturating_mul(each.saturating_add(8))
         }
@@ -76,9 +76,9 @@ pub(crate) fn of_array(array: &dyn Array) -> usize {
     own.saturating_add(nulls)
 }
 
-/// Bytes of a value, where it stands in an array.
+/// Bytes of a value as an element of an array.
 pub(crate) fn of_value(value: &ScalarValue) -> usize {
-    /// What any value takes.
+    /// Bytes that every value takes at least.
     const LEAST: usize = 8;
     let own = match value {
         ScalarValue::Utf8(text) | ScalarValue::LargeUtf8(text) | ScalarValue::Utf8View(text) => {
@@ -99,7 +99,7 @@ pub(crate) fn of_value(value: &ScalarValue) -> usize {
     own.max(LEAST)
 }
 
-/// How many texts, bytes or elements a value has, if an array of them can count no more than 2³¹.
+/// The number of bytes or elements of a value whose array counts them in 32 bits, up to 2³¹; `None` for other types.
 pub(crate) fn counted(value: &ScalarValue) -> Option<usize> {
     match value {
         ScalarValue::Utf8(text) => Some(text.as_ref().map_or(0, String::len)),
@@ -123,12 +123,12 @@ fn of_lists<O: OffsetSizeTrait>(lists: &GenericListArray<O>) -> usize {
     size_of_val(lists.value_offsets()).saturating_add(of_array(elements.as_ref()))
 }
 
-/// Bytes of texts that begin and end here.
+/// Bytes of the texts with these offsets.
 fn shown<O: OffsetSizeTrait>(offsets: &[O]) -> usize {
     size_of_val(offsets).saturating_add(span(offsets).1)
 }
 
-/// Where the first one begins, and how far it is to the end of the last.
+/// The start of the first text, and the distance to the end of the last one.
 pub(crate) fn span<O: OffsetSizeTrait>(offsets: &[O]) -> (usize, usize) {
     match (offsets.first(), offsets.last()) {
         (Some(first), Some(last)) => {
@@ -139,7 +139,7 @@ pub(crate) fn span<O: OffsetSizeTrait>(offsets: &[O]) -> (usize, usize) {
     }
 }
 
-/// Bytes of texts that are seen through views: each begins with its length, in its lower half.
+/// Bytes of texts behind views: the lower half of each view begins with the length.
 fn seen(views: &[u128]) -> usize {
     let lengths = views.iter().map(|view| 16 + (*view as u32) as usize);
     lengths.fold(0, usize::saturating_add)
@@ -158,7 +158,7 @@ mod tests {
 
     use super::*;
 
-    /// A tenth of the rows takes about a tenth of the bytes.
+    /// A tenth of the rows must take about a tenth of the bytes.
     fn halves(array: &dyn Array) {
         let (all, rows) = (of_array(array), array.len());
         let tenth = of_array(array.slice(rows / 2, rows / 10).as_ref());

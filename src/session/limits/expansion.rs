@@ -1,8 +1,9 @@
-//! How large an expression becomes when the optimizer writes it out.
+//! Size of an expression after the optimizer has expanded it.
 //!
-//! It makes `x BETWEEN a AND b` of two comparisons, `coalesce(x, y)` a CASE that names `x` twice, and a CASE of booleans an OR with each
-//! condition in it several times. A cast of a value in JSON reads it in several ways. Each of them within itself doubles with each step, and no limit is asked meanwhile: so it is counted
-//! here before.
+//! The optimizer rewrites `x BETWEEN a AND b` to two comparisons, `coalesce(x, y)` to a CASE that names `x` twice, and a CASE
+//! of booleans to an OR with each condition in it several times. A cast of a JSON value expands to several ways of reading it.
+//! Each of these doubles with each level of nesting, and no limit is checked meanwhile: so this module counts the size
+//! beforehand.
 
 use datafusion::arrow::datatypes::DataType;
 use datafusion::common::tree_node::{TreeNode as _, TreeNodeRecursion};
@@ -12,12 +13,12 @@ use datafusion::logical_expr::{Expr, Operator};
 
 use anabranch_udfs::times_json_is_read;
 
-/// A column of which an expression is made.
+/// The definition of a column that an expression uses.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Known {
-    /// Parts of the expression that it stands for.
+    /// Parts of the expression that defines it.
     pub(crate) parts: u64,
-    /// Whether it is a value in JSON.
+    /// Whether it is a JSON value.
     pub(crate) is_json: bool,
 }
 
@@ -29,7 +30,7 @@ impl Known {
     };
 }
 
-/// Parts of an expression once it is written out.
+/// Parts of an expression after expansion.
 pub(crate) fn weight(expr: &Expr, of_column: &impl Fn(&Column) -> Known) -> u64 {
     if let Expr::Column(column) = expr {
         return of_column(column).parts;
@@ -50,7 +51,7 @@ pub(crate) fn weight(expr: &Expr, of_column: &impl Fn(&Column) -> Known) -> u64 
     }
 }
 
-/// How often what stands at a place directly below an expression is written.
+/// How many copies the expansion makes of the part at this position directly below an expression.
 fn times(expr: &Expr, place: usize) -> u64 {
     match expr {
         Expr::Between(_) if place == 0 => 2,
@@ -64,7 +65,7 @@ fn times(expr: &Expr, place: usize) -> u64 {
     }
 }
 
-/// A condition is written where it holds, and where a later one does.
+/// A condition is copied to its own branch, and to those of later conditions.
 fn times_in_case(case: &Case, place: usize) -> u64 {
     let branches = case.when_then_expr.len();
     let is_condition = case.expr.is_none() && place.is_multiple_of(2) && place / 2 < branches;
@@ -74,7 +75,8 @@ fn times_in_case(case: &Case, place: usize) -> u64 {
     }
 }
 
-/// Whether the optimizer makes AND and OR of it: one of booleans with few branches, or few that differ.
+/// Whether the optimizer rewrites it to AND and OR: a CASE of booleans with few branches, or of constants of which few are true
+/// or few are false.
 fn is_written_out(case: &Case) -> bool {
     let values = || case.when_then_expr.iter().map(|(_, then)| then.as_ref());
     let are_few = |wanted: bool| {
@@ -97,7 +99,7 @@ fn literal(expr: &Expr) -> Option<bool> {
     }
 }
 
-/// Whether an expression may be a boolean, by what it is.
+/// Whether an expression may be boolean, judged by its kind.
 fn may_be_boolean(expr: &Expr) -> bool {
     match expr {
         Expr::Literal(value, _) => matches!(value, ScalarValue::Boolean(_) | ScalarValue::Null),

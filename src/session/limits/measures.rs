@@ -1,4 +1,4 @@
-//! How much a function makes of a batch, and how much work that is.
+//! Measures of function calls: how many bytes a function produces for a batch, and how much work that is.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use datafusion::logical_expr::{ColumnarValue, ScalarFunctionArgs};
 use crate::session::limits::bytes::{of_array, of_value, span};
 use crate::session::limits::type_fields;
 
-/// What is said of a call, if it can be said.
+/// Measures a call; `None` if the arguments do not tell.
 pub(crate) type Measure = fn(&ScalarFunctionArgs) -> Option<u128>;
 
 /// Bytes of an argument for all rows.
@@ -22,7 +22,7 @@ fn bytes(args: &ScalarFunctionArgs, at: usize) -> Option<u128> {
         ColumnarValue::Scalar(value) => {
             let of = match value.try_as_str() {
                 Some(text) => text.map_or(0, str::len) as u128,
-                // One that is NULL takes as much.
+                // A NULL takes as much.
                 None => {
                     let width = u128::from(type_fields::width(&value.data_type()));
                     width.max(value.size() as u128)
@@ -33,7 +33,7 @@ fn bytes(args: &ScalarFunctionArgs, at: usize) -> Option<u128> {
     })
 }
 
-/// The whole numbers of an argument.
+/// The integers of an argument.
 fn numbers(args: &ScalarFunctionArgs, at: usize) -> Option<Int64Array> {
     let array = args.args.get(at)?.to_array(args.number_rows).ok()?;
     let numbers = cast(&array, &DataType::Int64).ok()?;
@@ -51,7 +51,7 @@ pub(crate) fn repeated(args: &ScalarFunctionArgs) -> Option<u128> {
     times(args, 0)
 }
 
-/// `array_repeat(element, n)`: where each element comes from is written down first.
+/// `array_repeat(element, n)`: the function first builds the list of source indices.
 pub(crate) fn repeated_elements(args: &ScalarFunctionArgs) -> Option<u128> {
     let counts = numbers(args, 1)?;
     let within = elements(args, 0).unwrap_or_else(|| vec![1; args.number_rows]);
@@ -62,7 +62,7 @@ pub(crate) fn repeated_elements(args: &ScalarFunctionArgs) -> Option<u128> {
     Some(times(args, 0)?.max(places.saturating_mul(8)))
 }
 
-/// The argument at a place, as often as the second one says: exact for texts, an upper bound for others.
+/// Size of the argument at position `of`, times the number in the second argument: exact for texts, an upper bound for others.
 fn times(args: &ScalarFunctionArgs, of: usize) -> Option<u128> {
     let counts = numbers(args, 1)?;
     if let Some(lengths) = lengths(args, of) {
@@ -81,7 +81,7 @@ fn times(args: &ScalarFunctionArgs, of: usize) -> Option<u128> {
     )
 }
 
-/// Bytes of each text of an argument; at least one, for what stands around it.
+/// Bytes of each text of an argument; at least one, for the surrounding data.
 fn lengths(args: &ScalarFunctionArgs, at: usize) -> Option<Vec<u128>> {
     let array = match args.args.get(at)? {
         ColumnarValue::Scalar(value) => {
@@ -99,7 +99,7 @@ fn lengths(args: &ScalarFunctionArgs, at: usize) -> Option<Vec<u128>> {
     })
 }
 
-/// `lpad(text, n)`: as many characters, each of which may take four bytes if what fills it says so.
+/// `lpad(text, n)`: n characters, each of up to four bytes if the fill text has such characters.
 pub(crate) fn padded(args: &ScalarFunctionArgs) -> Option<u128> {
     let widest = if args.args.len() > 2 { 4 } else { 1 };
     let characters = each(&numbers(args, 1)?).fold(0, u128::saturating_add);
@@ -113,7 +113,7 @@ pub(crate) fn resized(args: &ScalarFunctionArgs) -> Option<u128> {
         0..3 => 0,
         _ => times(args, 2)?,
     };
-    // What fills them may be NULL.
+    // The fill value may be NULL.
     Some(values.max(elements.saturating_mul(element_width(args, 0))))
 }
 
@@ -128,7 +128,7 @@ fn element_width(args: &ScalarFunctionArgs, at: usize) -> u128 {
     }
 }
 
-/// `arrays_zip(list, list, …)`: each list becomes as long as the longest of its row.
+/// `arrays_zip(list, list, …)`: each list is padded to the longest one of its row.
 pub(crate) fn zipped(args: &ScalarFunctionArgs) -> Option<u128> {
     let mut longest = vec![0; args.number_rows];
     let mut width = 0_u128;
@@ -181,7 +181,7 @@ pub(crate) fn series(args: &ScalarFunctionArgs) -> Option<u128> {
     Some(elements.fold(0, u128::saturating_add).saturating_mul(8))
 }
 
-/// Intervals in microseconds; months are short ones.
+/// Intervals in microseconds; a month counts with its shortest length.
 fn intervals(array: &dyn Array) -> Option<Int64Array> {
     let whole = cast(array, &DataType::Interval(IntervalUnit::MonthDayNano)).ok()?;
     let whole =
@@ -194,13 +194,13 @@ fn intervals(array: &dyn Array) -> Option<Int64Array> {
     Some(whole.iter().map(|of| of.map(micros)).collect())
 }
 
-/// `replace(text, from, to)`: as if each part that can be replaced were.
+/// `replace(text, from, to)`: the bound assumes that every part that could match is replaced.
 pub(crate) fn replaced(args: &ScalarFunctionArgs) -> Option<u128> {
     at_each_place(args, false)
 }
 
-/// `regexp_replace(text, pattern, to, flags)`: without flags at one place of each text, which may be all of it and stand in what
-/// replaces it many times.
+/// `regexp_replace(text, pattern, to, flags)`: without flags it replaces one match in each text, which may be the whole text
+/// and occur many times in the replacement.
 pub(crate) fn replaced_by_pattern(args: &ScalarFunctionArgs) -> Option<u128> {
     if args.args.len() > 3 {
         return at_each_place(args, true);
@@ -211,7 +211,7 @@ pub(crate) fn replaced_by_pattern(args: &ScalarFunctionArgs) -> Option<u128> {
             let to = value.try_as_str().flatten().unwrap_or_default();
             to.matches(['\\', '$']).count() as u128
         }
-        // Each takes two letters.
+        // Each reference takes two characters.
         ColumnarValue::Array(_) => longest / 2,
     };
     let text = bytes(args, 0)?.saturating_mul(references.saturating_add(1));
@@ -222,7 +222,7 @@ fn at_each_place(args: &ScalarFunctionArgs, is_pattern: bool) -> Option<u128> {
     let text = bytes(args, 0)?.saturating_add(args.number_rows as u128);
     let to = lengths(args, 2)?.into_iter().max().unwrap_or(1);
     let from = match args.args.get(1)? {
-        // A pattern may match nothing at each place.
+        // A pattern may have an empty match at each position.
         _ if is_pattern => 1,
         ColumnarValue::Scalar(value) => value.try_as_str()??.len().max(1) as u128,
         ColumnarValue::Array(_) => 1,
@@ -230,24 +230,24 @@ fn at_each_place(args: &ScalarFunctionArgs, is_pattern: bool) -> Option<u128> {
     Some(text.max(text.saturating_mul(to) / from))
 }
 
-/// What is put together of the arguments.
+/// Bytes of all arguments together.
 pub(crate) fn together(args: &ScalarFunctionArgs) -> Option<u128> {
     let sizes = (0..args.args.len()).map(|at| bytes(args, at).unwrap_or(0));
     Some(sizes.fold(0, u128::saturating_add))
 }
 
-/// `concat_ws(separator, text, text, …)`: the separator stands between all of them.
+/// `concat_ws(separator, text, text, …)`: the separator is repeated between all texts.
 pub(crate) fn separated(args: &ScalarFunctionArgs) -> Option<u128> {
     let between = args.args.len().saturating_sub(2) as u128;
     Some(together(args)?.saturating_add(bytes(args, 0)?.saturating_mul(between)))
 }
 
-/// `overlay(text PLACING part FROM n FOR m)`: where nothing is replaced, or less, the text is there twice.
+/// `overlay(text PLACING part FROM n FOR m)`: if it replaces nothing, or little, the result holds the text twice.
 pub(crate) fn overlaid(args: &ScalarFunctionArgs) -> Option<u128> {
     Some(together(args)?.saturating_add(bytes(args, 0)?))
 }
 
-/// `array_replace_all(list, from, to)`: as if each element were replaced.
+/// `array_replace_all(list, from, to)`: the bound assumes that every element is replaced.
 pub(crate) fn replaced_elements(args: &ScalarFunctionArgs) -> Option<u128> {
     let to = lengths(args, 2).unwrap_or_else(|| each_row(args, 2));
     let counts = elements(args, 0)?.into_iter().zip(to);
@@ -270,7 +270,7 @@ fn each_row(args: &ScalarFunctionArgs, at: usize) -> Vec<u128> {
     }
 }
 
-/// `to_json(value)`: the names of the fields of a struct stand in each of them.
+/// `to_json(value)`: each struct repeats the names of its fields.
 pub(crate) fn written(args: &ScalarFunctionArgs) -> Option<u128> {
     let made = match args.args.first()? {
         ColumnarValue::Array(array) => json(array.as_ref()),
@@ -281,7 +281,7 @@ pub(crate) fn written(args: &ScalarFunctionArgs) -> Option<u128> {
     Some(made.max(together(args)?))
 }
 
-/// Bytes of values as JSON, about.
+/// Approximate bytes of values as JSON.
 fn json(array: &dyn Array) -> u128 {
     let rows = array.len() as u128;
     match array.data_type() {
@@ -322,17 +322,17 @@ pub(crate) fn joined(args: &ScalarFunctionArgs) -> Option<u128> {
     let one = separator.saturating_add(null.unwrap_or(0));
     let elements = elements(args, 0).unwrap_or_default().into_iter();
     let count = elements.fold(0, u128::saturating_add);
-    // An element within a list of lists takes four bytes at least.
+    // An element of a nested list takes at least four bytes.
     Some(list.saturating_add(count.max(list / 4).saturating_mul(one)))
 }
 
-/// `to_char(time, pattern)`: a part of a pattern has two letters, and says up to some twenty.
+/// `to_char(time, pattern)`: a specifier has two characters, and produces up to some twenty.
 pub(crate) fn shown(args: &ScalarFunctionArgs) -> Option<u128> {
     let patterns = lengths(args, 1)?.into_iter();
     Some(patterns.fold(0, u128::saturating_add).saturating_mul(12))
 }
 
-/// What is compared of two texts of which each character is compared with each.
+/// Number of comparisons between two texts if each character of one is compared with each of the other.
 pub(crate) fn each_with_each(args: &ScalarFunctionArgs) -> Option<u128> {
     let pairs = lengths(args, 0)?.into_iter().zip(lengths(args, 1)?);
     Some(
@@ -342,8 +342,8 @@ pub(crate) fn each_with_each(args: &ScalarFunctionArgs) -> Option<u128> {
     )
 }
 
-/// `btrim(text, characters)`: each character of the text is looked for among them. A few that are the same for all rows are no
-/// work.
+/// `btrim(text, characters)`: compares each character of the text with these. A few characters that are the same for all rows
+/// cost nothing.
 pub(crate) fn trimmed(args: &ScalarFunctionArgs) -> Option<u128> {
     const FEW: usize = 64;
     match args.args.get(1)? {
@@ -354,8 +354,8 @@ pub(crate) fn trimmed(args: &ScalarFunctionArgs) -> Option<u128> {
     }
 }
 
-/// `strpos(text, part)`: a part that is the same for all rows is looked for in one go, another one at each place, many bytes
-/// at a time.
+/// `strpos(text, part)`: a part that is the same for all rows is found by one search; otherwise the part is compared at each
+/// position, many bytes at a time.
 pub(crate) fn searched(args: &ScalarFunctionArgs) -> Option<u128> {
     match (args.args.first()?, args.args.get(1)?) {
         (ColumnarValue::Array(_), ColumnarValue::Scalar(_)) => None,
@@ -418,14 +418,14 @@ impl SliceSize for Arc<dyn Array> {
     }
 }
 
-/// Bytes that views show, and room for values of no type: they are not counted with the array.
+/// Bytes behind views, and room for untyped NULLs: the array's own size does not include them.
 fn not_counted(data: &ArrayData) -> usize {
     let own = match data.data_type() {
-        // It takes nothing, and becomes a column of another type where one is wanted.
+        // An untyped NULL takes no room, and becomes a value of another type where an operator needs one.
         DataType::Null => data.len().saturating_mul(8),
         DataType::Utf8View | DataType::BinaryView => {
             let views = &data.buffers()[0].typed_data::<u128>()[data.offset()..][..data.len()];
-            // A view begins with the length, in its lower half.
+            // The lower half of a view begins with the length.
             let lengths = views.iter().map(|view| (*view as u32) as usize);
             lengths.fold(0, usize::saturating_add)
         }

@@ -1,10 +1,10 @@
-//! How large a plan may be before it is optimized (SAFE-1).
+//! Limit for the size of a plan before it is optimized (SAFE-1).
 //!
-//! A short text can make a plan without end: a common table expression that names the one before it twice doubles with each
-//! step, and so does a condition that moves down through columns each of which is made of another one twice. The parts are
-//! shared until the optimizer walks them as a tree. So they are counted as a tree here, and counting ends at the limit.
+//! A short text can give a huge plan: a common table expression that names the previous one twice doubles the plan with each
+//! step, and so does a condition that moves down through columns each of which uses another one twice. The parts are shared
+//! until the optimizer walks them as a tree. So this module counts them as a tree, and counting stops at the limit.
 //!
-//! Subqueries within one another double as well: the engine checks each of them by itself and again with the one around it.
+//! Nested subqueries double the work as well: the engine checks each of them by itself and again with its outer query.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -20,33 +20,33 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::session::limits::expansion::Known;
 use crate::session::limits::{expansion, sizes, type_fields};
 
-/// Operators of a plan, each as often as the optimizer meets it.
+/// Operators of a plan, counted as often as the optimizer visits them.
 pub(crate) const OPERATORS: usize = 20_000;
-/// Operators above one another.
+/// Depth of the plan.
 const DEPTH: usize = 500;
 /// Subqueries in the expressions of one operator.
 const QUERIES: usize = 200;
-/// Operators above one another that a subquery makes: a join, and what it reads.
+/// Depth of operators that a subquery adds: a join, and its input.
 const OF_QUERY: usize = 2;
-/// Parts of all expressions, each as often as the optimizer meets it.
+/// Parts of all expressions, counted as often as the optimizer visits them.
 const PARTS: u64 = 2_000_000;
-/// Parts of one expression once it is written out, if it grows by that.
+/// Parts of one expression after expansion, if the expansion makes it larger.
 const GROWN: u64 = 500_000;
-/// Calls of functions that compare each with each: all of them may be made of one batch without a pause.
+/// Calls of functions that compare each element with each: all of them may run for one batch without a pause.
 const COMPARING: usize = 64;
-/// Parts of one condition once it stands at the tables.
+/// Parts of one condition once it is pushed down to the tables.
 const EXPANDED: u64 = 200_000;
 
-/// Refuses a plan that the optimizer would not come to an end with.
+/// Refuses a plan that the optimizer could not finish.
 ///
 /// # Errors
 ///
-/// [`ErrorKind::Exhausted`], with what is too large.
+/// [`ErrorKind::Exhausted`], with the limit that the plan exceeds.
 pub(crate) fn check(plan: &LogicalPlan) -> Result<()> {
     with_stack(|| {
         let mut count = Count::default();
         count.walk(plan, Place::default())?;
-        // Each step can double a condition: a few steps cannot make it large.
+        // Each projection can double a condition: a few projections cannot make it large.
         if count.projections > 3 {
             weigh(plan, &mut HashMap::new())?;
         }
@@ -54,7 +54,7 @@ pub(crate) fn check(plan: &LogicalPlan) -> Result<()> {
     })
 }
 
-/// The refusal of a statement that is too large.
+/// The error for a statement that is too large.
 pub(crate) fn too_large(what: String) -> Error {
     Error::new(ErrorKind::Exhausted, what)
         .with_help("keep a part of it in a table, or make several statements of it")
@@ -65,17 +65,17 @@ fn too_many_parts() -> DataFusionError {
     too_large(what).into()
 }
 
-/// Where an operator is.
+/// The position of an operator.
 #[derive(Debug, Default, Clone, Copy)]
 struct Place {
     /// Operators above it.
     depth: usize,
-    /// Subqueries around it.
+    /// Subqueries that enclose it.
     within: u32,
 }
 
 impl Place {
-    /// So many operators further down.
+    /// The position this number of operators further down.
     fn below(self, operators: usize) -> Self {
         Self {
             depth: self.depth + operators,
@@ -84,14 +84,14 @@ impl Place {
     }
 }
 
-/// What the optimizer would meet.
+/// Counters for the operators and expressions that the optimizer walks.
 #[derive(Default)]
 struct Count {
     operators: u64,
     parts: u64,
     projections: usize,
     comparing: usize,
-    /// Types that are not too large: operators share them.
+    /// Types that are within the limits: operators share them.
     types: HashSet<usize>,
 }
 
@@ -179,7 +179,7 @@ impl Count {
         inputs.try_for_each(|input| self.walk(input, below))
     }
 
-    /// Counts what an expression of so many parts has more once it is written out.
+    /// Counts the parts that the expansion of an expression with `parts` parts adds.
     fn grow(&mut self, expr: &Expr, parts: u64) -> Result<(), DataFusionError> {
         let grown = expansion::weight(expr, &|_| Known::PLAIN);
         if grown > GROWN && grown / 2 > parts {
@@ -223,7 +223,7 @@ impl Count {
     }
 }
 
-/// How many parts each column of a plan has once it is written by those of the tables.
+/// The number of parts of each column of a plan, once it is expressed by columns of tables.
 fn weigh(
     plan: &LogicalPlan,
     known: &mut HashMap<*const LogicalPlan, Arc<[u64]>>,
@@ -271,8 +271,8 @@ fn weigh(
     Ok(weights)
 }
 
-/// The expressions that move down to the tables: conditions, and what the bounds are of that are learned while rows are read, by
-/// a join of its keys, by ORDER BY with LIMIT and by `min` and `max`.
+/// The expressions that move down to the tables: conditions, and the dynamic filters that a join by its keys, ORDER BY with
+/// LIMIT, `min` and `max` derive while rows are read.
 fn conditions(plan: &LogicalPlan) -> Vec<&Expr> {
     match plan {
         LogicalPlan::Filter(filter) => vec![&filter.predicate],
@@ -299,7 +299,7 @@ fn conditions(plan: &LogicalPlan) -> Vec<&Expr> {
     }
 }
 
-/// The same of the queries within the expressions of a plan. What IN compares with is the key of a join.
+/// The same for the subqueries within a plan's expressions. The right side of IN becomes the key of a join.
 fn weigh_subqueries(
     plan: &LogicalPlan,
     known: &mut HashMap<*const LogicalPlan, Arc<[u64]>>,
@@ -363,7 +363,7 @@ mod tests {
         Ok(rows.iter().map(|batch| batch.num_rows()).sum())
     }
 
-    /// `steps` common table expressions, each made of the one before.
+    /// `steps` common table expressions, each over the previous one.
     fn chain(steps: usize, step: impl Fn(&str) -> String) -> String {
         let steps: Vec<String> = (1..=steps)
             .map(|n| format!("t{n} AS ({})", step(&format!("t{}", n - 1))))
@@ -454,7 +454,7 @@ mod tests {
         });
         let error = run(&format!("{deep} SELECT * FROM t40")).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Exhausted, "{error}");
-        // What is read of a struct is what it was made of.
+        // A field that is read from a struct is replaced by the expression that made it.
         let few = chain(5, |from| {
             format!("SELECT {{'a': c, 'b': c}} AS c FROM {from}")
         });
@@ -583,7 +583,7 @@ mod tests {
         assert_eq!(run(&branches(30, "true")).await.unwrap(), 3);
         let error = run(&branches(2_000, "true")).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Exhausted, "{error}");
-        // As a value of many kinds it stays what it is.
+        // A value with many branches does not expand.
         assert_eq!(run(&branches(300, "value > 2")).await.unwrap(), 3);
     }
 

@@ -1,7 +1,7 @@
-//! Whether a step of a statement has room for what it is about to make, or has made (SAFE-1).
+//! Memory checks of a statement's steps: whether there is room for the result of the next step, or of the last one (SAFE-1).
 //!
-//! One call has a budget, which is a part of what its statement may hold. All calls that are made in one go have what the allocator
-//! counts for the statement (`core::heap`).
+//! One function call has a budget, which is a part of the statement's memory. For all calls of one evaluation together, the
+//! memory is checked that the allocator counts for the statement (`core::heap`).
 
 use anabranch_udfs::Budget;
 use datafusion::common::ScalarValue;
@@ -12,17 +12,17 @@ use crate::core::heap::{self, Refusal};
 use crate::error::{Error, ErrorKind, Subject};
 use crate::session::limits::bytes::{counted, of_value};
 
-/// Bytes that one call may make.
+/// Bytes that one call may produce.
 pub(crate) fn budget(options: &ConfigOptions) -> usize {
     let budget = options.extensions.get::<Budget>();
     budget.map_or(usize::MAX, |Budget(most)| *most)
 }
 
-/// Refuses what takes more than one call may make.
+/// Refuses a result larger than one call may produce.
 ///
 /// # Errors
 ///
-/// [`ErrorKind::Exhausted`], with who has made it of how many rows.
+/// [`ErrorKind::Exhausted`], with the function and the number of rows.
 pub(crate) fn check(who: &str, bytes: usize, rows: usize, budget: usize) -> Result<()> {
     if bytes <= budget {
         return go_on(0);
@@ -39,7 +39,7 @@ pub(crate) fn check(who: &str, bytes: usize, rows: usize, budget: usize) -> Resu
     ))
 }
 
-/// Refuses a value that takes more than one call may make when each of so many rows has it.
+/// Refuses a value whose copies for all rows would be larger than one call may produce.
 ///
 /// # Errors
 ///
@@ -66,11 +66,11 @@ pub(crate) fn check_spread(
     go_on(bytes)
 }
 
-/// Whether the statement may go on, and take so many bytes more in one go.
+/// Whether the statement may continue, and allocate this many more bytes at once.
 ///
 /// # Errors
 ///
-/// [`ErrorKind::Exhausted`]; [`ErrorKind::Cancelled`] if nobody waits for it any more.
+/// [`ErrorKind::Exhausted`]; [`ErrorKind::Cancelled`] if the statement was ended.
 pub(crate) fn go_on(more: usize) -> Result<()> {
     heap::check(more).map_err(|refusal| {
         DataFusionError::from(match refusal {
@@ -110,7 +110,7 @@ mod tests {
             said_of,
             "a constant would make 1001000 bytes of 1000 rows, and the statement may hold 1000000"
         );
-        // As many as the offsets of an array can count.
+        // The most that the offsets of an array can count.
         let most = usize::MAX;
         check_spread("a constant", &text(1_000), 2_147_483, most).unwrap();
         assert!(check_spread("a constant", &text(1_000), 2_147_484, most).is_err());

@@ -1,8 +1,9 @@
-//! Functions whose result, or work, can be much larger than what they are given: `repeat('x', 1000000000)` (SAFE-1).
+//! Bounds for functions whose result, or work, can be much larger than their arguments: `repeat('x', 1000000000)` (SAFE-1).
 //!
-//! What a function makes is in no memory pool until an operator takes it, and a failed allocation would end the process. So
-//! these functions say what they are about to make of a batch, and are refused beyond the budget of their statement, also
-//! where the optimizer evaluates them. The same goes for work: nothing ends a call before its own end.
+//! The result of a function belongs to no memory pool until an operator takes it, and a failed allocation would end the
+//! process. So these functions measure the result for a batch before they compute it, and are refused beyond the budget of
+//! their statement, also where the optimizer evaluates them. The same holds for work: no call can be interrupted before its
+//! end.
 
 use std::collections::BTreeSet;
 use std::hash::{Hash, Hasher};
@@ -30,13 +31,13 @@ use crate::session::limits::measures::{
 };
 use crate::session::limits::{plan_limits, room, type_fields, unwanted};
 
-/// Comparisons of one call: a few seconds.
+/// The limit of comparisons in one call: a few seconds.
 const STEPS: u128 = 1_000_000_000;
 
-/// What is measured of a function before it is called.
+/// The measure of a function before it is called.
 #[derive(Debug, Clone, Copy)]
 enum Measured {
-    /// Nothing: its type may be too large.
+    /// Nothing: only its type may be too large.
     Type,
     /// The bytes of its result.
     Bytes(Measure),
@@ -44,7 +45,7 @@ enum Measured {
     Steps(Measure),
 }
 
-/// The functions. Each has its other names too.
+/// The functions with bounds. Their aliases are bounded too.
 const MEASURED: [(&str, Measured); 37] = [
     ("repeat", Measured::Bytes(repeated)),
     ("lpad", Measured::Bytes(padded)),
@@ -85,14 +86,14 @@ const MEASURED: [(&str, Measured); 37] = [
     ("try_cast_to_type", Measured::Type),
 ];
 
-/// The functions whose second argument is the text of a type.
+/// The functions whose second argument is a type as text.
 const BY_TEXT: [&str; 2] = ["arrow_cast", "arrow_try_cast"];
 
-/// Puts the bounds around the functions of a state.
+/// Wraps these functions of a state in their bounds.
 ///
 /// # Errors
 ///
-/// A function of these that is not there.
+/// A function of the list that the state does not have.
 pub(crate) fn bound(state: &mut SessionState) -> Result<()> {
     let measured: BTreeSet<&str> = MEASURED.iter().map(|(name, _)| *name).collect();
     for name in measured.into_iter().chain(element_functions()) {
@@ -102,7 +103,7 @@ pub(crate) fn bound(state: &mut SessionState) -> Result<()> {
     Ok(())
 }
 
-/// Whether a call may compare much: what is trimmed or looked for is mostly a short literal.
+/// Whether a call may need many comparisons: the text to trim or to search for is mostly a short literal.
 pub(crate) fn may_compare_much(call: &ScalarFunction) -> bool {
     match call.name() {
         "levenshtein" => true,
@@ -115,13 +116,13 @@ pub(crate) fn may_compare_much(call: &ScalarFunction) -> bool {
     }
 }
 
-/// Whether the comparisons of a function are counted for a whole batch: in parts it would have as many for each.
+/// Whether the comparisons of a function are counted for a whole batch: in parts, each part would get the whole limit.
 pub(crate) fn counts_steps(name: &str) -> bool {
     let mut measured = MEASURED.iter();
     measured.any(|(of, measured)| *of == name && matches!(measured, Measured::Steps(_)))
 }
 
-/// Whether a list stands in the statement, value by value.
+/// Whether the statement spells the list out, value by value.
 fn is_written(list: &Expr) -> bool {
     match list {
         Expr::Literal(..) => true,
@@ -132,7 +133,7 @@ fn is_written(list: &Expr) -> bool {
     }
 }
 
-/// The function with the bounds of its name around it.
+/// The function wrapped in the bounds for its name.
 pub(crate) fn bounded(inner: Arc<ScalarUDF>) -> Arc<ScalarUDF> {
     if inner.inner().downcast_ref::<Bounded>().is_some() {
         return inner;
@@ -142,7 +143,7 @@ pub(crate) fn bounded(inner: Arc<ScalarUDF>) -> Arc<ScalarUDF> {
     Arc::new(ScalarUDF::new_from_impl(Bounded::new(inner, measured)))
 }
 
-/// A function that is asked for the size of its result, and of its type, first.
+/// A function that checks the size of its result, and of its type, before each call.
 #[derive(Debug)]
 struct Bounded {
     inner: Arc<ScalarUDF>,
@@ -166,7 +167,7 @@ impl Hash for Bounded {
 
 impl Bounded {
     fn new(inner: Arc<ScalarUDF>, measured: Measured) -> Self {
-        // The engine's own way refuses numbers of unlike types.
+        // The engine's own coercion refuses numbers of different types.
         let signature = match element_functions().any(|name| name == inner.name()) {
             true => Signature::user_defined(inner.signature().volatility),
             false => inner.signature().clone(),
@@ -178,7 +179,7 @@ impl Bounded {
         }
     }
 
-    /// Refuses a type that has too much of something.
+    /// Returns an error if a type exceeds a limit.
     fn refuse(&self, too_much: Option<String>) -> Result<()> {
         let Some(what) = too_much else {
             return Ok(());
@@ -205,7 +206,7 @@ impl Bounded {
                     )
                     .about(Subject::function(self.name()))
                     .with_help("make less of each row, or read fewer rows"),
-                    // What constants make while a statement is planned is kept in its plan, however many there are.
+                    // The plan keeps the results of all constant calls, so their sizes add up.
                     _ => return room::go_on(usize::try_from(size).unwrap_or(usize::MAX)),
                 }
             }
@@ -248,7 +249,7 @@ impl ScalarUDFImpl for Bounded {
     }
 
     fn return_field_from_args(&self, args: ReturnFieldArgs) -> Result<FieldRef> {
-        // Where types are worked out over and over, it is here.
+        // Repeated derivation of types passes here.
         unwanted::check()?;
         if BY_TEXT.contains(&self.name()) {
             let text = args.scalar_arguments.get(1).copied().flatten();
@@ -282,8 +283,8 @@ impl ScalarUDFImpl for Bounded {
         self.inner.documentation()
     }
 
-    /// What has a type that may be is optimized as the function itself: of a struct that is made and read only what is read
-    /// is made.
+    /// A call whose type is within the limit is optimized like the inner function: of a struct that is built and read at once,
+    /// only the field that is read is computed.
     fn simplify(&self, args: Vec<Expr>, context: &SimplifyContext) -> Result<ExprSimplifyResult> {
         let Measured::Type = self.measured else {
             return Ok(ExprSimplifyResult::Original(args));
@@ -298,7 +299,8 @@ impl ScalarUDFImpl for Bounded {
                 {
                     self.refuse(type_fields::too_large(field.data_type()))?;
                 }
-                // The rule that checks casts was before: what may fail here would be undone where it is compared.
+                // The rule that checks casts has already run: without this, the optimizer would undo a cast that may fail in a
+                // comparison.
                 ExprSimplifyResult::Simplified(checked_cast(made, context.schema())?)
             }
         })
@@ -446,7 +448,7 @@ mod tests {
             assert_eq!(run(&sql).await.expect(&sql), 1_000, "{sql}");
         }
     }
-    /// `steps` queries within one another, each made of the one before.
+    /// `steps` nested queries, each over the previous one.
     fn steps(first: &str, step: &str, steps: usize) -> String {
         let mut query = format!("SELECT {first} AS c FROM generate_series(1, 3)");
         for _ in 0..steps {

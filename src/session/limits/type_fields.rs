@@ -1,23 +1,23 @@
-//! How large a type may be (SAFE-1).
+//! Limit for the size of a type (SAFE-1).
 //!
-//! A struct of two columns of one type doubles that type: a few steps make one with more fields than can be walked, and the
-//! planner walks types all the time. So a type is counted where a function says what it gives, and counting ends at the limit.
+//! A struct of two columns of one type doubles that type: a few steps give a type with more fields than can be walked, and the
+//! planner walks types all the time. So a type is counted where a function returns it, and counting stops at the limit.
 //!
-//! A type may also say how many bytes each value takes, as `FixedSizeBinary(2000000000)` does: one that is NULL takes as many, so
-//! that a column of NULL could be larger than the machine.
+//! A type may also fix the number of bytes of each value, as `FixedSizeBinary(2000000000)` does: a NULL takes as many, so that
+//! a column of NULL could be larger than the machine's memory.
 
 use std::sync::Arc;
 
 use datafusion::arrow::datatypes::DataType;
 
-/// Fields within fields of the type of one column.
+/// Nested fields in the type of one column.
 const FIELDS: usize = 20_000;
-/// Types within one another.
+/// Depth of nested types.
 const NESTED: usize = 400;
-/// Bytes that each value takes, whatever it is: a batch has thousands of them.
+/// Bytes that each value takes, even NULL: a batch has thousands of values.
 const WIDTH: u64 = 64 << 10;
 
-/// Why a type is too large: too many fields, too deep, or too wide; nothing for a type within the limits.
+/// The reason why a type is too large: too many fields, too deep, or too wide; `None` for a type within the limits.
 pub(crate) fn too_large(of: &DataType) -> Option<String> {
     let mut left = FIELDS;
     match count(of, &mut left, NESTED) {
@@ -30,7 +30,7 @@ pub(crate) fn too_large(of: &DataType) -> Option<String> {
     }
 }
 
-/// Why the text of a type is not to be read: the reader calls itself for each type within another one.
+/// The reason why the text of a type must not be parsed: the parser recurses for each nested type.
 pub(crate) fn too_deep(text: &str) -> Option<String> {
     let mut open = 0_usize;
     for sign in text.chars() {
@@ -46,7 +46,7 @@ pub(crate) fn too_deep(text: &str) -> Option<String> {
     None
 }
 
-/// Bytes that each value takes of what has a fixed size; of a type that was counted.
+/// Bytes per value of a type's part with fixed size; the type must have been counted.
 pub(crate) fn width(of: &DataType) -> u64 {
     match of {
         DataType::FixedSizeBinary(bytes) => u64::try_from(*bytes).unwrap_or(0),
@@ -62,12 +62,12 @@ pub(crate) fn width(of: &DataType) -> u64 {
             let fields = fields.iter().map(|(_, field)| width(field.data_type()));
             fields.fold(0, u64::saturating_add)
         }
-        // What is longer lies apart from the values.
+        // Parts of variable length are stored apart from the values.
         _ => 8,
     }
 }
 
-/// By what two columns of one large type are known to be that; nothing of a type without others within.
+/// An identity that two columns of the same large type share; `None` for a type without nested types.
 pub(crate) fn identity(of: &DataType) -> Option<usize> {
     Some(match of {
         DataType::Struct(fields) => fields.as_ptr().addr(),

@@ -1,9 +1,10 @@
-//! Planning that ends when its plan is not wanted any more (SAFE-1).
+//! Cancellation of planning (SAFE-1).
 //!
-//! A plan is made without a pause, so that nothing ends it from outside. Instead whoever makes it asks whether it is still wanted:
-//! before each rule of the analyzer and the optimizers, at each operator that a rule goes over, and at the operators, literals and
-//! functions of expressions. Whoever waits for a plan has an [`Unwanted`], and says by it that the wait is over. What takes long
-//! without asking is bounded by counting: see [`super::plan_limits`], [`super::weights`] and the gate of the parser.
+//! Planning runs without a pause, so that no other task can interrupt it. Instead the planner checks whether its plan is still
+//! wanted: before each rule of the analyzer and the optimizers, at each operator that a rule visits, and at the operators,
+//! literals and functions of expressions. A caller that waits for a plan holds an [`Unwanted`] and sets it when the wait ends.
+//! Long work without such checks is bounded by counting: see [`super::plan_limits`], [`super::weights`] and the gate of the
+//! parser.
 
 use std::cell::RefCell;
 use std::fmt::Debug;
@@ -26,31 +27,31 @@ use datafusion::physical_plan::ExecutionPlan;
 use crate::error::{Error, ErrorKind};
 use crate::session::physical::copies;
 
-/// The rule that writes what columns are made of into conditions.
+/// The rule that copies the definitions of columns into conditions.
 const COPYING: &str = "push_down_filter";
 
 thread_local! {
-    /// Of the plan that this thread is making.
+    /// The flag of the plan that this thread is making.
     static CURRENT: RefCell<Option<Unwanted>> = const { RefCell::new(None) };
 }
 
-/// Whether a plan is not wanted any more.
+/// A flag that is set once a plan is not wanted any more.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Unwanted(Arc<AtomicBool>);
 
 impl Unwanted {
-    /// Says that it is not.
+    /// Marks the plan as unwanted.
     pub(crate) fn set(&self) {
         self.0.store(true, Ordering::Relaxed);
     }
 
-    /// Whether it is not.
+    /// Whether the plan is unwanted.
     pub(crate) fn is_set(&self) -> bool {
         self.0.load(Ordering::Relaxed)
     }
 }
 
-/// Work on a plan that ends with an error soon after the plan is unwanted.
+/// Planning work that ends with an error soon after the plan is unwanted.
 pub(crate) fn until_unwanted<F: Future>(
     unwanted: Unwanted,
     work: F,
@@ -62,7 +63,7 @@ pub(crate) fn until_unwanted<F: Future>(
     })
 }
 
-/// While it is there this thread asks for the plan that it was made with.
+/// A guard: while it lives, this thread checks the flag of the plan that the guard was created for.
 struct Within(Option<Unwanted>);
 
 impl Within {
@@ -77,11 +78,11 @@ impl Drop for Within {
     }
 }
 
-/// Goes on if the plan that this thread makes is wanted.
+/// Returns an error if the plan that this thread makes is unwanted.
 ///
 /// # Errors
 ///
-/// It is not.
+/// The plan is unwanted.
 pub(crate) fn check() -> DataFusionResult<()> {
     let is_wanted = CURRENT.with_borrow(|of| !of.as_ref().is_some_and(Unwanted::is_set));
     match is_wanted {
@@ -94,7 +95,7 @@ pub(crate) fn check() -> DataFusionResult<()> {
     }
 }
 
-/// Lets all rules of a state ask.
+/// Makes all rules of a state check the flag.
 pub(crate) fn let_rules_ask(builder: &mut SessionStateBuilder) {
     if let Some(analyzer) = builder.analyzer() {
         analyzer.rules.iter_mut().for_each(let_analyzer_ask);
@@ -125,7 +126,7 @@ fn let_physical_ask(rule: &mut Arc<dyn PhysicalOptimizerRule + Send + Sync>) {
     *rule = Arc::new(Asking(Arc::clone(rule)));
 }
 
-/// A rule that asks first.
+/// A rule that checks the flag first.
 #[derive(Debug)]
 struct Asking<R: ?Sized>(Arc<R>);
 
@@ -190,7 +191,7 @@ impl PhysicalOptimizerRule for Asking<dyn PhysicalOptimizerRule + Send + Sync> {
     }
 }
 
-/// Asks at each part of an expression, where functions that are written in another way are found.
+/// Checks the flag at each part of an expression, in the pass that rewrites functions.
 #[derive(Debug)]
 pub(crate) struct AskingParts;
 
@@ -241,7 +242,7 @@ mod tests {
             let error = planned(&unwanted, sql).await.unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Cancelled, "{error}");
         }
-        // Another plan of the same thread is wanted.
+        // Another plan of the same thread is still wanted.
         planned(&Unwanted::default(), "SELECT 1").await.unwrap();
         check().unwrap();
     }

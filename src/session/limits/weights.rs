@@ -1,11 +1,11 @@
-//! How large a statement is once its views and common table expressions stand where they are named.
+//! Size of a statement after its views and common table expressions are expanded.
 //!
-//! The planner copies what a name stands for at each mention. A common table expression that names the one before it twice
-//! doubles with each step, and so do views over views: the plan has no end before it can be counted. So the mentions are
-//! counted in the text, where each query is met once.
+//! The planner copies the query behind a name at each mention. A common table expression that names the previous one twice
+//! doubles the plan with each step, and so do views over views: the plan would be too large to count. So this module counts the
+//! mentions in the syntax tree, where each query is visited once.
 //!
-//! And where the engine looks for the tables of a statement it reads each common table expression twice, so that WITH within WITH
-//! doubles too: what it reads is counted as well.
+//! When the engine looks for the tables of a statement, it reads each common table expression twice, so that WITH within WITH
+//! doubles too: this module also counts that work.
 
 use std::collections::HashMap;
 use std::ops::ControlFlow;
@@ -20,12 +20,12 @@ use crate::session::catalog::{Catalog, TableEntry, VIEWS, split_time_travel, too
 use crate::session::context::SCHEMA;
 use crate::session::limits::plan_limits::{OPERATORS, too_large};
 
-/// What all mentions of a statement weigh together: the planner walks what is named at each of them.
+/// Limit for the weight of all mentions of a statement: the planner walks the named query at each of them.
 const MENTIONED: u64 = 100_000;
-/// Queries, names and parts of expressions that are read once more while tables are looked for.
+/// Queries, names and parts of expressions that the engine reads again while it looks for tables.
 const READ_AGAIN: u64 = 5_000_000;
 
-/// Refuses a statement that is too large to be planned.
+/// Refuses a statement that is too large for planning.
 ///
 /// # Errors
 ///
@@ -46,30 +46,30 @@ pub(crate) fn check(catalog: &Catalog, node: &impl Visit) -> Result<()> {
     }
 }
 
-/// A query that is being read.
+/// A query that is being walked.
 #[derive(Default)]
 struct Frame {
     /// Queries and tables so far.
     weight: u64,
-    /// Its common table expressions that were not read yet.
+    /// Its common table expressions that were not walked yet.
     pending: HashMap<*const Query, String>,
-    /// What those weigh that were.
+    /// The weights of those that were.
     known: HashMap<String, u64>,
-    /// Common table expressions around it, each of which is read twice.
+    /// Enclosing common table expressions, each of which the engine reads twice.
     doubled: u32,
 }
 
 struct Weigher<'a> {
     catalog: &'a Catalog,
-    /// Queries within one another, innermost last; below the first one stands the statement, or the view.
+    /// Nested queries, innermost last; below the first one is the statement, or the view.
     frames: Vec<Frame>,
-    /// What each view weighs; one that is being read weighs 1, because the planner refuses it.
+    /// The weight of each view; a view that is being walked weighs 1, because the planner refuses recursion.
     views: HashMap<String, u64>,
-    /// Views within one another.
+    /// Depth of nested views.
     within: usize,
     mentioned: u64,
     read_again: u64,
-    /// The last name in the statement's own text. A place in a view's text is none in the statement's.
+    /// The last name in the statement's own text. A place in a view's text is not a place in the statement's.
     place: Option<(String, Span)>,
 }
 
@@ -95,7 +95,7 @@ impl Weigher<'_> {
         ControlFlow::Continue(())
     }
 
-    /// Adds what is read twice as often with each common table expression around it.
+    /// Counts the repeated reads, which double with each enclosing common table expression.
     fn read(&mut self) -> ControlFlow<Error> {
         let doubled = self.frames.last().map_or(0, |frame| frame.doubled);
         let times = 1_u64.checked_shl(doubled).unwrap_or(u64::MAX);
@@ -108,12 +108,12 @@ impl Weigher<'_> {
         ControlFlow::Break(self.placed(error))
     }
 
-    /// What a view weighs; 1 where there is none of this name.
+    /// The weight of a view; 1 if there is no view of this name.
     fn view(&mut self, name: &str) -> ControlFlow<Error, u64> {
         if let Some(known) = self.views.get(name) {
             return ControlFlow::Continue(*known);
         }
-        // A view may name what the statement may not.
+        // A view may use tables that the statement may not.
         let entry = match self.within {
             0 => self.catalog.entry(name),
             _ => self.catalog.entry_of_plan(name),
@@ -122,7 +122,7 @@ impl Weigher<'_> {
             return ControlFlow::Continue(1);
         };
         if self.within >= VIEWS {
-            // The statement is told of the view that it names itself.
+            // The error names the view that the statement itself names.
             let outer = self.place.as_ref().map_or(name, |(outer, _)| outer);
             return ControlFlow::Break(self.placed(too_many_views(outer)));
         }
@@ -174,7 +174,7 @@ impl Visitor for Weigher<'_> {
         let Some(done) = self.frames.pop() else {
             return ControlFlow::Continue(());
         };
-        // A common table expression weighs where it is named.
+        // A common table expression counts where it is named.
         if let Some(above) = self.frames.last_mut()
             && let Some(name) = above.pending.remove(&std::ptr::from_ref(query))
         {
@@ -195,7 +195,7 @@ impl Visitor for Weigher<'_> {
         if self.within == 0 {
             self.place = Some((name.clone(), ident.span));
         }
-        // The planner looks for the whole name among the common table expressions.
+        // The planner looks up the whole name among the common table expressions.
         let whole = parts.join(".");
         let mut frames = self.frames.iter().rev();
         let table = frames.find_map(|frame| frame.known.get(&whole).copied());
@@ -229,7 +229,7 @@ mod tests {
         Ok(rows.iter().map(|batch| batch.num_rows()).sum())
     }
 
-    /// `steps` common table expressions, each made of the one before.
+    /// `steps` common table expressions, each over the previous one.
     fn chain(steps: usize, step: impl Fn(&str) -> String) -> String {
         let steps: Vec<String> = (1..=steps)
             .map(|n| format!("t{n} AS ({})", step(&format!("t{}", n - 1))))
@@ -260,7 +260,7 @@ mod tests {
                 format!("{sql} SELECT * FROM t{last}"),
                 format!("EXPLAIN {sql} SELECT * FROM t{last}"),
                 format!("CREATE VIEW v AS {sql} SELECT * FROM t{last}"),
-                // The planner plans also those that are not named.
+                // The planner also plans those that the statement does not use.
                 format!("{sql} SELECT 1"),
             ] {
                 let error = run(&session, &sql).await.expect_err(&sql[..120]);
@@ -308,7 +308,7 @@ mod tests {
             assert!(is_told, "{error}");
             assert!(error.span().is_some());
         }
-        // Those beside each other are not within each other.
+        // Siblings do not enclose each other.
         let beside = chain(60, |from| {
             format!("WITH u AS (SELECT c FROM {from}) SELECT c FROM u")
         });

@@ -1,8 +1,8 @@
-//! Plans statements whose columns may have equal names.
+//! Planning of statements whose columns may have equal names.
 //!
-//! The engine wants the columns of each query to differ by their names. What is named like an earlier column gets a name of its own
-//! before it is planned, and loses it in the result. Where the text does not tell that two columns have one name, the engine says so,
-//! and the statement is planned once more.
+//! The engine requires unique column names in each query. A column named like an earlier one gets a unique name before
+//! planning, and the result gets the original name back. Where the text does not show that two columns have one name, the
+//! engine reports it, and the statement is planned once more.
 
 use std::collections::{HashMap, HashSet};
 use std::ops::ControlFlow;
@@ -26,14 +26,14 @@ use crate::session::names::labels::{
 };
 use crate::session::names::stars::expand_stars;
 
-/// Names of columns of the result in GROUP BY: the engine tells of one at a time.
+/// Attempts for result column names in GROUP BY: the engine reports one missing column at a time.
 const GROUPS: usize = 16;
 
 /// Plans a statement whose columns may have equal names.
 ///
 /// # Errors
 ///
-/// That of the statement as it was typed, but for columns of equal labels.
+/// The planning error of the statement as it was typed, except for columns of equal labels.
 pub(crate) async fn plan_apart(
     state: &SessionState,
     statement: &SqlStatement,
@@ -71,7 +71,7 @@ pub(crate) async fn plan_apart(
     Err(error)
 }
 
-/// The name without a table that the engine does not find.
+/// The unqualified name that the engine does not find.
 fn missing_column(error: &DataFusionError) -> Option<String> {
     let DataFusionError::SchemaError(error, _) = error.find_root() else {
         return None;
@@ -84,23 +84,23 @@ fn missing_column(error: &DataFusionError) -> Option<String> {
     }
 }
 
-/// The statement, in which columns that are named like earlier ones have names of their own.
+/// The statement with unique names for columns that are named like earlier ones.
 fn equal_apart(statement: &SqlStatement) -> SqlStatement {
     let mut apart = statement.clone();
     name_apart(&mut apart, Told::Equal);
     apart
 }
 
-/// What is tried where a statement cannot be planned, one after the other.
+/// The attempts for a statement that cannot be planned, in order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Step {
-    /// The columns of several stars, each by its own name.
+    /// Replaces several stars by their columns, each with its own name.
     Stars,
-    /// Names for all columns that the engine may name alike.
+    /// Renames all columns for which the engine may choose equal names.
     Doubtful,
-    /// Keys of GROUP BY that are the name of a column of the result, which is missing else: columns of tables go before it.
+    /// Replaces keys of GROUP BY that name a result column, if no table has a column of that name: those take precedence.
     Groups,
-    /// The engine's own names for expressions in inner queries: statements that were stored may have them.
+    /// Restores the engine's own names for expressions in inner queries: stored statements may use them.
     Engine,
 }
 
@@ -114,7 +114,7 @@ impl Step {
         }
     }
 
-    /// Changes the statement, in which a column is `missing`; gives whether there was anything to change.
+    /// Changes the statement, in which a column is `missing`; returns whether there was anything to change.
     async fn take(
         self,
         state: &SessionState,
@@ -153,11 +153,11 @@ pub(crate) fn visit<V: VisitorMut>(
     }
 }
 
-/// The plan, unless ORDER BY names a label of columns that differ: the engine would take the first of them.
+/// Returns the plan, unless ORDER BY names a label that different columns have: the engine would take the first of them.
 ///
 /// # Errors
 ///
-/// It does.
+/// ORDER BY names such a label.
 fn ordered_by_one(plan: LogicalPlan, statement: &SqlStatement) -> DataFusionResult<LogicalPlan> {
     match order_of_several(&plan, statement) {
         Some(name) => plan_err!("{}", ambiguous_order(&name)),
@@ -165,7 +165,7 @@ fn ordered_by_one(plan: LogicalPlan, statement: &SqlStatement) -> DataFusionResu
     }
 }
 
-/// A label in ORDER BY that several columns have, which differ.
+/// A label in ORDER BY that several different columns have.
 fn order_of_several(plan: &LogicalPlan, statement: &SqlStatement) -> Option<String> {
     let SqlStatement::Statement(ansi) = statement else {
         return None;
@@ -200,7 +200,7 @@ fn order_of_several(plan: &LogicalPlan, statement: &SqlStatement) -> Option<Stri
         let [first, others @ ..] = labelled.get(name).map_or(&[][..], Vec::as_slice) else {
             return false;
         };
-        // Those of a `*` have no text.
+        // Columns of a `*` have no text.
         let all = fields.get(name.as_str()).copied().unwrap_or_default();
         let is_of_all = all > others.len() + 1;
         let is_other = |expr: &&Expr| !is_column(expr) || label_of(expr) != *name;
@@ -212,7 +212,7 @@ fn order_of_several(plan: &LogicalPlan, statement: &SqlStatement) -> Option<Stri
     names.find(is_of_several)
 }
 
-/// What is said of an ORDER BY that names several columns.
+/// The error message for an ORDER BY by a name that several columns have.
 pub(crate) fn ambiguous_order(name: &str) -> String {
     format!(
         "ORDER BY {name} is ambiguous: {name} is the name of several columns of the result. \
@@ -220,7 +220,7 @@ pub(crate) fn ambiguous_order(name: &str) -> String {
     )
 }
 
-/// Whether two expressions are the same by what was typed; a column may be typed with its table and without.
+/// Whether two expressions have the same text; a column may be written with its table or without.
 pub(crate) fn is_same(one: &Expr, other: &Expr) -> bool {
     match (one, other) {
         (Expr::Nested(one), other) | (other, Expr::Nested(one)) => is_same(one, other),
@@ -235,7 +235,7 @@ pub(crate) fn is_same(one: &Expr, other: &Expr) -> bool {
     }
 }
 
-/// What was typed for an expression, with names in lower case unless quoted, and without brackets around all of it.
+/// The text of an expression, with names in lower case unless quoted, and without brackets around all of it.
 pub(crate) fn text_of(expr: &Expr) -> String {
     let mut inner = expr;
     while let Expr::Nested(nested) = inner {
@@ -246,7 +246,7 @@ pub(crate) fn text_of(expr: &Expr) -> String {
     shown.to_string()
 }
 
-/// The names without a table in an expression.
+/// The unqualified names in an expression.
 #[derive(Default)]
 struct Names(Vec<String>);
 
@@ -261,7 +261,7 @@ impl Visitor for Names {
     }
 }
 
-/// Makes keys of GROUP BY of this name the expression of the column of the result that has it.
+/// Replaces keys of GROUP BY with this name by the expression of the result column that has it.
 struct Groups<'a> {
     name: &'a str,
     any: bool,
@@ -279,7 +279,7 @@ impl VisitorMut for Groups<'_> {
         if let Some(first) = keys.iter().position(has_name)
             && let Some(expr) = only_named(&select.projection, self.name)
         {
-            // Once is enough: an expression may be large.
+            // Only the first key is replaced: an expression may be large.
             let mut place = 0;
             keys.retain_mut(|key| {
                 let is_first = place == first;
@@ -295,7 +295,7 @@ impl VisitorMut for Groups<'_> {
     }
 }
 
-/// The expression of the one column of this name.
+/// The expression of the only column of this name.
 fn only_named<'a>(items: &'a [SelectItem], name: &str) -> Option<&'a Expr> {
     let mut named = items
         .iter()
@@ -310,22 +310,22 @@ fn only_named<'a>(items: &'a [SelectItem], name: &str) -> Option<&'a Expr> {
     }
 }
 
-/// Which columns get a name of their own for the engine.
+/// The columns that get a unique name for the engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Told {
-    /// Those that are named like an earlier one, and those whose place is not known.
+    /// Those named like an earlier one, and those at an unknown position.
     Equal,
-    /// Also those that the engine may name alike: expressions, and whatever stands beside a `*`.
+    /// Also those for which the engine may choose equal names: expressions, and all columns beside a `*`.
     Doubtful,
 }
 
-/// Gives columns a name of their own where an earlier one of their query has the same, and all of them are told apart by what is
-/// around: in queries in FROM, in the later queries of a UNION and its kin, and below EXISTS.
+/// Renames columns that have the name of an earlier column of their query, where the enclosing query does not need the names:
+/// in queries in FROM, in the later queries of a UNION or other set operation, and below EXISTS.
 pub(crate) fn repeated_columns(node: &mut impl VisitMut) {
     let _ = VisitMut::visit(node, &mut Unseen);
 }
 
-/// Does the same for a query whose columns get other names.
+/// The same for a query whose columns get other names afterwards.
 pub(crate) fn columns_apart(query: &mut Query) {
     tell_apart(&mut query.body, Told::Equal);
 }
@@ -371,7 +371,7 @@ impl VisitorMut for Unseen {
     }
 }
 
-/// The names of a set operation are those of its first query.
+/// A set operation takes its names from its first query.
 fn later_queries(body: &mut SetExpr) {
     let SetExpr::SetOperation {
         set_quantifier,
@@ -393,7 +393,7 @@ fn later_queries(body: &mut SetExpr) {
     }
 }
 
-/// Gives columns a name of their own for the engine, in all parts of a UNION; gives whether there were any.
+/// Gives columns unique names for the engine, in all parts of a UNION; returns whether any was renamed.
 fn tell_apart(body: &mut SetExpr, which: Told) -> bool {
     match body {
         SetExpr::Select(select) => tell_items_apart(&mut select.projection, which),
@@ -406,7 +406,8 @@ fn tell_apart(body: &mut SetExpr, which: Told) -> bool {
     }
 }
 
-/// The same for the columns of a query, or those that an INSERT takes by their place; and in doubt for those of the queries in it.
+/// The same for the columns of a query, or those that an INSERT takes by position; with [`Told::Doubtful`] also for those of
+/// its subqueries.
 fn name_apart(statement: &mut SqlStatement, which: Told) -> bool {
     if let SqlStatement::Explain(explain) = statement {
         return name_apart(&mut explain.statement, which);
@@ -430,7 +431,7 @@ fn name_apart(statement: &mut SqlStatement, which: Told) -> bool {
     outermost || inner
 }
 
-/// Tells the columns apart of queries in FROM that the engine may name alike.
+/// Renames the columns of queries in FROM for which the engine may choose equal names.
 struct Inner {
     any: bool,
 }
@@ -462,7 +463,7 @@ pub(crate) fn tell_items_apart(items: &mut [SelectItem], which: Told) -> bool {
             SelectItem::ExprWithAlias { expr, .. } => (expr.clone(), false, true),
             _ => continue,
         };
-        // Columns of two tables may have one name: the engine tells them apart itself.
+        // Columns of two tables may have one name: the engine distinguishes them by table.
         let is_new_text = texts.insert(match &expr {
             Expr::CompoundIdentifier(parts) if is_column => {
                 let parts: Vec<String> = parts.iter().map(normalize).collect();
@@ -473,7 +474,7 @@ pub(crate) fn tell_items_apart(items: &mut [SelectItem], which: Told) -> bool {
         let is_new_label = labels.insert(label.clone());
         let is_told = is_new_label || (is_column && is_new_text && !texts.contains(&label));
         let is_doubtful = first_star.is_some() || !(is_column || is_named);
-        // Between two stars a column is known by its name alone.
+        // Between two stars the position of a column is unknown: only its name identifies it.
         let has_no_place = !(is_column || is_named)
             && first_star.is_some_and(|star| star < place)
             && last_star.is_some_and(|star| star > place);
@@ -487,7 +488,7 @@ pub(crate) fn tell_items_apart(items: &mut [SelectItem], which: Told) -> bool {
     any
 }
 
-/// A name for a column of this label that no other column has.
+/// A unique name for a column of this label.
 pub(crate) fn alias_apart(label: &str, place: usize) -> Ident {
     Ident::with_quote('"', format!("{label}{APART}{place}"))
 }

@@ -1,11 +1,11 @@
-//! `avg(x), avg(CAST(x AS DOUBLE))` in one select list, and `GROUP BY x, CAST(x AS DATE)`: the engine calls both alike, since casts
-//! are no part of its names, and refuses the second. So the casts of such calls and keys are told apart by a function that gives the
-//! value itself.
+//! Unique names for casts: in `avg(x), avg(CAST(x AS DOUBLE))` and `GROUP BY x, CAST(x AS DATE)` the engine gives both
+//! expressions one name, since its names omit casts, and refuses the second. So the casts of such calls and keys are wrapped in
+//! a function that returns its argument and makes the name unique.
 //!
-//! So are calls with `x IN (SELECT …)` in them, of which the engine's names say no more than IN.
+//! The same is done for calls with `x IN (SELECT …)` in them, whose query the engine's names omit.
 //!
-//! And `CAST(x AS INT)` in a select list gets the name `x`: the engine would call it by the table as well, `t.x`. In VALUES, casts to
-//! REAL are told from those that the engine adds to other rows.
+//! And `CAST(x AS INT)` in a select list gets the name `x`: the engine would name it with its table, `t.x`. In VALUES, casts to
+//! REAL are kept apart from those that the engine adds to other rows.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
@@ -21,14 +21,14 @@ use crate::planner::types::arrow_type;
 use crate::session::names::labels::label_of;
 use crate::session::rewrite::standard::{call, looked_for, taken};
 
-/// Tells the casts apart of calls and keys that differ by nothing else, and names those of columns.
+/// Makes calls and keys unique that differ only by casts, and names casts of columns.
 pub(crate) fn apart(node: &mut impl VisitMut) {
     let _ = node.visit(&mut Queries::default());
 }
 
 #[derive(Default)]
 struct Queries {
-    /// Expressions around with a query in them: its columns are of no name.
+    /// Depth of enclosing expressions with a query in them: the columns of such a query need no name.
     values: usize,
 }
 
@@ -65,7 +65,7 @@ fn has_query(expr: &Expr) -> bool {
     )
 }
 
-/// The queries of UNION and its kin; those in parentheses are visited as queries.
+/// The operands of UNION and other set operations; those in parentheses are visited as queries.
 fn in_operands(body: &mut SetExpr, is_named: bool) {
     match body {
         SetExpr::SetOperation { left, right, .. } => {
@@ -81,7 +81,7 @@ fn in_operands(body: &mut SetExpr, is_named: bool) {
     }
 }
 
-/// Marks a cast to REAL in VALUES: the engine itself casts the values of other rows to REAL, which are to be DOUBLE.
+/// Marks a cast to REAL in VALUES: the engine itself casts the values of other rows to REAL, which should be DOUBLE.
 fn mark_real(value: &mut Expr) {
     if let Expr::Cast { data_type, .. } = value
         && matches!(arrow_type(data_type), Ok(DataType::Float32))
@@ -92,7 +92,7 @@ fn mark_real(value: &mut Expr) {
 }
 
 fn in_select(select: &mut Select, mut order: Option<&mut OrderByKind>, is_named: bool) {
-    // Most have none, and their calls need not be compared.
+    // Most queries have no casts, and their calls need not be compared.
     if select.visit(&mut AnyUnnamed).is_continue()
         && order
             .as_deref_mut()
@@ -124,7 +124,7 @@ fn in_select(select: &mut Select, mut order: Option<&mut OrderByKind>, is_named:
     }
 }
 
-/// Whether there are keys of GROUP BY that differ by a cast and nothing else.
+/// Whether some keys of GROUP BY differ only by a cast.
 fn have_casts_alone_between(select: &Select) -> bool {
     let mut by_name: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     for key in keys(select) {
@@ -137,7 +137,7 @@ fn have_casts_alone_between(select: &Select) -> bool {
     by_name.values().any(|texts| texts.len() > 1)
 }
 
-/// The keys of GROUP BY, each once; of a number or an alias what it stands for.
+/// The keys of GROUP BY, each once; a number or an alias is replaced by its expression.
 fn keys<'a>(select: &'a Select) -> Vec<&'a Expr> {
     let mut listed = Vec::new();
     let mut by_alias = BTreeMap::new();
@@ -148,7 +148,7 @@ fn keys<'a>(select: &'a Select) -> Vec<&'a Expr> {
                 listed.push(expr);
                 by_alias.entry(normalize(alias)).or_insert(expr);
             }
-            // The places of what stands behind it are not known.
+            // The positions of the items after it are not known.
             _ => break,
         }
     }
@@ -187,7 +187,7 @@ fn keys<'a>(select: &'a Select) -> Vec<&'a Expr> {
     keys
 }
 
-/// Tells all casts of a query apart, by what they give.
+/// Marks all casts of a query with their types.
 fn mark_all(select: &mut Select, order: Option<&mut OrderByKind>) {
     let mut keys = Keys::default();
     for item in &mut select.projection {
@@ -198,7 +198,7 @@ fn mark_all(select: &mut Select, order: Option<&mut OrderByKind>) {
         let typed = expr.to_string();
         let _ = expr.visit(&mut keys);
         if expr.to_string() != typed {
-            // What was typed is its name for the queries around.
+            // The outer queries refer to the column by its original text.
             let expr = taken(expr);
             let alias = Ident::with_quote('"', typed);
             *item = SelectItem::ExprWithAlias { expr, alias };
@@ -212,9 +212,9 @@ fn mark_all(select: &mut Select, order: Option<&mut OrderByKind>) {
     }
 }
 
-/// Names casts of columns as their columns, where nothing else is called so.
+/// Names casts of columns like their columns, if no other column has that name.
 fn name_casts(select: &mut Select) {
-    // There the engine would take the name for the cast and not for the column.
+    // In these clauses the engine would resolve the name to the cast and not to the column.
     if select.having.is_some() || select.qualify.is_some() || select.distinct.is_some() {
         return;
     }
@@ -246,7 +246,7 @@ fn name_casts(select: &mut Select) {
     }
 }
 
-/// Looks for what the engine's names leave out.
+/// Finds parts that the engine's names omit.
 struct AnyUnnamed;
 
 impl VisitorMut for AnyUnnamed {
@@ -260,10 +260,10 @@ impl VisitorMut for AnyUnnamed {
     }
 }
 
-/// The calls of a query, and not of those within it.
+/// The calls of a query, without those of its subqueries.
 #[derive(Default)]
 struct Calls {
-    /// As they are without casts, and as they are.
+    /// The forms with casts, by the form without casts.
     by_name: BTreeMap<String, BTreeSet<String>>,
     tells_apart: bool,
     queries: usize,
@@ -319,7 +319,7 @@ fn is_marked(name: &ObjectName) -> bool {
     matches!(name.0.as_slice(), [ObjectNamePart::Identifier(name)] if name.value == MARK)
 }
 
-/// Names of functions without quotes are of no case.
+/// Unquoted names of functions are case-insensitive.
 fn lower(name: &mut ObjectName) {
     for part in &mut name.0 {
         if let ObjectNamePart::Identifier(Ident {
@@ -333,7 +333,7 @@ fn lower(name: &mut ObjectName) {
     }
 }
 
-/// Marks the casts of a query, and not of those within it, by what they give.
+/// Marks the casts of a query with their types, and leaves its subqueries alone.
 #[derive(Default)]
 struct Keys {
     queries: usize,
@@ -374,17 +374,17 @@ impl VisitorMut for Keys {
     }
 }
 
-/// The function that gives a value itself, by another name where the value is a key.
+/// The function that returns its argument, under another name for keys.
 const KEY: &str = "typed_key";
 
-/// The expression with comparable names: without their tables, in lower case unless quoted, and without brackets.
+/// The expression with normalized names: without their tables, in lower case unless quoted, and without brackets.
 pub(crate) fn bare(expr: &Expr) -> Expr {
     let mut bare = expr.clone();
     let _ = bare.visit(&mut Bare);
     bare
 }
 
-/// Makes names comparable: without their tables, in lower case unless quoted; and takes brackets away.
+/// Normalizes names: removes their tables and brackets, and makes unquoted ones lower case.
 struct Bare;
 
 impl VisitorMut for Bare {
@@ -410,10 +410,10 @@ impl VisitorMut for Bare {
     }
 }
 
-/// Takes what the engine's names leave out of an expression, or marks it.
+/// Removes from an expression the parts that the engine's names omit, or marks them.
 struct Unnamed {
     marks: bool,
-    /// Not only casts, also IN with a query.
+    /// Also IN with a query, not only casts.
     with_queries: bool,
     queries: usize,
 }
@@ -470,7 +470,7 @@ impl VisitorMut for Unnamed {
     }
 }
 
-/// What the engine's names say of a value that is looked for in a query.
+/// The part of the engine's name for a value that is looked up in a query.
 fn membership(expr: &Expr) -> Option<&'static str> {
     let (_, negated) = looked_for(expr)?;
     Some(if negated { "NOT IN" } else { "IN" })

@@ -1,9 +1,9 @@
-//! Queries within a statement call their columns as PostgreSQL does: `SELECT sum FROM (SELECT sum(x) FROM t)`.
+//! Column names of queries within a statement, as PostgreSQL gives them: `SELECT sum FROM (SELECT sum(x) FROM t)`.
 //!
-//! The engine has names of its own for expressions, such as `sum(t.x)`, and wants the columns of a query to differ by them. So the
-//! names are attached to each query in FROM, as its settings, which the engine leaves alone, and its columns are renamed by their
-//! places once it is planned. Columns of equal names stay apart by what cannot be typed: `*` gives all of them, and to name one is
-//! refused.
+//! The engine has its own names for expressions, such as `sum(t.x)`, and requires that they are unique within a query. So this
+//! module attaches PostgreSQL's names to each query in FROM, as its settings, which the engine ignores, and the columns are
+//! renamed by position once the query is planned. Columns of equal names are kept apart by a suffix that cannot be typed: `*`
+//! returns all of them, and a reference to one by name is refused.
 
 use std::collections::{HashMap, HashSet};
 use std::ops::ControlFlow;
@@ -34,14 +34,14 @@ use crate::session::names::labels::{
 };
 use crate::session::rewrite::standard::taken;
 
-/// The setting of a query that names one of its columns.
+/// The setting of a query that holds the name of one of its columns.
 const NAME: &str = "column_name";
 
-/// Attaches the names of their columns to the queries in FROM and WITH, and lets ORDER BY name the columns of its query by them.
+/// Attaches the names of their columns to the queries in FROM and WITH, and resolves these names in ORDER BY.
 ///
 /// # Errors
 ///
-/// An ORDER BY that names several columns.
+/// An ORDER BY name that several columns have.
 pub(crate) fn attach(node: &mut impl VisitMut) -> Result<()> {
     match node.visit(&mut Attach) {
         ControlFlow::Continue(()) => Ok(()),
@@ -69,7 +69,7 @@ impl VisitorMut for Attach {
     }
 }
 
-/// A query in WITH becomes one in FROM, for that is where the engine lets others plan.
+/// Wraps a query in WITH into one in FROM, because only there the engine calls other planners.
 fn with_tables(query: &mut Query) -> Result<()> {
     let Some(with) = &mut query.with else {
         return Ok(());
@@ -80,7 +80,7 @@ fn with_tables(query: &mut Query) -> Result<()> {
         }
         let name = Some(&table.alias.name);
         match table.query.body.as_mut() {
-            // The second query of a recursion names the columns of the first one.
+            // The second query of a recursion refers to the columns of the first one.
             SetExpr::SetOperation { left, .. } if with.recursive => {
                 let mut first = parsed("SELECT 1")?;
                 std::mem::swap(first.body.as_mut(), left.as_mut());
@@ -96,7 +96,7 @@ fn with_tables(query: &mut Query) -> Result<()> {
     Ok(())
 }
 
-/// `ORDER BY x` as `ORDER BY x OFFSET 0`: in FROM the engine leaves an order out that no LIMIT needs, and in WITH it does not.
+/// Rewrites `ORDER BY x` to `ORDER BY x OFFSET 0`: in FROM the engine drops an order without LIMIT, and in WITH it does not.
 fn keep_order(query: &mut Query) {
     if query.order_by.is_some() && query.limit_clause.is_none() && query.fetch.is_none() {
         let none = Value::Number("0".to_owned(), false);
@@ -121,7 +121,7 @@ fn in_relation(factor: &mut TableFactor) -> Result<()> {
             let labels = Labels::of_query(subquery);
             subquery.settings = Some(labels.items.iter().map(setting).collect());
         }
-        // The query that TUMBLE and its kin read.
+        // The query in the argument of TUMBLE and other window functions.
         TableFactor::Table {
             args: Some(args), ..
         } => {
@@ -139,7 +139,7 @@ fn in_relation(factor: &mut TableFactor) -> Result<()> {
     Ok(())
 }
 
-/// Whether the engine would call a column of a query otherwise, or two of them alike.
+/// Whether the engine would name a column of a query differently, or two of them alike.
 fn needs_names(query: &Query) -> bool {
     let Some(select) = first_select(&query.body) else {
         return false;
@@ -169,7 +169,7 @@ fn needs_names(query: &Query) -> bool {
     has_many && (items.len() > 1 || select.from.len() > 1 || select.from.iter().any(has_tables))
 }
 
-/// Whether columns of several tables may stand behind one part of FROM.
+/// Whether one item of FROM may have columns of several tables.
 fn has_tables(table: &TableWithJoins) -> bool {
     let is_nameless = match &table.relation {
         TableFactor::Derived { alias, .. } => alias.is_none(),
@@ -213,7 +213,7 @@ fn add_tables(table: &TableWithJoins, names: &mut HashSet<String>) {
     }
 }
 
-/// Whether an expression is a column of one of these tables, which the engine calls by its name; `s.x` may be a field.
+/// Whether an expression is a column of one of these tables, for which the engine keeps the name; `s.x` may be a field.
 fn is_plain(expr: &Expr, tables: &HashSet<String>) -> bool {
     match expr {
         Expr::Identifier(_) => true,
@@ -237,7 +237,7 @@ fn setting(item: &Item) -> Setting {
     }
 }
 
-/// The names that are attached to a query.
+/// The names attached to a query.
 pub(crate) fn names_of(query: &Query) -> Option<Labels> {
     let settings = query.settings.as_ref()?;
     let item = |setting: &Setting| match &setting.value {
@@ -252,7 +252,7 @@ pub(crate) fn names_of(query: &Query) -> Option<Labels> {
     Some(Labels { items: items? })
 }
 
-/// Leaves expressions the names that the engine gives them; gives whether any has another one.
+/// Lets expressions keep the engine's names instead of the attached ones; returns whether there were any.
 pub(crate) fn keep_names_of_engine(statement: &mut SqlStatement) -> bool {
     let mut keep = Keep { any: false };
     let _ = visit(statement, &mut keep);
@@ -320,7 +320,7 @@ fn all_of(query: Query, name: Option<&Ident>) -> Result<Query> {
     Ok(all)
 }
 
-/// Keys of ORDER BY that are names of expressions in the select list, or such an expression itself below DISTINCT.
+/// Replaces keys of ORDER BY that name expressions of the select list, or, below DISTINCT, repeat such an expression.
 fn sort_keys(query: &mut Query) -> Result<()> {
     let Some(OrderBy {
         kind: OrderByKind::Expressions(keys),
@@ -369,7 +369,7 @@ fn first_select_mut(body: &mut SetExpr) -> Option<&mut Select> {
 struct Places {
     tables: HashSet<String>,
     of_names: HashMap<String, Vec<usize>>,
-    /// What was found of names that were asked for.
+    /// The results of earlier lookups of names.
     found: HashMap<String, Option<usize>>,
 }
 
@@ -388,11 +388,11 @@ impl Places {
         }
     }
 
-    /// The place of the expression of this name. Columns and aliases the engine finds itself.
+    /// The position of the expression with this name. The engine itself resolves columns and aliases.
     ///
     /// # Errors
     ///
-    /// There are several, which differ.
+    /// Several different expressions have the name.
     fn named(&mut self, items: &[SelectItem], name: &str, span: Span) -> Result<Option<usize>> {
         if let Some(found) = self.found.get(name) {
             return Ok(*found);
@@ -401,7 +401,7 @@ impl Places {
         for place in self.of_names.get(name).into_iter().flatten() {
             let (expr, is_known) = match items.get(*place) {
                 Some(SelectItem::UnnamedExpr(expr)) => (expr, is_plain(expr, &self.tables)),
-                // An alias of the other kind is that of another key.
+                // An alias of the other kind belongs to another key.
                 Some(SelectItem::ExprWithAlias { expr, alias }) => {
                     (expr, !alias.value.contains(APART))
                 }
@@ -412,7 +412,7 @@ impl Places {
                 false => computed.push((*place, expr)),
             }
         }
-        // What is called so in the text goes before what only has that name.
+        // A column with this name in the text takes precedence over one that is named so by rule.
         let all = match known.is_empty() {
             true => &computed,
             false => &known,
@@ -431,11 +431,11 @@ impl Places {
     }
 }
 
-/// The first places of the expressions in a select list, by what was typed.
+/// The first positions of the expressions in a select list, by their text.
 #[derive(Default)]
 struct Texts {
     typed: HashMap<String, usize>,
-    /// Without tables, where there is one: all of them, and those that name no table.
+    /// Without tables, for expressions that name one: all of them, and those that name no table.
     bare: HashMap<String, usize>,
     without_tables: HashMap<String, usize>,
 }
@@ -453,7 +453,7 @@ impl Texts {
                 continue;
             }
             texts.typed.entry(text_of(expr)).or_insert(place);
-            // Of one table a column is the same with its table and without.
+            // With a single table, a column is the same with and without its table.
             if is_of_one {
                 let text = bare(expr).to_string();
                 if !names_tables(expr) {
@@ -478,7 +478,7 @@ impl Texts {
     }
 }
 
-/// Whether a column is written with its table, or a field with its column.
+/// Whether a column is qualified by its table, or a field by its column.
 fn names_tables(expr: &Expr) -> bool {
     struct Compounds;
 
@@ -513,7 +513,7 @@ fn alias_of(item: &mut SelectItem, place: usize) -> Option<Ident> {
     }
 }
 
-/// Plans queries in FROM that have names attached.
+/// Planner for queries in FROM with attached names.
 #[derive(Debug)]
 pub(crate) struct NamedQueries;
 
@@ -560,18 +560,18 @@ impl RelationPlanner for NamedQueries {
     }
 }
 
-/// What columns of equal names are called.
+/// The treatment of columns of equal names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Equal {
-    /// By their name and what tells them apart.
+    /// By their name and a suffix that makes it unique.
     Apart,
-    /// The same, but for columns that are told apart by their tables: a query in FROM that has no name leaves them theirs.
+    /// The same, except for columns that their tables distinguish: a query in FROM without an alias keeps the tables.
     ByTable,
-    /// As the engine calls them.
+    /// By the engine's names.
     Kept,
 }
 
-/// The plan, whose columns have these names.
+/// The plan with these names for its columns.
 pub(crate) fn renamed(
     plan: LogicalPlan,
     names: &Labels,
@@ -580,7 +580,7 @@ pub(crate) fn renamed(
     let columns = plan.schema().columns();
     let own: Vec<&str> = columns.iter().map(|column| column.name.as_str()).collect();
     let names = names.over(&own);
-    // How many columns have a name, and how many of these are columns of tables that are called so.
+    // The number of columns of each name, and how many of them are table columns with that name.
     let mut counts: HashMap<&str, (usize, usize)> = HashMap::new();
     for (column, name) in columns.iter().zip(&names) {
         let (all, of_tables) = counts.entry(name.as_str()).or_default();
@@ -611,11 +611,11 @@ pub(crate) fn renamed(
     LogicalPlanBuilder::from(plan).project(exprs)?.build()
 }
 
-/// The plan of the rows that become a table, a view or a file: its columns have these names, which differ.
+/// The plan of rows for a table, a view or a file: its columns get these names, which must be unique.
 ///
 /// # Errors
 ///
-/// Two of them are equal.
+/// Two of the names are equal.
 pub(crate) fn with_unique_names(plan: LogicalPlan, names: &Labels) -> Result<LogicalPlan> {
     let plan = renamed(plan, names, Equal::Apart)?;
     let mut fields = plan.schema().fields().iter();
@@ -625,11 +625,11 @@ pub(crate) fn with_unique_names(plan: LogicalPlan, names: &Labels) -> Result<Log
     }
 }
 
-/// The plan of a statement that makes a table or a file, whose columns have these names.
+/// The plan of a statement that creates a table or a file, with these names for its columns.
 ///
 /// # Errors
 ///
-/// Two of them are equal.
+/// Two of the names are equal.
 pub(crate) fn made(plan: LogicalPlan, names: &Labels) -> Result<LogicalPlan> {
     let unique = |input: Arc<LogicalPlan>| -> Result<Arc<LogicalPlan>> {
         Ok(Arc::new(with_unique_names(
@@ -743,7 +743,7 @@ mod tests {
                 "SELECT q.* FROM t, LATERAL (SELECT u.b + 1 FROM t AS u WHERE u.a = t.a) AS q",
                 "?column?",
             ),
-            // As texts have it that were stored when the engine's names were those.
+            // Texts that were stored when the engine's names were in use.
             (
                 "SELECT \"t.a + Int64(1)\" FROM (SELECT a + 1 FROM t)",
                 "t.a + Int64(1)",

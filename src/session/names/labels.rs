@@ -1,7 +1,7 @@
-//! What the columns of a result are called: by what was typed, and as often as it was typed.
+//! Labels of result columns: the original text of each column, which may occur several times.
 //!
-//! The plan keeps the engine's own names, which must differ. Its result is renamed by place, so that nothing else of a statement
-//! depends on a label.
+//! The plan keeps the engine's own names, which must be unique. The result is renamed by position, so that no other part of a
+//! statement depends on a label.
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -26,7 +26,7 @@ use crate::session::names::name_of;
 /// A longer label is cut.
 const LONGEST: usize = 120;
 
-/// The labels of a query's columns, by place.
+/// The labels of a query's columns, by position.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub(crate) struct Labels {
     pub(crate) items: Vec<Item>,
@@ -36,14 +36,14 @@ pub(crate) struct Labels {
 pub(crate) enum Item {
     /// A column of this label.
     One(String),
-    /// A column that is called as the engine calls it.
+    /// A column that keeps the engine's name.
     Kept,
-    /// As many columns as there are.
+    /// All columns of a star, of unknown number.
     Many,
 }
 
 impl Labels {
-    /// Those of the result of a query; none of any other statement.
+    /// The labels of a query's result; empty for any other statement.
     pub(crate) fn of(statement: &SqlStatement) -> Self {
         let SqlStatement::Statement(ansi) = statement else {
             return Self::default();
@@ -54,12 +54,12 @@ impl Labels {
         }
     }
 
-    /// The names by which others know the columns of a query.
+    /// The names of a query's columns for references from outside.
     pub(crate) fn of_query(query: &Query) -> Self {
         Self::by(query, named_item)
     }
 
-    /// The same of a table or file that a statement makes of the rows of a query, and does not name the columns of.
+    /// The same for a table or file that a statement creates from the rows of a query without naming its columns.
     pub(crate) fn of_made(statement: &SqlStatement) -> Option<Self> {
         let query = match statement {
             SqlStatement::Statement(ansi) => match ansi.as_ref() {
@@ -88,7 +88,7 @@ impl Labels {
         Self { items }
     }
 
-    /// The labels of columns that the engine calls so.
+    /// The labels for columns with these names in the engine.
     pub(crate) fn over(&self, names: &[&str]) -> Vec<String> {
         let many = self.items.iter().filter(|item| **item == Item::Many);
         let is_known = match many.count() {
@@ -114,7 +114,7 @@ impl Labels {
         names.iter().enumerate().map(label).collect()
     }
 
-    /// The labels of the columns of a schema; none if they are called so already.
+    /// The labels for the columns of a schema; `None` if they equal its names.
     fn over_fields(&self, schema: &Schema) -> Option<Vec<String>> {
         let fields = schema.fields().iter();
         let names: Vec<&str> = fields.map(|field| field.name().as_str()).collect();
@@ -123,7 +123,7 @@ impl Labels {
         pairs.any(|(name, label)| name != label).then_some(labels)
     }
 
-    /// The schema with the labels.
+    /// The schema with the labels as names.
     pub(crate) fn schema(&self, schema: SchemaRef) -> SchemaRef {
         let Some(labels) = self.over_fields(&schema) else {
             return schema;
@@ -137,7 +137,7 @@ impl Labels {
         ))
     }
 
-    /// The rows, with the labels as the names of their columns.
+    /// The rows with the labels as the names of their columns.
     pub(crate) fn rows(&self, rows: &RecordBatch) -> Result<RecordBatch> {
         let schema = self.schema(rows.schema());
         let count = RecordBatchOptions::new().with_row_count(Some(rows.num_rows()));
@@ -145,7 +145,7 @@ impl Labels {
             .map_err(|error| Error::internal(format!("a row cannot be named: {error}")))
     }
 
-    /// The plan, with the labels as the names of its columns.
+    /// The plan with the labels as the names of its columns.
     pub(crate) fn plan(&self, plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
         let schema = plan.schema();
         let Some(labels) = self.over_fields(&schema) else {
@@ -161,7 +161,7 @@ impl Labels {
     }
 }
 
-/// The plan of EXPLAIN, in which what tells columns of equal names apart can be read.
+/// The plan of EXPLAIN with readable suffixes of columns of equal names.
 pub(crate) fn readable(plan: Arc<dyn ExecutionPlan>) -> Arc<dyn ExecutionPlan> {
     let Some(explain) = plan.downcast_ref::<ExplainExec>() else {
         return plan;
@@ -174,12 +174,12 @@ pub(crate) fn readable(plan: Arc<dyn ExecutionPlan>) -> Arc<dyn ExecutionPlan> {
     Arc::new(ExplainExec::new(schema, plans, explain.verbose()))
 }
 
-/// The label in the name by which the engine tells a column apart.
+/// The label within the unique name that the engine has for a column.
 pub(crate) fn label_in(name: &str) -> &str {
     name.split(APART).next().unwrap_or_default()
 }
 
-/// The SELECT that names the columns of a query.
+/// The SELECT that determines the column names of a query.
 pub(crate) fn first_select(body: &SetExpr) -> Option<&Select> {
     match body {
         SetExpr::Select(select) => Some(select),
@@ -200,7 +200,7 @@ pub(crate) fn item_of(item: &SelectItem) -> Item {
     }
 }
 
-/// The name of a column for the queries around.
+/// The name of a column for outer queries.
 pub(crate) fn named_item(item: &SelectItem) -> Item {
     match item {
         SelectItem::UnnamedExpr(expr) => Item::One(name_of(expr)),
@@ -216,7 +216,7 @@ pub(crate) fn is_column(expr: &Expr) -> bool {
     matches!(expr, Expr::Identifier(_) | Expr::CompoundIdentifier(_))
 }
 
-/// A column is called by its name, also in brackets or cast; everything else by what was typed.
+/// A column's label is its name, also in brackets or within a cast; the label of any other expression is its text.
 pub(crate) fn label_of(expr: &Expr) -> String {
     match expr {
         Expr::Identifier(ident) => normalize(ident),
@@ -235,7 +235,7 @@ pub(crate) fn label_of(expr: &Expr) -> String {
     }
 }
 
-/// Names without quotes are those of the lower case.
+/// Makes unquoted names lower case.
 pub(crate) struct LowerCase;
 
 impl VisitorMut for LowerCase {

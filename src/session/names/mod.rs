@@ -1,4 +1,4 @@
-//! The names of columns without an alias, by which queries around theirs know them: those that PostgreSQL gives.
+//! Names of columns without an alias, for references from outer queries: the names that PostgreSQL gives.
 
 pub(crate) mod apart;
 pub(crate) mod casts;
@@ -14,10 +14,10 @@ use datafusion::sql::sqlparser::ast::{
 
 use crate::planner::normalize;
 
-/// What a column is called that nothing gives a name.
+/// The name of a column for which no rule gives one.
 const NAMELESS: &str = "?column?";
 
-/// What a column of this expression is called: by its column, its function or its type.
+/// The name of an expression's column: that of its column, function or type.
 pub(super) fn name_of(expr: &Expr) -> String {
     match found(expr) {
         Found::Own(name) | Found::Weak(name) => name,
@@ -25,11 +25,11 @@ pub(super) fn name_of(expr: &Expr) -> String {
     }
 }
 
-/// The name that an expression has.
+/// The name found for an expression.
 enum Found {
-    /// Of a column or a function.
+    /// From a column or a function.
     Own(String),
-    /// Of a type or of CASE: that of what is within goes before it.
+    /// From a type or from CASE: a name from the inner expression takes precedence.
     Weak(String),
     None,
 }
@@ -94,7 +94,7 @@ fn found(expr: &Expr) -> Found {
     }
 }
 
-/// A query that is a value is called as its one column.
+/// A scalar subquery is named like its only column.
 fn of_query(query: &Query) -> Found {
     let mut body = query.body.as_ref();
     let select = loop {
@@ -112,7 +112,7 @@ fn of_query(query: &Query) -> Found {
     }
 }
 
-/// The type's own name, whatever was typed for it.
+/// The type's canonical name, for any of its spellings.
 fn type_name(data_type: &SqlType) -> String {
     let typed = data_type.to_string().to_lowercase();
     let has_zone = typed.contains("with time zone");

@@ -1,7 +1,7 @@
-//! `SELECT t.*, t.*`: several stars may give columns of equal names, which the engine refuses. They are written as the columns that
-//! they give, which can be told apart.
+//! Several stars in one select list: `SELECT t.*, t.*` may give columns of equal names, which the engine refuses. This module
+//! replaces the stars by their columns, which can get unique names.
 //!
-//! What a star gives is seen from the plan of `SELECT t.* FROM …`, where that can be planned by itself.
+//! It takes the columns of a star from the plan of `SELECT t.* FROM …`, if that can be planned by itself.
 
 use std::ops::ControlFlow;
 
@@ -17,12 +17,12 @@ use datafusion::sql::sqlparser::parser::Parser;
 use crate::session::names::apart::{Told, tell_items_apart, visit};
 use crate::session::names::labels::{Item, item_of};
 
-/// Stars of a statement that are looked at.
+/// The most stars of a statement that are examined.
 const MOST: usize = 32;
-/// Queries in FROM of such queries.
+/// The depth of nested queries in FROM up to which stars are examined.
 const DEPTH: usize = 4;
 
-/// Writes the stars of queries that have several as columns; gives whether there were any.
+/// Replaces the stars of queries that have several by their columns; returns whether there were any.
 pub(crate) async fn expand_stars(state: &SessionState, statement: &mut SqlStatement) -> bool {
     let mut any = false;
     for _ in 0..DEPTH {
@@ -34,7 +34,7 @@ pub(crate) async fn expand_stars(state: &SessionState, statement: &mut SqlStatem
             for probe in probes {
                 stars.push(columns_of(state, probe).await);
             }
-            // All of them, or none: else columns would be told apart from some of their like only.
+            // All stars, or none: otherwise some columns of equal names would be renamed and others not.
             selects.push(stars.into_iter().collect::<Option<Vec<_>>>());
         }
         let mut expand = Expand {
@@ -50,7 +50,7 @@ pub(crate) async fn expand_stars(state: &SessionState, statement: &mut SqlStatem
     any
 }
 
-/// Whether there are several stars, each of which is written as columns.
+/// Whether there are several stars, each of which can be replaced by columns.
 fn has_stars(select: &Select) -> bool {
     let stars = select.projection.iter().filter(|item| is_star(item));
     let all = select.projection.iter();
@@ -68,10 +68,10 @@ fn is_star(item: &SelectItem) -> bool {
     }
 }
 
-/// The queries that tell what the stars give, of each query that has several.
+/// For each query with several stars, the queries whose plans give the columns of the stars.
 #[derive(Default)]
 struct Found {
-    /// Those of the queries around, the innermost last.
+    /// The WITH clauses of the enclosing queries, innermost last.
     around: Vec<Option<With>>,
     selects: Vec<Vec<Query>>,
     stars: usize,
@@ -126,7 +126,7 @@ impl Found {
     }
 }
 
-/// The columns that a query gives; nothing if it cannot be planned by itself.
+/// The columns of a query; `None` if it cannot be planned by itself.
 async fn columns_of(state: &SessionState, mut probe: Query) -> Option<Vec<SelectItem>> {
     loop {
         let query = Box::new(AnsiStatement::Query(Box::new(probe.clone())));
@@ -136,7 +136,7 @@ async fn columns_of(state: &SessionState, mut probe: Query) -> Option<Vec<Select
             let columns = columns.map(|(table, field)| column(table, field.name()));
             return Some(columns.collect());
         }
-        // In WITH itself the later queries are not seen.
+        // Within WITH, later queries are not visible.
         probe.with.as_mut()?.cte_tables.pop()?;
         if probe
             .with
@@ -158,7 +158,7 @@ fn column(table: Option<&TableReference>, name: &str) -> SelectItem {
     })
 }
 
-/// Writes the columns in the place of the stars.
+/// Replaces the stars by the columns.
 struct Expand {
     selects: std::vec::IntoIter<Option<Vec<Vec<SelectItem>>>>,
     any: bool,

@@ -1,5 +1,5 @@
-//! What `job_state` calls its columns. Files of state have the engine's names, such as `count(Int64(1)) state`: those who look at
-//! it know an aggregate, and a key that is computed, by its function.
+//! Column names of `job_state`. State files have the engine's names, such as `count(Int64(1)) state`: users know an aggregate,
+//! and a computed key, by its function.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -9,12 +9,12 @@ use datafusion::arrow::datatypes::{Field, Schema};
 
 use crate::error::{Error, Result};
 
-/// Stands between an aggregate and the number of its state, if it has several.
+/// Separates an aggregate from the number of its state, if it has several.
 const STATE: &str = " state";
-/// What a key is called that nothing gives a name.
+/// The name of a key for which no rule gives one.
 const NAMELESS: &str = "?column?";
 
-/// The rows, in columns of such names.
+/// The rows with such names for their columns.
 ///
 /// # Errors
 ///
@@ -46,7 +46,7 @@ fn shown_names(names: &[&str]) -> Vec<String> {
 
 fn shown_name(name: &str) -> String {
     if let Some((aggregate, number)) = name.rsplit_once(STATE) {
-        // Behind it may stand what told equal names apart.
+        // A suffix that makes equal names unique may follow.
         let number = number.split(" (").next().unwrap_or_default();
         let is_number = number.chars().all(|c| c == ' ' || c.is_ascii_digit());
         if is_number && let Some(function) = function_of(aggregate) {
@@ -61,7 +61,7 @@ fn shown_name(name: &str) -> String {
     }
 }
 
-/// The function of a call.
+/// The function name of a call.
 fn function_of(call: &str) -> Option<&str> {
     let (function, _) = call.split_once('(')?;
     let is_name = function
@@ -70,7 +70,7 @@ fn function_of(call: &str) -> Option<&str> {
     (is_name && !function.is_empty()).then_some(function)
 }
 
-/// Whether the engine has written a value with its type, which no column is called by.
+/// Whether the engine's name contains a literal with its type, as no column name does.
 fn has_literal(name: &str) -> bool {
     [
         "Int64(",

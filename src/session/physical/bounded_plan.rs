@@ -1,8 +1,9 @@
-//! The last look at a plan before it is made one of operators (SAFE-1): nothing rewrites it any more, and what is constant is.
+//! Memory bounds for a logical plan right before physical planning (SAFE-1): no later rule rewrites it, and constants are
+//! folded already.
 //!
-//! What an expression makes is counted where it is made: functions are called in parts of a batch (`session::parts`), a value for all
-//! rows is counted times the rows (`session::spread`), and so is what window functions give (`session::frames`). Operators make arrays
-//! of all their keys and arguments as well as of the columns that they give.
+//! Each result is counted where it is computed: functions are called for parts of a batch (`session::parts`), a value that is
+//! the same for all rows is counted times the rows (`session::spread`), and so are the results of window functions
+//! (`session::frames`). Operators build arrays of all their keys and arguments as well as of their output columns.
 
 use std::sync::Arc;
 
@@ -27,21 +28,21 @@ use crate::session::physical::frames;
 use crate::session::physical::parts::called_in_parts;
 use crate::session::physical::spread::{ForEachRow, counted_for_each_row};
 
-/// Centroids of one approximate percentile: each group has so many.
+/// Centroids of one approximate percentile, in each group.
 const CENTROIDS: i64 = 1_000;
-/// Functions that show a part of what they are given, and that scans know by their type.
+/// Functions that return a part of their argument, and that scans recognize by their type.
 const SHOWING: [&str; 3] = ["get_field", "input_file_name", "file_row_index"];
-/// A call with more arguments makes arrays of all of them before it is called.
+/// A call with more arguments builds arrays of all of them before the function runs.
 const FEW: usize = 4;
 
-/// Another planner, which is given plans whose expressions count what they make.
+/// Wraps a planner: it passes on plans whose expressions count their results.
 #[derive(Debug)]
 pub(crate) struct BoundedPlanner {
     inner: Arc<dyn QueryPlanner + Send + Sync>,
 }
 
 impl BoundedPlanner {
-    /// Before `inner`.
+    /// Creates the planner; it passes its plans on to `inner`.
     pub(crate) fn new(inner: Arc<dyn QueryPlanner + Send + Sync>) -> Self {
         Self { inner }
     }
@@ -62,7 +63,7 @@ impl QueryPlanner for BoundedPlanner {
     }
 }
 
-/// The same operator, whose expressions count what they make.
+/// The operator with expressions that count their results.
 fn bounded(plan: LogicalPlan, budget: usize) -> Result<Transformed<LogicalPlan>> {
     match plan {
         LogicalPlan::Projection(_) => {
@@ -72,7 +73,7 @@ fn bounded(plan: LogicalPlan, budget: usize) -> Result<Transformed<LogicalPlan>>
         LogicalPlan::Aggregate(_) => {
             let rows = ForEachRow::of(&plan)?;
             plan.map_expressions(|expr| match expr {
-                // It has no name, and its keys have.
+                // A grouping set has no name, and its keys have names.
                 Expr::GroupingSet(_) => expr.map_children(|expr| key(expr, &rows)),
                 expr if is_aggregate(&expr) => {
                     let expr = with_its_name(expr, |expr| bounded_expr(expr, &rows))?;
@@ -82,7 +83,7 @@ fn bounded(plan: LogicalPlan, budget: usize) -> Result<Transformed<LogicalPlan>>
             })
         }
         LogicalPlan::Window(ref window) => {
-            // Behind the columns of its input, those of its functions.
+            // The output has the columns of the input, followed by those of the window functions.
             let before = window.input.schema().fields().len();
             let fields = window.schema.fields().iter().skip(before);
             let types: Vec<DataType> = fields.map(|field| field.data_type().clone()).collect();
@@ -103,12 +104,12 @@ fn bounded(plan: LogicalPlan, budget: usize) -> Result<Transformed<LogicalPlan>>
                 expr.transform_data(|expr| rows.counted(expr))
             })
         }
-        // The keys of a join, which are casts or have names of their own, stay what they are.
+        // The keys of a join, which are casts or have names of their own, are not changed.
         LogicalPlan::Filter(_) | LogicalPlan::Join(_) => {
             let rows = ForEachRow::of(&plan)?;
             plan.map_expressions(|expr| bounded_expr(expr, &rows))
         }
-        // What is below these is optimized and planned once more, by this planner.
+        // The input of these operators is optimized and planned once more, by this planner.
         LogicalPlan::Extension(ref extension) if is_planned_later(extension) => {
             Ok(Transformed::new(plan, false, TreeNodeRecursion::Jump))
         }
@@ -130,13 +131,13 @@ fn is_aggregate(expr: &Expr) -> bool {
     }
 }
 
-/// Whether an operator plans its input when it runs.
+/// Whether an operator plans its input at execution.
 fn is_planned_later(extension: &Extension) -> bool {
     let node = extension.node.as_any();
     node.is::<CompleteSessions>() || node.is::<CompleteSessionsAggregate>()
 }
 
-/// A changed expression by the name that it had: it is a column of its operator.
+/// Gives a changed expression the name that it had: the name is a column of its operator.
 fn with_its_name(
     expr: Expr,
     change: impl FnOnce(Expr) -> Result<Transformed<Expr>>,
@@ -147,7 +148,7 @@ fn with_its_name(
             _ => false,
         })
     })?;
-    // Functions keep their names, whatever is put around them.
+    // A function keeps its name, also when it is wrapped.
     let name = is_compared.then(|| expr.schema_name().to_string());
     let changed = change(expr)?;
     Ok(match name {
@@ -158,7 +159,7 @@ fn with_its_name(
     })
 }
 
-/// The same expression, whose parts count what they make.
+/// The expression with parts that count their results.
 fn bounded_expr(expr: Expr, rows: &ForEachRow) -> Result<Transformed<Expr>> {
     expr.transform_up(|part| {
         Ok(match part {
@@ -175,7 +176,7 @@ fn bounded_expr(expr: Expr, rows: &ForEachRow) -> Result<Transformed<Expr>> {
                     args: call.args,
                 }))
             }
-            // A pattern for each row is compiled for each row: as a function, for a few at a time.
+            // A pattern that differs by row is compiled for each row: as a function it is called for a few rows at a time.
             Expr::BinaryExpr(BinaryExpr { left, op, right })
                 if !matches!(*right, Expr::Literal(..)) && matches_pattern(op).is_some() =>
             {
@@ -212,7 +213,7 @@ fn bounded_expr(expr: Expr, rows: &ForEachRow) -> Result<Transformed<Expr>> {
     })
 }
 
-/// The flags of an operator that compares with a pattern, and whether it asks for a match.
+/// The flags of an operator that compares with a pattern, and whether it returns true for a match.
 fn matches_pattern(operator: Operator) -> Option<(Option<&'static str>, bool)> {
     Some(match operator {
         Operator::RegexMatch => (None, true),
@@ -223,7 +224,7 @@ fn matches_pattern(operator: Operator) -> Option<(Option<&'static str>, bool)> {
     })
 }
 
-/// An aggregate whose arguments are counted for each row, and what it orders them by.
+/// An aggregate whose arguments and sort keys are counted for each row.
 fn aggregated(part: Expr, rows: &ForEachRow) -> Result<Transformed<Expr>> {
     let Expr::AggregateFunction(mut call) = part else {
         return Ok(Transformed::no(part));
@@ -231,7 +232,7 @@ fn aggregated(part: Expr, rows: &ForEachRow) -> Result<Transformed<Expr>> {
     let before = call.params.args.first().cloned();
     let mut is_changed = rows.counted_arguments(&mut call.params.args)?;
     for sort in &mut call.params.order_by {
-        // An aggregate of values that differ is ordered by its first argument alone, and compares the two.
+        // An aggregate of distinct values can be ordered by its first argument only, and compares the two.
         match call.params.args.first() {
             Some(first) if before.as_ref() == Some(&sort.expr) => sort.expr = first.clone(),
             _ => {
@@ -249,7 +250,7 @@ fn aggregated(part: Expr, rows: &ForEachRow) -> Result<Transformed<Expr>> {
     ))
 }
 
-/// A window function that counts what it gives of a type, and whose arguments and keys are counted for each row.
+/// A window function that counts its results of a type, and whose arguments and keys are counted for each row.
 fn windowed(
     part: Expr,
     of: &DataType,
@@ -263,7 +264,7 @@ fn windowed(
                 WindowFunctionDefinition::AggregateUDF(_) => {
                     rows.counted_arguments(&mut params.args)?;
                 }
-                // Of the others, which are numbers or stand in for what is missing, nothing is made for each row.
+                // The arguments of other functions are numbers or default values, and are not built for each row.
                 WindowFunctionDefinition::WindowUDF(_) => {
                     if let Some(first) = params.args.first_mut() {
                         *first = rows.counted(std::mem::take(first))?.data;
@@ -281,7 +282,7 @@ fn windowed(
     })
 }
 
-/// Refuses aggregates that would take room for more than they can be given.
+/// Refuses aggregates whose parameters demand too much memory.
 fn check(plan: &LogicalPlan) -> Result<()> {
     plan.apply_with_subqueries(|plan| {
         plan.apply_expressions(|expr| {
@@ -313,7 +314,7 @@ fn check(plan: &LogicalPlan) -> Result<()> {
     Ok(())
 }
 
-/// Whether this is a number of centroids that has room. A wrong one is refused by the aggregate.
+/// Whether this number of centroids is within the limit. An invalid number is refused by the aggregate.
 fn are_few(count: &Expr) -> bool {
     let Expr::Literal(count, _) = count else {
         return false;
@@ -407,7 +408,7 @@ mod tests {
             "SELECT arrow_typeof(named_struct('{name}', value)) FROM generate_series(1, 8000)"
         ))
         .await;
-        // What is compared with a value, and the size of it, needs no array.
+        // A condition that compares with a constant, or with its length, needs no array of it.
         for condition in [
             "CAST(value AS VARCHAR) = repeat('7', 1000000)",
             "length(repeat('7', 1000000)) = value",
@@ -474,7 +475,7 @@ mod tests {
                 .iter()
                 .all(|is| is == Some(true))
         );
-        // What makes too much of all parts together is refused.
+        // The result of all parts together is too large: it is refused.
         is_refused(
             "SELECT max(array_length(string_to_array(repeat(',', 2000 + value % 7), ',')))
              FROM generate_series(1, 8000)",
@@ -506,14 +507,14 @@ mod tests {
             let rows: usize = rows.iter().map(RecordBatch::num_rows).sum();
             assert_eq!(rows, 100, "{few}");
         }
-        // Of many partitions each is small.
+        // There are many partitions, and each is small.
         let few = "SELECT array_agg(value) OVER (PARTITION BY value % 5000) AS v FROM generate_series(1, 50000)";
         let rows = limited(few).await.expect(few);
         assert_eq!(
             rows.iter().map(RecordBatch::num_rows).sum::<usize>(),
             50_000
         );
-        // Frames that leave rows behind take no more than they show, however many there are.
+        // Sliding frames keep only the rows of the frame, however many rows there are.
         let sliding = "SELECT sum(array_length(v)) AS n FROM (
             SELECT array_agg(value) OVER (ORDER BY value ROWS BETWEEN 2 PRECEDING AND CURRENT ROW) AS v
             FROM generate_series(1, 200000))";
@@ -522,7 +523,7 @@ mod tests {
         assert!(shown.contains("| 599997 "), "{shown}");
     }
 
-    /// All calls of one batch are made in one go.
+    /// All calls for one batch run without a pause.
     #[tokio::test]
     async fn what_many_columns_make_in_one_go_is_counted() {
         let columns: Vec<String> = (0..40)
@@ -532,7 +533,7 @@ mod tests {
             "SELECT {} FROM generate_series(1, 8000)",
             columns.join(", ")
         );
-        // A CASE copies what it is given, and calls nothing.
+        // A CASE copies its values, and calls no function.
         let cases: Vec<String> = (0..100)
             .map(|n| format!("CASE WHEN value > {n} THEN t ELSE 'y' END"))
             .collect();

@@ -1,5 +1,6 @@
-//! `WHERE length(c) > 1 AND length(c) > 2` over a query that makes a constant of `c`: the optimizer moves the conditions below that
-//! query, and writes the constant in the place of each column (SAFE-1). A constant may be as large as one call of a function may make.
+//! Limit for copies of constants: in `WHERE length(c) > 1 AND length(c) > 2` over a query that computes `c` as a constant, the
+//! optimizer moves the conditions below that query, and replaces each column by the constant (SAFE-1). A constant may be as
+//! large as the limit of one function call.
 
 use datafusion::common::tree_node::{TreeNode as _, TreeNodeRecursion};
 use datafusion::error::Result;
@@ -7,14 +8,14 @@ use datafusion::logical_expr::{Expr, LogicalPlan};
 
 use crate::session::limits::{bytes, room};
 
-/// Smaller constants are small in however many places a statement has.
+/// Any number of copies of smaller constants is acceptable.
 const SMALL: usize = 4 << 10;
 
-/// Refuses a condition that moves below a query if the copies of its constants would be too much for the statement.
+/// Refuses a condition that is pushed below a query if the copies of constants in it exceed the memory of the statement.
 ///
 /// # Errors
 ///
-/// They would.
+/// The copies exceed it.
 pub(crate) fn check(plan: &LogicalPlan) -> Result<()> {
     let LogicalPlan::Filter(filter) = plan else {
         return Ok(());

@@ -1,5 +1,5 @@
-//! `string_agg(x, 'long text')`: what stands between the values is written once for each row of a batch, past all memory pools and
-//! without a pause (SAFE-1). So it is short.
+//! Limit for delimiters: `string_agg(x, 'long text')` writes the delimiter once for each row of a batch, outside of all memory
+//! pools and without a pause (SAFE-1). So it must be short.
 
 use std::sync::Arc;
 
@@ -19,7 +19,7 @@ use crate::error::{Error, ErrorKind};
 /// Bytes.
 const MOST: usize = 64 << 10;
 
-/// Refuses texts that are longer, once they are known.
+/// Refuses longer delimiters, once their values are known.
 #[derive(Debug)]
 pub(crate) struct ShortDelimiters;
 

@@ -1,10 +1,11 @@
-//! Operators that make much of each row are given few rows at a time (SAFE-1): what they make of one batch no pool is told of before
-//! it is made.
+//! Small batches for operators that produce much for each row (SAFE-1): they register the result of a batch with a memory pool
+//! only after they have built it.
 //!
-//! UNNEST writes the other columns of a row as often as its longest list has elements, and makes all lists as long as that: of a whole
-//! batch at once where lists stand within lists, and of one row in any case. A row that makes too much is refused before. An aggregate
-//! by grouping sets makes a group of each row for each of them, with all keys: `CUBE` by twelve columns has 4,096. And it takes what all
-//! of its functions keep of a batch before it tells a pool of any: each may copy the same texts, or keep 16 KiB for each group.
+//! UNNEST repeats the other columns of a row once for each element of its longest list, and pads all lists to that length: for
+//! a whole batch at once if lists are nested, and for one row in any case. A row whose result would be too large is refused
+//! beforehand. An aggregate by grouping sets makes a group of each row for each set, with all keys: `CUBE` by twelve columns
+//! has 4,096 sets. And it stores the state of all its functions for a batch before it registers any of it with a pool: each
+//! function may copy the same texts, or keep 16 KiB for each group.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -32,22 +33,22 @@ use futures::StreamExt as _;
 
 use crate::session::limits::{bytes, room, type_fields};
 
-/// Bytes that may be made of one part of a batch without a look at its rows.
+/// Bytes that one part of a batch may produce without a check of its rows.
 const PART: usize = 64 << 20;
-/// Groups that one batch may make without a look at the memory they take.
+/// Groups that one batch may produce without a check of the memory they take.
 const GROUPS: usize = 1 << 18;
-/// Fewer grouping sets than this make no more of a whole batch, if their keys are numbers.
+/// Fewer grouping sets than this keep little of a whole batch, if their keys are numbers.
 const SETS: usize = 32;
-/// So often large values of a whole batch are kept without a look at their size.
+/// Copies of a whole batch's large values that are accepted without a check of their size.
 const COPIES: usize = 8;
-/// Bytes that the functions of an aggregate keep for one group, of a whole batch without a look.
+/// Bytes per group of an aggregate's state that are accepted for a whole batch without a check.
 const STATE: usize = 8 << 10;
 /// Bytes of a centroid of an approximate percentile.
 const CENTROID: usize = 16;
-/// UNNEST writes so many times as much as the lists take, and no more, without a look at its rows.
+/// UNNEST may multiply the size of the lists by this factor without a check of its rows.
 const TIMES: u64 = 8;
 
-/// Puts [`FewRows`] below each operator that may make much of a row.
+/// Puts [`FewRows`] below each operator that may produce much for one row.
 #[derive(Debug)]
 pub(crate) struct FewAtATime;
 
@@ -83,7 +84,7 @@ impl PhysicalOptimizerRule for FewAtATime {
     }
 }
 
-/// What an operator that makes much of a row reads, and by what its rows are to be counted.
+/// The input of an operator that may produce much for one row, and the measure for its rows.
 fn makes_much(
     plan: &Arc<dyn ExecutionPlan>,
     budget: usize,
@@ -98,7 +99,7 @@ fn makes_much(
     Some((Arc::clone(aggregate.input()), by))
 }
 
-/// By what the rows of an aggregate are counted, if it may keep much of a batch.
+/// The measure for the rows of an aggregate, if it may keep much of a batch.
 fn kept_by(aggregate: &AggregateExec, budget: usize) -> Option<By> {
     let keys = aggregate.group_expr();
     let sets = keys.groups().len().max(1);
@@ -107,7 +108,7 @@ fn kept_by(aggregate: &AggregateExec, budget: usize) -> Option<By> {
         let field = input.fields().get(place);
         field.is_some_and(|field| !bytes::is_narrow(field.data_type()))
     };
-    // How often each column may be kept.
+    // How many times each column may be stored.
     let mut columns: BTreeMap<usize, usize> = BTreeMap::new();
     let mut keep = |expr: &Arc<dyn PhysicalExpr>| {
         for column in collect_columns(expr) {
@@ -115,7 +116,7 @@ fn kept_by(aggregate: &AggregateExec, budget: usize) -> Option<By> {
         }
     };
     keys.expr().iter().for_each(|(key, _)| keep(key));
-    // What was kept of rows before is there once, and is kept once.
+    // Partial states in the input are stored once already, and are not counted.
     if aggregate.mode().input_mode() == AggregateInputMode::Raw {
         let functions = aggregate.aggr_expr().iter();
         functions
@@ -140,9 +141,9 @@ fn kept_by(aggregate: &AggregateExec, budget: usize) -> Option<By> {
     })
 }
 
-/// Bytes that a function keeps for each group beside the values that it is given, where these are many.
+/// Bytes of a function's state for each group, beyond the stored values; 0 for a small state.
 fn state(function: &AggregateFunctionExpr) -> usize {
-    /// Of one without a place for all groups.
+    /// Bytes for a function without a shared accumulator for all groups.
     const OWN: usize = 2 << 10;
     let of_centroids = |place: usize| {
         let most = function.expressions().len() > place;
@@ -151,14 +152,14 @@ fn state(function: &AggregateFunctionExpr) -> usize {
     match function.fun().name() {
         "approx_percentile_cont" => of_centroids(2),
         "approx_percentile_cont_with_weight" => of_centroids(3),
-        // One bit for each number of 16 bits.
+        // One bit for each 16 bit number.
         "approx_distinct" if !function.groups_accumulator_supported() => 8 << 10,
         _ if !function.groups_accumulator_supported() => OWN,
         _ => 0,
     }
 }
 
-/// Whether there are lists within lists, columns beside them whose values may be large, or many columns.
+/// Whether there are nested lists, columns beside them whose values may be large, or many columns.
 fn may_make_much(unnest: &UnnestExec) -> bool {
     let lists = unnest.list_column_indices();
     let input = unnest.input().schema();
@@ -176,7 +177,7 @@ fn may_make_much(unnest: &UnnestExec) -> bool {
         .iter()
         .filter_map(|list| input.fields().get(list.index_in_input_schema))
         .map(|field| element(field.data_type(), 1));
-    // An element of another type, or a boolean, may take next to nothing.
+    // An element of another type, or a boolean, may take almost no room.
     let least = elements
         .clone()
         .map(|of| of.primitive_width().unwrap_or(0) as u64)
@@ -188,7 +189,7 @@ fn may_make_much(unnest: &UnnestExec) -> bool {
     made > TIMES.saturating_mul(least.unwrap_or(0))
 }
 
-/// The type of what stands in lists, so many levels down.
+/// The type of the elements in lists, `depth` levels down.
 fn element(of: &DataType, depth: usize) -> &DataType {
     match of {
         DataType::List(field)
@@ -204,30 +205,30 @@ fn element(of: &DataType, depth: usize) -> &DataType {
     }
 }
 
-/// Its input, in batches of which little is made.
+/// Splits the batches of its input so that the parent operator produces little for each.
 #[derive(Debug)]
 struct FewRows {
     input: Arc<dyn ExecutionPlan>,
     by: By,
 }
 
-/// By what the rows of a batch are counted.
+/// The measure for the rows of a batch.
 #[derive(Debug, Clone)]
 enum By {
-    /// As many as make few groups, of which little is kept.
+    /// Splits by the number of groups, and the memory kept for them.
     Groups {
         sets: usize,
-        /// The columns whose values are kept, each with how often.
+        /// The columns whose values are stored, each with the number of copies.
         columns: Arc<[(usize, usize)]>,
-        /// Bytes that are kept for each group beside that.
+        /// Bytes of further state for each group.
         state: usize,
-        /// Bytes that one row may make.
+        /// Bytes that one row may produce.
         budget: usize,
     },
-    /// As many as make little when these lists are written element by element.
+    /// Splits by the size of these lists once they are expanded.
     Elements {
         lists: Arc<[ListUnnest]>,
-        /// Bytes that one row may make.
+        /// Bytes that one row may produce.
         budget: usize,
     },
 }
@@ -274,7 +275,7 @@ fn parts(batch: &RecordBatch, lists: &[ListUnnest], budget: usize) -> Result<Vec
     })
 }
 
-/// The batch in halves of halves, of each of which little is made, or which have one row.
+/// The batch halved repeatedly, until each part produces little or has one row.
 fn halved(
     batch: &RecordBatch,
     mut makes_little: impl FnMut(usize, usize) -> Result<bool>,
@@ -293,7 +294,7 @@ fn halved(
     Ok(parts)
 }
 
-/// Bytes of what is written for each element: the other columns, and room in each list.
+/// Bytes written for each element: the other columns, and padding in each list.
 fn beside(batch: &RecordBatch, lists: &[ListUnnest]) -> usize {
     let columns = batch.columns().iter().enumerate();
     let sizes = columns.map(|(place, column)| {
@@ -304,7 +305,7 @@ fn beside(batch: &RecordBatch, lists: &[ListUnnest]) -> usize {
         if of_it.peek().is_none() {
             return bytes::of_array(column.as_ref());
         }
-        // A part of the lists is there at each level on the way to their elements, and a short list is filled up.
+        // Each level on the way to the elements holds a part of the lists, and a short list is padded.
         let widths = of_it.map(|list| type_fields::width(element(column.data_type(), list.depth)));
         let width = widths.fold(0, u64::saturating_add);
         let width = usize::try_from(width).unwrap_or(usize::MAX);
@@ -313,7 +314,7 @@ fn beside(batch: &RecordBatch, lists: &[ListUnnest]) -> usize {
     sizes.fold(0, usize::saturating_add)
 }
 
-/// How many elements the longest of the lists of each row has, those of lists within lists added up.
+/// The length of the longest list in each row; for nested lists the sum of their elements.
 fn elements(batch: &RecordBatch, lists: &[ListUnnest]) -> Vec<usize> {
     let mut longest = vec![0; batch.num_rows()];
     for list in lists {
@@ -328,7 +329,7 @@ fn elements(batch: &RecordBatch, lists: &[ListUnnest]) -> Vec<usize> {
     longest
 }
 
-/// How many elements each row of lists has, so many levels down. What is no list counts once.
+/// Number of elements in each row of lists, `depth` levels down. A value that is not a list counts once.
 fn counts(column: &ArrayRef, depth: usize) -> Vec<usize> {
     if depth == 0 {
         return vec![1; column.len()];
@@ -371,7 +372,7 @@ fn counts(column: &ArrayRef, depth: usize) -> Vec<usize> {
     }
 }
 
-/// What the elements of each list count together.
+/// The sum of the elements' counts in each list.
 fn summed<O: OffsetSizeTrait>(offsets: &[O], elements: &ArrayRef, depth: usize) -> Vec<usize> {
     let spans = offsets.iter().zip(offsets.iter().skip(1));
     of_spans(
@@ -381,7 +382,7 @@ fn summed<O: OffsetSizeTrait>(offsets: &[O], elements: &ArrayRef, depth: usize) 
     )
 }
 
-/// The same of lists that say where they begin and how long they are.
+/// The same for list views, which have a start and a length.
 fn viewed<O: OffsetSizeTrait>(
     offsets: &[O],
     lengths: &[O],
@@ -526,12 +527,12 @@ mod tests {
     #[test]
     fn rows_that_make_much_are_given_apart() {
         const ALL: usize = usize::MAX;
-        // Little is made of it all.
+        // The whole batch produces little.
         assert_eq!(rows(&[10; 100], 100, ALL).unwrap(), [100]);
         assert_eq!(rows(&[], 100, ALL).unwrap(), [0]);
         // 8 rows of some 20 MB each.
         assert_eq!(rows(&[20_000; 8], 1_000, ALL).unwrap(), [2; 4]);
-        // One of them makes much, the others little.
+        // One row produces much, the others little.
         let mut one = [1; 8];
         one[5] = 100_000;
         assert_eq!(rows(&one, 1_000, ALL).unwrap(), [4, 1, 1, 2]);
@@ -564,8 +565,8 @@ mod tests {
         let raw = Script::new("test", &sql).split().unwrap().remove(0);
         let rows = session.collect(parse_statement(&raw).unwrap()).await;
         let shown = pretty_format_batches(&rows.unwrap()).unwrap().to_string();
-        // Each row is in one group of each of the 64 sets; by some of n columns there are as many groups as their least common
-        // multiple is.
+        // Each row is in one group of each of the 64 sets; n columns together have as many groups as the least common multiple
+        // of their periods.
         let groups: u64 = (0_u32..64)
             .map(|set| {
                 (1..7)
@@ -602,13 +603,13 @@ mod tests {
         const ALL: usize = usize::MAX;
         assert_eq!(rows(&[1; 8], 1, 64, 0, ALL).unwrap(), [8]);
         assert_eq!(rows(&[], 1, 64, 0, ALL).unwrap(), [0]);
-        // More groups than are made without a look.
+        // More groups than are accepted without a check.
         assert_eq!(rows(&[1; 8], 1, GROUPS / 2, 0, ALL).unwrap(), [2; 4]);
         assert_eq!(rows(&[1; 3], 1, GROUPS, 0, ALL).unwrap(), [1; 3]);
         // 8 rows of some 20 MB each, of all sets together.
         assert_eq!(rows(&[1; 8], 1_000_000, 20, 0, ALL).unwrap(), [2; 4]);
         assert!(rows(&[1; 8], 4_000_000, 20, 0, 10_000_000).is_err());
-        // Functions that keep much for each group.
+        // Functions with a large state for each group.
         assert_eq!(rows(&[1; 8], 1, 1, 10 << 20, ALL).unwrap(), [4; 2]);
     }
 
@@ -664,7 +665,7 @@ mod tests {
         assert_eq!(few, 21_000);
         let much = run(unnested("100000 + value", 10_000)).await.unwrap_err();
         assert_eq!(much.kind(), ErrorKind::Exhausted, "{much}");
-        // A short list is filled up, and there may be many of them, or many numbers.
+        // A short list is padded, and there may be many of them, or many numbers.
         let lists: Vec<String> = (0..200).map(|n| format!("unnest([value + {n}])")).collect();
         let numbers: Vec<String> = (0..200).map(|n| format!("value + {n} AS n{n}")).collect();
         for others in [lists.join(", "), numbers.join(", ")] {

@@ -1,9 +1,9 @@
-//! What window functions give for each row is counted (SAFE-1): `array_agg(x) OVER ()` gives each row all rows, and
-//! `array_agg(x) OVER (ORDER BY x)` all those before it.
+//! Memory bounds for the results of window functions (SAFE-1): `array_agg(x) OVER ()` returns all rows for each row, and
+//! `array_agg(x) OVER (ORDER BY x)` all rows before it.
 //!
-//! An operator calls such a function for all rows of a partition of the window, and puts what it gives together as one array. No pool
-//! knows of it. So the function counts itself: what it has given of the rows that its arguments were evaluated of, or, where all of
-//! them have the same frame and it is called once, what that will be.
+//! An operator calls such a function for all rows of a partition of the window, and concatenates the results into one array. No
+//! memory pool counts it. So the function counts itself: the results so far for the rows whose arguments were evaluated last,
+//! or, if all rows have the same frame and the function is called once, the size of the repeated result.
 
 use std::cell::Cell;
 use std::ops::Range;
@@ -32,10 +32,11 @@ use datafusion::physical_expr::PhysicalExpr;
 
 use crate::session::limits::{bytes, room};
 
-/// The rows that the arguments of a window function were evaluated of last, on this thread; it is called with them before the next are.
+/// The number of rows for which this thread last evaluated the arguments of a window function; the function is called for them
+/// before the arguments of the next are evaluated.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Rows {
-    /// How often that was so far.
+    /// The number of evaluations so far.
     time: u64,
     count: usize,
 }
@@ -44,7 +45,7 @@ thread_local! {
     static ROWS: Cell<Rows> = const { Cell::new(Rows { time: 0, count: 0 }) };
 }
 
-/// The same window function, which counts what it gives; `of` is the type of that.
+/// The window function wrapped so that it counts its results; `of` is their type.
 pub(crate) fn counted(mut call: WindowFunction, of: &DataType, budget: usize) -> WindowFunction {
     let is_counted = match &call.fun {
         WindowFunctionDefinition::AggregateUDF(fun) => fun.inner().is::<CountedAggregate>(),
@@ -72,7 +73,7 @@ pub(crate) fn counted(mut call: WindowFunction, of: &DataType, budget: usize) ->
             WindowFunctionDefinition::AggregateUDF(Arc::new(AggregateUDF::from(counted)))
         }
         WindowFunctionDefinition::WindowUDF(inner) => {
-            // What lag and lead give where there is no row.
+            // The default value of lag and lead for a missing row.
             let otherwise = match call.params.args.get(2) {
                 Some(Expr::Literal(value, _)) => bytes::of_value(value),
                 _ => 0,
@@ -88,7 +89,7 @@ pub(crate) fn counted(mut call: WindowFunction, of: &DataType, budget: usize) ->
     call
 }
 
-/// Whether an aggregate is evaluated once for all rows of a partition: the engine does so where all have the same frame.
+/// Whether an aggregate is evaluated once for all rows of a partition: the engine does so if all have the same frame.
 fn is_once(params: &WindowFunctionParams) -> bool {
     let frame = &params.window_frame;
     let is_same = |bound: &WindowFrameBound| match bound {
@@ -100,7 +101,7 @@ fn is_once(params: &WindowFunctionParams) -> bool {
     frame.is_ever_expanding() && is_same(&frame.end_bound)
 }
 
-/// Its argument; how many rows it is evaluated of is noted.
+/// Returns its argument, and records the number of rows it was evaluated for.
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct Noted {
     signature: Signature,
@@ -161,7 +162,7 @@ impl ScalarUDFImpl for Noted {
     }
 }
 
-/// What was given so far of the rows that were evaluated last.
+/// The size of the results so far for the rows that were evaluated last.
 #[derive(Debug, Default)]
 struct Given {
     time: u64,
@@ -169,7 +170,7 @@ struct Given {
 }
 
 impl Given {
-    /// One more value.
+    /// Counts one more value.
     fn add(&mut self, value: &ScalarValue, budget: usize) -> Result<()> {
         let rows = ROWS.with(Cell::get);
         if self.time != rows.time {
@@ -180,12 +181,12 @@ impl Given {
         }
         self.bytes = self.bytes.saturating_add(bytes::of_value(value));
         room::check("a window function", self.bytes, rows.count, budget)?;
-        // The values are put together as one array.
+        // The engine concatenates the values into one array.
         room::go_on(self.bytes)
     }
 }
 
-/// Another aggregate in all but that it counts what it gives.
+/// Wraps an aggregate so that it counts its results.
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct CountedAggregate {
     inner: Arc<AggregateUDF>,
@@ -296,8 +297,8 @@ impl AggregateUDFImpl for CountedAggregate {
 
     fn reverse_expr(&self) -> ReversedUDAF {
         match self.inner.reverse_udf() {
-            // DataFusion reads the rows of a window backwards where another window asks for that order. `array_agg` and `string_agg`
-            // call themselves their own reverse, but would give their values the other way round.
+            // DataFusion reads the rows of a window backwards if another window needs that order. `array_agg` and `string_agg`
+            // declare themselves as their own reverse, but would return their values in reverse.
             ReversedUDAF::Reversed(same) if same == self.inner && self.depends_on_order() => {
                 ReversedUDAF::NotSupported
             }
@@ -330,7 +331,7 @@ impl AggregateUDFImpl for CountedAggregate {
     }
 }
 
-/// Another accumulator in all but that it counts what it gives.
+/// Wraps an accumulator so that it counts its results.
 #[derive(Debug)]
 struct CountedAccumulator {
     inner: Box<dyn Accumulator>,
@@ -376,7 +377,7 @@ impl Accumulator for CountedAccumulator {
     }
 }
 
-/// Another window function in all but that it counts what it gives.
+/// Wraps a window function so that it counts its results.
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct CountedFunction {
     inner: Arc<WindowUDF>,
@@ -448,7 +449,7 @@ impl WindowUDFImpl for CountedFunction {
     }
 }
 
-/// Another evaluator in all but that it counts what it gives.
+/// Wraps an evaluator so that it counts its results.
 #[derive(Debug)]
 struct CountedEvaluator {
     inner: Box<dyn PartitionEvaluator>,

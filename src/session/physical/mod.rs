@@ -1,4 +1,4 @@
-//! Operators and rules over physical plans that bound what a statement takes, and that mend what the engine's operators answer.
+//! Operators and rules over physical plans that bound the memory of a statement, or correct answers of the engine's operators.
 
 pub(crate) mod bounded_plan;
 pub(crate) mod copies;

@@ -1,13 +1,13 @@
-//! Statistics of files say nothing of NaN.
+//! File statistics and NaN: bounds of floating point columns are ignored, since they leave NaN out.
 //!
-//! Here NaN is a number like others, above all numbers. Those who write Parquet leave NaN out of the least and the greatest value
-//! of a column, and order it as they will. What rests on these two loses rows that are
-//! NaN, or takes them for others: `d > 4` where the greatest is 3, `d = 1.0` where both are 1, `max(d)`, the last row of
-//! `ORDER BY d LIMIT 5`, keys of a join. Whether there is NaN in a file no statistics say, so the bounds of columns with floating
-//! point are of no use, whoever wrote them.
+//! Here NaN is a number like others, above all numbers. Writers of Parquet leave NaN out of the least and the greatest value of
+//! a column, and sort it in their own ways. An optimization by these two values loses rows that are NaN, or takes them for
+//! others: `d > 4` where the greatest is 3, `d = 1.0` where both are 1, `max(d)`, the last row of `ORDER BY d LIMIT 5`, keys of
+//! a join. No statistics say whether a file holds NaN, so the bounds of columns with floating point are of no use, for files of
+//! any writer.
 //!
-//! [`ForgetBounds`] runs before all rules that look at statistics, [`KeepNan`] after all rules that give a scan a predicate. That files
-//! are sorted by a column with floating point is not believed either: NaN with a sign comes first in some.
+//! [`ForgetBounds`] runs before all rules that read statistics, [`KeepNan`] after all rules that give a scan a predicate. The
+//! sort order that a file declares for a floating point column is ignored as well: NaN with a sign comes first in some files.
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
@@ -33,13 +33,13 @@ use datafusion::physical_plan::ExecutionPlan;
 use crate::session::physical::one_nan::asked_of_one_nan;
 use crate::tables::parquet::holds_floats;
 
-/// The scan of files below `plan`, if it is one, and what it reads.
+/// The scan of files in `plan`, if `plan` is one, with its configuration.
 fn file_scan(plan: &Arc<dyn ExecutionPlan>) -> Option<&FileScanConfig> {
     let source = plan.downcast_ref::<DataSourceExec>()?;
     source.data_source().downcast_ref::<FileScanConfig>()
 }
 
-/// Scans of files no longer know the bounds of columns with floating point, nor that rows are sorted by them.
+/// Removes from file scans the bounds of columns with floating point, and sort orders by such columns.
 #[derive(Debug)]
 pub(crate) struct ForgetBounds;
 
@@ -94,7 +94,7 @@ impl PhysicalOptimizerRule for ForgetBounds {
     }
 }
 
-/// The orders of a scan up to the first key with floating point; `None` if they have none.
+/// The orders of a scan up to the first key with floating point; `None` if they contain no such key.
 fn orderings_without_floats(
     orderings: &[LexOrdering],
     schema: &Schema,
@@ -158,7 +158,8 @@ fn unbounded(statistics: &Statistics, with_floats: &[bool]) -> Option<Statistics
     Some(statistics)
 }
 
-/// Predicates of Parquet scans are no longer compared with the bounds of columns with floating point; rows are still, with one NaN.
+/// Stops Parquet scans from comparing predicates with the bounds of columns with floating point; rows are still compared, with
+/// normalized NaN.
 #[derive(Debug)]
 pub(crate) struct KeepNan;
 
@@ -226,13 +227,13 @@ fn reads_floats(part: &Arc<dyn PhysicalExpr>, schema: &Schema) -> DataFusionResu
         let Some(column) = part.downcast_ref::<Column>() else {
             return Ok(false);
         };
-        // A column that is not of the file cannot be compared with its bounds either.
+        // A column that the file does not have cannot be compared with its bounds either.
         let field = schema.fields().get(column.index());
         Ok(field.is_none_or(|field| holds_floats(field.data_type())))
     })
 }
 
-/// A condition that means itself, and that nothing looks into.
+/// Wraps a condition without changing its value, so that no pruning looks into it.
 #[derive(Debug, Eq)]
 struct RowByRow {
     part: Arc<dyn PhysicalExpr>,

@@ -1,9 +1,9 @@
-//! NaN that is read is the one NaN that this program computes with.
+//! Normalization of NaN: each NaN that a source returns is replaced by the only NaN that this program computes with.
 //!
-//! NumPy and others write NaN with a sign: Arrow orders it below all numbers, and takes it for another value than NaN without one. So
-//! [`OneNan`] puts a projection on top of each source of rows with floating point, and what has one form there has it in
-//! comparisons, groups, joins and orders above. It runs last: nothing that was pushed down to a source stops at it. Conditions that a
-//! source itself asks of its rows ask them of [`WithOneNan`].
+//! NumPy and others write NaN with a sign: Arrow sorts it below all numbers, and takes it for another value than NaN without a
+//! sign. So [`OneNan`] puts a projection on top of each source of rows with floating point, and all comparisons, groups, joins
+//! and orders above see one form of NaN. It runs last: the projection then blocks no pushdown to a source. Predicates that a
+//! source evaluates itself use [`WithOneNan`] on its rows.
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
@@ -27,10 +27,10 @@ use datafusion::physical_plan::work_table::WorkTableExec;
 use crate::session::catalog::view_barrier::BarrierExec;
 use crate::tables::parquet::holds_floats;
 
-/// What the names of the operators of a Delta scan begin with, which know what is below them.
+/// Prefix of the names of the operators in a Delta scan, which depend on the operators below them.
 const DELTA_SCAN: &str = "DeltaScan";
 
-/// Rows with floating point have one NaN from their source on. It runs after all rules that push something down.
+/// Puts a projection that normalizes NaN on each source with floating point. It runs after all pushdown rules.
 #[derive(Debug)]
 pub(crate) struct OneNan;
 
@@ -62,13 +62,14 @@ impl PhysicalOptimizerRule for OneNan {
     }
 }
 
-/// Whether rows come from there, and not from a plan that has been looked at: that of a view, or of the query that is repeated.
+/// Whether the operator is a source, and not a plan that the rule has already processed: that of a view, or of the repeated
+/// query.
 fn is_source(plan: &Arc<dyn ExecutionPlan>) -> bool {
     let is_leaf = plan.children().is_empty() || plan.name().starts_with(DELTA_SCAN);
     is_leaf && !plan.is::<BarrierExec>() && !plan.is::<WorkTableExec>()
 }
 
-/// The rows of a source with one NaN; `None` if they have no floating point.
+/// Normalizes the rows of a source; `None` if they have no floating point.
 fn with_one_nan(source: &Arc<dyn ExecutionPlan>) -> Result<Option<Arc<dyn ExecutionPlan>>> {
     let schema = source.schema();
     let mut fields = schema.fields().iter();
@@ -91,7 +92,7 @@ fn with_one_nan(source: &Arc<dyn ExecutionPlan>) -> Result<Option<Arc<dyn Execut
     Ok(Some(Arc::new(read)))
 }
 
-/// A condition of a source, with one NaN in the columns and fields of structs that it reads, and in what these hold.
+/// A source's predicate, with normalized NaN in the columns and struct fields that it reads, also in nested values.
 pub(crate) fn asked_of_one_nan(
     condition: &Arc<dyn PhysicalExpr>,
     schema: &Schema,
@@ -103,7 +104,7 @@ pub(crate) fn asked_of_one_nan(
         if !is_read(&part) {
             return Ok(Transformed::no(part));
         }
-        // A column that is not of the file has no type there.
+        // A column that the file does not have has no type there.
         let has_floats = part.data_type(schema).is_ok_and(|of| holds_floats(&of));
         let part = match has_floats {
             true => WithOneNan::over(part),
@@ -114,7 +115,7 @@ pub(crate) fn asked_of_one_nan(
     Ok(asked.data)
 }
 
-/// Whether it is a column, or a field of one: of those the fields beside it are not read.
+/// Whether it is a column, or a field of one: in that case the other fields are not read.
 fn is_read(part: &Arc<dyn PhysicalExpr>) -> bool {
     let call = part.downcast_ref::<ScalarFunctionExpr>();
     match call.filter(|call| call.fun().name() == "get_field") {
@@ -123,7 +124,7 @@ fn is_read(part: &Arc<dyn PhysicalExpr>) -> bool {
     }
 }
 
-/// A value whose NaN are all the same.
+/// Normalizes all NaN in its argument to one value.
 #[derive(Debug, Eq)]
 struct WithOneNan {
     value: Arc<dyn PhysicalExpr>,

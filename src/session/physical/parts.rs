@@ -1,8 +1,8 @@
-//! Functions are called for as many rows at a time as their arguments are large (SAFE-1).
+//! Function calls on parts of a batch, sized by their arguments (SAFE-1).
 //!
-//! Of a batch with large values a function may make something much larger at once, or make each value that is the same for all rows as
-//! often as there are rows, to have something to walk along. So it is given a part of the rows, and then the next; between two
-//! parts its statement can end, and what it has made so far is counted.
+//! For a batch with large values a function may produce a much larger result at once, or copy each value that is the same for
+//! all rows once per row, to iterate over it. So it is called for a part of the rows, and then for the next; between two parts
+//! its statement can be ended, and the result so far is counted.
 
 use std::sync::Arc;
 
@@ -21,13 +21,13 @@ use datafusion::logical_expr::{
 
 use crate::session::limits::{bytes, room};
 
-/// Bytes of the arguments of one part, those that are the same for all rows as often as there are rows.
+/// Bytes of the arguments of one part; values that are the same for all rows count once per row.
 const PART: usize = 8 << 20;
-/// Rows of one part with a regular expression in each row, or its flags: all of them are compiled and kept until the end of the call,
-/// and one may take 10 MiB.
+/// Rows of one part for a regular expression, or its flags, that differs by row: the function keeps all compiled patterns until
+/// the end of the call, and one may take 10 MiB.
 const PATTERNS: usize = 32;
 
-/// The function, called in parts.
+/// Wraps a function so that it is called in parts.
 pub(crate) fn called_in_parts(inner: Arc<ScalarUDF>) -> Arc<ScalarUDF> {
     match inner.inner().is::<InParts>() {
         true => inner,
@@ -35,24 +35,24 @@ pub(crate) fn called_in_parts(inner: Arc<ScalarUDF>) -> Arc<ScalarUDF> {
     }
 }
 
-/// Another function in all but how it is called.
+/// A wrapped function that is called in parts.
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct InParts {
     inner: Arc<ScalarUDF>,
 }
 
 impl InParts {
-    /// Whether so many rows with these arguments are one part.
+    /// Whether this many rows with these arguments are one part.
     fn is_one(&self, rows: usize, args: &[ColumnarValue]) -> bool {
         rows <= 1 || (rows <= self.most(args) && weight(rows, args) <= PART)
     }
 
-    /// How many rows one part may have, whatever they weigh.
+    /// The most rows of one part, for values of any size.
     fn most(&self, args: &[ColumnarValue]) -> usize {
         if !self.name().starts_with("regexp_") {
             return usize::MAX;
         }
-        // Of `regexp_replace` the third one is what is put in.
+        // The third argument of `regexp_replace` is the replacement.
         let is_other = |place: usize| place == 0 || (place == 2 && self.name() == "regexp_replace");
         let mut patterns = args
             .iter()
@@ -70,12 +70,12 @@ impl InParts {
 
     fn in_parts(&self, args: &ScalarFunctionArgs) -> Result<ColumnarValue> {
         let rows = args.number_rows;
-        // Twice what is there already, and one part more, is no harm.
+        // Twice the size of the arguments, and one part more, is always allowed.
         let budget = room::budget(&args.config_options);
         let no_harm = arrays(&args.args).saturating_mul(2).saturating_add(PART);
         let budget = budget.max(no_harm);
         let (mut parts, mut made): (Vec<ArrayRef>, usize) = (Vec::new(), 0);
-        // In the order of rows, the next one last.
+        // In the order of rows, with the next one at the end.
         let mut left = vec![(0, rows)];
         while let Some((start, count)) = left.pop() {
             let slices = sliced(&args.args, start, count);
@@ -108,7 +108,7 @@ impl InParts {
     }
 }
 
-/// Bytes of the arguments of so many rows.
+/// Bytes of the arguments for this many rows.
 fn weight(rows: usize, args: &[ColumnarValue]) -> usize {
     let sizes = args.iter().map(|arg| match arg {
         ColumnarValue::Array(array) => bytes::of_array(array.as_ref()),
@@ -117,7 +117,7 @@ fn weight(rows: usize, args: &[ColumnarValue]) -> usize {
     sizes.fold(0, usize::saturating_add)
 }
 
-/// Bytes of those arguments that are there for each row.
+/// Bytes of the arguments that are arrays.
 fn arrays(args: &[ColumnarValue]) -> usize {
     let sizes = args.iter().map(|arg| match arg {
         ColumnarValue::Array(array) => bytes::of_array(array.as_ref()),
@@ -201,7 +201,7 @@ impl ScalarUDFImpl for InParts {
         }
         let (rows, budget) = (args.number_rows, room::budget(&args.config_options));
         let made = self.inner.invoke_with_args(args)?;
-        // It says the same of all rows, as `arrow_typeof` does of a long type.
+        // The function returns one value for all rows, as `arrow_typeof` does for a long type.
         if let ColumnarValue::Scalar(value) = &made {
             room::check_spread(self.name(), value, rows, budget)?;
         }

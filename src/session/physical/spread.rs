@@ -1,8 +1,9 @@
-//! `SELECT value, range(1, 1000000)`: a value that is the same for all rows is made once, and written for each of them where an operator
-//! needs an array of it. Its size is counted times the rows before that (SAFE-1).
+//! Memory bounds for values that are the same for all rows, as in `SELECT value, range(1, 1000000)`: the value is computed
+//! once, and copied for each row where an operator needs an array of it. Before that, its size is counted times the rows
+//! (SAFE-1).
 //!
-//! And of many expressions an operator makes one array after the other, in one go. Functions ask in between whether that is too much; a
-//! CASE or a cast of large values does not: so a function is put around it that does.
+//! An operator also builds the arrays of many expressions one after the other, without a pause. Functions check the memory in
+//! between; a CASE or a cast of large values does not: so it is wrapped in a function that does.
 
 use std::sync::Arc;
 
@@ -19,24 +20,24 @@ use datafusion::logical_expr::{
 
 use crate::session::limits::{bytes, room};
 
-/// A smaller value is small for as many rows as a batch has.
+/// Smaller values are not counted, for any number of rows in a batch.
 const SMALL: usize = 1 << 10;
-/// So much of small values in one operator is not.
+/// Small values are counted if those of one operator together exceed this size.
 const MUCH: usize = 16 << 10;
-/// What takes no more than a number is small however many there are.
+/// Values up to the size of a number are never counted.
 const LEAST: usize = 8;
 
-/// What is large for each row, in the expressions of one operator.
+/// Finds expressions of one operator that are large for each row.
 #[derive(Debug)]
 pub(crate) struct ForEachRow {
-    /// The columns that they are made of.
+    /// The schemas of the operator's inputs.
     inputs: Vec<DFSchemaRef>,
-    /// Bytes that a value for all rows may take without a look.
+    /// Bytes of a value for all rows that are accepted without a check.
     small: usize,
 }
 
 impl ForEachRow {
-    /// In the expressions of this operator.
+    /// For the expressions of this operator.
     pub(crate) fn of(plan: &LogicalPlan) -> Result<Self> {
         let mut literals = 0_usize;
         plan.apply_expressions(|expr| {
@@ -50,12 +51,13 @@ impl ForEachRow {
         })
     }
 
-    /// The same expression, with a look at what it makes if that may be large. It stands where its operator makes an array of it.
+    /// Wraps the expression, if its result may be large, in a memory check. Use it where the operator builds an array of the
+    /// expression.
     pub(crate) fn counted(&self, expr: Expr) -> Result<Transformed<Expr>> {
         self.counted_with(expr, 0)
     }
 
-    /// The same, if it may make a large array; one value for all rows stays one.
+    /// The same for an expression that may return a large array; a single value for all rows stays one.
     pub(crate) fn counted_array(&self, expr: Expr) -> Expr {
         match self.makes_much(&expr) {
             true => spread(expr, 0),
@@ -63,8 +65,8 @@ impl ForEachRow {
         }
     }
 
-    /// The same arguments of one call, of which arrays are made. Literals behind the first one stay what they are, because functions
-    /// ask them for their value: they are counted with the first one.
+    /// The arguments of one call that builds arrays of them, wrapped likewise. Literals after the first argument are not
+    /// wrapped, because functions read their value: they are counted with the first one.
     pub(crate) fn counted_arguments(&self, args: &mut [Expr]) -> Result<bool> {
         let Some((first, others)) = args.split_first_mut() else {
             return Ok(false);
@@ -102,7 +104,7 @@ impl ForEachRow {
         }
     }
 
-    /// Whether an expression that asks nothing makes values of a type that may be large.
+    /// Whether an expression without checks of its own returns values of a type that may be large.
     fn makes_much(&self, expr: &Expr) -> bool {
         if !matches!(expr, Expr::Case(_) | Expr::Cast(_) | Expr::TryCast(_)) {
             return false;
@@ -113,8 +115,8 @@ impl ForEachRow {
     }
 }
 
-/// The same expression, with a look at its size if it gives one value for all rows which may be large. It stands where an array is made
-/// of it.
+/// Wraps the expression in a size check, if it gives one value for all rows which may be large. Use it where an array is built
+/// of the expression.
 pub(crate) fn counted_for_each_row(expr: Expr) -> Result<Transformed<Expr>> {
     let rows = ForEachRow {
         inputs: Vec::new(),
@@ -130,7 +132,7 @@ fn spread(expr: Expr, beside: usize) -> Expr {
     ))
 }
 
-/// Whether it gives one value for all rows, and that may be a large one.
+/// Whether it gives one value for all rows, and that may be large.
 fn may_be_large(expr: &Expr, small: usize) -> Result<bool> {
     if let Expr::Literal(value, _) = expr {
         return Ok(bytes::of_value(value) > small);
@@ -143,18 +145,18 @@ fn may_be_large(expr: &Expr, small: usize) -> Result<bool> {
         Ok(match part {
             Expr::Literal(value, _) => bytes::of_value(value) > small,
             Expr::ScalarSubquery(_) => true,
-            // What could not be evaluated while it was planned.
+            // Constants that could not be evaluated during planning.
             Expr::ScalarFunction(call) => !call.args.is_empty(),
             _ => false,
         })
     })
 }
 
-/// Its argument, called as that.
+/// Returns its argument under the same name, after a size check.
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct Spread {
     signature: Signature,
-    /// Bytes of what is written for each row beside it.
+    /// Bytes that are written for each row in addition.
     beside: usize,
 }
 

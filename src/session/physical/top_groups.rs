@@ -1,7 +1,8 @@
-//! `GROUP BY d ORDER BY d LIMIT 5` over floating point: the engine's operator that keeps the first groups only takes each NaN for
-//! another group, and ends the query when it throws one of them away. Such groups are all kept, and sorted then.
+//! Top groups over floating point: for `GROUP BY d ORDER BY d LIMIT 5` the engine has an operator that keeps the first groups
+//! only. It takes each NaN for another group, and fails the query when it evicts one of them. Such queries keep all groups, and
+//! sort them afterwards.
 //!
-//! It also takes the room for as many groups as `LIMIT` says before it has seen one (SAFE-1).
+//! That operator also allocates room for as many groups as `LIMIT` says before it has read a row (SAFE-1).
 
 use std::sync::Arc;
 
@@ -14,10 +15,10 @@ use datafusion::physical_plan::aggregates::AggregateExec;
 
 use crate::tables::parquet::holds_floats;
 
-/// So many first groups have room before there is one.
+/// The most groups for which the engine may allocate room in advance.
 const MOST: usize = 10_000;
 
-/// Aggregates by floating point, or of it, keep all groups, and so do those of which very many are asked for. It runs after the
+/// Keeps all groups of aggregates with floating point keys or results, and of those with a very large LIMIT. It runs after the
 /// engine's rules.
 #[derive(Debug)]
 pub(crate) struct AllGroups;

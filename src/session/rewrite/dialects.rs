@@ -1,4 +1,5 @@
-//! What the engine would answer wrongly, or as no other does: refused by its name, or made what it means.
+//! Rewrites of SQL that the engine would answer wrongly, or unlike every other database: refused by name, or replaced by the
+//! form with the right meaning.
 
 use std::collections::HashMap;
 use std::ops::ControlFlow;
@@ -15,11 +16,11 @@ use crate::planner::normalize;
 use crate::session::rewrite::standard::{call, taken};
 use crate::session::rewrite::{grouping, likes, series};
 
-/// Goes over a statement.
+/// Checks and rewrites a statement.
 ///
 /// # Errors
 ///
-/// What is refused, with its place.
+/// The refused expression, with its place.
 pub(crate) fn settle(node: &mut impl VisitMut) -> Result<()> {
     match node.visit(&mut Settled { copied: 0 }) {
         ControlFlow::Continue(()) => Ok(()),
@@ -28,7 +29,7 @@ pub(crate) fn settle(node: &mut impl VisitMut) -> Result<()> {
 }
 
 struct Settled {
-    /// Expressions that were written once more so far.
+    /// Number of expressions copied so far.
     copied: usize,
 }
 
@@ -180,7 +181,7 @@ impl VisitorMut for Settled {
     }
 }
 
-/// What is said of an operator that is refused, and what to write.
+/// The reason for refusing an operator, and the form to write instead.
 fn refused(op: &BinaryOperator, right: &Expr) -> Option<(&'static str, &'static str)> {
     Some(match op {
         BinaryOperator::BitwiseXor => (
@@ -207,7 +208,7 @@ fn refused(op: &BinaryOperator, right: &Expr) -> Option<(&'static str, &'static 
     })
 }
 
-/// LIMIT and OFFSET of a query: the engine has to know them when it plans.
+/// LIMIT and OFFSET of a query: the engine needs their values at planning.
 fn limit_of_query(query: &Query) -> Option<Error> {
     let fetched = query.fetch.iter().flat_map(|fetch| &fetch.quantity);
     let limits: Vec<&Expr> = match &query.limit_clause {
@@ -235,7 +236,7 @@ fn limit_of_query(query: &Query) -> Option<Error> {
     )
 }
 
-/// What some databases have in FROM and this one has not, and what to write.
+/// Parts of FROM that other databases have and this one does not, with the form to write instead.
 fn foreign_table(factor: &TableFactor) -> Option<(&'static str, &'static str)> {
     Some(match factor {
         TableFactor::Pivot { .. } => (
@@ -259,7 +260,7 @@ fn foreign_table(factor: &TableFactor) -> Option<(&'static str, &'static str)> {
     })
 }
 
-/// `ARRAY(SELECT …)` and its kin.
+/// `ARRAY(SELECT …)` and similar calls with a query.
 fn of_query(function: &Function) -> Error {
     let name = function.name.to_string();
     match name.eq_ignore_ascii_case("array") {
@@ -272,9 +273,10 @@ fn of_query(function: &Function) -> Error {
     .at(function.name.span())
 }
 
-/// `l[1].a` and `(s).a` as `l[1]['a']` and `(s)['a']`: a field behind something else than a column is named by a text.
+/// Rewrites `l[1].a` and `(s).a` to `l[1]['a']` and `(s)['a']`: a field of another expression than a column is accessed by a
+/// text.
 fn name_fields(root: &Expr, access: &mut [AccessExpr]) {
-    // Those directly behind a name may be parts of the name of a column: a table, or a schema and a table.
+    // Names directly after a name may belong to the name of a column: its table, or its schema and table.
     let mut is_of_name = matches!(root, Expr::Identifier(_));
     for link in access {
         let AccessExpr::Dot(field) = link else {
@@ -288,7 +290,7 @@ fn name_fields(root: &Expr, access: &mut [AccessExpr]) {
     }
 }
 
-/// INTERSECT ALL and EXCEPT ALL: copies would not be counted.
+/// INTERSECT ALL and EXCEPT ALL: the engine would not count duplicates.
 fn set_operation(body: &SetExpr) -> Option<Error> {
     let SetExpr::SetOperation {
         op,
@@ -315,7 +317,7 @@ fn set_operation(body: &SetExpr) -> Option<Error> {
     set_operation(left).or_else(|| set_operation(right))
 }
 
-/// RIGHT and FULL JOIN with USING or NATURAL: the column of both sides would be that of the left one.
+/// RIGHT and FULL JOIN with USING or NATURAL: the engine would return the left side's column for both.
 fn joins(table: &TableWithJoins) -> Option<Error> {
     let refused = table.joins.iter().find(|join| {
         matches!(
@@ -332,10 +334,10 @@ fn joins(table: &TableWithJoins) -> Option<Error> {
     )
 }
 
-/// Windows that extend a named one, `OVER (w ORDER BY t)`, get its parts.
+/// Windows that extend a named one, `OVER (w ORDER BY t)`, get the parts of that one.
 fn named_windows(select: &mut Select) -> Result<()> {
     let mut known: HashMap<String, WindowSpec> = HashMap::new();
-    // One may extend those before it.
+    // A named window may extend those before it.
     for definition in &mut select.named_window {
         let spec = match &mut definition.1 {
             NamedWindowExpr::WindowSpec(spec) => {
@@ -414,14 +416,14 @@ fn extend(spec: &mut WindowSpec, known: &HashMap<String, WindowSpec>) -> Result<
     Ok(())
 }
 
-/// `a IS DISTINCT FROM b AND c`: the parser takes all that follows for the right side.
+/// `a IS DISTINCT FROM b AND c`: the parser takes the whole rest for the right side.
 fn reassociate(expr: &mut Expr) {
     if !swallows(expr) {
         return;
     }
     let mut parts = Vec::new();
     flatten(taken(expr), &mut parts);
-    // OR binds less than AND, and each to the left.
+    // OR binds weaker than AND, and both are left-associative.
     let mut sum: Option<Expr> = None;
     let mut product: Option<Expr> = None;
     for (op, part) in parts {
@@ -465,7 +467,7 @@ fn is_logical(expr: &Expr) -> bool {
     )
 }
 
-/// Whether such a right side is at the end of an expression.
+/// Whether an expression ends with such a right side.
 fn swallows(expr: &Expr) -> bool {
     match expr {
         Expr::IsDistinctFrom(_, right) | Expr::IsNotDistinctFrom(_, right) => {

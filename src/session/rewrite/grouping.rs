@@ -1,9 +1,9 @@
-//! GROUP BY with GROUPING SETS, ROLLUP and CUBE, as the engine's planner answers it rightly.
+//! Rewrites of GROUP BY with GROUPING SETS, ROLLUP and CUBE to forms that the engine's planner answers correctly.
 //!
-//! To a key that stands beside them the planner adds the columns that it determines: where each `a` has one `b`, of
-//! `GROUP BY a, ROLLUP (b)` it would make the sets `(a, b)` and `(a, b, b)`, and give each group twice. To keys within sets it adds
-//! none. So the key becomes a set of its own, `GROUPING SETS ((a)), ROLLUP (b)`, which says the same. And it takes a number within a
-//! set for a value: here it is the place of a column in the select list, as it is beside sets.
+//! To a key beside the sets the planner adds the columns that functionally depend on it: where each `a` has one `b`, it would
+//! expand `GROUP BY a, ROLLUP (b)` to the sets `(a, b)` and `(a, b, b)`, and return each group twice. To keys within sets it
+//! adds none. So the key becomes a set of its own, `GROUPING SETS ((a)), ROLLUP (b)`, which means the same. And the planner
+//! takes a number within a set for a value: here it is the position of a column in the select list, as it is beside sets.
 
 use datafusion::sql::sqlparser::ast::{
     Expr, GroupByExpr, GroupByWithModifier, Select, SelectItem, Spanned, Value,
@@ -13,13 +13,12 @@ use crate::error::{Error, Result};
 use crate::session::rewrite::rows::{COPIED, size};
 use crate::session::rewrite::standard::taken;
 
-/// Rewrites the keys of a query that have sets among them. `copied` counts the expressions of the statement that were written once
-/// more so far.
+/// Rewrites the keys of a query with grouping sets. `copied` counts the copied expressions of the statement.
 ///
 /// # Errors
 ///
-/// A number that is the place of no expression in the select list; a form of GROUP BY that the engine would leave out; numbers of
-/// large expressions, again and again.
+/// A number without an expression in the select list; a form of GROUP BY that the engine would ignore; too many references by
+/// number to large expressions.
 pub(crate) fn sets(select: &mut Select, copied: &mut usize) -> Result<()> {
     let (GroupByExpr::All(modifiers) | GroupByExpr::Expressions(_, modifiers)) = &select.group_by;
     if let Some(modifier) = modifiers.first() {
@@ -38,7 +37,7 @@ pub(crate) fn sets(select: &mut Select, copied: &mut usize) -> Result<()> {
                     named(of, &select.projection, copied)?;
                 }
             }
-            // Several keys in parentheses are one set, and none of them is the set of all rows.
+            // Several keys in parentheses are one set, and empty parentheses are the set of all rows.
             Expr::Tuple(of) => {
                 let mut set = std::mem::take(of);
                 for of in &mut set {
@@ -63,7 +62,7 @@ fn is_set(key: &Expr) -> bool {
     }
 }
 
-/// Puts the expression of the select list in the place of its number.
+/// Replaces a number by the expression at that position of the select list.
 fn named(key: &mut Expr, list: &[SelectItem], copied: &mut usize) -> Result<()> {
     let Expr::Value(value) = key else {
         return Ok(());
@@ -92,7 +91,7 @@ fn named(key: &mut Expr, list: &[SelectItem], copied: &mut usize) -> Result<()> 
             *key = expr.clone();
             Ok(())
         }
-        // How many columns `*` stands for is not known here.
+        // The number of columns of `*` is not known here.
         _ if before < list.len() => Err(Error::unsupported(format!(
             "GROUP BY {number} beside or within sets of keys counts past a * in the select list"
         ))
@@ -106,7 +105,7 @@ fn named(key: &mut Expr, list: &[SelectItem], copied: &mut usize) -> Result<()> 
     }
 }
 
-/// Whether it is one column.
+/// Whether the item is a single column.
 fn is_one(item: &SelectItem) -> bool {
     matches!(
         item,

@@ -1,7 +1,7 @@
-//! Rows of VALUES that are inserted.
+//! Rewrites of VALUES rows in an INSERT.
 //!
-//! The engine declares them as the columns they go into, NOT NULL included, but by names of its own: a NULL would be an error of
-//! `column1`. Here any of them may be NULL; the table says which of its columns may not, by their names.
+//! The engine declares these rows with the types of the target columns, NOT NULL included, but with names of its own: a NULL
+//! would be an error about `column1`. Here every value may be NULL; the table refuses NULL by the name of its column.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use datafusion::common::DFSchema;
 use datafusion::error::Result;
 use datafusion::logical_expr::{DmlStatement, LogicalPlan, Projection, Values};
 
-/// The plan, in which rows of VALUES may be NULL if they are inserted.
+/// The plan, in which inserted rows of VALUES may have NULL in any column.
 pub(crate) fn with_nullable_values(plan: LogicalPlan) -> Result<LogicalPlan> {
     let LogicalPlan::Dml(insert) = &plan else {
         return Ok(plan);
@@ -25,7 +25,7 @@ pub(crate) fn with_nullable_values(plan: LogicalPlan) -> Result<LogicalPlan> {
     )))
 }
 
-/// VALUES below projections; `None` if `plan` is something else.
+/// VALUES below projections; `None` for any other plan.
 fn nullable(plan: &LogicalPlan) -> Result<Option<LogicalPlan>> {
     match plan {
         LogicalPlan::Values(values) => {

@@ -1,8 +1,9 @@
-//! `LIKE … ESCAPE '!'`: the engine knows the backslash only.
+//! Rewrite of `LIKE … ESCAPE '!'`: the engine supports the backslash only.
 
 use datafusion::sql::sqlparser::ast::{Expr, Value};
 
-/// Writes a pattern with another escape character, or with none, with backslashes. A pattern that is no literal stays what it is.
+/// Rewrites a pattern with another escape character, or with none, to one with backslashes. A pattern that is not a literal is
+/// not changed.
 pub(crate) fn with_backslashes(expr: &mut Expr) {
     let (Expr::Like {
         pattern,
@@ -36,7 +37,7 @@ pub(crate) fn with_backslashes(expr: &mut Expr) {
     }
 }
 
-/// The pattern with backslashes; nothing if it ends in its escape character.
+/// The pattern with backslashes; `None` if it ends in its escape character.
 fn translated(pattern: &str, escape: Option<char>) -> Option<String> {
     let mut out = String::with_capacity(pattern.len());
     let mut rest = pattern.chars();

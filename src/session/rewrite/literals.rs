@@ -1,7 +1,7 @@
-//! Numbers as they are written: with a point they are exact decimals, with an exponent they are DOUBLE (VALUE-1).
+//! Types of number literals: with a point they are exact decimals, with an exponent they are DOUBLE (VALUE-1).
 //!
-//! DataFusion's planner reads every number that is no integer as a decimal here; those with an exponent are made casts of
-//! their text, which is read as the nearest DOUBLE.
+//! DataFusion's planner reads every number that is not an integer as a decimal here; a number with an exponent becomes a cast
+//! of its text, which is read as the nearest DOUBLE.
 
 use std::ops::ControlFlow;
 
@@ -9,13 +9,13 @@ use datafusion::sql::sqlparser::ast::{
     CastKind, DataType, ExactNumberInfo, Expr, Value, VisitMut, VisitorMut,
 };
 
-/// Makes numbers with an exponent DOUBLE.
+/// Turns numbers with an exponent into DOUBLE.
 pub(crate) fn doubles(node: &mut impl VisitMut) {
     let _ = node.visit(&mut Doubles { in_interval: 0 });
 }
 
 struct Doubles {
-    /// How many intervals the visitor is in: their numbers are text.
+    /// Depth of enclosing intervals: their numbers are text.
     in_interval: usize,
 }
 

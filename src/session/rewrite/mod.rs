@@ -1,4 +1,4 @@
-//! What a statement's tree needs before DataFusion plans it: window calls, INSERT columns, time travel.
+//! Rewrites of a statement's syntax tree before DataFusion plans it: window calls, INSERT columns, time travel and others.
 
 pub(crate) mod dialects;
 pub(crate) mod grouping;
@@ -46,7 +46,7 @@ use crate::session::statements::changes::as_insert;
 use crate::session::system::{SYSTEM, state_table};
 use crate::tables::delta::TimeTravel;
 
-/// Makes a statement ready for DataFusion's planner.
+/// Prepares a statement for DataFusion's planner.
 pub(crate) async fn prepare(
     context: &SessionContext,
     catalog: &Catalog,
@@ -79,7 +79,7 @@ pub(crate) async fn prepare(
     }
 }
 
-/// What all queries of a statement need, in this order.
+/// The rewrites for all queries of a statement, in this order.
 async fn in_its_queries(
     context: &SessionContext,
     catalog: &Catalog,
@@ -105,7 +105,7 @@ fn windows(node: &mut impl VisitMut) -> Result<()> {
         .map_err(|error| Error::from(DataFusionError::SQL(Box::new(error), None)))
 }
 
-/// Makes `job_state('job' [, batch])` in FROM a table of the schema `system`.
+/// Replaces `job_state('job' [, batch])` in FROM by a table of the schema `system`.
 fn states(node: &mut impl VisitMut) -> Result<()> {
     struct States;
 
@@ -272,15 +272,15 @@ async fn fill_insert(catalog: &Catalog, insert: &mut Insert) -> Result<()> {
     Ok(())
 }
 
-/// `INSERT INTO t SELECT a, NULL, NULL`: columns are matched by place, so that their names do not matter, but
-/// DataFusion wants them to differ.
+/// `INSERT INTO t SELECT a, NULL, NULL`: columns are matched by position, so that their names do not matter, but DataFusion
+/// requires unique names.
 fn name_literals(insert: &mut Insert) {
     let Some(SetExpr::Select(select)) = insert.source.as_mut().map(|query| query.body.as_mut())
     else {
         return;
     };
     for (place, item) in select.projection.iter_mut().enumerate() {
-        // The engine does not tell the type of a parameter that is called otherwise.
+        // The engine infers no type for a parameter under an alias.
         let is_literal = |expr: &Expr| matches!(expr, Expr::Value(value) if !is_parameter(value));
         if let SelectItem::UnnamedExpr(expr) = item
             && is_literal(expr)
@@ -328,7 +328,7 @@ pub(super) fn at_name(error: Error, name: &ObjectName) -> Error {
     }
 }
 
-/// `t FOR VERSION AS OF 3`: the table becomes a hidden name that the catalog resolves.
+/// `t FOR VERSION AS OF 3`: replaces the table by a hidden name that the catalog resolves.
 async fn travel(
     context: &SessionContext,
     catalog: &Catalog,
@@ -424,7 +424,7 @@ async fn scalar_text(context: &SessionContext, query: Query) -> Result<Value> {
     })
 }
 
-/// Calls `visit` with each subquery that stands as an argument of an offset function.
+/// Calls `visit` with each subquery in the arguments of an offset function.
 fn offset_arguments(expr: &mut Expr, mut visit: impl FnMut(&mut Expr)) {
     let Expr::Function(function) = expr else {
         return;

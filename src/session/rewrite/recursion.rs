@@ -1,7 +1,7 @@
-//! WITH RECURSIVE whose second SELECT would lose digits.
+//! Check of WITH RECURSIVE for a second SELECT that would lose digits.
 //!
-//! The engine casts each step to the types of the first SELECT. With `SELECT 1.0 AS x UNION ALL SELECT x / 2 …` those of `1.0`
-//! have one digit behind the point: each step would be rounded, and some would never end.
+//! The engine casts each step to the types of the first SELECT. With `SELECT 1.0 AS x UNION ALL SELECT x / 2 …` the type of
+//! `1.0` has one digit after the point: each step would be rounded, and some recursions would never end.
 
 use std::collections::HashMap;
 use std::ops::ControlFlow;
@@ -19,11 +19,12 @@ use crate::error::{Error, Result};
 use crate::planner::normalize;
 use crate::planner::types::type_name;
 
-/// Refuses a recursion of this statement whose steps would lose digits. Those of views are checked where views are planned.
+/// Refuses a recursion of this statement whose steps would lose digits. The recursions of views are checked where views are
+/// planned.
 ///
 /// # Errors
 ///
-/// There is one.
+/// A step would lose digits.
 pub(crate) fn check(plan: &LogicalPlan, statement: &SqlStatement) -> Result<()> {
     let mut lost = None;
     plan.apply_with_subqueries(|node| {
@@ -65,7 +66,7 @@ struct Lost {
     second: DataType,
 }
 
-/// The first column of a recursion that loses digits by a cast that was not typed.
+/// The first column of a recursion that loses digits by an implicit cast.
 fn loss(query: &RecursiveQuery, casts: &[bool]) -> DataFusionResult<Option<Lost>> {
     let LogicalPlan::Projection(projection) = query.recursive_term.as_ref() else {
         return Ok(None);
@@ -96,7 +97,7 @@ fn loss(query: &RecursiveQuery, casts: &[bool]) -> DataFusionResult<Option<Lost>
     Ok(None)
 }
 
-/// Whether a cast leaves something out in silence.
+/// Whether a cast silently loses digits.
 fn loses(from: &DataType, to: &DataType) -> bool {
     let scale = |of: &DataType| match of {
         DataType::Decimal32(_, scale)
@@ -117,7 +118,7 @@ fn loses(from: &DataType, to: &DataType) -> bool {
     }
 }
 
-/// The recursions of a text: which columns of the second SELECT are casts, as they were typed.
+/// For the recursions of a text, which columns of the second SELECT are explicit casts.
 #[derive(Default)]
 struct Typed {
     casts: HashMap<String, Vec<bool>>,

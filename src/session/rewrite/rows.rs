@@ -1,7 +1,9 @@
-//! Rows of values that are compared, as `(a, b) = (c, d)` and `(a, b) IN (SELECT x, y …)`: element by element, by SQL's rules for NULL.
+//! Rewrite of row comparisons, `(a, b) = (c, d)` and `(a, b) IN (SELECT x, y …)`, to comparisons of elements, by SQL's rules
+//! for NULL.
 //!
-//! The engine makes structs of such rows, and NULL equals NULL in them. Here each comparison becomes one of the elements: an AND or OR
-//! of them, or EXISTS where the rows are those of a query. Structs that are no rows, such as `{'a': 1}` or a column, stay what they are.
+//! The engine makes structs of such rows, in which NULL equals NULL. Here each comparison becomes one of the elements: an AND
+//! or OR of them, or EXISTS if a query gives the rows. Structs that are not rows, such as `{'a': 1}` or a column, are not
+//! changed.
 
 use std::ops::ControlFlow;
 
@@ -21,18 +23,18 @@ use crate::session::rewrite::standard::{in_query, looked_for, taken};
 
 /// Rows in the list of one IN.
 const MEMBERS: usize = 4_000;
-/// Values of a row that is compared by an order.
+/// Values of a row in a comparison by order.
 const ORDERED: usize = 100;
-/// Expressions that may be written more than once, in all.
+/// Limit for the number of copied expressions.
 pub(crate) const COPIED: usize = 100_000;
 /// Bytes of a literal that count as an expression.
 const LITERAL: usize = 64;
 
-/// Makes comparisons of rows comparisons of their elements.
+/// Replaces comparisons of rows by comparisons of their elements.
 ///
 /// # Errors
 ///
-/// Rows of unlike lengths, and comparisons that are not supported.
+/// Rows of different lengths, and comparisons that are not supported.
 pub(crate) fn by_elements(node: &mut impl VisitMut) -> Result<()> {
     match VisitMut::visit(node, &mut Rows { copied: 0 }) {
         ControlFlow::Continue(()) => Ok(()),
@@ -41,7 +43,7 @@ pub(crate) fn by_elements(node: &mut impl VisitMut) -> Result<()> {
 }
 
 struct Rows {
-    /// Expressions that were written once more so far.
+    /// Number of expressions copied so far.
     copied: usize,
 }
 
@@ -87,7 +89,8 @@ impl Rows {
         Ok(())
     }
 
-    /// A condition that passes rows for which it is `wanted`: there, unknown is as good as the other answer.
+    /// Rewrites a filter condition that passes rows for which its value is `wanted`: for a filter, unknown is as good as the
+    /// opposite.
     fn in_filter(&mut self, expr: &mut Expr, wanted: bool) -> Result<()> {
         if is_membership(expr) {
             *expr = self.exists(taken(expr), wanted)?;
@@ -111,8 +114,8 @@ impl Rows {
         }
     }
 
-    /// `(a, b) IN (SELECT x, y …)` as `EXISTS (SELECT 1 FROM (SELECT x, y …) AS r (x, y) WHERE a = r.x AND b = r.y)`. Where rows must
-    /// be known not to be there, those count as well for which that is unknown.
+    /// Rewrites `(a, b) IN (SELECT x, y …)` to `EXISTS (SELECT 1 FROM (SELECT x, y …) AS r (x, y) WHERE a = r.x AND b = r.y)`.
+    /// For NOT IN, rows whose comparison is unknown count as matches too.
     fn exists(&mut self, mut membership: Expr, wanted: bool) -> Result<Expr> {
         let span = membership.span();
         in_query(&mut membership);
@@ -138,7 +141,7 @@ impl Rows {
             let equal = |column: Expr, value| binary(value, BinaryOperator::Eq, column);
             conditions.push(match is_found {
                 true => equal(column, value.clone()),
-                // Without NULLs on either side the two last are left out when it is planned, and it is a key of a join.
+                // If neither side can be NULL, the planner drops the last two, and the comparison becomes the key of a join.
                 false => balanced(
                     vec![
                         equal(column.clone(), self.copy(value, span)?),
@@ -195,7 +198,7 @@ impl Rows {
                 let most = self.pair(*expr, &BinaryOperator::LtEq, *high, span)?;
                 not_if(negated, binary(least, BinaryOperator::And, most))
             }
-            // Each of them is, or each of them is not: neither is the other's opposite.
+            // All elements are NULL, or all are not NULL: neither is the opposite of the other.
             Expr::IsNull(row) => {
                 let each = elements(*row).into_iter();
                 let each = each.map(|value| Expr::IsNull(Box::new(value)));
@@ -262,7 +265,7 @@ impl Rows {
         Ok(balanced(each, &joined))
     }
 
-    /// By the first elements that differ: `a < c OR (a = c AND b < d)`.
+    /// Compares by the first elements that differ: `a < c OR (a = c AND b < d)`.
     fn ordered(
         &mut self,
         left: Vec<Expr>,
@@ -313,7 +316,7 @@ impl Rows {
         Ok(balanced(each, &BinaryOperator::Or))
     }
 
-    /// The expression once more.
+    /// A copy of the expression, within the limit.
     fn copy(&mut self, expr: &Expr, span: Span) -> Result<Expr> {
         self.copied = self.copied.saturating_add(size(expr));
         match self.copied > COPIED {
@@ -325,7 +328,7 @@ impl Rows {
     }
 }
 
-/// Expressions within an expression, and itself; a long literal counts as several.
+/// The number of expressions within an expression, including itself; a long literal counts as several.
 pub(crate) fn size(expr: &Expr) -> usize {
     let mut size = Size(0);
     let _ = Visit::visit(expr, &mut size);
@@ -359,7 +362,7 @@ fn constraint(operator: &mut JoinOperator) -> Option<&mut JoinConstraint> {
     }
 }
 
-/// Whether a row is looked for in a query.
+/// Whether a row is compared with the rows of a query.
 fn is_membership(expr: &Expr) -> bool {
     looked_for(expr).is_some_and(|(value, _)| is_row(value))
 }
@@ -427,7 +430,7 @@ fn elements(row: Expr) -> Vec<Expr> {
     }
 }
 
-/// How many columns a query gives, where its text says so.
+/// The number of columns of a query, if its text determines it.
 fn columns_of(body: &SetExpr) -> Option<usize> {
     match body {
         SetExpr::Select(select) => {
@@ -470,7 +473,7 @@ fn rows_of(query: Box<Query>, columns: usize, filter: Expr) -> Result<Query> {
     Ok(*rows)
 }
 
-/// All of them, or any of them, in a shallow tree.
+/// The conjunction or disjunction of all expressions, as a shallow tree.
 fn balanced(mut all: Vec<Expr>, op: &BinaryOperator) -> Expr {
     if all.len() < 2 {
         return all.pop().unwrap_or_else(|| Expr::Value(Value::Null.into()));

@@ -1,7 +1,8 @@
-//! `FROM generate_series(a, b, INTERVAL '1 day')`: a series of times, as rows.
+//! Rewrite of `FROM generate_series(a, b, INTERVAL '1 day')`: a series of times, as rows.
 //!
-//! The engine's table function knows times in nanoseconds without a zone only. Its scalar function, in a select list, knows those of this
-//! program: here the rows are its elements. Series of numbers stay what they are, for they need no memory.
+//! The engine's table function supports only times in nanoseconds without a zone. Its scalar function, in a select list,
+//! supports the times of this program: here the rows are the elements of its result. Series of numbers are not rewritten, as
+//! they need no memory.
 
 use std::ops::ControlFlow;
 
@@ -15,7 +16,7 @@ use crate::planner::normalize;
 /// The name of the column of a series.
 const VALUE: &str = "value";
 
-/// Makes a series of times the elements of an array.
+/// Replaces a series of times by the elements of an array.
 pub(crate) fn of_times(factor: &mut TableFactor) {
     let TableFactor::Table {
         name,

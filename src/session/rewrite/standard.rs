@@ -1,5 +1,5 @@
-//! What standard SQL has and the engine's planner lacks: FETCH FIRST, members of lists of unlike numbers, ordered texts in jobs,
-//! SET TIME ZONE; and what a parameter is cast to.
+//! Rewrites of standard SQL that the engine's planner lacks: FETCH FIRST, members of lists of different number types, ordered
+//! texts in jobs, SET TIME ZONE; also the types that parameters are cast to.
 
 use std::collections::HashMap;
 use std::ops::ControlFlow;
@@ -20,11 +20,11 @@ use crate::planner::normalize;
 use crate::planner::types::arrow_type;
 use crate::session::names::apart;
 
-/// Makes `SET TIME ZONE 'Europe/Paris'` what the engine knows, `SET timezone = 'Europe/Paris'`.
+/// Rewrites `SET TIME ZONE 'Europe/Paris'` to the engine's form, `SET timezone = 'Europe/Paris'`.
 ///
 /// # Errors
 ///
-/// What is no time zone; another way of SET that the engine does not know.
+/// An unknown time zone; another form of SET that the engine does not support.
 pub(crate) fn time_zone(statement: &mut AnsiStatement) -> Result<()> {
     let AnsiStatement::Set(set) = statement else {
         return Ok(());
@@ -59,11 +59,11 @@ pub(crate) fn time_zone(statement: &mut AnsiStatement) -> Result<()> {
     Ok(())
 }
 
-/// Makes `FETCH FIRST n ROWS ONLY` a LIMIT, in all queries below.
+/// Rewrites `FETCH FIRST n ROWS ONLY` to a LIMIT, in all nested queries.
 ///
 /// # Errors
 ///
-/// A part of FETCH that LIMIT has not.
+/// A part of FETCH that LIMIT does not have.
 pub(crate) fn fetch_first(node: &mut impl VisitMut) -> Result<()> {
     match node.visit(&mut FetchFirst) {
         ControlFlow::Continue(()) => Ok(()),
@@ -113,8 +113,8 @@ impl VisitorMut for FetchFirst {
     }
 }
 
-/// Makes `x = ANY (list)` and its kin calls of the session's functions, which take numbers of unlike types, and of a query IN. The
-/// engine's planner takes those of its library, and writes the list several times.
+/// Rewrites `x = ANY (list)` and similar comparisons to calls of the session's functions, which take numbers of different
+/// types, and comparisons with a query to IN. The engine's planner uses the functions of its library, and duplicates the list.
 pub(crate) fn members(node: &mut impl VisitMut) {
     let _ = node.visit(&mut Members);
 }
@@ -160,7 +160,7 @@ impl VisitorMut for Members {
     }
 }
 
-/// The value that is looked for in a query, and whether it is to be absent: by IN, `= ANY` or `<> ALL`.
+/// The value of a comparison by IN, `= ANY` or `<> ALL` with a query, and whether it must be absent from the query's rows.
 pub(crate) fn looked_for(expr: &Expr) -> Option<(&Expr, bool)> {
     let (value, list, negated) = match expr {
         Expr::InSubquery { expr, negated, .. } => return Some((expr.as_ref(), *negated)),
@@ -180,7 +180,7 @@ pub(crate) fn looked_for(expr: &Expr) -> Option<(&Expr, bool)> {
     matches!(**list, Expr::Subquery(_)).then_some((value.as_ref(), negated))
 }
 
-/// Makes `x = ANY (SELECT …)` `x IN (SELECT …)`, and `x <> ALL (SELECT …)` `x NOT IN (SELECT …)`.
+/// Rewrites `x = ANY (SELECT …)` to `x IN (SELECT …)`, and `x <> ALL (SELECT …)` to `x NOT IN (SELECT …)`.
 pub(crate) fn in_query(expr: &mut Expr) {
     let Some((_, negated)) = looked_for(expr) else {
         return;
@@ -197,7 +197,7 @@ pub(crate) fn in_query(expr: &mut Expr) {
     }
 }
 
-/// The expression, with NULL in its place.
+/// Takes the expression out and leaves NULL in its place.
 pub(crate) fn taken(expr: &mut Expr) -> Expr {
     std::mem::replace(expr, Expr::Value(Value::Null.into()))
 }
@@ -221,7 +221,8 @@ pub(crate) fn call<const N: usize>(name: &str, args: [Expr; N]) -> Expr {
     })
 }
 
-/// Makes `string_agg(x, ', ' ORDER BY t)` an ordered array as text: a job keeps arrays, and no ordered text, from batch to batch.
+/// Rewrites `string_agg(x, ', ' ORDER BY t)` to an ordered array as text: a job can merge states of ordered arrays, and not of
+/// ordered texts.
 pub(crate) fn ordered_texts(node: &mut impl VisitMut) {
     let _ = node.visit(&mut OrderedTexts);
 }
@@ -259,7 +260,7 @@ fn ordered_text(function: &Function) -> Option<Function> {
     if normalize(name) != "string_agg" || !list.clauses.iter().any(is_ordered) {
         return None;
     }
-    // What is NULL is left out, and of nothing else the text is NULL.
+    // The filter omits NULL values; the text of any other value is not NULL.
     let mut filter = Expr::IsNotNull(Box::new(value.clone()));
     if let Some(given) = &function.filter {
         filter = Expr::BinaryOp {
@@ -291,7 +292,8 @@ fn ordered_text(function: &Function) -> Option<Function> {
     })
 }
 
-/// The statement, in which parameters that are added or taken away are spans of time; nothing if there are none.
+/// The statement with intervals for the parameters that are added to or subtracted from times; `None` if there are no such
+/// parameters.
 pub(crate) fn with_spans(statement: &SqlStatement) -> Option<SqlStatement> {
     let mut changed = statement.clone();
     let mut spans = Spans { any: false };

@@ -132,7 +132,7 @@ fn one_row() -> Result<Select> {
     }
 }
 
-/// All of them by UNION ALL, in a shallow tree.
+/// The UNION ALL of all queries, as a shallow tree.
 fn united(mut all: Vec<SetExpr>) -> Option<SetExpr> {
     if all.len() < 2 {
         return all.pop();

@@ -1,9 +1,9 @@
-//! DELETE, UPDATE and MERGE as the INSERT of what changes: the rows of a query, each with its place in the table and what happens
-//! to it, go into the table's changes.
+//! Rewrite of DELETE, UPDATE and MERGE to an INSERT of the changes: the rows of a query, each with its position in the table
+//! and its change, are inserted into the table's changes.
 //!
-//! So conditions and values are planned like those of any query, parameters get their types as in an INSERT, and each expression
-//! is computed once. The conditions of MERGE's clauses are the exception: they stand in each column, so that a function that gives
-//! another value each time is refused there.
+//! So conditions and values are planned like those of any query, parameters get their types as in an INSERT, and each
+//! expression is computed once. The conditions of MERGE's clauses are the exception: they are repeated in each column, so that
+//! a volatile function is refused there.
 
 use std::collections::HashMap;
 use std::ops::ControlFlow;
@@ -27,17 +27,17 @@ use crate::session::catalog::{Catalog, TableEntry, changes_name, rows_name};
 use crate::session::rewrite::{at_name, plain_name};
 use crate::tables::delta::{ChangeStatement, ROW_CHANGE, ROW_FILE, ROW_NUMBER, RowChange};
 
-/// Says of a row of a MERGE's source that there is one.
+/// Marks the rows of a join that have a row of the MERGE's source.
 const IN_SOURCE: &str = "is in source";
-/// What the parts of a statement are called in the text that they are put into.
+/// Names for the parts of a statement in the text that they are inserted into.
 const CONDITION: &str = "condition of change";
 const SOURCE: &str = "source of change";
 
-/// Makes a statement that changes rows the INSERT of their changes; leaves others as they are.
+/// Rewrites a statement that changes rows to the INSERT of their changes; does not change other statements.
 ///
 /// # Errors
 ///
-/// A table whose rows cannot be changed, a column that it has not, or a part of the statement that is not supported.
+/// A table whose rows cannot be changed, an unknown column, or a part of the statement that is not supported.
 pub(crate) async fn as_insert(
     context: &SessionContext,
     catalog: &Catalog,
@@ -55,16 +55,16 @@ pub(crate) async fn as_insert(
 
 /// The table whose rows change.
 struct Target {
-    /// In the catalog.
+    /// Its name in the catalog.
     table: String,
-    /// By which the statement names it, as it is resolved.
+    /// The name that the statement uses for it, normalized.
     alias: String,
     columns: Vec<String>,
     generated: Vec<String>,
 }
 
 impl Target {
-    /// Opens the table, and gives it to the statement in one version.
+    /// Opens the table, and pins it to one version for the statement.
     async fn open(
         catalog: &Catalog,
         factor: &TableFactor,
@@ -155,7 +155,7 @@ impl Target {
         self.generated.iter().any(|generated| generated == column)
     }
 
-    /// What an unassigned column keeps: its value, or that it is computed.
+    /// The value of an unassigned column: its old value, or NULL for a generated column, which the table computes.
     fn kept(&self, column: &str) -> String {
         match self.is_generated(column) {
             true => "NULL".to_owned(),
@@ -167,7 +167,7 @@ impl Target {
         format!("{}.{}", quoted(&self.alias), quoted(column))
     }
 
-    /// Where its rows are read, with their places.
+    /// The relation of its rows with their positions.
     fn rows(&self) -> String {
         format!(
             "{} AS {}",
@@ -176,12 +176,12 @@ impl Target {
         )
     }
 
-    /// `INSERT INTO` its changes.
+    /// `INSERT INTO` the target of its changes.
     fn insert(&self) -> String {
         format!("INSERT INTO {}", quoted(&changes_name(&self.table)))
     }
 
-    /// The places of its rows.
+    /// The columns with the positions of its rows.
     fn places(&self) -> String {
         let places = [ROW_FILE, ROW_NUMBER];
         let places = places.map(|name| format!("{} AS {}", self.column(name), quoted(name)));
@@ -426,7 +426,7 @@ async fn of_merge(context: &SessionContext, catalog: &Catalog, merge: &Merge) ->
     parts.insert(&text, Vec::new())
 }
 
-/// What a clause does, and the value of each column of the table.
+/// The change that a clause makes, and the value of each column of the table.
 fn of_clause(
     target: &Target,
     clause: &MergeClause,
@@ -504,7 +504,7 @@ fn of_clause(
     }
 }
 
-/// The name by which a MERGE names its source.
+/// The name that a MERGE uses for its source.
 fn alias_of(source: &TableFactor) -> Result<String> {
     let alias: Option<&TableAlias> = match source {
         TableFactor::Table {
@@ -523,7 +523,7 @@ fn alias_of(source: &TableFactor) -> Result<String> {
     })
 }
 
-/// The one table in FROM.
+/// The only table in FROM.
 fn one_table<'a>(from: &'a [TableWithJoins], verb: &str) -> Result<&'a TableFactor> {
     match from {
         [one] if one.joins.is_empty() => Ok(&one.relation),
@@ -535,7 +535,7 @@ fn one_table<'a>(from: &'a [TableWithJoins], verb: &str) -> Result<&'a TableFact
     }
 }
 
-/// Refuses the parts of a statement that are there and not supported.
+/// Refuses the unsupported parts that a statement has.
 fn refuse_parts(verb: &str, parts: &[(bool, &str)]) -> Result<()> {
     match parts.iter().find(|(is_there, _)| *is_there) {
         Some((_, part)) => Err(Error::unsupported(format!(
@@ -545,7 +545,7 @@ fn refuse_parts(verb: &str, parts: &[(bool, &str)]) -> Result<()> {
     }
 }
 
-/// Refuses a condition that gives another answer each time.
+/// Refuses a volatile condition.
 fn refuse_volatile(context: &SessionContext, condition: &Expr) -> Result<()> {
     struct Calls<'a>(&'a SessionContext);
 
@@ -591,7 +591,7 @@ fn quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 
-/// What is put into the text of a statement in the place of names.
+/// The parts that replace names in the text of a statement.
 #[derive(Default)]
 struct Parts {
     exprs: HashMap<String, Expr>,
@@ -599,14 +599,14 @@ struct Parts {
 }
 
 impl Parts {
-    /// Puts an expression in the place of a name; gives the name in quotes.
+    /// Registers an expression to replace a name; returns that name in quotes.
     fn expr(&mut self, name: &str, expr: Expr) -> String {
         self.exprs
             .insert(name.to_owned(), Expr::Nested(Box::new(expr)));
         quoted(name)
     }
 
-    /// The INSERT of this text, with more tables in FROM.
+    /// Parses the INSERT from this text, with more tables in FROM.
     fn insert(mut self, text: &str, from: Vec<TableWithJoins>) -> Result<Insert> {
         let internal = || Error::internal("the changes of rows cannot be read");
         let parsed = Parser::parse_sql(&GenericDialect {}, text);
@@ -627,7 +627,7 @@ impl Parts {
     }
 }
 
-// What is put in is not visited again: parts of the user's own may be called alike.
+// Inserted parts are not visited again: the user's own expressions may have the same names.
 impl VisitorMut for Parts {
     type Break = ();
 

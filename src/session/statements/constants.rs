@@ -1,5 +1,5 @@
-//! One row of expressions over nothing, such as `SELECT 1`, by which clients see whether the server is there: its values are
-//! made where it is planned, without the rules for plans that read rows, which would be most of the work.
+//! Fast path for one row of expressions without a table, such as `SELECT 1`, which clients send to test the connection: the
+//! values are computed at planning, without the rules for plans that read rows, which would be most of the work.
 
 use std::sync::Arc;
 
@@ -18,11 +18,11 @@ use datafusion::physical_expr::create_physical_expr;
 
 use crate::session::Answer;
 
-/// The row, if `plan` is one of expressions over nothing.
+/// The row, if `plan` only computes expressions without a table.
 ///
 /// # Errors
 ///
-/// An expression that has no value, such as a division by zero.
+/// An expression whose evaluation fails, such as a division by zero.
 pub(crate) fn row(state: &SessionState, plan: &LogicalPlan) -> Result<Option<Answer>> {
     let LogicalPlan::Projection(projection) = plan else {
         return Ok(None);
@@ -44,7 +44,7 @@ pub(crate) fn row(state: &SessionState, plan: &LogicalPlan) -> Result<Option<Ans
         .with_config_options(Arc::clone(state.config_options()))
         .with_query_execution_start_time(state.execution_props().query_execution_start_time)
         .build();
-    // Some functions, such as now(), have their value only there.
+    // Some functions, such as now(), are evaluated only by the simplifier.
     let simplifier = ExprSimplifier::new(context);
     let planning = PhysicalPlanningContext::default();
     let row = RecordBatchOptions::new().with_row_count(Some(1));
@@ -66,12 +66,12 @@ pub(crate) fn row(state: &SessionState, plan: &LogicalPlan) -> Result<Option<Ans
     let mut exprs = projection.expr.iter();
     Ok(Some(Answer {
         rows: RecordBatch::try_new_with_options(schema, columns, &row)?,
-        // Functions and casts go by the time and the settings of their session.
+        // Functions and casts may depend on the time and the settings of the session.
         is_always: exprs.all(|expr| matches!(expr.clone().unalias(), Expr::Literal(..))),
     }))
 }
 
-/// The expression as functions want it that are written in another way, such as a cast of a value in JSON.
+/// The expression after the session's function rewrites, such as that of a cast of a JSON value.
 fn with_rewrites(state: &SessionState, expr: Expr, columns: &DFSchema) -> Result<Expr> {
     let config = state.config_options();
     let rewritten = expr.transform_up(|part| {
@@ -84,7 +84,7 @@ fn with_rewrites(state: &SessionState, expr: Expr, columns: &DFSchema) -> Result
     Ok(rewritten.data)
 }
 
-/// Whether an expression is evaluated by itself, without another plan or values of others.
+/// Whether an expression can be evaluated by itself, without another plan or outer values.
 fn needs_no_plan(expr: &Expr) -> bool {
     matches!(
         expr,

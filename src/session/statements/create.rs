@@ -1,4 +1,4 @@
-//! CREATE EXTERNAL TABLE and CREATE VIEW: what was typed becomes a checked table.
+//! CREATE EXTERNAL TABLE and CREATE VIEW: from the syntax tree to a checked table.
 
 use datafusion::arrow::compute::kernels::cast_utils::parse_interval_month_day_nano;
 use datafusion::arrow::datatypes::Field;
@@ -52,16 +52,16 @@ pub(crate) async fn create_table(
     Ok(done)
 }
 
-/// What becomes of a declaration whose Delta table is not there.
+/// The treatment of a declaration whose Delta table does not exist.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum IfMissing {
-    /// It is made.
+    /// Create the table.
     Create,
-    /// It was there when it was declared: an empty one in its place would hide that it is gone, or not mounted.
+    /// Return an error: the table existed when it was declared, and an empty one would hide that it is gone, or not mounted.
     Refuse,
 }
 
-/// The table that a statement declares, opened.
+/// Opens the table that a statement declares.
 pub(crate) async fn open_table(
     table: &CreateTable,
     name: &str,
@@ -114,19 +114,19 @@ pub(crate) async fn create_view(
     Ok(keep_view(catalog, &name, view, text))
 }
 
-/// What a view is to be called.
+/// The name for a new view.
 pub(crate) enum ViewName {
-    /// It is made by this name.
+    /// The name is free: the view is created by it.
     Free(String),
-    /// What has the name stays; with a word for the user.
+    /// The name is taken, and the existing object stays; with a message for the user.
     Taken(String),
 }
 
-/// Looks whether something has the name of a view already.
+/// Checks whether the name of a view is taken.
 ///
 /// # Errors
 ///
-/// [`ErrorKind::Exists`], unless the statement says what becomes of that.
+/// [`ErrorKind::Exists`], unless the statement has OR REPLACE or IF NOT EXISTS.
 pub(crate) fn check_name(catalog: &Catalog, view: &CreateView) -> Result<ViewName> {
     let name = rewrite::plain_name(&view.name)?;
     if catalog.entry(&name).is_some() {
@@ -144,7 +144,8 @@ pub(crate) fn check_name(catalog: &Catalog, view: &CreateView) -> Result<ViewNam
     Ok(ViewName::Free(name))
 }
 
-/// Makes a view without looking at the tables of its query: statements that use it do. Gives a word for the user.
+/// Creates a view without a check of the tables in its query: statements that use the view check them. Returns a message for
+/// the user.
 pub(crate) fn keep_view(catalog: &Catalog, name: &str, view: CreateView, text: &str) -> String {
     let entry = TableEntry::View(Arc::new(View {
         columns: view.columns.iter().map(normalize).collect(),
@@ -154,7 +155,7 @@ pub(crate) fn keep_view(catalog: &Catalog, name: &str, view: CreateView, text: &
     format!("view {name}")
 }
 
-/// Gives an error about an option or a column the place where it was typed.
+/// Adds to an error about an option or a column the place where the user typed it.
 fn place<T>(table: &CreateTable, result: Result<T>) -> Result<T> {
     result.map_err(|error| {
         let mut subjects = error.subjects().iter();
@@ -216,7 +217,7 @@ fn field(column: &Column) -> Result<Field> {
     ))
 }
 
-/// The same with how it and the fields of a STRUCT were typed: a record's fields are found by that as well.
+/// The field with its original spelling, and that of STRUCT fields: the fields of a record are found by it as well.
 fn typed_field(column: &Column) -> Result<Field> {
     let plain = field(column)?;
     let data_type = typed_arrow_type(&column.sql_type)?;
@@ -263,7 +264,7 @@ fn kafka_spec(
     })
 }
 
-/// The event time column, the expression as SQL, and how far it is behind, in microseconds.
+/// The event time column, the expression as SQL, and its delay in microseconds.
 fn watermark(table: &CreateTable) -> Result<Option<(String, String, i64)>> {
     let Some((column, expr)) = &table.watermark else {
         return Ok(None);
@@ -272,7 +273,7 @@ fn watermark(table: &CreateTable) -> Result<Option<(String, String, i64)>> {
     Ok(Some((normalize(column), expr.to_string(), delay)))
 }
 
-/// How far `expr` is behind the event time `column`, in microseconds.
+/// The delay of `expr` behind the event time `column`, in microseconds.
 fn watermark_delay(column: &Ident, expr: &Expr) -> Result<i64> {
     let is_column = |expr: &Expr| matches!(expr, Expr::Identifier(name) if normalize(name) == normalize(column));
     let delay = match expr {
@@ -296,7 +297,7 @@ fn watermark_delay(column: &Ident, expr: &Expr) -> Result<i64> {
     })
 }
 
-/// None if it is not a fixed time.
+/// `None` if the interval has no fixed length.
 fn microseconds(interval: &Interval) -> Option<i64> {
     let Expr::Value(value) = interval.value.as_ref() else {
         return None;

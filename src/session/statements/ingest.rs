@@ -1,4 +1,4 @@
-//! Rows that a client sends, as a table that can be read once.
+//! Rows sent by a client, as a table that can be read once.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 use crate::session::Session;
 
 impl Session {
-    /// Adds rows that come once as a table of the session.
+    /// Adds a stream of rows as a table of the session that can be read once.
     ///
     /// # Errors
     /// The name is taken.
@@ -29,7 +29,7 @@ impl Session {
     }
 }
 
-/// Gives its rows to the first who asks.
+/// Returns its rows to the first scan.
 struct Once {
     schema: SchemaRef,
     rows: Mutex<Option<SendableRecordBatchStream>>,

@@ -1,4 +1,4 @@
-//! The types that a statement's parameters should have, where the engine does not tell: those of what stands beside them.
+//! Types of a statement's parameters where the engine does not infer them: from the operands beside them.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -22,7 +22,7 @@ pub(crate) fn types(plan: &LogicalPlan) -> HashMap<String, DataType> {
         types.node(node);
         Ok(TreeNodeRecursion::Continue)
     });
-    // Two places of one parameter may ask for different types: then those of the engine do not count.
+    // Two uses of one parameter may require different types: then the engine's types do not count.
     let known = plan.get_parameter_types().unwrap_or_default().into_iter();
     let mut found: HashMap<String, DataType> =
         known.filter_map(|(name, of)| Some((name, of?))).collect();
@@ -41,7 +41,7 @@ pub(crate) fn types(plan: &LogicalPlan) -> HashMap<String, DataType> {
 #[derive(Default)]
 struct Types {
     found: HashMap<String, DataType>,
-    /// What is added to a time, or taken from it; the engine takes them for times.
+    /// Parameters added to a time, or subtracted from it; the engine takes them for times.
     spans: Vec<String>,
 }
 
@@ -53,7 +53,7 @@ impl Types {
         }
         match node {
             LogicalPlan::Dml(dml) => {
-                // Rows that are inserted are cast to the columns of the table.
+                // Inserted rows are cast to the columns of the table.
                 for (place, field) in dml.input.schema().fields().iter().enumerate() {
                     self.column(&dml.input, place, field.data_type());
                 }
@@ -87,7 +87,7 @@ impl Types {
         });
     }
 
-    /// What a column of a plan is made of is of this type.
+    /// Gives the parameters behind a plan's column this type.
     fn column(&mut self, plan: &LogicalPlan, place: usize, of: &DataType) {
         match plan {
             LogicalPlan::Projection(projection) => {
@@ -134,7 +134,7 @@ impl Types {
         }
     }
 
-    /// An expression over columns, which is of the type that is wanted if it may be of any.
+    /// An expression over columns, with the wanted type if it may have any.
     fn expr(&mut self, expr: &Expr, schema: &DFSchema, wanted: Option<&DataType>) {
         match expr {
             Expr::Placeholder(parameter) => {
@@ -170,7 +170,7 @@ impl Types {
         }
     }
 
-    /// Expressions that are of one type.
+    /// Expressions that must have one type.
     fn alike(&mut self, all: &[&Expr], schema: &DFSchema, wanted: Option<&DataType>) {
         let of = all.iter().find_map(|expr| known(expr, schema));
         let of = of.or_else(|| wanted.cloned());
@@ -233,8 +233,8 @@ impl Types {
         self.alike(&all, schema, wanted);
     }
 
-    /// Arguments of a function are of the types to which it would cast them; a list is one of the values that are looked for in it,
-    /// as in `a = ANY (?)`.
+    /// Arguments of a function have the types to which it would cast them; a list has the type of the values that it is
+    /// searched for, as in `a = ANY (?)`.
     fn call(&mut self, call: &ScalarFunction, schema: &DFSchema, wanted: Option<&DataType>) {
         let given: Vec<DataType> = call
             .args
@@ -247,7 +247,7 @@ impl Types {
                 .get(place)
                 .filter(|of| is_known(of) && !of.is_nested());
             let of = of.map(|of| match of {
-                // Whatever unit the function would take.
+                // For any unit that the function would take.
                 DataType::Timestamp(..) => timestamp_type(),
                 other => other.clone(),
             });
@@ -261,7 +261,7 @@ impl Types {
     }
 }
 
-/// The types to which a function casts its arguments; none if it refuses them.
+/// The types to which a function casts its arguments; empty if it refuses them.
 fn arguments(call: &ScalarFunction, given: &[DataType]) -> Vec<DataType> {
     let fields: Vec<FieldRef> = given
         .iter()
@@ -274,7 +274,7 @@ fn arguments(call: &ScalarFunction, given: &[DataType]) -> Vec<DataType> {
         .collect()
 }
 
-/// The type of a list in which a function looks for a value, or for the least or the greatest one.
+/// The type of a list that a function searches for a value, or for the least or the greatest one.
 fn list_of_argument(
     call: &ScalarFunction,
     given: &[DataType],
@@ -290,7 +290,7 @@ fn list_of_argument(
     Some(DataType::new_list(element.clone(), true))
 }
 
-/// The type of an argument that a function takes as it is. One that takes text says nothing.
+/// The type of an argument that a function takes without a cast. A function of texts determines no type.
 fn of_argument(call: &ScalarFunction, given: &[DataType], place: usize) -> Option<DataType> {
     for of in [
         DataType::Utf8,
@@ -309,7 +309,7 @@ fn of_argument(call: &ScalarFunction, given: &[DataType], place: usize) -> Optio
     None
 }
 
-/// The type of an expression that does not go by a parameter's.
+/// The type of an expression that does not depend on a parameter's type.
 fn known(expr: &Expr, schema: &DFSchema) -> Option<DataType> {
     if matches!(expr, Expr::Placeholder(_)) {
         return None;
@@ -321,7 +321,7 @@ fn is_known(of: &DataType) -> bool {
     *of != DataType::Null
 }
 
-/// Whether what is unknown beside a time is a span of time. The difference of two times is one as well.
+/// Whether an operand of unknown type beside a time is an interval. The difference of two times is one as well.
 fn is_span(op: Operator, time: Option<&DataType>, wanted: Option<&DataType>) -> bool {
     let is_difference = matches!(wanted, Some(DataType::Interval(_) | DataType::Duration(_)));
     match (op, time) {
@@ -345,7 +345,7 @@ mod tests {
         raw
     }
 
-    /// The types by number, `-` where there is none.
+    /// The types by number, `-` for an unknown one.
     async fn announced(session: &Session, sql: &str) -> String {
         let raw = raw(sql);
         let types = session

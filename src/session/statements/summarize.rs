@@ -1,4 +1,4 @@
-//! SUMMARIZE: a table or query column by column, in one pass over its rows.
+//! SUMMARIZE: statistics of each column of a table or query, in one pass over its rows.
 
 use std::sync::Arc;
 
@@ -26,8 +26,8 @@ const NAMES: [&str; 12] = [
     "null_percentage",
 ];
 
-/// A row for each column of `input`: its name, type, extremes, number of different values, mean, deviation, quartiles, number of
-/// rows, and share of NULLs. What a type has not is NULL.
+/// One row for each column of `input`: its name, type, extremes, number of distinct values, mean, deviation, quartiles, number
+/// of rows, and share of NULLs. Statistics that a type does not have are NULL.
 ///
 /// # Errors
 ///
@@ -95,7 +95,7 @@ pub(crate) fn summary(
         ];
         summaries.push(values);
     }
-    // One row has all: a list for each column of the summary, which become rows side by side.
+    // One row holds everything: a list for each column of the summary, which UNNEST turns into rows.
     let list = |(place, name): (usize, &&str)| -> Result<Expr> {
         let values = summaries.iter().map(|values| values[place].clone());
         Ok(scalar(state, "make_array", values.collect())?.alias(*name))
@@ -109,7 +109,7 @@ pub(crate) fn summary(
         .build()
 }
 
-/// Of how many of all rows there is no value; none of no rows.
+/// The percentage of NULLs among all rows; NULL if there are no rows.
 fn null_percentage(count: Expr) -> Result<Expr> {
     let rows = cast(col("rows"), DataType::Float64);
     let share = lit(100.0) - lit(100.0) * count / rows;

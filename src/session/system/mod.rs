@@ -1,4 +1,4 @@
-//! The schema `system`: what the data directory knows of jobs, as tables. Each statement reads it anew.
+//! Schema `system`: the jobs in the data directory, as tables. Each statement reads the directory again.
 
 pub(crate) mod scan;
 
@@ -33,17 +33,17 @@ use crate::tables::bad_records::BadRecord;
 /// The schema's name.
 pub(crate) const SYSTEM: &str = "system";
 
-/// What tables of keyed state are called when it is about who may read them.
+/// The name of the tables of keyed state in access checks.
 const JOB_STATE: &str = "job_state";
 
-/// Jobs that are asked for at the same time.
+/// The number of jobs that are read concurrently.
 const READS_AT_ONCE: usize = 16;
 
 const TABLES: [&str; 5] = ["batches", "dead_letters", "jobs", "late_rows", "partitions"];
 
 /// The tables over a data directory.
 pub(super) struct SystemSchema {
-    /// Folder or URL; not made by looking at it.
+    /// Folder or URL; reading does not create it.
     data_dir: String,
     may_name: Option<MayName>,
 }
@@ -68,7 +68,7 @@ impl SystemSchema {
     }
 }
 
-/// The rows of a table, of these jobs and batches.
+/// The rows of a table, for these jobs and batches.
 pub(super) async fn rows_of(data_dir: &str, name: &str, wanted: &Wanted) -> Result<RecordBatch> {
     if !DataDir::exists(data_dir) {
         return empty_of(name);
@@ -77,7 +77,7 @@ pub(super) async fn rows_of(data_dir: &str, name: &str, wanted: &Wanted) -> Resu
     rows_in(&store, name, wanted).await
 }
 
-/// The same of the jobs of a store.
+/// The same for the jobs of a store.
 pub(super) async fn rows_in(store: &JobStore, name: &str, wanted: &Wanted) -> Result<RecordBatch> {
     let mut names = store.names().await?;
     if let Some(jobs) = &wanted.jobs {
@@ -90,7 +90,7 @@ pub(super) async fn rows_in(store: &JobStore, name: &str, wanted: &Wanted) -> Re
     let mut parts = Vec::new();
     for job in jobs {
         let (id, mut history) = job.found?;
-        // Of a history that is narrowed only the batches are looked at.
+        // For a restricted history only the selected batches are read.
         let all = std::mem::take(&mut history.batches).into_iter();
         let is_last_only = name == "partitions";
         let keeps = |of: &Committed| is_last_only || wanted.batches.contains(&of.batch);
@@ -145,7 +145,7 @@ impl SystemSchema {
     }
 }
 
-/// The hidden name of the table that `job_state` gives.
+/// The hidden name of the table behind `job_state`.
 pub(super) fn state_table(job: &str, batch: Option<u64>) -> String {
     match batch {
         Some(batch) => format!("job_state@{batch}@{job}"),
@@ -168,7 +168,7 @@ impl SystemSchema {
                 return Ok(None);
             }
             if let Some((job, batch)) = state_of(name) {
-                // Its columns are those of the job.
+                // Its columns depend on the job.
                 let rows = shown(&self.state(job, batch).await?)?;
                 let table = MemTable::try_new(rows.schema(), vec![vec![rows]])?;
                 return Ok(Some(Arc::new(table) as Arc<dyn TableProvider>));
@@ -240,7 +240,7 @@ pub async fn job_rows(store: &JobStore, jobs: Vec<FoundJob>) -> Result<RecordBat
     rows_of_jobs(&seen.buffered(READS_AT_ONCE).try_collect::<Vec<_>>().await?)
 }
 
-/// Of a job whose log cannot be read no history is known.
+/// A job whose log cannot be read has no history.
 fn rows_of_jobs(jobs: &[(String, Option<JobHistory>, SeenState)]) -> Result<RecordBatch> {
     let names = jobs.iter().map(|(name, ..)| name);
     let names: ArrayRef = Arc::new(StringArray::from_iter_values(names));
@@ -273,7 +273,7 @@ fn rows_of_jobs(jobs: &[(String, Option<JobHistory>, SeenState)]) -> Result<Reco
 }
 
 /// `job`, `batch`, `generation`, `rows_in`, `rows_out`, `dead_letters`, `late_rows`, `watermark`, `offsets`, `published`,
-/// `committed_at`, `milliseconds`: one row per batch of the job that counts.
+/// `committed_at`, `milliseconds`: one row per valid batch of the job.
 ///
 /// # Errors
 ///
@@ -326,7 +326,7 @@ pub fn batch_rows(job: &str, batches: &[(Committed, BatchVersion)]) -> Result<Re
     ])
 }
 
-/// The batches of a job that count, with what each left behind.
+/// The valid batches of a job, each with the version it wrote.
 ///
 /// # Errors
 ///
@@ -345,7 +345,7 @@ pub async fn versions(
         };
         match version {
             Ok(version) => versions.push((committed.clone(), version)),
-            // Its runner may have swept it since the log was read.
+            // The job's runner may have removed the batch since the log was read.
             Err(_) if store.history(id).await?.oldest() > committed.batch => {}
             Err(error) => return Err(error),
         }
@@ -353,7 +353,7 @@ pub async fn versions(
     Ok(versions)
 }
 
-/// What the batches before those have set aside.
+/// The older batches in the packs of the job, as far as the statement asks for them.
 async fn packed(
     store: &JobStore,
     id: JobId,
@@ -451,7 +451,7 @@ fn partition_rows(job: &str, last: Option<&BatchVersion>) -> Result<RecordBatch>
                         .map(|at| at.div_euclid(1_000)),
                 );
                 idle.push(own.map(|own| own.idle));
-                // Whose watermark is not past the job's lets the job go no further.
+                // A partition whose watermark is not ahead of the job's holds the job back.
                 holds_back.push(
                     own.map(|own| {
                         !own.idle && own.watermark <= time.and_then(|time| time.watermark)
@@ -516,7 +516,7 @@ fn same(text: &str, count: usize) -> ArrayRef {
     Arc::new(StringArray::from(vec![text; count]))
 }
 
-/// SQL's BIGINT has a sign.
+/// BIGINT is signed.
 fn signed(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }

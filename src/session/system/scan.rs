@@ -1,4 +1,5 @@
-//! A table of the schema `system` as a scan: what a statement asks for is read, when it asks for it, and no other job or batch.
+//! Scan of a table in the schema `system`: it reads, at execution, the jobs and batches that the statement asks for, and no
+//! others.
 
 use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
@@ -17,10 +18,10 @@ use futures::future::BoxFuture;
 
 use crate::session::system::{empty_of, rows_of};
 
-/// Which jobs and batches a statement asks for.
+/// The jobs and batches that a statement asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Wanted {
-    /// Names of jobs; all if none.
+    /// Names of jobs; `None`: all jobs.
     pub(crate) jobs: Option<BTreeSet<String>>,
     /// Numbers of batches.
     pub(crate) batches: RangeInclusive<u64>,
@@ -36,7 +37,7 @@ impl Default for Wanted {
 }
 
 impl Wanted {
-    /// What passes these filters, which hold together, is in it.
+    /// The jobs and batches that can pass all of these filters.
     fn by(filters: &[Expr]) -> Self {
         let mut wanted = Self::default();
         for filter in filters {
@@ -45,7 +46,7 @@ impl Wanted {
         wanted
     }
 
-    /// Whether a filter narrowed it.
+    /// Restricts the selection by a filter; returns whether the filter was used.
     fn narrow(&mut self, filter: &Expr) -> bool {
         match filter {
             Expr::BinaryExpr(both) if both.op == Operator::And => {
@@ -103,7 +104,7 @@ impl Wanted {
         else {
             return false;
         };
-        // NULL is no name: nothing passes.
+        // NULL is not a name: no job passes.
         let names: BTreeSet<String> = names.into_iter().flatten().map(str::to_owned).collect();
         self.jobs = Some(match self.jobs.take() {
             Some(jobs) => jobs.intersection(&names).cloned().collect(),
@@ -132,7 +133,7 @@ impl Wanted {
     }
 }
 
-/// Below casts that change no text and no number: those of string types, and of numbers to a wider one.
+/// The expression below casts that change no text and no number: those of string types, and of numbers to a wider one.
 fn plain(expr: &Expr) -> &Expr {
     match expr {
         Expr::Cast(cast) if matches!(cast.expr.as_ref(), Expr::Column(column) if column.name == "job") => {
@@ -174,7 +175,7 @@ impl TableProvider for SystemTable {
         &self,
         filters: &[&Expr],
     ) -> DataFusionResult<Vec<TableProviderFilterPushDown>> {
-        // Whole jobs and batches are left out: the filter stays above.
+        // The scan leaves out whole jobs and batches only: the filter also stays above it.
         let narrows = |filter: &&Expr| match Wanted::default().narrow(filter) {
             true => TableProviderFilterPushDown::Inexact,
             false => TableProviderFilterPushDown::Unsupported,
@@ -250,7 +251,7 @@ mod tests {
         }
     }
 
-    /// A job with so many batches.
+    /// A job with this many batches.
     async fn job(store: &JobStore, name: &str, batches: u64) -> JobId {
         let created = Entry::Created {
             name: name.to_owned(),
@@ -277,7 +278,8 @@ mod tests {
         id
     }
 
-    /// Jobs and batches that nobody asks for are not read, and what a job is doing is told without its batches.
+    /// The scan does not read jobs and batches that the statement does not ask for, and reads the state of a job without its
+    /// batches.
     #[tokio::test]
     async fn what_is_not_asked_for_is_not_read() {
         const JOBS: usize = 30;
@@ -301,7 +303,7 @@ mod tests {
             JOBS
         );
         assert_eq!(versions(&reads.take()), Vec::<String>::new());
-        // Where each job is, says its last batch.
+        // The last batch of each job tells the partitions of the job.
         rows_in(&store, "partitions", &all).await.unwrap();
         let last = format!("{BATCHES:010}-v.json");
         let read = versions(&reads.take());

@@ -1,4 +1,5 @@
-//! `array_sum` and `array_product` of exact numbers: the library's make all numbers DOUBLE, in which 9007199254740993 is another one.
+//! `array_sum` and `array_product` of exact numbers: the library's functions convert all numbers to DOUBLE, which changes
+//! 9007199254740993.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -18,10 +19,10 @@ use crate::operands::element_of;
 
 use super::overflow::out_of_range;
 
-/// By how many digits the result of `array_sum` is wider than its elements; the aggregate `sum` adds as many.
+/// Digits that the result of `array_sum` has in addition to those of its elements, as for the aggregate `sum`.
 const MORE_DIGITS: u8 = 10;
 
-/// The functions. A product of decimals is that of DOUBLE.
+/// The functions. The product of decimals is computed as DOUBLE.
 pub(crate) fn array_functions() -> [ScalarUDF; 2] {
     let of = |inner, is_sum| ScalarUDF::from(OfElements { inner, is_sum });
     [of(array_sum_udf(), true), of(array_product_udf(), false)]
@@ -34,7 +35,7 @@ struct OfElements {
 }
 
 impl OfElements {
-    /// The type of exact elements as they are computed with, and of the result; `None`: they become DOUBLE.
+    /// The type for computing with exact elements, and that of the result; `None`: they are converted to DOUBLE.
     fn exact(&self, list: &DataType) -> Option<(DataType, DataType)> {
         let of_decimals = |precision: u8, scale: i8| {
             let digits = (precision + MORE_DIGITS).min(38);
@@ -57,7 +58,7 @@ impl OfElements {
         }
     }
 
-    /// What the elements of one array come to, without those that are NULL; NULL if there are no others.
+    /// The result for the elements of one array, without NULLs; NULL if there are no other elements.
     fn folded(
         &self,
         numbers: impl Iterator<Item = i128>,
@@ -69,7 +70,7 @@ impl OfElements {
             all = Some(match all {
                 None => number,
                 Some(before) if self.is_sum => before.checked_add(number).ok_or_else(no_room)?,
-                // Nothing more becomes of it.
+                // A product stays 0.
                 Some(0) => 0,
                 Some(_) if number == 0 => 0,
                 Some(before) => before.checked_mul(number).ok_or_else(no_room)?,
@@ -177,7 +178,7 @@ impl ScalarUDFImpl for OfElements {
                 Arc::new(values.with_precision_and_scale(precision, scale)?)
             }
             _ => {
-                // All of them have room.
+                // All values fit.
                 let values = values
                     .into_iter()
                     .map(|value| value.map(|value| value as i64));

@@ -1,5 +1,5 @@
-//! AVG of integers by their exact sum, AVG of decimals that is rounded, and AVG of intervals between times that refuses a sum out
-//! of range. Of DOUBLE it is DataFusion's, but for window frames.
+//! AVG of integers from their exact sum, AVG of decimals with rounding, and AVG of intervals between times that refuses a sum
+//! out of range. AVG of DOUBLE is DataFusion's, except for window frames.
 
 use std::sync::Arc;
 
@@ -32,19 +32,19 @@ pub(crate) fn avg() -> AggregateUDF {
     })
 }
 
-/// DataFusion's AVG in all but the sums of integers and intervals, the last digit of decimals, and window frames of DOUBLE.
+/// DataFusion's AVG, with accumulators of its own for integers, intervals, decimals, and window frames of DOUBLE.
 #[derive(Debug, PartialEq, Eq, Hash)]
 pub(super) struct CheckedAverage {
     inner: Avg,
     signature: Signature,
 }
 
-/// Whether integers are averaged: they are not made DOUBLE before they are summed.
+/// Whether it averages integers: they are not converted to DOUBLE before they are summed.
 fn is_of_integers(arguments: &[FieldRef]) -> bool {
     matches!(arguments, [of] if of.data_type().is_integer())
 }
 
-/// Averages of decimals, which are rounded.
+/// Wraps DataFusion's sums of decimals, so that their average is rounded.
 fn rounded(sums: Box<dyn Accumulator>, rounding: Option<Rounding>) -> Box<dyn Accumulator> {
     match rounding {
         Some(rounding) => Box::new(AverageDecimals::new(sums, rounding)),
@@ -69,7 +69,7 @@ impl AggregateUDFImpl for CheckedAverage {
         &self.signature
     }
 
-    /// A column of nothing but NULLs has no type, also where a UNION is yet to give it one.
+    /// A column of NULLs only has no type, also before a UNION gives it one.
     fn coerce_types(&self, types: &[DataType]) -> Result<Vec<DataType>> {
         match types {
             [of] if of.is_integer() => Ok(types.to_vec()),

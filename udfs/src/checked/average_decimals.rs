@@ -1,5 +1,5 @@
-//! AVG of decimals: DataFusion's sums, which have room, divided once. The last digit is rounded as that of a quotient is, where
-//! DataFusion's is cut.
+//! AVG of decimals: DataFusion's sums, which have enough digits, divided once. The last digit is rounded like that of a
+//! quotient, where DataFusion truncates.
 
 use std::sync::Arc;
 
@@ -16,19 +16,19 @@ use datafusion::logical_expr::{Accumulator, EmitTo, GroupsAccumulator};
 use super::division::{rounded, rounded_wide};
 use super::overflow::out_of_range;
 
-/// How sums become averages.
+/// How an average is computed from a sum and a count.
 #[derive(Debug, Clone)]
 pub(super) struct Rounding {
-    /// For messages.
+    /// The function's name, for messages.
     name: String,
     precision: u8,
     scale: i8,
-    /// What gives a sum as many digits behind the point as its average has.
+    /// The factor that gives a sum as many digits after the point as its average has.
     factor: i128,
 }
 
 impl Rounding {
-    /// `None` if it is not decimals that are averaged.
+    /// `None` if the arguments are not decimals.
     pub(super) fn new(args: &AccumulatorArgs) -> Option<Self> {
         let [of] = args.expr_fields else {
             return None;
@@ -86,7 +86,7 @@ pub(super) struct AverageDecimals {
 }
 
 impl AverageDecimals {
-    /// `sums` by DataFusion, of decimals or of distinct decimals.
+    /// `sums` is DataFusion's accumulator for decimals or distinct decimals.
     pub(super) fn new(sums: Box<dyn Accumulator>, rounding: Rounding) -> Self {
         Self { sums, rounding }
     }
@@ -128,7 +128,7 @@ impl Accumulator for AverageDecimals {
                 let distinct = distinct.as_primitive::<Decimal128Type>();
                 let mut sum = i256::ZERO;
                 for value in distinct.iter().flatten() {
-                    // 2^64 values have room.
+                    // The sum of 2^64 values fits.
                     sum = sum.wrapping_add(i256::from_i128(value));
                 }
                 (sum, (distinct.len() - distinct.null_count()) as u64)
@@ -151,7 +151,7 @@ pub(super) struct AverageDecimalGroups {
 }
 
 impl AverageDecimalGroups {
-    /// `sums` by DataFusion.
+    /// `sums` is DataFusion's accumulator.
     pub(super) fn new(sums: Box<dyn GroupsAccumulator>, rounding: Rounding) -> Self {
         Self { sums, rounding }
     }

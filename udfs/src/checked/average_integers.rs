@@ -1,4 +1,4 @@
-//! Averages of integers: their sum is exact, whatever the order of rows, and divided once.
+//! AVG of integers: their sum is exact, in any order of rows, and divided once.
 
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use datafusion_functions_aggregate_common::aggregate::sum_distinct::DistinctSumA
 use super::distinct::OfDistinct;
 use super::wide::{WIDE, sum_of_integers};
 
-/// The type in which integers of a type are kept apart.
+/// The type in which distinct integers of a type are stored.
 pub(super) fn kept_as(of: &DataType) -> DataType {
     match of {
         DataType::UInt64 => DataType::UInt64,
@@ -33,7 +33,7 @@ fn valid(values: &ArrayRef) -> u64 {
     (values.len() - values.null_count()) as u64
 }
 
-/// The DOUBLE nearest to the average, or the one beside it.
+/// The DOUBLE nearest to the average, or one next to it.
 fn average(sum: i128, rows: u64) -> Option<f64> {
     // All integers up to it are exact as DOUBLE.
     const EXACT: u128 = 1 << f64::MANTISSA_DIGITS;
@@ -47,7 +47,7 @@ fn average(sum: i128, rows: u64) -> Option<f64> {
     Some(whole as f64 + rest as f64 / rows as f64)
 }
 
-/// The average of rows that come and, in a window frame, go.
+/// The average of rows that enter and, in a window frame, leave.
 #[derive(Debug, Default, Clone)]
 pub(super) struct AverageRows {
     sum: i128,
@@ -95,7 +95,7 @@ impl Accumulator for AverageRows {
     }
 }
 
-/// The average of distinct values, which are kept in this type.
+/// The average of distinct values, which are stored in this type.
 pub(super) fn average_of_distinct<T: ArrowPrimitiveType + Debug>() -> Box<dyn Accumulator> {
     let values = DistinctSumAccumulator::<T>::new(&T::DATA_TYPE);
     Box::new(OfDistinct::new(Box::new(values), AverageRows::default()).kept_by(kept))
@@ -224,7 +224,7 @@ mod tests {
             (7, 2, Some(3.5)),
             (-7, 2, Some(-3.5)),
             (most + 1, 2, Some(4_611_686_018_427_387_904.0)),
-            // The sum is no DOUBLE.
+            // The sum is not representable as DOUBLE.
             ((1 << 53) + 1, 3, Some(3_002_399_751_580_331.0)),
             (-(1 << 53) - 1, 3, Some(-3_002_399_751_580_331.0)),
             (most * 3, 3, Some(9_223_372_036_854_775_807.0)),

@@ -1,14 +1,14 @@
-//! CAST and TRY_CAST of numbers to types with fewer digits behind the point, or none: the value is rounded. And casts of numbers and
+//! CAST and TRY_CAST of numbers to types with fewer digits after the point, or none, with rounding; and casts of numbers and
 //! times that may fail, or change the value.
 //!
-//! Arrow cuts whole numbers out of others: 2.7 would become 2. Here a decimal is rounded half away from zero, as Arrow does it where
-//! it becomes a decimal with fewer digits, and a DOUBLE or REAL half to even, as in PostgreSQL and DuckDB.
+//! Arrow truncates numbers to integers: 2.7 would become 2. Here a decimal is rounded half away from zero, as Arrow does it in
+//! a cast to a decimal with fewer digits, and a DOUBLE or REAL half to even, as in PostgreSQL and DuckDB.
 //!
-//! DataFusion takes such a cast for one that can be undone: it makes `x = 3` of `CAST(x AS INT) = 3`, and `x > 5` of
-//! `TRY_CAST(x AS INT) > 5`, where an `x` without a place in INT gives NULL. In a function it does not. So casts of numbers to types
-//! without room for all of them are functions too: `CAST(x AS INT) > 5` over a BIGINT would else keep what has no place in INT,
-//! without the error that the cast gives. The same goes for times: `CAST(ts AS INT)`, `CAST(n AS DATE)` of a BIGINT, and casts to a
-//! finer unit, where the engine would cut off what a literal has behind the coarser one. Casts to types with room stay the engine's
+//! DataFusion assumes that it can undo such a cast: it rewrites `CAST(x AS INT) = 3` to `x = 3`, and `TRY_CAST(x AS INT) > 5`
+//! to `x > 5`, although an `x` that does not fit INT gives NULL. It does not undo a function. So casts of numbers to types that
+//! cannot hold all of them are functions too: otherwise `CAST(x AS INT) > 5` over a BIGINT would keep rows that do not fit INT,
+//! without the cast's error. The same goes for times: `CAST(ts AS INT)`, `CAST(n AS DATE)` of a BIGINT, and casts to a finer
+//! unit, where the engine would truncate a literal to the coarser unit. Casts to types that hold all values stay the engine's
 //! own, which prunes files by them.
 
 use std::sync::Arc;
@@ -39,13 +39,13 @@ use super::rewrite::plain;
 pub(super) struct RoundedCast {
     name: String,
     to: DataType,
-    /// What has no place in the type is NULL.
+    /// Whether a value that does not fit the type becomes NULL.
     is_tried: bool,
     signature: Signature,
 }
 
 impl RoundedCast {
-    /// The cast from one type to another, if the engine's own would do otherwise.
+    /// The cast from one type to another, if the engine's own cast would give another result.
     pub(super) fn over(from: &DataType, to: &DataType, is_tried: bool) -> Option<Self> {
         let verb = if is_tried { "try_cast" } else { "cast" };
         let differs =
@@ -58,12 +58,12 @@ impl RoundedCast {
         })
     }
 
-    /// The type of its results.
+    /// The target type.
     pub(super) fn target(&self) -> &DataType {
         &self.to
     }
 
-    /// The cast of a value.
+    /// The call of the cast for a value.
     pub(super) fn call(self, value: Expr) -> Expr {
         let function = Arc::new(ScalarUDF::from(self));
         Expr::ScalarFunction(ScalarFunction::new_udf(function, vec![value]))
@@ -78,7 +78,7 @@ impl RoundedCast {
         }
     }
 
-    /// The first value without a place in the type, for the message.
+    /// The first value that does not fit the type, for the message.
     fn culprit(&self, values: &ArrayRef) -> Option<String> {
         let options = CastOptions {
             safe: true,
@@ -90,12 +90,12 @@ impl RoundedCast {
         let row = (0..values.len()).find(|row| values.is_valid(*row) && tried.is_null(*row))?;
         let options = FormatOptions::default();
         let formatter = ArrayFormatter::try_new(values, &options).ok()?;
-        // Of a time beyond those of the calendar there is no text.
+        // A time beyond the calendar's range has no text.
         formatter.value(row).try_to_string().ok()
     }
 }
 
-/// Whether a cast to this type may be one that rounds or fails.
+/// Whether a cast to this type may round or fail.
 pub(super) fn may_differ(to: &DataType) -> bool {
     to.is_integer()
         || to.is_decimal()
@@ -112,7 +112,7 @@ pub(super) fn may_differ(to: &DataType) -> bool {
         )
 }
 
-/// Whether digits behind the point may be lost; of a cast that is tried, whether anything may.
+/// Whether digits after the point may be lost; for TRY_CAST, whether the value may change in any way.
 fn loses(from: &DataType, to: &DataType, is_tried: bool) -> bool {
     if let (Some(from), Some(to)) = (element_of(from), element_of(to)) {
         return loses(from.data_type(), to.data_type(), is_tried);
@@ -126,7 +126,7 @@ fn loses(from: &DataType, to: &DataType, is_tried: bool) -> bool {
         (DataType::Map(from, _), DataType::Map(to, _)) => {
             loses(from.data_type(), to.data_type(), is_tried)
         }
-        // A time is a whole number of its unit: the engine cuts off what a decimal has behind the point.
+        // A time is a whole number of its unit: the engine truncates the digits of a decimal after the point.
         (from, DataType::Timestamp(..)) => scale(from) > 0,
         (from, to) if !from.is_numeric() || !(to.is_integer() || to.is_decimal()) => false,
         _ if is_tried => from != to,
@@ -135,7 +135,7 @@ fn loses(from: &DataType, to: &DataType, is_tried: bool) -> bool {
     }
 }
 
-/// Whether a number of one type may have no place in the other; a time counts as the number of its units.
+/// Whether a number of one type may not fit the other; a time counts as the number of its units.
 fn lacks_room(from: &DataType, to: &DataType) -> bool {
     if from.is_temporal() && to.is_temporal() {
         return false;
@@ -144,7 +144,7 @@ fn lacks_room(from: &DataType, to: &DataType) -> bool {
     match (bounds(from), bounds(to)) {
         (Some(from), Some(to)) => from.0 < to.0 || from.1 > to.1,
         (Some((_, most)), None) => digits_before(to).is_some_and(|room| digits(most) > room),
-        // Not all numbers with as many digits as the largest are below it.
+        // Some numbers with as many digits as the bound are above it.
         (None, Some((least, most))) => {
             digits_before(from).is_some_and(|of| least == 0 || of >= digits(most))
         }
@@ -155,7 +155,8 @@ fn lacks_room(from: &DataType, to: &DataType) -> bool {
     }
 }
 
-/// Whether a time may have no place in the other type, or be another instant there: in a finer unit, or in a zone where it was in none.
+/// Whether a time may not fit the other type, or become another instant: in a finer unit, or in a zone in which it does not
+/// exist.
 fn is_another_time(from: &DataType, to: &DataType) -> bool {
     let (DataType::Timestamp(from, of), DataType::Timestamp(to, zone)) = (from, to) else {
         return false;
@@ -187,7 +188,7 @@ fn bounds(of: &DataType) -> Option<(i128, i128)> {
     })
 }
 
-/// The digits that a decimal has before the point.
+/// The digits of a decimal before the point.
 fn digits_before(of: &DataType) -> Option<i64> {
     match of {
         DataType::Decimal32(digits, scale)
@@ -198,13 +199,13 @@ fn digits_before(of: &DataType) -> Option<i64> {
     }
 }
 
-/// What a field of a struct becomes: the one of its name, else the one of its place.
+/// The target field for a field of a struct: the one with its name, or else the one at its position.
 fn wanted<'a>(field: &Field, at: usize, of: &'a Fields) -> Option<&'a FieldRef> {
     let named = of.iter().find(|one| one.name() == field.name());
     named.or_else(|| of.get(at))
 }
 
-/// The digits behind the point.
+/// The digits after the point.
 fn scale(of: &DataType) -> i8 {
     match of {
         DataType::Decimal32(_, scale)
@@ -215,7 +216,7 @@ fn scale(of: &DataType) -> i8 {
     }
 }
 
-/// The decimal without digits behind the point that has room for those of this type, rounded.
+/// The decimal type without digits after the point that holds the rounded values of this type.
 fn whole(of: &DataType) -> Option<DataType> {
     let digits = |digits: u8, scale: i8| {
         let before = i16::from(digits) - i16::from(scale) + 1;
@@ -238,7 +239,7 @@ fn whole(of: &DataType) -> Option<DataType> {
     }
 }
 
-/// The values without digits behind the point where they become whole numbers.
+/// The values rounded to whole numbers, if the target type has no digits after the point.
 fn rounded(values: &ArrayRef, to: &DataType) -> Result<ArrayRef> {
     Ok(match (values.data_type(), to) {
         (DataType::Float16, to) if to.is_integer() => {
@@ -326,7 +327,7 @@ impl ScalarUDFImpl for RoundedCast {
         &self.name
     }
 
-    /// Casts are no part of the engine's names.
+    /// The engine's names omit casts.
     fn schema_name(&self, args: &[Expr]) -> Result<String> {
         let [of] = args else {
             return internal_err!("{} takes one value", self.name);
@@ -427,7 +428,7 @@ mod tests {
         let whole = run(values, &DataType::Int32, false).unwrap();
         let expected = Int32Array::from(vec![3, -3, 2, -2, 3, 0, 1_000]);
         assert_eq!(whole.as_ref(), &expected as &dyn Array);
-        // All digits are behind the point.
+        // All digits are after the point.
         let most = 10_i128.pow(38) - 1;
         let whole = run(decimals(&[most, -most], 38, 38), &DataType::Int32, false).unwrap();
         let expected = Int32Array::from(vec![1, -1]);
@@ -490,7 +491,7 @@ mod tests {
             (decimal(18, 0), timestamp(TimeUnit::Second, None)),
             (DataType::Date32, DataType::Int32),
             (DataType::Int32, DataType::Date32),
-            // These are not undone, and files are pruned by them.
+            // These casts are not undone, and the engine prunes files by them.
             (timestamp(TimeUnit::Microsecond, None), DataType::Date32),
             (DataType::Date32, timestamp(TimeUnit::Microsecond, None)),
             (

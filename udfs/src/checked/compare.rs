@@ -1,7 +1,7 @@
-//! Comparisons of decimals that no decimal with 38 digits holds both of.
+//! Comparisons of decimals for which no decimal of 38 digits can hold both sides.
 //!
-//! DataFusion makes both sides of one type, with the most digits before and behind the point that either has. Where those are
-//! more than 38, it leaves out some before the point, and values that have them fail: `d > 0.00001` where `d` is a DECIMAL(38, 4).
+//! DataFusion casts both sides to one type, with the most digits before and after the point that either has. If those are more
+//! than 38, it drops some before the point, and values that have them fail: `d > 0.00001` where `d` is a DECIMAL(38, 4).
 //! [`RoomToCompare`] is an analyzer rule that compares such values with up to 76 digits.
 
 use std::sync::Arc;
@@ -18,10 +18,10 @@ use crate::operands::{any_expr, cast_rows, inputs, of_one_type};
 
 use super::decimals::digits;
 
-/// The most digits of what is compared.
+/// The most digits of compared values.
 const MOST_DIGITS: u8 = 76;
 
-/// Casts decimals that are compared to a type with room for both, before their types are made equal.
+/// Casts compared decimals to a type that can hold both, before the engine makes their types equal.
 #[derive(Debug)]
 pub struct RoomToCompare;
 
@@ -67,11 +67,11 @@ impl AnalyzerRule for RoomToCompare {
     }
 }
 
-/// The same in one expression over these columns.
+/// The same for one expression over these columns.
 ///
 /// # Errors
 ///
-/// The expression has no type.
+/// The type of the expression cannot be derived.
 pub(crate) fn with_room_to_compare(expr: Expr, schema: &DFSchema) -> Result<Expr> {
     Ok(expr.transform_up(|expr| with_room(expr, schema))?.data)
 }
@@ -101,7 +101,7 @@ fn with_room(mut expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
     Ok(Transformed::new_transformed(expr, is_changed))
 }
 
-/// `x IN (SELECT …)`: the rows of the query and the value get the type; whether they need one.
+/// For `x IN (SELECT …)`: casts the rows of the query and the value, if needed; returns whether it did.
 fn in_rows(expr: &mut Expr, subquery: &mut Subquery, schema: &DFSchema) -> Result<bool> {
     let rows = Arc::clone(&subquery.subquery);
     let [field] = rows.schema().fields().as_ref() else {
@@ -118,7 +118,7 @@ fn in_rows(expr: &mut Expr, subquery: &mut Subquery, schema: &DFSchema) -> Resul
     })
 }
 
-/// Gives values that are compared a type with room for all of them, if they need one; whether they do.
+/// Casts compared values to a type that can hold all of them, if needed; returns whether it did.
 fn equal(all: Vec<&mut Expr>, schema: &dyn ExprSchema) -> Result<bool> {
     let types = all.iter().map(|expr| expr.get_type(schema));
     let types = types.collect::<Result<Vec<DataType>>>()?;
@@ -131,7 +131,7 @@ fn equal(all: Vec<&mut Expr>, schema: &dyn ExprSchema) -> Result<bool> {
     Ok(true)
 }
 
-/// The type with room for decimals and integers that no DECIMAL has.
+/// The type that holds decimals and integers for which no DECIMAL of 38 digits suffices.
 pub(crate) fn wide(types: &[DataType]) -> Option<DataType> {
     if !types
         .iter()

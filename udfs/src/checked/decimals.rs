@@ -1,7 +1,7 @@
-//! Products and quotients of decimals: what types they have.
+//! Result types of products and quotients of decimals.
 //!
-//! They are planned as calls whose type goes by those of their operands whenever it is asked for: rules behind the planner may
-//! still change an operand, to another decimal or to DOUBLE.
+//! They are planned as calls whose type is derived from those of their operands at each request: rules after the planner may
+//! still change an operand to another decimal or to DOUBLE.
 
 use arrow::datatypes::DataType;
 use datafusion::common::{DFSchema, Result};
@@ -15,19 +15,19 @@ use super::rewrite::type_of;
 /// The most digits of a decimal.
 const MOST_DIGITS: i32 = 38;
 
-/// Digits behind the point that a quotient has if there is room for them, as in PostgreSQL, and that a product keeps.
+/// Digits after the point that a quotient has if they fit, as in PostgreSQL, and that a product keeps.
 const DIGITS_BEHIND_THE_POINT: i32 = 16;
 
-/// Digits before the point that have room where types allow for more than values need: those of a BIGINT, and some.
+/// Digits before the point that suffice where types allow for more than values need: those of a BIGINT, and some more.
 const DIGITS_BEFORE_THE_POINT: i32 = MOST_DIGITS - DIGITS_BEHIND_THE_POINT;
 
-/// Digits behind the point that a quotient has more than its dividend, if that has not [`ENOUGH_DIGITS`].
+/// Digits after the point that a quotient has in addition to those of its dividend, if that has fewer than [`ENOUGH_DIGITS`].
 const MORE_THAN_THE_DIVIDEND: i32 = 4;
 
-/// Digits behind the point that a quotient has in any case.
+/// Digits after the point that every quotient has.
 const LEAST_OF_A_QUOTIENT: i32 = 6;
 
-/// Digits behind the point from which on a quotient has no more than its dividend, unless there is room.
+/// From this many digits after the point on, a quotient gets no more than its dividend has, unless they fit.
 const ENOUGH_DIGITS: i32 = 20;
 
 /// Plans `*` and `/` where one side is a decimal and the other a decimal or an integer.
@@ -45,7 +45,7 @@ impl ExprPlanner for DecimalOperators {
             BinaryOperator::Divide => Operator::Divide,
             _ => return Ok(PlannerResult::Original(expr)),
         };
-        // What has no type yet, such as a parameter, is left to the others.
+        // An operand without a type yet, such as a parameter, is left to the other planners.
         let (Ok(left), Ok(right)) = (type_of(&expr.left, schema), type_of(&expr.right, schema))
         else {
             return Ok(PlannerResult::Original(expr));
@@ -58,7 +58,7 @@ impl ExprPlanner for DecimalOperators {
     }
 }
 
-/// Precision and scale of two decimals that are multiplied or divided, if they are: one of them may be an integer.
+/// Precision and scale of two decimals that are multiplied or divided, one of which may be an integer; `None` for other types.
 pub(super) fn operands(op: Operator, left: &DataType, right: &DataType) -> Option<[(u8, i8); 2]> {
     let is_decimal = |of: &DataType| matches!(of, DataType::Decimal128(..));
     if !matches!(op, Operator::Multiply | Operator::Divide)
@@ -69,7 +69,7 @@ pub(super) fn operands(op: Operator, left: &DataType, right: &DataType) -> Optio
     Some([digits(left)?, digits(right)?])
 }
 
-/// Precision and scale of a decimal, or of the one that an integer becomes.
+/// Precision and scale of a decimal, or of the decimal for an integer.
 pub(super) fn digits(of: &DataType) -> Option<(u8, i8)> {
     match of {
         DataType::Decimal128(precision, scale) => Some((*precision, *scale)),
@@ -89,8 +89,8 @@ pub(super) fn result(op: Operator, [left, right]: [(u8, i8); 2]) -> DataType {
     }
 }
 
-/// Exact if all digits that there may be have room; else without the last digits behind the point, but no fewer of them than
-/// either factor has.
+/// Exact if all possible digits fit; otherwise without the last digits after the point, but with at least as many as each
+/// factor has.
 fn product((p1, s1): (u8, i8), (p2, s2): (u8, i8)) -> DataType {
     let (s1, s2) = (i32::from(s1), i32::from(s2));
     let exact = s1 + s2;
@@ -103,7 +103,7 @@ fn product((p1, s1): (u8, i8), (p2, s2): (u8, i8)) -> DataType {
 fn quotient((p1, s1): (u8, i8), (_, s2): (u8, i8)) -> DataType {
     let (s1, s2) = (i32::from(s1), i32::from(s2));
     let of_dividend = i32::from(p1) - s1;
-    // A divisor that may be very small makes quotients that may be very large: few are.
+    // A very small divisor gives a very large quotient: few divisors are so small.
     let before = (of_dividend + s2).min(DIGITS_BEFORE_THE_POINT);
     let before = before.max(of_dividend).max(1);
     let more = (s1 + MORE_THAN_THE_DIVIDEND).max(LEAST_OF_A_QUOTIENT);
@@ -137,15 +137,15 @@ mod tests {
         let product = |left, right| of(product(left, right));
         assert_eq!(product((3, 2), BIGINT), (24, 2));
         assert_eq!(product((18, 9), (19, 10)), (38, 19));
-        // More digits than there are, but few of them behind the point.
+        // More digits than 38, but few of them after the point.
         assert_eq!(product((33, 2), BIGINT), (38, 2));
         assert_eq!(product((38, 18), BIGINT), (38, 18));
         assert_eq!(product((12, 2), (24, 14)), (37, 16));
-        // Of 32 digits behind the point the first 16 stay.
+        // Of 32 digits after the point the first 16 remain.
         assert_eq!(product((37, 16), (37, 16)), (38, 16));
         assert_eq!(product((38, 10), (38, 10)), (38, 16));
         assert_eq!(product((38, 16), (38, 10)), (38, 16));
-        // As many as values need, if there are few before the point; no fewer than a factor has.
+        // As many as values need, if there are few before the point; at least as many as a factor has.
         assert_eq!(product((20, 19), (20, 19)), (38, 35));
         assert_eq!(product((38, 36), (38, 36)), (38, 36));
         assert_eq!(product((38, 20), (38, 1)), (38, 20));
@@ -158,11 +158,11 @@ mod tests {
         assert_eq!(quotient(INT, (4, 1)), (27, 16));
         assert_eq!(quotient((38, 10), BIGINT), (38, 14));
         assert_eq!(quotient((38, 0), BIGINT), (38, 6));
-        // As many if it is the divisor that has many.
+        // Likewise if the divisor has many.
         assert_eq!(quotient(BIGINT, (38, 20)), (38, 16));
         assert_eq!(quotient(BIGINT, (38, 10)), (38, 16));
         assert_eq!(quotient(BIGINT, (38, 38)), (38, 16));
-        // What a quotient by one needs has room before the point.
+        // A quotient by one needs enough digits before the point.
         assert_eq!(quotient((38, 36), BIGINT), (38, 36));
         assert_eq!(quotient((32, 30), BIGINT), (36, 34));
     }

@@ -1,4 +1,4 @@
-//! Aggregates of distinct values: DataFusion keeps the values apart, and an accumulator of rows is given each of them once.
+//! Aggregates of distinct values: DataFusion removes the duplicates, and an accumulator gets each value once.
 
 use std::sync::Arc;
 
@@ -6,18 +6,19 @@ use arrow::array::ArrayRef;
 use datafusion::common::{Result, ScalarValue, internal_err};
 use datafusion::logical_expr::Accumulator;
 
-/// What `rows` makes of the distinct ones of all values.
+/// Applies the accumulator `rows` to the distinct values of all rows.
 #[derive(Debug)]
 pub(super) struct OfDistinct<A> {
     values: Box<dyn Accumulator>,
-    /// Of no row.
+    /// The accumulator before its first row.
     rows: A,
-    /// Gives values in the type in which they are kept.
+    /// Converts values to the type in which they are stored.
     kept: fn(&ArrayRef) -> Result<ArrayRef>,
 }
 
 impl<A: Accumulator + Clone> OfDistinct<A> {
-    /// `values` is DataFusion's accumulator of distinct values, whose state is a list of them; `rows` has seen none yet.
+    /// `values` is DataFusion's accumulator of distinct values, whose state is a list of them; `rows` has received no value
+    /// yet.
     pub(super) fn new(values: Box<dyn Accumulator>, rows: A) -> Self {
         Self {
             values,
@@ -26,7 +27,7 @@ impl<A: Accumulator + Clone> OfDistinct<A> {
         }
     }
 
-    /// The same, of values that are kept in another type than theirs.
+    /// The same, with values stored in another type.
     pub(super) fn kept_by(self, kept: fn(&ArrayRef) -> Result<ArrayRef>) -> Self {
         Self { kept, ..self }
     }

@@ -1,4 +1,4 @@
-//! Quotients and products of decimals with as many digits behind the point as are wanted, the last of which is rounded.
+//! Quotients and products of decimals with the requested number of digits after the point, the last of which is rounded.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use arrow::compute::try_binary;
 use arrow::datatypes::{ArrowNativeTypeOp, Decimal128Type, i256};
 use arrow::error::ArrowError;
 
-/// Divides decimals; the quotient has `scale` digits behind the point, the last of which is rounded half away from zero.
+/// Divides decimals; the quotient has `scale` digits after the point, the last of which is rounded half away from zero.
 ///
 /// # Errors
 ///
@@ -19,7 +19,7 @@ pub(super) fn divide_decimals(
     precision: u8,
     scale: i8,
 ) -> Result<ArrayRef, ArrowError> {
-    // The dividend is shifted so that the quotient of the two integers is that of the decimals, with the digits wanted.
+    // The dividend is shifted so that the quotient of the two integers is that of the decimals, with the requested digits.
     let shift = i32::from(scale) - scale_of(left) + scale_of(right);
     let shift = u32::try_from(shift).map_err(|_| {
         ArrowError::InvalidArgumentError(format!("a quotient with {scale} digits is too coarse"))
@@ -41,8 +41,8 @@ pub(super) fn divide_decimals(
     Ok(Arc::new(values.with_precision_and_scale(precision, scale)?))
 }
 
-/// Multiplies decimals; the product has `scale` digits behind the point. It is exact if that is as many as both factors have,
-/// and rounded half away from zero if it is fewer.
+/// Multiplies decimals; the product has `scale` digits after the point. It is exact if both factors together have as many, and
+/// rounded half away from zero if they have more.
 ///
 /// # Errors
 ///
@@ -79,7 +79,7 @@ fn scale_of(values: &dyn Datum) -> i32 {
     i32::from(values.get().0.as_primitive::<Decimal128Type>().scale())
 }
 
-/// What `one` makes of each row of decimals.
+/// Applies `one` to each row of decimals.
 fn by_rows(
     left: &dyn Datum,
     right: &dyn Datum,
@@ -107,7 +107,8 @@ fn by_rows(
 
 /// The quotient, rounded half away from zero.
 pub(super) fn rounded(dividend: i128, divisor: i128) -> i128 {
-    // The least number by -1 is the only quotient out of range, and it has more than 38 digits: left to the check of digits.
+    // Only the least number divided by -1 is out of range. That quotient has more than 38 digits: the check of digits refuses
+    // it.
     let quotient = dividend.wrapping_div(divisor);
     let rest = dividend.wrapping_rem(divisor).unsigned_abs();
     let is_half = rest != 0 && rest >= divisor.unsigned_abs() - rest;
@@ -118,7 +119,7 @@ pub(super) fn rounded(dividend: i128, divisor: i128) -> i128 {
     }
 }
 
-/// The same of larger numbers.
+/// The same for larger numbers.
 pub(super) fn rounded_wide(dividend: i256, divisor: i256) -> Result<i128, ArrowError> {
     let quotient = dividend.div_checked(divisor)?;
     let rest = dividend.mod_checked(divisor)?;
@@ -185,7 +186,7 @@ mod tests {
             divided((1, 20, 0), (20, 2, 1)).unwrap(),
             "0.5000000000000000"
         );
-        // The dividend has no place in 128 bits once it is shifted.
+        // The shifted dividend does not fit 128 bits.
         let nines = 10_i128.pow(34) - 1;
         assert_eq!(
             divided((nines, 38, 10), (7_000, 4, 3)).unwrap(),
@@ -223,7 +224,7 @@ mod tests {
             multiplied((10_i128.pow(8), 37, 16), (half - 1, 37, 16)).unwrap(),
             "0.0000000000000000"
         );
-        // The product has no place in 128 bits before it is rounded.
+        // The product does not fit 128 bits before it is rounded.
         let third = 33_333_333_333_333_333_333_333_333;
         assert_eq!(
             multiplied((third, 37, 16), (20_000_000_000_000_001, 37, 16)).unwrap(),

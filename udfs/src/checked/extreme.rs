@@ -1,7 +1,7 @@
-//! MIN and MAX for which NaN is above all numbers, in whatever order rows come and however they are grouped.
+//! MIN and MAX for which NaN is above all numbers, for any order of rows and any grouping.
 //!
-//! DataFusion's forget NaN in groups when a number follows it, and begin groups with the largest finite number, which infinity
-//! does not beat.
+//! DataFusion's own lose NaN in groups if a number follows it, and initialize groups with the largest finite number, which
+//! infinity does not replace.
 
 use std::fmt::Debug;
 use std::hash::Hash;
@@ -38,7 +38,7 @@ pub(crate) fn max() -> AggregateUDF {
     })
 }
 
-/// DataFusion's function in all but how it compares numbers with a floating point.
+/// DataFusion's function, with another comparison of floating point numbers.
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct Extreme<F> {
     inner: F,
@@ -110,7 +110,7 @@ impl<F: AggregateUDFImpl + Debug + Eq + Hash> AggregateUDFImpl for Extreme<F> {
     }
 
     fn value_from_stats(&self, args: &StatisticsArgs) -> Option<ScalarValue> {
-        // Who writes statistics leaves NaN out.
+        // Writers of statistics leave NaN out.
         match args.return_type.is_floating() {
             true => None,
             false => self.inner.value_from_stats(args),
@@ -164,7 +164,7 @@ mod tests {
         OneNanGroups::new(groups::<Float64Type>(is_greatest))
     }
 
-    /// The extreme of each of three groups, by all ways that rows take: at once, one by one, and by states that are merged.
+    /// The extreme of each of three groups, by every execution path: all rows at once, one by one, and by merged states.
     fn by_all_ways(is_greatest: bool, rows: &[(usize, Option<f64>)]) -> Vec<Option<f64>> {
         let groups: Vec<usize> = rows.iter().map(|row| row.0).collect();
         let values: Float64Array = rows.iter().map(|row| row.1).collect();
@@ -228,7 +228,7 @@ mod tests {
 
     #[test]
     fn groups_have_no_number_that_no_row_has() {
-        // NULL comes first: groups that have no row at all are not asked for.
+        // NULL comes first: groups without any row are not evaluated.
         let rows = [
             (2, None),
             (0, Some(f64::NEG_INFINITY)),

@@ -1,5 +1,5 @@
-//! Sums and averages of DOUBLE over window frames, from which no row is ever subtracted: what NaN, infinity or a large number has
-//! made of a sum stays when they have left the frame.
+//! Sums and averages of DOUBLE over window frames, which are never computed by subtraction: a sum would keep the effect of NaN,
+//! infinity or a large number after that row has left the frame.
 
 use arrow::array::{Array, ArrayRef, AsArray};
 use arrow::datatypes::Float64Type;
@@ -10,7 +10,7 @@ use datafusion::logical_expr::Accumulator;
 #[derive(Debug, Default)]
 pub(super) struct DoublesInFrame {
     is_average: bool,
-    /// Sums of the rows that came first: of the newest of them, of that one and the one before, and so on.
+    /// Suffix sums of the oldest rows: of the newest of them, of that one and the one before, and so on.
     oldest: Vec<f64>,
     /// All later rows.
     newest: Vec<f64>,
@@ -34,7 +34,7 @@ impl DoublesInFrame {
         self.sum_of_newest += value;
     }
 
-    /// Without the row that came first. Each row is added up twice in all.
+    /// Removes the oldest row. Each row is added twice in total.
     fn remove_first(&mut self) {
         if self.oldest.is_empty() {
             let mut sum = 0.0;
@@ -56,7 +56,7 @@ impl Accumulator for DoublesInFrame {
     }
 
     fn retract_batch(&mut self, values: &[ArrayRef]) -> Result<()> {
-        // Rows leave in the order in which they came.
+        // Rows leave the frame in the order in which they entered.
         for _ in values[0].null_count()..values[0].len() {
             self.remove_first();
         }

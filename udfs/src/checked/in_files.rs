@@ -1,8 +1,8 @@
-//! Casts of the columns of a file to what its table has: those that round or may fail are functions there as well.
+//! Casts of file columns to the types of their table: those that round or may fail are functions there as well.
 //!
-//! A file of Parquet may have a `BIGINT` where its table has an `INT`, or milliseconds where it has microseconds. The engine casts
-//! such columns where it reads them, and in the predicates by which it leaves out parts of the file; and in predicates it undoes the
-//! casts: `ts < 0.0005 s` over milliseconds would leave out the part that holds 0 s and nothing else.
+//! A Parquet file may have a `BIGINT` where its table has an `INT`, or milliseconds where it has microseconds. The engine casts
+//! such columns in the scan, and in the predicates by which it prunes parts of the file; and in predicates it undoes the casts:
+//! `ts < 0.0005 s` over milliseconds would prune a part that holds only 0 s.
 
 use std::sync::Arc;
 
@@ -19,14 +19,14 @@ use datafusion::physical_expr_adapter::{
 
 use super::cast::RoundedCast;
 
-/// Adapts expressions over a table to each of its files, with functions in the place of casts that round or may fail.
+/// Adapts expressions over a table to each of its files, with functions instead of casts that round or may fail.
 #[derive(Debug)]
 pub struct CastsInFiles {
     inner: Arc<dyn PhysicalExprAdapterFactory>,
 }
 
 impl CastsInFiles {
-    /// Adapts in the same way otherwise; without another way, in the engine's own.
+    /// Wraps the adapter factory `inner`, or the engine's own if there is none.
     #[must_use]
     pub fn over(inner: Option<Arc<dyn PhysicalExprAdapterFactory>>) -> Self {
         let inner = inner.unwrap_or_else(|| Arc::new(DefaultPhysicalExprAdapterFactory));
@@ -91,7 +91,7 @@ mod tests {
 
     use super::*;
 
-    /// Whether the one row of a file is found, whose column has this type in the table.
+    /// Whether a predicate finds the only row of a file whose column has another type than this type of the table.
     fn finds(value: ArrayRef, of_table: &DataType, op: Operator, literal: ScalarValue) -> bool {
         let table = Schema::new(vec![Field::new("x", of_table.clone(), true)]);
         let batch = RecordBatch::try_from_iter([("x", value)]).unwrap();

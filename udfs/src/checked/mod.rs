@@ -1,13 +1,14 @@
-//! VALUE-1: arithmetic that fails where DataFusion's wraps.
+//! Checked arithmetic (VALUE-1): it returns an error where DataFusion's wraps.
 //!
-//! [`CheckedArithmetic`] is an analyzer rule: it replaces operators over integers and decimals by functions that compute the
-//! same and refuse a result that has no place in its type, and operators over DOUBLE by some whose NaN is one value; and `||` by
-//! one that refuses a result beyond the budget of its statement; and casts to types with fewer digits by some that round, and casts that
-//! may fail by some that the engine does not undo.
-//! [`checked`] does the same to one expression, [`checked_cast`] to one cast, [`checked_of_table`] to an expression that a Delta table
-//! keeps, and [`plain`] undoes it; [`CastsInFiles`] does it to what the columns of files are cast to. [`DecimalOperators`] plans products and quotients of decimals with enough digits behind the point, and [`RoomToCompare`]
-//! compares decimals with all their digits. [`sum`], [`avg`], [`min`] and [`max`] do not depend on the order of their rows, but for
-//! the last digits of DOUBLE, and unless parts of a sum of decimals have more than 128 bits.
+//! [`CheckedArithmetic`] is an analyzer rule. It replaces operators over integers and decimals by functions that compute the
+//! same and refuse a result that does not fit its type, and operators over DOUBLE by functions with a single NaN value; `||` by
+//! a function that refuses a result beyond the budget of its statement; casts to types with fewer digits by functions that
+//! round, and casts that may fail by functions that the engine does not undo.
+//! [`checked`] rewrites one expression in the same way, [`checked_cast`] one cast, [`checked_of_table`] an expression that a
+//! Delta table stores, and [`plain`] reverses the rewrite; [`CastsInFiles`] rewrites the casts of file columns.
+//! [`DecimalOperators`] plans products and quotients of decimals with enough digits after the point, and [`RoomToCompare`]
+//! compares decimals with all their digits. [`sum`], [`avg`], [`min`] and [`max`] do not depend on the order of their rows,
+//! except for the last digits of DOUBLE, and unless partial sums of decimals need more than 128 bits.
 
 mod arrays;
 mod average;

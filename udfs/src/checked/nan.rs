@@ -1,8 +1,8 @@
-//! NaN is one value, and above all numbers.
+//! Normalization of NaN to one value, above all numbers.
 //!
-//! Arrow orders NaN with a sign below all numbers, and tells apart NaN with different bits. Processors give results the sign:
-//! infinity minus itself, zero by zero, the root of a negative number. Sums of infinities have it as well, and so have files that
-//! others have written: [`with_one_nan_within`] is for what is read.
+//! Arrow sorts NaN with a sign below all numbers, and distinguishes NaN by its bits. Processors give results the sign: infinity
+//! minus itself, zero by zero, the root of a negative number. Sums of infinities have it as well, and so have files of other
+//! writers: [`with_one_nan_within`] normalizes data that is read.
 
 use std::sync::Arc;
 
@@ -22,10 +22,11 @@ use datafusion::logical_expr::{
 
 type Half = <Float16Type as ArrowPrimitiveType>::Native;
 
-/// So many numbers are looked at before it is asked whether one of them was found.
+/// The numbers of a block: whether one of them is another NaN is checked after each block.
 const BLOCK: usize = 1024;
 
-/// Numbers with a floating point whose NaN all have the same bits, also within arrays, maps and structs; other values as they are.
+/// Normalizes all NaN of floating point numbers to the same bits, also within arrays, maps and structs; other values stay
+/// unchanged.
 ///
 /// # Errors
 ///
@@ -40,7 +41,7 @@ pub fn with_one_nan_within(values: ArrayRef) -> Result<ArrayRef> {
     })
 }
 
-/// The same values with one NaN; `None` if they have no other.
+/// The values with normalized NaN; `None` if they contain no other NaN.
 fn within(data: &ArrayData) -> Result<Option<ArrayData>> {
     if data.data_type().is_floating() {
         let one = one(&make_array(data.clone()));
@@ -60,12 +61,12 @@ fn within(data: &ArrayData) -> Result<Option<ArrayData>> {
     Ok(Some(data))
 }
 
-/// The same of numbers alone.
+/// The same for an array of numbers.
 pub(super) fn with_one_nan(values: ArrayRef) -> ArrayRef {
     one(&values).unwrap_or(values)
 }
 
-/// The same numbers with one NaN; `None` if they have no other.
+/// The numbers with normalized NaN; `None` if they contain no other NaN.
 fn one(values: &ArrayRef) -> Option<ArrayRef> {
     match values.data_type() {
         DataType::Float16 => {
@@ -102,7 +103,7 @@ fn replaced<T: ArrowPrimitiveType>(
     Some(Arc::new(numbers.unary::<_, T>(one)))
 }
 
-/// The functions that make NaN of numbers.
+/// The functions whose result for numbers may be NaN.
 pub(crate) fn functions() -> [ScalarUDF; 13] {
     let functions = [
         math::acos(),
@@ -122,7 +123,7 @@ pub(crate) fn functions() -> [ScalarUDF; 13] {
     functions.map(|inner| ScalarUDF::from(OneNanFunction { inner }))
 }
 
-/// The library's function in all but the bits of NaN.
+/// The library's function with normalized NaN in its result.
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct OneNanFunction {
     inner: Arc<ScalarUDF>,
@@ -181,7 +182,7 @@ impl ScalarUDFImpl for OneNanFunction {
     }
 }
 
-/// One value, its NaN as [`with_one_nan`] has it.
+/// A scalar value with its NaN normalized as in [`with_one_nan`].
 fn scalar_with_one_nan(value: ScalarValue) -> ScalarValue {
     match value {
         ScalarValue::Float16(Some(of)) if of.is_nan() => ScalarValue::Float16(Some(Half::NAN)),
@@ -195,7 +196,7 @@ fn one_nan(values: &[ArrayRef]) -> Vec<ArrayRef> {
     values.iter().map(Arc::clone).map(with_one_nan).collect()
 }
 
-/// An accumulator that sees one NaN, and gives it.
+/// An accumulator that normalizes NaN in its input and its result.
 #[derive(Debug)]
 pub(super) struct OneNan {
     inner: Box<dyn Accumulator>,
@@ -237,7 +238,7 @@ impl Accumulator for OneNan {
     }
 }
 
-/// An accumulator of groups that sees one NaN, and gives it.
+/// A groups accumulator that normalizes NaN in its input and its result.
 pub(super) struct OneNanGroups {
     inner: Box<dyn GroupsAccumulator>,
 }
@@ -327,7 +328,7 @@ mod tests {
             None,
             Some(vec![Some(-f64::NAN)]),
         ]);
-        // Of an array that begins later the elements are those of all rows.
+        // The child data of a sliced array has the elements of all rows.
         let list: ArrayRef = Arc::new(list.slice(1, 2));
         let field = Arc::new(Field::new("d", list.data_type().clone(), true));
         let all: ArrayRef = Arc::new(StructArray::from(vec![(field, list)]));
@@ -338,7 +339,7 @@ mod tests {
         let last = lists.value(1);
         let last = last.as_primitive::<Float64Type>();
         assert_eq!(last.value(0).to_bits(), f64::NAN.to_bits());
-        // Nothing is made anew where there is none.
+        // An array without NaN is not copied.
         let again = with_one_nan_within(Arc::clone(&one)).unwrap();
         assert_eq!(again.to_data().child_data(), one.to_data().child_data());
         assert!(within(&one.to_data()).unwrap().is_none());

@@ -32,11 +32,11 @@ use super::overflow::out_of_range;
 use super::rewrite::plain;
 use super::shift::shift;
 
-/// An operator over two numbers, or texts, of which the result is `result`.
+/// An operator over two numbers, or texts, with result type `result`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct CheckedOperator {
     op: Operator,
-    /// The type of the result, if those of the operands are final; else it goes by them.
+    /// The type of the result, if those of the operands are final; otherwise it is derived from them.
     result: Option<DataType>,
     signature: Signature,
 }
@@ -68,7 +68,7 @@ impl CheckedOperator {
         self.op
     }
 
-    /// The type of the result, if it is known without those of the operands.
+    /// The type of the result, if it does not depend on the operands' types.
     pub(super) fn known_result(&self) -> Option<&DataType> {
         self.result.as_ref()
     }
@@ -146,7 +146,7 @@ impl CheckedOperator {
     }
 }
 
-/// Puts texts together.
+/// Concatenates texts.
 fn join(left: &ColumnarValue, right: &ColumnarValue, rows: usize) -> Result<ColumnarValue> {
     if let (ColumnarValue::Scalar(_), ColumnarValue::Scalar(_)) = (left, right) {
         let joined = concat_elements_dyn(&left.to_array(1)?, &right.to_array(1)?)?;
@@ -157,7 +157,7 @@ fn join(left: &ColumnarValue, right: &ColumnarValue, rows: usize) -> Result<Colu
     Ok(ColumnarValue::Array(joined))
 }
 
-/// Refuses a decimal with more digits than its type has: arrays hold such values, and nothing can read them.
+/// Refuses a decimal with more digits than its type has: arrays can hold such values, and readers fail on them.
 fn check_digits(values: &ArrayRef) -> Result<(), ArrowError> {
     match values.data_type() {
         DataType::Decimal32(digits, _) => check_digits_of::<Decimal32Type>(values, *digits),
@@ -268,7 +268,7 @@ impl ScalarUDFImpl for CheckedOperator {
     }
 
     fn evaluate_bounds(&self, input: &[&Interval]) -> Result<Interval> {
-        // What is not known has the type of NULL.
+        // A bound that is not known has the type of NULL.
         let result = match input {
             [left, right] => self.result_of(&left.data_type(), &right.data_type()).ok(),
             _ => None,

@@ -1,11 +1,11 @@
-//! The one error of arithmetic that leaves its type: what was computed, the type, and what to CAST to.
+//! Error of arithmetic overflow, the only one: the operation, the type, and the type to CAST to.
 
 use arrow::datatypes::DataType;
 use datafusion::error::DataFusionError;
 
 use crate::diagnostic::data_error;
 
-/// `what` has no place in `data_type`.
+/// The error for a value `what` that does not fit `data_type`.
 pub(crate) fn out_of_range(what: impl std::fmt::Display, data_type: &DataType) -> DataFusionError {
     data_error(
         format!("{what} is out of range of {}", sql_name(data_type)),
@@ -13,7 +13,7 @@ pub(crate) fn out_of_range(what: impl std::fmt::Display, data_type: &DataType) -
     )
 }
 
-/// What to do, by the type that is too small.
+/// The help text for a type that is too small.
 fn help(data_type: &DataType) -> &'static str {
     match data_type {
         DataType::Int8
@@ -35,7 +35,7 @@ fn help(data_type: &DataType) -> &'static str {
     }
 }
 
-/// A type as SQL has it.
+/// The SQL name of a type.
 pub(crate) fn sql_name(data_type: &DataType) -> String {
     match data_type {
         DataType::Int8 => "TINYINT".to_owned(),

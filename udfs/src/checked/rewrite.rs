@@ -1,4 +1,4 @@
-//! Operators and casts of a plan to functions that check and round, and back.
+//! Rewrite of a plan's operators and casts to functions that check and round, and back.
 
 use arrow::datatypes::{DataType, Decimal128Type, Decimal256Type, DecimalType};
 use datafusion::common::tree_node::{Transformed, TreeNode};
@@ -21,7 +21,7 @@ use super::cast::{RoundedCast, may_differ};
 use super::negate::CheckedNegation;
 use super::operator::CheckedOperator;
 
-/// Replaces operators by functions that check, behind the rule that makes the types of operands the same.
+/// Replaces operators by functions that check, after the rule that makes the types of operands equal.
 #[derive(Debug)]
 pub struct CheckedArithmetic;
 
@@ -76,17 +76,17 @@ fn is_arithmetic(op: Operator) -> bool {
     )
 }
 
-/// What becomes of digits behind the point where a number becomes a whole one.
+/// The treatment of digits after the point in a cast to an integer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Casts {
     /// They are rounded.
     Round,
-    /// They are cut off.
+    /// They are truncated.
     Cut,
 }
 
-/// The expression with functions that check in the place of its operators, and casts that round; the types of operands are
-/// those that the operators ask for.
+/// The expression with checking functions instead of operators, and rounding casts; the types of operands must be those that
+/// the operators require.
 ///
 /// # Errors
 ///
@@ -96,7 +96,7 @@ pub fn checked(expr: Expr, schema: &DFSchema) -> Result<Expr> {
     Ok(checked.data)
 }
 
-/// The same of a cast alone, which the optimizer makes of a function: the value that it casts is as it is to be.
+/// The same for a single cast that the optimizer made from a function: its operand stays unchanged.
 ///
 /// # Errors
 ///
@@ -108,7 +108,7 @@ pub fn checked_cast(cast: Expr, schema: &DFSchema) -> Result<Expr> {
     }
 }
 
-/// The same of an expression that a Delta table keeps: there `CAST(2.7 AS INT)` is 2, for all who write the table.
+/// The same for an expression that a Delta table stores: there `CAST(2.7 AS INT)` is 2, as for all other writers of the table.
 ///
 /// # Errors
 ///
@@ -118,7 +118,7 @@ pub fn checked_of_table(expr: Expr, schema: &DFSchema) -> Result<Expr> {
     Ok(checked.data)
 }
 
-/// The expression with plain operators, as it was before: by this name it is known.
+/// The expression with plain operators, as before the rewrite: state is identified by this form.
 ///
 /// # Errors
 ///
@@ -163,8 +163,8 @@ pub fn plain(expr: Expr) -> Result<Expr> {
     Ok(plain.data)
 }
 
-/// The expression by which state that was kept is known: with plain operators, and averages of integers as those of DOUBLE, which
-/// they once were.
+/// The form by which stored state is identified: with plain operators, and averages of integers as averages of DOUBLE, as
+/// earlier versions had them.
 ///
 /// # Errors
 ///
@@ -179,7 +179,7 @@ pub fn as_kept(expr: Expr, schema: &DFSchema) -> Result<Expr> {
         }
         let mut call = unguarded(call);
         for argument in &mut call.params.args {
-            // Plain operators would not say: they have other types than checked ones, or none.
+            // The plain operators do not tell: they have other types than the checked ones, or none.
             if type_of(argument, schema)?.is_integer() {
                 let integer = Box::new(std::mem::take(argument));
                 *argument = Expr::Cast(Cast::new(integer, DataType::Float64));
@@ -190,12 +190,12 @@ pub fn as_kept(expr: Expr, schema: &DFSchema) -> Result<Expr> {
     plain(kept.data)
 }
 
-/// Functions that stand around a value for the engine's sake.
+/// Functions that wrap a value only for the engine's sake.
 fn is_mark(function: &str) -> bool {
     [PER_ROW, INTERVAL_LENGTH, TYPED_KEY].contains(&function)
 }
 
-/// Whether the engine may take an element of IN for a constant that is none.
+/// Whether the engine may take a non-constant element of IN for a constant.
 fn needs_rows(value: &Expr) -> bool {
     match value {
         Expr::Column(_) | Expr::Literal(..) => false,
@@ -205,7 +205,7 @@ fn needs_rows(value: &Expr) -> bool {
     }
 }
 
-/// The value of a cast, also of one that is a function.
+/// The operand of a cast, also of a cast by function.
 pub(crate) fn cast_value(expr: &Expr) -> Option<&Expr> {
     match expr {
         Expr::Cast(cast) => Some(&cast.expr),
@@ -221,7 +221,7 @@ fn checked_node(expr: Expr, schema: &DFSchema, casts: Casts) -> Result<Transform
             if binary.op == Operator::StringConcat {
                 return joined(binary, right, schema);
             }
-            // Both sides are of the same kind: the one that is short in a long chain says which.
+            // Both sides are of the same kind: in a long chain the shorter side shows which.
             if !is_checked(&right) {
                 return Ok(Transformed::no(Expr::BinaryExpr(binary)));
             }
@@ -275,7 +275,7 @@ fn checked_node(expr: Expr, schema: &DFSchema, casts: Casts) -> Result<Transform
     }
 }
 
-/// The cast of a value that rounds it or may fail, if there is something to round or a value without a place.
+/// The function for a cast of a value that rounds or may fail; unchanged if the cast can do neither.
 fn rounded_cast(
     value: &Expr,
     to: &DataType,
@@ -287,7 +287,7 @@ fn rounded_cast(
         return Ok(None);
     }
     let from = type_of(value, schema)?;
-    // Whether a constant has a place in the type is known: most that are written have.
+    // A constant can be checked right away: most of them fit.
     if let Expr::Literal(number, _) = value
         && (from.is_integer() || from.is_temporal())
         && number.cast_to(to).is_ok()
@@ -297,7 +297,7 @@ fn rounded_cast(
     Ok(RoundedCast::over(&from, to, is_tried))
 }
 
-/// Texts that are put together, where both are of the same type or have a fixed length.
+/// Replaces `||` by a checked concatenation, if both sides have the same type or a fixed length.
 fn joined(binary: BinaryExpr, right: DataType, schema: &DFSchema) -> Result<Transformed<Expr>> {
     let is_text = matches!(
         right,
@@ -322,7 +322,7 @@ fn joined(binary: BinaryExpr, right: DataType, schema: &DFSchema) -> Result<Tran
     Ok(Transformed::yes(call))
 }
 
-/// A number that is written with a point where a DOUBLE is wanted: the nearest one, which two roundings on the way would miss.
+/// A number literal with a point in a cast to DOUBLE: the nearest DOUBLE, which rounding twice could miss.
 fn as_double(cast: &Cast) -> Option<ScalarValue> {
     let Expr::Literal(value, _) = cast.expr.as_ref() else {
         return None;
@@ -343,12 +343,12 @@ fn as_double(cast: &Cast) -> Option<ScalarValue> {
     }
 }
 
-/// Of DOUBLE only the results that are NaN are looked at.
+/// For DOUBLE only NaN results are checked.
 fn is_checked(of: &DataType) -> bool {
     of.is_integer() || of.is_decimal() || of.is_floating()
 }
 
-/// The type of an expression, without a walk through all that is below where the node knows it, and without names.
+/// The type of an expression, without a walk of the whole tree if the node itself determines it, and without names.
 pub(crate) fn type_of(expr: &Expr, schema: &DFSchema) -> Result<DataType> {
     match expr {
         Expr::ScalarFunction(call) => {

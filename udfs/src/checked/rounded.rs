@@ -1,6 +1,6 @@
-//! `ceil`, `floor` and `trunc` of exact numbers. Decimals get a digit more before the point: the engine's have none for `ceil(9.5)`.
-//! A BIGINT is an exact DECIMAL there: the engine's make it a DOUBLE, in which 9007199254740993 is another number. Smaller integers
-//! are all DOUBLE, without a loss.
+//! `ceil`, `floor` and `trunc` of exact numbers. Decimals get one more digit before the point: the engine's functions have none
+//! for `ceil(9.5)`. A BIGINT is computed as an exact DECIMAL: the engine's functions convert it to DOUBLE, which changes
+//! 9007199254740993. Smaller integers become DOUBLE, without a loss.
 
 use std::sync::Arc;
 
@@ -34,7 +34,7 @@ pub(crate) fn rounded() -> [ScalarUDF; 3] {
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct Rounded {
     inner: Arc<ScalarUDF>,
-    /// The result may have a digit more before the point.
+    /// Whether the result may have one more digit before the point.
     may_grow: bool,
     signature: Signature,
 }
@@ -54,7 +54,7 @@ impl ScalarUDFImpl for Rounded {
 
     fn coerce_types(&self, types: &[DataType]) -> Result<Vec<DataType>> {
         let types = types.iter().enumerate().map(|(place, of)| match of {
-            // Behind the number are the digits that trunc leaves.
+            // The second argument of trunc is the number of digits to keep.
             _ if place > 0 => of.clone(),
             DataType::Decimal128(digits, scale) if self.may_grow && *scale > 0 && *digits < 38 => {
                 DataType::Decimal128(digits + 1, *scale)

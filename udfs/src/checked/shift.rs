@@ -1,4 +1,4 @@
-//! Shifts of integers: to the left is a product by a power of two, to the right a quotient that is rounded down.
+//! Shifts of integers: a left shift is a product by a power of two, a right shift a quotient that is rounded down.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use arrow::error::ArrowError;
 ///
 /// # Errors
 ///
-/// A result that has no place in the type; a negative number of bits.
+/// A result that does not fit the type; a negative number of bits.
 pub(super) fn shift(
     left: &dyn Datum,
     right: &dyn Datum,

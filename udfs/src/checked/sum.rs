@@ -1,4 +1,4 @@
-//! SUM that refuses what has no place in its type, and gives the same in whatever order its rows come.
+//! SUM that refuses a result which does not fit its type, and returns the same for any order of rows.
 
 use std::sync::Arc;
 
@@ -35,7 +35,7 @@ pub(crate) fn sum() -> AggregateUDF {
     })
 }
 
-/// The types of the arguments of an aggregate of numbers, which takes NULL of no type for a number of another.
+/// The argument types of a numeric aggregate, with a numeric type instead of that of an untyped NULL.
 pub(super) fn with_typed_nulls(
     of: &AggregateUDF,
     types: &[DataType],
@@ -51,14 +51,15 @@ pub(super) fn with_typed_nulls(
     Ok(types.collect())
 }
 
-/// DataFusion's SUM in all but how it adds.
+/// DataFusion's SUM with other accumulators.
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct CheckedSum {
     inner: Sum,
     signature: Signature,
 }
 
-/// Calls `$helper!(T)` with the type in which sums of type `$result` are kept; `$float` for DOUBLE, which does not overflow.
+/// Calls `$helper!(T)` with the type of the accumulator for sums of type `$result`; `$float` for DOUBLE, which does not
+/// overflow.
 macro_rules! by_type {
     ($result:expr, $helper:ident, $other:expr) => {
         match $result {
@@ -89,7 +90,7 @@ impl AggregateUDFImpl for CheckedSum {
         &self.signature
     }
 
-    /// A column of nothing but NULLs has no type, also where a UNION is yet to give it one.
+    /// A column of NULLs only has no type, also before a UNION gives it one.
     fn coerce_types(&self, types: &[DataType]) -> Result<Vec<DataType>> {
         with_typed_nulls(&sum_udaf(), types, &DataType::Int64)
     }

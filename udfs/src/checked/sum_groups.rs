@@ -10,7 +10,7 @@ use datafusion_functions_aggregate_common::aggregate::groups_accumulator::prim_o
 
 use super::wide::SumShape;
 
-/// DataFusion's sums by group, in a type with room, which say if there was not enough of it.
+/// DataFusion's sums by group, in a wider type, with an error if even that overflowed.
 struct SumGroups<T, F>
 where
     T: ArrowPrimitiveType + Send,

@@ -11,7 +11,7 @@ use datafusion::logical_expr::Accumulator;
 
 use super::wide::{SumShape, sum_of_integers};
 
-/// The sum of rows that come and, in a window frame, go.
+/// The sum of rows that enter and, in a window frame, leave.
 #[derive(Debug)]
 pub(super) struct SumRows<T: ArrowNumericType> {
     sum: T::Native,
@@ -20,7 +20,7 @@ pub(super) struct SumRows<T: ArrowNumericType> {
     shape: SumShape,
 }
 
-// Not derived: the types of Arrow are not to be cloned.
+// Not derived, because Arrow's types do not implement Clone.
 impl<T: ArrowNumericType> Clone for SumRows<T> {
     fn clone(&self) -> Self {
         Self {
@@ -109,7 +109,7 @@ impl SumIntegers {
 impl Accumulator for SumIntegers {
     fn update_batch(&mut self, values: &[ArrayRef]) -> Result<()> {
         if let Some(total) = sum_of_integers(&values[0])? {
-            // 2^63 rows of the largest values have room.
+            // The sum of 2^63 rows with the largest value fits.
             self.0.sum += total;
             self.0.rows += (values[0].len() - values[0].null_count()) as u64;
         }
@@ -148,7 +148,7 @@ impl Accumulator for SumIntegers {
 /// The sum of the distinct values of a window frame.
 #[derive(Debug)]
 pub(super) struct SumDistinctInFrame {
-    /// How often each value is in the frame.
+    /// The number of occurrences of each value in the frame.
     counts: HashMap<i128, u64>,
     sum: SumRows<Decimal128Type>,
 }

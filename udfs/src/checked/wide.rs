@@ -1,5 +1,5 @@
-//! What sums are kept in: integers in 128 bits, so that a sum that has room in the end has room on the way there, whatever
-//! the order of its rows and however they are cut into batches.
+//! Accumulators of sums: integers in 128 bits, so that a sum that fits in the end does not overflow before, for any order of
+//! its rows and any split into batches.
 
 use std::sync::Arc;
 
@@ -32,17 +32,17 @@ impl SumShape {
         }
     }
 
-    /// The type in which rows are summed, which is that of partial sums.
+    /// The type of partial sums, in which rows are added.
     pub(super) fn state(&self) -> DataType {
         state_type(&self.result)
     }
 
-    /// No room for a sum on the way to its result.
+    /// The error for a partial sum that overflowed.
     pub(super) fn overflow(&self) -> DataFusionError {
         out_of_range(&self.name, &self.result)
     }
 
-    /// The error of a sum of rows that overflowed.
+    /// Adds to an overflow error of Arrow the sum's name and type.
     pub(super) fn explain(&self, error: ArrowError) -> DataFusionError {
         match error {
             ArrowError::ArithmeticOverflow(_) => self.overflow(),
@@ -50,7 +50,7 @@ impl SumShape {
         }
     }
 
-    /// Values, or partial sums, as they are summed.
+    /// Converts values, or partial sums, to the type of partial sums.
     pub(super) fn widened(&self, values: &ArrayRef) -> Result<ArrayRef> {
         Ok(match (values.data_type(), &self.result) {
             (DataType::Int64, DataType::Int64) => {
@@ -67,7 +67,7 @@ impl SumShape {
         })
     }
 
-    /// Sums as the results they are.
+    /// Converts sums to the result type.
     pub(super) fn results(&self, sums: ArrayRef) -> Result<ArrayRef> {
         let refused =
             |value: String| out_of_range(format!("{} = {value}", self.name), &self.result);
@@ -118,14 +118,14 @@ impl SumShape {
         }
     }
 
-    /// One sum as the result it is.
+    /// Converts one sum to the result type.
     pub(super) fn result(&self, sum: &ScalarValue) -> Result<ScalarValue> {
         let results = self.results(sum.to_array()?)?;
         ScalarValue::try_from_array(&results, 0)
     }
 }
 
-/// The type of partial sums, by that of the sum.
+/// The type of partial sums for a result type.
 pub(super) fn state_type(result: &DataType) -> DataType {
     match result {
         DataType::Int64 | DataType::UInt64 => WIDE,
@@ -143,7 +143,8 @@ pub(super) fn sum_of_integers(values: &ArrayRef) -> Result<Option<i128>> {
     if values.null_count() == values.len() {
         return Ok(None);
     }
-    // Without the sign bits: as many bits as the largest value needs. Rows that leave room for their number cannot overflow.
+    // Number of bits, without the sign, of the largest value. A batch with few enough rows for the remaining bits cannot
+    // overflow.
     let bits = values
         .values()
         .iter()

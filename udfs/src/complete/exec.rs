@@ -1,4 +1,4 @@
-//! The operator of COMPLETE_SESSIONS and of aggregates over it: a leaf that plans and runs the slices of its input itself.
+//! Physical operator of COMPLETE_SESSIONS and of aggregates over it: a leaf that plans and runs the slices of its input itself.
 
 use std::fmt;
 use std::sync::Arc;
@@ -32,7 +32,7 @@ use super::slices::SliceReader;
 use crate::session::aggregate::{MergeRule, PartialRule, SessionAggregateExpr};
 use crate::window::{column_name, ticks_per_hour};
 
-/// Reads its input slice by slice and gives the rows of the sessions that touch the range, or, made by
+/// Reads its input slice by slice and returns the rows of the sessions that touch the range, or, if created by
 /// [`try_new_aggregate`](Self::try_new_aggregate), one row per such session.
 ///
 /// One partition. Metrics: `slices` planned and run, `rows_read`, `files_read`, `capped_sessions`;
@@ -51,7 +51,7 @@ pub struct CompleteSessionsExec {
     shown: Shown,
 }
 
-/// What is aggregated by session.
+/// The aggregation by session.
 #[derive(Clone)]
 struct AggregateRules {
     partial: PartialRule,
@@ -103,7 +103,7 @@ impl CompleteSessionsExec {
         aggregates: Vec<LoweredAggregate>,
         state: SessionState,
     ) -> Result<Self> {
-        // Aggregating tells the event time of each row anyway.
+        // The aggregation checks the event time of each row anyway.
         let reader = SliceReader::new(node.completion().clone(), state.clone(), true);
         let rows = Self::over(node.completion(), reader, &state)?;
         let aggregates: Vec<_> = aggregates
@@ -245,7 +245,7 @@ impl ExecutionPlan for CompleteSessionsExec {
                 AggregateRun::try_new(run, merge.clone(), partial.clone())?,
             )),
         };
-        // Rows in two parts: what is known after the first slice leaves before the search goes on.
+        // Rows leave in two parts: those known after the first slice are returned before the search continues.
         let output = stream::try_unfold(stages, |stage| async move {
             let next: Option<(Vec<RecordBatch>, Stage)> = match stage {
                 Stage::First(mut run) => {

@@ -1,4 +1,4 @@
-//! Numbers the keys of the rows that a run reads; those of the first slice come first.
+//! Numbering of the keys that an execution reads; those of the first slice come first.
 
 use std::sync::Arc;
 
@@ -14,11 +14,11 @@ use datafusion::physical_plan::aggregates::group_values::GroupValues;
 use crate::session::{key_schema, new_keys};
 use crate::window::column_name;
 
-/// The numbers of keys.
+/// Numbers the keys of rows.
 pub(super) struct KeyNumbers {
     exprs: Vec<Arc<dyn PhysicalExpr>>,
     schema: SchemaRef,
-    /// None without key columns: there is one key then.
+    /// `None` without key columns: then there is only one key.
     numbers: Option<Box<dyn GroupValues>>,
     /// The values of the first slice's keys, by number: a column per key column.
     first: Vec<ArrayRef>,
@@ -40,7 +40,7 @@ impl KeyNumbers {
         })
     }
 
-    /// How many keys were seen.
+    /// The number of keys seen so far.
     pub(super) fn len(&self) -> usize {
         self.numbers.as_ref().map_or(1, |numbers| numbers.len())
     }
@@ -68,7 +68,7 @@ impl KeyNumbers {
             .collect()
     }
 
-    /// Ends the first slice: the values of its keys are kept, and their numbers stay.
+    /// Ends the first slice: it keeps the values of its keys, and their numbers stay.
     pub(super) fn end_first(&mut self) -> Result<()> {
         self.first_count = self.len();
         let Some(numbers) = &mut self.numbers else {
@@ -85,7 +85,7 @@ impl KeyNumbers {
         Ok(())
     }
 
-    /// How many keys the first slice has.
+    /// The number of keys in the first slice.
     pub(super) fn first_count(&self) -> usize {
         self.first_count
     }

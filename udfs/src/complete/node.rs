@@ -1,4 +1,4 @@
-//! The logical node of COMPLETE_SESSIONS.
+//! Logical node of COMPLETE_SESSIONS.
 
 use std::cmp::Ordering;
 use std::collections::HashSet;
@@ -16,14 +16,14 @@ use super::aggregate::CompleteSessionsAggregate;
 use crate::session::all_but_keys;
 use crate::window::{necessary_columns, windowed_schema};
 
-/// The range whose sessions are wanted; all numbers are ticks of the event time's unit.
+/// The range whose sessions are requested; all numbers are ticks of the event time's unit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct CompletionRange {
     /// The first tick in the range.
     pub from: i64,
     /// The first tick past the range.
     pub to: i64,
-    /// How far before `from` and past `to` rows are looked for.
+    /// How far before `from` and past `to` the search may read.
     pub max_extension: i64,
 }
 
@@ -44,9 +44,9 @@ pub struct CompleteSessions {
     schema: DFSchemaRef,
 }
 
-/// Hides the inputs of all [`CompleteSessions`] and aggregates over them in an optimized plan, for a query planner to call
-/// before it plans. The operator plans its input itself, slice by slice; without this the planner
-/// first plans the whole input, all files of a table, for nothing.
+/// Hides the inputs of all [`CompleteSessions`] and aggregates over them in an optimized plan; a query planner calls it before
+/// it plans. The operator plans its input itself, slice by slice; otherwise the planner would first plan the whole input, with
+/// all files of a table, in vain.
 ///
 /// # Errors
 ///
@@ -109,7 +109,7 @@ impl CompleteSessions {
         })
     }
 
-    /// The same with its input hidden; none if it is.
+    /// The same with its input hidden; `None` if it is hidden already.
     fn sealed(&self) -> Option<Self> {
         (!self.sealed).then(|| Self {
             sealed: true,

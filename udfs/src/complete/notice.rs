@@ -1,4 +1,4 @@
-//! What a run of COMPLETE_SESSIONS tells whoever started it.
+//! Notices from a run of COMPLETE_SESSIONS to its caller.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -6,16 +6,16 @@ use std::sync::{Mutex, PoisonError};
 /// if there are any, are not in the result.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SessionsCapped {
-    /// How many sessions.
+    /// The number of sessions.
     pub sessions: usize,
-    /// Key, first and last row of the earliest of them, at most [`Self::MAX_NAMED`].
+    /// Key, first and last row of the earliest ones, at most [`Self::MAX_NAMED`].
     pub named: Vec<String>,
     /// The event times, as text, between which the table was read.
     pub searched: (String, String),
 }
 
 impl SessionsCapped {
-    /// How many sessions are named at most.
+    /// The most sessions that are named.
     pub const MAX_NAMED: usize = 10;
 
     /// The named sessions and how many more there are, as one text.

@@ -1,4 +1,4 @@
-//! Columns that are known to have no NULL, so that nobody needs to look.
+//! Columns that are known to have no NULL, so that the check for NULLs can be omitted.
 
 use std::fmt;
 
@@ -9,14 +9,14 @@ use datafusion::logical_expr::{Expr, LogicalPlan};
 
 type IsKnown = dyn Fn(&dyn TableProvider, &str) -> bool + Send + Sync;
 
-/// Tells whether a table's column is known to have no NULL: by statistics, without reading it. Put an `Arc` of it into the
-/// session with `SessionConfig::with_extension`; without it `COMPLETE_SESSIONS` plans a query that looks.
+/// Checks whether a table's column is known to have no NULL: by statistics, without reading it. Put an `Arc` of it into the
+/// session with `SessionConfig::with_extension`; without it `COMPLETE_SESSIONS` plans a query that searches for NULLs.
 pub struct NullFreeColumns {
     is_known: Box<IsKnown>,
 }
 
 impl NullFreeColumns {
-    /// Asks `is_known` of a table and the name of its column; false means that it cannot be told.
+    /// `is_known` gets a table and the name of its column; it returns false if that cannot be decided.
     pub fn new(
         is_known: impl Fn(&dyn TableProvider, &str) -> bool + Send + Sync + 'static,
     ) -> Self {

@@ -1,4 +1,4 @@
-//! A run that gives the rows of completed sessions: it holds them until their sessions are known.
+//! One execution that returns the rows of completed sessions: it holds them until their sessions are known.
 
 use std::sync::Arc;
 
@@ -31,7 +31,7 @@ struct Held {
     sessions: Vec<SessionId>,
 }
 
-/// Rows of a slice that matter, with event time and key of each, over all batches.
+/// Rows of a slice that may belong to the result, with event time and key of each, over all batches.
 #[derive(Default)]
 struct Rows {
     batches: Vec<RecordBatch>,
@@ -48,7 +48,7 @@ impl RowsRun {
         }
     }
 
-    /// Reads the range and a margin around it; gives the rows of the sessions that are complete.
+    /// Reads the range and a margin around it; returns the rows of the sessions that are complete.
     pub(super) async fn first(&mut self) -> Result<Vec<RecordBatch>> {
         let nulls = self.run.look_for_null_event_times();
         self.read_first().await?;
@@ -56,7 +56,7 @@ impl RowsRun {
         self.emit_closed()
     }
 
-    /// Reads outward on both sides until no session is open there; gives the other rows.
+    /// Reads outward on both sides until no session is open there; returns the other rows.
     pub(super) async fn rest(&mut self) -> Result<Vec<RecordBatch>> {
         loop {
             let planned = self.run.plan_outward().await?;
@@ -158,7 +158,7 @@ impl RowsRun {
         Ok((times, keys))
     }
 
-    /// The rows of sessions that are open on no side, which are held no longer.
+    /// Returns and releases the rows of sessions that are open on neither side.
     fn emit_closed(&mut self) -> Result<Vec<RecordBatch>> {
         let open = self.run.search.open_sessions();
         let mut batches = vec![];
@@ -212,7 +212,7 @@ impl RowsRun {
     }
 }
 
-/// About what a key costs: its values twice, and an entry in a table.
+/// Approximate bytes per key: its values twice, and an entry in a table.
 const KEY_BYTES: usize = 96;
 
 impl Rows {
@@ -235,7 +235,7 @@ impl Held {
     }
 }
 
-/// Keeps the rows that have a session, and gives back the memory of the others.
+/// Keeps the rows that have a session, and releases the memory of the others.
 fn hold(
     held: &mut Vec<Held>,
     reservation: &MemoryReservation,
@@ -267,7 +267,7 @@ fn hold(
     Ok(())
 }
 
-/// Bytes of a batch and of what is kept for each of its rows.
+/// Bytes of a batch and of the data kept for each of its rows.
 fn held_bytes(batch: &RecordBatch) -> usize {
     batch.get_array_memory_size() + batch.num_rows() * (8 + 4 + 16 + 16)
 }

@@ -1,4 +1,4 @@
-//! One execution of COMPLETE_SESSIONS: what it plans, counts and reports, whatever it holds.
+//! State of one execution of COMPLETE_SESSIONS, of rows or of aggregates: its planning, metrics and notices.
 
 use std::sync::{Arc, OnceLock};
 
@@ -39,26 +39,26 @@ pub(super) struct Run {
     capped_sessions: Count,
     /// A plan of the slices that may come next, for all keys.
     ahead: Option<Ahead>,
-    /// What the plan shows once it has run.
+    /// The notice that the displayed plan shows after the execution.
     capped: Arc<OnceLock<SessionsCapped>>,
 }
 
-/// What EXPLAIN ANALYZE shows of a run.
+/// The metrics that EXPLAIN ANALYZE shows.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Shown {
     pub(super) metrics: ExecutionPlanMetricsSet,
-    /// The sessions that had to be cut.
+    /// The sessions that the limit of the search cut.
     pub(super) capped: Arc<OnceLock<SessionsCapped>>,
 }
 
-/// A slice that is to be read.
+/// The next slice to read, with its plan.
 pub(super) struct PlannedSlice {
     pub(super) side: Side,
     pub(super) slice: Slice,
     pub(super) plan: Arc<dyn ExecutionPlan>,
 }
 
-/// A plan that is made before it is known to be needed, and what it is of.
+/// A plan that is made before the search asks for it, and the slice it covers.
 struct Ahead {
     reach: Slice,
     plan: Planning,
@@ -69,7 +69,7 @@ enum Planning {
     Done(Arc<dyn ExecutionPlan>),
 }
 
-/// A look for a NULL event time: the plan that looked, and whether there is one; none if there can be none.
+/// A search for a NULL event time: its plan, and whether it found one; `None` if the column cannot have one.
 pub(super) type NullCheck = SpawnedTask<Result<Option<(Arc<dyn ExecutionPlan>, bool)>>>;
 
 /// The error of a task that ended without a result.
@@ -108,7 +108,7 @@ impl Run {
         })
     }
 
-    /// NULL-1: begins to look for a row of the input that has no event time, beside everything else.
+    /// NULL-1: starts to search for a row of the input without event time, concurrently with everything else.
     pub(super) fn look_for_null_event_times(&self) -> NullCheck {
         let (reader, context) = (self.reader.clone(), Arc::clone(&self.context));
         SpawnedTask::spawn(async move {
@@ -137,11 +137,11 @@ impl Run {
         Ok(())
     }
 
-    /// Plans the first slice, and begins to plan those beyond it.
+    /// Plans the first slice, and starts to plan those beyond it.
     pub(super) async fn plan_first(&mut self) -> Result<Arc<dyn ExecutionPlan>> {
         let slice = self.search.first_slice();
         let plan = self.reader.plan_slice(slice, None).await?;
-        // Where slices can be cut out of a plan, it can be made now: while the first slice is read.
+        // If slices can be cut out of a plan, the plan is made now, while the first slice is read.
         if !self.reader.is_bounded_only(&plan, slice)? {
             return Ok(plan);
         }
@@ -154,7 +154,7 @@ impl Run {
         self.reader.relaxed(plan)
     }
 
-    /// Plans the slices that come next, one on each side where a session is open; none if there is none.
+    /// Plans the next slices, one on each side where a session is open; empty if there is none.
     pub(super) async fn plan_outward(&mut self) -> Result<Vec<PlannedSlice>> {
         let mut planned = vec![];
         let mut planning = vec![];
@@ -181,7 +181,7 @@ impl Run {
         Ok(planned)
     }
 
-    /// The plan of `slice` for `keys` out of what was planned ahead; none if it is not in there.
+    /// The plan of `slice` for `keys`, cut out of the plan made ahead; `None` if that does not cover the slice.
     async fn cut_out(
         &mut self,
         slice: Slice,
@@ -210,7 +210,7 @@ impl Run {
         count_files(plan, &self.files_read);
     }
 
-    /// Counts and reports the sessions that are open although all that may be was read.
+    /// Counts and reports the sessions that are still open although everything within the limit was read.
     pub(super) fn report_capped(&self) -> Result<()> {
         let open = self.search.open_sessions();
         let mut sessions: Vec<Session> = (0..open.len())
@@ -243,7 +243,7 @@ impl Run {
         if let Some(notices) = notices {
             notices.push(capped.clone());
         }
-        // A plan that runs again keeps what it said first: the version it reads is the same.
+        // A plan that runs again keeps its first notice: it reads the same version.
         self.capped.get_or_init(|| capped);
         Ok(())
     }

@@ -1,7 +1,7 @@
-//! Makes the parquet scans of a slice cheaper, where that is sure to change nothing.
+//! Cheaper Parquet scans of a slice, where the result surely stays the same.
 //!
-//! A filter that a scan takes over becomes its row filter: each part of it decodes its columns again. A slice's own bounds
-//! need no row filter, since who reads the slice can tell a row's event time; they stay in the predicate that prunes.
+//! A filter that a scan takes over becomes its row filter: each part of it decodes its columns again. A slice's own bounds need
+//! no row filter, since the reader of the slice checks each row's event time; they stay in the predicate that prunes.
 
 use std::sync::Arc;
 
@@ -60,7 +60,7 @@ impl SliceBounds {
             && literal.is_some_and(|literal| self.is_same(literal.value(), bound))
     }
 
-    /// One of these bounds as the same one of `others`; none if that is no literal of the file.
+    /// The bound of `others` that corresponds to this one; `None` if it is not an exact literal of the file.
     fn moved(&self, part: &Arc<dyn PhysicalExpr>, others: &Self) -> Option<Arc<dyn PhysicalExpr>> {
         let binary = part.downcast_ref::<BinaryExpr>()?;
         let bound = match binary.op() {
@@ -94,7 +94,7 @@ impl SliceBounds {
     }
 }
 
-/// Whether the node's input is a table's columns as they are: then nothing but the slice filters a scan of it.
+/// Whether the node's input is a table with unchanged columns: then only the slice filters its scan.
 pub(super) fn is_plain(node: &CompleteSessions) -> bool {
     let mut exprs = node.keys().iter().chain([node.event_time()]);
     if !exprs.all(|expr| matches!(expr, Expr::Column(_))) {
@@ -117,7 +117,7 @@ pub(super) fn is_plain(node: &CompleteSessions) -> bool {
     }
 }
 
-/// The plan with each part of a row filter once, and the slice's bounds last: what prunes more comes first.
+/// The plan with duplicate parts of a row filter removed, and the slice's bounds last: parts that prune more come first.
 pub(super) fn tidied(
     plan: Arc<dyn ExecutionPlan>,
     bounds: &SliceBounds,
@@ -136,7 +136,7 @@ pub(super) fn tidied(
     })
 }
 
-/// Whether all scans filter rows by the slice's bounds and nothing else, in a plan over a plain input.
+/// Whether all scans filter rows only by the slice's bounds, in a plan over a plain input.
 pub(super) fn is_bounded_only(plan: &Arc<dyn ExecutionPlan>, bounds: &SliceBounds) -> Result<bool> {
     let (mut scans, mut bounded) = (0, 0);
     plan.apply(|node| {
@@ -150,8 +150,8 @@ pub(super) fn is_bounded_only(plan: &Arc<dyn ExecutionPlan>, bounds: &SliceBound
     Ok(scans > 0 && scans == bounded)
 }
 
-/// A plan of a longer slice for which [`is_bounded_only`] holds, as a plan of another slice within; none if a scan cannot
-/// say its bounds exactly.
+/// Turns the plan of a longer slice for which [`is_bounded_only`] holds into the plan of a slice within it; `None` if a scan
+/// cannot express the bounds exactly.
 pub(super) fn resliced(
     plan: Arc<dyn ExecutionPlan>,
     longer: &SliceBounds,
@@ -168,15 +168,15 @@ pub(super) fn resliced(
     Ok(is_exact.then_some(plan))
 }
 
-/// A plan for which [`is_bounded_only`] holds, without row filters: it may give rows outside the slice.
+/// A plan for which [`is_bounded_only`] holds, without its row filters: it may return rows outside the slice.
 pub(super) fn without_row_filter(plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
     with_sources(plan, |source| {
         Some(source.clone().with_pushdown_filters(false))
     })
 }
 
-/// A plan for which [`is_bounded_only`] holds, with `filter` before the bounds; none if the columns of `filter` are not
-/// stored as they are.
+/// A plan for which [`is_bounded_only`] holds, with `filter` before the bounds; `None` if the files do not store the columns of
+/// `filter` unchanged.
 pub(super) fn narrowed(
     plan: Arc<dyn ExecutionPlan>,
     filter: &Expr,
@@ -231,7 +231,7 @@ fn parquet_source(plan: &Arc<dyn ExecutionPlan>) -> Option<&ParquetSource> {
     Some(source)
 }
 
-/// The plan with other parquet sources, where `replace` gives one; it sees them in the order of a walk from the top.
+/// The plan with other Parquet sources where `replace` returns one; it gets them in the order of a walk from the top.
 fn with_sources(
     plan: Arc<dyn ExecutionPlan>,
     mut replace: impl FnMut(&ParquetSource) -> Option<ParquetSource>,

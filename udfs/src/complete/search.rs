@@ -1,7 +1,8 @@
-//! The search itself: which rows belong, which sessions are still open at the edge of what was
-//! read, and where to read next (SESS-2). Intervals in, decisions out; reading is the caller's.
+//! Search for completed sessions: it decides which rows belong to a session, which sessions are still open at the edge of the
+//! range read so far, and which slice to read next (SESS-2). It takes intervals and returns decisions; the caller reads.
 //!
-//! An interval is the first and last event time of rows of one key that are one session. A row alone is one: `[t, t]`.
+//! An interval is the first and last event time of rows of one key that form one session. A single row is the interval
+//! `[t, t]`.
 
 use super::node::CompletionRange;
 use crate::session::{joins, merge_intervals};
@@ -29,7 +30,7 @@ pub(super) struct Intervals<'a> {
 }
 
 impl<'a> Intervals<'a> {
-    /// A row each.
+    /// One interval for each row.
     pub(super) fn of_rows(ticks: &'a [i64], keys: &'a [u32]) -> Self {
         Self {
             starts: ticks,
@@ -39,7 +40,7 @@ impl<'a> Intervals<'a> {
     }
 }
 
-/// A session of the result; the number is its place in [`Search::session`].
+/// A session of the result; the number is its index for [`Search::session`].
 pub(super) type SessionId = usize;
 
 /// Start and last row of a session, as far as it is known.
@@ -55,14 +56,14 @@ pub(super) struct Session {
 pub(super) struct Search {
     gap: i64,
     range: CompletionRange,
-    /// What has been read so far.
+    /// The range read so far.
     read: Slice,
-    /// How much is read next, on each side.
+    /// The width of the next slice, on each side.
     width: [i64; 2],
     /// Slices end at multiples of this.
     grid: i64,
     sessions: Vec<Session>,
-    /// The sessions that touch the edge of what was read, on each side.
+    /// The sessions that touch the edge of the range read so far, on each side.
     open: [OpenSessions; 2],
 }
 
@@ -92,7 +93,7 @@ impl OpenSessions {
         self.keys.iter().filter_map(|key| self.get(*key))
     }
 
-    /// Forgets those for which `stays` is false.
+    /// Drops those for which `stays` is false.
     fn retain(&mut self, stays: impl Fn(SessionId) -> bool) {
         let of_key = &mut self.of_key;
         self.keys.retain(|key| {
@@ -103,8 +104,8 @@ impl OpenSessions {
     }
 }
 
-/// The first slice has this many gaps on both sides of a range that is at least as long, a shorter one a single gap:
-/// planning a slice costs about as much as reading a large one, and the files at the edges are opened anyway.
+/// The first slice has a margin of this many gaps on both sides of a range that is at least as long, and of a single gap for a
+/// shorter one: planning a slice costs about as much as reading a large one, and the files at the edges are opened anyway.
 const MARGIN_IN_GAPS: i64 = 4;
 
 impl Search {
@@ -147,12 +148,12 @@ impl Search {
         }
     }
 
-    /// What to read first.
+    /// The slice to read first.
     pub(super) fn first_slice(&self) -> Slice {
         self.read
     }
 
-    /// What to read next on `side`: none if nothing is open there, or all that may be was read.
+    /// The slice to read next on `side`; `None` if no session is open there, or everything within the limit was read.
     pub(super) fn next_slice(&self, side: Side) -> Option<Slice> {
         if self.open[side as usize].keys.is_empty() {
             return None;
@@ -160,7 +161,7 @@ impl Search {
         self.slice_beyond(self.read, side, self.width[side as usize])
     }
 
-    /// What was read and the next two slices on both sides, should something be open there.
+    /// The range read so far, and the next two slices on both sides if a session is open there.
     pub(super) fn reach(&self) -> Slice {
         let mut reach = self.read;
         for step in [1, 2] {
@@ -175,7 +176,7 @@ impl Search {
         reach
     }
 
-    /// The slice of `width` next to `read` on `side`; none if all that may be was read.
+    /// The slice of `width` next to `read` on `side`; `None` if everything within the limit was read.
     fn slice_beyond(&self, read: Slice, side: Side, width: i64) -> Option<Slice> {
         let slice = match side {
             Side::Before => {
@@ -196,9 +197,8 @@ impl Search {
         (slice.from < slice.to).then_some(slice)
     }
 
-    /// Takes all intervals of the first slice; gives each one's session if it belongs to the
-    /// result. An interval lies within the range or outside, not across one of its ends.
-    /// None if an event time is too far out for its session's end.
+    /// Adds all intervals of the first slice; returns for each its session if it belongs to the result. An interval lies within
+    /// the range or outside, not across one of its ends. `None` if an event time is too far out for its session's end.
     pub(super) fn take_first(
         &mut self,
         intervals: Intervals<'_>,
@@ -238,8 +238,8 @@ impl Search {
         Some(all.sessions.iter().map(|session| found[*session]).collect())
     }
 
-    /// Takes the intervals of `slice` on `side` whose key is open there, in any order (those of
-    /// other keys are ignored); gives each one's session if it belongs to the result.
+    /// Adds the intervals of `slice` on `side` whose key is open there, in any order (those of other keys are ignored); returns
+    /// for each its session if it belongs to the result.
     pub(super) fn take_slice(
         &mut self,
         side: Side,
@@ -251,7 +251,7 @@ impl Search {
             lasts,
             keys,
         } = intervals;
-        // From the edge outward: by the end that is nearer to it.
+        // From the edge outward: sorted by the end nearer to the edge.
         let near = match side {
             Side::Before => lasts,
             Side::After => starts,
@@ -273,7 +273,7 @@ impl Search {
             };
             let session = &mut self.sessions[id];
             let (start, last) = (starts[interval], lasts[interval]);
-            // An interval that does not join ends the session, and none further out can join then.
+            // An interval that does not join ends the session, and none further out can join either.
             match side {
                 Side::Before if last >= session.start || joins(last, session.start, self.gap) => {
                     session.start = start.min(session.start);
@@ -314,7 +314,7 @@ impl Search {
         open
     }
 
-    /// How many sessions there are: their numbers are below.
+    /// The number of sessions: session ids are smaller.
     pub(super) fn session_count(&self) -> usize {
         self.sessions.len()
     }
@@ -331,7 +331,7 @@ impl Search {
         self.gap
     }
 
-    /// What was read in all.
+    /// The whole range read so far.
     pub(super) fn read(&self) -> Slice {
         self.read
     }
@@ -379,7 +379,7 @@ mod tests {
         let search = Search::new(10, RANGE, i64::MAX);
         assert_eq!(search.first_slice(), Slice { from: 90, to: 130 });
         assert_eq!(search.next_slice(Side::Before), None, "nothing is open yet");
-        // A range of at least four gaps has four gaps on both sides, if so much may be read.
+        // A range of at least four gaps has a margin of four gaps on both sides, if the limit allows it.
         let long = CompletionRange { to: 140, ..RANGE };
         let search = Search::new(10, long, i64::MAX);
         assert_eq!(search.first_slice(), Slice { from: 60, to: 180 });
@@ -453,7 +453,8 @@ mod tests {
     #[test]
     fn sess_2_sessions_are_followed_slice_by_slice_until_they_end() {
         let mut search = Search::new(10, RANGE, i64::MAX);
-        // Key 0 goes on before the range, key 1 past it, key 2 ends within, key 3 is not in it.
+        // The session of key 0 extends before the range, that of key 1 past it, that of key 2 ends within, key 3 has none in
+        // it.
         let ticks = [105, 95, 115, 125, 110, 92, 128];
         let taken = search
             .take_first(Intervals::of_rows(&ticks, &[0, 0, 1, 1, 2, 3, 3]), 4)

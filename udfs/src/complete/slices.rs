@@ -1,4 +1,4 @@
-//! Reads slices of the input: plans the input anew with a filter, so that file statistics prune.
+//! Reader of the input's slices: it plans the input again with a filter for each slice, so that file statistics prune.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -19,22 +19,22 @@ use super::scan::{self, SliceBounds};
 use super::search::Slice;
 use crate::filters::PushDownFilters;
 
-/// With more open keys than this a list costs more than it saves.
+/// For more open keys than this, an IN list costs more than it saves.
 const MAX_LISTED_KEYS: usize = 256;
 
-/// What reading the input takes.
+/// Everything needed to read the input.
 #[derive(Debug, Clone)]
 pub(super) struct SliceReader {
     node: CompleteSessions,
     state: SessionState,
-    /// The input is a table as it is.
+    /// The input is a table with unchanged columns.
     is_plain: bool,
-    /// Whoever reads a slice leaves out rows of other event times.
+    /// The reader of a slice drops rows of other event times itself.
     any_rows: bool,
 }
 
 impl SliceReader {
-    /// Reads the input of `node`; with `any_rows` a slice's rows may be mixed with others.
+    /// A reader for the input of `node`; with `any_rows` a slice's plan may also return other rows.
     pub(super) fn new(node: CompleteSessions, state: SessionState, any_rows: bool) -> Self {
         Self {
             any_rows,
@@ -44,8 +44,8 @@ impl SliceReader {
         }
     }
 
-    /// The plan of the rows in `slice`; with `keys` (a row per wanted key and a column per key
-    /// column) perhaps only those of these keys.
+    /// The plan of the rows in `slice`; with `keys` (a row per requested key and a column per key column) it may be restricted
+    /// to these keys.
     pub(super) async fn plan_slice(
         &self,
         slice: Slice,
@@ -75,7 +75,7 @@ impl SliceReader {
         Ok(self.is_plain && scan::is_bounded_only(plan, &self.bounds(slice)?)?)
     }
 
-    /// Such a plan as cheap as it can be.
+    /// The cheapest form of such a plan.
     pub(super) fn relaxed(&self, plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
         if self.any_rows {
             return scan::without_row_filter(plan);
@@ -83,8 +83,7 @@ impl SliceReader {
         Ok(plan)
     }
 
-    /// A plan of `longer`, for all keys, as one of `slice`, for `keys` alone; none if only a new
-    /// plan can be that.
+    /// Turns a plan of `longer`, for all keys, into one of `slice`, for `keys` only; `None` if that requires a new plan.
     pub(super) fn cut_out(
         &self,
         plan: Arc<dyn ExecutionPlan>,
@@ -113,7 +112,7 @@ impl SliceReader {
         SliceBounds::try_new(slice, self.node.event_time(), &self.time_type()?)
     }
 
-    /// NULL-1: the plan of at most one row without an event time; None if there can be none.
+    /// NULL-1: the plan of at most one row without an event time; `None` if the column cannot have NULLs.
     pub(super) async fn plan_null_event_times(&self) -> Result<Option<Arc<dyn ExecutionPlan>>> {
         use datafusion::logical_expr::ExprSchemable;
         let event_time = self.node.event_time();
@@ -156,11 +155,10 @@ impl SliceReader {
         self.node.event_time().get_type(schema.as_ref())
     }
 
-    /// Optimizes and plans. The input was analyzed with the statement: analyzer rules of the
-    /// session do not see it twice.
+    /// Optimizes and plans. The input was analyzed with the statement: the session's analyzer rules do not run on it again.
     async fn plan(&self, plan: LogicalPlan) -> Result<Arc<dyn ExecutionPlan>> {
         let optimized = if self.is_plain {
-            // The input is optimized; only the filter is to find its scan.
+            // The input is optimized already; only the filter must be pushed to its scan.
             let push_down = Optimizer::with_rules(vec![Arc::new(PushDownFilters::default())]);
             push_down.optimize(plan, &self.state, |_, _| {})?
         } else {

@@ -1,4 +1,4 @@
-//! What is aggregated, and the three steps: rows to states, states to states, states to results.
+//! Incremental aggregate: its expressions, and the three steps rows to states, states to states, states to results.
 
 use std::sync::Arc;
 
@@ -25,34 +25,34 @@ use crate::session::aggregate::{
 };
 use crate::window::{ticks, timestamps};
 
-/// In the metadata of state rows' schema: how many columns, from the first, are the key.
+/// Metadata key in the schema of state rows: the number of leading columns that are the key.
 pub const STATE_KEYS: &str = "anabranch.keys";
-/// The column by which a row is done.
+/// Metadata key: the column whose time completes a row.
 pub const STATE_CLOSES: &str = "anabranch.closes";
-/// How many ticks the watermark is at or past that column's time when the row is done.
+/// Metadata key: a row is complete when the watermark is this many ticks past that column's time.
 pub const STATE_CLOSES_AFTER: &str = "anabranch.closes_after";
 
-/// State rows put together.
+/// The result of merging state rows.
 #[derive(Debug)]
 pub struct Merged {
     /// One row per group or session.
     pub rows: RecordBatch,
-    /// Per row, whether a new one went into it, or its session is not the one that a kept row was of.
+    /// For each row, whether a new row was merged into it, or its session differs from that of a kept row.
     pub is_touched: Vec<bool>,
-    /// Per row that was kept, the row it went into.
+    /// For each kept row, the row that it was merged into.
     pub group_of_kept: Vec<usize>,
 }
 
 /// An aggregate by key, window or session whose states are rows.
 ///
-/// A state row has the key columns, the times (`touched`, the time of the last batch that had a row of a key; `window_end` of a
-/// window; start and end of a slice, and where the first and the last window end that its rows count for; first and last event
-/// time of a session, and what its rows are grouped by besides), and the state columns of every aggregate, in this order.
+/// A state row has the key columns, the times (for a key `touched`, the time of the last batch with a row of it; for a window
+/// `window_end`; for a slice its start and end, and the ends of the first and the last window for which its rows count; for a
+/// session the first and last event time, and its further group keys), and the state columns of every aggregate, in this order.
 #[derive(Debug, Clone)]
 pub struct IncrementalAggregate {
     pub(super) shape: StateShape,
     pub(super) aggregates: Vec<SessionAggregateExpr>,
-    /// Per aggregate, whether it is `is_final()`.
+    /// For each aggregate, whether it is `is_final()`.
     finals: Vec<bool>,
     pub(super) state_schema: SchemaRef,
     pub(super) output: SchemaRef,
@@ -87,7 +87,7 @@ impl IncrementalAggregate {
                     1 => format!("{} state", result.name()),
                     _ => format!("{} state {}", result.name(), place + 1),
                 };
-                // Partial aggregation of no rows in a group leaves NULLs whatever the field says.
+                // Partial aggregation of a group without rows leaves NULLs, even if the field is not nullable.
                 let field = field.as_ref().clone().with_name(name).with_nullable(true);
                 fields.push(Arc::new(field));
             }
@@ -115,30 +115,30 @@ impl IncrementalAggregate {
         &self.state_schema
     }
 
-    /// How many columns of a state row, from the first, are its key. Rows of one window's key are one; a key's slice may have
-    /// several rows, by the first window that they count for, and a session's key one per session.
+    /// The number of leading columns of a state row that are its key. Rows of one window's key are merged to one; a key's slice
+    /// may have several rows, by the first window for which they count, and a session's key one per session.
     pub fn key_columns(&self) -> usize {
         self.shape.key_columns()
     }
 
-    /// Whether its groups have no window: a row that is done is forgotten, and its key begins anew.
+    /// Whether its groups have no window: an expired row is dropped, and its key starts with an empty state.
     pub fn is_keyed(&self) -> bool {
         matches!(self.shape, StateShape::Keys { .. })
     }
 
-    /// Whether a result says if it is final.
+    /// Whether the results depend on `is_final()`.
     pub fn uses_is_final(&self) -> bool {
         self.finals.iter().any(|is_final| *is_final)
     }
 
-    /// The plan from rows to states: rows of a key may come several times.
+    /// The plan from rows to states: a key may occur in several rows.
     ///
     /// # Errors
     ///
     /// Expressions that do not fit the input.
     pub fn partial(&self, input: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
         match &self.shape {
-            // Of no rows there is no group, as of every other key.
+            // Without keys, empty input gives no group, as for any other key.
             StateShape::Keys { groups } if groups.is_empty() => self.grouped(&[lit(true)], input),
             StateShape::Keys { groups } => self.grouped(groups, input),
             StateShape::Windows { groups, window_end } => {
@@ -162,7 +162,7 @@ impl IncrementalAggregate {
                 gap,
                 ..
             } => {
-                // Rows of a group at most the gap apart are in one session, whatever stands between them.
+                // Rows of a group at most the gap apart are in one session, even if rows of other groups lie between them.
                 let rule = PartialRule {
                     keys: keys.iter().chain(others).map(Arc::clone).collect(),
                     event_time: Arc::clone(event_time),
@@ -202,7 +202,8 @@ impl IncrementalAggregate {
         )?))
     }
 
-    /// The output of [`Self::partial`] as state rows; `now` is the time of the batch, by which keys are touched.
+    /// Converts the output of [`Self::partial`] to state rows; `now` is the time of the batch, which becomes the last change of
+    /// its keys.
     ///
     /// # Errors
     ///
@@ -211,14 +212,14 @@ impl IncrementalAggregate {
         let mut columns = partial.columns().to_vec();
         if self.is_keyed() {
             let width = self.key_columns();
-            // A group of all rows has a constant for its key.
+            // A single group of all rows has a constant as its key.
             columns.drain(width..width.max(1));
             let time = self.state_schema.field(width).data_type();
             let touched = ScalarBuffer::from(vec![now; partial.num_rows()]);
             columns.insert(width, timestamps(touched, time)?);
         }
         if let StateShape::Sessions { keys, others, .. } = &self.shape {
-            // The times come before what sessions are grouped by besides.
+            // The times come before the further group keys of sessions.
             let (first, count) = (keys.len(), others.len());
             columns[first..first + count + 2].rotate_left(count);
         }
@@ -238,12 +239,12 @@ impl IncrementalAggregate {
         )?)
     }
 
-    /// When each state row is done: as soon as the watermark has reached this tick. A key's row is when what is forgotten
-    /// has reached the time it was last touched.
+    /// When each state row is complete: as soon as the watermark has reached this tick. A key's row is complete when the expiry
+    /// time has reached the time of its last change.
     ///
     /// # Errors
     ///
-    /// A session so far out that its end is no timestamp.
+    /// A session so far out that its end does not fit a timestamp.
     pub fn closes_at(&self, states: &RecordBatch) -> Result<Vec<i64>> {
         let (column, after) = self.shape.closes();
         let times = ticks(states.column(column))?;
@@ -259,7 +260,7 @@ impl IncrementalAggregate {
             .collect()
     }
 
-    /// One state row per group or session from state rows that were `kept` and those that are `new`, each in any order.
+    /// Merges the state rows that were `kept` and those that are `new`, each in any order, to one per group or session.
     ///
     /// # Errors
     ///
@@ -361,11 +362,12 @@ impl IncrementalAggregate {
         })
     }
 
-    /// The results of state rows, one each, but for slices: of those [`Self::evaluate_windows`] gives results. `is_final` is what `is_final()` says of each.
+    /// The results of state rows, one each; for slices use [`Self::evaluate_windows`]. `is_final` has the result of
+    /// `is_final()` for each.
     ///
     /// # Errors
     ///
-    /// A session so far out that its end is no timestamp.
+    /// A session so far out that its end does not fit a timestamp.
     pub fn evaluate(&self, states: &RecordBatch, is_final: &BooleanArray) -> Result<RecordBatch> {
         let rows = states.num_rows();
         if rows == 0 {
@@ -397,7 +399,7 @@ impl IncrementalAggregate {
         self.output_batch(columns, accumulators, is_final)
     }
 
-    /// Rows of the output: their group columns, the aggregates' results, and what `is_final()` says of each.
+    /// Rows of the output: their group columns, the aggregates' results, and the results of `is_final()`.
     pub(super) fn output_batch(
         &self,
         mut columns: Vec<ArrayRef>,
@@ -441,7 +443,7 @@ impl IncrementalAggregate {
     }
 }
 
-/// Fields whose names tell them apart.
+/// Fields with unique names.
 fn distinct(fields: Vec<FieldRef>) -> Vec<FieldRef> {
     let mut seen = std::collections::HashSet::new();
     let apart = |(place, field): (usize, FieldRef)| {

@@ -1,4 +1,4 @@
-//! The operator that takes late rows out (TIME-2).
+//! Operator that removes late rows and collects them (TIME-2).
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -45,7 +45,7 @@ pub struct LateRows {
 }
 
 impl LateRows {
-    /// Takes what was set aside so far.
+    /// Takes the late rows collected so far.
     pub fn take(&self) -> Vec<RecordBatch> {
         std::mem::take(&mut *self.lock())
     }
@@ -59,18 +59,18 @@ impl LateRows {
     }
 }
 
-/// Passes rows on that are in time and sets the others aside.
+/// Passes rows on that are in time and collects late ones.
 #[derive(Debug, Clone)]
 pub struct LateRowsExec {
     input: Arc<dyn ExecutionPlan>,
     rule: LateRule,
-    /// Gives the watermark that a row met, as BIGINT in the event time's unit; the lowest number is no watermark.
+    /// Computes the watermark that a row met, as BIGINT in the event time's unit; the lowest number means no watermark.
     watermark: Arc<dyn PhysicalExpr>,
     late: Arc<LateRows>,
 }
 
 impl LateRowsExec {
-    /// Rows of `input`, late ones set aside in `late`.
+    /// Rows of `input`; late ones are collected in `late`.
     pub fn new(
         input: Arc<dyn ExecutionPlan>,
         rule: LateRule,
@@ -165,7 +165,7 @@ impl ExecutionPlan for LateRowsExec {
     }
 }
 
-/// Which rows are late; none if no row is.
+/// Which rows are late; `None` if no row is.
 fn late_mask(
     batch: &RecordBatch,
     rule: &LateRule,
@@ -174,7 +174,7 @@ fn late_mask(
     let rows = batch.num_rows();
     let times = rule.time().evaluate(batch)?.into_array(rows)?;
     if times.null_count() > 0 {
-        // NULL-1: a source that keeps time sets such rows aside before they come here.
+        // NULL-1: a source that tracks event time removes such rows before they come here.
         return Err(exec_datafusion_err!("a row without an event time"));
     }
     let times = ticks(&times)?;

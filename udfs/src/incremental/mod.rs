@@ -1,7 +1,7 @@
-//! Aggregates that go on from batch to batch: the partial states of a batch are merged with those kept from before.
+//! Incremental aggregates: the partial states of a batch are merged with those of earlier batches.
 //!
-//! Nothing here remembers: states come in as rows and go out as rows, and whoever calls keeps them. The operators are
-//! DataFusion's own aggregates; any of them works whose partial states merge.
+//! This module is stateless: states come in as rows and go out as rows, and the caller stores them. The operators are
+//! DataFusion's own aggregates; every aggregate works whose partial states merge.
 
 mod aggregate;
 mod late;

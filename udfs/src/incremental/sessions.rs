@@ -1,7 +1,7 @@
-//! State rows of sessions put together: intervals by key first, then the groups of each session.
+//! Merge of session state rows: intervals by key first, then the groups of each session.
 //!
-//! A session is made of all rows of its key (SESS-1), its groups may be finer. So a state row has the bounds of its whole
-//! session, and goes with it when that grows or merges with another.
+//! A session consists of all rows of its key (SESS-1); its groups may be finer. So a state row has the bounds of its whole
+//! session, and moves with it when the session grows or merges with another.
 
 use std::sync::Arc;
 
@@ -16,14 +16,13 @@ use datafusion::logical_expr::EmitTo;
 use crate::session::{merge_intervals, new_keys};
 use crate::window::{ticks, timestamps};
 
-/// Where the columns of a session's state rows are: keys, first and last event time, then what sessions are grouped by
-/// besides.
+/// The positions of a session's state columns: keys, first and last event time, then its further group keys.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct SessionLayout {
     pub(super) keys: usize,
     pub(super) others: usize,
     pub(super) gap: i64,
-    /// A group is another one when the session's last row is.
+    /// Whether a group changes when the session's last row changes.
     pub(super) has_end: bool,
 }
 
@@ -34,12 +33,12 @@ pub(super) struct SessionGroups {
     pub(super) count: usize,
     /// Keys, times and other columns of the groups.
     pub(super) columns: Vec<ArrayRef>,
-    /// Groups of which a row that was `kept` says other bounds.
+    /// Groups whose bounds differ from those in a row that was `kept`.
     pub(super) moved: Vec<usize>,
 }
 
 impl SessionLayout {
-    /// Puts state rows together, whose keys are `ids` in `key_values`; the first `kept` rows were there before.
+    /// Groups state rows, whose keys are `ids` in `key_values`; the first `kept` rows are the stored ones.
     pub(super) fn group(
         self,
         states: &[&RecordBatch],

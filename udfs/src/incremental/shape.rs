@@ -1,4 +1,4 @@
-//! How rows are put together, and what columns a state row has besides the aggregates' states.
+//! Shape of state rows: how rows are grouped, and which columns a state row has besides the aggregates' states.
 
 use std::sync::Arc;
 
@@ -9,12 +9,12 @@ use datafusion::physical_plan::PhysicalExpr;
 use crate::session::SessionColumn;
 use crate::window::Slices;
 
-/// How rows are put together.
+/// How rows are grouped.
 #[derive(Debug, Clone)]
 pub enum StateShape {
-    /// By key, for as long as rows of it come.
+    /// By key, without a window.
     Keys {
-        /// The group columns of the output; none is one group of all rows.
+        /// The group columns of the output; without any there is one group of all rows.
         groups: Vec<Arc<dyn PhysicalExpr>>,
     },
     /// By group, each of one window.
@@ -26,7 +26,7 @@ pub enum StateShape {
     },
     /// By key, slice, and the first window that a row counts for.
     Slices {
-        /// What the output is grouped by besides the window.
+        /// The output's group keys besides the window.
         keys: Vec<Arc<dyn PhysicalExpr>>,
         /// The start of a row's slice.
         slice_start: Arc<dyn PhysicalExpr>,
@@ -34,7 +34,7 @@ pub enum StateShape {
         first_window_end: Arc<dyn PhysicalExpr>,
         /// The slices of the windows.
         slices: Slices,
-        /// What the group columns of the output hold.
+        /// The contents of the output's group columns.
         groups: Vec<SessionColumn>,
     },
     /// By key and session.
@@ -45,15 +45,15 @@ pub enum StateShape {
         event_time: Arc<dyn PhysicalExpr>,
         /// The gap, in ticks of the event time's unit.
         gap: i64,
-        /// What the rows of a session are grouped by besides.
+        /// Further group keys of a session's rows.
         others: Vec<Arc<dyn PhysicalExpr>>,
-        /// What the group columns of the output hold; what sessions are grouped by besides comes after the keys.
+        /// The contents of the output's group columns; further group keys come after the session keys.
         groups: Vec<SessionColumn>,
     },
 }
 
 impl StateShape {
-    /// What rows are grouped by, without times.
+    /// The keys of groups, without times.
     pub(super) fn keys(&self) -> &[Arc<dyn PhysicalExpr>] {
         match self {
             StateShape::Keys { groups } | StateShape::Windows { groups, .. } => groups,
@@ -61,14 +61,14 @@ impl StateShape {
         }
     }
 
-    /// How many columns of a state row, from the first, are its key.
+    /// The number of leading columns of a state row that are its key.
     pub(super) fn key_columns(&self) -> usize {
-        // A slice is looked up by its start: a batch must not touch all slices of a key.
+        // A slice is looked up by its start: a batch must not read all slices of a key.
         let slice = usize::from(matches!(self, StateShape::Slices { .. }));
         self.keys().len() + slice
     }
 
-    /// The names of the columns behind [`Self::keys`].
+    /// The names of the columns after [`Self::keys`].
     fn times(&self) -> &'static [&'static str] {
         match self {
             StateShape::Keys { .. } => &["touched"],
@@ -83,12 +83,12 @@ impl StateShape {
         }
     }
 
-    /// How many columns come before the states of the aggregates.
+    /// The number of columns before the states of the aggregates.
     pub(super) fn columns_before_states(&self) -> usize {
         self.keys().len() + self.times().len() + self.others().len()
     }
 
-    /// What rows are grouped by besides; these columns come after the times.
+    /// Further group keys; these columns come after the times.
     fn others(&self) -> &[Arc<dyn PhysicalExpr>] {
         match self {
             StateShape::Sessions { others, .. } => others,
@@ -96,7 +96,8 @@ impl StateShape {
         }
     }
 
-    /// How many columns, from the first, tell state rows apart that are not to be merged; a session's interval does not.
+    /// The number of leading columns that distinguish state rows which must not be merged; a session's interval is not one of
+    /// them.
     pub(super) fn identity_columns(&self) -> usize {
         match self {
             StateShape::Keys { .. } | StateShape::Sessions { .. } => self.keys().len(),
@@ -104,7 +105,7 @@ impl StateShape {
         }
     }
 
-    /// The column by which a row is done, and how many ticks later than its time it is.
+    /// The column whose time completes a row, and the number of ticks after that time.
     pub(super) fn closes(&self) -> (usize, i64) {
         let keys = self.keys().len();
         match self {
@@ -115,7 +116,7 @@ impl StateShape {
         }
     }
 
-    /// The columns before the states of the aggregates, named as people know them; programs go by place.
+    /// The columns before the states of the aggregates, named for users; programs use positions.
     pub(super) fn fields(&self, input: &Schema, output: &Schema) -> Result<Vec<FieldRef>> {
         let key_name = |key: usize| -> String {
             let column = match self {

@@ -1,4 +1,4 @@
-//! The operator that says from which window on a row of a slice counts, and sets aside what is late (TIME-2).
+//! Operator that computes the first window for which a row of a slice counts, and collects late rows (TIME-2).
 
 use std::fmt;
 use std::sync::Arc;
@@ -28,7 +28,7 @@ use crate::window::{Slices, ticks, timestamps};
 /// The column that the operator appends.
 pub const FIRST_WINDOW_END: &str = "first_window_end";
 
-/// Where rows have their slice and their time.
+/// The columns with a row's slice, and its watermark.
 #[derive(Debug, Clone)]
 pub struct SliceRule {
     /// The slices.
@@ -37,12 +37,12 @@ pub struct SliceRule {
     pub start: usize,
     /// The column with its end.
     pub end: usize,
-    /// Gives the watermark that a row met, as BIGINT in the event time's unit; the lowest number is no watermark.
+    /// Computes the watermark that a row met, as BIGINT in the event time's unit; the lowest number means no watermark.
     pub watermark: Arc<dyn PhysicalExpr>,
 }
 
-/// Passes each row on once, with the end of the first window that it counts for: the first that has its slice and ends after
-/// the watermark that the row met. For each window before that, the row is set aside, with the window in the place of the slice.
+/// Passes each row on once, with the end of the first window for which it counts: the first that has its slice and ends after
+/// the watermark that the row met. For each earlier window, the row is collected as late, with the window instead of the slice.
 ///
 /// Schema: the input's columns, then [`FIRST_WINDOW_END`] of the slice's type, not null.
 #[derive(Debug, Clone)]
@@ -55,7 +55,7 @@ pub struct SliceRowsExec {
 }
 
 impl SliceRowsExec {
-    /// Rows of `input`; what is late is set aside in `late`.
+    /// Rows of `input`; late rows are collected in `late`.
     pub fn new(input: Arc<dyn ExecutionPlan>, rule: SliceRule, late: Arc<LateRows>) -> Self {
         let schema = input.schema();
         let time = schema.field(rule.start).data_type().clone();
@@ -167,7 +167,7 @@ impl SliceRule {
         let rows = batch.num_rows();
         let starts = batch.column(self.start);
         if starts.null_count() > 0 {
-            // NULL-1: a source that keeps time sets such rows aside before they come here.
+            // NULL-1: a source that tracks event time removes such rows before they come here.
             return Err(exec_datafusion_err!("a row without an event time"));
         }
         let time = starts.data_type().clone();
@@ -178,7 +178,7 @@ impl SliceRule {
         let (mut missed, mut windows) = (Vec::new(), Vec::new());
         let mut known = None;
         for (row, (start, watermark)) in (0_u32..).zip(ticks(starts)?.iter().zip(watermarks)) {
-            // Neighbours are mostly of one slice.
+            // Neighbouring rows are mostly in one slice.
             let (of, first_end) = match known {
                 Some((of_start, of, first_end)) if of_start == *start => (of, first_end),
                 _ => self
@@ -207,14 +207,15 @@ impl SliceRule {
         Ok(filter_record_batch(&passed, &in_time)?)
     }
 
-    /// The first window that has the slice that begins at `start` and the one behind the last, and where the first ends.
+    /// The windows of the slice that begins at `start`, from the first one up to the one after the last, and the end of the
+    /// first.
     fn windows(&self, start: i64) -> Option<((i64, i64), i64)> {
         let windows = self.slices.windows_of(self.slices.number(start)?)?;
         let first_end = self.slices.start(windows.start)?;
         Some(((windows.start, windows.end), first_end))
     }
 
-    /// The rows of a batch with these windows in the place of their slices.
+    /// The rows of a batch with these windows instead of their slices.
     fn missed(
         &self,
         batch: &RecordBatch,

@@ -15,11 +15,11 @@ use crate::diagnostic::out_of_range;
 use crate::session::aggregate::new_keys;
 use crate::window::{Slices, ticks, timestamps};
 
-/// Rows of keys that are looked up at once.
+/// The number of rows whose keys are looked up at once.
 const LOOKED_UP: usize = 8_192;
 
 impl IncrementalAggregate {
-    /// The slices that its state rows are of; none if they are of other things.
+    /// The slices of its state rows; `None` if its state is not by slice.
     pub fn slices(&self) -> Option<&Slices> {
         match &self.shape {
             StateShape::Slices { slices, .. } => Some(slices),
@@ -27,11 +27,11 @@ impl IncrementalAggregate {
         }
     }
 
-    /// Per state row the windows that it counts for, by their numbers; of rows that are not by slice, none.
+    /// For each state row the windows for which it counts, by their numbers; empty for rows that are not by slice.
     ///
     /// # Errors
     ///
-    /// Times that no window has.
+    /// Times that are in no window.
     pub fn windows_of(&self, states: &RecordBatch) -> Result<Vec<Range<i64>>> {
         let Some(slices) = self.slices() else {
             return Ok(vec![]);
@@ -46,11 +46,11 @@ impl IncrementalAggregate {
             .collect()
     }
 
-    /// The keys, in the key columns of the state, of all slices of any window that one of these state rows counts for.
+    /// The keys, in the key columns of the state, of all slices of all windows for which one of these state rows counts.
     ///
     /// # Errors
     ///
-    /// Times that no window has.
+    /// Times that are in no window.
     pub fn slices_of_windows(
         &self,
         states: &RecordBatch,
@@ -95,7 +95,7 @@ impl IncrementalAggregate {
     }
 }
 
-/// Runs of one key that overlap or touch, put together: by key and in the order of time. A run keeps the row of its first part.
+/// Merges runs of one key that overlap or touch; the result is sorted by key and time. A run keeps the row of its first part.
 pub(super) fn apart(mut runs: Vec<(usize, Range<i64>, u32)>) -> Vec<(usize, Range<i64>, u32)> {
     runs.retain(|(_, run, _)| !run.is_empty());
     runs.sort_unstable_by_key(|(key, run, row)| (*key, run.start, *row));

@@ -1,8 +1,8 @@
-//! What windows give whose state is kept by slice: the slices of each are merged.
+//! Results of windows whose state is kept by slice: it merges the slices of each window.
 //!
-//! A window has many slices, and a slice is in many windows. Where few windows are asked for, each takes the rows of its
-//! slices. Where that would read rows too often, rows are first merged two by two, four by four, and so on; a window
-//! then takes few of these blocks, as from a segment tree.
+//! A window has many slices, and a slice is in many windows. If few windows are requested, each merges the rows of its slices.
+//! If that would read rows too often, rows are first merged two by two, four by four, and so on; a window then needs few of
+//! these blocks, as in a segment tree.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -19,22 +19,22 @@ use crate::session::SessionColumn;
 use crate::session::aggregate::Accumulators;
 use crate::window::{ticks, timestamps};
 
-/// A row is read so often, for each row and window, before blocks are made.
+/// The average number of windows per row from which on blocks are built.
 const READ_OFTEN: usize = 8;
-/// Rows that are taken at once.
+/// The number of rows that are merged at once.
 const TAKEN: usize = 65_536;
 
-/// Windows that are asked for: of one key and one after the other.
+/// Requested windows: consecutive ones of one key.
 struct Run {
     key: usize,
     windows: Range<i64>,
-    /// The place of the first window among all.
+    /// The index of the first window among all.
     first: usize,
     /// A row of the key.
     row: u32,
 }
 
-/// The windows that are asked for, and what has come of them.
+/// The requested windows, and the results so far.
 struct Asked<'a> {
     aggregate: &'a IncrementalAggregate,
     runs: Vec<Run>,
@@ -50,9 +50,9 @@ struct Blocks {
 }
 
 impl IncrementalAggregate {
-    /// The results of windows, a row each. `states` are state rows by slice, of which those before `counted` count;
-    /// `asked` says for each, whether it counts or not, which windows of its key it asks for. A window is final if its number
-    /// is below `final_before`. Windows without rows give none.
+    /// The results of windows, one row each. `states` are state rows by slice, of which those before `counted` count; `asked`
+    /// has for each, whether it counts or not, the windows of its key that are requested. A window is final if its number is
+    /// below `final_before`. Windows without rows give no result.
     ///
     /// # Errors
     ///
@@ -67,7 +67,8 @@ impl IncrementalAggregate {
         self.windows_given(states, counted, asked, final_before, READ_OFTEN)
     }
 
-    /// What groups give that are open when all is closed by `closed_by`: of slices their windows, of others each row.
+    /// The results of groups that are still open when everything up to `closed_by` is closed: for slices of their windows,
+    /// otherwise of each row.
     ///
     /// # Errors
     ///
@@ -105,7 +106,7 @@ impl IncrementalAggregate {
         if reads <= read_often.saturating_mul(rows.len() + asked.count) {
             asked.take_rows(&states_counted, &rows, |_| true)?;
         } else {
-            // A row that is late for some of its slice's windows is no part of a block.
+            // A row that is late for some windows of its slice does not enter a block.
             let is_whole = self.whole_rows(&states_counted)?;
             asked.take_rows(&states_counted, &rows, |row| !is_whole[row])?;
             asked.take_blocks(self.blocks(&states_counted, &rows, &is_whole)?)?;
@@ -113,17 +114,17 @@ impl IncrementalAggregate {
         asked.results(states, final_before)
     }
 
-    /// Which rows count for all windows that have their slice.
+    /// Which rows count for all windows of their slice.
     fn whole_rows(&self, states: &RecordBatch) -> Result<Vec<bool>> {
         let keys = self.shape.keys().len();
         let ends = ticks(states.column(keys + 1))?;
         let firsts = ticks(states.column(keys + 2))?;
-        // The first window that has a slice ends with it.
+        // The first window of a slice ends with it.
         let is_whole = ends.iter().zip(firsts.iter());
         Ok(is_whole.map(|(end, first)| first == end).collect())
     }
 
-    /// The blocks of one slice each.
+    /// Builds the blocks of one slice each.
     fn blocks(
         &self,
         states: &RecordBatch,
@@ -180,7 +181,7 @@ impl<'a> Asked<'a> {
         })
     }
 
-    /// The places of the windows that a row of this key and these windows counts for.
+    /// The indices of the windows for which a row of this key and these windows counts.
     fn places(
         &self,
         (key, windows): &(usize, Range<i64>),
@@ -199,12 +200,12 @@ impl<'a> Asked<'a> {
             })
     }
 
-    /// How often a row would be read.
+    /// The number of times that a row would be read.
     fn reads(&self, row: &(usize, Range<i64>)) -> usize {
         self.places(row).map(|places| places.len()).sum()
     }
 
-    /// Takes rows in, each for all its windows.
+    /// Merges rows, each into all its windows.
     fn take_rows(
         &mut self,
         states: &RecordBatch,
@@ -230,12 +231,12 @@ impl<'a> Asked<'a> {
         self.merge(states, taken, &groups)
     }
 
-    /// Takes blocks in: each window those that it is made of.
+    /// Merges blocks: into each window those that it consists of.
     fn take_blocks(&mut self, mut blocks: Blocks) -> Result<()> {
         let Some(slices) = self.aggregate.slices().copied() else {
             return internal_err!("blocks are made of slices");
         };
-        // What is left of each window, in blocks.
+        // The remaining slices of each window, in blocks.
         let mut left: Vec<(usize, usize, Range<i64>)> = Vec::with_capacity(self.count);
         for run in &self.runs {
             for (place, window) in (run.first..).zip(run.windows.clone()) {
@@ -252,7 +253,7 @@ impl<'a> Asked<'a> {
                         groups.push(*place);
                     }
                 };
-                // A block that is the second half of a larger one, or the first half of one that is not all wanted.
+                // A block that is the second half of a larger one, or the first half of one that is only partly needed.
                 if range.start & 1 == 1 {
                     take(range.start);
                     range.start += 1;
@@ -272,7 +273,7 @@ impl<'a> Asked<'a> {
         Ok(())
     }
 
-    /// Blocks of twice the size.
+    /// Builds the blocks of twice the size.
     fn doubled(&self, blocks: &Blocks) -> Result<Blocks> {
         let mut places: Vec<(usize, i64)> = Vec::with_capacity(blocks.places.len());
         let mut groups = Vec::with_capacity(blocks.places.len());
@@ -291,7 +292,7 @@ impl<'a> Asked<'a> {
         })
     }
 
-    /// Merges rows of `states` into windows: row `taken[i]` into that at place `groups[i]`.
+    /// Merges rows of `states` into windows: row `taken[i]` into the window at index `groups[i]`.
     fn merge(&mut self, states: &[ArrayRef], taken: Vec<u32>, groups: &[usize]) -> Result<()> {
         if taken.is_empty() {
             return Ok(());

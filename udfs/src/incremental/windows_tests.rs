@@ -1,4 +1,4 @@
-//! Windows put together of slices, directly and by blocks, against their definition.
+//! Windows merged from slices, directly and by blocks, compared with their definition.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -1,4 +1,4 @@
-//! The scalar function: simplified to plain predicates, so that files and partitions are pruned.
+//! Scalar function `offsets_in`: simplified to plain predicates, so that files and partitions are pruned.
 
 use std::sync::Arc;
 

@@ -8,12 +8,12 @@ use serde_json::{Map, Value};
 
 use crate::diagnostic::plan_error;
 
-/// Stands in the JSON for the first offset there is.
+/// The number in the JSON for the earliest offset.
 const EARLIEST: i64 = -2;
-/// Stands in the JSON for the end of the log.
+/// The number in the JSON for the end of the log.
 const LATEST: i64 = -1;
 
-/// The offsets of one partition: `from` inclusive, `to` exclusive, none is without bound.
+/// The offsets of one partition: `from` inclusive, `to` exclusive; `None` is unbounded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct OffsetRange {
     pub(super) partition: i64,
@@ -21,8 +21,8 @@ pub(super) struct OffsetRange {
     pub(super) to: Option<i64>,
 }
 
-/// The ranges between `from` and `to`, by partition; one that either leaves out, or that starts
-/// at the latest offset, has none.
+/// The ranges between `from` and `to`, by partition; a partition that is missing in either, or that starts at the latest
+/// offset, has none.
 pub(super) fn offset_ranges(from: &str, to: &str) -> Result<Vec<OffsetRange>> {
     let (from_topic, starts) = parse(from, "from")?;
     let (to_topic, ends) = parse(to, "to")?;

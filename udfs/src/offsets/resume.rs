@@ -1,4 +1,4 @@
-//! Going on where a table ends: `next_offsets` says where, `offsets_from` reads from there.
+//! Resuming at the end of a table: `next_offsets` returns the next offsets, `offsets_from` reads from there.
 
 use std::collections::BTreeMap;
 
@@ -166,7 +166,7 @@ impl Accumulator for NextOffsetsAccumulator {
             partitions.as_primitive::<Int64Type>(),
             offsets.as_primitive::<Int64Type>(),
         );
-        // Records of a partition come in runs: the map is asked once for each.
+        // Records of a partition come in runs: the map is accessed once for each.
         let mut run: Option<(i64, i64)> = None;
         for row in 0..partitions.len() {
             if partitions.is_null(row) || offsets.is_null(row) {

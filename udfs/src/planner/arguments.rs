@@ -1,4 +1,4 @@
-//! Takes a window function's arguments apart: table, keys, descriptor and the constants behind.
+//! Arguments of a window function: table, keys, descriptor and the constants after it.
 
 use arrow::datatypes::{DataType, TimeUnit};
 use datafusion::common::{Column, DFSchema, ExprSchema, Result, Span};
@@ -62,7 +62,7 @@ impl WindowFunction {
         }
     }
 
-    /// The fewest and the most arguments behind the event time.
+    /// The fewest and the most arguments after the event time.
     fn constants(self) -> (usize, usize) {
         match self {
             Self::Tumble => (1, 2),
@@ -77,7 +77,7 @@ impl WindowFunction {
     }
 }
 
-/// A call, taken apart but not resolved.
+/// A call, split but not resolved.
 pub(super) struct Arguments {
     pub(super) query: Box<Query>,
     pub(super) keys: Vec<ast::Expr>,
@@ -86,8 +86,8 @@ pub(super) struct Arguments {
     pub(super) constants: Vec<ast::Expr>,
 }
 
-/// Takes the arguments of `function` apart. The long form names keys by `PARTITION BY` and the
-/// event time by `DESCRIPTOR`; the short form gives both by position.
+/// Splits the arguments of `function`. The long form names keys by `PARTITION BY` and the event time by `DESCRIPTOR`; the short
+/// form gives both by position.
 pub(super) fn split(
     function: WindowFunction,
     name_span: Option<Span>,
@@ -166,7 +166,7 @@ pub(super) fn split(
     })
 }
 
-/// Finds the column that `expr` names in `schema`; `what` says its part for messages.
+/// Finds the column that `expr` names in `schema`; `what` is the argument's name for messages.
 pub(super) fn resolve_column(
     context: &dyn RelationPlannerContext,
     expr: &ast::Expr,

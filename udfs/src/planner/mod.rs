@@ -1,4 +1,4 @@
-//! Plans the window functions: from SQL to logical nodes, from logical nodes to operators.
+//! Planner of the window functions: from SQL to logical nodes, from logical nodes to operators.
 
 mod arguments;
 mod constant;

@@ -1,4 +1,4 @@
-//! The extension planner: logical nodes of this crate to operators.
+//! Extension planner: from the logical nodes of this crate to operators.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! The relation planner: `FROM TUMBLE(…)` and its siblings to logical nodes.
+//! Relation planner: from `FROM TUMBLE(…)` and its siblings to logical nodes.
 
 use std::sync::Arc;
 
@@ -20,9 +20,9 @@ use crate::window::{
     ticks_per_second,
 };
 
-/// How far COMPLETE_SESSIONS searches each way unless told otherwise, in seconds.
+/// The default limit of COMPLETE_SESSIONS for the search in each direction, in seconds.
 const DEFAULT_MAX_EXTENSION_SECONDS: i64 = 24 * 60 * 60;
-/// More windows than this for one row are a mistyped unit, and would not fit in memory.
+/// More windows than this for one row indicate a mistyped unit, and would not fit in memory.
 const MAX_WINDOWS_PER_ROW: i64 = 100_000;
 
 /// Plans TUMBLE, HOP, CUMULATE, SESSION and COMPLETE_SESSIONS over anything that can stand in
@@ -71,7 +71,7 @@ fn called_function(relation: &TableFactor) -> Option<(WindowFunction, Option<Spa
     Some((function, Span::try_from_sqlparser_span(ident.span)))
 }
 
-/// A call with its table planned and its columns found.
+/// A call with its planned table and its resolved columns.
 struct Call {
     function: WindowFunction,
     span: Option<Span>,
@@ -270,7 +270,7 @@ impl Call {
             }
             None => DEFAULT_MAX_EXTENSION_SECONDS.saturating_mul(ticks_per_second(self.unit)),
         };
-        // The rows a gap away decide whether a session goes on: less is never read.
+        // The rows a gap away decide whether a session continues: the search always reads at least that far.
         Ok(CompletionRange {
             from,
             to,

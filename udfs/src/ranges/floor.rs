@@ -1,5 +1,4 @@
-//! Functions that floor a timestamp: the value is at most the argument, and less than one width
-//! below it.
+//! Functions that floor a timestamp: the result is at most the argument, and less than one width below it.
 
 use std::sync::Arc;
 
@@ -34,7 +33,7 @@ struct Floored<'a> {
     call: &'a Expr,
     column: &'a Expr,
     column_type: DataType,
-    /// How many ticks of the argument a tick of the column has.
+    /// The number of ticks of the argument in a tick of the column.
     ticks_per_column_tick: i64,
     /// The argument's type, which is the column's or a finer one.
     data_type: DataType,
@@ -63,7 +62,7 @@ impl<'a> Floored<'a> {
         let Some(width) = width else {
             return Ok(None);
         };
-        // Coercion casts to the type a function takes: see through to the column's own ticks.
+        // Type coercion casts to the type that a function takes: the column's own ticks are below the cast.
         let column = cast_value(argument).unwrap_or(argument);
         let (data_type, column_type) = (argument.get_type(schema)?, column.get_type(schema)?);
         let (Expr::Column(_), Some(per_tick), Some(per_column_tick)) = (
@@ -99,7 +98,7 @@ impl<'a> Floored<'a> {
     }
 
     fn bounds(&self, comparison: &Comparison<'_>) -> Result<Option<Bounds>> {
-        // A DATE is the first instant of its day.
+        // A DATE stands for the first instant of its day.
         let point = comparison.value.cast_to(&self.data_type);
         let Some(tick) = point
             .ok()
@@ -131,7 +130,7 @@ impl<'a> Floored<'a> {
         Ok(Some(bounds))
     }
 
-    /// The call's value for an argument of `tick`.
+    /// The result of the call for an argument of `tick`.
     fn floor(&self, tick: i64) -> Result<Option<i64>> {
         let argument = lit(ScalarValue::Int64(Some(tick)).cast_to(&self.data_type)?);
         let call = match self.call.clone() {
@@ -149,7 +148,7 @@ impl<'a> Floored<'a> {
         };
         let schema = Arc::new(DFSchema::empty());
         let context = SimplifyContext::builder().with_schema(schema).build();
-        // A value that cannot be computed gives the looser bound.
+        // If a value cannot be computed, the looser bound is used.
         Ok(match ExprSimplifier::new(context).simplify(call) {
             Ok(Expr::Literal(value, _)) => {
                 let value = value.cast_to(&self.data_type).ok();
@@ -191,8 +190,7 @@ fn stride_width(stride: &ScalarValue) -> Option<i64> {
     }
 }
 
-/// None unless `data_type` is a timestamp in UTC: another zone's days have 23 to 25 hours, and its
-/// hours can repeat.
+/// `None` unless `data_type` is a timestamp in UTC: in another zone days have 23 to 25 hours, and hours can repeat.
 fn nanoseconds_per_tick(data_type: &DataType) -> Option<i64> {
     let DataType::Timestamp(unit, zone) = data_type else {
         return None;

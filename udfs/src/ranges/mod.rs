@@ -1,8 +1,8 @@
-//! Plain ranges on event times, for predicates through what floors them: `date_trunc`, `date_bin`,
-//! a cast to DATE, and the window columns of TUMBLE, HOP and CUMULATE.
+//! Derived ranges on event times, for predicates on values that are floored from them: `date_trunc`, `date_bin`, a cast to
+//! DATE, and the window columns of TUMBLE, HOP and CUMULATE.
 //!
-//! File statistics know a column's least and greatest value, not a function's. A range that
-//! follows from the predicate is added beside it; the predicate stays.
+//! File statistics hold a column's least and greatest value, not a function's. The rule adds the range that follows from the
+//! predicate; the predicate stays.
 
 mod floor;
 mod rule;
@@ -22,7 +22,7 @@ struct Comparison<'a> {
 }
 
 impl<'a> Comparison<'a> {
-    /// `predicate` as comparisons that all must hold; none if it is something else.
+    /// `predicate` as comparisons that must all hold; empty for any other form.
     fn all_of(predicate: &'a Expr) -> Vec<Self> {
         match predicate {
             Expr::BinaryExpr(BinaryExpr { left, op, right }) => {
@@ -62,7 +62,7 @@ impl<'a> Comparison<'a> {
     }
 }
 
-/// Bounds that follow for an expression: `from` inclusive, `to` exclusive, in its type's ticks.
+/// Derived bounds of an expression: `from` inclusive, `to` exclusive, in its type's ticks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 struct Bounds {
     from: Option<i64>,
@@ -70,7 +70,7 @@ struct Bounds {
 }
 
 impl Bounds {
-    /// Both.
+    /// The intersection of both.
     fn and(self, other: Self) -> Self {
         Self {
             from: self.from.max(other.from),
@@ -81,7 +81,7 @@ impl Bounds {
         }
     }
 
-    /// `from <= expr`, `expr < to`, as far as there are bounds; `expr` is of `data_type`.
+    /// `from <= expr` and `expr < to`, for each bound that exists; `expr` is of `data_type`.
     fn predicates(self, expr: &Expr, data_type: &DataType) -> Result<Vec<Expr>> {
         let tick = |tick: i64| ScalarValue::Int64(Some(tick)).cast_to(data_type).map(lit);
         let mut predicates = vec![];

@@ -1,4 +1,4 @@
-//! The optimizer rule: adds the ranges where a filter or a scan has the predicates.
+//! Optimizer rule that adds the ranges where a filter or a scan has the predicates.
 
 use std::sync::Arc;
 
@@ -13,9 +13,8 @@ use datafusion::optimizer::{ApplyOrder, OptimizerConfig, OptimizerRule};
 use super::{floor, windows};
 use crate::window::EventWindow;
 
-/// Adds plain ranges on timestamps beside predicates that imply them, so that file statistics
-/// prune. A range on `window_start` leaves out rows without event time, as the same range on the
-/// event time would.
+/// Adds plain ranges on timestamps beside predicates that imply them, so that file statistics prune. A range on `window_start`
+/// excludes rows without event time, as the same range on the event time would.
 #[derive(Debug, Default)]
 pub struct EventTimeRanges;
 
@@ -65,7 +64,7 @@ fn rewrite_filter(mut filter: Filter) -> Result<Transformed<LogicalPlan>> {
     })
 }
 
-/// Filters that a scan takes wholly have no filter above.
+/// Filters that a scan applies completely have no filter operator above.
 fn rewrite_scan(mut scan: TableScan) -> Result<Transformed<LogicalPlan>> {
     if scan.filters.is_empty() {
         return Ok(Transformed::no(LogicalPlan::TableScan(scan)));
@@ -96,7 +95,7 @@ fn rewrite_scan(mut scan: TableScan) -> Result<Transformed<LogicalPlan>> {
     })
 }
 
-/// The ranges that follow from `predicates` and are not among them.
+/// The ranges that `predicates` imply and do not contain.
 fn implied_by(predicates: &[&Expr], schema: &datafusion::common::DFSchema) -> Result<Vec<Expr>> {
     let mut added: Vec<Expr> = vec![];
     for predicate in predicates {
@@ -109,7 +108,7 @@ fn implied_by(predicates: &[&Expr], schema: &datafusion::common::DFSchema) -> Re
     Ok(added)
 }
 
-/// `input`, if it windows, over the rows that `predicates` can want; None if nothing is gained.
+/// If `input` assigns windows, restricts it to the rows that can match `predicates`; `None` if that changes nothing.
 fn narrowed_window(predicates: &[&Expr], input: &LogicalPlan) -> Result<Option<LogicalPlan>> {
     let LogicalPlan::Extension(Extension { node }) = input else {
         return Ok(None);
@@ -121,7 +120,7 @@ fn narrowed_window(predicates: &[&Expr], input: &LogicalPlan) -> Result<Option<L
     let data_type = window.event_time().get_type(schema.as_ref())?;
     let bounds = windows::implied(predicates.iter().copied(), window.windows(), &data_type);
     let ranges = bounds.predicates(window.event_time(), &data_type)?;
-    // The node remembers what it was narrowed to, so that the next pass finds nothing to do.
+    // The node stores its ranges, so that the next pass changes nothing.
     if ranges.is_empty() || window.narrowed_to() == ranges {
         return Ok(None);
     }

@@ -1,4 +1,4 @@
-//! What a predicate on `window_start` or `window_end` says about the event time.
+//! Ranges of the event time that follow from a predicate on `window_start` or `window_end`.
 
 use arrow::datatypes::DataType;
 use datafusion::logical_expr::{Expr, Operator};
@@ -42,7 +42,7 @@ fn bounds(
         Operator::Lt => (None, Some(tick.checked_sub(1)?)),
         _ => return None,
     };
-    // Only multiples of the grid occur: CUMULATE starts every size, all else lies every step.
+    // Only multiples of the grid occur: CUMULATE starts at every size, all others at every step.
     let grid = if is_start && windows.kind() == WindowKind::Cumulate {
         windows.size()
     } else {
@@ -117,7 +117,7 @@ mod tests {
                 let read = bounds.from.is_none_or(|from| tick >= from)
                     && bounds.to.is_none_or(|to| tick < to);
                 prop_assert!(read || !wanted, "tick {tick} of {columns:?} by {bounds:?}");
-                // A window is at most a size away: what is read in vain is bounded.
+                // The event time is at most one window size away: this bounds the rows read in vain.
                 if op == Operator::Eq && read {
                     prop_assert!((tick - value).abs() <= size);
                 }

@@ -1,4 +1,4 @@
-//! The session rule over plain integers (SESS-1).
+//! Session rule over plain integers (SESS-1).
 
 /// Whether a row at `later` is in the session whose last row is at `earlier` (SESS-1): exactly the
 /// gap still joins. Needs `earlier <= later` and `gap >= 0`.
@@ -7,9 +7,8 @@ pub(crate) fn joins(earlier: i64, later: i64, gap: i64) -> bool {
     later.wrapping_sub(earlier).cast_unsigned() <= gap.cast_unsigned()
 }
 
-/// Start and end of each row's session, and how many sessions there are; `ticks[i]` is the event
-/// time and `keys[i]` the dense id, below `key_count`, of row `i`, in any order. `None` if a
-/// session's end is out of range.
+/// Start and end of each row's session, and the number of sessions; `ticks[i]` is the event time and `keys[i]` the dense id,
+/// below `key_count`, of row `i`, in any order. `None` if a session's end is out of range.
 ///
 /// Linear where each key's rows come roughly in the order of time.
 pub(crate) fn sessionize(
@@ -24,7 +23,7 @@ pub(crate) fn sessionize(
     }
 }
 
-/// Stands for no session.
+/// Means "no session".
 const NONE: u32 = u32::MAX;
 
 /// The sessions of all keys as intervals that grow and merge, row by row.
@@ -33,7 +32,7 @@ const NONE: u32 = u32::MAX;
 /// only its head, so the working set is a few words per key; a row from the past walks back.
 struct Intervals {
     spans: Vec<Span>,
-    /// The session of each row, when it came; follow [`Span::merged_into`].
+    /// The session of each row when the row came; follow [`Span::merged_into`].
     of_row: Vec<u32>,
 }
 
@@ -43,7 +42,7 @@ struct Span {
     last: i64,
     /// The session of the same key before this one.
     earlier: u32,
-    /// The session that has swallowed this one.
+    /// The session into which this one was merged.
     merged_into: u32,
 }
 
@@ -74,8 +73,7 @@ impl Intervals {
             if at != NONE {
                 let span = &mut spans[at as usize];
                 if tick <= span.last || joins(span.last, tick, gap) {
-                    // The row is more than a gap before the later session: only a new start can
-                    // make neighbours meet.
+                    // The row is more than a gap before the later session: only a new start can make neighbours touch.
                     span.last = span.last.max(tick);
                     if tick < span.start {
                         span.start = tick;
@@ -130,7 +128,7 @@ impl Intervals {
     }
 }
 
-/// Merges into session `at`, whose start has moved back, the earlier ones it now meets.
+/// Merges into session `at`, whose start has moved back, the earlier ones that it now touches.
 fn merge_earlier(spans: &mut [Span], at: u32, gap: i64) {
     loop {
         let Span { start, earlier, .. } = spans[at as usize];

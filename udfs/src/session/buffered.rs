@@ -1,8 +1,8 @@
-//! Groups sessions in memory, without sorting: batches are held as they come, each row knows its
-//! key's dense id and its event time, and the rows leave in the order they came.
+//! Grouping of sessions in memory, without sorting: the operator holds batches as they come, with the key's dense id and the
+//! event time of each row, and returns the rows in the order they came.
 //!
-//! All memory is reserved. When the pool refuses, what is held and what is still to come goes
-//! through a sort that spills, and is cut as sorted rows.
+//! All memory is reserved. If the pool refuses a reservation, the held and the remaining batches go through a sort that spills,
+//! and are cut as sorted rows.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -82,14 +82,14 @@ async fn group(
     held.emit(rule, metrics)
 }
 
-/// The rows of one partition, held.
+/// The held rows of one partition.
 struct Held {
     schema: SchemaRef,
     batches: VecDeque<RecordBatch>,
     /// Event time and key id of each row, over all batches.
     times: Vec<i64>,
     key_ids: Vec<u32>,
-    /// None without keys: all rows have id 0.
+    /// `None` without keys: all rows have id 0.
     keys: Option<Box<dyn GroupValues>>,
     ids_of_batch: Vec<usize>,
     reservation: MemoryReservation,
@@ -141,8 +141,8 @@ impl Held {
         })
     }
 
-    /// Holds a batch. False if there is no memory for its rows' bookkeeping; it is held all the
-    /// same, to be handed to the sort.
+    /// Holds a batch. Returns false if there is no memory for its rows' bookkeeping; the batch is held even then, to be passed
+    /// to the sort.
     fn push(&mut self, rule: &SessionRule, batch: RecordBatch) -> Result<bool> {
         let rows = batch.num_rows();
         if rows == 0 {
@@ -190,7 +190,7 @@ impl Held {
         self.reservation.try_grow(wanted).is_ok()
     }
 
-    /// The batches alone, in the order they came; what was reserved for them is free.
+    /// The batches alone, in the order they came; the reservation for the other data is released.
     fn into_batches(self) -> VecDeque<RecordBatch> {
         self.batches
     }

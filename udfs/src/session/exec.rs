@@ -1,8 +1,8 @@
-//! The physical operator of SESSION.
+//! Physical operator of SESSION.
 //!
-//! All rows of a key come to one partition. If they come in the order of key and event time, they
-//! are cut as they pass ([`sorted`](super::sorted)); else they are held and grouped in memory, and
-//! sorted with spilling when memory does not suffice ([`buffered`](super::buffered)).
+//! All rows of a key come to one partition. If they come in the order of key and event time, the operator cuts them as they
+//! pass ([`sorted`](super::sorted)); otherwise it holds and groups them in memory, and sorts them with spilling if memory does
+//! not suffice ([`buffered`](super::buffered)).
 
 use std::fmt;
 use std::sync::Arc;
@@ -39,7 +39,7 @@ pub struct SessionExec {
     metrics: ExecutionPlanMetricsSet,
 }
 
-/// What makes a session, and the shape of the output.
+/// The definition of a session, and the shape of the output.
 #[derive(Debug, Clone)]
 pub(super) struct SessionRule {
     pub(super) keys: Vec<Arc<dyn PhysicalExpr>>,
@@ -51,8 +51,7 @@ pub(super) struct SessionRule {
 impl SessionRule {
     /// The order in which sessions can be cut as rows pass.
     pub(super) fn ordering(&self) -> Option<LexOrdering> {
-        // NULL keys are values like any other: where they stand does not matter, only that it is
-        // one place.
+        // NULL keys are values like any other: their position in the order does not matter, only that they are adjacent.
         let options = SortOptions {
             descending: false,
             nulls_first: true,
@@ -71,7 +70,7 @@ impl SessionRule {
     }
 }
 
-/// What the operator counts.
+/// The operator's metrics.
 #[derive(Debug)]
 pub(super) struct SessionMetrics {
     pub(super) baseline: BaselineMetrics,

@@ -1,4 +1,4 @@
-//! The logical node of SESSION.
+//! Logical node of SESSION.
 
 use std::cmp::Ordering;
 use std::collections::HashSet;
@@ -53,7 +53,7 @@ impl SessionWindow {
         })
     }
 
-    /// The plan whose rows are windowed.
+    /// The plan whose rows get sessions.
     pub fn input(&self) -> &LogicalPlan {
         &self.input
     }
@@ -132,8 +132,8 @@ impl UserDefinedLogicalNodeCore for SessionWindow {
     }
 }
 
-/// The columns a predicate must not touch to be moved below a session: all but the keys. A row
-/// that is filtered away by anything else can be what holds two others together.
+/// The columns that a predicate must not use to be moved below a session: all but the keys. A row that any other predicate
+/// filters out may be the one that joins two other rows in a session.
 pub(crate) fn all_but_keys(schema: &DFSchemaRef, keys: &[Expr]) -> HashSet<String> {
     let mut is_key = vec![false; schema.fields().len()];
     for key in keys {

@@ -1,7 +1,7 @@
-//! Cuts sessions from rows that come in the order of key and event time.
+//! Cutting of sessions from rows that come in the order of key and event time.
 //!
-//! A session's end is known with its last row, so the rows of the session under way are held, with
-//! their memory reserved; all others pass.
+//! The end of a session is known with its last row, so the operator holds the rows of the current session, with their memory
+//! reserved; all others pass.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -84,7 +84,7 @@ struct Cutter {
     metrics: SessionMetrics,
 }
 
-/// The session under way: it can go on in the next batch.
+/// The current session, which may continue in the next batch.
 struct OpenSession {
     key: Option<OwnedRow>,
     start: i64,
@@ -180,7 +180,7 @@ impl Cutter {
         Ok(())
     }
 
-    /// Emits the session under way: it has ended.
+    /// Emits the current session, which has ended.
     fn close(&mut self) -> Result<()> {
         let Some(open) = self.open.take() else {
             return Ok(());

@@ -1,5 +1,5 @@
-//! What the SQL text needs before DataFusion plans it: the `TABLE t PARTITION BY k` argument and
-//! the rewriting of a window function's first argument to a subquery.
+//! Preparation of SQL text before DataFusion plans it: the `TABLE t PARTITION BY k` argument, and the rewriting of a window
+//! function's first argument to a subquery.
 
 mod rewrite;
 mod table_argument;
@@ -11,7 +11,7 @@ use datafusion::sql::sqlparser::ast::{Expr, Ident, ObjectName, Query, SetExpr, T
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::parser::{Parser, ParserError};
 
-/// The call that stands for `TABLE t PARTITION BY k…` between parsing and planning.
+/// The call that represents `TABLE t PARTITION BY k…` between parsing and planning.
 pub(crate) const TABLE_ARGUMENT: &str = "__table_arg";
 
 /// The table functions of this crate, in lower case.

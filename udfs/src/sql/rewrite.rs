@@ -1,7 +1,7 @@
-//! Turns the bare table name in `TUMBLE(visits, …)` into a subquery.
+//! Rewrite of the bare table name in `TUMBLE(visits, …)` to a subquery.
 //!
-//! DataFusion resolves, before it plans, the names that stand in the statement as relations. A
-//! name that stands as an expression is not among them; as `(SELECT * FROM visits)` it is.
+//! Before planning, DataFusion resolves the names that the statement uses as relations. A name used as an expression is not
+//! among them; as `(SELECT * FROM visits)` it is.
 
 use std::ops::ControlFlow;
 
@@ -13,9 +13,8 @@ use datafusion::sql::sqlparser::parser::ParserError;
 
 use super::{is_window_function, select_all};
 
-/// Rewrites the first argument of every TUMBLE, HOP, CUMULATE, SESSION and COMPLETE_SESSIONS in
-/// `node` (a statement or a query) from a name to a subquery. To be called once between parsing
-/// and planning; calling it again changes nothing.
+/// Rewrites the first argument of every TUMBLE, HOP, CUMULATE, SESSION and COMPLETE_SESSIONS in `node` (a statement or a query)
+/// from a name to a subquery. Call it once between parsing and planning; a second call changes nothing.
 ///
 /// # Errors
 ///

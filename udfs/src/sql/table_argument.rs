@@ -1,5 +1,4 @@
-//! `TABLE t [PARTITION BY k…]` and `TABLE (query) [PARTITION BY k…]` as a window function's first
-//! argument.
+//! Parser of `TABLE t [PARTITION BY k…]` and `TABLE (query) [PARTITION BY k…]` as a window function's first argument.
 
 use datafusion::sql::sqlparser::ast::{
     Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgumentList, FunctionArguments, Ident,
@@ -13,13 +12,13 @@ use super::{TABLE_ARGUMENT, WINDOW_FUNCTIONS, select_all};
 
 /// For a dialect's `parse_prefix`: reads a table argument if the parser stands before one.
 ///
-/// `None` unless the next word is TABLE and the first thing in the parentheses of a window
-/// function, so that no other use of TABLE is disturbed. The result is a call
-/// `__table_arg((SELECT * FROM t), k1, k2)`, which [`rewrite_window_calls`](super::rewrite_window_calls)
-/// leaves alone and the relation planner understands; names keep their spans.
+/// `None` unless the next word is TABLE and the first token in the parentheses of a window function, so that other uses of
+/// TABLE are not affected. The result is a call `__table_arg((SELECT * FROM t), k1, k2)`, which
+/// [`rewrite_window_calls`](super::rewrite_window_calls) leaves unchanged and the relation planner resolves; names keep their
+/// spans.
 ///
-/// Keys go on behind a comma as long as a `DESCRIPTOR(…)` is still to come; without one there is a
-/// single key, or several in parentheses.
+/// A comma is followed by another key as long as a `DESCRIPTOR(…)` follows later; without one there is a single key, or several
+/// in parentheses.
 pub fn parse_table_argument(parser: &mut Parser) -> Option<Result<Expr, ParserError>> {
     match &parser.peek_token_ref().token {
         Token::Word(word) if word.keyword == Keyword::TABLE && word.quote_style.is_none() => {}
@@ -90,8 +89,7 @@ fn opens_window_function(parser: &Parser) -> bool {
     matches!(before.next(), Some(Token::Word(word)) if is_unquoted(word, &WINDOW_FUNCTIONS))
 }
 
-/// Whether a comma comes next, then something else than DESCRIPTOR, and a DESCRIPTOR( later on in
-/// the same parentheses.
+/// Whether a comma comes next, then a token other than DESCRIPTOR, and a DESCRIPTOR( later in the same parentheses.
 fn another_key_follows(parser: &Parser) -> bool {
     if parser.peek_nth_token_ref(0).token != Token::Comma || descriptor_at(parser, 1) {
         return false;

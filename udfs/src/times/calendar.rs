@@ -1,4 +1,4 @@
-//! Dates of the Gregorian calendar, also before it was made, as numbers of days.
+//! Dates of the proleptic Gregorian calendar as numbers of days.
 
 /// Days from 0000-03-01 to 1970-01-01.
 const SHIFT: i64 = 719_468;
@@ -6,7 +6,7 @@ const SHIFT: i64 = 719_468;
 /// Days of 400 years.
 const ERA: i64 = 146_097;
 
-/// Year and month (1 to 12) and day of the month of so many days since 1970-01-01.
+/// Year, month (1 to 12) and day of the month of the given number of days since 1970-01-01.
 ///
 /// After Howard Hinnant's `civil_from_days`: <https://howardhinnant.github.io/date_algorithms.html>.
 pub(super) fn civil(days: i64) -> (i64, i64, i64) {

@@ -1,4 +1,4 @@
-//! `date_bin` of TIMESTAMP, in microseconds; of TIME it is DataFusion's.
+//! `date_bin` of TIMESTAMP, in microseconds; for TIME it is DataFusion's.
 
 use std::sync::Arc;
 
@@ -41,7 +41,7 @@ enum Width {
 impl Width {
     /// # Errors
     ///
-    /// Months and days in one, nothing at all, or parts of a microsecond.
+    /// A width that mixes months and days, is zero, or has parts of a microsecond.
     fn new(months: i32, days: i32, nanos: i64) -> Result<Self> {
         if months != 0 {
             return match (days, nanos) {
@@ -57,7 +57,7 @@ impl Width {
         }
     }
 
-    /// The start of the bin that the time is in.
+    /// The start of the bin that contains the time.
     fn start(self, time: i64, origin: i64) -> Option<i64> {
         match self {
             Width::Micros(width) => {
@@ -81,7 +81,7 @@ impl Width {
     }
 }
 
-/// The same day of another month, or its last.
+/// The same day of another month, or its last day.
 fn add_months(time: i64, months: i64) -> Option<i64> {
     let (year, month, day) = civil(time.div_euclid(DAY));
     let months = year * 12 + month - 1 + months;

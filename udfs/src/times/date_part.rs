@@ -1,5 +1,5 @@
-//! `date_part` and `extract`: DataFusion's, which never gives NULL for a part that has no room, and knows intervals by days, hours,
-//! minutes and all of a second.
+//! `date_part` and `extract`: DataFusion's functions, with an error instead of NULL for a part that does not fit, and with
+//! days, hours, minutes and fractional seconds of intervals.
 
 use std::str::FromStr;
 use std::sync::Arc;
@@ -24,7 +24,7 @@ use super::spans::{INTERVAL, NANOS_PER_DAY};
 use crate::checked::out_of_range;
 use crate::window::ticks_per_second;
 
-/// The function `date_part(part, time)`, which `extract` is as well.
+/// The function `date_part(part, time)`, also for `extract`.
 pub(super) fn date_part() -> ScalarUDF {
     ScalarUDF::from(DatePart {
         inner: DatePartFunc::new(),
@@ -70,7 +70,7 @@ impl ScalarUDFImpl for DatePart {
         let rows = times.len();
         let parts: ArrayRef = match times.data_type() {
             DataType::Duration(of) if part.eq_ignore_ascii_case("epoch") => seconds(&times, *of)?,
-            // How long it takes is so many days, and hours of one more.
+            // The duration as days, and a rest of less than a day.
             DataType::Duration(of) => {
                 let intervals = in_days(&times, *of)?;
                 if intervals.null_count() > times.null_count() {
@@ -93,7 +93,7 @@ impl ScalarUDFImpl for DatePart {
             }
             _ => self.inner.invoke_with_args(args)?.to_array(rows)?,
         };
-        // A part that has no room is NULL in Arrow.
+        // Arrow returns NULL for a part that does not fit.
         if parts.null_count() > times.null_count() {
             return Err(out_of_range(what, &result));
         }
@@ -139,7 +139,7 @@ fn seconds(intervals: &ArrayRef, unit: TimeUnit) -> Result<ArrayRef> {
     Ok(Arc::new(seconds))
 }
 
-/// Lengths in days and the rest of a day. One that is too long is NULL.
+/// Lengths in days and the rest of a day. A length that is too large becomes NULL.
 fn in_days(lengths: &ArrayRef, unit: TimeUnit) -> Result<IntervalMonthDayNanoArray> {
     let nanos = 1_000_000_000 / ticks_per_second(unit);
     let of_day = NANOS_PER_DAY / nanos;
@@ -152,8 +152,8 @@ fn in_days(lengths: &ArrayRef, unit: TimeUnit) -> Result<IntervalMonthDayNanoArr
     Ok(lengths.map(|length| length.and_then(in_days)).collect())
 }
 
-/// The part of a minute that is so many units long, with what is left of a second; nothing of another part. The engine takes whole
-/// seconds.
+/// The part of an interval within a minute in this unit, with the fraction of a second; `None` for any other part. The engine
+/// returns whole seconds.
 fn of_minute(intervals: &IntervalMonthDayNanoArray, unit: &IntervalUnit) -> Option<Int64Array> {
     let nanos = match unit {
         IntervalUnit::Second => 1_000_000_000,

@@ -1,4 +1,4 @@
-//! `date_trunc` of TIMESTAMP, in microseconds; of other types it is DataFusion's.
+//! `date_trunc` of TIMESTAMP, in microseconds; for other types it is DataFusion's.
 
 use std::sync::Arc;
 
@@ -36,7 +36,7 @@ struct DateTrunc {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Unit {
-    /// So many microseconds, which are the same in every zone.
+    /// A fixed number of microseconds, the same in every zone.
     Micros(i64),
     Hour,
     Day,
@@ -51,7 +51,7 @@ const HOUR: i64 = 3600 * SECOND;
 const DAY: i64 = 24 * HOUR;
 
 impl Unit {
-    /// `None`: DataFusion says which there are.
+    /// `None`: DataFusion's error lists the units.
     fn new(name: &str) -> Option<Self> {
         Some(match name.to_ascii_lowercase().as_str() {
             "microsecond" => Unit::Micros(1),
@@ -68,7 +68,7 @@ impl Unit {
         })
     }
 
-    /// The start of the unit that the time is in, both in UTC.
+    /// The start of the unit that contains the time, both in UTC.
     fn start(self, time: i64) -> Option<i64> {
         let day = time.div_euclid(DAY);
         let first = match self {
@@ -87,7 +87,7 @@ impl Unit {
         first.checked_mul(DAY)
     }
 
-    /// The same by the clocks of a zone.
+    /// The same by the local time of a zone.
     fn start_in(self, time: i64, zone: Tz) -> Option<i64> {
         if let Unit::Micros(_) = self {
             return self.start(time);
@@ -115,7 +115,7 @@ impl Unit {
         };
         let start = match zone.from_local_datetime(&first) {
             LocalResult::Single(start) => start,
-            // Clocks were put back over it: an hour is there twice, a day and what is longer only once.
+            // Clocks were set back here: an hour occurs twice, a day or a longer unit only once.
             LocalResult::Ambiguous(earlier, later) => {
                 let is_later = later.offset().fix() == time.offset().fix();
                 match self == Unit::Hour && is_later {
@@ -123,7 +123,7 @@ impl Unit {
                     false => earlier,
                 }
             }
-            // Clocks were put forward over it: the first moment behind.
+            // Clocks were set forward over it: the first moment after the gap.
             LocalResult::None => {
                 let before = first.checked_sub_signed(TimeDelta::hours(3))?;
                 let before = zone.from_local_datetime(&before).single()?;

@@ -16,7 +16,7 @@ use super::timestamp;
 use crate::doubles::is_of_one_type;
 use crate::operands::{any_expr, any_node, cast_rows, inputs, of_one_type};
 
-/// Takes casts to nanoseconds out of a plan: once before types are made equal, for those of the text, and once behind.
+/// Removes casts to nanoseconds from a plan: once before type coercion, for casts by the user, and once after it.
 #[derive(Debug)]
 pub struct MicrosecondTime;
 
@@ -51,7 +51,7 @@ impl AnalyzerRule for MicrosecondTime {
     }
 }
 
-/// The same in one expression over these columns.
+/// The same for one expression over these columns.
 ///
 /// # Errors
 ///
@@ -109,8 +109,8 @@ fn has_nanoseconds(expr: &Expr) -> bool {
     found.unwrap_or(true)
 }
 
-/// A union whose columns are in microseconds in each input where they are in one of them. Its inputs may have unlike types:
-/// before those are made equal, a column is of the first type that is not NULL's.
+/// A union whose inputs have microseconds in a column if one of them has. Its inputs may have different types: before type
+/// coercion, a column has the first type other than that of NULL.
 fn union_of_one_unit(union: Union) -> Result<LogicalPlan> {
     let width = union.schema.fields().len();
     let Union { mut inputs, schema } = union;
@@ -162,7 +162,7 @@ fn union_of_one_unit(union: Union) -> Result<LogicalPlan> {
     }))
 }
 
-/// Whether there are times in nanoseconds among these, and times in microseconds.
+/// Whether these types include times in nanoseconds and times in microseconds.
 fn has_both_units(types: &[DataType]) -> bool {
     types.iter().any(is_in_microseconds) && types.iter().any(|of| micros_of(of).is_some())
 }
@@ -177,7 +177,7 @@ fn is_in_microseconds(of: &DataType) -> bool {
     }
 }
 
-/// Casts an expression of nanoseconds; whether it is one.
+/// Casts an expression of nanoseconds; returns whether it is one.
 fn to_microseconds(expr: &mut Expr, of: &DataType) -> bool {
     let Some(micros) = micros_of(of) else {
         return false;
@@ -186,7 +186,7 @@ fn to_microseconds(expr: &mut Expr, of: &DataType) -> bool {
     true
 }
 
-/// One node of an expression whose operands are of one type: none is in nanoseconds if another is in microseconds.
+/// Processes an expression node whose operands get one type: none stays in nanoseconds if another is in microseconds.
 fn of_one_unit(mut expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
     let changed = match &mut expr {
         Expr::ScalarFunction(function) if is_of_one_type(function.func.name()) => {
@@ -205,7 +205,7 @@ fn of_one_unit(mut expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
     Ok(Transformed::new_transformed(expr, changed))
 }
 
-/// The same of a value and the rows that it is compared with.
+/// The same for a value and the rows that it is compared with.
 fn rows_of_one_unit(expr: &mut Expr, subquery: &mut Subquery, schema: &DFSchema) -> Result<bool> {
     let rows = Arc::clone(&subquery.subquery);
     let [field] = rows.schema().fields().as_ref() else {
@@ -223,9 +223,9 @@ fn rows_of_one_unit(expr: &mut Expr, subquery: &mut Subquery, schema: &DFSchema)
     Ok(true)
 }
 
-/// Casts those of nanoseconds among these if there is one of microseconds; whether any was.
+/// Casts the expressions of nanoseconds if there is one of microseconds; returns whether any was cast.
 fn equal(all: Vec<&mut Expr>, schema: &DFSchema) -> bool {
-    // What has no type yet, such as a parameter, gets one later.
+    // A value without a type yet, such as a parameter, gets one later.
     let types = all.iter().map(|expr| expr.get_type(schema));
     let types: Vec<DataType> = types.map(|of| of.unwrap_or(DataType::Null)).collect();
     if !has_both_units(&types) {
@@ -237,7 +237,7 @@ fn equal(all: Vec<&mut Expr>, schema: &DFSchema) -> bool {
     true
 }
 
-/// The type in microseconds of one in nanoseconds.
+/// The microsecond type for a nanosecond type.
 fn micros_of(of: &DataType) -> Option<DataType> {
     let within = |field: &Arc<Field>| {
         let of = micros_of(field.data_type())?;
@@ -258,7 +258,7 @@ fn micros_of(of: &DataType) -> Option<DataType> {
     }
 }
 
-/// One node of an expression with a cast to nanoseconds; columns in nanoseconds, which files may have, are cast too.
+/// Processes an expression node with a cast to nanoseconds; columns in nanoseconds, which files may have, are cast too.
 fn in_microseconds(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
     Ok(match expr {
         Expr::Cast(cast) => match micros_of(cast.field.data_type()) {

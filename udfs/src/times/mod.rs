@@ -1,7 +1,7 @@
-//! One time: TIMESTAMP is microseconds in UTC, for the years 1 to 9999 and in every function.
+//! Times: TIMESTAMP is microseconds in UTC, for the years 1 to 9999 and in every function.
 //!
-//! DataFusion takes many ways through nanoseconds, which end in the year 2262. [`MicrosecondTime`] is an analyzer rule that
-//! takes its casts to nanoseconds out of a plan; the functions here compute in microseconds.
+//! DataFusion often converts through nanoseconds, which end in the year 2262. [`MicrosecondTime`] is an analyzer rule that
+//! removes its casts to nanoseconds from a plan; the functions here compute in microseconds.
 
 mod calendar;
 mod date_bin;
@@ -27,7 +27,7 @@ pub use micros::{MicrosecondTime, with_microseconds};
 pub(crate) use spans::with_interval_lengths;
 pub(crate) use spans::{INTERVAL_LENGTH, IntervalsByLength};
 
-/// The functions of times, by the names of those they replace.
+/// The functions of times, by the names of the functions that they replace.
 pub(crate) fn functions() -> Vec<Arc<ScalarUDF>> {
     let mut functions = vec![
         Arc::new(now::now()),

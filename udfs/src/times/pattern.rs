@@ -1,15 +1,16 @@
-//! Patterns of times: those of chrono, with `%`. What is written for PostgreSQL or Java is refused with the pattern meant.
+//! Patterns of times: those of chrono, with `%`. A pattern of PostgreSQL or Java is refused, and the error shows the chrono
+//! pattern.
 
 use datafusion::common::Result;
 use datafusion::logical_expr::ReturnFieldArgs;
 
 use crate::diagnostic::plan_error;
 
-/// Refuses a pattern without a `%`: every time would be shown as the pattern itself.
+/// Refuses a pattern without a `%`: it would be output literally for every time.
 ///
 /// # Errors
 ///
-/// Such a pattern, with the one that is meant.
+/// A pattern without a `%`; the help shows the intended pattern.
 pub(super) fn check(function: &str, pattern: &str) -> Result<()> {
     if pattern.contains('%') {
         return Ok(());
@@ -25,11 +26,11 @@ pub(super) fn check(function: &str, pattern: &str) -> Result<()> {
     ))
 }
 
-/// Refuses such patterns among the constant arguments of a function, which are all behind the first.
+/// Refuses such patterns among the constant arguments of a function, which follow the first argument.
 ///
 /// # Errors
 ///
-/// There is one.
+/// One of the patterns has no `%`.
 pub(super) fn check_constants(function: &str, args: &ReturnFieldArgs) -> Result<()> {
     for pattern in args.scalar_arguments.iter().skip(1).flatten() {
         if let Some(Some(text)) = pattern.try_as_str() {
@@ -47,15 +48,15 @@ pub(super) fn has_century(pattern: &str) -> bool {
         if specifier.starts_with('C') {
             return true;
         }
-        // The second of `%%` begins no other.
+        // The second character of `%%` does not begin another specifier.
         rest = specifier.strip_prefix('%').unwrap_or(specifier);
     }
     false
 }
 
-/// A pattern of PostgreSQL or Java as one of chrono; `None` if it has a letter that means nothing to them.
+/// Translates a pattern of PostgreSQL or Java to chrono's; `None` if it has an unknown letter.
 fn translated(pattern: &str) -> Option<String> {
-    /// Longest first. Letters of either case are alike in PostgreSQL; where Java tells them apart it is said below.
+    /// Longest first. In PostgreSQL letters are case-insensitive; the letters whose case counts in Java are handled below.
     const PARTS: [(&str, &str); 40] = [
         ("SSSSSS", "%6f"),
         ("SSS", "%3f"),
@@ -103,7 +104,7 @@ fn translated(pattern: &str) -> Option<String> {
     let mut has_hour = false;
     while let Some(first) = rest.chars().next() {
         if first == '\'' || first == '"' {
-            // Quoted: as it stands.
+            // Quoted text is copied.
             let (quoted, after) = rest[1..].split_once(first)?;
             out.push_str(quoted);
             rest = after;
@@ -123,7 +124,7 @@ fn translated(pattern: &str) -> Option<String> {
         });
         match found {
             Some((part, meant)) => {
-                // Behind an hour, MM and mm are minutes.
+                // After an hour, MM and mm are minutes.
                 let meant = if *meant == "%m" && has_hour {
                     "%M"
                 } else {

@@ -1,5 +1,5 @@
-//! `generate_series` and `range` of TIMESTAMP, in microseconds; of numbers and dates they are DataFusion's, which would go on for ever
-//! by a step that does not move.
+//! `generate_series` and `range` of TIMESTAMP, in microseconds; for numbers and dates they are DataFusion's, with a check for a
+//! step that does not advance, by which DataFusion's would never end.
 
 use std::str::FromStr as _;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use datafusion::logical_expr::{
     ColumnarValue, Documentation, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature,
 };
 
-/// `generate_series(start, stop, step)`, with the stop, and `range(start, stop, step)`, without it.
+/// `generate_series(start, stop, step)`, which includes the stop, and `range(start, stop, step)`, which excludes it.
 pub(super) fn functions() -> [ScalarUDF; 2] {
     let of = |inner, has_stop| ScalarUDF::from(Series { inner, has_stop });
     [of(gen_series_udf(), true), of(range_udf(), false)]
@@ -89,7 +89,7 @@ impl ScalarUDFImpl for Series {
 }
 
 impl Series {
-    /// Refuses steps from one date to another with parts of unlike signs: `1 month -28 days` stands still in February.
+    /// Refuses steps between dates whose parts have different signs: `1 month -28 days` does not advance in February.
     fn check_steps(&self, args: &ScalarFunctionArgs) -> Result<()> {
         let Some(steps) = args.args.get(2) else {
             return Ok(());

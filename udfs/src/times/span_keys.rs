@@ -1,7 +1,8 @@
-//! Intervals that rows are ordered, joined or looked up by, and those that they are grouped by.
+//! Intervals as keys: for ordering, joins and lookups, and for groups.
 //!
-//! The engine takes the parts of an interval for it, months before days before hours. What is ordered or looked up goes by the length
-//! here. Of a group there would be several intervals to show, 1 day and 24 hours: that is refused.
+//! The engine compares the parts of an interval, months before days before hours. Here ordering and lookup go by the length. A
+//! group could contain several intervals of equal length, such as 1 day and 24 hours, and would have to show one: that is
+//! refused.
 
 use std::sync::Arc;
 
@@ -42,10 +43,10 @@ const COMPARING: [&str; 21] = [
     "list_compare",
 ];
 
-/// Aggregates that compare what they are given.
+/// Aggregates that compare their arguments.
 const COMPARING_AGGREGATES: [&str; 2] = ["max", "min"];
 
-/// Whether these are compared by their length: intervals, and texts that become some.
+/// Whether these are compared by their length: intervals, and texts that are cast to intervals.
 pub(super) fn are_of_length(types: &[DataType]) -> bool {
     let is_span = |of: &DataType| matches!(of, DataType::Interval(_) | DataType::Duration(_));
     let has_interval = types.iter().any(|of| matches!(of, DataType::Interval(_)));
@@ -55,7 +56,7 @@ pub(super) fn are_of_length(types: &[DataType]) -> bool {
             .all(|of| is_span(of) || of.is_string() || of.is_null())
 }
 
-/// Puts the length in the place of a value of this type.
+/// Replaces a value of this type by its length.
 pub(super) fn as_length(expr: &mut Expr, of: &DataType) {
     let mut span = std::mem::take(expr);
     if of.is_string() {
@@ -64,7 +65,7 @@ pub(super) fn as_length(expr: &mut Expr, of: &DataType) {
     *expr = interval_length().call(vec![span]);
 }
 
-/// Whether rows, or elements of a call, may be compared by an interval here.
+/// Whether the expression may compare rows, or arguments, by an interval.
 pub(super) fn may_compare(expr: &Expr) -> bool {
     match expr {
         Expr::InSubquery(_) | Expr::SetComparison(_) | Expr::WindowFunction(_) => true,
@@ -79,11 +80,11 @@ pub(super) fn may_compare(expr: &Expr) -> bool {
     }
 }
 
-/// One node of an expression that is not an operator.
+/// Processes an expression node that is not an operator.
 ///
 /// # Errors
 ///
-/// Intervals are compared where their length is of no use.
+/// A comparison of intervals that cannot use their length.
 pub(super) fn by_length(expr: &mut Expr, schema: &DFSchema) -> Result<bool> {
     match expr {
         Expr::InSubquery(of) => in_rows(&mut of.expr, &mut of.subquery, schema),
@@ -127,7 +128,7 @@ pub(super) fn by_length(expr: &mut Expr, schema: &DFSchema) -> Result<bool> {
     }
 }
 
-/// The keys of a plan that sorts or joins.
+/// Processes the keys of a plan that sorts or joins.
 ///
 /// # Errors
 ///
@@ -160,11 +161,11 @@ pub(super) fn keys_by_length(plan: LogicalPlan) -> Result<Transformed<LogicalPla
     Ok(Transformed::new_transformed(plan, is_changed))
 }
 
-/// Refuses to make groups of intervals.
+/// Refuses to group by intervals.
 ///
 /// # Errors
 ///
-/// It does.
+/// The plan groups by an interval.
 pub(super) fn refuse_groups(plan: &LogicalPlan) -> Result<()> {
     let has_group = match plan {
         LogicalPlan::Aggregate(aggregate) => {
@@ -200,7 +201,7 @@ fn has_interval(plan: &LogicalPlan) -> bool {
     fields.any(|field| holds_interval(field.data_type()))
 }
 
-/// Whether a value of this type is an interval, or has one in it.
+/// Whether a value of this type is an interval, or contains one.
 fn holds_interval(of: &DataType) -> bool {
     match of {
         DataType::Interval(_) => true,
@@ -213,7 +214,7 @@ fn holds_interval(of: &DataType) -> bool {
     }
 }
 
-/// What has no type yet, such as a parameter, is no interval.
+/// The type of an expression; one without a type yet, such as a parameter, is not an interval.
 fn type_of(expr: &Expr, schema: &dyn ExprSchema) -> DataType {
     expr.get_type(schema).unwrap_or(DataType::Null)
 }
@@ -234,7 +235,7 @@ fn in_rows(expr: &mut Expr, subquery: &mut Subquery, schema: &DFSchema) -> Resul
     })
 }
 
-/// `nullif(a, b)` as the comparison that it is.
+/// Rewrites `nullif(a, b)` to an explicit comparison.
 fn null_if(call: &ScalarFunction, schema: &DFSchema) -> Result<Option<Expr>> {
     let [value, other] = call.args.as_slice() else {
         return Ok(None);

@@ -1,4 +1,4 @@
-//! Intervals by their length, and what is added to days.
+//! Intervals by their length, and intervals added to days.
 //!
 //! The engine compares intervals part by part, months before days before hours, so that 36 hours are less than a day. Here a month has
 //! 30 days and a day 24 hours, as PostgreSQL compares them.
@@ -31,7 +31,7 @@ const DAYS_PER_MONTH: i128 = 30;
 /// Nanoseconds of a day.
 pub(super) const NANOS_PER_DAY: i64 = 86_400_000_000_000;
 
-/// Compares intervals by their length, before types are made equal; refuses to group by them.
+/// Compares intervals by their length, before type coercion; refuses to group by them.
 #[derive(Debug)]
 pub(crate) struct IntervalsByLength;
 
@@ -66,11 +66,11 @@ fn in_expressions(plan: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
     })
 }
 
-/// The same in one expression over these columns.
+/// The same for one expression over these columns.
 ///
 /// # Errors
 ///
-/// A day and a time of day that are added to each other.
+/// A date plus or minus a time of day.
 pub(crate) fn with_interval_lengths(expr: Expr, schema: &DFSchema) -> Result<Expr> {
     Ok(expr.transform_up(|expr| by_length(expr, schema))?.data)
 }
@@ -125,7 +125,7 @@ fn by_length(mut expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
             return Ok(Transformed::new_transformed(expr, is_changed));
         }
     };
-    // What has no type yet, such as a parameter, gets one later.
+    // A value without a type yet, such as a parameter, gets one later.
     let types = compared.iter().map(|expr| expr.get_type(schema));
     let types: Vec<DataType> = types.map(|of| of.unwrap_or(DataType::Null)).collect();
     if !span_keys::are_of_length(&types) {
@@ -137,7 +137,7 @@ fn by_length(mut expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
     Ok(Transformed::yes(expr))
 }
 
-/// The time between two times of day. The engine takes their microseconds for nanoseconds of other lengths.
+/// The difference of two times of day. The engine takes their microseconds for nanoseconds.
 fn between_times(binary: &mut BinaryExpr, schema: &DFSchema) -> Option<Expr> {
     let is_time = |of: &Expr| {
         let of = of.get_type(schema).unwrap_or(DataType::Null);
@@ -162,7 +162,7 @@ fn between_times(binary: &mut BinaryExpr, schema: &DFSchema) -> Option<Expr> {
     Some(Expr::Cast(Cast::new(Box::new(between), length)))
 }
 
-/// A day to which hours are added is a moment; a time of day is added to none.
+/// A date plus or minus hours becomes a timestamp; a date plus or minus a time of day is refused.
 fn in_moments(binary: &mut BinaryExpr, schema: &DFSchema) -> Result<bool> {
     let (Ok(left), Ok(right)) = (binary.left.get_type(schema), binary.right.get_type(schema))
     else {
@@ -191,7 +191,7 @@ fn in_moments(binary: &mut BinaryExpr, schema: &DFSchema) -> Result<bool> {
     Ok(true)
 }
 
-/// `interval_length(interval)`: its microseconds.
+/// `interval_length(interval)`: its length in microseconds.
 #[must_use]
 pub(crate) fn interval_length() -> ScalarUDF {
     ScalarUDF::from(IntervalLength {
@@ -212,7 +212,7 @@ impl ScalarUDFImpl for IntervalLength {
         INTERVAL_LENGTH
     }
 
-    /// Keys are called as they are written.
+    /// Keys keep the name of the original expression.
     fn schema_name(&self, args: &[Expr]) -> Result<String> {
         let [of] = args else {
             return plan_err!("interval_length takes an INTERVAL");
@@ -255,7 +255,7 @@ impl ScalarUDFImpl for IntervalLength {
                 let length = |of: arrow::datatypes::IntervalMonthDayNano| {
                     let days = i128::from(of.months) * DAYS_PER_MONTH + i128::from(of.days);
                     let micros = days * MICROS_PER_DAY + i128::from(of.nanoseconds / 1_000);
-                    // Nothing is longer than so many thousand years.
+                    // Longer intervals are clamped: no time span reaches this many thousand years.
                     micros.clamp(i64::MIN.into(), i64::MAX.into()) as i64
                 };
                 intervals.iter().map(|of| of.map(length)).collect()

@@ -1,4 +1,5 @@
-//! `to_char` and `date_format`: DataFusion's, of TIMESTAMP in microseconds, with patterns that say something.
+//! `to_char` and `date_format`: DataFusion's functions for TIMESTAMP in microseconds, with a check that the pattern has a
+//! format specifier.
 
 use std::ops::RangeInclusive;
 
@@ -15,10 +16,10 @@ use datafusion::logical_expr::{
 use super::{pattern, timestamp};
 use crate::diagnostic::data_error;
 
-/// Days before the year 10000 and from the year 0 on.
+/// Days from the year 0 to the end of the year 9999.
 const OF_TWO_DIGITS: RangeInclusive<i32> = -719_528..=2_932_896;
 
-/// Refuses centuries that have not two digits: chrono would write other characters.
+/// Refuses centuries without two digits: chrono would write other characters.
 fn check_centuries(times: &ArrayRef) -> Result<()> {
     if !matches!(
         times.data_type(),

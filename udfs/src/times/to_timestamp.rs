@@ -1,4 +1,4 @@
-//! `to_timestamp` and its kin: numbers and texts to TIMESTAMP, in microseconds.
+//! `to_timestamp` and its variants: numbers and texts to TIMESTAMP, in microseconds.
 
 use std::sync::Arc;
 
@@ -23,7 +23,7 @@ use super::pattern;
 use crate::checked::out_of_range;
 use crate::diagnostic::data_error;
 
-/// The functions, each for numbers of another unit.
+/// The functions, one for each unit of numbers.
 pub(super) fn functions() -> Vec<ScalarUDF> {
     let units = [
         ("to_timestamp", TimeUnit::Second, TimeUnit::Microsecond),
@@ -59,17 +59,17 @@ pub(super) fn functions() -> Vec<ScalarUDF> {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct ToTimestamp {
     name: &'static str,
-    /// What numbers count.
+    /// The unit of numbers.
     numbers: TimeUnit,
-    /// Times of texts are cut to it.
+    /// Times of texts are truncated to this unit.
     precision: TimeUnit,
-    /// Of texts without an offset, and of the result; UTC if none is set.
+    /// The zone of texts without an offset, and of the result; UTC if none is set.
     zone: Option<Arc<str>>,
     signature: Signature,
 }
 
 impl ToTimestamp {
-    /// What reads texts, and numbers of seconds, for another function; times are cut to the second.
+    /// Reads texts, and numbers of seconds, for another function; times are truncated to the second.
     pub(super) fn of_seconds(name: &'static str, zone: Option<&str>) -> Self {
         Self {
             name,
@@ -92,7 +92,7 @@ impl ToTimestamp {
         out_of_range(format!("{}({value})", self.name), &self.result())
     }
 
-    /// The times of numbers, or of texts by the first of their patterns that fits.
+    /// The times of numbers, or of texts by the first pattern that matches.
     pub(super) fn micros(
         &self,
         values: &ArrayRef,
@@ -117,7 +117,7 @@ impl ToTimestamp {
                     TimeUnit::Microsecond => 0,
                     TimeUnit::Nanosecond => -3,
                 };
-                // So many powers of ten are between the digits of the number and microseconds.
+                // The power of ten between the digits of the number and microseconds.
                 let shift = of_unit - i32::from(*scale);
                 values.as_primitive::<Decimal128Type>().try_unary(|value| {
                     let micros = shifted(value, shift);
@@ -129,7 +129,7 @@ impl ToTimestamp {
             }
             DataType::Float64 => values.as_primitive::<Float64Type>().try_unary(|value| {
                 let micros = (value * times as f64 / of as f64).round();
-                // Twice as far out is no number of microseconds any more; NaN is none either.
+                // Values twice as large do not fit; NaN does not either.
                 match micros.abs() < 9.223_372_036_854_775e18 {
                     true => Ok(micros as i64),
                     false => Err(self.refuse(value)),
@@ -161,7 +161,7 @@ impl ToTimestamp {
         }
     }
 
-    /// The time of a text, by the first of the patterns that fits, if there are any.
+    /// The time of a text, by the first pattern that matches, if there are any patterns.
     fn read(&self, zone: Tz, text: &str, patterns: &[&StringArray], row: usize) -> Result<i64> {
         let time = match patterns {
             [] => string_to_datetime(&zone, text)?.with_timezone(&Utc),
@@ -190,7 +190,7 @@ impl ToTimestamp {
     }
 }
 
-/// `value` times ten to the power of `shift`, rounded down; `None` if it has no place.
+/// `value` times ten to the power of `shift`, rounded down; `None` if the result does not fit.
 fn shifted(value: i128, shift: i32) -> Option<i128> {
     let power = 10_i128.checked_pow(shift.unsigned_abs());
     match (power, shift < 0) {
@@ -202,7 +202,7 @@ fn shifted(value: i128, shift: i32) -> Option<i128> {
     }
 }
 
-/// The time of a text, if it is of the pattern. What the pattern leaves out is the start of the day, or of the month and year.
+/// The time of a text, if it matches the pattern. A pattern without a time of day gives the start of the day.
 fn by_pattern(zone: Tz, text: &str, pattern: &str) -> Option<DateTime<Utc>> {
     let mut parsed = Parsed::new();
     parse(&mut parsed, text, StrftimeItems::new(pattern)).ok()?;

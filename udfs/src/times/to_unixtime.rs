@@ -20,7 +20,7 @@ use crate::window::ticks_per_second;
 const NAME: &str = "to_unixtime";
 const MICROS_PER_SECOND: i64 = 1_000_000;
 
-/// The function. Of numbers and dates it is DataFusion's.
+/// The function. For numbers and dates it is DataFusion's.
 pub(super) fn to_unixtime() -> ScalarUDF {
     ScalarUDF::from(ToUnixtime {
         texts: ToTimestamp::of_seconds(NAME, None),
@@ -97,7 +97,7 @@ impl ScalarUDFImpl for ToUnixtime {
     }
 }
 
-/// Of times before 1970, too, the second that has begun.
+/// Rounds down to a second, also for times before 1970.
 fn seconds_of(times: &ArrayRef, unit: TimeUnit) -> Result<Int64Array> {
     let per_second = ticks_per_second(unit);
     let ticks = cast(times, &DataType::Int64)?;

@@ -1,5 +1,6 @@
-//! `as_typed('CAST(x AS INT)', CAST(x AS INT))`: the value itself. The engine's names leave casts out, and two aggregates of one value
-//! by two types would have one name: by this call they have two. So have two keys by `typed_key('Int32', CAST(x AS INT))`.
+//! `as_typed('CAST(x AS INT)', CAST(x AS INT))` returns its second argument. The engine's names omit casts, and two aggregates
+//! of one value by two types would have one name: with this call they have two. `typed_key('Int32', CAST(x AS INT))` does the
+//! same for keys.
 
 use arrow::datatypes::{DataType, FieldRef};
 use datafusion::common::{Result, internal_err, plan_err};

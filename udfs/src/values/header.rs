@@ -1,4 +1,4 @@
-//! `header`, `headers_list`, `headers_map`.
+//! `header`, `headers_list`, `headers_map`: functions of message headers.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -194,7 +194,7 @@ fn as_map(headers: &Headers) -> Result<ArrayRef> {
     let mut lengths = Vec::with_capacity(headers.rows().len());
     for row in headers.rows() {
         let (start, end) = row.unwrap_or_default();
-        // A key stands where it first came, with the value that came last.
+        // A key keeps the position of its first value, with its last value.
         let mut place: HashMap<&str, usize> = HashMap::new();
         let before = picked.len();
         for entry in start..end {

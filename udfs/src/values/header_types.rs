@@ -1,4 +1,4 @@
-//! The two shapes of message headers, seen as one: keys and values, and where each row's are.
+//! View of the two types of message headers as one: keys and values, and the range of each row.
 
 use std::sync::Arc;
 
@@ -71,7 +71,7 @@ pub(super) struct Headers {
     keys: StringArray,
     /// Text or binary.
     values: ArrayRef,
-    /// Where each row's entries start and end; None for NULL headers.
+    /// The start and end of each row's entries; `None` for NULL headers.
     rows: Vec<Option<(usize, usize)>>,
 }
 

@@ -17,18 +17,18 @@ use datafusion::sql::sqlparser::ast::BinaryOperator;
 
 const INTERVAL: DataType = DataType::Interval(IntervalUnit::MonthDayNano);
 const NANOS_PER_DAY: i64 = 86_400_000_000_000;
-/// Of intervals that are computed.
+/// The unit of computed intervals is the microsecond.
 const NANOS_PER_MICRO: i64 = 1000;
-/// A fraction of a month is of one of so many days, as PostgreSQL has it.
+/// Days of a month for its fractions, as in PostgreSQL.
 const DAYS_PER_MONTH: i32 = 30;
 
-/// `interval_times(interval, n)`: as long n times over.
+/// `interval_times(interval, n)`: the interval multiplied by n.
 #[must_use]
 pub fn interval_times() -> ScalarUDF {
     function(false)
 }
 
-/// `interval_times`, or `interval_divided(interval, n)`: the n-th part.
+/// `interval_times`, or `interval_divided(interval, n)`: the interval divided by n.
 fn function(is_divided: bool) -> ScalarUDF {
     ScalarUDF::from(ScaledInterval {
         is_divided,
@@ -51,7 +51,7 @@ impl ExprPlanner for IntervalPlanner {
             BinaryOperator::Divide => true,
             _ => return Ok(PlannerResult::Original(expr)),
         };
-        // What has no type yet, such as a parameter, is left to the others.
+        // An operand without a type yet, such as a parameter, is left to the other planners.
         let (Ok(left), Ok(right)) = (expr.left.get_type(schema), expr.right.get_type(schema))
         else {
             return Ok(PlannerResult::Original(expr));
@@ -122,7 +122,7 @@ impl ScalarUDFImpl for ScaledInterval {
     }
 }
 
-/// What `by_whole` or `by_fraction` makes of each interval and number.
+/// Applies `by_whole` or `by_fraction` to each interval and number.
 fn scaled(
     intervals: &ArrayRef,
     numbers: &ArrayRef,
@@ -181,7 +181,7 @@ fn fraction(interval: IntervalMonthDayNano, n: f64) -> Result<IntervalMonthDayNa
     parts(months * n, days * n, interval.nanoseconds as f64 * n).ok_or_else(|| out_of_range(&n))
 }
 
-/// Each part is divided by itself: `1 / n` is not exact.
+/// Divides each part directly: `1 / n` is not exact.
 fn divided(interval: IntervalMonthDayNano, n: f64) -> Result<IntervalMonthDayNano> {
     if n == 0.0 {
         return Err(ArrowError::DivideByZero.into());
@@ -191,19 +191,19 @@ fn divided(interval: IntervalMonthDayNano, n: f64) -> Result<IntervalMonthDayNan
         .ok_or_else(|| quotient_out_of_range(&n))
 }
 
-/// The interval of these parts: fractions of months are days, those of days are microseconds.
+/// The interval of these parts: fractions of months become days, those of days microseconds.
 fn parts(months: f64, days: f64, nanos: f64) -> Option<IntervalMonthDayNano> {
     let days = days + months.fract() * f64::from(DAYS_PER_MONTH);
     let per_micro = NANOS_PER_MICRO as f64;
     let round = |nanos: f64| (nanos / per_micro).round() * per_micro;
-    // What is a whole day once it is rounded is one.
+    // A value that is a whole day once it is rounded counts as one.
     let per_day = NANOS_PER_DAY as f64;
     let of_day = round(days.fract() * per_day);
     let (days, of_day) = match of_day.abs() < per_day {
         true => (days.trunc(), days.fract() * per_day),
         false => (days.trunc() + days.signum(), 0.0),
     };
-    // It is exact to the microsecond, as all times here are.
+    // The result is exact to the microsecond, like all times here.
     let nanos = round(nanos + of_day);
     let months = months.trunc();
     let fits = |value: f64, limit: f64| value.is_finite() && value.abs() < limit;
@@ -218,7 +218,7 @@ fn parts(months: f64, days: f64, nanos: f64) -> Option<IntervalMonthDayNano> {
     ))
 }
 
-/// The same in whole numbers.
+/// The same for an integer.
 fn divided_by_whole(interval: IntervalMonthDayNano, n: i64) -> Result<IntervalMonthDayNano> {
     if n == 0 {
         return Err(ArrowError::DivideByZero.into());
@@ -228,7 +228,7 @@ fn divided_by_whole(interval: IntervalMonthDayNano, n: i64) -> Result<IntervalMo
         let months = i128::from(interval.months);
         let days = i128::from(interval.days) + months % n * i128::from(DAYS_PER_MONTH);
         let nanos = i128::from(interval.nanoseconds) + days % n * i128::from(NANOS_PER_DAY);
-        // To the microsecond, half of one away from zero.
+        // To the microsecond, rounded half away from zero.
         let twice = n * i128::from(NANOS_PER_MICRO) * 2;
         let half = twice / 2 * nanos.signum() * n.signum();
         let nanos = (nanos * 2 + half) / twice * i128::from(NANOS_PER_MICRO);
@@ -290,7 +290,7 @@ mod tests {
         assert_eq!(by(0, 0, 1_000, 2), (0, 0, 1_000));
         assert_eq!(by(0, 0, -1_000, 2), (0, 0, -1_000));
         assert_eq!(by(0, 0, 1_000, 3), (0, 0, 0));
-        // Rests of parts with different signs meet.
+        // The remainders of parts with different signs are added.
         assert_eq!(by(1, -1, 0, 2), (0, 14, 12 * hour));
         let interval = IntervalMonthDayNano::new(i32::MIN, 0, 0);
         assert!(divided_by_whole(interval, -1).is_err());

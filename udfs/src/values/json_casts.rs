@@ -1,13 +1,13 @@
-//! `CAST(json -> 'n' AS DECIMAL(30, 2))`: the value as it is written.
+//! Casts of JSON values from their text: `CAST(json -> 'n' AS DECIMAL(30, 2))`.
 //!
-//! `json -> 'n'` is a value of one of seven types. Of a cast the engine asks the one of these types that it knows best how to cast: a
-//! DATE is in none of them, and all values would be NULL. The JSON functions have a rule for casts to some types; of a value of another
-//! kind it makes NULL, and it reads decimals as DOUBLE. Here the text of the value is cast: what is not of the type is an error, and NULL
-//! of TRY_CAST. A value that is not there is NULL, and so is the `null` of JSON.
+//! `json -> 'n'` is a union of seven types. For a cast of it the engine picks the one of these types that it casts best: a DATE
+//! is in none of them, and all values would be NULL. The JSON functions have a rule for casts to some types; it turns a value
+//! of another kind into NULL, and reads decimals as DOUBLE. This module casts the text of the value: a value of another type is
+//! an error, and NULL with TRY_CAST. A missing value is NULL, and so is the `null` of JSON.
 //!
-//! Numbers are read in one way after another until one of them finds the value. No way fails: an expression of constants is evaluated
-//! with all of its parts. If all ways give NULL for a value that is there, [`Refused`]
-//! raises the error.
+//! Numbers are read by several attempts, the first of which that gives a value counts. No attempt fails: an expression of
+//! constants is evaluated with all of its parts. If all attempts give NULL for a value that exists, [`Refused`] raises the
+//! error.
 
 use std::sync::Arc;
 
@@ -33,10 +33,10 @@ use datafusion_functions_json::udfs::{
 use crate::checked::{out_of_range, sql_name};
 use crate::diagnostic::{data_error, plan_error};
 
-/// A decimal for numbers that become integers: with room for all of these, and for digits by which others are rounded.
+/// The decimal type for numbers that become integers: it holds all integers, and digits after the point for rounding.
 const NUMBER: DataType = DataType::Decimal128(38, 18);
 
-/// Casts values in JSON by their text, before the functions' own rule for casts.
+/// Casts JSON values by their text, before the JSON functions' own rule for casts.
 #[derive(Debug)]
 pub(crate) struct JsonCasts;
 
@@ -56,7 +56,7 @@ impl FunctionRewrite for JsonCasts {
         };
         let is_text = to.field.data_type().is_string();
         let args = match json_get(value) {
-            // Their own rule reads it as text.
+            // The JSON functions' own rule reads it as text.
             Some(_) if is_text => return Ok(Transformed::no(expr)),
             Some(get) => get.args.clone(),
             None if is_json(value, schema) => {
@@ -68,22 +68,22 @@ impl FunctionRewrite for JsonCasts {
     }
 }
 
-/// One way to read a value in JSON.
+/// One attempt to read a JSON value.
 #[derive(Debug, Clone, Copy)]
 enum Way {
     Boolean,
-    /// As a whole number.
+    /// As an integer.
     Whole,
-    /// As a number with digits to round by.
+    /// As a number with digits for rounding.
     Number,
     /// By its text.
     Text,
     Float,
 }
 
-/// The ways in which a value of this type is read, one after another; none where its text is cast and that is all.
+/// The attempts to read a value of this type, in order; empty if casting its text is enough.
 fn ways(to: &DataType) -> &'static [Way] {
-    // What comes first is right for almost all values. A text with an exponent is no decimal.
+    // The first attempt is right for almost all values. A text with an exponent is not a decimal.
     match to {
         DataType::Boolean => &[Way::Boolean],
         of if of.is_integer() => &[Way::Whole, Way::Number, Way::Float],
@@ -93,14 +93,14 @@ fn ways(to: &DataType) -> &'static [Way] {
     }
 }
 
-/// Whether a type is that of values in JSON, as `json -> 'n'` gives them.
+/// Whether a type is that of JSON values, as the result of `json -> 'n'`.
 #[must_use]
 pub fn is_json_type(of: &DataType) -> bool {
     *of == *JSON_UNION_DATA_TYPE
 }
 
-/// How often the value within a cast is written once the optimizer has written out how it is read as JSON; 1 for every other expression.
-/// `is_json` tells columns that are values in JSON.
+/// The number of copies of a cast's operand after the optimizer has expanded the reading of JSON; 1 for every other expression.
+/// `is_json` returns whether a column is a JSON value.
 #[must_use]
 pub fn times_json_is_read(expr: &Expr, is_json: &impl Fn(&Column) -> bool) -> u64 {
     match cast_of(expr) {
@@ -111,7 +111,7 @@ pub fn times_json_is_read(expr: &Expr, is_json: &impl Fn(&Column) -> bool) -> u6
     }
 }
 
-/// `coalesce` of the ways and of [`Refused`] names each of them but the last twice.
+/// `coalesce` of the attempts and of [`Refused`] copies each of them twice, except the last.
 fn times_read(to: &DataType, is_tried: bool) -> u64 {
     match ways(to).len() as u64 {
         0 => 1,
@@ -119,7 +119,7 @@ fn times_read(to: &DataType, is_tried: bool) -> u64 {
     }
 }
 
-/// Whether an expression may be a value in JSON, by what it is made of.
+/// Whether an expression may be a JSON value, judged by its parts.
 fn may_be_json(value: &Expr, is_json: &impl Fn(&Column) -> bool) -> bool {
     let may_be = |value: &Expr| may_be_json(value, is_json);
     match value {
@@ -141,14 +141,14 @@ fn may_be_json(value: &Expr, is_json: &impl Fn(&Column) -> bool) -> bool {
     }
 }
 
-/// What a value is cast to.
+/// The target of a cast.
 struct To {
     field: FieldRef,
     is_tried: bool,
 }
 
 impl To {
-    /// The value within JSON that these arguments of `json_get` lead to.
+    /// The JSON value that these arguments of `json_get` lead to.
     fn read(&self, args: &[Expr]) -> Result<Expr> {
         let args = || args.to_vec();
         let text = || json_as_text_udf().call(args());
@@ -190,7 +190,7 @@ impl To {
     }
 }
 
-/// Takes the text of a value that is not of a type, and fails if there is one; NULL is of all types.
+/// Gets the text of a value that could not be read as the type, and fails if it is not NULL: NULL fits all types.
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct Refused {
     to: DataType,
@@ -228,7 +228,7 @@ impl ScalarUDFImpl for Refused {
     }
 }
 
-/// The value that is cast, and to what.
+/// The operand of a cast, and its target.
 fn cast_of(expr: &Expr) -> Option<(&Expr, To)> {
     let to = |field: &FieldRef, is_tried| To {
         field: Arc::clone(field),
@@ -254,7 +254,7 @@ fn cast_of(expr: &Expr) -> Option<(&Expr, To)> {
     }
 }
 
-/// The call that finds a value.
+/// The call that extracts a value.
 fn json_get(value: &Expr) -> Option<&ScalarFunction> {
     match value {
         Expr::ScalarFunction(call) if call.name() == "json_get" => Some(call),
@@ -263,7 +263,7 @@ fn json_get(value: &Expr) -> Option<&ScalarFunction> {
     }
 }
 
-/// Whether it is a value in JSON that was found elsewhere, as a column of a query in FROM.
+/// Whether it is a JSON value that was extracted elsewhere, such as a column of a query in FROM.
 fn is_json(value: &Expr, schema: &DFSchema) -> bool {
     let may_be = matches!(
         value,

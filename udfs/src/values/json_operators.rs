@@ -1,7 +1,7 @@
-//! `->`, `->>`, `?`, `#>` and `#>>` as calls of the JSON functions, named by what was typed.
+//! `->`, `->>`, `?`, `#>` and `#>>` as calls of the JSON functions, with the original text as their name.
 //!
-//! The planner of `datafusion-functions-json` gives each link of a chain such as `j -> 'a' ->> 'b'` its name. The engine works out
-//! the type below a name twice: of a chain of twenty links it would do so a million times. Here only the whole chain has a name.
+//! The planner of `datafusion-functions-json` aliases each link of a chain such as `j -> 'a' ->> 'b'`. The engine derives the
+//! type below an alias twice: for a chain of twenty links a million times. Here only the whole chain has an alias.
 
 use std::sync::Arc;
 
@@ -36,14 +36,14 @@ fn operator(op: &BinaryOperator) -> Option<(&'static str, Arc<ScalarUDF>)> {
         BinaryOperator::Arrow => ("->", json_get_udf()),
         BinaryOperator::LongArrow => ("->>", json_as_text_udf()),
         BinaryOperator::Question => ("?", json_contains_udf()),
-        // With a path, which is a list.
+        // With a path, given as a list.
         BinaryOperator::HashArrow => ("#>", json_get_udf()),
         BinaryOperator::HashLongArrow => ("#>>", json_as_text_udf()),
         _ => return None,
     })
 }
 
-/// An operand as it was typed, about.
+/// The approximate original text of an operand.
 fn typed(operand: &Expr) -> String {
     match operand {
         Expr::Column(column) => column.name.clone(),
@@ -60,7 +60,7 @@ fn typed(operand: &Expr) -> String {
     }
 }
 
-/// The operand without the names that calls of these functions have in it.
+/// The operand without the aliases that calls of these functions have in it.
 fn without_names(operand: Expr) -> Result<Expr> {
     let unnamed = operand.transform_up(|part| {
         Ok(match part {
@@ -120,7 +120,7 @@ mod tests {
         assert_eq!(chain.schema_name().to_string(), expected);
     }
 
-    /// With a name for each link this would take years.
+    /// With an alias for each link this would take years.
     #[test]
     fn the_type_of_a_long_chain_is_known() {
         let chain = (0..200).fold(lit("{}"), |chain, link| {

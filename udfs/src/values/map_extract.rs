@@ -1,5 +1,5 @@
-//! `map_extract(map, key)` with a number of another type than the keys have: it is found if a key equals it. The library casts it to
-//! the type of the keys, and 1.5 would find 1.
+//! `map_extract(map, key)` with a number of another type than the keys: it finds an entry whose key equals the number. The
+//! library casts the number to the type of the keys, and 1.5 would find 1.
 
 use std::sync::Arc;
 
@@ -85,7 +85,7 @@ fn type_of_keys(map: &DataType) -> Option<DataType> {
     }
 }
 
-/// The numbers in the type of keys; NULL, which is no key, where it has no equal number.
+/// The numbers in the type of the keys; NULL, which is never a key, for a number without an equal in that type.
 fn as_keys(numbers: &ArrayRef, of_keys: &DataType) -> Result<ArrayRef> {
     let options = CastOptions::default();
     let keys = cast_with_options(numbers, of_keys, &options)?;

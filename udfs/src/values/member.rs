@@ -1,7 +1,7 @@
-//! `array_has(list, value)` by the rules of SQL for NULL: it is what `value = ANY (list)` means.
+//! `array_has(list, value)` by SQL's rules for NULL: it means `value = ANY (list)`.
 //!
-//! The library's is so only where the list is constant, which it makes `value IN (…)`; for a list of a column that has NULL in it,
-//! and not the value, it says FALSE.
+//! The library follows them only for a constant list, which it rewrites to `value IN (…)`; for a list from a column that has
+//! NULL in it, and not the value, it returns FALSE.
 
 use std::sync::Arc;
 
@@ -24,7 +24,7 @@ pub(crate) fn array_has() -> ScalarUDF {
     })
 }
 
-/// The library's function in all but NULLs.
+/// The library's function, with other results for NULLs.
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct ArrayHas {
     inner: Arc<ScalarUDF>,
@@ -51,7 +51,7 @@ impl ScalarUDFImpl for ArrayHas {
         self.inner.documentation()
     }
 
-    /// A list that is written value by value, or constant, is one of IN: statistics of files are asked about it.
+    /// A list that is spelled out, or constant, becomes one of IN, which file statistics can prune by.
     fn simplify(&self, mut args: Vec<Expr>, _: &SimplifyContext) -> Result<ExprSimplifyResult> {
         let listed = match args.first().map(written).transpose()?.flatten() {
             Some(listed) if args.len() == 2 => listed,
@@ -89,13 +89,13 @@ impl ScalarUDFImpl for ArrayHas {
     }
 }
 
-/// What is known of a list before there are rows.
+/// The facts about a list that planning knows.
 enum Listed {
     Null,
     Values(Vec<Expr>),
 }
 
-/// The values of a list, if the statement has them one by one.
+/// The values of a list, if the statement spells them out.
 fn written(list: &Expr) -> Result<Option<Listed>> {
     Ok(match list {
         Expr::Literal(list, _) if list.is_null() => Some(Listed::Null),
@@ -114,7 +114,7 @@ fn written(list: &Expr) -> Result<Option<Listed>> {
             Some(Listed::Values(values.collect::<Result<_>>()?))
         }
         Expr::ScalarFunction(call) => made_of(call).map(|values| Listed::Values(values.to_vec())),
-        // Values that have got another type.
+        // Values that were cast to another type.
         Expr::Cast(cast) => match (cast.expr.as_ref(), cast.field.data_type()) {
             (
                 Expr::ScalarFunction(call),
@@ -134,12 +134,12 @@ fn written(list: &Expr) -> Result<Option<Listed>> {
     })
 }
 
-/// The values that `[a, b]` is made of.
+/// The elements of `[a, b]`.
 fn made_of(call: &ScalarFunction) -> Option<&[Expr]> {
     (call.name() == "make_array" && !call.args.is_empty()).then_some(call.args.as_slice())
 }
 
-/// Unknown where the value is NULL, or is not found among elements of which one is NULL; an empty list has no value.
+/// Unknown if the value is NULL, or is not found among elements of which one is NULL; an empty list contains no value.
 fn or_unknown(found: &BooleanArray, list: &ArrayRef, value: &ArrayRef) -> Result<BooleanArray> {
     let Some((elements, spans)) = elements_of(list) else {
         return internal_err!("{} is no list", list.data_type());
@@ -166,7 +166,7 @@ fn or_unknown(found: &BooleanArray, list: &ArrayRef, value: &ArrayRef) -> Result
     Ok(rows.collect())
 }
 
-/// The elements of all lists of an array, and where those of each begin and how many they are.
+/// The elements of all lists of an array, and the start and length of each list.
 pub(super) fn elements_of(list: &ArrayRef) -> Option<(ArrayRef, Vec<(usize, usize)>)> {
     Some(match list.data_type() {
         DataType::List(_) => {

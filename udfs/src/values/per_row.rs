@@ -1,5 +1,5 @@
-//! `per_row(value)`: the value itself, for each row, also where there are none. The engine asks elements of IN without rows whether they
-//! are constant, and takes a CASE for one that is.
+//! `per_row(value)` returns its argument, for each row, also for empty batches. The engine evaluates elements of IN on an empty
+//! batch to find out whether they are constant, and takes a CASE for a constant.
 
 use arrow::datatypes::DataType;
 use datafusion::common::{Result, plan_err};

@@ -1,7 +1,7 @@
-//! `list_compare('< any', list, value)`: what `value < ANY (list)` means, and its kin with `ALL`, by the rules of SQL for NULL.
+//! `list_compare('< any', list, value)`: the function behind `value < ANY (list)`, and behind `ALL`, by SQL's rules for NULL.
 //!
-//! The engine's planner writes the list several times for each of them, so that a few within one another have no end, and says FALSE
-//! where it is unknown whether `ANY` holds.
+//! The engine's planner duplicates the list several times for each of them, so that nested ones grow exponentially, and returns
+//! FALSE where `ANY` is unknown.
 
 use std::sync::Arc;
 
@@ -34,7 +34,7 @@ struct ListCompare {
 
 type Comparison = fn(&dyn Datum, &dyn Datum) -> std::result::Result<BooleanArray, ArrowError>;
 
-/// How the value is compared with each element, and whether with all of them.
+/// The comparison with each element, and whether it must hold for all of them.
 fn parsed(how: &str) -> Option<(Comparison, bool)> {
     let (operator, quantifier) = how.split_once(' ')?;
     let compare: Comparison = match operator {
@@ -70,7 +70,7 @@ impl ScalarUDFImpl for ListCompare {
         let [_, list, value] = types else {
             return plan_err!("list_compare takes a comparison, a list and a value");
         };
-        // As the function has it that looks for a value.
+        // The types are coerced as for the function that looks up a value.
         let types = [list.clone(), value.clone()];
         let types = with_one_element("array_has", &types).unwrap_or_else(|| types.to_vec());
         let fields = types.into_iter();
@@ -105,7 +105,7 @@ impl ScalarUDFImpl for ListCompare {
     }
 }
 
-/// Row by row: a value is not written again for each element of its list.
+/// Compares row by row: the value is not copied for each element of its list.
 fn compared(
     compare: Comparison,
     of_all: bool,

@@ -1,5 +1,5 @@
-//! Lengths, positions and dimensions as BIGINT. The library gives them without a sign: a difference of two of them, or its negative,
-//! would have no place in their type.
+//! Lengths, positions and dimensions as BIGINT. The library returns unsigned integers: a negative difference of two of them, or
+//! a negation, would not fit their type.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use datafusion::logical_expr::{
     ScalarUDF, ScalarUDFImpl, Signature,
 };
 
-/// The library's functions whose numbers have no sign there.
+/// The library's functions that return unsigned integers.
 pub(crate) fn signed_functions() -> Vec<Arc<ScalarUDF>> {
     let functions = [
         array_dims_udf(),
@@ -27,18 +27,18 @@ pub(crate) fn signed_functions() -> Vec<Arc<ScalarUDF>> {
     functions.into_iter().map(signed).collect()
 }
 
-/// The function, with signs.
+/// Wraps the function so that it returns signed integers.
 pub(crate) fn signed(inner: Arc<ScalarUDF>) -> Arc<ScalarUDF> {
     Arc::new(ScalarUDF::from(Signed { inner }))
 }
 
-/// The library's function in all but the type of its result.
+/// The library's function with another result type.
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct Signed {
     inner: Arc<ScalarUDF>,
 }
 
-/// The same type with signs.
+/// The signed type for an unsigned one.
 fn with_sign(of: &DataType) -> DataType {
     match of {
         DataType::UInt64 => DataType::Int64,

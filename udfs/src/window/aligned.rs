@@ -1,8 +1,8 @@
-//! The arithmetic of aligned windows: pure integers, in the unit of the event time.
+//! Arithmetic of aligned windows: pure integers, in the unit of the event time.
 
 use std::fmt;
 
-/// How the windows of one function lie to each other.
+/// The arrangement of the windows of one function.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum WindowKind {
     /// Side by side: a row is in one window.
@@ -49,7 +49,7 @@ impl AlignedWindows {
         })
     }
 
-    /// How the windows lie to each other.
+    /// The arrangement of the windows.
     pub fn kind(&self) -> WindowKind {
         self.kind
     }
@@ -82,8 +82,8 @@ impl AlignedWindows {
         tick.checked_sub(if past < 0 { past + grid } else { past })
     }
 
-    /// Appends start and end of every window that holds `tick`, ascending, and says how many.
-    /// `None` if one is out of range.
+    /// Appends start and end of every window that contains `tick`, ascending, and returns their number. `None` if one is out of
+    /// range.
     pub fn assign(&self, tick: i64, starts: &mut Vec<i64>, ends: &mut Vec<i64>) -> Option<usize> {
         match self.kind {
             WindowKind::Tumble => {
@@ -135,7 +135,7 @@ mod tests {
         starts.into_iter().zip(ends).collect()
     }
 
-    /// Every window near `tick` by the definition, kept if it holds `tick`.
+    /// Every window near `tick`, filtered by the definition.
     fn by_definition(
         kind: WindowKind,
         size: i64,

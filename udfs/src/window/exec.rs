@@ -1,4 +1,4 @@
-//! The physical operator of TUMBLE, HOP and CUMULATE: vectorized, row order kept.
+//! Physical operator of TUMBLE, HOP and CUMULATE: vectorized, and keeps the order of rows.
 
 use std::fmt;
 use std::sync::Arc;
@@ -26,7 +26,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 use super::{AlignedWindows, WindowKind, ticks, timestamps};
 use crate::diagnostic::{out_of_range, refuse_null_event_times};
 
-/// Appends `window_start` and `window_end`, repeating a row once per window that holds it.
+/// Appends `window_start` and `window_end`, and repeats a row for each window that contains it.
 #[derive(Debug, Clone)]
 pub struct EventWindowExec {
     input: Arc<dyn ExecutionPlan>,
@@ -225,7 +225,7 @@ impl Assigner {
     }
 }
 
-/// A physical column displays as `name@index`: only the name means something to a reader.
+/// A physical column displays as `name@index`: a user only needs the name.
 pub(crate) fn column_name(display: &str) -> String {
     match display.rsplit_once('@') {
         Some((name, index)) if index.chars().all(|c| c.is_ascii_digit()) => name.to_owned(),

@@ -48,7 +48,7 @@ pub(crate) fn ticks(array: &ArrayRef) -> Result<ScalarBuffer<i64>> {
     Ok(ticks.as_primitive::<Int64Type>().values().clone())
 }
 
-/// How many ticks of a timestamp type an hour has.
+/// The number of ticks of a timestamp type in an hour.
 pub(crate) fn ticks_per_hour(data_type: &DataType) -> i64 {
     let DataType::Timestamp(unit, _) = data_type else {
         return i64::MAX;
@@ -56,7 +56,7 @@ pub(crate) fn ticks_per_hour(data_type: &DataType) -> i64 {
     3_600 * ticks_per_second(*unit)
 }
 
-/// How many ticks of `unit` a second has.
+/// The number of ticks of `unit` in a second.
 pub(crate) fn ticks_per_second(unit: TimeUnit) -> i64 {
     match unit {
         TimeUnit::Second => 1,
@@ -71,7 +71,7 @@ pub(crate) fn timestamps(ticks: ScalarBuffer<i64>, data_type: &DataType) -> Resu
     Ok(cast(&Int64Array::new(ticks, None), data_type)?)
 }
 
-/// `tick` as a reader writes it, for messages.
+/// `tick` as a timestamp text, for messages.
 pub(crate) fn show_tick(tick: i64, data_type: &DataType) -> String {
     ScalarValue::Int64(Some(tick))
         .cast_to(data_type)

@@ -1,4 +1,4 @@
-//! The logical node of TUMBLE, HOP and CUMULATE.
+//! Logical node of TUMBLE, HOP and CUMULATE.
 
 use std::cmp::Ordering;
 use std::collections::HashSet;
@@ -10,7 +10,7 @@ use datafusion::logical_expr::{Expr, ExprSchemable, LogicalPlan, UserDefinedLogi
 
 use super::{AlignedWindows, WINDOW_END, WINDOW_START, windowed_schema};
 
-/// Each row of the input once per window that holds its event time.
+/// Each row of the input once for each window that contains its event time.
 ///
 /// Schema: the input's columns, then `window_start` and `window_end` of the event time's type, not
 /// null. NULL-1: executing fails on a NULL event time.
@@ -19,7 +19,7 @@ pub struct EventWindow {
     input: LogicalPlan,
     event_time: Expr,
     windows: AlignedWindows,
-    /// Ranges on the event time that were put below because predicates above imply them.
+    /// Ranges on the event time that were added below because predicates above imply them.
     narrowed_to: Vec<Expr>,
     schema: DFSchemaRef,
 }
@@ -45,7 +45,7 @@ impl EventWindow {
         })
     }
 
-    /// The plan whose rows are windowed.
+    /// The plan whose rows get windows.
     pub fn input(&self) -> &LogicalPlan {
         &self.input
     }
@@ -143,8 +143,8 @@ impl UserDefinedLogicalNodeCore for EventWindow {
     }
 }
 
-/// The input columns that a windowing node over `input` reads when `output_columns` are wanted:
-/// those among them and all that `used` refers to, ascending.
+/// The input columns that a windowing node over `input` reads for the requested `output_columns`: those among them and all that
+/// `used` refers to, ascending.
 pub(crate) fn necessary_columns(
     input: &LogicalPlan,
     used: &[Expr],

@@ -1,21 +1,21 @@
-//! The arithmetic of slices, the pieces that overlapping windows are made of: pure integers, in the unit of the event time.
+//! Arithmetic of slices, the pieces of overlapping windows: pure integers, in the unit of the event time.
 
 use std::ops::Range;
 
 use super::{AlignedWindows, WindowKind};
 
-/// The slices of HOP or CUMULATE windows: side by side, as wide as the windows' step, so that each window is a run of whole
-/// slices. Since the size is a multiple of the step, no narrower ones are needed.
+/// The slices of HOP or CUMULATE windows: adjacent, as wide as the windows' step, so that each window consists of whole slices.
+/// Since the size is a multiple of the step, narrower ones are not needed.
 ///
-/// Slices are numbered in the order of time. A window goes by the number of the slice that begins where it ends, so windows
-/// of one number end at one time.
+/// Slices are numbered in the order of time. A window has the number of the slice that begins at its end, so windows of the
+/// same number end at the same time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Slices {
     windows: AlignedWindows,
 }
 
 impl AlignedWindows {
-    /// The slices of these windows; none if a row is in one window only.
+    /// The slices of these windows; `None` if a row is in one window only.
     pub fn slices(&self) -> Option<Slices> {
         (self.kind() != WindowKind::Tumble && self.windows_per_row() > 1)
             .then_some(Slices { windows: *self })
@@ -28,31 +28,31 @@ impl Slices {
         self.windows.step()
     }
 
-    /// The windows that are made of them.
+    /// The windows that consist of them.
     pub fn windows(&self) -> &AlignedWindows {
         &self.windows
     }
 
-    /// Each slice as a window of its own.
+    /// The slices as tumbling windows.
     pub fn tumbling(&self) -> Option<AlignedWindows> {
         let width = self.width();
         AlignedWindows::try_new(WindowKind::Tumble, width, width, self.windows.offset())
     }
 
-    /// The number of the slice that has `tick`, or begins with it. None if that is too far in the past.
+    /// The number of the slice that contains `tick`. `None` if that is too far in the past.
     pub fn number(&self, tick: i64) -> Option<i64> {
         let since = tick.checked_sub(self.windows.offset())?;
         Some(since.div_euclid(self.width()))
     }
 
-    /// Where a slice begins. None if that is no tick.
+    /// The start of a slice. `None` if that is out of range.
     pub fn start(&self, slice: i64) -> Option<i64> {
         slice
             .checked_mul(self.width())?
             .checked_add(self.windows.offset())
     }
 
-    /// The windows that have a slice, by their numbers. None if one of them begins or ends at no tick.
+    /// The windows that contain a slice, by their numbers. `None` if one of them begins or ends out of range.
     pub fn windows_of(&self, slice: i64) -> Option<Range<i64>> {
         let first = slice.checked_add(1)?;
         let last = self.last_window(slice)?;
@@ -61,7 +61,7 @@ impl Slices {
         Some(first..last.checked_add(1)?)
     }
 
-    /// The last window that has a slice.
+    /// The last window that contains a slice.
     pub fn last_window(&self, slice: i64) -> Option<i64> {
         let count = self.windows.windows_per_row();
         match self.windows.kind() {
@@ -70,7 +70,7 @@ impl Slices {
         }
     }
 
-    /// The first slice of a window; its last one is the one before its number.
+    /// The first slice of a window; the last one is that before the window's number.
     pub fn first_slice(&self, window: i64) -> Option<i64> {
         let count = self.windows.windows_per_row();
         match self.windows.kind() {
@@ -79,10 +79,10 @@ impl Slices {
         }
     }
 
-    /// The windows that end after `after` and at or before `by`, by their numbers; the range begins after `after` in any
-    /// case. No time is before all others.
+    /// The windows that end after `after` and at or before `by`, by their numbers; the range always begins after `after`, and
+    /// is empty if `by` is before it. `None` stands for a time before all others.
     pub fn ended(&self, after: Option<i64>, by: Option<i64>) -> Range<i64> {
-        // Ticks that are nearer to the lowest one than the offset are before all windows.
+        // Ticks closer to the lowest one than the offset are before all windows.
         let behind = |tick: Option<i64>| match tick.and_then(|tick| self.number(tick)) {
             Some(number) => number.saturating_add(1),
             None => i64::MIN,

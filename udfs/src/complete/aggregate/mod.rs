@@ -1,7 +1,7 @@
-//! An aggregate by completed session, without holding their rows.
+//! Aggregates by completed session, which hold no rows.
 //!
 //! `GROUP BY keys, window_start` over COMPLETE_SESSIONS reads the same slices, but each partition of a slice aggregates its
-//! rows by interval of event time, as an aggregate over SESSION does; the search then takes intervals in place of rows.
+//! rows by interval of event time, as an aggregate over SESSION does; the search then reads intervals instead of rows.
 
 mod node;
 mod rule;

@@ -1,4 +1,4 @@
-//! The logical node of an aggregate by completed session.
+//! Logical node of an aggregate by completed session.
 
 use std::cmp::Ordering;
 use std::fmt;
@@ -12,7 +12,7 @@ use crate::window::necessary_columns;
 
 /// One row per session that [`CompleteSessions`] completes: its group columns, then its aggregates.
 ///
-/// Schema: that of the aggregate it stands for.
+/// Schema: that of the aggregate it replaces.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct CompleteSessionsAggregate {
     pub(super) completion: CompleteSessions,
@@ -100,7 +100,7 @@ impl UserDefinedLogicalNodeCore for CompleteSessionsAggregate {
         if self.inputs().is_empty() {
             return Some(vec![]);
         }
-        // Its columns are made, not passed on: it reads what its expressions name.
+        // It computes its columns from its input: it reads those that its expressions use.
         necessary_columns(self.completion.input(), &self.expressions(), &[])
     }
 }

@@ -1,4 +1,4 @@
-//! The optimizer rule that finds aggregates by completed session.
+//! Optimizer rule that finds aggregates by completed session.
 
 use std::sync::Arc;
 

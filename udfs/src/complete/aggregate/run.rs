@@ -1,4 +1,4 @@
-//! A run that gives a row per completed session: it holds the sessions' aggregates, and no rows.
+//! One execution that returns a row per completed session: it holds the sessions' aggregates, and no rows.
 
 use std::sync::Arc;
 
@@ -25,7 +25,7 @@ pub(in crate::complete) struct AggregateRun {
     run: Run,
     rule: MergeRule,
     partial: PartialRule,
-    /// By session of the search.
+    /// Accumulators by the session numbers of the search.
     accumulators: Accumulators,
 }
 
@@ -40,7 +40,7 @@ struct Reading {
 struct Read {
     starts: Vec<i64>,
     lasts: Vec<i64>,
-    /// Numbers of the run.
+    /// Key numbers of the run.
     keys: Vec<u32>,
     /// Per partition: how many intervals, and their state columns.
     states: Vec<(usize, Vec<ArrayRef>)>,
@@ -60,7 +60,7 @@ impl AggregateRun {
         })
     }
 
-    /// Reads all that is needed; gives the sessions.
+    /// Reads all slices needed; returns the sessions.
     pub(in crate::complete) async fn all(mut self) -> Result<Vec<RecordBatch>> {
         let nulls = self.run.look_for_null_event_times();
         self.first().await?;
@@ -185,7 +185,7 @@ impl AggregateRun {
                 .collect::<Result<Vec<_>>>()?;
             self.accumulators.merge(&states, &sessions, count)?;
         }
-        // What was read is not needed any more.
+        // The input of this slice is not needed any more.
         let keys = self.run.keys.len() * KEY_BYTES;
         let held = self.accumulators.size() + count * SESSION_BYTES + keys;
         self.run.reservation.try_resize(held)
@@ -228,16 +228,16 @@ impl Read {
     }
 }
 
-/// About what a key costs: its values twice, and an entry in a table.
+/// Approximate bytes per key: its values twice, and an entry in a table.
 const KEY_BYTES: usize = 96;
 
-/// What the search holds of a session.
+/// Bytes that the search holds per session.
 const SESSION_BYTES: usize = 32;
 
-/// What merging takes per interval beside its states: key, bounds, place, session.
+/// Bytes that merging takes per interval in addition to its states: key, bounds, place, session.
 const INTERVAL_BYTES: usize = 64;
 
-/// Bytes of intervals and of what is made of them.
+/// Bytes of intervals and of the data derived from them.
 fn held_bytes(intervals: &AggregatedIntervals) -> usize {
     let columns = intervals.key_values.iter().chain(&intervals.states);
     let bytes: usize = columns.map(|column| column.get_array_memory_size()).sum();

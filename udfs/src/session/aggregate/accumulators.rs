@@ -54,7 +54,7 @@ impl Accumulators {
         })
     }
 
-    /// Takes rows of the input in; `groups` has the group of each.
+    /// Adds rows of the input; `groups` has the group of each.
     pub(crate) fn update(
         &mut self,
         batch: &RecordBatch,
@@ -84,7 +84,7 @@ impl Accumulators {
         Ok(())
     }
 
-    /// Takes partial states in: `states` are the state columns of all aggregates, in order.
+    /// Merges partial states: `states` are the state columns of all aggregates, in order.
     pub(crate) fn merge(
         &mut self,
         states: &[ArrayRef],
@@ -110,7 +110,7 @@ impl Accumulators {
         Ok(states)
     }
 
-    /// The results of the first groups, which are forgotten; later ones move down.
+    /// The results of the first groups, which are dropped; later groups move down.
     pub(crate) fn evaluate(&mut self, emit: EmitTo) -> Result<Vec<ArrayRef>> {
         self.accumulators
             .iter_mut()
@@ -126,7 +126,7 @@ impl Accumulators {
     }
 }
 
-/// The state columns of all aggregates, under names that tell them apart.
+/// The state columns of all aggregates, with unique names.
 pub(crate) fn state_fields(aggregates: &[SessionAggregateExpr]) -> Result<Vec<FieldRef>> {
     let mut fields = Vec::new();
     for (number, aggregate) in aggregates.iter().enumerate() {

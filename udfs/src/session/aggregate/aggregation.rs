@@ -1,4 +1,4 @@
-//! Rows, batch by batch, to intervals of event time per key with partial states: one partition's share.
+//! Aggregation of one partition's rows, batch by batch, to intervals of event time per key with partial states.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use super::intervals::Intervals;
 use crate::diagnostic::refuse_null_event_times;
 use crate::window::{column_name, ticks};
 
-/// What is aggregated by what.
+/// The keys, the event time and the aggregates of a partial aggregation by session.
 #[derive(Debug, Clone)]
 pub(crate) struct PartialRule {
     pub(crate) keys: Vec<Arc<dyn PhysicalExpr>>,
@@ -27,16 +27,16 @@ pub(crate) struct PartialRule {
     pub(crate) aggregates: Vec<SessionAggregateExpr>,
 }
 
-/// Which rows count, and what no interval crosses.
+/// Which rows count, and which bounds no interval crosses.
 #[derive(Debug, Clone)]
 pub(crate) struct Bounds {
-    /// Rows of other event times are left out.
+    /// Rows of other event times are ignored.
     pub(crate) rows: Range<i64>,
-    /// An interval has all its rows before it, in it or after it.
+    /// The rows of an interval are all before it, in it or after it.
     pub(crate) range: Range<i64>,
 }
 
-/// The parts of time that [`Bounds::range`] makes.
+/// The number of parts into which [`Bounds::range`] splits time.
 const ZONES: usize = 3;
 
 impl Bounds {
@@ -49,7 +49,7 @@ impl Bounds {
 pub(crate) struct AggregatedIntervals {
     /// The values of the keys: a column per key column.
     pub(crate) key_values: Vec<ArrayRef>,
-    /// Per interval: the place of its key in `key_values`, first and last event time.
+    /// For each interval: the index of its key in `key_values`, first and last event time.
     pub(crate) keys: Vec<u32>,
     pub(crate) starts: Vec<i64>,
     pub(crate) lasts: Vec<i64>,
@@ -57,7 +57,7 @@ pub(crate) struct AggregatedIntervals {
     pub(crate) states: Vec<ArrayRef>,
 }
 
-/// The intervals of rows and what is aggregated over them.
+/// The intervals of rows and the accumulators over them.
 pub(crate) struct IntervalAggregation {
     rule: PartialRule,
     bounds: Option<Bounds>,
@@ -95,7 +95,7 @@ impl IntervalAggregation {
             + self.keys.as_ref().map_or(0, |keys| keys.size())
     }
 
-    /// Takes a batch in.
+    /// Adds a batch.
     ///
     /// # Errors
     ///
@@ -157,7 +157,7 @@ impl IntervalAggregation {
                 let placed = places.map_while(|(key, tick)| intervals.place(*key, *tick));
                 self.groups.extend(placed);
             }
-            // The rows of a key in each zone are apart, as if they were of other keys.
+            // The rows of a key are kept apart by zone, as if they had different keys.
             Some(bounds) => {
                 intervals.grow_keys(key_count * ZONES);
                 let placed = places.map_while(|(key, tick)| {
@@ -173,7 +173,7 @@ impl IntervalAggregation {
             .update(batch, &self.groups, self.intervals.len())
     }
 
-    /// The intervals so far, which are forgotten; none if there are none.
+    /// Returns and drops the intervals so far; `None` if there are none.
     pub(crate) fn take(&mut self) -> Result<Option<AggregatedIntervals>> {
         let intervals = std::mem::replace(&mut self.intervals, Intervals::new(self.rule.gap));
         if intervals.len() == 0 {
@@ -223,7 +223,7 @@ pub(crate) fn key_schema(keys: &[Arc<dyn PhysicalExpr>], input: &Schema) -> Resu
     Ok(Arc::new(Schema::new(fields)))
 }
 
-/// Numbers the values of key columns; none if there are no keys.
+/// Numbers the values of key columns; `None` if there are no keys.
 pub(crate) fn new_keys(schema: &SchemaRef) -> Result<Option<Box<dyn GroupValues>>> {
     if schema.fields().is_empty() {
         return Ok(None);

@@ -2,21 +2,21 @@
 
 use super::super::joins;
 
-/// Stands for no interval.
+/// Means "no interval".
 const NONE: u32 = u32::MAX;
-/// How many earlier intervals of a key are looked at before a row makes a new one. Too few costs intervals, which are
-/// merged later; never a wrong result.
+/// The number of earlier intervals of a key that are checked before a row makes a new one. A smaller number gives more
+/// intervals, which are merged later; the result stays the same.
 const LOOK_BACK: usize = 8;
 
-/// The intervals seen so far. Those of one key may touch or overlap: they are merged by whoever has all of them.
+/// The intervals seen so far. Intervals of one key may touch or overlap: the merge step, which has all of them, merges them.
 #[derive(Debug, Default)]
 pub(super) struct Intervals {
     gap: i64,
     /// The newest interval of each key.
     newest: Vec<u32>,
-    /// Per interval: first and last event time, side by side since both are looked at for every row.
+    /// For each interval: first and last event time, in one vector since every row reads both.
     bounds: Vec<(i64, i64)>,
-    /// Per interval: its key, and the interval of its key before it.
+    /// For each interval: its key, and the previous interval of its key.
     keys: Vec<u32>,
     older: Vec<u32>,
 }
@@ -45,14 +45,14 @@ impl Intervals {
             + self.bounds.capacity() * 16
     }
 
-    /// Makes room for keys below `count`.
+    /// Allocates entries for keys below `count`.
     pub(super) fn grow_keys(&mut self, count: usize) {
         if count > self.newest.len() {
             self.newest.resize(count, NONE);
         }
     }
 
-    /// Puts a row into an interval of its key; gives the interval. None if there are too many.
+    /// Adds a row to an interval of its key; returns the interval. `None` if there are too many.
     #[inline]
     pub(super) fn place(&mut self, key: usize, tick: i64) -> Option<usize> {
         let newest = self.newest[key];
@@ -62,7 +62,7 @@ impl Intervals {
         self.place_elsewhere(key, newest, tick)
     }
 
-    /// Takes the row in if it is in the interval or at most the gap from it.
+    /// Adds the row if it is in the interval or at most the gap from it.
     #[inline]
     fn take(&mut self, interval: usize, tick: i64) -> bool {
         let (start, last) = &mut self.bounds[interval];
@@ -83,7 +83,7 @@ impl Intervals {
     #[cold]
     fn place_elsewhere(&mut self, key: usize, newest: u32, tick: i64) -> Option<usize> {
         let mut interval = newest;
-        // Past the newest interval there is rarely an older one.
+        // A row after the newest interval rarely fits an older one.
         let is_later = newest != NONE && tick > self.bounds[newest as usize].1;
         let look_back = if is_later { 0 } else { LOOK_BACK };
         for _ in 0..look_back {
@@ -125,7 +125,7 @@ pub(crate) fn merge_intervals(
     key_count: usize,
     gap: i64,
 ) -> Sessions {
-    // By key first, in place of a sort of everything.
+    // Grouped by key first, instead of sorting everything.
     let mut ends = vec![0_usize; key_count + 1];
     for key in keys {
         ends[*key as usize + 1] += 1;

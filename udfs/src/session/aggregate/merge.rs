@@ -1,4 +1,4 @@
-//! The second half: intervals in the order of key and start to sessions.
+//! Merge step: from intervals in the order of key and start to sessions.
 
 use std::fmt;
 use std::sync::Arc;
@@ -41,10 +41,10 @@ use super::node::SessionColumn;
 use crate::diagnostic::out_of_range;
 use crate::window::{ticks, timestamps};
 
-/// Merges intervals that are at most the gap apart and gives one row per session.
+/// Merges intervals that are at most the gap apart and returns one row per session.
 ///
 /// Input: the output of [`SessionPartialExec`](super::SessionPartialExec), each key in one partition. Intervals are grouped in
-/// memory; when memory is refused they are sorted by key and start, with spilling, and merged as they pass.
+/// memory; if a reservation fails they are sorted by key and start, with spilling, and merged as they pass.
 #[derive(Debug, Clone)]
 pub struct SessionMergeExec {
     input: Arc<dyn ExecutionPlan>,
@@ -53,16 +53,16 @@ pub struct SessionMergeExec {
     metrics: ExecutionPlanMetricsSet,
 }
 
-/// What becomes of sessions.
+/// How sessions are merged and output.
 #[derive(Debug, Clone)]
 pub(crate) struct MergeRule {
-    /// How many keys there are; the first columns of the input.
+    /// The number of keys, which are the first columns of the input.
     pub(crate) keys: usize,
     pub(crate) gap: i64,
     pub(crate) aggregates: Vec<SessionAggregateExpr>,
     pub(crate) groups: Vec<SessionColumn>,
     pub(crate) schema: SchemaRef,
-    /// For messages.
+    /// The name of the event time, for messages.
     pub(crate) event_time: String,
 }
 
@@ -174,7 +174,7 @@ impl ExecutionPlan for SessionMergeExec {
     }
 }
 
-/// What the operator counts.
+/// The operator's metrics.
 struct MergeMetrics {
     baseline: BaselineMetrics,
     sessions: Count,
@@ -182,7 +182,7 @@ struct MergeMetrics {
     sorted_partitions: Count,
 }
 
-/// Merges in memory, or as sorted rows when memory is refused.
+/// Merges in memory, or as sorted rows if a reservation fails.
 async fn group(
     rule: MergeRule,
     mut input: SendableRecordBatchStream,
@@ -211,7 +211,7 @@ async fn group(
     let schema = Arc::clone(&rule.schema);
     let rows = merged.as_ref().map_or(0, RecordBatch::num_rows);
     let pieces = (0..rows).step_by(batch_size).filter_map(move |from| {
-        // What was reserved for the input stands for the output until it has left.
+        // The reservation for the input covers the output until the output has been passed on.
         let _held = &reservation;
         let merged = merged.as_ref()?;
         Some(Ok(merged.slice(from, batch_size.min(rows - from))))
@@ -222,10 +222,10 @@ async fn group(
     )))
 }
 
-/// What grouping takes per interval beside the interval itself: key, place, session, and the session's own row.
+/// Bytes that grouping takes per interval in addition to the interval itself: key, place, session, and the session's own row.
 const GROUPING_BYTES: usize = 64;
 
-/// All sessions of the intervals in memory; none if there are no intervals.
+/// All sessions of the intervals in memory; `None` if there are no intervals.
 fn grouped(
     rule: &MergeRule,
     held: &[RecordBatch],
@@ -286,7 +286,7 @@ fn grouped(
     output_batch(rule, &key_columns, starts, lasts, &time_type, results).map(Some)
 }
 
-/// Sorts what is held and what is still to come by key and start, spilling as needed, and merges rows as they pass.
+/// Sorts the held and the remaining batches by key and start, spilling as needed, and merges rows as they pass.
 fn sorted(
     rule: MergeRule,
     held: Vec<RecordBatch>,
@@ -330,11 +330,12 @@ fn sorted(
     )))
 }
 
-/// The group columns of sessions, which start at `starts` and have their last row at `lasts`; `event_time` is for the message.
+/// The group columns of sessions, which start at `starts` and have their last row at `lasts`; `event_time` is its name for the
+/// message.
 ///
 /// # Errors
 ///
-/// A session so far out that its end is no timestamp.
+/// A session so far out that its end does not fit a timestamp.
 pub(crate) fn session_columns(
     groups: &[SessionColumn],
     keys: &[ArrayRef],
@@ -385,7 +386,8 @@ struct Merge {
     rule: MergeRule,
     converter: RowConverter,
     accumulators: Accumulators,
-    /// Per session that has not left: first and last event time, and keys in pieces that together have a row for each.
+    /// For each session that was not output yet: first and last event time, and keys in arrays that together have a row for
+    /// each.
     starts: Vec<i64>,
     lasts: Vec<i64>,
     keys: Vec<Vec<ArrayRef>>,

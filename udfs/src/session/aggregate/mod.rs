@@ -1,8 +1,8 @@
-//! An aggregate by session, without giving each row its session first.
+//! Aggregates by session, which do not assign each row its session first.
 //!
-//! `GROUP BY keys, window_start` over SESSION needs no row twice: a row is the interval `[t, t]`, and intervals of one key at
+//! `GROUP BY keys, window_start` over SESSION reads each row once: a row is the interval `[t, t]`, and intervals of one key at
 //! most the gap apart are one (SESS-1). Each partition of the input aggregates its rows by interval as they come; the
-//! intervals, with the aggregates' partial states, are brought together by key and merged in the order of their start.
+//! intervals, with the aggregates' partial states, are repartitioned by key and merged in the order of their start.
 
 mod accumulators;
 mod aggregation;

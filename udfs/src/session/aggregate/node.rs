@@ -1,4 +1,4 @@
-//! The logical node of an aggregate by session.
+//! Logical node of an aggregate by session.
 
 use std::cmp::Ordering;
 use std::fmt;
@@ -8,10 +8,10 @@ use datafusion::logical_expr::{Expr, LogicalPlan, UserDefinedLogicalNodeCore};
 
 use crate::window::necessary_columns;
 
-/// What a group column of the output holds.
+/// The content of an output's group column.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum SessionColumn {
-    /// A key of the session, by its place among the keys; after them come other expressions of a row that a job groups by.
+    /// A key of the session, by its position among the keys; after them come further expressions by which a job groups.
     Key(usize),
     /// The first row's event time.
     WindowStart,
@@ -21,7 +21,7 @@ pub enum SessionColumn {
 
 /// One row per session of the input: its group columns, then its aggregates.
 ///
-/// Schema: that of the aggregate it stands for. NULL-1: executing fails on a NULL event time.
+/// Schema: that of the aggregate it replaces. NULL-1: executing fails on a NULL event time.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct SessionAggregate {
     pub(super) input: LogicalPlan,
@@ -45,7 +45,7 @@ impl SessionAggregate {
         &self.keys
     }
 
-    /// What the rows of a session are grouped by besides, expressions over the input; none of a node that runs.
+    /// Further group keys of a session's rows, as expressions over the input; empty for a node that runs.
     pub fn others(&self) -> &[Expr] {
         &self.others
     }
@@ -144,7 +144,7 @@ impl UserDefinedLogicalNodeCore for SessionAggregate {
     }
 
     fn necessary_children_exprs(&self, _output_columns: &[usize]) -> Option<Vec<Vec<usize>>> {
-        // Its columns are made, not passed on: it reads what its expressions name.
+        // It computes its columns from its input: it reads those that its expressions use.
         necessary_columns(&self.input, &self.expressions(), &[])
     }
 }

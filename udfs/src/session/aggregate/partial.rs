@@ -1,4 +1,4 @@
-//! The first half: rows of one partition to intervals with partial states.
+//! Partial step: from the rows of one partition to intervals with partial states.
 
 use std::fmt;
 use std::sync::Arc;
@@ -32,7 +32,7 @@ use crate::window::timestamps;
 /// Aggregates each partition by interval of event time per key.
 ///
 /// Output: the keys, first and last event time of an interval, the aggregates' partial states. Intervals of a key may touch:
-/// they are merged by [`SessionMergeExec`](super::SessionMergeExec). When memory is refused, what there is leaves early.
+/// [`SessionMergeExec`](super::SessionMergeExec) merges them. If a reservation fails, the operator outputs its intervals early.
 #[derive(Debug, Clone)]
 pub struct SessionPartialExec {
     input: Arc<dyn ExecutionPlan>,
@@ -200,7 +200,7 @@ impl Aggregation {
         })
     }
 
-    /// Takes a batch in. False if there is no memory for more.
+    /// Adds a batch. Returns false if there is no memory for more.
     fn push(&mut self, batch: &RecordBatch) -> Result<bool> {
         let compute = self.baseline.elapsed_compute().clone();
         let _timer = compute.timer();
@@ -208,7 +208,7 @@ impl Aggregation {
         Ok(self.reservation.try_resize(self.inner.size()).is_ok())
     }
 
-    /// The intervals so far, which are forgotten.
+    /// Returns and drops the intervals so far.
     fn emit(&mut self) -> Result<Vec<RecordBatch>> {
         let compute = self.baseline.elapsed_compute().clone();
         let _timer = compute.timer();

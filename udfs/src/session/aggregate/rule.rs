@@ -1,4 +1,4 @@
-//! The optimizer rule that finds aggregates by session.
+//! Optimizer rule that finds aggregates by session.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -35,7 +35,7 @@ impl OptimizerRule for AggregateBySession {
     }
 }
 
-/// Puts the node that `find` makes of an aggregate in its place.
+/// Replaces an aggregate by the node that `find` returns for it.
 pub(crate) fn replace_aggregate<N: UserDefinedLogicalNode + 'static>(
     plan: LogicalPlan,
     find: impl Fn(&Aggregate) -> Result<Option<N>>,
@@ -51,8 +51,8 @@ pub(crate) fn replace_aggregate<N: UserDefinedLogicalNode + 'static>(
     })
 }
 
-/// The aggregate by session that `aggregate` is, over the rows below SESSION; none if it is none, or not of the keys and the
-/// window alone.
+/// Describes `aggregate` as an aggregation by session, over the input of SESSION; `None` if it is not one, or has other group
+/// keys than those of the session and the window.
 ///
 /// # Errors
 ///
@@ -62,8 +62,8 @@ pub fn session_aggregate_of(aggregate: &Aggregate) -> Result<Option<SessionAggre
     Ok(found.filter(|found| found.others.is_empty()))
 }
 
-/// The same for an aggregate that may group the rows of a session by more: expressions of a row, not of its window. No
-/// operator runs such a node; it says what is aggregated by what.
+/// The same for an aggregate that may have further group keys: expressions over a row, not over its window. No operator runs
+/// such a node; it only describes the aggregation.
 ///
 /// # Errors
 ///
@@ -95,7 +95,7 @@ pub fn session_groups_of(aggregate: &Aggregate) -> Result<Option<SessionAggregat
 pub(crate) struct BySession<'a> {
     /// The node that gives rows their sessions; its last two columns are the window's.
     pub(crate) node: &'a dyn UserDefinedLogicalNode,
-    /// What the group columns are.
+    /// The contents of the group columns.
     pub(crate) groups: Vec<SessionColumn>,
     /// Group columns that are neither keys nor the window's, over the node's input.
     pub(crate) others: Vec<Expr>,
@@ -103,8 +103,8 @@ pub(crate) struct BySession<'a> {
     pub(crate) aggregates: Vec<Expr>,
 }
 
-/// What `aggregate` aggregates by session; none if it is not of all keys and the window, groups by what it computes of the
-/// window, or is not over a node that `keys_of` has keys for.
+/// Describes `aggregate` as an aggregation by session; `None` if its group keys lack a session key or the window, include an
+/// expression over the window, or if it is not over a node for which `keys_of` returns keys.
 pub(crate) fn by_session(
     aggregate: &Aggregate,
     keys_of: impl Fn(&dyn UserDefinedLogicalNode) -> Option<Vec<Expr>>,
@@ -125,7 +125,7 @@ pub(crate) fn by_session(
             .is_none_or(|index| index + 2 >= width)
     };
     let mut others: Vec<Expr> = Vec::new();
-    // What the output columns of the session stand for.
+    // The contents of the session's output columns.
     let column = |expr: &Expr| -> Option<SessionColumn> {
         let expr = unaliased(expr);
         if let Some(key) = keys.iter().position(|key| key == expr) {
@@ -160,7 +160,7 @@ pub(crate) fn by_session(
             return Ok(None);
         };
         let reads_window = expr.column_refs().iter().any(|column| is_window(column));
-        // Rows come in any order: a function that sorts by itself does not mind.
+        // Rows come in any order: a function that sorts by itself accepts that.
         let needs_order = !params.order_by.is_empty() && func.order_sensitivity().hard_requires();
         if reads_window || needs_order {
             return Ok(None);
@@ -175,7 +175,7 @@ pub(crate) fn by_session(
 }
 
 /// The extension below an aggregate, through aliases and projections, with the aggregate's expressions rewritten to the
-/// extension's own columns; none where they would be too large, since each projection can double them.
+/// extension's own columns; `None` if they would be too large, since each projection can double them.
 fn node_below<'a>(
     plan: &'a LogicalPlan,
     groups: &mut [Expr],
@@ -235,7 +235,7 @@ fn steps_to_node(
     }
 }
 
-/// Whether expressions have few parts once columns are replaced by what is below.
+/// Whether expressions stay small once columns are replaced by the expressions below.
 fn remain_small<'a>(
     exprs: impl Iterator<Item = &'a Expr>,
     below: &HashMap<Column, Expr>,
@@ -252,7 +252,7 @@ fn remain_small<'a>(
     Ok(parts <= MOST)
 }
 
-/// The parts of an expression; a column counts as many as are known of it.
+/// The number of parts of an expression; a column counts with its size in `sizes`, or as one.
 fn parts_of(expr: &Expr, sizes: &HashMap<&Column, usize>) -> Result<usize> {
     let mut parts = 0_usize;
     expr.apply(|part| {
