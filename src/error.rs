@@ -1,9 +1,8 @@
-//! The one public error of the crate: what went wrong, what it is about, where in the SQL text, and what to do.
+//! The public error of the crate: its kind, a message, its subjects, its place in the SQL text, and a help text for the user.
 //!
 //! An [`Error`] says *who must act* by its [`ErrorKind`]; one table maps kinds to exit codes here
-//! and to wire codes in a server. What it is about are its [`Subject`]s: its place in a statement is
-//! found by them. It crosses DataFusion as [`DataFusionError::External`] and comes back out whole
-//! through `From`. No code reads a message but `engine`, which reads those of the engine.
+//! and to wire codes in a server. Its [`Subject`]s determine its place in a statement. It crosses DataFusion as
+//! [`DataFusionError::External`] and comes back out whole through `From`. Only `engine` reads messages: those of the engine.
 
 pub(crate) mod engine;
 mod render;
@@ -79,7 +78,7 @@ impl ErrorKind {
     }
 }
 
-/// An error with its kind, what it is about, its place in the SQL text if known, and what to do about it.
+/// An error with its kind, its subjects, its place in the SQL text if known, and a help text for the user.
 #[derive(Debug, Clone)]
 pub struct Error {
     kind: ErrorKind,
@@ -94,22 +93,22 @@ pub struct Error {
     is_of_no_row: bool,
     /// Whether a shared resource ran out: a memory pool or the disk.
     is_of_pool: bool,
-    /// What the error is about and where it came from: apart, so that a result is small.
+    /// The error's subjects and origin, boxed so that a result is small.
     details: Option<Box<Details>>,
-    /// An object store has refused it: that may pass, as keys are renewed and policies take effect.
+    /// An object store has denied access. A retry may succeed, as keys are renewed and policies take effect.
     by_store: bool,
     /// Another writer committed first, and this statement wrote nothing: a retry may succeed.
     is_conflict: bool,
 }
 
-/// What not every error has.
+/// Details that only some errors have.
 #[derive(Debug, Clone, Default)]
 struct Details {
-    /// What the error is about; what stands in the statement most precisely comes first.
+    /// The parts of the statement that the error is about, with the most precise one first.
     subjects: Vec<Subject>,
-    /// By which a server's log names the statement.
+    /// The id under which the server's log names the statement.
     query: Option<Box<str>>,
-    /// What a job that stops by it keeps in its log, for the statement that resumes it.
+    /// The job's last report, for the log entry that the stopping job writes and the resuming statement reads.
     report: Option<Reported>,
 }
 
@@ -178,7 +177,7 @@ impl Error {
         self
     }
 
-    /// Says what the error is about, after what was said before. The first subject that stands in the statement is its place.
+    /// Adds a subject after the existing ones. The first subject found in the statement gives the error its place.
     #[must_use]
     pub fn about(mut self, subject: Subject) -> Self {
         let subjects = &mut self.details().subjects;
@@ -188,14 +187,14 @@ impl Error {
         self
     }
 
-    /// Says what the error is about before all that was said before: what it is a part of.
+    /// Adds a subject before the existing ones: one that contains them.
     #[must_use]
     pub(crate) fn within(mut self, subject: Subject) -> Self {
         self.details().subjects.insert(0, subject);
         self
     }
 
-    /// Says that the error is about what `cause` is about, whose text it quotes.
+    /// Adds the subjects of `cause`, whose text the error quotes.
     #[must_use]
     pub(crate) fn about_cause(self, cause: &Error) -> Self {
         let subjects = cause.subjects().iter().cloned();
@@ -206,7 +205,7 @@ impl Error {
         self.details.get_or_insert_default()
     }
 
-    /// Says how many rows were durably written before the failure.
+    /// Sets the number of rows that were durably written before the failure.
     #[must_use]
     pub fn with_rows_written(mut self, rows: u64) -> Self {
         self.rows_written = Some(rows);
@@ -310,7 +309,7 @@ impl Error {
         &self.message
     }
 
-    /// What the error is about; the most precise comes first.
+    /// The subjects of the error, with the most precise one first.
     pub fn subjects(&self) -> &[Subject] {
         self.details
             .as_ref()
@@ -402,7 +401,7 @@ impl From<std::io::Error> for Error {
     }
 }
 
-/// What libraries quote of a statement may be all of it: the ends of a long message say enough.
+/// Libraries may quote a whole statement: the beginning and the end of a long message are enough.
 fn shortened(message: String) -> String {
     /// Characters of the beginning and of the end.
     const KEPT: (usize, usize) = (3_000, 500);

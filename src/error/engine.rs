@@ -1,8 +1,8 @@
-//! Reads what the engine says: DataFusion, Arrow, its parser and object stores, and the functions of this program, which
-//! answer by the engine's errors.
+//! Interpreter of the engine's errors: those of DataFusion, Arrow, its parser and object stores, and of the functions of this
+//! program, which return the engine's errors.
 //!
-//! No other module decides anything by a text of theirs. The tests let the engine make the errors, so that they fail when a
-//! release of it says something else. What deltalake, librdkafka and tonic say is read where these libraries are used:
+//! No other module interprets their texts. The tests let the engine produce the errors, so that they fail when a release of the
+//! engine changes a message. The modules that use deltalake, librdkafka and tonic interpret the errors of these libraries:
 //! `tables/delta/error.rs`, `tables/kafka/client.rs` and `client/failure.rs`.
 
 mod arguments;
@@ -43,7 +43,7 @@ pub(super) fn from_datafusion(error: DataFusionError) -> Error {
                 return error;
             }
             let inner = from_datafusion(*inner);
-            // Optimizer rules wrap their input's errors with their own names: of no use to a user.
+            // Optimizer rules wrap the errors of their inputs with their own names, which are of no use to a user.
             if is_rule(&context) || inner.span.is_some() {
                 inner
             } else {
@@ -65,7 +65,7 @@ pub(super) fn from_datafusion(error: DataFusionError) -> Error {
             }
             other => {
                 use datafusion::arrow::error::ArrowError;
-                // The others quote values of rows.
+                // Other errors quote values of rows.
                 let is_of_file =
                     matches!(other, ArrowError::ParquetError(_) | ArrowError::IoError(..));
                 let message = other.to_string();
@@ -101,7 +101,7 @@ pub(super) fn from_datafusion(error: DataFusionError) -> Error {
     }
 }
 
-/// What is exhausted is a pool, or what one call of a function may make.
+/// An exhausted pool, or the limit of what one function call may produce.
 fn from_exhausted(message: String) -> Error {
     let is_of_function = is_over_budget(&message);
     let error = of_text(ErrorKind::Exhausted, message);
@@ -113,7 +113,7 @@ fn from_exhausted(message: String) -> Error {
     }
 }
 
-/// Sinks of the engine know the columns they fill by their places only.
+/// The engine's sinks know the columns they fill by position only.
 fn from_execution(message: String) -> Error {
     let place = message
         .strip_prefix("Invalid batch column at '")
@@ -135,19 +135,19 @@ fn is_rule(context: &str) -> bool {
     is_phrase || context.chars().all(|c| c.is_ascii_lowercase() || c == '_')
 }
 
-/// DataFusion's words between a function and what it said about its arguments.
+/// The phrase that DataFusion puts between a function's name and the function's message about its arguments.
 const COERCION: &str = "coercion failed with: ";
 
-/// How DataFusion says that an INSERT has another number of columns than its query.
+/// DataFusion's message for an INSERT whose number of columns differs from that of its query.
 const INSERT_COUNT: &str = "Column count doesn't match insert query";
 
-/// Stands in the engine's name of a column before what tells it apart from another of the same name. It cannot be typed.
+/// Separates, in the engine's name of a column, the name from the suffix that makes it unique. A user cannot type it.
 pub(crate) const APART: char = '\u{1f}';
 
-/// How DataFusion says that two columns have one name.
+/// DataFusion's message for two columns of the same name.
 const EQUAL_NAMES: &str = "Projections require unique expression names";
 
-/// A planning error's message without what only its programmers need; its suggestion as help.
+/// A planning error's message without the parts for DataFusion's programmers; its suggestion becomes the help text.
 fn from_plan(message: &str) -> Error {
     if let Some(error) = arguments::refused(message) {
         return error;
@@ -190,7 +190,7 @@ fn from_plan(message: &str) -> Error {
     }
 }
 
-/// The refusal of two columns of one name where names are unique.
+/// The error for two columns of the same name where names must be unique.
 pub(crate) fn equal_names(name: &str) -> Error {
     let name = name.split(APART).next().unwrap_or_default();
     Error::invalid(format!(
@@ -200,7 +200,7 @@ pub(crate) fn equal_names(name: &str) -> Error {
     .with_help("give each its name by AS, or all of them: FROM (SELECT …) AS q (x, y)")
 }
 
-/// What an object store said. Layers above it name it through DataFusion, which uses it itself.
+/// The error for an object store's error. Layers above it name it through DataFusion, which uses it itself.
 fn from_store(error: &datafusion::object_store::Error) -> Error {
     use datafusion::object_store::Error as Store;
     let kind = match error {
@@ -213,7 +213,7 @@ fn from_store(error: &datafusion::object_store::Error) -> Error {
     of_text(kind, error.to_string()).by_store()
 }
 
-/// What kind of answer of an object store a text quotes, where a library keeps no more of it than that.
+/// The kind of an object store's error that a text quotes, for libraries that keep no more than the text.
 pub(crate) fn quoted_store(message: &str) -> Option<ErrorKind> {
     const REFUSALS: [&str; 2] = [
         "lacked the necessary privileges to complete",
@@ -229,7 +229,7 @@ pub(crate) fn quoted_store(message: &str) -> Option<ErrorKind> {
     (is_remote && !is_cut(rest)).then_some(ErrorKind::Unavailable)
 }
 
-/// Whether a store says that a file is shorter than it should be: it stays so.
+/// Whether a store reports a file shorter than expected: a retry does not help.
 fn is_cut(message: &str) -> bool {
     [
         "InvalidRange",
@@ -240,7 +240,7 @@ fn is_cut(message: &str) -> bool {
     .any(|cut| message.contains(cut))
 }
 
-/// What a store said below an error of a reader.
+/// The object store's error among the causes of a reader's error.
 fn store_below<'a>(
     error: &'a (dyn std::error::Error + 'static),
 ) -> Option<&'a datafusion::object_store::Error> {
@@ -254,7 +254,7 @@ fn store_below<'a>(
     None
 }
 
-/// A data file that a table names cannot be read.
+/// The error for a data file that a table names and the store cannot read.
 fn from_parquet(error: &(dyn std::error::Error + 'static)) -> Error {
     use datafusion::object_store::Error as Store;
     match store_below(error) {
@@ -361,7 +361,8 @@ fn from_schema_error(error: &SchemaError) -> Error {
     }
 }
 
-/// What a rule does not find that the planner has found: a column of a query around, in a subquery of a subquery.
+/// The error for a column that the planner resolved and an optimizer rule cannot: a column of an outer query, in a subquery of
+/// a subquery.
 fn of_outer_column(error: &DataFusionError) -> Option<Error> {
     let DataFusionError::SchemaError(missing, _) = error.find_root() else {
         return None;
@@ -393,7 +394,7 @@ fn with_diagnostic(error: Error, diagnostic: &Diagnostic) -> Error {
     error
 }
 
-/// DataFusion and Arrow put the kind before their text; ours is carried by [`ErrorKind`].
+/// DataFusion and Arrow prefix their text with the kind; in our errors [`ErrorKind`] carries it.
 fn strip_prefix(message: &str) -> String {
     const PREFIXES: [&str; 9] = [
         "Error during planning: ",
@@ -590,7 +591,7 @@ mod tests {
         }) {
             assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
         }
-        // What is torn stays so, and what the program may not do is no matter of a store.
+        // A torn file stays torn, and a missing permission of the process is not an error of the store.
         for error in of_file(StoreError::Generic {
             store: "LocalFileSystem",
             source: "Requested range was invalid".into(),

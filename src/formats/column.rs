@@ -46,7 +46,7 @@ impl ReadContext {
         }
     }
 
-    /// The row is bad, whatever the policy.
+    /// Marks the row as bad, under any error policy.
     pub(crate) fn fail(&mut self, column: &Column, reason: impl FnOnce() -> String) {
         if self.failure.is_none() {
             self.failure = Some(Failure {
@@ -56,7 +56,7 @@ impl ReadContext {
         }
     }
 
-    /// Why the row is bad; the next row starts anew.
+    /// Returns why the row is bad, and resets the reason for the next row.
     pub(crate) fn take_failure(&mut self) -> Option<Failure> {
         self.failure.take()
     }
@@ -70,7 +70,7 @@ pub(crate) struct Failure {
     pub(crate) reason: String,
 }
 
-/// A growing column.
+/// A column builder.
 pub(crate) struct Column {
     /// The name as a path from the top (`context.browser`), for messages.
     pub(crate) path: String,

@@ -1,8 +1,8 @@
 //! Places in a statement's text for errors that have none.
 //!
-//! Errors say what they are about: a table, a column, an option, a function, a job, a text. The words of the statement are
-//! kept with their places, and the error gets the place of the first of its subjects that stands in the statement, else of
-//! the statement's first word.
+//! An error has subjects: a table, a column, an option, a function, a job or a text. This module keeps the words of the
+//! statement with their places, and gives the error the place of the first subject found in the statement, or else of the
+//! statement's first word.
 
 use std::sync::Arc;
 
@@ -32,17 +32,17 @@ enum Kind {
     /// A name followed by a parenthesis.
     Call,
     Name,
-    /// SQL's own word that may be a name as well, as `date` may.
+    /// A keyword that may also be a name, such as `date`.
     Keyword,
-    /// SQL's own word only: a subject that may be any text means it.
+    /// A reserved keyword: only a subject of any text can refer to it.
     Reserved,
     /// A quoted text.
     Text,
 }
 
-/// As what a table stands in a statement, the likeliest first: columns may stand behind it, as in `t (a INT)`.
+/// The kinds of words that may be a table, with the most likely first: a table may be followed by columns, as in `t (a INT)`.
 const TABLES: &[Kind] = &[Kind::Name, Kind::Call, Kind::Text, Kind::Keyword];
-/// The same of a column or a job, which a function may be given as a text.
+/// The same for a column or a job, which may be the text argument of a function.
 const NAMES: &[Kind] = &[Kind::Name, Kind::Text, Kind::Keyword];
 
 impl Places {
@@ -80,7 +80,7 @@ impl Places {
         }
     }
 
-    /// The error with a place: its own, else that of what it is about, else that of the first word.
+    /// Gives the error a place: its own, or else that of its first subject in the statement, or else that of the first word.
     pub fn locate(&self, error: Error) -> Error {
         match error.span() {
             Some(_) => error,
@@ -92,7 +92,7 @@ impl Places {
         }
     }
 
-    /// The first place where the statement has what an error is about.
+    /// The first place of a subject in the statement.
     fn of(&self, subject: &Subject) -> Option<Span> {
         match subject {
             Subject::Function(name) => self.find(name, |kind| kind == Kind::Call),
@@ -129,7 +129,7 @@ impl Places {
     }
 }
 
-/// Whether a word cannot be a name without quotes.
+/// Whether a keyword cannot be a name without quotes.
 fn is_reserved(keyword: Keyword) -> bool {
     RESERVED_FOR_COLUMN_ALIAS.contains(&keyword) || RESERVED_FOR_TABLE_ALIAS.contains(&keyword)
 }
@@ -139,7 +139,7 @@ mod tests {
     use crate::error::{Error, Subject};
     use crate::planner::{Script, parse_statement};
 
-    /// Column of the place an error about these subjects gets in this statement. The message is of no account.
+    /// The column of the place that an error with these subjects gets in this statement. The message does not matter.
     fn column(sql: &str, subjects: &[Subject]) -> u64 {
         let raw = Script::new("t", sql).split().unwrap().remove(0);
         let parsed = parse_statement(&raw).unwrap();

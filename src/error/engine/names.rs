@@ -1,27 +1,27 @@
-//! What the engine says of names that are equal, missing or not clear, while it plans a statement.
+//! Classification of the engine's planning errors about names: equal, missing or ambiguous ones.
 
 use datafusion::error::DataFusionError;
 
-/// How the engine says that two columns have one name: of a select list, and of a join or a subquery.
+/// The engine's messages for two columns of the same name: in a select list, and in a join or a subquery.
 const EQUAL: [&str; 2] = ["unique expression names", "would be ambiguous"];
-/// How the engine and the functions in FROM say that a column does not exist.
+/// The messages of the engine and of the functions in FROM for a missing column.
 const MISSING: [&str; 2] = ["No field named", "no column"];
-/// How the engine says that a name may mean several columns, or is taken.
+/// The engine's messages for a name that may refer to several columns, or is taken.
 const UNCLEAR: [&str; 2] = ["mbiguous", "duplicate"];
 
-/// What is wrong with the names of a statement that the engine cannot plan.
+/// The problems with names for which the engine cannot plan a statement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct NameProblems {
     /// Two columns have one name.
     pub(crate) equal: bool,
     /// A column does not exist.
     pub(crate) missing: bool,
-    /// A name may mean several columns.
+    /// A name may refer to several columns.
     pub(crate) unclear: bool,
 }
 
 impl NameProblems {
-    /// What is wrong by what the engine says.
+    /// Classifies an error of the engine by its message.
     pub(crate) fn of(error: &DataFusionError) -> Self {
         let text = error.to_string();
         let says = |words: &[&str]| words.iter().any(|words| text.contains(words));
@@ -33,7 +33,7 @@ impl NameProblems {
     }
 }
 
-/// The table that a text says is not found, by its name without a schema.
+/// The table that a message reports as missing, by its name without a schema.
 pub(super) fn unknown_table(text: &str) -> Option<&str> {
     let name = text.strip_prefix("table '")?.strip_suffix("' not found")?;
     name.rsplit('.').next()

@@ -1,11 +1,11 @@
-//! Errors that the engine itself makes, for tests of what is read in them.
+//! Errors produced by the engine itself, for tests of their interpretation.
 
 use datafusion::error::DataFusionError;
 use datafusion::prelude::SessionContext;
 
 use crate::error::Error;
 
-/// What a plain session says of a statement over tables `t` and `u` with columns `a`, `b` and `s`, and `n` whose column `a`
+/// The error of a plain session for a statement over tables `t` and `u` with columns `a`, `b` and `s`, and `n` whose column `a`
 /// is NOT NULL.
 pub(super) async fn raw(sql: &str) -> DataFusionError {
     let context = SessionContext::new();

@@ -1,8 +1,8 @@
-//! What the engine's text is about: it quotes parts of the statement, and begins with the name of a function.
+//! Subjects of the engine's messages: a message quotes parts of the statement, or begins with the name of a function.
 
 use crate::error::{Error, ErrorKind, Subject};
 
-/// An error with the engine's own text, about what it names.
+/// An error with the engine's own text and the subjects named in it.
 pub(super) fn of_text(kind: ErrorKind, text: impl Into<String>) -> Error {
     let error = Error::new(kind, text);
     named_in(error.message())
@@ -10,9 +10,9 @@ pub(super) fn of_text(kind: ErrorKind, text: impl Into<String>) -> Error {
         .fold(error, Error::about)
 }
 
-/// What a text may be about: the function it begins with, then what it quotes, then the names that it introduces.
+/// The possible subjects of a text: the function it begins with, then the parts it quotes, then the names it introduces.
 fn named_in(text: &str) -> Vec<Subject> {
-    /// More parts of a statement are not looked for.
+    /// The most subjects of an error.
     const MOST: usize = 32;
     let first: &str = text
         .split(|c: char| !(c.is_alphanumeric() || c == '_'))

@@ -1,4 +1,4 @@
-//! What the engine's parser says of a text that it cannot read: it writes the place into its message.
+//! Syntax errors of the engine's parser, which writes the place into its message.
 
 use datafusion::error::DataFusionError;
 use datafusion::sql::sqlparser::parser::ParserError;
@@ -6,27 +6,27 @@ use datafusion::sql::sqlparser::tokenizer::Location;
 
 use crate::error::Error;
 
-/// What stands before the place in a message.
+/// The phrase before the place in a message.
 const PLACE: &str = " at Line: ";
 
-/// Why a text cannot be read.
+/// The reason for a syntax error.
 #[derive(Debug)]
 pub(crate) enum Syntax {
     /// Expressions or queries are nested too deep.
     TooDeep,
-    /// The parser gives the place apart from its message.
+    /// The parser reports the place separately from its message.
     Placed(Error),
-    /// What the parser has expected; it begins with a capital unless it is of that form.
+    /// A message about an unexpected token; it begins with a capital unless it has the form `expected …, found …`.
     Said {
         /// The message without the place.
         message: String,
-        /// Where in the text, if the message says it: lines and columns count from 1.
+        /// The place in the text, if the message has it: lines and columns count from 1.
         place: Option<Location>,
     },
 }
 
 impl Syntax {
-    /// Reads an error of the parser.
+    /// Interprets an error of the parser.
     pub(crate) fn of(error: DataFusionError) -> Self {
         if let DataFusionError::SQL(parser, _) = error.find_root()
             && matches!(**parser, ParserError::RecursionLimitExceeded)

@@ -107,7 +107,7 @@ fn unwritable(error: ArrowError) -> Error {
 #[derive(Debug, Default)]
 struct Fault {
     is_set: AtomicBool,
-    /// A column, and what is wrong with its value.
+    /// A column, and the reason why its value cannot be written.
     said: Mutex<(String, String)>,
 }
 

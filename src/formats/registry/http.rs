@@ -48,7 +48,7 @@ impl HttpSchemaRegistry {
     /// [`ErrorKind::Invalid`] for an invalid URL, or for certificates that cannot be read.
     pub fn try_new(options: &HttpRegistryOptions) -> Result<Self> {
         const TIMEOUT: Duration = Duration::from_secs(10);
-        // The text may hold a password: it is not repeated.
+        // The text may hold a password: the error does not repeat it.
         let invalid = || {
             Error::invalid("option 'avro.registry.url' is not an http or https URL")
                 .about(Subject::option("avro.registry.url"))

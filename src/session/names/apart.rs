@@ -58,7 +58,7 @@ pub(crate) async fn plan_apart(
         match Box::pin(state.statement_to_plan(apart.clone())).await {
             Ok(plan) => return ordered_by_one(plan, statement),
             Err(other) => {
-                // What is wrong besides is told once the names are right.
+                // Other errors are reported once the names are unique.
                 let was_of_names = problems.equal;
                 problems = NameProblems::of(&other);
                 missing = missing_column(&other);
@@ -105,7 +105,7 @@ enum Step {
 }
 
 impl Step {
-    /// Whether it may help a statement with these problems.
+    /// Whether this attempt may help a statement with these problems.
     fn may_help(self, of: NameProblems) -> bool {
         match self {
             Step::Stars | Step::Doubtful => of.equal,
@@ -137,7 +137,7 @@ impl Step {
     }
 }
 
-/// Goes over a statement, also over one that is explained, and over a query whose rows are copied.
+/// Visits a statement, also within EXPLAIN, and the query of a COPY.
 pub(crate) fn visit<V: VisitorMut>(
     statement: &mut SqlStatement,
     visitor: &mut V,

@@ -1,8 +1,8 @@
-//! `VALUES ((SELECT …), 1), …`: the engine evaluates rows of VALUES by themselves, and has no place for a query among them. Such rows
-//! become queries of a UNION ALL, whose columns have the names that those of VALUES have.
+//! Rewrite of VALUES with subqueries, `VALUES ((SELECT …), 1), …`: the engine evaluates rows of VALUES by themselves, and
+//! supports no subquery in them. Such rows become queries of a UNION ALL, with the column names that VALUES has.
 //!
-//! `INSERT INTO t SELECT … FROM (VALUES (1), (2)) AS v (x)`: within an INSERT the engine gives every VALUES the columns of the table.
-//! That is right for VALUES that are inserted as they are. VALUES further inside become queries too.
+//! `INSERT INTO t SELECT … FROM (VALUES (1), (2)) AS v (x)`: within an INSERT the engine gives every VALUES the columns of the
+//! table. That is right for VALUES that are inserted unchanged. Nested VALUES become queries too.
 
 use std::ops::ControlFlow;
 
@@ -18,7 +18,7 @@ use crate::error::{Error, Result};
 /// The most rows of one VALUES that become queries.
 const ROWS: usize = 1_000;
 
-/// Makes queries of the rows of VALUES that have a query in one of them, or that stand inside the query of an INSERT.
+/// Rewrites VALUES with a query in one of its rows, or within the query of an INSERT, to queries.
 ///
 /// # Errors
 ///
@@ -33,7 +33,7 @@ pub(crate) fn with_queries(node: &mut impl VisitMut) -> Result<()> {
 #[derive(Default)]
 struct Rows {
     in_insert: bool,
-    /// Queries around the one that is visited.
+    /// The number of enclosing queries.
     depth: usize,
 }
 

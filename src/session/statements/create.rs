@@ -166,7 +166,7 @@ fn place<T>(table: &CreateTable, result: Result<T>) -> Result<T> {
     })
 }
 
-/// Where a declaration has what an error is about: a bad value is shown at the value, an unknown name at the name.
+/// The place of an error's subject in a declaration: a bad value is marked at the value, an unknown name at the name.
 fn place_of(table: &CreateTable, subject: &Subject) -> Option<Span> {
     let option = |name: &str| {
         let mut options = table.options.iter();
