@@ -2,4 +2,5 @@
 
 pub mod format;
 pub mod keyed;
+pub mod side_output;
 pub mod whole;

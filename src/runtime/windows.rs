@@ -26,7 +26,7 @@ use crate::runtime::blame::{fault, halve, may_blame};
 use crate::runtime::sink::JobSink;
 use crate::runtime::source::JobSource;
 use crate::runtime::statements::ReadyJob;
-use crate::session::{BatchPlan, FrontBatch, LastRecords, StreamQuery, late_rows};
+use crate::session::{BatchPlan, FrontBatch, LastRecords, StreamQuery};
 use crate::state::{JobId, JobStore, check_crc32, crc32, crc32_of};
 use crate::tables::time::BatchTime;
 
@@ -173,7 +173,7 @@ impl Windows {
         let front = job.query.front(ranges.of_sources(sources, &times)?).await?;
         let partitions =
             collect_partitioned(Arc::clone(&front.front.plan), Arc::clone(&front.context)).await?;
-        front.read_to_end().await?;
+        let sides = front.finish().await?;
         let aggregate = &front.front.aggregate;
         let time = if aggregate.is_keyed() {
             let now = clock(&front.last_records());
@@ -206,7 +206,6 @@ impl Windows {
             change,
             rows_after,
         } = step(&self.table, aggregate, &partials, rule)?;
-        let late = late_rows(&front.front.late.take())?;
         let held = self.table.size() + log.get_array_memory_size();
         if held > job.options.state_max_memory {
             return Err(Error::data(format!(
@@ -222,7 +221,7 @@ impl Windows {
             emitted,
             before,
             log,
-            late,
+            late: sides.late,
             time,
             change,
             rows_after,

@@ -20,6 +20,7 @@ use datafusion::sql::sqlparser::ast::{Statement as AnsiStatement, TableObject};
 
 use crate::core::jobs::{RecordMark, Shortage};
 use crate::error::{Error, Result};
+use crate::exec::side_output::SplitSideOutputExec;
 use crate::exec::whole::{WholeExec, read_to_end};
 use crate::planner::ast::Emit;
 use crate::session::catalog::{TableEntry, split_time_travel};
@@ -28,7 +29,7 @@ use crate::session::memory::JobPool;
 use crate::session::scope::check_scope;
 use crate::session::standard::ordered_texts;
 use crate::session::streaming::{
-    BatchTables, FrontPlan, Sources, StreamQuery, StreamTable, static_tables, table_of,
+    BatchTables, FrontPlan, Sources, StreamQuery, StreamTable, late_rows, static_tables, table_of,
 };
 use crate::session::system::SYSTEM;
 use crate::session::{Session, apart, plan_limits, rewrite, view_barrier};
@@ -101,18 +102,31 @@ pub struct FrontBatch {
     pub front: FrontPlan,
     /// What it runs in.
     pub context: Arc<TaskContext>,
+    /// The plan as well.
+    split: Arc<SplitSideOutputExec>,
     bad_records: Vec<(String, Arc<BadRecords>)>,
 }
 
+/// What a batch gave besides its rows.
+#[derive(Debug, Default)]
+pub struct BatchSides {
+    /// Late rows, in the columns of `system.late_rows`; none if there are none.
+    pub late: Option<RecordBatch>,
+}
+
 impl FrontBatch {
-    /// Reads records that the plan, which has run, did not need: they count all the same.
+    /// Ends the plan, which has run: reads records that it did not need, because they count all the same, and gives what came
+    /// besides its rows.
     ///
     /// # Errors
     ///
     /// What reading says, and a scan that did not come to its end.
-    pub async fn read_to_end(&self) -> Result<()> {
-        read_to_end(&self.front.plan, &self.context).await?;
-        check_reached(&self.front.plan)
+    pub async fn finish(&self) -> Result<BatchSides> {
+        let side = self.split.finish(&self.context).await?;
+        check_reached(&self.front.plan)?;
+        Ok(BatchSides {
+            late: late_rows(&side)?,
+        })
     }
 
     /// Records read so far, and the bytes of their keys and values.
@@ -471,10 +485,12 @@ impl JobQuery {
         let state = self.session.states.state();
         let state = self.planning(&state);
         let mut front = self.windowed()?.front(&state, &tables).await?;
-        front.plan = whole(front.plan)?;
+        let split = Arc::new(SplitSideOutputExec::over(whole(front.plan)?));
+        front.plan = Arc::clone(&split) as _;
         Ok(FrontBatch {
             front,
             context: self.session.states.task(),
+            split,
             bad_records,
         })
     }

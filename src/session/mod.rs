@@ -99,8 +99,10 @@ use unopened::Unopened;
 
 pub use context::{ForkOptions, IsClosed, JobMemory, MayName, SessionOptions, TablePlace};
 pub(crate) use jobs::reads_what_it_writes;
-pub use jobs::{BatchPlan, BatchSource, FrontBatch, JobQuery, JobSinkTable, LastRecords};
-pub use streaming::{FrontPlan, StreamQuery, StreamTable, late_rows};
+pub use jobs::{
+    BatchPlan, BatchSides, BatchSource, FrontBatch, JobQuery, JobSinkTable, LastRecords,
+};
+pub use streaming::{FrontPlan, StreamQuery, StreamTable};
 pub use system::{batch_rows, job_rows, versions};
 pub(crate) use unwanted::{Unwanted, until_unwanted};
 

@@ -23,7 +23,7 @@ use crate::session::streaming::laws_oracle::{
     CUMULATE, DELAY, HOP, Joined, Kind, LateRows, Log, Row, SECOND, TUMBLE, Values, Window,
     numbered, oracle,
 };
-use crate::session::{BatchSource, JobQuery, Session, SessionOptions, late_rows};
+use crate::session::{BatchSource, JobQuery, Session, SessionOptions};
 
 /// What the job does besides.
 pub(super) const PLAIN: &str = "";
@@ -260,6 +260,7 @@ pub(super) async fn run(query: &JobQuery, logs: &[Log], cuts: &[Vec<usize>]) -> 
                 .flatten()
                 .map(|batch| front.aggregate.as_states(batch, 0).unwrap())
                 .collect();
+        let sides = batch.finish().await.unwrap();
         let reached = BTreeMap::from([("visits".to_owned(), reached)]);
         let closed_before = time.closed_by;
         time = time.after(WatermarkPolicy::Lowest, &known, &reached, &BTreeMap::new());
@@ -289,7 +290,7 @@ pub(super) async fn run(query: &JobQuery, logs: &[Log], cuts: &[Vec<usize>]) -> 
             ran.held.insert(group, values.clone());
             ran.emitted.push((group, values, is_final));
         }
-        if let Some(late) = late_rows(&front.late.take()).unwrap() {
+        if let Some(late) = sides.late {
             note_late(&late, &mut ran.late);
         }
         logged.push((

@@ -18,7 +18,7 @@ use super::laws_oracle::{Values, Window};
 use crate::core::jobs::{FilePlace, JobTime, WatermarkPolicy};
 use crate::exec::keyed::{StateTable, StepRule, step};
 use crate::planner::ast::Emit;
-use crate::session::{BatchSource, JobQuery, StreamTable, late_rows};
+use crate::session::{BatchSource, JobQuery, StreamTable};
 use crate::tables::bad_records::BadRecords;
 use crate::tables::delta::{
     DeltaColumn, DeltaJobSource, DeltaSpec, DeltaStream, DeltaStreamProvider, DeltaTableHandle,
@@ -285,6 +285,7 @@ async fn run(query: &JobQuery, begin: FilePlace, sizes: &[u64]) -> Ran {
                 .flatten()
                 .map(|batch| front.aggregate.as_states(batch, 0).unwrap())
                 .collect();
+        let sides = batch.finish().await.unwrap();
         let reached = BTreeMap::from([("visits".to_owned(), of_batch.reached())]);
         let closed_before = time.closed_by;
         time = time.after(WatermarkPolicy::Lowest, &known, &reached, &BTreeMap::new());
@@ -308,7 +309,7 @@ async fn run(query: &JobQuery, begin: FilePlace, sizes: &[u64]) -> Ran {
                 ran.outcome.closed.insert(group, sorted(values));
             }
         }
-        if let Some(late) = late_rows(&front.late.take()).unwrap() {
+        if let Some(late) = sides.late {
             let starts = late.column(5).as_primitive::<TimestampMicrosecondType>();
             for (row, start) in starts.iter().enumerate() {
                 let value = late.column(3).as_binary::<i32>().value(row);

@@ -20,8 +20,8 @@ mod split;
 use std::sync::Arc;
 
 use anabranch_udfs::{
-    FIRST_WINDOW_END, IncrementalAggregate, LateRows, LateRowsExec, LateRule, SliceRowsExec,
-    SliceRule, StateShape,
+    FIRST_WINDOW_END, IncrementalAggregate, LateColumns, LateRowsExec, LateRule, SliceRowsExec,
+    SliceRule, StateShape, WINDOW_END, WINDOW_START,
 };
 use datafusion::arrow::array::{Array as _, ArrayRef, RecordBatch};
 use datafusion::arrow::datatypes::{DataType, TimeUnit};
@@ -45,8 +45,7 @@ use crate::session::streaming::hidden::{HIDDEN_END, HIDDEN_START, find};
 use crate::session::streaming::split::{BY_SLICE, Split, Windowing};
 use crate::tables::time::{ROW_COLUMN, ROW_WATERMARK};
 
-pub use late::late_rows;
-pub(super) use late::late_schema;
+pub(super) use late::{late_rows, late_schema};
 pub use sides::StreamTable;
 pub(super) use sides::{BatchTables, Sources, reads_stream, static_tables, table_of};
 
@@ -67,10 +66,8 @@ pub struct StreamQuery {
 pub struct FrontPlan {
     /// What is aggregated.
     pub aggregate: IncrementalAggregate,
-    /// Gives partial states of the batch's rows.
+    /// Gives partial states of the batch's rows; rows that were too late go to the side output of its task.
     pub plan: Arc<dyn ExecutionPlan>,
-    /// Rows that were too late.
-    pub late: Arc<LateRows>,
 }
 
 impl StreamQuery {
@@ -209,15 +206,32 @@ impl StreamQuery {
             Ok(state.create_physical_expr(expr, &schema)?)
         };
         let all = |exprs: &[Expr]| exprs.iter().map(physical).collect::<Result<Vec<_>>>();
-        let late: Arc<LateRows> = Arc::default();
-        let watermark = || {
+        let of_row = |name: &str| {
             let row = find(&schema, ROW_COLUMN)
-                .ok_or_else(|| Error::internal("nobody keeps the time of rows"))?;
-            physical(&get_field(Expr::Column(row), ROW_WATERMARK))
+                .ok_or_else(|| Error::internal("no source keeps the time of rows"))?;
+            physical(&get_field(Expr::Column(row), name))
+        };
+        let watermark = || of_row(ROW_WATERMARK);
+        let late = || -> Result<LateColumns> {
+            let mut columns = Vec::new();
+            for name in ["topic", "partition", "offset", "value", ROW_WATERMARK] {
+                columns.push((name.to_owned(), of_row(name)?));
+            }
+            // The window that was missed; of a session it is not known.
+            for (hidden, name) in [(HIDDEN_START, WINDOW_START), (HIDDEN_END, WINDOW_END)] {
+                if let Some(column) = find(&schema, hidden) {
+                    columns.push((name.to_owned(), physical(&Expr::Column(column))?));
+                }
+            }
+            Ok(LateColumns::new(columns))
         };
         let without_late = |rows: Arc<dyn ExecutionPlan>, rule| -> Result<Arc<dyn ExecutionPlan>> {
-            let late = Arc::clone(&late);
-            Ok(Arc::new(LateRowsExec::new(rows, rule, watermark()?, late)))
+            Ok(Arc::new(LateRowsExec::new(
+                rows,
+                rule,
+                watermark()?,
+                late()?,
+            )))
         };
         let (shape, in_time) = match &self.split.windowing {
             Windowing::Keys { groups } => {
@@ -250,7 +264,7 @@ impl StreamQuery {
                     slices: *slices,
                     groups: groups.clone(),
                 };
-                let rows = SliceRowsExec::new(rows, rule, Arc::clone(&late));
+                let rows = SliceRowsExec::new(rows, rule, late()?);
                 (shape, Arc::new(rows) as Arc<dyn ExecutionPlan>)
             }
             Windowing::Aligned { groups, window_end } => {
@@ -301,7 +315,6 @@ impl StreamQuery {
         Ok(FrontPlan {
             plan: aggregate.partial(in_time)?,
             aggregate,
-            late,
         })
     }
 
