@@ -2,5 +2,6 @@
 
 pub mod format;
 pub mod keyed;
+pub mod read;
 pub mod side_output;
 pub mod whole;

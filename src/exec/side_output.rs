@@ -6,7 +6,7 @@
 
 use std::fmt;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
 use anabranch_udfs::{SideOutput, side_schema};
@@ -18,7 +18,7 @@ use datafusion::arrow::compute::{filter_record_batch, is_not_null, is_null};
 use datafusion::arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
 use datafusion::common::internal_err;
 use datafusion::common::tree_node::TreeNodeRecursion;
-use datafusion::error::Result;
+use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::{RecordBatchStream, SendableRecordBatchStream, TaskContext};
 use datafusion::physical_expr::EquivalenceProperties;
 use datafusion::physical_plan::execution_plan::EmissionType;
@@ -34,8 +34,15 @@ use crate::exec::whole::read_to_end;
 /// The column with side output.
 const SIDE_COLUMN: &str = "__side_output";
 
-/// So many rows a column of nothing but NULL is made for at first.
-const ROWS: usize = 8_192;
+/// Side output of no row, for a batch of so many rows. It is made once for batches of the usual size.
+fn no_side_output(rows: usize) -> ArrayRef {
+    const USUAL: usize = 8_192;
+    static NONE: LazyLock<ArrayRef> = LazyLock::new(|| new_null_array(&side_type(), USUAL));
+    match rows <= USUAL {
+        true => NONE.slice(0, rows),
+        false => new_null_array(&side_type(), rows),
+    }
+}
 
 /// Gives the rows of its input, and the side output of its task in a last partition.
 ///
@@ -164,18 +171,12 @@ struct Rows {
     schema: SchemaRef,
     /// Dropped at the end, the stream before what says so.
     input: Option<(SendableRecordBatchStream, Open)>,
-    /// Side output of no row.
-    none: ArrayRef,
 }
 
 impl Rows {
-    fn widened(&mut self, rows: &RecordBatch) -> Result<RecordBatch> {
-        let count = rows.num_rows();
-        if self.none.len() < count {
-            self.none = new_null_array(&side_type(), count.max(ROWS));
-        }
+    fn widened(&self, rows: &RecordBatch) -> Result<RecordBatch> {
         let mut columns = rows.columns().to_vec();
-        columns.push(self.none.slice(0, count));
+        columns.push(no_side_output(rows.num_rows()));
         Ok(RecordBatch::try_new(Arc::clone(&self.schema), columns)?)
     }
 }
@@ -268,7 +269,6 @@ impl ExecutionPlan for SideOutputExec {
             return Ok(Box::pin(Rows {
                 schema,
                 input: Some((input, open)),
-                none: new_null_array(&side_type(), 0),
             }));
         }
         let (input, run) = (Arc::clone(&self.input), Arc::clone(&self.run));
@@ -279,7 +279,7 @@ impl ExecutionPlan for SideOutputExec {
             read_to_end(&input, &context).await?;
             let side = output.take();
             let batches = side.into_iter().map(move |side| side_batch(&schema, &side));
-            Ok(futures::stream::iter(batches))
+            Ok::<_, DataFusionError>(futures::stream::iter(batches))
         };
         let side = futures::stream::once(side).try_flatten();
         Ok(Box::pin(RecordBatchStreamAdapter::new(of_rows, side)))
@@ -581,11 +581,20 @@ mod tests {
         let late = side_rows(Disposition::Late, 2, &[]).unwrap();
         let given = side_batch(&side.schema, &late).unwrap();
         let column: ArrayRef = Arc::new(Int64Array::from(vec![5]));
-        let none = new_null_array(&side_type(), 1);
+        let none = no_side_output(1);
         let row = RecordBatch::try_new(Arc::clone(&side.schema), vec![column, none]).unwrap();
         let both = datafusion::arrow::compute::concat_batches(&side.schema, &[given, row]).unwrap();
         assert_eq!(numbers(&[kept.split(&both).unwrap()], "v"), [5]);
         assert_eq!(lock(&kept.side)[0], late);
+    }
+
+    #[test]
+    fn batches_of_any_size_have_no_side_output_in_their_rows() {
+        for rows in [0, 1, 8_192, 8_193] {
+            let none = no_side_output(rows);
+            assert_eq!((none.len(), none.null_count()), (rows, rows));
+            assert_eq!(none.data_type(), &side_type());
+        }
     }
 
     #[tokio::test]

@@ -26,8 +26,9 @@ use crate::runtime::blame::{fault, halve, may_blame};
 use crate::runtime::sink::JobSink;
 use crate::runtime::source::JobSource;
 use crate::runtime::statements::ReadyJob;
-use crate::session::{BatchPlan, FrontBatch, LastRecords, StreamQuery};
+use crate::session::{BatchPlan, BatchSides, FrontBatch, LastRecords, StreamQuery};
 use crate::state::{JobId, JobStore, check_crc32, crc32, crc32_of};
+use crate::tables::bad_records::BadRecord;
 use crate::tables::time::BatchTime;
 
 /// After this many changelogs a batch writes the whole state, if they have a good share of its rows;
@@ -52,7 +53,7 @@ pub(super) struct Prepared {
     /// What was emitted before of the groups that were touched.
     before: RecordBatch,
     log: RecordBatch,
-    late: Option<RecordBatch>,
+    sides: BatchSides,
     time: JobTime,
     change: StateChange,
     rows_after: usize,
@@ -176,14 +177,10 @@ impl Windows {
         let sides = front.finish().await?;
         let aggregate = &front.front.aggregate;
         let time = if aggregate.is_keyed() {
-            let now = clock(&front.last_records());
+            let now = clock(&sides.last_records);
             self.time.at(now.saturating_mul(1_000), job.options.ttl())
         } else {
-            let reached = times
-                .iter()
-                .map(|(table, time)| (table.clone(), time.reached()))
-                .collect();
-            self.time.after(self.policy, known, &reached, idle)
+            self.time.after(self.policy, known, &sides.reached(), idle)
         };
         let clock = time.clock.unwrap_or_default();
         let partials = partitions
@@ -221,7 +218,7 @@ impl Windows {
             emitted,
             before,
             log,
-            late: sides.late,
+            sides,
             time,
             change,
             rows_after,
@@ -274,7 +271,7 @@ impl Windows {
         (version.rows_in, version.bytes_in) = prepared.front.read();
         version.fingerprint = Some(query.fingerprint().to_owned());
         version.time = Some(prepared.time.clone());
-        if let Some(late) = &prepared.late {
+        if let Some(late) = &prepared.sides.late {
             let bytes = encode_states(&late.schema(), std::slice::from_ref(late))?;
             version.late_rows = late.num_rows() as u64;
             version.late_crc32 = Some(crc32(&bytes));
@@ -341,9 +338,14 @@ impl Windows {
 }
 
 impl Prepared {
-    /// What the rows came from.
-    pub(super) fn front(&self) -> &FrontBatch {
-        &self.front
+    /// Takes the dead letters, with the table of each.
+    pub(super) fn take_dead_letters(&mut self) -> Vec<(String, BadRecord)> {
+        std::mem::take(&mut self.sides.dead_letters)
+    }
+
+    /// The last record that was read of each partition.
+    pub(super) fn last_records(&self) -> &LastRecords {
+        &self.sides.last_records
     }
 
     /// The rows to be written, and the rows whose keys are to be withdrawn, both in the sink's columns.

@@ -7,4 +7,5 @@ pub mod json;
 pub mod kafka;
 pub mod options;
 pub mod parquet;
+pub mod side_output;
 pub mod time;

@@ -247,7 +247,7 @@ pub(super) async fn run(query: &JobQuery, logs: &[Log], cuts: &[Vec<usize>]) -> 
         let provider = MemTable::try_new(schema, partitions).unwrap();
         let source = BatchSource {
             provider: Arc::new(provider),
-            bad_records: Arc::default(),
+            last_records: BTreeMap::new(),
         };
         let sources = BTreeMap::from([("visits".to_owned(), source)]);
         let batch = query.front(sources).await.unwrap();

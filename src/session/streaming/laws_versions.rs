@@ -19,7 +19,6 @@ use crate::core::jobs::{FilePlace, JobTime, WatermarkPolicy};
 use crate::exec::keyed::{StateTable, StepRule, step};
 use crate::planner::ast::Emit;
 use crate::session::{BatchSource, JobQuery, StreamTable};
-use crate::tables::bad_records::BadRecords;
 use crate::tables::delta::{
     DeltaColumn, DeltaJobSource, DeltaSpec, DeltaStream, DeltaStreamProvider, DeltaTableHandle,
     StreamLook,
@@ -265,12 +264,11 @@ async fn run(query: &JobQuery, begin: FilePlace, sizes: &[u64]) -> Ran {
         let rule = time.row_watermark(WatermarkPolicy::Lowest, "visits", 0);
         let before = time.partition("visits", 0).copied().unwrap_or_default();
         let of_batch = Arc::new(BatchTime::new([(0, (rule, before))].into()));
-        let bad_records = Arc::<BadRecords>::default();
-        let provider = DeltaStreamProvider::try_new(range).unwrap();
-        let provider = provider.with_time(Arc::clone(&of_batch), handle, Arc::clone(&bad_records));
+        let provider = DeltaStreamProvider::try_new(range, "visits").unwrap();
+        let provider = provider.with_time(of_batch, handle);
         let batch = BatchSource {
             provider: Arc::new(provider),
-            bad_records: Arc::clone(&bad_records),
+            last_records: BTreeMap::new(),
         };
         let batch = query
             .front([("visits".to_owned(), batch)].into())
@@ -286,7 +284,7 @@ async fn run(query: &JobQuery, begin: FilePlace, sizes: &[u64]) -> Ran {
                 .map(|batch| front.aggregate.as_states(batch, 0).unwrap())
                 .collect();
         let sides = batch.finish().await.unwrap();
-        let reached = BTreeMap::from([("visits".to_owned(), of_batch.reached())]);
+        let reached = sides.reached();
         let closed_before = time.closed_by;
         time = time.after(WatermarkPolicy::Lowest, &known, &reached, &BTreeMap::new());
         // A process that starts reads it from the version.
@@ -317,7 +315,7 @@ async fn run(query: &JobQuery, begin: FilePlace, sizes: &[u64]) -> Ran {
                 assert!(ran.outcome.late.insert(late), "a row is late once");
             }
         }
-        for record in bad_records.take() {
+        for (_, record) in sides.dead_letters {
             let value = value_of(&record.value.unwrap());
             assert!(ran.outcome.dead.insert(value), "a row is dead once");
         }

@@ -7,9 +7,12 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use anabranch_udfs::SideOutput;
 use datafusion::arrow::array::AsArray;
 use datafusion::arrow::datatypes::{DataType, Field, Int64Type};
+use datafusion::execution::TaskContext;
 use datafusion::physical_plan::metrics::{BaselineMetrics, Count, ExecutionPlanMetricsSet, Time};
+use datafusion::prelude::SessionConfig;
 use proptest::prelude::*;
 use rdkafka::Timestamp;
 use rdkafka::error::RDKafkaErrorCode;
@@ -21,12 +24,13 @@ use super::ends::{Leaders, PartitionEnds, partition_ends};
 use super::fetch::{Arrived, Cursor, Fetcher, Record};
 use super::marks::record_at;
 use super::native::LogEnd;
-use super::progress::{EndRule, Reached, ends_range};
+use super::progress::{EndRule, ends_range};
 use super::range::OffsetRange;
 use super::reading::{Output, RangeReading, Read};
 use super::record::{RecordReader, mark_of};
 use crate::core::jobs::RecordMark;
 use crate::error::{ErrorKind, Result};
+use crate::tables::side_output::{BatchScan, Expected, Outlet, Report, check_reports, reports};
 
 /// What there is at an offset of the partition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -267,6 +271,19 @@ fn table() -> Arc<KafkaTable> {
     Arc::new(KafkaTable::try_new(spec).unwrap())
 }
 
+/// What a scan of these ranges is to report.
+fn expected(ranges: &[OffsetRange]) -> Vec<Expected> {
+    let of_range = |range: &OffsetRange| Expected {
+        table: "t".into(),
+        scan: 0,
+        partition: range.partition,
+        stream: 0,
+        start: range.start,
+        end: range.end,
+    };
+    ranges.iter().map(of_range).collect()
+}
+
 /// Reads one range after the other with the same cursor, as the batches of a job do; gives the offsets that came of each range.
 fn read(
     client: SimulatedClient,
@@ -274,22 +291,29 @@ fn read(
     rule: EndRule,
     limit: Option<usize>,
 ) -> Vec<Result<(Read, Vec<i64>)>> {
-    read_noting(client, ranges, rule, limit, &mut Reached::default())
+    read_reporting(client, ranges, rule, limit).0
 }
 
-/// The same; notes how far each range was read, as a scan does.
-fn read_noting(
+/// The same, with what the scan reports of its ranges.
+fn read_reporting(
     client: SimulatedClient,
     ranges: &[OffsetRange],
     rule: EndRule,
     limit: Option<usize>,
-    reached: &mut Reached,
-) -> Vec<Result<(Read, Vec<i64>)>> {
+) -> (Vec<Result<(Read, Vec<i64>)>>, Vec<Report>) {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .build()
         .unwrap();
     let table = table();
     let start = ranges[0].start;
+    let output_of_task = Arc::new(SideOutput::default());
+    let config = SessionConfig::new().with_extension(Arc::clone(&output_of_task));
+    let context = TaskContext::default().with_session_config(config);
+    let outlet = Outlet::Batch(BatchScan {
+        table: "t".into(),
+        scan: 0,
+        aside: Arc::default(),
+    });
     let mut cursor = Cursor::new(client, start);
     let mut answers = Vec::new();
     for range in ranges {
@@ -300,7 +324,7 @@ fn read_noting(
             schema,
             &[0, 1],
             OnError::Fail,
-            Arc::default(),
+            outlet.open(&context).unwrap(),
             (0, None),
         );
         let reading = RangeReading {
@@ -321,9 +345,6 @@ fn read_noting(
         };
         let answer = runtime.block_on(reading.read(&mut cursor, &mut output));
         drop(output);
-        if matches!(answer, Ok(Read::All)) {
-            reached.add(*range, cursor.next());
-        }
         let mut offsets = Vec::new();
         while let Ok(batch) = batches.try_recv() {
             let batch = batch.unwrap();
@@ -345,7 +366,7 @@ fn read_noting(
             break;
         }
     }
-    answers
+    (answers, reports(&output_of_task.take()).unwrap())
 }
 
 fn records(log: &[Slot], range: OffsetRange) -> Vec<i64> {
@@ -452,12 +473,12 @@ proptest! {
     ) {
         let ranges = [range(start, middle), range(middle, end)];
         let client = SimulatedClient::new(log.clone(), start, stable, events);
-        let mut reached = Reached::default();
-        let answers = read_noting(client, &ranges, ends_range, None, &mut reached);
+        let (answers, reports) = read_reporting(client, &ranges, ends_range, None);
         prop_assert_eq!(wrong(&log, &ranges, &answers), None);
-        // The check of how far ranges were read refuses only what was not read.
+        // The check of reports refuses only what was not read.
         let is_whole = answers.iter().all(Result::is_ok);
-        prop_assert_eq!(reached.first_short(&ranges).is_none(), is_whole, "{:?}", reached);
+        let checked = check_reports(&expected(&ranges), &reports);
+        prop_assert_eq!(checked.is_ok(), is_whole, "{:?}", reports);
     }
 
     #[test]
@@ -523,10 +544,10 @@ fn a_range_that_was_ended_early_was_not_reached() {
             world().new_tree(&mut runner).unwrap().current();
         let ranges = [range(start, middle), range(middle, end)];
         let client = SimulatedClient::new(log.clone(), start, stable, events);
-        let mut reached = Reached::default();
-        let answers = read_noting(client, &ranges, |_, _| true, None, &mut reached);
+        let (answers, reports) = read_reporting(client, &ranges, |_, _| true, None);
         if let Some(fault) = wrong(&log, &ranges, &answers) {
-            assert!(reached.first_short(&ranges).is_some(), "{fault}");
+            let checked = check_reports(&expected(&ranges), &reports);
+            assert!(checked.is_err(), "{fault}");
             found += 1;
         }
     }
