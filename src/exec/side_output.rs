@@ -166,6 +166,23 @@ impl Drop for Open {
     }
 }
 
+/// The schema of these columns. An operator may give a column of another type than it has declared, for instance a list whose
+/// items may be NULL: it passes as it would without this operator.
+fn as_given(schema: &SchemaRef, columns: &[ArrayRef]) -> SchemaRef {
+    let fields = || schema.fields().iter().zip(columns);
+    if fields().all(|(field, column)| field.data_type() == column.data_type()) {
+        return Arc::clone(schema);
+    }
+    let fields = fields().map(|(field, column)| -> FieldRef {
+        let data_type = column.data_type().clone();
+        Arc::new(field.as_ref().clone().with_data_type(data_type))
+    });
+    Arc::new(Schema::new_with_metadata(
+        fields.collect::<Vec<_>>(),
+        schema.metadata().clone(),
+    ))
+}
+
 /// The rows of a partition of the input, with the column of side output.
 struct Rows {
     schema: SchemaRef,
@@ -177,7 +194,10 @@ impl Rows {
     fn widened(&self, rows: &RecordBatch) -> Result<RecordBatch> {
         let mut columns = rows.columns().to_vec();
         columns.push(no_side_output(rows.num_rows()));
-        Ok(RecordBatch::try_new(Arc::clone(&self.schema), columns)?)
+        Ok(RecordBatch::try_new(
+            as_given(&self.schema, &columns),
+            columns,
+        )?)
     }
 }
 
@@ -372,12 +392,15 @@ impl Kept {
             lock(&self.side).push(filter_record_batch(&given, &is_side)?);
             filter_record_batch(batch, &is_null(side)?)?
         };
-        let columns = rows.columns().iter().take(self.schema.fields().len());
-        Ok(RecordBatch::try_new_with_options(
+        let own: Vec<usize> = (0..self.schema.fields().len()).collect();
+        let rows = rows.project(&own)?;
+        let declared = RecordBatch::try_new_with_options(
             Arc::clone(&self.schema),
-            columns.cloned().collect(),
+            rows.columns().to_vec(),
             &RecordBatchOptions::new().with_row_count(Some(rows.num_rows())),
-        )?)
+        );
+        // What an operator gives otherwise than it has declared passes as it is.
+        Ok(declared.unwrap_or(rows))
     }
 }
 
@@ -445,7 +468,7 @@ impl ExecutionPlan for SplitSideOutputExec {
 #[cfg(test)]
 mod tests {
     use anabranch_udfs::{Disposition, side_rows};
-    use datafusion::arrow::array::Int64Array;
+    use datafusion::arrow::array::{Int32Array, Int64Array};
     use datafusion::arrow::datatypes::Int64Type;
     use datafusion::physical_plan::collect_partitioned;
     use datafusion::physical_plan::streaming::{PartitionStream, StreamingTableExec};
@@ -586,6 +609,34 @@ mod tests {
         let both = datafusion::arrow::compute::concat_batches(&side.schema, &[given, row]).unwrap();
         assert_eq!(numbers(&[kept.split(&both).unwrap()], "v"), [5]);
         assert_eq!(lock(&kept.side)[0], late);
+    }
+
+    #[tokio::test]
+    async fn columns_pass_that_are_not_as_they_were_declared() {
+        let split = SplitSideOutputExec::over(plan(1));
+        let (wide, own) = (split.input.schema(), Arc::clone(&split.kept.schema));
+        let schema = Schema::new(vec![Field::new("v", DataType::Int32, true)]);
+        let column: ArrayRef = Arc::new(Int32Array::from(vec![Some(1), None]));
+        let given = RecordBatch::try_new(Arc::new(schema), vec![column]).unwrap();
+        let input = futures::stream::iter([Ok(given.clone())]);
+        let mut rows = Rows {
+            schema: wide,
+            input: Some((
+                Box::pin(RecordBatchStreamAdapter::new(own, input)),
+                Open(Arc::new(Run {
+                    begun: Mutex::new(Begun {
+                        task: None,
+                        partitions: Vec::new(),
+                    }),
+                    open: watch::Sender::new(1),
+                })),
+            )),
+        };
+        let widened = rows.next().await.unwrap().unwrap();
+        assert_eq!(
+            split.kept.split(&widened).unwrap().columns(),
+            given.columns()
+        );
     }
 
     #[test]
