@@ -180,7 +180,7 @@ impl Ranges {
         let of_table = |(table, source): (&String, &JobSource)| {
             let ranges = self.planned.get(table).map_or(&[][..], Vec::as_slice);
             let (time, aside) = (times.get(table).cloned(), self.aside.get(table).cloned());
-            let batch = source.batch(ranges, time, aside)?;
+            let batch = source.batch(table, ranges, time, aside)?;
             Ok((table.clone(), batch))
         };
         sources.iter().map(of_table).collect()

@@ -713,10 +713,10 @@ impl<'a> JobRunner<'a> {
                         });
                     }
                 });
-                plan.read_to_end().await?;
-                Ok((plan, prepared))
+                let sides = plan.finish().await?;
+                Ok((plan, prepared, sides))
             };
-            let (plan, prepared) = phases.time(BatchPhase::Run, run).await?;
+            let (plan, mut prepared, sides) = phases.time(BatchPhase::Run, run).await?;
             failpoint::reach("written");
             let parent = last
                 .as_ref()
@@ -734,12 +734,12 @@ impl<'a> JobRunner<'a> {
                 .as_ref()
                 .map(Pending::files)
                 .unwrap_or_default();
-            let (bad_records, last_records) = match &prepared {
+            let (dead_letters, last_records) = match &mut prepared {
                 Some((prepared, _)) => {
-                    let front = prepared.front();
-                    (front.take_bad_records(), front.last_records())
+                    let letters = prepared.take_dead_letters();
+                    (letters, prepared.last_records().clone())
                 }
-                None => (plan.take_bad_records(), plan.last_records()),
+                None => (sides.dead_letters, sides.last_records),
             };
             self.saw_records(&last_records);
             for (table, marks) in last_records {
@@ -747,7 +747,7 @@ impl<'a> JobRunner<'a> {
                     version.marks.entry(table).or_default().extend(marks);
                 }
             }
-            let letters: Vec<DeadLetter> = bad_records.into_iter().map(dead_letter).collect();
+            let letters: Vec<DeadLetter> = dead_letters.into_iter().map(dead_letter).collect();
             version.dead_letters = letters.len() as u64;
             version.clock = Some(context.clock.clone());
             version.silent = context.silent.clone();

@@ -8,7 +8,7 @@ use crate::error::{Error, Result, Subject};
 #[cfg(test)]
 use crate::runtime::simulation::SimulatedSource;
 use crate::streaming::{BatchSource, JobSinkTable};
-use crate::tables::bad_records::{BadRecords, SetAside};
+use crate::tables::bad_records::SetAside;
 use crate::tables::delta::{DeltaJobSource, DeltaStreamProvider, FileRange, StreamLook};
 use crate::tables::kafka::{
     KafkaJobSource, KafkaTable, KafkaTableProvider, OffsetRange, PartitionEnds, Startup,
@@ -202,10 +202,11 @@ impl JobSource {
         }
     }
 
-    /// The table restricted to these ranges, for a batch. With `time`, the scan adds the hidden column with the place and
-    /// watermark of each row. Records of a topic that are listed in `aside` become dead letters.
+    /// The table, which the job calls `name`, as a batch sees it that reads these ranges; with `time`, it says what is to know of
+    /// every row's time. Records of a topic that are to be set `aside` are dead letters.
     pub(super) fn batch(
         &self,
+        name: &str,
         ranges: &[PlannedRange],
         time: Option<Arc<BatchTime>>,
         aside: Option<Arc<SetAside>>,
@@ -219,15 +220,16 @@ impl JobSource {
                 });
                 let (table, pool) = (Arc::clone(source.table()), Some(Arc::clone(source.pool())));
                 let provider = KafkaTableProvider::for_batch(table, ranges.collect(), pool);
-                let provider = provider.with_aside(aside.unwrap_or_default());
-                let bad_records = Arc::clone(provider.bad_records());
+                let provider = provider
+                    .with_name(name)
+                    .with_aside(aside.unwrap_or_default());
                 let provider = match time {
                     Some(time) => provider.with_time(time),
                     None => provider,
                 };
                 Ok(BatchSource {
                     provider: Arc::new(provider),
-                    bad_records,
+                    last_records: BTreeMap::new(),
                 })
             }
             Self::Delta { source, next } => {
@@ -241,24 +243,19 @@ impl JobSource {
                     _ => None,
                 };
                 let range = range.ok_or_else(|| Error::internal("files that nobody chose"))?;
-                let bad_records: Arc<BadRecords> = Arc::default();
-                if let Some(mark) = range.mark.filter(|_| range.end > range.start) {
-                    bad_records.reached(0, mark);
-                }
-                let provider = DeltaStreamProvider::try_new(range)?;
+                let mark = range.mark.filter(|_| range.end > range.start);
+                let provider = DeltaStreamProvider::try_new(range, name)?;
                 let provider = match time {
-                    Some(time) => {
-                        provider.with_time(time, source.handle(), Arc::clone(&bad_records))
-                    }
+                    Some(time) => provider.with_time(time, source.handle()),
                     None => provider,
                 };
                 Ok(BatchSource {
                     provider: Arc::new(provider),
-                    bad_records,
+                    last_records: mark.map(|mark| (0, mark)).into_iter().collect(),
                 })
             }
             #[cfg(test)]
-            Self::Simulated(source) => source.batch(ranges, time),
+            Self::Simulated(source) => source.batch(name, ranges, time),
         }
     }
 }

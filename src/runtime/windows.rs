@@ -23,10 +23,11 @@ use crate::runtime::blame::{fault, halve, may_blame};
 use crate::runtime::sink::JobSink;
 use crate::runtime::source::JobSource;
 use crate::runtime::statements::ReadyJob;
-use crate::state::late_rows;
+use crate::session::BatchSides;
 use crate::state::{StateChange, StateTable, Step, StepRule, encode_states, read_state_file, step};
 use crate::store::{JobId, JobStore, check_crc32, crc32, crc32_of};
 use crate::streaming::{BatchPlan, FrontBatch, LastRecords, StreamQuery};
+use crate::tables::bad_records::BadRecord;
 use crate::tables::time::BatchTime;
 
 /// After so many changelogs a batch writes the whole state, if they have at least a quarter of its rows.
@@ -51,7 +52,7 @@ pub(super) struct Prepared {
     /// The rows that earlier batches emitted for the groups that this batch touched.
     before: RecordBatch,
     log: RecordBatch,
-    late: Option<RecordBatch>,
+    sides: BatchSides,
     time: JobTime,
     change: StateChange,
     rows_after: usize,
@@ -173,17 +174,13 @@ impl Windows {
         let front = job.query.front(ranges.of_sources(sources, &times)?).await?;
         let partitions =
             collect_partitioned(Arc::clone(&front.front.plan), Arc::clone(&front.context)).await?;
-        front.read_to_end().await?;
+        let sides = front.finish().await?;
         let aggregate = &front.front.aggregate;
         let time = if aggregate.is_keyed() {
-            let now = clock(&front.last_records());
+            let now = clock(&sides.last_records);
             self.time.at(now.saturating_mul(1_000), job.options.ttl())
         } else {
-            let reached = times
-                .iter()
-                .map(|(table, time)| (table.clone(), time.reached()))
-                .collect();
-            self.time.after(self.policy, known, &reached, idle)
+            self.time.after(self.policy, known, &sides.reached(), idle)
         };
         let clock = time.clock.unwrap_or_default();
         let partials = partitions
@@ -206,7 +203,6 @@ impl Windows {
             change,
             rows_after,
         } = step(&self.table, aggregate, &partials, rule)?;
-        let late = late_rows(&front.front.late.take())?;
         let held = self.table.size() + log.get_array_memory_size();
         if held > job.options.state_max_memory {
             return Err(Error::data(format!(
@@ -222,7 +218,7 @@ impl Windows {
             emitted,
             before,
             log,
-            late,
+            sides,
             time,
             change,
             rows_after,
@@ -274,7 +270,7 @@ impl Windows {
     ) -> Result<Applied> {
         (version.rows_in, version.bytes_in) = prepared.front.read();
         version.time = Some(prepared.time.clone());
-        if let Some(late) = &prepared.late {
+        if let Some(late) = &prepared.sides.late {
             let bytes = encode_states(&late.schema(), std::slice::from_ref(late))?;
             version.late_rows = late.num_rows() as u64;
             version.late_crc32 = Some(crc32(&bytes));
@@ -345,9 +341,14 @@ impl Windows {
 }
 
 impl Prepared {
-    /// The front part of the batch, which produced the rows.
-    pub(super) fn front(&self) -> &FrontBatch {
-        &self.front
+    /// Takes the dead letters, with the table of each.
+    pub(super) fn take_dead_letters(&mut self) -> Vec<(String, BadRecord)> {
+        std::mem::take(&mut self.sides.dead_letters)
+    }
+
+    /// The last record that was read of each partition.
+    pub(super) fn last_records(&self) -> &LastRecords {
+        &self.sides.last_records
     }
 
     /// The rows to be written, and the rows whose keys are to be withdrawn, both in the sink's columns.

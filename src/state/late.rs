@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
-use datafusion::arrow::array::{ArrayRef, AsArray, RecordBatch, new_null_array};
-use datafusion::arrow::compute::{cast, concat_batches};
+use anabranch_udfs::{DISPOSITION, Disposition};
+use datafusion::arrow::array::{ArrayRef, RecordBatch, UInt8Array};
+use datafusion::arrow::compute::kernels::cmp::eq;
+use datafusion::arrow::compute::{cast, concat_batches, filter};
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
+use datafusion::arrow::error::ArrowError;
 
 use crate::error::{Error, Result};
-use crate::tables::time::{HIDDEN_END, HIDDEN_START};
-use crate::tables::time::{ROW_COLUMN, ROW_WATERMARK};
 
 fn time() -> DataType {
     DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()))
@@ -27,16 +28,13 @@ pub(crate) fn late_schema() -> SchemaRef {
     ]))
 }
 
-/// The late rows of a batch, in the columns of `system.late_rows`; none if there are none.
+/// The late rows in what a batch gave as side output, in the columns of `system.late_rows`; none if there are none.
 ///
 /// # Errors
 ///
-/// Rows without their hidden columns.
-pub fn late_rows(set_aside: &[RecordBatch]) -> Result<Option<RecordBatch>> {
-    let batches = set_aside
-        .iter()
-        .map(late_batch)
-        .collect::<Result<Vec<_>>>()?;
+/// Side output in other columns.
+pub(crate) fn late_rows(side: &[RecordBatch]) -> Result<Option<RecordBatch>> {
+    let batches = side.iter().map(late_batch).collect::<Result<Vec<_>>>()?;
     if batches.iter().all(|batch| batch.num_rows() == 0) {
         return Ok(None);
     }
@@ -46,34 +44,22 @@ pub fn late_rows(set_aside: &[RecordBatch]) -> Result<Option<RecordBatch>> {
     ))
 }
 
-fn late_batch(rows: &RecordBatch) -> Result<RecordBatch> {
-    let row = rows
-        .column_by_name(ROW_COLUMN)
-        .and_then(|column| column.as_struct_opt())
-        .ok_or_else(|| Error::internal("late rows without their place"))?;
-    let part = |name: &str| -> Result<ArrayRef> {
-        let column = row.column_by_name(name).cloned();
-        column.ok_or_else(|| Error::internal(format!("late rows without {name}")))
+fn late_batch(side: &RecordBatch) -> Result<RecordBatch> {
+    let internal = |error: ArrowError| Error::internal(error.to_string());
+    let part = |name: &str| -> Result<&ArrayRef> {
+        let column = side.column_by_name(name);
+        column.ok_or_else(|| Error::internal(format!("side output without {name}")))
     };
-    let window = |name: &str| match rows.column_by_name(name) {
-        Some(column) => Arc::clone(column),
-        None => new_null_array(&time(), rows.num_rows()),
-    };
-    let columns = [
-        part("topic")?,
-        part("partition")?,
-        part("offset")?,
-        part("value")?,
-        part(ROW_WATERMARK)?,
-        window(HIDDEN_START),
-        window(HIDDEN_END),
-    ];
+    let late = UInt8Array::new_scalar(Disposition::Late.code());
+    let late = eq(part(DISPOSITION)?, &late).map_err(internal)?;
     let schema = late_schema();
-    let columns = columns
+    let columns = schema
+        .fields()
         .iter()
-        .zip(schema.fields())
-        .map(|(column, field)| cast(column, field.data_type()))
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(|error| Error::internal(error.to_string()))?;
-    RecordBatch::try_new(schema, columns).map_err(|error| Error::internal(error.to_string()))
+        .map(|field| {
+            let column = filter(part(field.name())?, &late).map_err(internal)?;
+            cast(&column, field.data_type()).map_err(internal)
+        })
+        .collect::<Result<Vec<_>>>()?;
+    RecordBatch::try_new(schema, columns).map_err(internal)
 }

@@ -10,11 +10,10 @@ mod hidden;
 mod laws;
 mod lineage;
 mod query;
-#[cfg(test)]
-pub(crate) mod query_tests;
 mod scope;
 #[cfg(test)]
 mod scope_tests;
+pub mod side_output;
 mod sides;
 mod slices;
 mod split;
@@ -22,8 +21,8 @@ mod split;
 use std::sync::Arc;
 
 use anabranch_udfs::{
-    FIRST_WINDOW_END, IncrementalAggregate, LateRows, LateRowsExec, LateRule, SliceRowsExec,
-    SliceRule, StateShape,
+    FIRST_WINDOW_END, IncrementalAggregate, LateColumns, LateRowsExec, LateRule, SliceRowsExec,
+    SliceRule, StateShape, WINDOW_END, WINDOW_START,
 };
 use datafusion::arrow::array::{Array as _, ArrayRef, RecordBatch};
 use datafusion::arrow::datatypes::{DataType, TimeUnit};
@@ -48,8 +47,7 @@ use crate::streaming::split::{Split, Windowing};
 use crate::tables::time::{HIDDEN_END, HIDDEN_START};
 use crate::tables::time::{ROW_COLUMN, ROW_WATERMARK};
 
-pub(crate) use query::reads_what_it_writes;
-pub use query::{BatchPlan, BatchSource, FrontBatch, JobQuery, JobSinkTable, LastRecords};
+pub(crate) use crate::state::late::{late_rows, late_schema};
 pub use sides::StreamTable;
 pub(crate) use sides::{BatchTables, Sources, reads_stream, static_tables, table_of};
 
@@ -70,10 +68,8 @@ pub struct StreamQuery {
 pub struct FrontPlan {
     /// The aggregate over the rows.
     pub aggregate: IncrementalAggregate,
-    /// Computes partial states of the batch's rows.
+    /// Gives partial states of the batch's rows; rows that were too late go to the side output of its task.
     pub plan: Arc<dyn ExecutionPlan>,
-    /// The late rows.
-    pub late: Arc<LateRows>,
 }
 
 impl StreamQuery {
@@ -217,15 +213,32 @@ impl StreamQuery {
             Ok(state.create_physical_expr(expr, &schema)?)
         };
         let all = |exprs: &[Expr]| exprs.iter().map(physical).collect::<Result<Vec<_>>>();
-        let late: Arc<LateRows> = Arc::default();
-        let watermark = || {
+        let of_row = |name: &str| {
             let row = find(&schema, ROW_COLUMN)
-                .ok_or_else(|| Error::internal("nobody keeps the time of rows"))?;
-            physical(&get_field(Expr::Column(row), ROW_WATERMARK))
+                .ok_or_else(|| Error::internal("no source keeps the time of rows"))?;
+            physical(&get_field(Expr::Column(row), name))
+        };
+        let watermark = || of_row(ROW_WATERMARK);
+        let late = || -> Result<LateColumns> {
+            let mut columns = Vec::new();
+            for name in ["topic", "partition", "offset", "value", ROW_WATERMARK] {
+                columns.push((name.to_owned(), of_row(name)?));
+            }
+            // The window that was missed; of a session it is not known.
+            for (hidden, name) in [(HIDDEN_START, WINDOW_START), (HIDDEN_END, WINDOW_END)] {
+                if let Some(column) = find(&schema, hidden) {
+                    columns.push((name.to_owned(), physical(&Expr::Column(column))?));
+                }
+            }
+            Ok(LateColumns::new(columns))
         };
         let without_late = |rows: Arc<dyn ExecutionPlan>, rule| -> Result<Arc<dyn ExecutionPlan>> {
-            let late = Arc::clone(&late);
-            Ok(Arc::new(LateRowsExec::new(rows, rule, watermark()?, late)))
+            Ok(Arc::new(LateRowsExec::new(
+                rows,
+                rule,
+                watermark()?,
+                late()?,
+            )))
         };
         let (shape, in_time) = match &self.split.windowing {
             Windowing::Keys { groups } => {
@@ -258,7 +271,7 @@ impl StreamQuery {
                     slices: *slices,
                     groups: groups.clone(),
                 };
-                let rows = SliceRowsExec::new(rows, rule, Arc::clone(&late));
+                let rows = SliceRowsExec::new(rows, rule, late()?);
                 (shape, Arc::new(rows) as Arc<dyn ExecutionPlan>)
             }
             Windowing::Aligned { groups, window_end } => {
@@ -310,7 +323,6 @@ impl StreamQuery {
         Ok(FrontPlan {
             plan: aggregate.partial(in_time)?,
             aggregate,
-            late,
         })
     }
 

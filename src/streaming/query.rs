@@ -18,7 +18,7 @@ use datafusion::physical_plan::ExecutionPlan;
 use datafusion::sql::parser::Statement as SqlStatement;
 use datafusion::sql::sqlparser::ast::{Statement as AnsiStatement, TableObject};
 
-use crate::core::jobs::{RecordMark, Shortage};
+use crate::core::jobs::{Reached, RecordMark, Shortage};
 use crate::error::{Error, Result, Subject};
 use crate::planner::ast::Emit;
 use crate::session::catalog::view_barrier;
@@ -30,14 +30,17 @@ use crate::session::names::labels::Labels;
 use crate::session::rewrite::standard::ordered_texts;
 use crate::session::system::SYSTEM;
 use crate::session::{Session, rewrite};
-use crate::streaming::drain::{WholeExec, read_to_end};
+use crate::streaming::drain::WholeExec;
 use crate::streaming::scope::check_scope;
+use crate::streaming::side_output::SplitSideOutputExec;
 use crate::streaming::{
-    BatchTables, FrontPlan, Sources, StreamQuery, StreamTable, static_tables, table_of,
+    BatchTables, FrontPlan, Sources, StreamQuery, StreamTable, late_rows, static_tables, table_of,
 };
-use crate::tables::bad_records::{BadRecord, BadRecords};
-use crate::tables::delta::{DeltaTableHandle, TimeTravel, stream_read};
+use crate::tables::bad_records::BadRecord;
+use crate::tables::delta::{DeltaTableHandle, TimeTravel, stream_expected};
 use crate::tables::kafka::{KafkaScanExec, KafkaTable};
+use crate::tables::read_metrics::read;
+use crate::tables::side_output::{Expected, Report, check_reports, dead_letters, reports};
 
 /// The sink of a job.
 #[derive(Debug, Clone)]
@@ -65,8 +68,8 @@ impl JobSinkTable {
 pub struct BatchSource {
     /// Provides the batch's rows; with the hidden columns, if the job has windows.
     pub provider: Arc<dyn TableProvider>,
-    /// Collects the records that cannot be decoded.
-    pub bad_records: Arc<BadRecords>,
+    /// By partition, the last record of the batch, where that is known before it is read.
+    pub last_records: BTreeMap<i32, RecordMark>,
 }
 
 /// A job's INSERT, or the query of a subscription, in a session of its own: its tables are those that existed when the job was
@@ -105,68 +108,113 @@ pub struct FrontBatch {
     pub front: FrontPlan,
     /// The task context that it runs in.
     pub context: Arc<TaskContext>,
-    bad_records: Vec<(String, Arc<BadRecords>)>,
+    sides: PlannedSides,
 }
 
 impl FrontBatch {
-    /// Reads the records that the plan has left unread: they count all the same.
+    /// Ends the plan, which has run: reads records that it did not need, because they count all the same, and gives what came
+    /// besides its rows.
     ///
     /// # Errors
     ///
-    /// The errors of the scans, or a scan that has not come to its end.
-    pub async fn read_to_end(&self) -> Result<()> {
-        read_to_end(&self.front.plan, &self.context).await?;
-        check_reached(&self.front.plan)
+    /// What reading says, and a scan that did not come to its end.
+    pub async fn finish(&self) -> Result<BatchSides> {
+        self.sides.finish(&self.context).await
     }
 
     /// Records read so far, and the bytes of their keys and values.
     pub fn read(&self) -> (u64, u64) {
         read(&self.front.plan)
     }
+}
 
-    /// The last record that was read of each partition so far.
-    pub fn last_records(&self) -> LastRecords {
-        last_records(&self.bad_records)
-    }
+/// What a batch gave besides its rows.
+#[derive(Debug, Default)]
+pub struct BatchSides {
+    /// Late rows, in the columns of `system.late_rows`; none if there are none.
+    pub late: Option<RecordBatch>,
+    /// Records that could not be used, with the table of each.
+    pub dead_letters: Vec<(String, BadRecord)>,
+    /// The last record that was read of each partition.
+    pub last_records: LastRecords,
+    reports: Vec<Report>,
+}
 
-    /// Takes the records that could not be decoded, with the table of each.
-    pub fn take_bad_records(&self) -> Vec<(String, BadRecord)> {
-        take_bad_records(&self.bad_records)
+impl BatchSides {
+    /// By table and partition, what was reached in time.
+    pub fn reached(&self) -> BTreeMap<String, BTreeMap<i32, Reached>> {
+        let mut reached: BTreeMap<String, BTreeMap<i32, Reached>> = BTreeMap::new();
+        for report in &self.reports {
+            if let Some(of_partition) = report.reached {
+                let of_table = reached.entry(report.table.clone()).or_default();
+                of_table.insert(report.partition, of_partition);
+            }
+        }
+        reached
     }
 }
 
-fn read(plan: &Arc<dyn ExecutionPlan>) -> (u64, u64) {
-    let own = if let Some(scan) = plan.downcast_ref::<KafkaScanExec>() {
-        (scan.records_read(), scan.bytes_read())
-    } else {
-        stream_read(plan).unwrap_or_default()
-    };
-    plan.children()
-        .into_iter()
-        .map(read)
-        .fold(own, |all, one| (all.0 + one.0, all.1 + one.1))
+/// What is known before a batch runs of what it gives besides its rows.
+#[derive(Debug)]
+struct PlannedSides {
+    /// The plan.
+    split: Arc<SplitSideOutputExec>,
+    /// What its scans are to report.
+    expected: Vec<Expected>,
+    last_records: LastRecords,
 }
 
-/// LOSS-1: refuses a batch whose scan has not returned all planned records, so that it is not written.
-fn check_reached(plan: &Arc<dyn ExecutionPlan>) -> Result<()> {
+impl PlannedSides {
+    /// Of a plan that gives the rows of a batch.
+    fn of(plan: Arc<dyn ExecutionPlan>, last_records: LastRecords) -> Result<Self> {
+        let plan = whole(plan)?;
+        let mut expected = Vec::new();
+        expected_of(&plan, &mut expected);
+        Ok(Self {
+            split: Arc::new(SplitSideOutputExec::over(plan)),
+            expected,
+            last_records,
+        })
+    }
+
+    async fn finish(&self, context: &Arc<TaskContext>) -> Result<BatchSides> {
+        let side = self.split.finish(context).await?;
+        let reports = reports(&side)?;
+        // LOSS-1: a batch whose scan has not given all that was planned is not to be written.
+        check_reports(&self.expected, &reports)?;
+        let mut last_records = self.last_records.clone();
+        for report in &reports {
+            if let Some(last) = report.last {
+                let of_table = last_records.entry(report.table.clone()).or_default();
+                of_table.insert(report.partition, last);
+            }
+        }
+        Ok(BatchSides {
+            late: late_rows(&side)?,
+            dead_letters: dead_letters(&side)?,
+            last_records,
+            reports,
+        })
+    }
+}
+
+/// What the scans of streams in a plan are to report.
+fn expected_of(plan: &Arc<dyn ExecutionPlan>, expected: &mut Vec<Expected>) {
     if let Some(scan) = plan.downcast_ref::<KafkaScanExec>() {
-        scan.check_reached()?;
+        expected.extend(scan.expected());
+    } else if let Some(of_files) = stream_expected(plan) {
+        expected.extend(of_files);
     }
-    plan.children().into_iter().try_for_each(check_reached)
-}
-
-fn bad_records(sources: &BTreeMap<String, BatchSource>) -> Vec<(String, Arc<BadRecords>)> {
-    sources
-        .iter()
-        .map(|(name, source)| (name.clone(), Arc::clone(&source.bad_records)))
-        .collect()
+    for child in plan.children() {
+        expected_of(child, expected);
+    }
 }
 
 /// Wraps the scans of `plan` so that they are read to their end, even if a join above needs fewer rows.
 fn whole(plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
     let whole = plan.transform_up(|plan| {
         Ok(
-            if plan.is::<KafkaScanExec>() || stream_read(&plan).is_some() {
+            if plan.is::<KafkaScanExec>() || stream_expected(&plan).is_some() {
                 Transformed::yes(Arc::new(WholeExec::new(plan)) as _)
             } else {
                 Transformed::no(plan)
@@ -176,21 +224,16 @@ fn whole(plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
     Ok(whole.data)
 }
 
-fn last_records(bad_records: &[(String, Arc<BadRecords>)]) -> LastRecords {
-    let last = bad_records.iter();
-    last.map(|(table, records)| (table.clone(), records.last_records()))
-        .collect()
-}
-
-fn take_bad_records(bad_records: &[(String, Arc<BadRecords>)]) -> Vec<(String, BadRecord)> {
-    let of_table = |(table, records): &(String, Arc<BadRecords>)| {
-        let table = table.clone();
-        records
-            .take()
-            .into_iter()
-            .map(move |record| (table.clone(), record))
-    };
-    bad_records.iter().flat_map(of_table).collect()
+/// The sources' providers by name, and what is known of their last records.
+fn opened(
+    sources: BTreeMap<String, BatchSource>,
+) -> (BTreeMap<String, Arc<dyn TableProvider>>, LastRecords) {
+    let (mut providers, mut last_records) = (BTreeMap::new(), LastRecords::new());
+    for (name, source) in sources {
+        last_records.insert(name.clone(), source.last_records);
+        providers.insert(name, source.provider);
+    }
+    (providers, last_records)
 }
 
 /// One batch, ready to run.
@@ -200,18 +243,22 @@ pub struct BatchPlan {
     pub plan: Arc<dyn ExecutionPlan>,
     /// The task context that it runs in.
     pub context: Arc<TaskContext>,
-    bad_records: Vec<(String, Arc<BadRecords>)>,
+    /// None of a plan that reads no stream.
+    sides: Option<PlannedSides>,
 }
 
 impl BatchPlan {
-    /// Reads the records that the plan has left unread: they count all the same.
+    /// Ends the plan, which has run: reads records that it did not need, because they count all the same, and gives what came
+    /// besides its rows.
     ///
     /// # Errors
     ///
-    /// The errors of the scans, or a scan that has not come to its end.
-    pub async fn read_to_end(&self) -> Result<()> {
-        read_to_end(&self.plan, &self.context).await?;
-        check_reached(&self.plan)
+    /// What reading says, and a scan that did not come to its end.
+    pub async fn finish(&self) -> Result<BatchSides> {
+        match &self.sides {
+            Some(sides) => sides.finish(&self.context).await,
+            None => Ok(BatchSides::default()),
+        }
     }
 
     /// The same batch with rows that its plan has computed already.
@@ -228,16 +275,6 @@ impl BatchPlan {
     /// Records read so far, and the bytes of their keys and values.
     pub fn read(&self) -> (u64, u64) {
         read(&self.plan)
-    }
-
-    /// The last record that was read of each partition so far.
-    pub fn last_records(&self) -> LastRecords {
-        last_records(&self.bad_records)
-    }
-
-    /// Takes the records that could not be decoded, with the table of each.
-    pub fn take_bad_records(&self) -> Vec<(String, BadRecord)> {
-        take_bad_records(&self.bad_records)
     }
 }
 
@@ -415,18 +452,19 @@ impl JobQuery {
     pub async fn batch(&self, sources: BTreeMap<String, BatchSource>) -> Result<BatchPlan> {
         let catalog = &self.session.catalog;
         self.begin_batch();
-        let bad_records = bad_records(&sources);
-        for (name, source) in sources {
-            catalog.pin(&name, source.provider);
+        let (providers, last_records) = opened(sources);
+        for (name, provider) in providers {
+            catalog.pin(&name, provider);
         }
         let (input, _) = self.plan_input().await?;
         let state = self.session.states.state();
         let state = self.planning(&state);
         let plan = state.create_physical_plan(&input).await?;
+        let sides = PlannedSides::of(plan, last_records)?;
         Ok(BatchPlan {
-            plan: whole(plan)?,
+            plan: Arc::clone(&sides.split) as _,
             context: self.session.states.task(),
-            bad_records,
+            sides: Some(sides),
         })
     }
 
@@ -463,11 +501,7 @@ impl JobQuery {
     pub async fn front(&self, sources: BTreeMap<String, BatchSource>) -> Result<FrontBatch> {
         // A batch reads one state of each static table, below the aggregate and above it.
         self.begin_batch();
-        let bad_records = bad_records(&sources);
-        let streams = sources
-            .into_iter()
-            .map(|(name, source)| (name, source.provider))
-            .collect();
+        let (streams, last_records) = opened(sources);
         let tables = BatchTables {
             streams,
             statics: self.statics_now().await?,
@@ -475,11 +509,12 @@ impl JobQuery {
         let state = self.session.states.state();
         let state = self.planning(&state);
         let mut front = self.windowed()?.front(&state, &tables).await?;
-        front.plan = whole(front.plan)?;
+        let sides = PlannedSides::of(front.plan, last_records)?;
+        front.plan = Arc::clone(&sides.split) as _;
         Ok(FrontBatch {
             front,
             context: self.session.states.task(),
-            bad_records,
+            sides,
         })
     }
 
@@ -498,7 +533,7 @@ impl JobQuery {
         Ok(BatchPlan {
             plan: self.windowed()?.back(&state, emitted, &tables).await?,
             context: self.session.states.task(),
-            bad_records: Vec::new(),
+            sides: None,
         })
     }
 
@@ -625,3 +660,7 @@ pub(crate) fn reads_what_it_writes(same: impl std::fmt::Display, table: &str) ->
         "the job reads and writes {same}: {table} would never be read to its end"
     ))
 }
+
+#[cfg(test)]
+#[path = "query_tests.rs"]
+mod tests;

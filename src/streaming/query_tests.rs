@@ -9,12 +9,14 @@ use datafusion::datasource::MemTable;
 use datafusion::execution::cache::cache_manager::CacheManager;
 use datafusion::physical_plan::{ExecutionPlan, collect};
 
+use super::{BatchSides, BatchSource, JobQuery, PlannedSides};
 use crate::error::{Error, ErrorKind};
 use crate::planner::ast::{JobStatement, Statement};
 use crate::planner::{Parameters, Script, parse_statement};
 use crate::session::{JobMemory, Session, SessionOptions};
+use crate::streaming::StreamTable;
 use crate::streaming::drain::WholeExec;
-use crate::streaming::{BatchSource, JobQuery, StreamTable};
+use crate::streaming::side_output::SplitSideOutputExec;
 use crate::tables::kafka::{KafkaTable, KafkaTableProvider, OffsetRange};
 
 const TABLES: &str = "
@@ -55,17 +57,19 @@ fn visits(query: &JobQuery) -> Arc<KafkaTable> {
 
 fn of_visits(provider: KafkaTableProvider) -> BTreeMap<String, BatchSource> {
     let source = BatchSource {
-        bad_records: Arc::clone(provider.bad_records()),
         provider: Arc::new(provider),
+        last_records: BTreeMap::new(),
     };
     BTreeMap::from([("visits".to_owned(), source)])
 }
 
-/// The plan without the operators that read scans to their end. No part of it runs: its scans stay at the start of their
-/// ranges.
-fn stopped(plan: &Arc<dyn ExecutionPlan>) -> Arc<dyn ExecutionPlan> {
+/// Plans a batch's side output again without what reads scans to their end, and gives the plan. None of it runs: its scan is
+/// where its range begins and reports nothing, and what it was to report stays expected.
+fn stopped(sides: &mut PlannedSides) -> Arc<dyn ExecutionPlan> {
+    let task = Arc::clone(sides.split.children()[0]);
+    let rows = Arc::clone(task.children()[0]);
     let mut found = 0;
-    let stopped = Arc::clone(plan).transform_up(|plan| {
+    let stopped = rows.transform_up(|plan| {
         Ok(match plan.is::<WholeExec>() {
             true => {
                 found += 1;
@@ -75,13 +79,15 @@ fn stopped(plan: &Arc<dyn ExecutionPlan>) -> Arc<dyn ExecutionPlan> {
         })
     });
     assert_eq!(found, 1, "there is one scan");
-    stopped.unwrap().data
+    sides.split = Arc::new(SplitSideOutputExec::over(stopped.unwrap().data));
+    Arc::clone(&sides.split) as _
 }
 
-fn is_refused(read: Result<(), Error>) {
-    let error = read.expect_err("the batch is not staged");
+fn is_refused(finished: Result<BatchSides, Error>) {
+    let error = finished.expect_err("the batch is not staged");
     assert_eq!(error.kind(), ErrorKind::Unavailable);
-    let said = "partition 3 was to be read from offset 10 to 20, and was read up to 10 only";
+    let said =
+        "table visits: partition 3 was to be read from offset 10 to 20, and was read up to 10 only";
     assert!(error.message().contains(said), "{error}");
 }
 
@@ -103,10 +109,10 @@ async fn loss_1_a_batch_whose_scan_ended_early_is_not_staged() {
         query.batch(of_visits(provider))
     };
     let mut short = batch(20).await.unwrap();
-    short.plan = stopped(&short.plan);
-    is_refused(short.read_to_end().await);
-    // An empty range counts as read to its end.
-    batch(10).await.unwrap().read_to_end().await.unwrap();
+    short.plan = stopped(short.sides.as_mut().unwrap());
+    is_refused(short.finish().await);
+    // Where nothing is to be read, all of it was.
+    batch(10).await.unwrap().finish().await.unwrap();
 }
 
 #[tokio::test]
@@ -120,9 +126,9 @@ async fn loss_1_a_batch_with_windows_whose_scan_ended_early_is_not_staged() {
         query.front(of_visits(provider.with_time(Arc::default())))
     };
     let mut short = front(20).await.unwrap();
-    short.front.plan = stopped(&short.front.plan);
-    is_refused(short.read_to_end().await);
-    front(10).await.unwrap().read_to_end().await.unwrap();
+    short.front.plan = stopped(&mut short.sides);
+    is_refused(short.finish().await);
+    front(10).await.unwrap().finish().await.unwrap();
 }
 
 /// How many entries each cache of files has.
@@ -161,7 +167,7 @@ async fn safe_1_a_job_opens_files_without_the_caches_of_statements_and_each_batc
         let visit = vec![vec![visit.clone()]];
         let source = BatchSource {
             provider: Arc::new(MemTable::try_new(Arc::clone(&schema), visit).unwrap()),
-            bad_records: Arc::default(),
+            last_records: BTreeMap::new(),
         };
         let sources = BTreeMap::from([("visits".to_owned(), source)]);
         let batch = query.batch(sources).await.unwrap();

@@ -1,10 +1,8 @@
-//! Side results of a scan: records that a statement or a batch of a job cannot use and sets aside, and the last record
-//! read of each partition.
+//! Records that a statement or a batch of a job cannot use, and that its scans set aside; and where a plain statement keeps them.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
-use crate::core::jobs::RecordMark;
 use crate::error::{Error, Result};
 
 /// Records of a table that a batch is to leave out, by partition and offset, with the reason of each.
@@ -29,11 +27,30 @@ pub struct BadRecord {
     pub reason: String,
 }
 
-/// The bad records of one statement, and the last records that it has read.
+/// At least this many rows are looked at before a share of bad ones stops a statement.
+const SAMPLE: usize = 100;
+
+/// Checks how many of the records of a table that were looked at are `bad`; the newest of these are given.
+///
+/// # Errors
+///
+/// Most of the records are bad.
+pub(crate) fn check_share(bad: usize, seen: usize, newest: &[BadRecord]) -> Result<()> {
+    if seen < SAMPLE || bad * 2 <= seen {
+        return Ok(());
+    }
+    let reason = newest.first().map_or("", |record| record.reason.as_str());
+    Err(Error::data(format!(
+        "{bad} of {seen} records cannot be decoded, the last because: {reason}"
+    ))
+    .with_help("check the table's columns and its 'format'")
+    .of_record())
+}
+
+/// The bad records of one plain statement, in memory that its plan shares with the session: such a plan stays in its process.
+/// Batches of jobs give theirs as rows (`tables::side_output`).
 #[derive(Debug, Default)]
 pub struct BadRecords {
-    /// Records that are known as bad before they are read.
-    aside: Arc<SetAside>,
     state: Mutex<BadState>,
 }
 
@@ -42,37 +59,10 @@ struct BadState {
     records: Vec<BadRecord>,
     seen: usize,
     bad: usize,
-    last: BTreeMap<i32, RecordMark>,
 }
 
 impl BadRecords {
-    /// At least this many rows are read before a share of bad ones stops a statement.
-    const SAMPLE: usize = 100;
-
-    /// None yet, and these are to be set aside when they are read.
-    pub(crate) fn with_aside(aside: Arc<SetAside>) -> Self {
-        Self {
-            aside,
-            state: Mutex::default(),
-        }
-    }
-
-    /// Why the record at this place is to be set aside, if it is.
-    pub(crate) fn aside(&self, partition: i32, offset: i64) -> Option<&str> {
-        // There are seldom any.
-        if self.aside.is_empty() {
-            return None;
-        }
-        self.aside.get(&(partition, offset)).map(String::as_str)
-    }
-
-    /// Adds records that were to be set aside: they are no sign of a wrong format.
-    pub(crate) fn add_aside(&self, records: Vec<BadRecord>) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.records.extend(records);
-    }
-
-    /// Adds bad records, of `seen` records that were read.
+    /// Adds records that were found to be bad, of so many that were looked at.
     ///
     /// # Errors
     ///
@@ -81,32 +71,12 @@ impl BadRecords {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.seen += seen;
         state.bad += records.len();
-        if state.seen >= Self::SAMPLE && state.bad * 2 > state.seen {
-            let reason = records.first().map_or("", |record| record.reason.as_str());
-            return Err(Error::data(format!(
-                "{} of {} records cannot be decoded, the last because: {reason}",
-                state.bad, state.seen
-            ))
-            .with_help("check the table's columns and its 'format'")
-            .of_record());
-        }
+        check_share(state.bad, state.seen, &records)?;
         state.records.extend(records);
         Ok(())
     }
 
-    /// A record was read from a partition; those of one partition come in their order.
-    pub(crate) fn reached(&self, partition: i32, mark: RecordMark) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.last.insert(partition, mark);
-    }
-
-    /// The last record that was read of each partition so far.
-    pub fn last_records(&self) -> BTreeMap<i32, RecordMark> {
-        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.last.clone()
-    }
-
-    /// Takes the records that were set aside so far.
+    /// Takes what was set aside so far.
     pub fn take(&self) -> Vec<BadRecord> {
         std::mem::take(
             &mut self

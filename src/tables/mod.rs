@@ -3,10 +3,12 @@
 pub mod bad_records;
 pub(crate) mod csv;
 pub mod delta;
+pub mod read_metrics;
 
 pub mod json;
 pub mod kafka;
 pub mod options;
 pub mod parquet;
+pub mod side_output;
 mod text_numbers;
 pub mod time;

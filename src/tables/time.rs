@@ -4,7 +4,7 @@
 //! The order of rows is known only where they are read: the sources fill the column there.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use datafusion::arrow::array::{
@@ -13,7 +13,7 @@ use datafusion::arrow::array::{
 };
 use datafusion::arrow::datatypes::{DataType, Field, Fields, Schema, TimestampMicrosecondType};
 
-use crate::core::jobs::{PartitionTime, Reached, RowWatermark, RunningWatermark, WatermarkPolicy};
+use crate::core::jobs::{PartitionTime, RowWatermark, RunningWatermark, WatermarkPolicy};
 use crate::error::{Error, Result, Subject};
 
 /// The start of a row's window, also if the query does not select it.
@@ -46,12 +46,11 @@ pub struct EventTime {
     pub max_ahead: Duration,
 }
 
-/// Time in one batch of a job, over the partitions of one table.
+/// Time in one batch of a job, over the partitions of one table: what its scans need to know before they begin.
 #[derive(Debug)]
 pub struct BatchTime {
     /// Per partition: the watermark that its rows meet, and its time before.
     rules: BTreeMap<i32, (RowWatermark, PartitionTime)>,
-    reached: Mutex<BTreeMap<i32, Reached>>,
     is_kept: bool,
 }
 
@@ -60,7 +59,6 @@ impl BatchTime {
     pub fn new(rules: BTreeMap<i32, (RowWatermark, PartitionTime)>) -> Self {
         Self {
             rules,
-            reached: Mutex::default(),
             is_kept: true,
         }
     }
@@ -77,11 +75,6 @@ impl BatchTime {
         self.is_kept
     }
 
-    /// The time that the partitions which were read have reached.
-    pub fn reached(&self) -> BTreeMap<i32, Reached> {
-        self.lock().clone()
-    }
-
     /// The watermark of a partition before its first row, for rows that are `delay` microseconds ahead of it.
     pub(crate) fn running(&self, partition: i32, delay: i64) -> RunningWatermark {
         let (rule, before) = self.rule(partition);
@@ -92,15 +85,6 @@ impl BatchTime {
     pub(crate) fn rule(&self, partition: i32) -> (RowWatermark, PartitionTime) {
         let unknown = (RowWatermark::From(None), PartitionTime::default());
         self.rules.get(&partition).copied().unwrap_or(unknown)
-    }
-
-    /// All rows of a partition have passed.
-    pub(crate) fn finish(&self, partition: i32, reached: impl Into<Reached>) {
-        self.lock().insert(partition, reached.into());
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<i32, Reached>> {
-        self.reached.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -60,6 +60,7 @@ mod ranges;
 mod register;
 mod scopes;
 mod session;
+mod side_output;
 mod sql;
 mod steps;
 mod times;
@@ -81,7 +82,7 @@ pub use doubles::{DoubleBeforeDecimal, element_functions, with_one_element};
 pub use filtered::FilteredArguments;
 pub use filters::PushDownFilters;
 pub use incremental::{
-    FIRST_WINDOW_END, IncrementalAggregate, LateRows, LateRowsExec, LateRule, Merged, STATE_CLOSES,
+    FIRST_WINDOW_END, IncrementalAggregate, LateRowsExec, LateRule, Merged, STATE_CLOSES,
     STATE_CLOSES_AFTER, STATE_KEYS, SliceRowsExec, SliceRule, StateShape,
 };
 pub use is_final::{IS_FINAL, IsFinalPlanner, is_final};
@@ -98,6 +99,7 @@ pub use session::{
     AggregateBySession, SessionAggregate, SessionColumn, SessionExec, SessionMergeExec,
     SessionPartialExec, SessionWindow, session_aggregate_of, session_groups_of,
 };
+pub use side_output::{DISPOSITION, Disposition, LateColumns, SideOutput, side_rows, side_schema};
 pub use sql::{parse_table_argument, rewrite_window_calls};
 pub use times::{MicrosecondTime, with_microseconds};
 pub use unjoined::ROWS_OF_QUERY;

@@ -7,12 +7,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use datafusion::physical_plan::ExecutionPlan;
-use datafusion::physical_plan::metrics::MetricValue;
 use indicatif::{HumanCount, MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::cli::scripts::eprint;
 use crate::runtime::{JobStatus, JobStatuses};
-use crate::tables::kafka::KafkaScanExec;
+use crate::tables::read_metrics::{planned, rows_of_leaves};
 
 const QUIET: Duration = Duration::from_secs(1);
 const TICK: Duration = Duration::from_millis(200);
@@ -29,10 +28,10 @@ impl Progress {
             return Self { task: None };
         }
         let plan = Arc::clone(plan);
-        let total = total_offsets(&plan);
+        let total = planned(&plan);
         Self {
             task: Some(tokio::spawn(draw(total, move || {
-                format_rows(rows_read(&plan), "read")
+                format_rows(rows_of_leaves(&plan), "read")
             }))),
         }
     }
@@ -99,38 +98,7 @@ async fn draw(total: Option<u64>, look: impl Fn() -> (u64, String)) {
     }
 }
 
-/// How many offsets all Kafka scans will read; `None` when another source is read as well.
-fn total_offsets(plan: &Arc<dyn ExecutionPlan>) -> Option<u64> {
-    if let Some(scan) = plan.downcast_ref::<KafkaScanExec>() {
-        return Some(scan.total_offsets());
-    }
-    let children = plan.children();
-    if children.is_empty() {
-        return None;
-    }
-    children.into_iter().map(total_offsets).sum()
-}
-
-/// Rows that the leaves of a plan have given so far.
-fn rows_read(plan: &Arc<dyn ExecutionPlan>) -> u64 {
-    let children = plan.children();
-    if !children.is_empty() {
-        return children.into_iter().map(rows_read).sum();
-    }
-    let Some(metrics) = plan.metrics() else {
-        return 0;
-    };
-    let rows: usize = metrics
-        .iter()
-        .filter_map(|metric| match metric.value() {
-            MetricValue::OutputRows(rows) => Some(rows.value()),
-            _ => None,
-        })
-        .sum();
-    rows as u64
-}
-
-/// The time between two lines of a job where there is no terminal.
+/// How often a job says how it is doing where there is no terminal.
 const LINES: Duration = Duration::from_secs(10);
 
 /// Shows the progress of running jobs until dropped: on a terminal one changing line for each, elsewhere now and then a

@@ -16,11 +16,12 @@ use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::streaming::PartitionStream;
 
 use super::world::Process;
-use crate::core::jobs::{Identity, PlannedRange, RecordMark};
+use crate::core::jobs::{Identity, PlannedRange, Reached, RecordMark};
 use crate::error::{Error, Result};
 use crate::streaming::BatchSource;
-use crate::tables::bad_records::{BadRecord, BadRecords};
+use crate::tables::bad_records::BadRecord;
 use crate::tables::kafka::{KafkaTable, PartitionEnds};
+use crate::tables::side_output::{BatchOutlet, BatchScan, Progress};
 use crate::tables::time::{BatchTime, row_field};
 
 /// A second, in microseconds.
@@ -175,13 +176,18 @@ impl SimulatedSource {
 
     pub(crate) fn batch(
         &self,
+        name: &str,
         ranges: &[PlannedRange],
         time: Option<Arc<BatchTime>>,
     ) -> Result<BatchSource> {
         let fields = self.table.schema.fields().iter().cloned();
         let hidden = time.is_some().then(|| Arc::new(row_field()));
         let schema: SchemaRef = Arc::new(Schema::new(fields.chain(hidden).collect::<Vec<_>>()));
-        let bad_records = Arc::default();
+        let scan = BatchScan {
+            table: name.into(),
+            scan: 0,
+            aside: Arc::default(),
+        };
         let scans: Vec<Arc<dyn PartitionStream>> = ranges
             .iter()
             .filter(|range| range.start < range.end)
@@ -190,7 +196,7 @@ impl SimulatedSource {
                     source: self.clone(),
                     range: *range,
                     time: time.clone(),
-                    bad_records: Arc::clone(&bad_records),
+                    scan: scan.clone(),
                     schema: Arc::clone(&schema),
                 };
                 Arc::new(scan) as _
@@ -202,7 +208,7 @@ impl SimulatedSource {
             } else {
                 Arc::new(StreamingTable::try_new(schema, scans)?)
             },
-            bad_records,
+            last_records: BTreeMap::new(),
         })
     }
 }
@@ -225,7 +231,7 @@ struct Scan {
     source: SimulatedSource,
     range: PlannedRange,
     time: Option<Arc<BatchTime>>,
-    bad_records: Arc<BadRecords>,
+    scan: BatchScan,
     schema: SchemaRef,
 }
 
@@ -234,9 +240,12 @@ impl PartitionStream for Scan {
         &self.schema
     }
 
-    fn execute(&self, _: Arc<TaskContext>) -> SendableRecordBatchStream {
+    fn execute(&self, context: Arc<TaskContext>) -> SendableRecordBatchStream {
         let scan = self.clone();
-        let batch = async move { scan.read().await.map_err(DataFusionError::from) };
+        let batch = async move {
+            let outlet = BatchOutlet::open(scan.scan.clone(), &context)?;
+            scan.read(&outlet).await.map_err(DataFusionError::from)
+        };
         let schema = Arc::clone(&self.schema);
         Box::pin(RecordBatchStreamAdapter::new(
             schema,
@@ -246,7 +255,7 @@ impl PartitionStream for Scan {
 }
 
 impl Scan {
-    async fn read(&self) -> Result<RecordBatch> {
+    async fn read(&self, outlet: &BatchOutlet) -> Result<RecordBatch> {
         let process = &self.source.process;
         process.step().await;
         if process.fails(|rates| rates.source) {
@@ -260,13 +269,19 @@ impl Scan {
             .filter(|(_, row)| row.is_bad)
             .map(|(offset, row)| self.bad(*offset, row))
             .collect();
-        self.bad_records.add(bad, rows.len())?;
-        if let Some((offset, row)) = rows.last() {
-            let mark = mark_of(*offset, row);
-            self.bad_records.reached(self.range.partition, mark);
-        }
+        outlet.give_bad(&bad, rows.len())?;
+        let last = rows.last().map(|(offset, row)| mark_of(*offset, row));
         let good: Vec<(i64, Row)> = rows.into_iter().filter(|(_, row)| !row.is_bad).collect();
-        self.batch(&good)
+        let (batch, reached) = self.batch(&good)?;
+        outlet.report(&Progress {
+            partition: self.range.partition,
+            stream: 0,
+            start: self.range.start,
+            next: self.range.end,
+            reached,
+            last,
+        })?;
+        Ok(batch)
     }
 
     fn rows(&self) -> Result<Vec<(i64, Row)>> {
@@ -303,8 +318,9 @@ impl Scan {
         }
     }
 
-    /// The rows as the columns `k`, `event_time`, `v`, `p`, `o`, and the hidden column of the watermark.
-    fn batch(&self, rows: &[(i64, Row)]) -> Result<RecordBatch> {
+    /// The rows as the columns `k`, `event_time`, `v`, `p`, `o`, and the hidden column of the watermark; and what they have
+    /// reached.
+    fn batch(&self, rows: &[(i64, Row)]) -> Result<(RecordBatch, Option<Reached>)> {
         let count = rows.len();
         let keys: Int64Array = rows.iter().map(|(_, row)| row.key).collect();
         let times = rows.iter().map(|(_, row)| row.time * SECOND);
@@ -318,6 +334,7 @@ impl Scan {
             Arc::new(partitions.clone()),
             Arc::new(offsets.clone()),
         ];
+        let mut reached = None;
         if let Some(time) = &self.time {
             let mut running = time.running(self.range.partition, DELAY * SECOND);
             let met: Vec<i64> = rows
@@ -328,7 +345,7 @@ impl Scan {
                     met
                 })
                 .collect();
-            time.finish(self.range.partition, running.reached());
+            reached = Some(running.reached().into());
             let DataType::Struct(fields) = row_field().data_type().clone() else {
                 return Err(Error::internal("the hidden column is no struct"));
             };
@@ -342,7 +359,8 @@ impl Scan {
             ];
             columns.push(Arc::new(StructArray::new(fields, parts, None)));
         }
-        RecordBatch::try_new(Arc::clone(&self.schema), columns)
-            .map_err(|error| Error::internal(error.to_string()))
+        let batch = RecordBatch::try_new(Arc::clone(&self.schema), columns);
+        let batch = batch.map_err(|error| Error::internal(error.to_string()))?;
+        Ok((batch, reached))
     }
 }

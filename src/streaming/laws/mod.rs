@@ -29,7 +29,6 @@ use crate::core::schedules::{Schedules, cases};
 use crate::planner::ast::{Emit, JobStatement, Statement};
 use crate::planner::{Parameters, Script, parse_statement};
 use crate::session::{ForkOptions, Session, SessionOptions};
-use crate::state::late_rows;
 use crate::state::{StateTable, StepRule, encode_states, read_states, step};
 use crate::streaming::laws::oracle::{
     CUMULATE, DELAY, HOP, Joined, Kind, LateRows, Log, Row, SECOND, TUMBLE, Values, Window,
@@ -264,7 +263,7 @@ pub(super) async fn run(query: &JobQuery, logs: &[Log], cuts: &[Vec<usize>]) -> 
         let provider = MemTable::try_new(schema, partitions).unwrap();
         let source = BatchSource {
             provider: Arc::new(provider),
-            bad_records: Arc::default(),
+            last_records: BTreeMap::new(),
         };
         let sources = BTreeMap::from([("visits".to_owned(), source)]);
         let batch = query.front(sources).await.unwrap();
@@ -277,6 +276,7 @@ pub(super) async fn run(query: &JobQuery, logs: &[Log], cuts: &[Vec<usize>]) -> 
                 .flatten()
                 .map(|batch| front.aggregate.as_states(batch, 0).unwrap())
                 .collect();
+        let sides = batch.finish().await.unwrap();
         let reached = BTreeMap::from([("visits".to_owned(), reached)]);
         let closed_before = time.closed_by;
         time = time.after(WatermarkPolicy::Lowest, &known, &reached, &BTreeMap::new());
@@ -306,7 +306,7 @@ pub(super) async fn run(query: &JobQuery, logs: &[Log], cuts: &[Vec<usize>]) -> 
             ran.held.insert(group, values.clone());
             ran.emitted.push((group, values, is_final));
         }
-        if let Some(late) = late_rows(&front.late.take()).unwrap() {
+        if let Some(late) = sides.late {
             note_late(&late, &mut ran.late);
         }
         logged.push((

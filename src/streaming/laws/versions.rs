@@ -16,13 +16,11 @@ use proptest::prelude::*;
 use crate::core::jobs::{BatchVersion, FilePlace, JobTime, WatermarkPolicy};
 use crate::core::schedules::{Schedules, cases};
 use crate::planner::ast::Emit;
-use crate::state::late_rows;
 use crate::state::{StateTable, StepRule, step};
 use crate::store::version_as_stored;
 use crate::streaming::laws::oracle::{Values, Window};
 use crate::streaming::laws::{groups_of, planned};
 use crate::streaming::{BatchSource, JobQuery, StreamTable};
-use crate::tables::bad_records::BadRecords;
 use crate::tables::delta::{
     DeltaColumn, DeltaJobSource, DeltaSpec, DeltaStream, DeltaStreamProvider, DeltaTableHandle,
     StreamLook,
@@ -268,12 +266,11 @@ async fn run(query: &JobQuery, begin: FilePlace, sizes: &[u64]) -> Ran {
         let rule = time.row_watermark(WatermarkPolicy::Lowest, "visits", 0);
         let before = time.partition("visits", 0).copied().unwrap_or_default();
         let of_batch = Arc::new(BatchTime::new([(0, (rule, before))].into()));
-        let bad_records = Arc::<BadRecords>::default();
-        let provider = DeltaStreamProvider::try_new(range).unwrap();
-        let provider = provider.with_time(Arc::clone(&of_batch), handle, Arc::clone(&bad_records));
+        let provider = DeltaStreamProvider::try_new(range, "visits").unwrap();
+        let provider = provider.with_time(of_batch, handle);
         let batch = BatchSource {
             provider: Arc::new(provider),
-            bad_records: Arc::clone(&bad_records),
+            last_records: BTreeMap::new(),
         };
         let batch = query
             .front([("visits".to_owned(), batch)].into())
@@ -288,7 +285,8 @@ async fn run(query: &JobQuery, begin: FilePlace, sizes: &[u64]) -> Ran {
                 .flatten()
                 .map(|batch| front.aggregate.as_states(batch, 0).unwrap())
                 .collect();
-        let reached = BTreeMap::from([("visits".to_owned(), of_batch.reached())]);
+        let sides = batch.finish().await.unwrap();
+        let reached = sides.reached();
         let closed_before = time.closed_by;
         time = time.after(WatermarkPolicy::Lowest, &known, &reached, &BTreeMap::new());
         // A process that starts reads it from the version.
@@ -315,7 +313,7 @@ async fn run(query: &JobQuery, begin: FilePlace, sizes: &[u64]) -> Ran {
                 ran.outcome.closed.insert(group, sorted(values));
             }
         }
-        if let Some(late) = late_rows(&front.late.take()).unwrap() {
+        if let Some(late) = sides.late {
             let starts = late.column(5).as_primitive::<TimestampMicrosecondType>();
             for (row, start) in starts.iter().enumerate() {
                 let value = late.column(3).as_binary::<i32>().value(row);
@@ -323,7 +321,7 @@ async fn run(query: &JobQuery, begin: FilePlace, sizes: &[u64]) -> Ran {
                 assert!(ran.outcome.late.insert(late), "a row is late once");
             }
         }
-        for record in bad_records.take() {
+        for (_, record) in sides.dead_letters {
             let value = value_of(&record.value.unwrap());
             assert!(ran.outcome.dead.insert(value), "a row is dead once");
         }

@@ -63,7 +63,7 @@ pub use options::OPTION_NAMES;
 pub use placed_rows::{ROW_FILE, ROW_NUMBER};
 pub use provider::has_no_nulls;
 pub use stream::{DeltaJobSource, DeltaStream, FileRange, StreamLook};
-pub use stream_provider::{DeltaStreamProvider, stream_read};
+pub use stream_provider::{DeltaStreamProvider, stream_expected};
 pub use take_back::RewrittenFile;
 
 /// The declaration of a Delta table in a statement.

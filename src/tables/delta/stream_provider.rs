@@ -2,19 +2,19 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, Ordering};
 
+use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::datatypes::{Field, FieldRef, Schema, SchemaRef};
 use datafusion::catalog::{Session, TableProvider};
 use datafusion::common::internal_err;
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::datasource::TableType;
-use datafusion::error::Result;
+use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::logical_expr::Expr;
 use datafusion::physical_plan::empty::EmptyExec;
-use datafusion::physical_plan::metrics::{
-    BaselineMetrics, ExecutionPlanMetricsSet, MetricsSet, RecordOutput as _,
-};
+use datafusion::physical_plan::metrics::{ExecutionPlanMetricsSet, MetricBuilder, MetricsSet};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::union::UnionExec;
 use datafusion::physical_plan::{
@@ -24,16 +24,17 @@ use deltalake::DeltaTable;
 use deltalake::delta_datafusion::FileSelection;
 use deltalake::kernel::Add;
 use futures::future::BoxFuture;
-use futures::{FutureExt as _, StreamExt as _};
+use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _};
 
 use super::handle::DeltaTableHandle;
 use super::provider::register_store;
 use super::scan::TableScan;
 use super::stream::{FileRange, StreamFile};
 use super::stream_files::{FILE_COLUMN, FilesOfBatch};
-use super::stream_time::{DeltaTimedExec, TimeOfBatch};
+use super::stream_time::{DeltaTimedExec, StreamReports, TimeOfBatch, partitions};
 use crate::error::{Error, Subject};
-use crate::tables::bad_records::BadRecords;
+use crate::tables::read_metrics::{BYTES_READ, RECORDS_READ};
+use crate::tables::side_output::{BatchOutlet, BatchScan, Expected};
 use crate::tables::time::{BatchTime, row_field};
 
 /// A scan of so many bytes or more is worth another stream.
@@ -48,15 +49,19 @@ pub struct DeltaStreamProvider {
     /// With the hidden column, if it has one.
     schema: SchemaRef,
     time: Option<TimeOfBatch>,
+    /// What the job calls the table.
+    name: Arc<str>,
+    /// How many scans were planned.
+    scans: AtomicI32,
 }
 
 impl DeltaStreamProvider {
-    /// Over the files of a batch.
+    /// Over the files of a batch; the job calls the table `name`, and dead letters and reports go by that.
     ///
     /// # Errors
     ///
     /// A table that cannot be read.
-    pub fn try_new(range: FileRange) -> crate::error::Result<Self> {
+    pub fn try_new(range: FileRange, name: &str) -> crate::error::Result<Self> {
         let scan =
             TableScan::of(&range.newest).map_err(|error| Error::internal(error.to_string()))?;
         let schema = scan.schema();
@@ -65,18 +70,15 @@ impl DeltaStreamProvider {
             columns: Arc::clone(&schema),
             schema,
             time: None,
+            name: name.into(),
+            scans: AtomicI32::new(0),
         })
     }
 
-    /// The same, with place and watermark of every row in the hidden column
-    /// [`ROW_COLUMN`](crate::tables::time::ROW_COLUMN). Rows without a time go to `bad_records`.
+    /// The same, with what is to know of every row's time in the hidden column [`ROW_COLUMN`](crate::tables::time::ROW_COLUMN).
+    /// Rows without a time are dead letters.
     #[must_use]
-    pub fn with_time(
-        mut self,
-        time: Arc<BatchTime>,
-        table: &DeltaTableHandle,
-        bad_records: Arc<BadRecords>,
-    ) -> Self {
+    pub fn with_time(mut self, time: Arc<BatchTime>, table: &DeltaTableHandle) -> Self {
         let hidden = Arc::new(row_field());
         let fields = self.columns.fields().iter().cloned().chain([hidden]);
         self.schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
@@ -85,9 +87,21 @@ impl DeltaStreamProvider {
             time,
             event_time,
             location: table.location().to_owned(),
-            bad_records,
         });
         self
+    }
+
+    /// What one more scan reports.
+    fn reports(&self) -> StreamReports {
+        StreamReports {
+            scan: BatchScan {
+                table: Arc::clone(&self.name),
+                scan: self.scans.fetch_add(1, Ordering::Relaxed),
+                aside: Arc::default(),
+            },
+            start: self.range.start,
+            end: self.range.end,
+        }
     }
 
     /// The columns of these fields, of files as one state of the table has them.
@@ -205,7 +219,7 @@ impl DeltaStreamProvider {
             times,
             files,
             time.clone(),
-            self.range.bytes,
+            (self.range.bytes, self.reports()),
         )))
     }
 }
@@ -233,12 +247,19 @@ impl DeltaStreamProvider {
                 None => Arc::clone(&self.schema),
             };
             if self.range.groups.is_empty() {
-                if let Some(time) = &self.time
-                    && self.range.end > self.range.start
-                {
-                    time.pass_nothing(&self.range);
+                let nothing: Arc<dyn ExecutionPlan> = Arc::new(EmptyExec::new(Arc::clone(&schema)));
+                let Some(time) = &self.time else {
+                    return Ok(nothing);
+                };
+                if self.range.end <= self.range.start {
+                    return Ok(nothing);
                 }
-                return Ok(Arc::new(EmptyExec::new(schema)) as Arc<dyn ExecutionPlan>);
+                // It has versions to report that have no files.
+                let files = FilesOfBatch::try_new(&self.range)?;
+                let of_batch = (self.range.bytes, self.reports());
+                let (time, times) = (time.clone(), None);
+                let scan = DeltaTimedExec::new(schema, nothing, times, files, time, of_batch);
+                return Ok(Arc::new(scan) as Arc<dyn ExecutionPlan>);
             }
             let has_hidden = schema.fields().len()
                 > schema
@@ -254,6 +275,7 @@ impl DeltaStreamProvider {
             Ok(Arc::new(DeltaStreamExec {
                 input: self.scan_rows(session, &schema).await?,
                 bytes: self.range.bytes,
+                reports: self.reports(),
                 metrics: ExecutionPlanMetricsSet::new(),
             }))
         }
@@ -290,18 +312,14 @@ impl TableProvider for DeltaStreamProvider {
     }
 }
 
-/// Rows and bytes that `plan` has read so far, if it is the scan of a table that is read as a stream; bytes are those of
-/// the files.
-pub fn stream_read(plan: &Arc<dyn ExecutionPlan>) -> Option<(u64, u64)> {
-    let (metrics, bytes) = if let Some(scan) = plan.downcast_ref::<DeltaStreamExec>() {
-        (scan.metrics(), scan.bytes)
-    } else if let Some(scan) = plan.downcast_ref::<DeltaTimedExec>() {
-        return Some((scan.rows_read(), scan.bytes()));
-    } else {
-        return None;
-    };
-    let rows = metrics.and_then(|metrics| metrics.output_rows());
-    Some((rows.map_or(0, |rows| rows as u64), bytes))
+/// What `plan` reports when it has run, if it is the scan of a table that is read as a stream: each of its streams, read to its
+/// end (LOSS-1).
+pub fn stream_expected(plan: &Arc<dyn ExecutionPlan>) -> Option<Vec<Expected>> {
+    if let Some(scan) = plan.downcast_ref::<DeltaStreamExec>() {
+        return Some(scan.reports.expected(partitions(&scan.input)));
+    }
+    let scan = plan.downcast_ref::<DeltaTimedExec>()?;
+    Some(scan.expected())
 }
 
 /// Gives the rows of a batch's files and counts them.
@@ -309,6 +327,7 @@ pub fn stream_read(plan: &Arc<dyn ExecutionPlan>) -> Option<(u64, u64)> {
 struct DeltaStreamExec {
     input: Arc<dyn ExecutionPlan>,
     bytes: u64,
+    reports: StreamReports,
     metrics: ExecutionPlanMetricsSet,
 }
 
@@ -352,6 +371,7 @@ impl ExecutionPlan for DeltaStreamExec {
         Ok(Arc::new(Self {
             input,
             bytes: self.bytes,
+            reports: self.reports.clone(),
             metrics: ExecutionPlanMetricsSet::new(),
         }))
     }
@@ -361,11 +381,24 @@ impl ExecutionPlan for DeltaStreamExec {
         partition: usize,
         context: Arc<TaskContext>,
     ) -> Result<SendableRecordBatchStream> {
-        let baseline = BaselineMetrics::new(&self.metrics, partition);
+        let reports = self.reports.clone();
+        let outlet = BatchOutlet::open(reports.scan.clone(), &context)?;
+        let counter = |name| MetricBuilder::new(&self.metrics).counter(name, partition);
+        let records = counter(RECORDS_READ);
+        if partition == 0 {
+            counter(BYTES_READ).add(usize::try_from(self.bytes).unwrap_or(usize::MAX));
+        }
         let rows = self.input.execute(partition, context)?;
-        let counted = rows.map(move |batch| batch.record_output(&baseline));
+        let counted = rows.inspect_ok(move |batch| records.add(batch.num_rows()));
+        let report = async move {
+            reports.report(&outlet, partition, None)?;
+            Ok::<_, DataFusionError>(None)
+        };
+        let end = futures::stream::once(report)
+            .try_filter_map(|none: Option<RecordBatch>| async move { Ok(none) });
         let schema = self.schema();
-        Ok(Box::pin(RecordBatchStreamAdapter::new(schema, counted)))
+        let given = counted.chain(end);
+        Ok(Box::pin(RecordBatchStreamAdapter::new(schema, given)))
     }
 
     fn metrics(&self) -> Option<MetricsSet> {

@@ -29,19 +29,20 @@ use datafusion::physical_plan::{
 use futures::{StreamExt as _, TryStreamExt as _};
 use tokio::sync::OnceCell;
 
-use super::stream::FileRange;
 use super::stream_files::{FILE_COLUMN, FileFacts, FilesOfBatch};
-use crate::core::jobs::{FilePlace, RowWatermark, through_versions};
+use crate::core::jobs::{Reached, RowWatermark, through_versions};
 use crate::error::{Error, Result};
 use crate::formats::FormatOptions;
-use crate::tables::bad_records::{BadRecord, BadRecords};
+use crate::tables::bad_records::BadRecord;
+use crate::tables::read_metrics::{BYTES_READ, RECORDS_READ};
+use crate::tables::side_output::{BatchOutlet, BatchScan, Expected, Progress};
 use crate::tables::time::{
     BatchTime, EventTime, ROW_COLUMN, event_times, far_future, in_time, latest_event_time,
     null_time, row_column,
 };
 
 /// A table is one partition.
-const PARTITION: i32 = 0;
+pub(super) const PARTITION: i32 = 0;
 
 /// Highest event times, or watermarks, by version.
 type ByVersion = BTreeMap<u64, Option<i64>>;
@@ -54,38 +55,88 @@ pub(super) struct TimeOfBatch {
     pub(super) event_time: Option<EventTime>,
     /// The location of the table, for people.
     pub(super) location: String,
-    /// Takes rows without a time.
-    pub(super) bad_records: Arc<BadRecords>,
 }
 
 impl TimeOfBatch {
-    /// A batch without files has read versions to their end as well.
-    pub(super) fn pass_nothing(&self, range: &FileRange) {
-        self.pass(&ByVersion::new(), FilePlace::of_offset(range.end).version);
-    }
-
-    /// Gives the watermark that the rows of each version meet, and stores the time that the table has reached in the
-    /// batch.
-    fn pass(&self, highest: &ByVersion, end: u64) -> ByVersion {
+    /// Gives the watermark that the rows of each version meet, and what the table has reached; nothing without an event time.
+    fn pass(&self, highest: &ByVersion, end: u64) -> Passed {
         let Some(event_time) = &self.event_time else {
-            return ByVersion::new();
+            return Passed::default();
         };
         let (rule, before) = self.time.rule(PARTITION);
         let (RowWatermark::From(from) | RowWatermark::Always(from)) = rule;
         let from = from.max(before.watermark);
         let (met, reached) =
             through_versions(from, before.unfinished, event_time.delay, highest, end);
-        self.time.finish(PARTITION, reached);
-        met
+        Passed {
+            met,
+            reached: Some(reached),
+        }
     }
 }
 
-/// Gives the rows of a batch's files with the hidden column. A leaf of the plan: no operator may be pushed below it.
+/// What is known once all event times of a batch are.
+#[derive(Debug, Default)]
+struct Passed {
+    /// What the rows of each version meet.
+    met: ByVersion,
+    /// What the table has reached; none where no time is kept.
+    reached: Option<Reached>,
+}
+
+/// What the streams of a scan report: each of them that it has read its files of the batch.
+#[derive(Debug, Clone)]
+pub(super) struct StreamReports {
+    pub(super) scan: BatchScan,
+    /// Where the files of the batch begin and end.
+    pub(super) start: i64,
+    pub(super) end: i64,
+}
+
+impl StreamReports {
+    /// Those of a scan with so many streams.
+    pub(super) fn expected(&self, streams: usize) -> Vec<Expected> {
+        let of_stream = |stream: usize| Expected {
+            table: Arc::clone(&self.scan.table),
+            scan: self.scan.scan,
+            partition: PARTITION,
+            stream: number(stream),
+            start: self.start,
+            end: self.end,
+        };
+        (0..streams).map(of_stream).collect()
+    }
+
+    /// A stream has come to its end.
+    pub(super) fn report(
+        &self,
+        outlet: &BatchOutlet,
+        stream: usize,
+        reached: Option<Reached>,
+    ) -> Result<()> {
+        outlet.report(&Progress {
+            partition: PARTITION,
+            stream: number(stream),
+            start: self.start,
+            next: self.end,
+            reached,
+            // Where a batch of a table ends, and what was read last there, is known before it is read.
+            last: None,
+        })
+    }
+}
+
+fn number(stream: usize) -> i32 {
+    i32::try_from(stream).unwrap_or(i32::MAX)
+}
+
+/// Gives the rows of a batch's files with the hidden column. A leaf: nothing is to be moved below it.
 pub(super) struct DeltaTimedExec {
     shared: Arc<Shared>,
     /// The table's columns that are asked for, the event time, and the file.
     rows: Arc<dyn ExecutionPlan>,
     bytes: u64,
+    reports: StreamReports,
     properties: Arc<PlanProperties>,
     metrics: ExecutionPlanMetricsSet,
 }
@@ -97,8 +148,8 @@ struct Shared {
     time: TimeOfBatch,
     /// Gives the event time and the file alone.
     times: Option<Arc<dyn ExecutionPlan>>,
-    /// The watermark that the rows of each version meet, once it is known.
-    met: OnceCell<ByVersion>,
+    /// What comes of the event times, once they were read.
+    passed: OnceCell<Passed>,
 }
 
 impl DeltaTimedExec {
@@ -108,7 +159,7 @@ impl DeltaTimedExec {
         times: Option<Arc<dyn ExecutionPlan>>,
         files: FilesOfBatch,
         time: TimeOfBatch,
-        bytes: u64,
+        (bytes, reports): (u64, StreamReports),
     ) -> Self {
         let properties = PlanProperties::new(
             EquivalenceProperties::new(Arc::clone(&schema)),
@@ -121,41 +172,35 @@ impl DeltaTimedExec {
             files,
             time,
             times,
-            met: OnceCell::new(),
+            passed: OnceCell::new(),
         };
         Self {
             shared: Arc::new(shared),
             rows,
             bytes,
+            reports,
             properties: Arc::new(properties),
             metrics: ExecutionPlanMetricsSet::new(),
         }
     }
 
-    /// How many rows it has read so far, those that it set aside included.
-    pub(super) fn rows_read(&self) -> u64 {
-        let metrics = self.metrics.clone_inner();
-        metrics
-            .sum_by_name("rows_scanned")
-            .map_or(0, |count| count.as_usize() as u64)
-    }
-
-    /// Bytes of the files.
-    pub(super) fn bytes(&self) -> u64 {
-        self.bytes
+    /// What its streams report.
+    pub(super) fn expected(&self) -> Vec<Expected> {
+        self.reports.expected(partitions(&self.rows))
     }
 }
 
-fn partitions(plan: &Arc<dyn ExecutionPlan>) -> usize {
+pub(super) fn partitions(plan: &Arc<dyn ExecutionPlan>) -> usize {
     plan.properties().partitioning.partition_count()
 }
 
 impl Shared {
-    /// The watermark that the rows of each version meet: the first call reads all event times.
-    async fn met(&self, context: &Arc<TaskContext>) -> Result<&ByVersion> {
-        let read = async || -> Result<ByVersion> {
+    /// What comes of the event times: reads them all, the first time.
+    async fn passed(&self, context: &Arc<TaskContext>) -> Result<&Passed> {
+        let read = async || -> Result<Passed> {
             let (Some(times), Some(event_time)) = (&self.times, &self.time.event_time) else {
-                return Ok(ByVersion::new());
+                // A batch without files has read versions to their end as well.
+                return Ok(self.time.pass(&ByVersion::new(), self.files.end));
             };
             let streams = (0..partitions(times)).map(|partition| {
                 let rows = times.execute(partition, Arc::clone(context));
@@ -187,7 +232,7 @@ impl Shared {
             }
             Ok(self.time.pass(&highest, self.files.end))
         };
-        self.met.get_or_try_init(read).await
+        self.passed.get_or_try_init(read).await
     }
 
     /// The highest event time of rows of one file, those aside that have none of this world.
@@ -217,6 +262,7 @@ fn times_of<'a>(
 /// The rows of a stream of files, one file after the other.
 struct FileRows {
     shared: Arc<Shared>,
+    outlet: BatchOutlet,
     /// Rows so far, by the offset of their file.
     passed: HashMap<i64, i64>,
     read: Count,
@@ -353,7 +399,8 @@ impl FileRows {
                     reason: reason?,
                 })
             });
-        time.bad_records.add(records.collect(), count)?;
+        let records: Vec<BadRecord> = records.collect();
+        self.outlet.give_bad(&records, count)?;
         Ok(Some(is_bad))
     }
 }
@@ -422,17 +469,31 @@ impl ExecutionPlan for DeltaTimedExec {
         partition: usize,
         context: Arc<TaskContext>,
     ) -> datafusion::error::Result<SendableRecordBatchStream> {
+        let reports = self.reports.clone();
+        let outlet = BatchOutlet::open(reports.scan.clone(), &context)?;
         let rows = self.rows.execute(partition, Arc::clone(&context))?;
         let shared = Arc::clone(&self.shared);
+        let counter = |name| MetricBuilder::new(&self.metrics).counter(name, partition);
+        if partition == 0 {
+            counter(BYTES_READ).add(usize::try_from(self.bytes).unwrap_or(usize::MAX));
+        }
         let mut of_files = FileRows {
             shared: Arc::clone(&shared),
+            outlet: outlet.clone(),
             passed: HashMap::new(),
-            read: MetricBuilder::new(&self.metrics).counter("rows_scanned", partition),
+            read: counter(RECORDS_READ),
         };
         let timed = async move {
-            let met = shared.met(&context).await?.clone();
+            let passed = shared.passed(&context).await?;
+            let (met, reached) = (passed.met.clone(), passed.reached);
             let timed = rows.map(move |rows| Ok(of_files.pass(&rows?, &met)?));
-            Ok::<_, DataFusionError>(timed)
+            let report = async move {
+                reports.report(&outlet, partition, reached)?;
+                Ok::<_, DataFusionError>(None)
+            };
+            let end = futures::stream::once(report)
+                .try_filter_map(|none: Option<RecordBatch>| async move { Ok(none) });
+            Ok::<_, DataFusionError>(timed.chain(end))
         };
         let timed = futures::stream::once(timed).try_flatten();
         let schema = self.schema();

@@ -1,6 +1,7 @@
 //! The table provider: ranges fixed once per statement, narrowed by predicates; INSERT as a sink.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, Ordering};
 
 use datafusion::arrow::datatypes::{Schema, SchemaRef};
 use datafusion::catalog::{Session, TableProvider};
@@ -25,6 +26,7 @@ use crate::tables::kafka::pool::ConsumerPool;
 use crate::tables::kafka::range::{Bounds, NarrowingColumns, OffsetRange, bounds};
 use crate::tables::kafka::scan::KafkaScanExec;
 use crate::tables::kafka::sink::KafkaSink;
+use crate::tables::side_output::{BatchScan, Outlet};
 use crate::tables::time::{BatchTime, row_field};
 
 /// A Kafka table as one statement sees it: all its scans read the same ends.
@@ -35,8 +37,15 @@ pub struct KafkaTableProvider {
     ends: OnceCell<Vec<(i32, i64, i64)>>,
     /// The ranges of a job's batch, which no predicate narrows.
     fixed: Option<Vec<OffsetRange>>,
+    /// Takes what a plain statement cannot decode.
     bad_records: Arc<BadRecords>,
-    /// The times of a job's batch that keeps time: then the table has the hidden column.
+    /// Of a job's batch: what the job calls the table.
+    name: Arc<str>,
+    /// Of a job's batch: records that are to be left out.
+    aside: Arc<SetAside>,
+    /// How many scans were planned.
+    scans: AtomicI32,
+    /// Of a job's batch that keeps time: the table has the hidden column then.
     time: Option<Arc<BatchTime>>,
     pool: Option<Arc<ConsumerPool>>,
     schema: SchemaRef,
@@ -47,10 +56,13 @@ impl KafkaTableProvider {
     pub fn new(table: Arc<KafkaTable>) -> Self {
         Self {
             schema: Arc::clone(&table.schema),
+            name: table.name.as_str().into(),
             table,
             ends: OnceCell::new(),
             fixed: None,
             bad_records: Arc::default(),
+            aside: Arc::default(),
+            scans: AtomicI32::new(0),
             time: None,
             pool: None,
         }
@@ -83,7 +95,14 @@ impl KafkaTableProvider {
     /// The same, without the records that are to be set aside: they are dead letters.
     #[must_use]
     pub fn with_aside(mut self, aside: Arc<SetAside>) -> Self {
-        self.bad_records = Arc::new(BadRecords::with_aside(aside));
+        self.aside = aside;
+        self
+    }
+
+    /// The same, with the name that the job has for the table: its dead letters and reports go by that.
+    #[must_use]
+    pub fn with_name(mut self, name: &str) -> Self {
+        self.name = name.into();
         self
     }
 
@@ -92,7 +111,7 @@ impl KafkaTableProvider {
         &self.table
     }
 
-    /// Records that the statement set aside.
+    /// Records that a plain statement set aside; those of a batch go to the side output of its task.
     pub fn bad_records(&self) -> &Arc<BadRecords> {
         &self.bad_records
     }
@@ -203,6 +222,18 @@ fn narrow(partition: i32, low: i64, high: i64, bounds: Bounds) -> OffsetRange {
 }
 
 impl KafkaTableProvider {
+    /// Where one more scan gives what it sets aside.
+    fn outlet(&self) -> Outlet {
+        if self.fixed.is_none() {
+            return Outlet::Query(Arc::clone(&self.bad_records));
+        }
+        Outlet::Batch(BatchScan {
+            table: Arc::clone(&self.name),
+            scan: self.scans.fetch_add(1, Ordering::Relaxed),
+            aside: Arc::clone(&self.aside),
+        })
+    }
+
     fn scan_boxed<'a>(
         &'a self,
         threads: usize,
@@ -227,11 +258,8 @@ impl KafkaTableProvider {
                 schema,
                 // A filter above may drop rows, so that a limit cannot be met by counting here.
                 limit.filter(|_| filters.is_empty() && self.fixed.is_none()),
-                // Jobs set records aside that cannot be decoded, unless the table says otherwise.
-                (
-                    self.table.on_error(self.fixed.is_some()),
-                    Arc::clone(&self.bad_records),
-                ),
+                // Jobs set aside what cannot be decoded, unless the table says otherwise.
+                (self.table.on_error(self.fixed.is_some()), self.outlet()),
                 threads,
             );
             let fixed = self.fixed.as_deref().unwrap_or_default();

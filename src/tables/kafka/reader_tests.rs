@@ -5,6 +5,7 @@ use std::net::TcpStream;
 use std::sync::Arc;
 use std::time::Duration;
 
+use anabranch_udfs::SideOutput;
 use datafusion::arrow::array::AsArray;
 use datafusion::arrow::datatypes::{DataType, Field, Int32Type, Int64Type};
 use datafusion::catalog::TableProvider;
@@ -19,6 +20,8 @@ use super::mock::EmbeddedBroker;
 use super::pool::ConsumerPool;
 use super::provider::KafkaTableProvider;
 use super::range::OffsetRange;
+use super::scan::KafkaScanExec;
+use crate::tables::side_output::{check_reports, reports};
 
 /// The longest time to an answer of a running broker, on any machine.
 const LONG: Duration = Duration::from_secs(120);
@@ -78,7 +81,20 @@ fn produce(servers: &str, partitions: i32, records: usize) {
 }
 
 fn context() -> SessionContext {
-    SessionContext::new_with_config(SessionConfig::new().with_batch_size(100))
+    context_with(100, &Arc::default())
+}
+
+/// Tasks with this side output, and batches of so many rows.
+fn context_with(batch_size: usize, output: &Arc<SideOutput>) -> SessionContext {
+    let config = SessionConfig::new().with_batch_size(batch_size);
+    SessionContext::new_with_config(config.with_extension(Arc::clone(output)))
+}
+
+/// Whether a scan of a batch has reported what it was to read.
+fn check(plan: &Arc<dyn ExecutionPlan>, output: &SideOutput) -> crate::error::Result<()> {
+    let scan = plan.downcast_ref::<KafkaScanExec>().unwrap();
+    assert!(!scan.expected().is_empty());
+    check_reports(&scan.expected(), &reports(&output.take()).unwrap())
 }
 
 async fn scan(context: &SessionContext, provider: &KafkaTableProvider) -> Arc<dyn ExecutionPlan> {
@@ -274,7 +290,8 @@ fn an_end_of_partition_below_the_end_of_a_range_does_not_end_it() {
         .build()
         .unwrap();
     runtime.block_on(async {
-        let context = context();
+        let output = Arc::new(SideOutput::default());
+        let context = context_with(100, &output);
         // It never catches up.
         let table = patient_table(&servers, "1s");
         let batch = KafkaTableProvider::for_batch(table, vec![range(0, 0, 100)], None);
@@ -283,12 +300,11 @@ fn an_end_of_partition_below_the_end_of_a_range_does_not_end_it() {
         let error = crate::error::Error::from(error.unwrap_err());
         assert_eq!(error.kind(), crate::error::ErrorKind::Unavailable);
         assert!(error.to_string().contains("offset 60"), "{error}");
-        let scan_of = plan.downcast_ref::<super::scan::KafkaScanExec>().unwrap();
-        assert!(scan_of.check_reached().is_err());
-        // It catches up when the scan has read all records that were there.
+        assert!(check(&plan, &output).is_err());
+        // It catches up when the scan has read what there was.
         let table = super::reader_tests::table(&servers);
         let batch = KafkaTableProvider::for_batch(table, vec![range(0, 0, 100)], None);
-        let small = SessionContext::new_with_config(SessionConfig::new().with_batch_size(30));
+        let small = context_with(30, &output);
         let plan = scan(&small, &batch).await;
         let mut stream = plan.execute(0, small.task_ctx()).unwrap();
         for _ in 0..2 {
@@ -300,8 +316,7 @@ fn an_end_of_partition_below_the_end_of_a_range_does_not_end_it() {
             left += batch.unwrap().num_rows();
         }
         assert_eq!(left, 40);
-        let scan_of = plan.downcast_ref::<super::scan::KafkaScanExec>().unwrap();
-        scan_of.check_reached().unwrap();
+        check(&plan, &output).unwrap();
     });
 }
 

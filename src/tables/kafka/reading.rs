@@ -146,7 +146,7 @@ impl RangeReading {
             return Ok(Read::Stopped);
         }
         cursor.finish(self.range.end, progress.next());
-        self.reader.finish();
+        self.reader.finish(self.range, progress.next())?;
         Ok(Read::All)
     }
 

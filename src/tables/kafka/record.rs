@@ -9,11 +9,13 @@ use rdkafka::Timestamp;
 use crate::core::jobs::RecordMark;
 use crate::error::{Error, Result, Subject};
 use crate::formats::{BadRow, RecordDecoder};
-use crate::tables::bad_records::{BadRecord, BadRecords};
+use crate::tables::bad_records::BadRecord;
 use crate::tables::kafka::definition::{KafkaTable, MetadataKey, OnError};
 use crate::tables::kafka::fetch::Record;
 use crate::tables::kafka::metadata;
+use crate::tables::kafka::range::OffsetRange;
 use crate::tables::kafka::time::{PartitionTimer, untimed};
+use crate::tables::side_output::{OpenOutlet, Progress};
 
 /// A column of the output and where it comes from.
 enum Slot {
@@ -29,8 +31,10 @@ pub(crate) struct RecordReader {
     slots: Vec<Slot>,
     decoder: Option<Box<dyn RecordDecoder>>,
     on_error: OnError,
-    bad_records: Arc<BadRecords>,
+    outlet: OpenOutlet,
     partition: i32,
+    /// The last record that was read.
+    last: Option<RecordMark>,
     /// Keeps time, and where the event time is.
     timer: Option<(PartitionTimer, Slot)>,
 }
@@ -43,7 +47,7 @@ impl RecordReader {
         schema: SchemaRef,
         projection: &[usize],
         on_error: OnError,
-        bad_records: Arc<BadRecords>,
+        outlet: OpenOutlet,
         (partition, timer): (i32, Option<PartitionTimer>),
     ) -> Result<Self> {
         let mut decoded = Vec::new();
@@ -87,17 +91,27 @@ impl RecordReader {
             slots,
             decoder,
             on_error,
-            bad_records,
+            outlet,
             partition,
+            last: None,
             timer,
         })
     }
 
-    /// All records were read.
-    pub(crate) fn finish(&self) {
-        if let Some((timer, _)) = &self.timer {
-            timer.finish();
-        }
+    /// All records of the range were read, and all below `next` were given: reports it.
+    ///
+    /// # Errors
+    ///
+    /// Side output that cannot be made.
+    pub(crate) fn finish(&self, range: OffsetRange, next: i64) -> Result<()> {
+        self.outlet.report(&Progress {
+            partition: range.partition,
+            stream: 0,
+            start: range.start,
+            next,
+            reached: self.timer.as_ref().map(|(timer, _)| timer.reached()),
+            last: self.last,
+        })
     }
 
     /// A batch of these records, without the dead letters.
@@ -106,9 +120,8 @@ impl RecordReader {
             .iter()
             .enumerate()
             .filter_map(|(row, message)| {
-                let aside = &self.bad_records;
-                let reason = aside.aside(message.partition(), message.offset())?;
-                let reason = reason.to_owned();
+                let reason = self.outlet.aside(message.partition(), message.offset());
+                let reason = reason?.to_owned();
                 Some(BadRow {
                     row,
                     reason,
@@ -143,8 +156,7 @@ impl RecordReader {
         }
         if let Some(last) = messages.last() {
             let content = (last.key(), last.payload());
-            let mark = mark_of(last.offset(), last.timestamp(), content);
-            self.bad_records.reached(self.partition, mark);
+            self.last = Some(mark_of(last.offset(), last.timestamp(), content));
         }
         let columns = self
             .slots
@@ -177,15 +189,15 @@ impl RecordReader {
         for row in bad.iter().chain(aside) {
             keep[row.row] = false;
         }
-        let records = |rows: &[BadRow]| {
+        let records = |rows: &[BadRow]| -> Vec<BadRecord> {
             rows.iter()
                 .map(|row| bad_record(&messages[row.row], &row.reason))
                 .collect()
         };
         if !bad.is_empty() {
-            self.bad_records.add(records(bad), messages.len())?;
+            self.outlet.give_bad(records(bad), messages.len())?;
         }
-        self.bad_records.add_aside(records(aside));
+        self.outlet.give_aside(&records(aside))?;
         datafusion::arrow::compute::filter_record_batch(batch, &keep.into())
             .map_err(|error| Error::internal(error.to_string()))
     }

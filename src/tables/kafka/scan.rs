@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::common::tree_node::TreeNodeRecursion;
@@ -19,15 +19,16 @@ use datafusion::physical_plan::{
     SendableRecordBatchStream,
 };
 
-use crate::error::{Error, Result, Subject};
-use crate::tables::bad_records::BadRecords;
+use crate::error::{Error, Result};
 use crate::tables::kafka::definition::{KafkaTable, OnError};
-use crate::tables::kafka::progress::{Reached, ends_range};
+use crate::tables::kafka::progress::ends_range;
 use crate::tables::kafka::range::OffsetRange;
 use crate::tables::kafka::reader::{ASSIGNED, TableReader};
 use crate::tables::kafka::reading::{Output, RangeReading, Read};
 use crate::tables::kafka::record::RecordReader;
 use crate::tables::kafka::time::PartitionTimer;
+use crate::tables::read_metrics::{BYTES_READ, RECORDS_PLANNED, RECORDS_READ};
+use crate::tables::side_output::{Expected, OpenOutlet, Outlet};
 use crate::tables::time::BatchTime;
 
 /// The most streams of a scan, unless there are more threads: each holds a batch and the records fetched ahead.
@@ -41,10 +42,9 @@ pub struct KafkaScanExec {
     projection: Vec<usize>,
     limit: Option<usize>,
     on_error: OnError,
-    bad_records: Arc<BadRecords>,
+    outlet: Outlet,
     time: Option<Arc<BatchTime>>,
     client: Arc<TableReader>,
-    reached: Arc<Mutex<Reached>>,
     properties: Arc<PlanProperties>,
     metrics: ExecutionPlanMetricsSet,
 }
@@ -56,7 +56,7 @@ impl KafkaScanExec {
         projection: Vec<usize>,
         schema: SchemaRef,
         limit: Option<usize>,
-        (on_error, bad_records): (OnError, Arc<BadRecords>),
+        (on_error, outlet): (OnError, Outlet),
         threads: usize,
     ) -> Self {
         let streams = ranges.len().min(threads.max(STREAMS));
@@ -67,18 +67,22 @@ impl KafkaScanExec {
             Boundedness::Bounded,
         );
         let client = TableReader::new(Arc::clone(&table), ranges.len(), false);
+        let metrics = ExecutionPlanMetricsSet::new();
+        let planned: u64 = ranges.iter().map(OffsetRange::len).sum();
+        MetricBuilder::new(&metrics)
+            .global_counter(RECORDS_PLANNED)
+            .add(usize::try_from(planned).unwrap_or(usize::MAX));
         Self {
             table,
             ranges,
             projection,
             limit,
             on_error,
-            bad_records,
+            outlet,
             time: None,
             client: Arc::new(client),
-            reached: Arc::default(),
             properties: Arc::new(properties),
-            metrics: ExecutionPlanMetricsSet::new(),
+            metrics,
         }
     }
 
@@ -95,44 +99,20 @@ impl KafkaScanExec {
         self
     }
 
-    /// After it has run: whether it gave every record up to the end of each range (LOSS-1).
-    ///
-    /// # Errors
-    ///
-    /// A range that was not read to its end, with how far it was.
-    pub fn check_reached(&self) -> Result<()> {
-        let reached = self.reached.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some((range, next)) = reached.first_short(&self.ranges) else {
-            return Ok(());
+    /// What it reports when it has run as a part of a batch: each range, read to its end (LOSS-1).
+    pub fn expected(&self) -> Vec<Expected> {
+        let Outlet::Batch(scan) = &self.outlet else {
+            return Vec::new();
         };
-        Err(Error::unavailable(format!(
-            "topic '{}': partition {} was to be read from offset {} to {}, and was read up to {next} only",
-            self.table.topic, range.partition, range.start, range.end
-        ))
-        .about(Subject::location(&self.table.topic))
-        .with_help("nothing was written: run it again"))
-    }
-
-    /// How many records it has read so far.
-    pub fn records_read(&self) -> u64 {
-        self.counted("records_scanned")
-    }
-
-    /// Bytes of the keys and values of records it has read so far.
-    pub fn bytes_read(&self) -> u64 {
-        self.counted("bytes_scanned")
-    }
-
-    fn counted(&self, name: &str) -> u64 {
-        let metrics = self.metrics.clone_inner();
-        metrics
-            .sum_by_name(name)
-            .map_or(0, |count| count.as_usize() as u64)
-    }
-
-    /// How many offsets it reads at most.
-    pub fn total_offsets(&self) -> u64 {
-        self.ranges.iter().map(OffsetRange::len).sum()
+        let of_range = |range: &OffsetRange| Expected {
+            table: Arc::clone(&scan.table),
+            scan: scan.scan,
+            partition: range.partition,
+            stream: 0,
+            start: range.start,
+            end: range.end,
+        };
+        self.ranges.iter().map(of_range).collect()
     }
 }
 
@@ -208,15 +188,17 @@ impl ExecutionPlan for KafkaScanExec {
             sender: builder.tx(),
             wanted: self.limit,
             baseline: BaselineMetrics::new(&self.metrics, partition),
-            bytes: counter("bytes_scanned"),
-            records: counter("records_scanned"),
+            bytes: counter(BYTES_READ),
+            records: counter(RECORDS_READ),
             decode_time: MetricBuilder::new(&self.metrics).subset_time("decode_time", partition),
         };
         let scan = self.clone();
+        let outlet = self.outlet.open(&context)?;
         let ranges: VecDeque<OffsetRange> = ranges.collect();
         let batch_size = context.session_config().batch_size();
         builder.spawn(async move {
-            let read = scan.read(ranges, batch_size, streams, &mut output).await;
+            let read = scan.read(ranges, batch_size, streams, &outlet, &mut output);
+            let read = read.await;
             if read.is_err() {
                 scan.client.discard();
             }
@@ -237,6 +219,7 @@ impl KafkaScanExec {
         mut ranges: VecDeque<OffsetRange>,
         batch_size: usize,
         streams: usize,
+        outlet: &OpenOutlet,
         output: &mut Output,
     ) -> Result<()> {
         let ahead = (ASSIGNED / streams).max(1);
@@ -254,25 +237,20 @@ impl KafkaScanExec {
                 table: Arc::clone(&self.table),
                 range,
                 batch_size,
-                reader: self.reader(range.partition)?,
+                reader: self.reader(range.partition, outlet.clone())?,
                 faults,
                 rule: ends_range,
             };
             if reading.read(&mut cursor, output).await? == Read::Stopped {
                 return Ok(());
             }
-            self.reached
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .add(range, cursor.next());
             self.client.close(range.partition, cursor);
         }
     }
 
-    fn reader(&self, partition: i32) -> Result<RecordReader> {
+    fn reader(&self, partition: i32, outlet: OpenOutlet) -> Result<RecordReader> {
         let timer = match (&self.time, self.table.event_time()) {
             (Some(time), Some(event_time)) if time.is_kept() => {
-                let time = Arc::clone(time);
                 Some(PartitionTimer::new(event_time, time, partition))
             }
             _ => None,
@@ -282,7 +260,7 @@ impl KafkaScanExec {
             self.schema(),
             &self.projection,
             self.on_error,
-            Arc::clone(&self.bad_records),
+            outlet,
             (partition, timer),
         )
     }

@@ -9,9 +9,12 @@ use std::collections::{BTreeSet, VecDeque};
 use std::sync::{Arc, LazyLock, Mutex};
 use std::time::{Duration, Instant};
 
+use anabranch_udfs::SideOutput;
 use datafusion::arrow::array::AsArray;
 use datafusion::arrow::datatypes::{DataType, Field, Int64Type};
+use datafusion::execution::TaskContext;
 use datafusion::physical_plan::metrics::{BaselineMetrics, Count, ExecutionPlanMetricsSet, Time};
+use datafusion::prelude::SessionConfig;
 use proptest::prelude::*;
 use rdkafka::Timestamp;
 use rdkafka::error::RDKafkaErrorCode;
@@ -23,13 +26,14 @@ use super::ends::{Leaders, PartitionEnds, partition_ends};
 use super::fetch::{Arrived, Cursor, Fetcher, Record};
 use super::marks::record_at;
 use super::native::LogEnd;
-use super::progress::{EndRule, Reached, ends_range};
+use super::progress::{EndRule, ends_range};
 use super::range::OffsetRange;
 use super::reading::{Output, RangeReading, Read};
 use super::record::{RecordReader, mark_of};
 use crate::core::jobs::RecordMark;
 use crate::core::schedules::{Schedules, cases, found_by, sample};
 use crate::error::{ErrorKind, Result};
+use crate::tables::side_output::{BatchScan, Expected, Outlet, Report, check_reports, reports};
 
 /// A planted fault must be found in one of so many schedules.
 const ENOUGH: u64 = 4_000;
@@ -296,6 +300,19 @@ fn table() -> Arc<KafkaTable> {
     Arc::new(KafkaTable::try_new(spec).unwrap())
 }
 
+/// What a scan of these ranges is to report.
+fn expected(ranges: &[OffsetRange]) -> Vec<Expected> {
+    let of_range = |range: &OffsetRange| Expected {
+        table: "t".into(),
+        scan: 0,
+        partition: range.partition,
+        stream: 0,
+        start: range.start,
+        end: range.end,
+    };
+    ranges.iter().map(of_range).collect()
+}
+
 /// Reads one range after the other with the same cursor, as the batches of a job do; gives the offsets that came of each range.
 fn read(
     client: SimulatedClient,
@@ -303,22 +320,29 @@ fn read(
     rule: EndRule,
     limit: Option<usize>,
 ) -> Vec<Result<(Read, Vec<i64>)>> {
-    read_noting(client, ranges, rule, limit, &mut Reached::default())
+    read_reporting(client, ranges, rule, limit).0
 }
 
-/// The same; notes how far each range was read, as a scan does.
-fn read_noting(
+/// The same, with what the scan reports of its ranges.
+fn read_reporting(
     client: SimulatedClient,
     ranges: &[OffsetRange],
     rule: EndRule,
     limit: Option<usize>,
-    reached: &mut Reached,
-) -> Vec<Result<(Read, Vec<i64>)>> {
+) -> (Vec<Result<(Read, Vec<i64>)>>, Vec<Report>) {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .build()
         .unwrap();
     let table = &*TABLE;
     let start = ranges[0].start;
+    let output_of_task = Arc::new(SideOutput::default());
+    let config = SessionConfig::new().with_extension(Arc::clone(&output_of_task));
+    let context = TaskContext::default().with_session_config(config);
+    let outlet = Outlet::Batch(BatchScan {
+        table: "t".into(),
+        scan: 0,
+        aside: Arc::default(),
+    });
     let mut cursor = Cursor::new(client, start);
     let mut answers = Vec::new();
     for range in ranges {
@@ -329,7 +353,7 @@ fn read_noting(
             schema,
             &[0, 1],
             OnError::Fail,
-            Arc::default(),
+            outlet.open(&context).unwrap(),
             (0, None),
         );
         let reading = RangeReading {
@@ -350,9 +374,6 @@ fn read_noting(
         };
         let answer = runtime.block_on(reading.read(&mut cursor, &mut output));
         drop(output);
-        if matches!(answer, Ok(Read::All)) {
-            reached.add(*range, cursor.next());
-        }
         let mut offsets = Vec::new();
         while let Ok(batch) = batches.try_recv() {
             let batch = batch.unwrap();
@@ -374,7 +395,7 @@ fn read_noting(
             break;
         }
     }
-    answers
+    (answers, reports(&output_of_task.take()).unwrap())
 }
 
 /// The records of a range, but for those that were gone before the client fetched them.
@@ -485,12 +506,12 @@ fn each_record_is_given_once_or_there_is_an_error() {
         let ranges = [range(start, middle), range(middle, end)];
         let client = SimulatedClient::new(log.clone(), start, stable, events);
         let gone = Gone::clone(&client.gone);
-        let mut reached = Reached::default();
-        let answers = read_noting(client, &ranges, ends_range, None, &mut reached);
+        let (answers, reports) = read_reporting(client, &ranges, ends_range, None);
         prop_assert_eq!(wrong(&log, &gone, &ranges, &answers), None);
-        // The check of how far ranges were read refuses only ranges that were not read to their end.
+        // The check of reports refuses only what was not read.
         let is_whole = answers.iter().all(Result::is_ok);
-        prop_assert_eq!(reached.first_short(&ranges).is_none(), is_whole, "{:?}", reached);
+        let checked = check_reports(&expected(&ranges), &reports);
+        prop_assert_eq!(checked.is_ok(), is_whole, "{:?}", reports);
     });
 }
 
@@ -534,17 +555,16 @@ fn brokers_that_catch_up_give_everything() {
     });
 }
 
-/// Runs a scan that takes any end of partition for the end of its range, in the schedule of a seed. Gives the fault in
-/// its answers, and whether the count of records read shows it.
+/// The answers of a scan that takes any end of partition for the end of its range, in the schedule of a seed: what is wrong with
+/// them, and whether its reports tell.
 fn stops_at_any_end(seed: u64) -> (Option<String>, bool) {
     let (log, events, start, middle, end, stable) = sample(&world(), seed);
     let ranges = [range(start, middle), range(middle, end)];
     let client = SimulatedClient::new(log.clone(), start, stable, events);
     let gone = Gone::clone(&client.gone);
-    let mut reached = Reached::default();
-    let answers = read_noting(client, &ranges, |_, _| true, None, &mut reached);
+    let (answers, reports) = read_reporting(client, &ranges, |_, _| true, None);
     let fault = wrong(&log, &gone, &ranges, &answers);
-    (fault, reached.first_short(&ranges).is_some())
+    (fault, check_reports(&expected(&ranges), &reports).is_err())
 }
 
 /// The simulation finds a scan that takes any end of partition for the end of its range.
@@ -557,8 +577,7 @@ fn a_scan_that_stops_at_any_end_of_partition_is_found() {
     assert!(found.is_some());
 }
 
-/// A scan that stops at any end of partition leaves records out: the count of records read shows it each time, and a
-/// batch of it is refused.
+/// Whatever records a scan leaves out that stops at any end of partition, its reports tell: a batch of it is refused.
 #[test]
 fn a_range_that_was_ended_early_was_not_reached() {
     let mut found = 0;

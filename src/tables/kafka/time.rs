@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use datafusion::arrow::array::{Array, ArrayRef, BinaryBuilder, Int64Array, StringBuilder};
 
-use crate::core::jobs::RunningWatermark;
+use crate::core::jobs::{Reached, RunningWatermark};
 use crate::error::Result;
 use crate::formats::BadRow;
 use crate::tables::kafka::fetch::Record;
@@ -21,16 +21,14 @@ pub(crate) struct PartitionTimer {
     partition: i32,
     running: RunningWatermark,
     event_time: EventTime,
-    time: Arc<BatchTime>,
 }
 
 impl PartitionTimer {
-    pub(crate) fn new(event_time: &EventTime, time: Arc<BatchTime>, partition: i32) -> Self {
+    pub(crate) fn new(event_time: &EventTime, time: &BatchTime, partition: i32) -> Self {
         Self {
             partition,
             running: time.running(partition, event_time.delay),
             event_time: event_time.clone(),
-            time,
         }
     }
 
@@ -86,9 +84,9 @@ impl PartitionTimer {
         row_column(self.partition, offsets(messages), None, watermarks, late)
     }
 
-    /// Stores the time that the partition has reached in the batch.
-    pub(crate) fn finish(&self) {
-        self.time.finish(self.partition, self.running.reached());
+    /// What the partition has reached with the rows that have passed.
+    pub(crate) fn reached(&self) -> Reached {
+        self.running.reached().into()
     }
 
     fn far_future(&self, message: &impl Record, event_time: i64) -> Option<String> {

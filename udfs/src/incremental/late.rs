@@ -1,7 +1,7 @@
 //! Operator that removes late rows and collects them (TIME-2).
 
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use arrow::array::{Array, AsArray, BooleanArray};
 use arrow::compute::{filter_record_batch, not};
@@ -19,6 +19,7 @@ use datafusion::physical_plan::{
 };
 use futures::StreamExt;
 
+use crate::side_output::{LateColumns, SideOutput};
 use crate::window::ticks;
 
 /// When a row is late, against the watermark of its own partition.
@@ -38,44 +39,23 @@ impl LateRule {
     }
 }
 
-/// Late rows of one execution, in the columns of the operator's input.
-#[derive(Debug, Default)]
-pub struct LateRows {
-    batches: Mutex<Vec<RecordBatch>>,
-}
-
-impl LateRows {
-    /// Takes the late rows collected so far.
-    pub fn take(&self) -> Vec<RecordBatch> {
-        std::mem::take(&mut *self.lock())
-    }
-
-    pub(super) fn push(&self, rows: RecordBatch) {
-        self.lock().push(rows);
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<RecordBatch>> {
-        self.batches.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Passes rows on that are in time and collects late ones.
+/// Passes rows on that are in time; the others go to the side output of the task.
 #[derive(Debug, Clone)]
 pub struct LateRowsExec {
     input: Arc<dyn ExecutionPlan>,
     rule: LateRule,
     /// Computes the watermark that a row met, as BIGINT in the event time's unit; the lowest number means no watermark.
     watermark: Arc<dyn PhysicalExpr>,
-    late: Arc<LateRows>,
+    late: LateColumns,
 }
 
 impl LateRowsExec {
-    /// Rows of `input`; late ones are collected in `late`.
+    /// Rows of `input`; side output has `late` of those that are late.
     pub fn new(
         input: Arc<dyn ExecutionPlan>,
         rule: LateRule,
         watermark: Arc<dyn PhysicalExpr>,
-        late: Arc<LateRows>,
+        late: LateColumns,
     ) -> Self {
         Self {
             input,
@@ -116,7 +96,8 @@ impl ExecutionPlan for LateRowsExec {
         &self,
         f: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>,
     ) -> Result<TreeNodeRecursion> {
-        apply_expression_roots([self.rule.time(), &self.watermark], f)
+        let rule = [self.rule.time(), &self.watermark];
+        apply_expression_roots(rule.into_iter().chain(self.late.exprs()), f)
     }
 
     fn replace_children(
@@ -148,9 +129,10 @@ impl ExecutionPlan for LateRowsExec {
         partition: usize,
         context: Arc<TaskContext>,
     ) -> Result<SendableRecordBatchStream> {
+        let output_of_task = SideOutput::of(&context)?;
         let input = self.input.execute(partition, context)?;
         let (rule, watermark) = (self.rule.clone(), Arc::clone(&self.watermark));
-        let late = Arc::clone(&self.late);
+        let late = self.late.clone();
         let schema = self.schema();
         let output = input.map(move |batch| {
             let batch = batch?;
@@ -158,7 +140,7 @@ impl ExecutionPlan for LateRowsExec {
                 return Ok(batch);
             };
             let rows = filter_record_batch(&batch, &mask)?;
-            late.push(rows);
+            output_of_task.give(late.side_rows(&rows)?)?;
             Ok(filter_record_batch(&batch, &not(&mask)?)?)
         });
         Ok(Box::pin(RecordBatchStreamAdapter::new(schema, output)))

@@ -12,6 +12,6 @@ mod slices;
 mod windows;
 
 pub use aggregate::{IncrementalAggregate, Merged, STATE_CLOSES, STATE_CLOSES_AFTER, STATE_KEYS};
-pub use late::{LateRows, LateRowsExec, LateRule};
+pub use late::{LateRowsExec, LateRule};
 pub use shape::StateShape;
 pub use slice_rows::{FIRST_WINDOW_END, SliceRowsExec, SliceRule};

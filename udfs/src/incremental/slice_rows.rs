@@ -1,4 +1,4 @@
-//! Operator that computes the first window for which a row of a slice counts, and collects late rows (TIME-2).
+//! The operator that says from which window on a row of a slice counts, and gives what is late to the side output (TIME-2).
 
 use std::fmt;
 use std::sync::Arc;
@@ -21,8 +21,8 @@ use datafusion::physical_plan::{
 };
 use futures::StreamExt;
 
-use super::late::LateRows;
 use crate::diagnostic::out_of_range;
+use crate::side_output::{LateColumns, SideOutput};
 use crate::window::{Slices, ticks, timestamps};
 
 /// The column that the operator appends.
@@ -41,22 +41,23 @@ pub struct SliceRule {
     pub watermark: Arc<dyn PhysicalExpr>,
 }
 
-/// Passes each row on once, with the end of the first window for which it counts: the first that has its slice and ends after
-/// the watermark that the row met. For each earlier window, the row is collected as late, with the window instead of the slice.
+/// Passes each row on once, with the end of the first window that it counts for: the first that has its slice and ends after
+/// the watermark that the row met. For each window before that, the row goes to the side output of the task, with the window in the
+/// place of the slice.
 ///
 /// Schema: the input's columns, then [`FIRST_WINDOW_END`] of the slice's type, not null.
 #[derive(Debug, Clone)]
 pub struct SliceRowsExec {
     input: Arc<dyn ExecutionPlan>,
     rule: SliceRule,
-    late: Arc<LateRows>,
+    late: LateColumns,
     schema: SchemaRef,
     properties: Arc<PlanProperties>,
 }
 
 impl SliceRowsExec {
-    /// Rows of `input`; late rows are collected in `late`.
-    pub fn new(input: Arc<dyn ExecutionPlan>, rule: SliceRule, late: Arc<LateRows>) -> Self {
+    /// Rows of `input`; side output has `late` of those that are late.
+    pub fn new(input: Arc<dyn ExecutionPlan>, rule: SliceRule, late: LateColumns) -> Self {
         let schema = input.schema();
         let time = schema.field(rule.start).data_type().clone();
         let mut fields = schema.fields().to_vec();
@@ -113,7 +114,8 @@ impl ExecutionPlan for SliceRowsExec {
         &self,
         f: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>,
     ) -> Result<TreeNodeRecursion> {
-        apply_expression_roots([&self.rule.watermark], f)
+        let rule = [&self.rule.watermark];
+        apply_expression_roots(rule.into_iter().chain(self.late.exprs()), f)
     }
 
     fn replace_children(
@@ -127,7 +129,7 @@ impl ExecutionPlan for SliceRowsExec {
         Ok(Arc::new(Self::new(
             input,
             self.rule.clone(),
-            Arc::clone(&self.late),
+            self.late.clone(),
         )))
     }
 
@@ -146,10 +148,17 @@ impl ExecutionPlan for SliceRowsExec {
         partition: usize,
         context: Arc<TaskContext>,
     ) -> Result<SendableRecordBatchStream> {
+        let side = SideOutput::of(&context)?;
         let input = self.input.execute(partition, context)?;
-        let (rule, late) = (self.rule.clone(), Arc::clone(&self.late));
+        let (rule, late) = (self.rule.clone(), self.late.clone());
         let schema = Arc::clone(&self.schema);
-        let output = input.map(move |batch| rule.pass(&batch?, &schema, &late));
+        let output = input.map(move |batch| {
+            let (passed, missed) = rule.pass(&batch?, &schema)?;
+            if let Some(missed) = missed {
+                side.give(late.side_rows(&missed)?)?;
+            }
+            Ok(passed)
+        });
         Ok(Box::pin(RecordBatchStreamAdapter::new(
             Arc::clone(&self.schema),
             output,
@@ -158,12 +167,12 @@ impl ExecutionPlan for SliceRowsExec {
 }
 
 impl SliceRule {
+    /// The rows that count for a window, and those that are late for one, if there are any.
     fn pass(
         &self,
         batch: &RecordBatch,
         schema: &SchemaRef,
-        late: &LateRows,
-    ) -> Result<RecordBatch> {
+    ) -> Result<(RecordBatch, Option<RecordBatch>)> {
         let rows = batch.num_rows();
         let starts = batch.column(self.start);
         if starts.null_count() > 0 {
@@ -200,11 +209,11 @@ impl SliceRule {
         columns.push(timestamps(ScalarBuffer::from(first_ends), &time)?);
         let passed = RecordBatch::try_new(Arc::clone(schema), columns)?;
         if missed.is_empty() {
-            return Ok(passed);
+            return Ok((passed, None));
         }
-        late.push(self.missed(batch, missed, &windows, &time)?);
+        let missed = self.missed(batch, missed, &windows, &time)?;
         let in_time: BooleanArray = is_late.iter().map(|is_late| Some(!is_late)).collect();
-        Ok(filter_record_batch(&passed, &in_time)?)
+        Ok((filter_record_batch(&passed, &in_time)?, Some(missed)))
     }
 
     /// The windows of the slice that begins at `start`, from the first one up to the one after the last, and the end of the
