@@ -23,10 +23,9 @@ use crate::runtime::blame::{fault, halve, may_blame};
 use crate::runtime::sink::JobSink;
 use crate::runtime::source::JobSource;
 use crate::runtime::statements::ReadyJob;
-use crate::session::BatchSides;
 use crate::state::{StateChange, StateTable, Step, StepRule, encode_states, read_state_file, step};
 use crate::store::{JobId, JobStore, check_crc32, crc32, crc32_of};
-use crate::streaming::{BatchPlan, FrontBatch, LastRecords, StreamQuery};
+use crate::streaming::{BatchPlan, BatchSides, FrontBatch, LastRecords, StreamQuery};
 use crate::tables::bad_records::BadRecord;
 use crate::tables::time::BatchTime;
 

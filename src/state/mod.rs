@@ -12,7 +12,6 @@ mod step;
 mod table;
 
 pub use file::{count_rows, decode_states, encode_states, read_state_file, read_states, replay};
-pub use late::late_rows;
-pub(crate) use late::late_schema;
+pub(crate) use late::{late_rows, late_schema};
 pub use step::{Step, StepRule, step};
 pub use table::{StateChange, StateTable};

@@ -44,10 +44,12 @@ use crate::error::{Error, Result};
 use crate::planner::ast::Emit;
 use crate::streaming::hidden::find;
 use crate::streaming::split::{Split, Windowing};
-use crate::tables::time::{HIDDEN_END, HIDDEN_START};
-use crate::tables::time::{ROW_COLUMN, ROW_WATERMARK};
+use crate::tables::time::{HIDDEN_END, HIDDEN_START, ROW_COLUMN, ROW_WATERMARK};
 
-pub(crate) use crate::state::late::{late_rows, late_schema};
+pub(crate) use query::reads_what_it_writes;
+pub use query::{
+    BatchPlan, BatchSides, BatchSource, FrontBatch, JobQuery, JobSinkTable, LastRecords,
+};
 pub use sides::StreamTable;
 pub(crate) use sides::{BatchTables, Sources, reads_stream, static_tables, table_of};
 
