@@ -30,11 +30,12 @@ use crate::session::names::labels::Labels;
 use crate::session::rewrite::standard::ordered_texts;
 use crate::session::system::SYSTEM;
 use crate::session::{Session, rewrite};
+use crate::state::late_rows;
 use crate::streaming::drain::WholeExec;
 use crate::streaming::scope::check_scope;
 use crate::streaming::side_output::SplitSideOutputExec;
 use crate::streaming::{
-    BatchTables, FrontPlan, Sources, StreamQuery, StreamTable, late_rows, static_tables, table_of,
+    BatchTables, FrontPlan, Sources, StreamQuery, StreamTable, static_tables, table_of,
 };
 use crate::tables::bad_records::BadRecord;
 use crate::tables::delta::{DeltaTableHandle, TimeTravel, stream_expected};

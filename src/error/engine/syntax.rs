@@ -79,8 +79,8 @@ mod tests {
     fn the_parser_says_what_it_has_expected_and_where() {
         for (sql, expected, at) in [
             (
-                "SELECT CASE 1\n  FORM",
-                "expected WHEN, found FORM",
+                "SELECT CAST(1\n  FORM INT)",
+                "expected AS, found FORM",
                 Some((2, 3)),
             ),
             (
