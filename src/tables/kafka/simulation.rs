@@ -319,9 +319,12 @@ fn read(
     ranges: &[OffsetRange],
     rule: EndRule,
     limit: Option<usize>,
-) -> Vec<Result<(Read, Vec<i64>)>> {
+) -> Answers {
     read_reporting(client, ranges, rule, limit).0
 }
+
+/// What the scan has read of each range, with the offsets of its records.
+type Answers = Vec<Result<(Read, Vec<i64>)>>;
 
 /// The same, with what the scan reports of its ranges.
 fn read_reporting(
@@ -329,7 +332,7 @@ fn read_reporting(
     ranges: &[OffsetRange],
     rule: EndRule,
     limit: Option<usize>,
-) -> (Vec<Result<(Read, Vec<i64>)>>, Vec<Report>) {
+) -> (Answers, Vec<Report>) {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .build()
         .unwrap();
