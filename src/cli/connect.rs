@@ -9,7 +9,7 @@ use figment::value::magic::RelativePathBuf;
 
 use crate::cli::args::{Global, ServerFlags};
 use crate::cli::config::{Profile, Settings};
-use crate::cli::scripts::eprint;
+use crate::cli::terminal::messages::eprint;
 use crate::client::{Address, Client, Login, TlsFiles};
 use crate::error::{Error, Result};
 

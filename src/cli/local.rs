@@ -4,7 +4,8 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use crate::cli::config::Settings;
-use crate::cli::scripts::{Interrupt, eprint};
+use crate::cli::terminal::interrupt::Interrupt;
+use crate::cli::terminal::messages::eprint;
 use crate::cli::terminal::progress::{JobProgress, Progress};
 use crate::error::{Error, Result};
 use crate::planner::{ParsedStatement, Statement};

@@ -11,7 +11,7 @@ use axum::routing::get;
 use tokio::net::TcpListener;
 
 use crate::cli::config::Settings;
-use crate::cli::scripts::eprint;
+use crate::cli::terminal::messages::eprint;
 use crate::error::{Error, ErrorKind, Result};
 use crate::runtime::{JobState, Metrics};
 

@@ -12,8 +12,10 @@ mod connect;
 mod local;
 mod metrics;
 mod remote;
+mod runner;
 mod scripts;
 mod shell;
+mod statements;
 pub(crate) mod terminal;
 
 use std::ffi::OsString;

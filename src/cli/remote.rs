@@ -4,7 +4,7 @@ use datafusion::arrow::array::AsArray as _;
 use datafusion::arrow::datatypes::{DataType, Int64Type, Schema};
 use futures::TryStreamExt as _;
 
-use crate::cli::scripts::prepare;
+use crate::cli::statements::prepare;
 use crate::client::{Answer, Client};
 use crate::error::{Error, Result};
 use crate::planner::{Change, Class, Effect, Parameters, Script};

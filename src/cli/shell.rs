@@ -16,7 +16,10 @@ use rustyline::{Config, Context, Editor, Helper};
 
 use crate::cli::args::Format;
 use crate::cli::remote;
-use crate::cli::scripts::{Interrupt, Place, Runner, eprint, prepare, report};
+use crate::cli::runner::{Place, Runner};
+use crate::cli::statements::prepare;
+use crate::cli::terminal::interrupt::Interrupt;
+use crate::cli::terminal::messages::{eprint, report};
 use crate::error::{Error, Result};
 use crate::planner::script::is_incomplete;
 use crate::planner::{Parameters, Script};

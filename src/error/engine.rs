@@ -2,7 +2,7 @@
 //! program, which return the engine's errors.
 //!
 //! No other module interprets their texts. The tests let the engine produce the errors, so that they fail when a release of the
-//! engine changes a message. The modules that use deltalake, librdkafka and tonic interpret the errors of these libraries:
+//! engine changes a message. The modules that own deltalake, librdkafka and tonic interpret the errors of these libraries:
 //! `tables/delta/error.rs`, `tables/kafka/client.rs` and `client/failure.rs`.
 
 mod arguments;

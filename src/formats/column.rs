@@ -18,11 +18,12 @@ use arrow::datatypes::{
 };
 use arrow::error::ArrowError;
 
+use super::excerpt::excerpt;
 use super::map_keys::last_of_each;
-use super::options::ReadOptions;
+use super::settings::ReadOptions;
+use super::type_name::sql_name;
 use crate::error::{Error, Result, Subject};
 use crate::formats::json::key_index::KeyIndex;
-use crate::formats::text::scalar;
 use crate::formats::text::time::TimestampReader;
 
 /// Settings for reading a value, and the state of the row that is being read.
@@ -312,13 +313,10 @@ impl Column {
         let type_name = if context.lenient {
             String::new()
         } else {
-            scalar::sql_name(&self.data_type)
+            sql_name(&self.data_type)
         };
         self.push_conflict_because(context, |path| {
-            format!(
-                "column {path}: {} is not a {type_name}",
-                super::excerpt(found)
-            )
+            format!("column {path}: {} is not a {type_name}", excerpt(found))
         });
     }
 
@@ -502,7 +500,7 @@ fn mismatch(data_type: &DataType) -> ArrowError {
 fn unsupported(path: &str, data_type: &DataType) -> Error {
     Error::unsupported(format!(
         "column {path}: a {} cannot be read from or written to a record",
-        scalar::sql_name(data_type)
+        sql_name(data_type)
     ))
     .about(Subject::column(path))
 }

@@ -5,12 +5,13 @@ use std::sync::Arc;
 
 use arrow::datatypes::{SchemaRef, TimeUnit};
 
+use super::codec::{RecordDecoder, RecordEncoder};
 use super::column::Columns;
 use super::csv::{self, CsvDecoder, CsvEncoder};
 use super::raw::{self, RawDecoder, RawEncoder};
 use super::registry::SchemaRegistry;
+use super::settings::{ReadOptions, WriteOptions};
 use super::spelling::{plain_schema, written_schema};
-use super::{RecordDecoder, RecordEncoder};
 use crate::core::suggest::closest;
 use crate::error::{Error, Result, Subject};
 use crate::formats::avro::decode::AvroDecoder;
@@ -89,25 +90,6 @@ pub struct FormatOptions {
     topic: Option<String>,
     /// Always set for format `avro`.
     registry: Option<Arc<dyn SchemaRegistry>>,
-}
-
-/// Settings for reading values from text.
-#[derive(Debug, Clone)]
-pub(crate) struct ReadOptions {
-    /// The zone of text without an offset.
-    pub(crate) zone: Zone,
-    /// The unit of numbers in a TIMESTAMP column, if the options give one.
-    pub(crate) number_unit: Option<TimeUnit>,
-}
-
-/// Settings for writing values as text.
-#[derive(Debug, Clone)]
-pub(crate) struct WriteOptions {
-    /// The zone timestamps are written in.
-    pub(crate) zone: Zone,
-    pub(crate) timestamp_format: TimestampFormat,
-    /// Whether a NULL field is written as `null` or left out.
-    pub(crate) nulls: bool,
 }
 
 impl FormatOptions {

@@ -8,12 +8,12 @@ use arrow::compute::cast;
 use arrow::datatypes::{DataType, Schema, SchemaRef};
 use arrow::error::ArrowError;
 
-use super::{
+use super::codec::{
     BadRow, Decoded, EncodedRows, RecordDecoder, RecordEncoder, RowsBuilder, batch_of, check_batch,
     check_total_bytes, not_tombstones, projected_schema,
 };
+use super::type_name::sql_name;
 use crate::error::{Error, Result, Subject};
-use crate::formats::text::scalar::sql_name;
 
 /// Returns an error unless there is exactly one column, of type VARCHAR or BINARY.
 ///

@@ -8,7 +8,7 @@ use arrow::datatypes::{
     Int64Type, UInt8Type, UInt16Type, UInt32Type, UInt64Type,
 };
 
-use super::excerpt;
+use super::excerpt::excerpt;
 use crate::formats::text::scalar::{parse_decimal, parse_integer, parse_wide_decimal};
 
 /// Whether [`numbers`] can produce this type.

@@ -5,8 +5,8 @@ use datafusion::sql::parser::Statement as SqlStatement;
 use datafusion::sql::sqlparser::ast::{DataType as SqlType, Expr, Ident, ObjectName, Query};
 use datafusion::sql::sqlparser::tokenizer::Span;
 
-use crate::planner::effect::Effect;
 use crate::planner::error_spans::Places;
+use crate::planner::statement_class::Effect;
 
 /// A statement with its text.
 #[derive(Debug, Clone)]

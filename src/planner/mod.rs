@@ -18,6 +18,7 @@ mod jobs;
 mod numbers;
 pub mod parse;
 pub mod script;
+mod statement_class;
 mod tables;
 pub mod types;
 mod value;
@@ -30,8 +31,8 @@ pub use ast::{
 pub use bind::Parameters;
 pub use bound::BoundText;
 pub use bound_rows::{BOUND_ROWS, inserts_one_row, read_bound_rows};
-pub use effect::{Change, Class, Effect, Object, Role, Writes};
 pub use parse::parse_statement;
 pub use script::{RawStatement, Script};
+pub use statement_class::{Change, Class, Effect, Object, Role, Writes};
 pub(crate) use tables::normalize;
 pub use value::{BoundValue, bound_column, bound_value};

@@ -153,21 +153,27 @@ impl CheckOfJob<'_> {
             }
             return Ok(0);
         }
-        let newest = inventory.checkpoints.last().copied();
-        let begins = newest.unwrap_or(0);
+        let begins = inventory.checkpoints.last().copied().unwrap_or(0);
+        let mut checkpoints = Vec::new();
         for number in &inventory.checkpoints {
-            let (place, problem) = self.store.check_checkpoint(id, *number).await?;
+            checkpoints.push(self.store.check_checkpoint(id, *number).await?);
+        }
+        let is_whole: Vec<bool> = checkpoints
+            .iter()
+            .map(|(_, problem)| problem.is_none())
+            .collect();
+        let has_all_entries = inventory.entries.first() == Some(&0);
+        for (at, (place, problem)) in checkpoints.into_iter().enumerate() {
             let Some(problem) = problem else { continue };
-            let is_passed = Some(*number) != newest;
-            let has_before =
-                inventory.checkpoints.len() > 1 || inventory.entries.first() == Some(&0);
-            let (lost, help) = match (is_passed, has_before) {
+            let has_newer = is_whole[at + 1..].contains(&true);
+            let has_before = is_whole[..at].contains(&true) || has_all_entries;
+            let (lost, help) = match (has_newer, has_before) {
                 (true, _) => (
                     "nothing: a newer one has all of it",
-                    "delete the file, or leave it: it is swept",
+                    "leave the file: it is swept",
                 ),
                 (false, true) => (
-                    "nothing: what it has follows from the one before it and the entries since",
+                    "nothing: what it has follows from the entries before it",
                     "stop the job, delete the file and start the job again",
                 ),
                 (false, false) => (
@@ -186,7 +192,7 @@ impl CheckOfJob<'_> {
             let (lost, help) = match *number < begins {
                 true => (
                     "nothing: a checkpoint has passed it".to_owned(),
-                    "delete the file, or leave it: it is swept",
+                    "leave the file: it is swept",
                 ),
                 false => (
                     format!("what happened to the job from entry {number} on"),

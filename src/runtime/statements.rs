@@ -559,7 +559,7 @@ impl Jobs {
         let behind: Vec<&BatchVersion> = behind.map(|(_, version)| version).collect();
         let published = self.check_rewind(&job, &history, to, &behind).await?;
         sink.take_back(&again).await?;
-        // From here on the rewind is said; whoever takes the job over next brings it to its end.
+        // From here on the rewind is in the log: the next runner that takes the job over completes it.
         let mut rewound = history.clone();
         if !self.store.append_next(id, &mut rewound, &entry).await? {
             return Err(Error::unavailable(format!(

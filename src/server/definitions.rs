@@ -3,7 +3,7 @@
 
 use crate::error::{Error, Result};
 use crate::planner::{Effect, Object, Parameters, ParsedStatement, Writes};
-use crate::server::engine::parse;
+use crate::server::parsing::parse;
 use crate::store::CatalogEntry;
 
 /// A definition that holds.

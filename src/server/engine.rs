@@ -11,8 +11,8 @@ use datafusion::execution::SendableRecordBatchStream;
 use crate::core::redact::HIDDEN;
 use crate::error::{Error, Result, Subject};
 use crate::planner::{
-    Class, JobStatement, Object, Parameters, ParsedStatement, RawStatement, Script, Statement,
-    Writes, normalize, parse_statement,
+    Class, JobStatement, Object, Parameters, ParsedStatement, Script, Statement, Writes, normalize,
+    parse_statement,
 };
 use crate::runtime::{JobStatus, Jobs};
 use crate::server::auth::access::{Caller, Role};
@@ -20,11 +20,13 @@ use crate::server::auth::places;
 use crate::server::auth::places::Places;
 use crate::server::definitions::{defined, made};
 use crate::server::flight::sessions::{Sessions, Settings, setting};
+use crate::server::parsing::definition;
 use crate::server::queries;
-use crate::server::queries::scheduler::{Statement as Running, Time, Work};
+use crate::server::queries::scheduler::Work;
 use crate::server::queries::session_pool::Forks;
-use crate::server::restore::WaitingJobs;
+use crate::server::queries::statement::{Statement as Running, Time};
 use crate::server::running_jobs::RunningJobs;
+use crate::server::waiting_jobs::WaitingJobs;
 use crate::session::{
     ATTEMPTS, Answer, ForkOptions, IsClosed, MayName, Outcome, Planned, Ready, SCHEMA, Session,
 };
@@ -544,45 +546,6 @@ impl Engine {
     pub(crate) async fn stop(&self) {
         self.running.stop_all().await;
     }
-}
-
-/// The one statement of a client's text.
-///
-/// # Errors
-///
-/// No statement, or several.
-pub(crate) fn one_statement(text: &str) -> Result<RawStatement> {
-    let mut statements = Script::new("sql", text).split()?.into_iter();
-    match (statements.next(), statements.next()) {
-        (Some(one), None) => Ok(one),
-        (None, _) => {
-            Err(Error::invalid("the text has no statement")
-                .with_help("write one, such as SELECT 1"))
-        }
-        (Some(_), Some(second)) => Err(Error::invalid("the text has several statements")
-            .at(second.span)
-            .with_help("send one after the other")),
-    }
-}
-
-/// A statement that the server has written.
-///
-/// # Errors
-///
-/// None that a caller could cause.
-pub(crate) fn definition(text: &str) -> Result<ParsedStatement> {
-    parse(text, &mut Parameters::default())
-}
-
-/// The statement, its parameters bound.
-///
-/// # Errors
-///
-/// A statement that cannot be parsed, or a parameter without a value.
-pub(crate) fn parse(text: &str, parameters: &mut Parameters) -> Result<ParsedStatement> {
-    let mut parsed = parse_statement(&one_statement(text)?)?;
-    parameters.bind(&mut parsed)?;
-    Ok(parsed)
 }
 
 /// The word for the user of a statement without rows.

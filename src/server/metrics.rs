@@ -4,71 +4,12 @@ use std::sync::Arc;
 
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
-use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry};
+use prometheus::{IntGauge, Registry};
 
 use crate::core::heap;
 use crate::error::Result;
 use crate::server::engine::Engine;
 use crate::server::flight::Flight;
-
-/// Seconds: statements take from less than a millisecond to hours.
-const BUCKETS: &[f64] = &[
-    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
-    300.0, 1_800.0,
-];
-
-/// Counters of statements and callers.
-pub(crate) struct Counts {
-    ended: IntCounterVec,
-    seconds: Histogram,
-    rows: IntCounter,
-    bytes: IntCounter,
-    strangers: IntCounter,
-}
-
-impl Counts {
-    pub(crate) fn try_new() -> Result<Self> {
-        let ended = Opts::new(
-            "anabranch_statements_total",
-            "Statements that have ended, by how",
-        );
-        let seconds = HistogramOpts::new(
-            "anabranch_statement_seconds",
-            "How long statements were at work, but for subscriptions",
-        );
-        Ok(Self {
-            ended: IntCounterVec::new(ended, &["outcome"])?,
-            seconds: Histogram::with_opts(seconds.buckets(BUCKETS.to_vec()))?,
-            rows: IntCounter::new(
-                "anabranch_statement_rows_total",
-                "Rows that statements have sent or written",
-            )?,
-            bytes: IntCounter::new(
-                "anabranch_statement_bytes_total",
-                "Bytes of the results that statements have sent",
-            )?,
-            strangers: IntCounter::new(
-                "anabranch_logins_refused_total",
-                "Calls whose caller was not known",
-            )?,
-        })
-    }
-
-    /// Counts a caller whose login failed.
-    pub(crate) fn stranger(&self) {
-        self.strangers.inc();
-    }
-
-    /// A statement has ended in this way, with so many rows and bytes; how long it took, if that says something.
-    pub(crate) fn ended(&self, outcome: &str, seconds: Option<f64>, rows: u64, bytes: u64) {
-        self.ended.with_label_values(&[outcome]).inc();
-        if let Some(seconds) = seconds {
-            self.seconds.observe(seconds);
-        }
-        self.rows.inc_by(rows);
-        self.bytes.inc_by(bytes);
-    }
-}
 
 type Look = Box<dyn Fn() -> u64 + Send + Sync>;
 

@@ -4,16 +4,19 @@
 
 pub(crate) mod auth;
 mod console;
+mod counts;
 mod definitions;
 mod engine;
 mod flight;
 mod metrics;
 pub(crate) mod network;
+mod parsing;
 mod queries;
 mod restore;
 mod running_jobs;
 #[cfg(test)]
 mod simulation;
+mod waiting_jobs;
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -36,23 +39,23 @@ use crate::server::auth::gate::Gate;
 use crate::server::auth::login::Login;
 use crate::server::auth::places::Places;
 use crate::server::console::SeenAs;
+use crate::server::counts::Counts;
 use crate::server::engine::Engine;
 use crate::server::flight::Flight;
 use crate::server::flight::sessions::Sessions;
-use crate::server::metrics::Counts;
 use crate::server::network::admission::Connections;
 use crate::server::network::connection::admitted;
 use crate::server::queries::scheduler::Work;
 use crate::server::queries::session_pool::Forks;
-use crate::server::restore::WaitingJobs;
 use crate::server::running_jobs::RunningJobs;
+use crate::server::waiting_jobs::WaitingJobs;
 use crate::session::{Session, SessionOptions};
 use crate::store::{CatalogStore, DataDir, JobStore};
 
 pub use crate::server::auth::login::LoginOptions;
 pub use crate::server::auth::users::{hash_password, new_token};
 pub use crate::server::network::tls::TlsOptions;
-pub use crate::server::queries::scheduler::{Limits, QUERY_LOG};
+pub use crate::server::queries::limits::{Limits, QUERY_LOG};
 
 /// The most bytes of a client's message: parameters and statements.
 const MAX_MESSAGE: usize = 64 << 20;
@@ -195,7 +198,7 @@ impl Server {
         let memory_of_all = engine.forks.defined().memory_of_all();
         engine.work.may_hold(memory_of_all);
         let memory = crate::server::queries::memory::watch(Arc::clone(&engine.work), memory_of_all);
-        let plans = crate::server::queries::planning::watch(Arc::clone(&engine.work));
+        let plans = crate::server::queries::scheduler::watch(Arc::clone(&engine.work));
         let flight = Flight::new(Arc::clone(&engine), Arc::clone(&login));
         if let Some(metrics) = &options.metrics {
             metrics::register(metrics.registry(), &engine, &flight).map_err(plain)?;

@@ -2,8 +2,7 @@
 //! tried again for as long as the server runs: a store or a broker that is away for a moment takes no definition with
 //! it.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use futures::StreamExt as _;
@@ -15,7 +14,8 @@ use crate::planner::{
 };
 use crate::runtime::Stop;
 use crate::server::definitions::{Definition, defined, in_force, unreadable};
-use crate::server::engine::{Engine, one_statement, parse};
+use crate::server::engine::Engine;
+use crate::server::parsing::{one_statement, parse};
 use crate::session::{ForkOptions, Session};
 use crate::store::{CatalogEntry, CatalogList, FoundJob, JobId, JobStore};
 
@@ -31,30 +31,6 @@ const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LAST_PAUSE: Duration = Duration::from_secs(5);
 /// The list of definitions is made shorter when so many more entries were added than hold.
 const MANY_ENTRIES: u64 = 64;
-
-/// Jobs that are to run and cannot be started, by name, with the reason.
-#[derive(Debug, Default)]
-pub(crate) struct WaitingJobs(Mutex<BTreeMap<String, String>>);
-
-impl WaitingJobs {
-    pub(crate) fn names(&self) -> Vec<String> {
-        self.lock().keys().cloned().collect()
-    }
-
-    /// Whether that is new.
-    fn put(&self, name: &str, reason: String) -> bool {
-        let before = self.lock().insert(name.to_owned(), reason.clone());
-        before != Some(reason)
-    }
-
-    fn remove(&self, name: &str) {
-        self.lock().remove(name);
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, String>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
 
 impl Engine {
     /// Restores all definitions, and starts the jobs that exist.

@@ -6,7 +6,7 @@ use datafusion::arrow::array::{ArrayRef, RecordBatch, StringArray};
 
 use crate::cli::args::{CheckArguments, Format};
 use crate::cli::config::Settings;
-use crate::cli::scripts::eprint;
+use crate::cli::terminal::messages::eprint;
 use crate::cli::terminal::output::ResultWriter;
 use crate::error::{Error, Result};
 use crate::runtime::{CheckReport, Finding, check, check_sinks};

@@ -9,8 +9,10 @@ use datafusion::arrow::array::{Int64Array, RecordBatch, StringArray, TimestampMi
 use crate::cli::args::{DemoArguments, Format};
 use crate::cli::config::Settings;
 use crate::cli::local::Here;
-use crate::cli::scripts::{Place, Runner, eprint, prepare};
+use crate::cli::runner::{Place, Runner};
 use crate::cli::shell;
+use crate::cli::statements::prepare;
+use crate::cli::terminal::messages::eprint;
 use crate::core::visits::{VisitPlan, Visits};
 use crate::error::{Error, Result};
 use crate::planner::{Parameters, Script};

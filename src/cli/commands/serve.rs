@@ -5,7 +5,9 @@ use std::io::{IsTerminal as _, Write as _};
 use crate::cli::args::ServeArguments;
 use crate::cli::config::Settings;
 use crate::cli::metrics::MetricsServer;
-use crate::cli::scripts::{Interrupt, eprint, parameters, read_scripts, report};
+use crate::cli::statements::{parameters, read_scripts};
+use crate::cli::terminal::interrupt::Interrupt;
+use crate::cli::terminal::messages::{eprint, report};
 use crate::error::{Error, Result};
 use crate::server::{
     Limits, LoginOptions, ServeOptions, Server, TlsOptions, hash_password, new_token,

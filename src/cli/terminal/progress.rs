@@ -9,7 +9,7 @@ use std::time::Duration;
 use datafusion::physical_plan::ExecutionPlan;
 use indicatif::{HumanCount, MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use crate::cli::scripts::eprint;
+use crate::cli::terminal::messages::eprint;
 use crate::runtime::{JobStatus, JobStatuses};
 use crate::tables::read_metrics::{planned, rows_of_leaves};
 

@@ -9,7 +9,7 @@
 const SLACK: i64 = 60_000;
 const SLACK_SHARE: i64 = 1_000;
 
-/// What a clock shows that runs since the machine was started and that nobody sets.
+/// A reading of a clock that runs since the machine was started and that cannot be set.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SteadyTime {
     /// Id of this start of this machine: readings with another id cannot be compared.

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use super::version::SourceProgress;
+use super::progress::SourceProgress;
 
 /// A topic or a table, so that another one of the same name is told from it.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -6,10 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::identity::{Accepted, Reported};
-use super::version::SourceProgress;
-
-/// Offsets by table and partition.
-pub type Gaps = BTreeMap<String, BTreeMap<i32, SourceProgress>>;
+use super::progress::Gaps;
 
 /// One thing that happened to a job. Times are milliseconds since 1970 UTC.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -331,6 +328,7 @@ impl JobHistory {
 
 #[cfg(test)]
 mod tests {
+    use super::super::progress::SourceProgress;
     use super::*;
 
     fn created() -> Entry {

@@ -7,6 +7,7 @@ pub mod fingerprint;
 pub mod heartbeat;
 pub mod identity;
 pub mod log;
+pub mod progress;
 pub mod ranges;
 pub mod recovery;
 pub mod retention;
@@ -22,13 +23,14 @@ pub use clock::{ClockReading, JobClock, SteadyTime, Wall};
 pub use files::{FilePlace, choose_files};
 pub use heartbeat::{Heartbeat, SeenState, seen_state};
 pub use identity::{Accepted, Identity, RecordMark, Reported, Sameness, Standing, standing};
-pub use log::{Committed, Entry, Gaps, JobHistory, Phase, is_older};
+pub use log::{Committed, Entry, JobHistory, Phase, is_older};
+pub use progress::{Gaps, SourceProgress};
 pub use ranges::{Lost, PartitionFacts, PlannedRange, choose};
 pub use recovery::{Decision, Missing, Staged, missing_in_sink, recover, recover_in_new_sink};
 pub use retention::{Deletable, Retention, is_sweep_due, oldest_to_stay};
 pub use shortage::{Remedy, Shortage, remedy};
 pub use table_time::{Reached, UnfinishedVersion, through_versions};
-pub use version::{AGGREGATE, BatchVersion, DeadLetter, OperatorState, SourceProgress, StateFile};
+pub use version::{AGGREGATE, BatchVersion, DeadLetter, OperatorState, StateFile};
 pub use watermark::{
     JobTime, PartitionTime, Partitions, RowWatermark, RunningWatermark, WatermarkPolicy,
 };

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::version::SourceProgress;
+use super::progress::SourceProgress;
 
 /// Facts about a partition when the ranges of a batch are chosen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

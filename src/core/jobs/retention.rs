@@ -2,7 +2,7 @@
 //!
 //! Batches leave by an entry of the log ([`Entry::Trimmed`](super::Entry::Trimmed)), so that the log alone says what a rewind
 //! may name: files are deleted after it, never before. A *checkpoint* at `n` is what follows from all entries before `n`;
-//! whoever has it needs none of them. Entries are deleted from the first on, and only those that a checkpoint has passed.
+//! a reader that has it needs none of them. Entries are deleted from the first on, and only those that a checkpoint has passed.
 //! A writer that stalled meanwhile may find the number free that it had in mind: it reads the entry before after it wrote, and has
 //! lost if that is not the one it knows.
 //!
@@ -12,7 +12,8 @@
 
 use std::collections::BTreeSet;
 
-use super::{BatchVersion, JobHistory, is_older};
+use super::log::{JobHistory, is_older};
+use super::version::BatchVersion;
 
 /// How much of its past a job keeps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -8,8 +8,9 @@ use proptest::prelude::*;
 
 use crate::core::schedules::{Schedules, cases};
 
+use super::progress::SourceProgress;
 use super::recovery::BEGINNING;
-use super::version::{AGGREGATE, BatchVersion, OperatorState, SourceProgress, StateFile};
+use super::version::{AGGREGATE, BatchVersion, OperatorState, StateFile};
 use super::{
     Accepted, Decision, Deletable, Entry, Identity, JobHistory, PartitionFacts, Reported,
     Retention, Staged, Standing, choose, oldest_to_stay, recover, standing,
@@ -21,7 +22,7 @@ const RETENTION: Retention = Retention {
     age: i64::MAX,
 };
 
-/// What is there whatever becomes of runners: the job's log, its versions, the sink and the topic.
+/// The parts that outlive runners: the job's log, its versions, the sink and the topic.
 #[derive(Default)]
 struct World {
     /// The entries of the log that were not deleted.
@@ -321,7 +322,7 @@ impl World {
         *step = self.step(runner, this);
     }
 
-    /// Does one step of a runner; gives the next one. A runner that has lost the job takes it over anew.
+    /// Does one step of a runner; gives the next one. A runner that has lost the job takes it over again.
     fn step(&mut self, runner: u64, step: Step) -> Step {
         match step {
             Step::TakeOver => Step::Read {

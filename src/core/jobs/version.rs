@@ -2,21 +2,13 @@
 
 use std::collections::BTreeMap;
 
+use super::progress::SourceProgress;
 use crate::core::jobs::clock::ClockReading;
 use crate::core::jobs::identity::{Identity, RecordMark};
 use crate::core::jobs::watermark::JobTime;
 
 /// The id of the operator that keeps the aggregate of a job: the one stateful operator that a job has today.
 pub const AGGREGATE: &str = "aggregate";
-
-/// Offsets that a batch read from one partition of a topic.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct SourceProgress {
-    /// The first offset of the batch.
-    pub start: i64,
-    /// Where the next batch begins.
-    pub end: i64,
-}
 
 /// A record that could not be decoded.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -20,7 +20,7 @@ pub enum WatermarkPolicy {
 pub struct PartitionTime {
     /// Its highest event time less the delay; none before its first row.
     pub watermark: Option<i64>,
-    /// It has been silent for so long that it holds nobody back.
+    /// It has been silent for so long that it holds no other partition back.
     pub idle: bool,
     /// Of a table that is read version by version: what is not in the watermark yet.
     pub unfinished: Option<UnfinishedVersion>,

@@ -17,9 +17,9 @@ use arrow::error::ArrowError;
 
 use crate::formats::avro::union::{is_union, union_text};
 use crate::formats::spelling::find_field;
-use crate::formats::text::scalar::sql_name;
 use crate::formats::text::time::units_per_second;
 use crate::formats::text::zone::Offsets;
+use crate::formats::type_name::sql_name;
 
 /// Why a row cannot be read as declared.
 pub(crate) struct Misfit {

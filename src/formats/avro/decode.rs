@@ -17,13 +17,13 @@ use serde_json::Value;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::formats::avro::conform::{Conform, Misfit, relaxed};
-use crate::formats::options::ReadOptions;
-use crate::formats::registry::SchemaRegistry;
-use crate::formats::spelling::find_field;
-use crate::formats::text::zone::Offsets;
-use crate::formats::{
+use crate::formats::codec::{
     BadRow, Decoded, RecordDecoder, batch_of, check_total_bytes, projected_schema,
 };
+use crate::formats::registry::SchemaRegistry;
+use crate::formats::settings::ReadOptions;
+use crate::formats::spelling::find_field;
+use crate::formats::text::zone::Offsets;
 
 /// The zero byte and the number.
 const HEADER_BYTES: usize = 5;

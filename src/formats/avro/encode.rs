@@ -12,11 +12,11 @@ use arrow_avro::writer::{Encoder, WriterBuilder};
 
 use crate::error::{Error, Result, Subject};
 use crate::formats::avro::schema::WriteSchema;
-use crate::formats::registry::SchemaRegistry;
-use crate::formats::spelling::renamed;
-use crate::formats::{
+use crate::formats::codec::{
     EncodedRows, RecordEncoder, RowsBuilder, check_batch, is_tombstone, not_tombstones,
 };
+use crate::formats::registry::SchemaRegistry;
+use crate::formats::spelling::renamed;
 
 /// Writes each row as one Avro record. The schema is registered with the first row.
 pub(crate) struct AvroEncoder {

@@ -6,7 +6,7 @@ use arrow::datatypes::{DataType, Field, FieldRef, Fields, Schema, TimeUnit};
 use serde_json::{Value, json};
 
 use crate::error::{Error, Result, Subject};
-use crate::formats::text::scalar::sql_name;
+use crate::formats::type_name::sql_name;
 
 /// The schema of the encoder: as the registry has it, and as the Arrow types that Avro can represent.
 #[derive(Debug, Clone)]

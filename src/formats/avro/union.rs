@@ -11,9 +11,9 @@ use arrow::datatypes::{DataType, Field, Schema};
 use arrow::error::ArrowError;
 
 use crate::error::Result;
-use crate::formats::RecordEncoder as _;
+use crate::formats::codec::RecordEncoder as _;
 use crate::formats::json::encode::JsonEncoder;
-use crate::formats::options::WriteOptions;
+use crate::formats::settings::WriteOptions;
 use crate::formats::text::time::TimestampFormat;
 use crate::formats::text::zone::Zone;
 

@@ -17,15 +17,17 @@ use arrow::error::ArrowError;
 use base64::Engine;
 
 use super::column::{Columns, ReadContext};
-use super::options::{ReadOptions, WriteOptions};
-use super::{
-    Decoded, EncodedRows, RecordDecoder, RecordEncoder, RowsBuilder, check_batch, decode_rows,
-    is_tombstone, not_tombstones, projected_schema,
-};
 use crate::error::{Error, Result, Subject};
+use crate::formats::codec::{
+    Decoded, EncodedRows, RecordDecoder, RecordEncoder, RowsBuilder, check_batch, is_tombstone,
+    not_tombstones, projected_schema,
+};
 use crate::formats::csv::text::{CsvDialect, CsvFields, write_field};
-use crate::formats::text::scalar::{BASE64, sql_name};
+use crate::formats::decode_rows::decode_rows;
+use crate::formats::settings::{ReadOptions, WriteOptions};
+use crate::formats::text::scalar::BASE64;
 use crate::formats::text::time::{TimestampWriter, units_per_second, write_date, write_time};
+use crate::formats::type_name::sql_name;
 
 /// Refuses nested columns.
 ///

@@ -24,9 +24,11 @@ use serde_json::value::RawValue;
 
 use super::key_index::{Found, KeyIndex};
 use crate::error::Result;
+use crate::formats::codec::{Decoded, RecordDecoder, projected_schema};
 use crate::formats::column::{Column, Columns, ReadContext, Values, offset_of};
-use crate::formats::options::ReadOptions;
-use crate::formats::{Decoded, RecordDecoder, decode_rows, excerpt, projected_schema};
+use crate::formats::decode_rows::decode_rows;
+use crate::formats::excerpt::excerpt;
+use crate::formats::settings::ReadOptions;
 
 /// Decodes messages that are one JSON object each.
 pub(crate) struct JsonDecoder {

@@ -12,7 +12,8 @@ use arrow::array::{Array, ArrayRef, AsArray};
 use arrow::datatypes::{DataType, Field, Fields, Schema, TimeUnit, TimestampMicrosecondType};
 use arrow::util::display::{ArrayFormatter, FormatOptions as DisplayOptions};
 
-use crate::formats::{Decoded, FormatOptions};
+use crate::formats::FormatOptions;
+use crate::formats::codec::Decoded;
 
 fn timestamp() -> DataType {
     DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()))

@@ -20,13 +20,13 @@ use arrow_json::{Encoder, EncoderFactory, EncoderOptions};
 use base64::Engine;
 
 use crate::error::{Error, Result, Subject};
-use crate::formats::options::WriteOptions;
+use crate::formats::codec::{
+    EncodedRows, RecordEncoder, RowsBuilder, check_batch, is_tombstone, not_tombstones,
+};
+use crate::formats::settings::WriteOptions;
 use crate::formats::spelling::renamed;
 use crate::formats::text::scalar::BASE64;
 use crate::formats::text::time::{TimestampWriter, units_per_second, write_date, write_time};
-use crate::formats::{
-    EncodedRows, RecordEncoder, RowsBuilder, check_batch, is_tombstone, not_tombstones,
-};
 
 /// Writes each row as one JSON object.
 pub(crate) struct JsonEncoder {

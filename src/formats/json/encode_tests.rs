@@ -13,7 +13,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::error::ErrorKind;
-use crate::formats::{FormatOptions, RecordEncoder};
+use crate::formats::FormatOptions;
+use crate::formats::codec::RecordEncoder;
 
 fn nullable(name: &str, data_type: DataType) -> Field {
     Field::new(name, data_type, true)

@@ -1,12 +1,13 @@
 //! Conversion of one value from its text: the forms that each SQL type accepts.
 
-use arrow::datatypes::{DataType, TimeUnit, i256};
+use arrow::datatypes::{TimeUnit, i256};
 use base64::Engine;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 
 use super::number::{Inexact, parse_scaled, parse_scaled_wide};
 use super::time::{parse_date, parse_time, to_unit, units_per_second};
 use crate::formats::column::{Column, ReadContext, Values};
+use crate::formats::excerpt::excerpt;
 
 /// The standard alphabet; padding is written, and may be missing where it is read.
 pub(crate) const BASE64: GeneralPurpose = GeneralPurpose::new(
@@ -102,7 +103,7 @@ impl Column {
             format!(
                 "column {path}: a number ({}) was found for a TIMESTAMP, set option \
                  'json.timestamp_unit' to read it",
-                crate::formats::excerpt(text)
+                excerpt(text)
             )
         });
     }
@@ -149,36 +150,6 @@ impl Column {
             _ => false,
         }
     }
-}
-
-/// The name of a type as a user declares it.
-pub(crate) fn sql_name(data_type: &DataType) -> String {
-    let name = match data_type {
-        DataType::Boolean => "BOOLEAN",
-        DataType::Int8 => "TINYINT",
-        DataType::Int16 => "SMALLINT",
-        DataType::Int32 => "INT",
-        DataType::Int64 => "BIGINT",
-        DataType::UInt8 => "TINYINT UNSIGNED",
-        DataType::UInt16 => "SMALLINT UNSIGNED",
-        DataType::UInt32 => "INT UNSIGNED",
-        DataType::UInt64 => "BIGINT UNSIGNED",
-        DataType::Float32 => "REAL",
-        DataType::Float64 => "DOUBLE",
-        DataType::Date32 => "DATE",
-        DataType::Time32(_) | DataType::Time64(_) => "TIME",
-        DataType::Timestamp(..) => "TIMESTAMP",
-        DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => "VARCHAR",
-        DataType::Binary | DataType::LargeBinary | DataType::BinaryView => "BINARY",
-        DataType::List(_) => "LIST",
-        DataType::Map(..) => "MAP",
-        DataType::Struct(_) => "STRUCT",
-        DataType::Decimal128(precision, scale) | DataType::Decimal256(precision, scale) => {
-            return format!("DECIMAL({precision}, {scale})");
-        }
-        other => return other.to_string(),
-    };
-    name.to_owned()
 }
 
 fn append<T>(values: &mut Vec<T>, value: Option<T>) -> bool {

@@ -39,7 +39,7 @@ impl Zone {
         if matches!(text, "UTC" | "utc" | "Z") {
             return Some(Zone::Utc);
         }
-        if let Some(seconds) = super::time::parse_offset(text.as_bytes()) {
+        if let Some(seconds) = super::offset::parse_offset(text.as_bytes()) {
             return Some(Zone::Fixed(seconds));
         }
         text.parse::<Tz>().ok().map(Zone::Named)

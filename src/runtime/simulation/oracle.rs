@@ -271,8 +271,8 @@ impl<'t> Oracle<'t> {
         group.is_touched = true;
     }
 
-    /// TIME-1: to each partition that the version calls idle, no record had come for long enough by the real time, whatever the
-    /// wall clock said. A record in a transaction that was still open is one that had come.
+    /// TIME-1: to each partition that the version calls idle, no record had come for long enough by the real time; the wall clock
+    /// does not count. A record in a transaction that was still open is one that had come.
     fn check_idle(&self, version: &BatchVersion) -> Result<(), String> {
         let time = version.time.as_ref().ok_or("a version without a time")?;
         let clock = version.clock.as_ref().ok_or("a version without a clock")?;

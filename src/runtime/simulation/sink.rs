@@ -28,7 +28,7 @@ pub(super) struct Commit {
     pub(super) withdrawn: Vec<OutRow>,
 }
 
-/// The sink itself: it is there whatever becomes of processes.
+/// The sink itself: it outlives processes.
 #[derive(Debug, Default)]
 pub(super) struct Sink {
     pub(super) is_table: bool,

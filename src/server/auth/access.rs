@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use glob::Pattern;
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 pub(crate) use crate::planner::Role;
 use crate::planner::{Class, ParsedStatement, Statement, TableOption, Writes};
 use crate::server::auth::places::Places;
+use crate::server::auth::refusal::refused;
 use crate::session::MayName;
 
 /// The caller's name on a server without logins.
@@ -110,7 +111,7 @@ impl Caller {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Permission`], with the right that is missing.
+    /// [`ErrorKind::Permission`](crate::error::ErrorKind::Permission), with the right that is missing.
     pub(crate) fn check(&self, parsed: &ParsedStatement, places: &Places) -> Result<()> {
         self.check_role(parsed)?;
         if self.role == Role::Admin {
@@ -124,7 +125,7 @@ impl Caller {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Permission`], with the right that is missing.
+    /// [`ErrorKind::Permission`](crate::error::ErrorKind::Permission), with the right that is missing.
     pub(crate) fn check_own(&self, parsed: &ParsedStatement) -> Result<()> {
         self.check_role(parsed)?;
         match self.role {
@@ -182,11 +183,6 @@ impl Caller {
     }
 }
 
-/// The error for an action that only an administrator may do.
-pub(crate) fn refused(why: String) -> Error {
-    Error::new(ErrorKind::Permission, why).with_help("ask an administrator of the server")
-}
-
 /// Whether the statement runs a query and stores its rows where other users can read them.
 fn makes_from_query(parsed: &ParsedStatement) -> bool {
     let effect = &parsed.effect;
@@ -201,6 +197,7 @@ fn makes_from_query(parsed: &ParsedStatement) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::ErrorKind;
     use crate::planner::{Script, parse_statement};
 
     fn parsed(sql: &str) -> ParsedStatement {

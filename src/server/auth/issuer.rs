@@ -9,7 +9,7 @@ use jsonwebtoken::{Algorithm, DecodingKey, Validation};
 
 use crate::error::{Error, Result};
 use crate::server::auth::access::{Caller, Grants, Role};
-use crate::server::auth::login::unknown;
+use crate::server::auth::refusal::unknown;
 use crate::server::auth::users::{LOOK, changed};
 
 /// Another issuer of tokens.

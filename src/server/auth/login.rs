@@ -18,9 +18,10 @@ use tokio::sync::Semaphore;
 use crate::error::{Error, ErrorKind, Result};
 use crate::server::auth::access::Caller;
 use crate::server::auth::issuer::Issuer;
+use crate::server::auth::refusal::unknown;
 use crate::server::auth::users::{User, Users, hash_password, is_password};
-use crate::server::metrics::Counts;
-use crate::server::queries::scheduler::QUERY_LOG;
+use crate::server::counts::Counts;
+use crate::server::queries::limits::QUERY_LOG;
 
 /// The cookie by which clients without a token keep a session.
 pub(crate) const COOKIE_NAME: &str = "arrow_flight_session_id";
@@ -442,10 +443,6 @@ fn fingerprint(password: &str, hash: &str) -> [u8; 32] {
     of.update([0]);
     of.update(password.as_bytes());
     of.finalize().into()
-}
-
-pub(crate) fn unknown(why: &str) -> Error {
-    Error::new(ErrorKind::Unauthenticated, why)
 }
 
 #[cfg(test)]

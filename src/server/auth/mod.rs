@@ -5,4 +5,5 @@ pub(crate) mod gate;
 pub(crate) mod issuer;
 pub(crate) mod login;
 pub(crate) mod places;
+pub(crate) mod refusal;
 pub(crate) mod users;

@@ -7,7 +7,7 @@ use datafusion::sql::parser::{CreateExternalTable, Statement as SqlStatement};
 
 use crate::error::{Error, ErrorKind, Result, Subject};
 use crate::planner::{CreateTable, Statement, TableKind, TableOption};
-use crate::server::auth::access::refused;
+use crate::server::auth::refusal::refused;
 use crate::session::TablePlace;
 
 /// The places of a server.

@@ -12,9 +12,10 @@ use crate::planner::{Class, Parameters, ParsedStatement};
 use crate::runtime::JobStatus;
 use crate::server::auth::access::Caller;
 use crate::server::console::rows::{Limits, Table, TableBuilder};
-use crate::server::engine::{Asked, Done, Engine, one_statement, parse};
+use crate::server::engine::{Asked, Done, Engine};
+use crate::server::parsing::{one_statement, parse};
 use crate::server::queries::prepared::Prepared;
-use crate::server::queries::scheduler::Statement;
+use crate::server::queries::statement::Statement;
 
 /// The result of a statement.
 #[derive(Debug, Serialize)]

@@ -11,7 +11,8 @@ use datafusion::execution::SendableRecordBatchStream;
 use crate::error::{Error, ErrorKind, Result};
 use crate::planner::script::{identifier, quoted};
 use crate::planner::types::type_name;
-use crate::server::engine::{Asked, Engine, definition};
+use crate::server::engine::{Asked, Engine};
+use crate::server::parsing::definition;
 use crate::session::{CATALOG, SCHEMA};
 
 /// The name of the client's rows in the statement that writes them.

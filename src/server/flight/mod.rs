@@ -42,7 +42,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::planner::{Class, ParsedStatement, Script, Statement as ParsedKind};
 use crate::server::auth::access::Caller;
 use crate::server::auth::login::{COOKIE_NAME, Login, of_cookie};
-use crate::server::engine::{Asked, Done, Engine, Plan, one_statement};
+use crate::server::engine::{Asked, Done, Engine, Plan};
 use crate::server::flight::ingest::ingest;
 use crate::server::flight::messages::{
     ActionCreatePreparedStatementResult, CloseSessionResult, GetSessionOptionsResult,
@@ -54,10 +54,12 @@ use crate::server::flight::sessions::no_session;
 use crate::server::flight::status::status;
 use crate::server::flight::transfer::{client_rows, encoded, no_rows, of_flight, sent_batches};
 use crate::server::flight::wire::{to_wire, wire_schema};
+use crate::server::parsing::one_statement;
 use crate::server::queries;
 use crate::server::queries::handle_registry::Held;
+use crate::server::queries::limits::QUERY_LOG;
 use crate::server::queries::prepared::{Prepared, Statements, bound_bytes};
-use crate::server::queries::scheduler::{QUERY_LOG, Statement};
+use crate::server::queries::statement::Statement;
 use crate::server::queries::statement_cache::Known;
 use crate::session::{Planned, Session};
 

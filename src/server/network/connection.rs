@@ -211,7 +211,7 @@ mod tests {
     use super::*;
     use crate::server::auth::gate::Gate;
     use crate::server::auth::login::{Login, LoginOptions};
-    use crate::server::metrics::Counts;
+    use crate::server::counts::Counts;
 
     /// Sends messages, each in parts of these lengths, flushed and answered by a byte, over a stream that takes `room` bytes
     /// at a time.

@@ -1,11 +1,13 @@
 //! Queries: running statements, prepared statements, their sessions, limits and results.
 
 pub(crate) mod handle_registry;
+pub(crate) mod limits;
 pub(crate) mod memory;
 pub(crate) mod planning;
 pub(crate) mod prepared;
 pub(crate) mod scheduler;
 pub(crate) mod session_pool;
+pub(crate) mod statement;
 pub(crate) mod statement_cache;
 
 use std::sync::Arc;
@@ -16,7 +18,8 @@ use datafusion::arrow::array::{
 
 use crate::error::{Error, Result};
 use crate::server::auth::access::Caller;
-use crate::server::queries::scheduler::{Statement, Work};
+use crate::server::queries::scheduler::Work;
+use crate::server::queries::statement::Statement;
 
 /// `id`, `user`, `state`, `started_at`, `rows`, `bytes`, `text`: one row per running statement that the caller may see.
 ///

@@ -15,34 +15,19 @@ use std::time::{Duration, Instant};
 
 use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio_util::task::AbortOnDropHandle;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::server::queries::scheduler::{Statement, Work};
+use crate::server::queries::statement::Statement;
 use crate::session::{Unwanted, until_unwanted};
 
 /// Threads that may be lost to plans that do not end.
 const LOST: usize = 8;
 /// How often plans are checked. A cancelled plan has as long to end.
-const LOOK: Duration = Duration::from_millis(100);
+pub(super) const LOOK: Duration = Duration::from_millis(100);
 /// How often a statement that waits for a place checks whether it is to be refused.
 const WAITS: Duration = Duration::from_secs(1);
 /// A text of so few bytes is planned in less time than it takes to hand the other tasks of its thread over.
 const SHORT: usize = 64;
-
-/// Watches plans that are being made.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the watcher of plans runs beside them, in real time"
-)]
-pub(crate) fn watch(work: Arc<Work>) -> AbortOnDropHandle<()> {
-    AbortOnDropHandle::new(tokio::spawn(async move {
-        loop {
-            tokio::time::sleep(LOOK).await;
-            work.planners.look();
-        }
-    }))
-}
 
 /// The places where plans are made.
 pub(crate) struct Planners {
@@ -239,8 +224,10 @@ async fn woken() {
 mod tests {
     use super::*;
     use crate::server::auth::access::Caller;
-    use crate::server::metrics::Counts;
-    use crate::server::queries::scheduler::{Limits, Time, WaitsFor};
+    use crate::server::counts::Counts;
+    use crate::server::queries::limits::Limits;
+    use crate::server::queries::scheduler::{WaitsFor, Work};
+    use crate::server::queries::statement::Time;
 
     /// A statement with a long text.
     fn statement() -> Arc<Statement> {

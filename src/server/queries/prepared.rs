@@ -15,8 +15,8 @@ use crate::planner::{
     BoundValue, Class, Parameters, ParsedStatement, RawStatement, bound_column, bound_value,
     inserts_one_row, parse_statement,
 };
-use crate::server::engine::one_statement;
 use crate::server::flight::wire::{WireTypes, wire_schema};
+use crate::server::parsing::one_statement;
 
 /// A statement with places for values.
 #[derive(Debug, Clone)]

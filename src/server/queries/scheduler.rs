@@ -3,9 +3,9 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::future::Future;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Instant;
 
 use datafusion::arrow::array::RecordBatch;
 use futures::StreamExt as _;
@@ -19,245 +19,15 @@ use crate::core::heap;
 use crate::core::stack::on_stack;
 use crate::error::{Error, ErrorKind, Result};
 use crate::server::auth::access::{Caller, share};
-use crate::server::metrics::Counts;
-use crate::server::queries::planning::Planners;
+use crate::server::counts::Counts;
+use crate::server::queries::limits::{Limits, QUERY_LOG};
+use crate::server::queries::planning::{LOOK, Planners};
+use crate::server::queries::statement::{
+    Statement, StoppedBy, gone, is_ending, is_out_of_memory, too_long,
+};
 
 /// Messages that are made before the client asks for them: a result with a slow reader holds no more.
 const AHEAD: usize = 4;
-/// The most characters of a statement's text in the list and the log.
-const SHOWN: usize = 2_000;
-/// The target by which the log of statements is filtered.
-pub const QUERY_LOG: &str = "anabranch::queries";
-
-/// How much clients may ask for.
-#[derive(Debug, Clone)]
-pub struct Limits {
-    /// Statements that run at the same time.
-    pub statements: usize,
-    /// Statements that wait for others; one more is refused.
-    pub queue: usize,
-    /// Subscriptions that are open at the same time; one more is refused.
-    pub subscriptions: usize,
-    /// How long a statement may take, unless its session says less.
-    pub timeout: Option<Duration>,
-    /// How long a statement may be planned without a pause.
-    pub planning: Duration,
-    /// Bytes that a statement may hold before it spills or fails; `None`: all of the server's.
-    pub memory: Option<usize>,
-    /// Bytes of a result.
-    pub result_bytes: Option<u64>,
-    /// Bytes of a statement's text.
-    pub statement_bytes: usize,
-    /// Sessions, and of each kind things that are kept for clients between two calls.
-    pub sessions: usize,
-    /// The time without a call after which the server forgets settings and handles of a client.
-    pub idle: Duration,
-    /// A result that gives nothing for so long says that it is still there.
-    pub keep_alive: Duration,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            statements: 64,
-            queue: 256,
-            subscriptions: 256,
-            timeout: None,
-            planning: Duration::from_secs(60),
-            memory: None,
-            result_bytes: None,
-            statement_bytes: 16 << 20,
-            sessions: 10_000,
-            idle: Duration::from_secs(3_600),
-            keep_alive: Duration::from_secs(15),
-        }
-    }
-}
-
-/// How long a statement may run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Time {
-    /// As long as it takes.
-    Any,
-    /// At most this long.
-    AtMost(Duration),
-    /// Until its client goes: other statements do not wait for it.
-    Endless,
-}
-
-/// A statement of a client, from when it is asked for until it has run or its rows are fetched.
-#[derive(Debug)]
-pub(crate) struct Statement {
-    /// By which it is listed, cancelled and logged.
-    pub(crate) id: String,
-    pub(crate) user: Arc<str>,
-    /// Without secrets.
-    pub(crate) text: String,
-    /// In milliseconds since 1970 UTC.
-    pub(crate) at: i64,
-    time: Time,
-    is_waiting: AtomicBool,
-    /// It has ended, and is still being planned.
-    is_ending: AtomicBool,
-    /// How many wait for it.
-    waited_for: AtomicUsize,
-    rows: AtomicU64,
-    bytes: AtomicU64,
-    /// Microseconds of running so far.
-    spent: AtomicU64,
-    stopped: CancellationToken,
-    stopped_by: OnceLock<StoppedBy>,
-    /// Memory that its polls allocate is counted here.
-    owner: Arc<heap::Owner>,
-    /// Cancelled when a thread of the statement waits for memory: then the statement cannot report its own end.
-    is_short: CancellationToken,
-}
-
-/// The reason why a statement is ended early.
-#[derive(Debug)]
-enum StoppedBy {
-    /// A user with the right to do so, by this name.
-    User(String),
-    /// The server, which ends before it.
-    Server,
-    /// The server, which would run out of memory with it.
-    Memory,
-    /// The server, which has planned it for so long.
-    Planning(Duration),
-}
-
-impl Statement {
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "the id of a statement cannot be guessed"
-    )]
-    pub(crate) fn new(caller: &Caller, text: &str, at: i64, time: Time) -> Arc<Self> {
-        Arc::new(Self {
-            id: uuid::Uuid::new_v4().simple().to_string()[..16].to_owned(),
-            user: Arc::clone(&caller.name),
-            text: text.chars().take(SHOWN).collect(),
-            at,
-            time,
-            is_waiting: AtomicBool::new(false),
-            is_ending: AtomicBool::new(false),
-            waited_for: AtomicUsize::new(0),
-            rows: AtomicU64::new(0),
-            bytes: AtomicU64::new(0),
-            spent: AtomicU64::new(0),
-            stopped: CancellationToken::new(),
-            stopped_by: OnceLock::new(),
-            owner: Arc::default(),
-            is_short: CancellationToken::new(),
-        })
-    }
-
-    /// Whether its rows come until its client goes.
-    pub(crate) fn is_endless(&self) -> bool {
-        self.time == Time::Endless
-    }
-
-    /// Ends it, now or as soon as it begins.
-    pub(crate) fn cancel(&self, by: &str) {
-        self.stop(StoppedBy::User(by.to_owned()));
-    }
-
-    fn stop(&self, by: StoppedBy) {
-        // Only the first reason is kept.
-        let _ = self.stopped_by.set(by);
-        self.owner.end();
-        self.stopped.cancel();
-    }
-
-    /// `WAITING` for others to end, `RUNNING`, or `ENDING` where it has ended and is still being planned.
-    pub(crate) fn state(&self) -> &'static str {
-        match self.is_waiting.load(Ordering::Relaxed) {
-            _ if self.is_ending.load(Ordering::Relaxed) => "ENDING",
-            true => "WAITING",
-            false => "RUNNING",
-        }
-    }
-
-    /// The statement has ended, and its plan was cancelled.
-    pub(crate) fn ends(&self) {
-        self.is_ending.store(true, Ordering::Relaxed);
-    }
-
-    /// How long it may take, if that is limited.
-    pub(crate) fn timeout(&self) -> Option<Duration> {
-        match self.time {
-            Time::AtMost(timeout) => Some(timeout),
-            Time::Any | Time::Endless => None,
-        }
-    }
-
-    /// Ends it, since it has been planned for so long.
-    pub(crate) fn stop_planning(&self, limit: Duration) {
-        self.stop(StoppedBy::Planning(limit));
-    }
-
-    /// Whether it was cancelled, or its client no longer waits.
-    pub(crate) fn has_ended(&self) -> bool {
-        self.waited_for.load(Ordering::Relaxed) == 0 || self.stopped.is_cancelled()
-    }
-
-    /// The error for its client if it was cancelled.
-    pub(crate) fn why_stopped(&self) -> Option<Error> {
-        let by = self.stopped_by.get()?;
-        Some(match by {
-            StoppedBy::Server => is_ending(),
-            StoppedBy::Memory => is_out_of_memory(),
-            StoppedBy::Planning(limit) => Error::new(
-                ErrorKind::Timeout,
-                format!(
-                    "planning the statement took longer than {:.1} s",
-                    limit.as_secs_f64()
-                ),
-            )
-            .with_help("make several statements of it, or keep a part of it in a table"),
-            StoppedBy::User(by) if **by != *self.user => Error::new(
-                ErrorKind::Cancelled,
-                format!("the statement was cancelled by {by}"),
-            ),
-            StoppedBy::User(_) => Error::new(ErrorKind::Cancelled, "the statement was cancelled"),
-        })
-    }
-
-    /// Counts the rows and bytes sent.
-    pub(crate) fn count(&self, rows: usize, bytes: usize) {
-        self.rows.fetch_add(rows as u64, Ordering::Relaxed);
-        self.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
-    }
-
-    /// Rows and bytes that were sent so far.
-    pub(crate) fn counted(&self) -> (u64, u64) {
-        let rows = self.rows.load(Ordering::Relaxed);
-        (rows, self.bytes.load(Ordering::Relaxed))
-    }
-
-    /// Ends when it is stopped or has taken too long; gives why.
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "the time limit of a statement is real time"
-    )]
-    async fn stopped(&self) -> Error {
-        let took_too_long = async {
-            match self.timeout() {
-                Some(timeout) => {
-                    tokio::time::sleep(timeout).await;
-                    timeout
-                }
-                None => std::future::pending().await,
-            }
-        };
-        tokio::select! {
-            () = self.stopped.cancelled() => self.why_stopped().unwrap_or_else(gone),
-            timeout = took_too_long => {
-                self.owner.end();
-                too_long(timeout)
-            }
-        }
-    }
-}
 
 /// The running statements.
 pub(crate) struct Work {
@@ -830,37 +600,12 @@ fn in_one_go(memory: usize) -> usize {
     memory.saturating_mul(2).saturating_add(ON_THEIR_WAY)
 }
 
-fn is_out_of_memory() -> Error {
-    let ended = "the server ran out of memory: the statement was ended";
-    Error::new(ErrorKind::Exhausted, ended)
-        .with_help("read fewer rows or columns, or ask for an aggregate of them")
-}
-
 /// The same of one that is done to its end, if there is memory for it later.
 fn is_short_of_memory() -> Error {
     let ended = "the server ran out of memory: the statement was ended";
     Error::new(ErrorKind::Exhausted, ended).with_help(
         "define less at once; SHOW TABLES and SHOW JOBS say whether it was defined all the same",
     )
-}
-
-fn is_ending() -> Error {
-    Error::unavailable("the server is about to end").with_help("ask again soon")
-}
-
-fn gone() -> Error {
-    Error::new(ErrorKind::Cancelled, "its client went away")
-}
-
-fn too_long(timeout: Duration) -> Error {
-    Error::new(
-        ErrorKind::Timeout,
-        format!(
-            "the statement took longer than {:.1} s",
-            timeout.as_secs_f64()
-        ),
-    )
-    .with_help("SET statement_timeout changes that within the server's own limit")
 }
 
 /// At least one, and no more than can be counted.
@@ -975,11 +720,29 @@ impl Drop for Running {
     }
 }
 
+/// Watches plans that are being made.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the watcher of plans runs beside them, in real time"
+)]
+pub(crate) fn watch(work: Arc<Work>) -> AbortOnDropHandle<()> {
+    AbortOnDropHandle::new(tokio::spawn(async move {
+        loop {
+            tokio::time::sleep(LOOK).await;
+            work.planners.look();
+        }
+    }))
+}
+
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::AtomicBool;
+    use std::time::Duration;
+
     use futures::TryStreamExt as _;
 
     use super::*;
+    use crate::server::queries::statement::Time;
 
     fn work(limits: Limits) -> Arc<Work> {
         let counts = Arc::new(Counts::try_new().unwrap());

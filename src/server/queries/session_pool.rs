@@ -121,7 +121,7 @@ mod tests {
     use datafusion::arrow::util::pretty::pretty_format_batches;
 
     use super::*;
-    use crate::server::engine::definition;
+    use crate::server::parsing::definition;
     use crate::session::SessionOptions;
 
     async fn run(session: &Session, sql: &str) -> String {

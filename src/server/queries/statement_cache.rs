@@ -53,7 +53,7 @@ impl Known {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::server::engine::one_statement;
+    use crate::server::parsing::one_statement;
 
     #[test]
     fn queries_are_parsed_once() {

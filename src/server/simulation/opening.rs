@@ -11,8 +11,9 @@ use tokio::runtime::{Builder, Handle, Runtime};
 use super::{Lying, started};
 use crate::core::schedules::{Schedules, found_by, seeds};
 use crate::server::auth::access::Caller;
-use crate::server::engine::{Engine, definition};
-use crate::server::restore::WaitingJobs;
+use crate::server::engine::Engine;
+use crate::server::parsing::definition;
+use crate::server::waiting_jobs::WaitingJobs;
 use crate::store::DataDir;
 use crate::store::simulated::{Faults, SimulatedDisk};
 

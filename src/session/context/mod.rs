@@ -357,8 +357,8 @@ mod tests {
 
     use datafusion::execution::cache::cache_manager::{CachedFileMetadataEntry, FileMetadata};
     use datafusion::execution::memory_pool::{MemoryConsumer, MemoryReservation};
-    use object_store::ObjectMeta;
-    use object_store::path::Path;
+    use datafusion::object_store::ObjectMeta;
+    use datafusion::object_store::path::Path;
 
     use super::*;
 

@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 
 use super::parts::{AcceptedFile, ByPartition, ProgressFile, ReportedFile, by_key, by_partition};
@@ -49,6 +50,9 @@ struct HistoryFile {
     /// The id of entry `next - 1`; none if that is of format 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     last_entry: Option<String>,
+    /// A member of checkpoints that early releases of format 1 wrote; it is not needed any more.
+    #[serde(default, skip_serializing)]
+    skipping_lost: IgnoredAny,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -118,6 +122,7 @@ impl From<JobHistory> for HistoryFile {
             settled: of.settled,
             packs: of.packs,
             last_entry: of.last_entry,
+            skipping_lost: IgnoredAny,
         }
     }
 }
@@ -235,6 +240,16 @@ mod tests {
         };
         let read = read_checkpoint(&seal(&file).unwrap(), history.next);
         assert_eq!(read.unwrap(), first);
+        // The early releases of format 1 wrote a flag instead of what is skipped and accepted.
+        let mut early = serde_json::to_value(&file).unwrap();
+        let members = early["history"].as_object_mut().unwrap();
+        for later in ["reported", "skipping", "accepted", "settled", "packs"] {
+            assert!(members.remove(later).is_some(), "{later}");
+        }
+        members.insert("skipping_lost".to_owned(), true.into());
+        let read = read_checkpoint(&seal(&early).unwrap(), history.next).unwrap();
+        assert_eq!((&read.name, read.next), (&first.name, first.next));
+        assert_eq!(read.batches, first.batches);
         let newer = CheckpointFile {
             format: 3,
             history: first.into(),

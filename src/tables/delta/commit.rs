@@ -23,8 +23,8 @@ use super::duties::Duties;
 use super::features::for_commits;
 use super::handle::DeltaTableHandle;
 use super::rules::TableRules;
+use super::spec::{Application, Commit};
 use super::write::{Rewrite, StatsConfig, WriteTarget, Written, discard, write_files};
-use super::{Application, Commit};
 use crate::error::{Error, ErrorKind, Result, Subject};
 
 /// The field of an entry with the commit's name: in `commitInfo`, as other writers do it.

@@ -8,7 +8,7 @@ use deltalake::kernel::engine::arrow_conversion::TryIntoKernel as _;
 use deltalake::kernel::{MetadataValue, StructField};
 
 use super::generated::{GeneratedColumn, same_delta_type, same_expression, storable};
-use super::{DeltaColumn, DeltaSpec};
+use super::spec::{DeltaColumn, DeltaSpec};
 use crate::error::{Error, Result, Subject};
 
 const GENERATION_EXPRESSION: &str = "delta.generationExpression";

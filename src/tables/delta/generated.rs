@@ -28,7 +28,7 @@ use datafusion::sql::sqlparser::parser::Parser;
 use deltalake::delta_datafusion::create_session;
 use deltalake::delta_datafusion::expr::parse_predicate_expression;
 
-use super::shape::{TimeShape, time_shape};
+use super::shape::{TimeShape, string_literal, time_shape};
 use crate::core::stack::with_stack;
 use crate::error::{Error, Result, Subject};
 
@@ -482,17 +482,6 @@ fn plain_arguments(function: &ast::Function) -> Option<Vec<&SqlExpr>> {
             _ => None,
         })
         .collect()
-}
-
-/// The text of a string literal.
-pub(super) fn string_literal(expr: &SqlExpr) -> Option<&str> {
-    match expr {
-        SqlExpr::Value(value) => match &value.value {
-            Value::SingleQuotedString(text) | Value::DoubleQuotedString(text) => Some(text),
-            _ => None,
-        },
-        _ => None,
-    }
 }
 
 fn trunc_unit(unit: &str) -> Result<&'static str> {

@@ -6,7 +6,6 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use datafusion::arrow::datatypes::SchemaRef;
-use datafusion::catalog::TableProvider;
 use deltalake::kernel::transaction::TransactionError;
 use deltalake::kernel::{Action, Metadata, StructField};
 use deltalake::logstore::{CommitOrBytes, LogStoreRef};
@@ -14,18 +13,16 @@ use deltalake::protocol::SaveMode;
 use deltalake::{DeltaTable, DeltaTableError};
 use futures::TryStreamExt as _;
 
+use super::added_file::AddedFile;
 use super::commit_times::{Found, version_at};
 use super::create::{check_declared, new_fields};
 use super::error::{delta_error, not_a_table};
-use super::identity::SeenCommit;
 use super::location::Location;
 use super::options::{DeltaOptions, WriteOptions};
-use super::provider::DeltaTableProvider;
 use super::rules::{COMPUTED_IN_UTC, TableRules, generated_texts};
-use super::scan::TableScan;
+use super::seen_commit::SeenCommit;
+use super::spec::{DeltaSpec, DeltaStream};
 use super::store::build_log_store;
-use super::stream::{AddedFile, DeltaStream};
-use super::{DeltaSpec, TimeTravel};
 use crate::core::jobs::WatermarkPolicy;
 use crate::error::{Error, Result, Subject};
 use crate::tables::time::{EventTime, check_event_time};
@@ -174,31 +171,6 @@ impl DeltaTableHandle {
             check_event_time(&rules.rows.schema, &event_time.column)?;
         }
         Ok(handle)
-    }
-
-    /// A provider over one version of the table, which it reads for as long as it lives.
-    ///
-    /// Only the provider of [`TimeTravel::Latest`] can be inserted into.
-    ///
-    /// # Errors
-    ///
-    /// The version does not exist (any more), or the log cannot be read.
-    pub async fn snapshot(&self, at: TimeTravel) -> Result<Arc<dyn TableProvider>> {
-        let newest = self.refresh().await?;
-        let table = match at {
-            TimeTravel::Latest => newest,
-            TimeTravel::Version(version) => self.at_version(newest, version).await?,
-            TimeTravel::Timestamp(time) => {
-                let version = self.version_at(&newest, time).await?;
-                self.at_version(newest, version).await?
-            }
-        };
-        let rules = self.rules(&table)?;
-        let scan = TableScan::of(&table).map_err(|error| self.fail(error))?;
-        let writer = (at == TimeTravel::Latest).then(|| self.clone());
-        Ok(Arc::new(DeltaTableProvider::new(
-            scan, table, rules, writer,
-        )))
     }
 
     /// The paths among `paths` that are no files of the newest version.
@@ -443,7 +415,7 @@ impl DeltaTableHandle {
     }
 
     /// The newest version that was committed at or before `time` (microseconds).
-    async fn version_at(&self, newest: &DeltaTable, time: i64) -> Result<u64> {
+    pub(super) async fn version_at(&self, newest: &DeltaTable, time: i64) -> Result<u64> {
         let snapshot = newest.snapshot().map_err(|error| self.fail(error))?;
         let found = version_at(&newest.log_store(), snapshot.snapshot(), time).await;
         let oldest = match found.map_err(|error| self.fail(error))? {

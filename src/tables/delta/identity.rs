@@ -6,26 +6,9 @@ use deltalake::logstore::object_store::path::Path;
 use deltalake::{DeltaTable, ObjectStoreError};
 
 use super::handle::DeltaTableHandle;
+use super::seen_commit::{SeenCommit, Stamp};
 use crate::core::jobs::Identity;
 use crate::error::{Error, Result};
-
-/// A commit of the table as the store has it: as long as this commit is there unchanged, the table is the same one.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct SeenCommit {
-    version: u64,
-    stamp: Stamp,
-    /// The table's id.
-    id: String,
-}
-
-/// Properties that tell a file from a later one of the same name.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Stamp {
-    /// In microseconds since 1970 UTC.
-    written: i64,
-    size: u64,
-    tag: Option<String>,
-}
 
 impl DeltaTableHandle {
     /// Which table it is now. The state that is known of a table that is gone is forgotten.

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use deltalake::parquet::basic::{Compression, GzipLevel, ZstdLevel};
 
-use super::stream::DeltaStream;
+use super::spec::DeltaStream;
 use crate::core::suggest::closest;
 use crate::error::{Error, Result, Subject};
 use crate::tables::options::{self, parse_size};

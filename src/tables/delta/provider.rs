@@ -23,6 +23,7 @@ use super::handle::DeltaTableHandle;
 use super::prune::partition_filters;
 use super::rules::TableRules;
 use super::scan::TableScan;
+use super::spec::TimeTravel;
 use crate::error::Error;
 
 /// One version of a table.
@@ -106,6 +107,36 @@ impl DeltaTableProvider {
             metrics: ExecutionPlanMetricsSet::new(),
         };
         Ok(Arc::new(DataSinkExec::new(input, Arc::new(sink), None)))
+    }
+}
+
+impl DeltaTableHandle {
+    /// A provider over one version of the table, which it reads for as long as it lives.
+    ///
+    /// Only the provider of [`TimeTravel::Latest`] can be inserted into.
+    ///
+    /// # Errors
+    ///
+    /// The version does not exist (any more), or the log cannot be read.
+    pub async fn snapshot(
+        &self,
+        at: TimeTravel,
+    ) -> std::result::Result<Arc<dyn TableProvider>, Error> {
+        let newest = self.refresh().await?;
+        let table = match at {
+            TimeTravel::Latest => newest,
+            TimeTravel::Version(version) => self.at_version(newest, version).await?,
+            TimeTravel::Timestamp(time) => {
+                let version = self.version_at(&newest, time).await?;
+                self.at_version(newest, version).await?
+            }
+        };
+        let rules = self.rules(&table)?;
+        let scan = TableScan::of(&table).map_err(|error| self.fail(error))?;
+        let writer = (at == TimeTravel::Latest).then(|| self.clone());
+        Ok(Arc::new(DeltaTableProvider::new(
+            scan, table, rules, writer,
+        )))
     }
 }
 

@@ -3,10 +3,8 @@
 
 use datafusion::arrow::datatypes::{DataType, SchemaRef, TimeUnit};
 use datafusion::sql::sqlparser::ast::{
-    DataType as SqlType, Expr as SqlExpr, FunctionArg, FunctionArgExpr, FunctionArguments,
+    DataType as SqlType, Expr as SqlExpr, FunctionArg, FunctionArgExpr, FunctionArguments, Value,
 };
-
-use super::generated::string_literal;
 
 /// A generated column that is a part of the time in one other column.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -181,6 +179,17 @@ fn source_column(expr: &SqlExpr, schema: &SchemaRef) -> Option<String> {
 fn plain(argument: &FunctionArg) -> Option<&SqlExpr> {
     match argument {
         FunctionArg::Unnamed(FunctionArgExpr::Expr(expr)) => Some(expr),
+        _ => None,
+    }
+}
+
+/// The text of a string literal.
+pub(super) fn string_literal(expr: &SqlExpr) -> Option<&str> {
+    match expr {
+        SqlExpr::Value(value) => match &value.value {
+            Value::SingleQuotedString(text) | Value::DoubleQuotedString(text) => Some(text),
+            _ => None,
+        },
         _ => None,
     }
 }

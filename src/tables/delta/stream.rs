@@ -4,28 +4,21 @@
 use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use deltalake::kernel::{Action, Add};
+use deltalake::kernel::Action;
 use deltalake::logstore::object_store::ObjectStoreExt as _;
 use deltalake::logstore::object_store::path::Path;
 use deltalake::logstore::{extract_version_from_filename, get_actions};
 use deltalake::{DeltaTable, ObjectStoreError};
 use futures::{StreamExt as _, TryStreamExt as _};
 
+use super::added_file::AddedFile;
 use super::handle::DeltaTableHandle;
+use super::spec::DeltaStream;
 use crate::core::jobs::{FilePlace, RecordMark, Reported, SourceProgress, choose_files};
 use crate::error::{Error, ErrorKind, Result, Subject};
 
 /// The most commits that one call reads; the next call goes on from there.
 const COMMITS: u64 = 1_000;
-
-/// How a job reads the table as a stream.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct DeltaStream {
-    /// It begins with rows that are added later, and not with those that the table has.
-    pub starts_at_end: bool,
-    /// Versions that delete or rewrite rows are left out; otherwise they stop the job.
-    pub skips_changes: bool,
-}
 
 /// A table as the source of a job.
 #[derive(Debug)]
@@ -83,16 +76,6 @@ impl StreamLook<'_> {
         report.lost.insert(self.table.to_owned(), [(0, gap)].into());
         Error::data(message).with_help(help).with_report(report)
     }
-}
-
-/// A file of the table.
-#[derive(Debug, Clone)]
-pub(super) struct AddedFile {
-    pub(super) path: String,
-    /// As far as its statistics say.
-    pub(super) rows: Option<u64>,
-    pub(super) bytes: u64,
-    pub(super) modified_at: i64,
 }
 
 /// A file that a batch reads.
@@ -528,20 +511,6 @@ fn placed(first: FilePlace, files: &[AddedFile], done: u64) -> Vec<StreamFile> {
             file: file.clone(),
         })
         .collect()
-}
-
-impl AddedFile {
-    fn of(add: Add) -> Self {
-        let stats = add.stats.as_deref();
-        let stats: Option<serde_json::Value> =
-            stats.and_then(|stats| serde_json::from_str(stats).ok());
-        Self {
-            path: add.path,
-            rows: stats.and_then(|stats| stats.get("numRecords")?.as_u64()),
-            bytes: add.size.unsigned_abs(),
-            modified_at: add.modification_time,
-        }
-    }
 }
 
 impl CommitFiles {

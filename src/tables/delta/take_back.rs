@@ -12,9 +12,9 @@ use deltalake::DeltaTable;
 use deltalake::kernel::Action;
 use deltalake::protocol::SaveMode;
 
-use super::Application;
 use super::handle::DeltaTableHandle;
 use super::lineage::{Lineage, Removed, decoded};
+use super::spec::Application;
 use super::write::Written;
 use crate::error::{Error, Result, Subject};
 

@@ -580,7 +580,7 @@ fn a_scan_that_stops_at_any_end_of_partition_is_found() {
     assert!(found.is_some());
 }
 
-/// Whatever records a scan leaves out that stops at any end of partition, its reports tell: a batch of it is refused.
+/// The reports of a scan that stops at any end of partition tell which records it left out: a batch of it is refused.
 #[test]
 fn a_range_that_was_ended_early_was_not_reached() {
     let mut found = 0;

@@ -153,12 +153,13 @@ def insert_query(user, name):
     works = is_table(name) and opens(user, name) and opens(user, other)
     ask(user, f"INSERT INTO {name} SELECT id FROM {other} LIMIT 3", needs="write", listed=lists(user, name) and lists(user, other), works=works)
 def maintain(user, name):
-    sql, role = dice.choice([("OPTIMIZE {}", "write"), ("VACUUM {}", "admin"), ("VACUUM {} DRY RUN", "admin")])
+    sql, role = dice.choice([("OPTIMIZE {}", "write"), ("VACUUM {}", "admin"), ("VACUUM {} DRY RUN", "admin"), ("DELETE FROM {} WHERE id < 0", "write"),
+        ("UPDATE {} SET id = id WHERE id < 0", "write")])
     ask(user, sql.format(name), needs=role, listed=lists(user, name), works=is_table(name) and opens(user, name), target=name)
 def copy(user, name):
     ask(user, f"COPY {name} TO 'copied/{len(sent)}.csv'", needs="admin", listed=lists(user, name), works=opens(user, name), target=name)
 def do_what_there_is_not(user, name):
-    sql = dice.choice(["ALTER TABLE {} ADD COLUMN more INT", "DELETE FROM {} WHERE id = 1", "CREATE TABLE {}_copy AS SELECT 1 AS id", "CREATE INDEX i ON {} (id)",
+    sql = dice.choice(["ALTER TABLE {} ADD COLUMN more INT", "CREATE TABLE {}_copy AS SELECT 1 AS id", "CREATE INDEX i ON {} (id)",
         "DROP SCHEMA public CASCADE"])
     assert not ask(user, sql.format(name), works=None), sql
 def declare(user, name, place):
