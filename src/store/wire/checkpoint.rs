@@ -52,6 +52,7 @@ struct HistoryFile {
     last_entry: Option<String>,
     /// A member of checkpoints that early releases of format 1 wrote; it is not needed any more.
     #[serde(default, skip_serializing)]
+    #[expect(dead_code, reason = "it is read to be known, and left out")]
     skipping_lost: IgnoredAny,
 }
 
