@@ -8,13 +8,15 @@
 use std::collections::HashMap;
 use std::ops::ControlFlow;
 
+use datafusion::arrow::datatypes::DataType;
 use datafusion::logical_expr::Volatility;
 use datafusion::prelude::SessionContext;
 use datafusion::sql::sqlparser::ast::{
     Assignment, AssignmentTarget, Delete, Expr, FromTable, Ident, Insert, Merge, MergeAction,
     MergeClause, MergeClauseKind, MergeInsertExpr, MergeInsertKind, MergeUpdateExpr, ObjectName,
-    ObjectNamePart, SetExpr, Spanned as _, Statement as AnsiStatement, TableAlias, TableFactor,
-    TableWithJoins, Update, UpdateTableFromKind, Visit, VisitMut, Visitor, VisitorMut,
+    ObjectNamePart, Query, SetExpr, Spanned as _, Statement as AnsiStatement, TableAlias,
+    TableFactor, TableWithJoins, Update, UpdateTableFromKind, Value, Visit, VisitMut, Visitor,
+    VisitorMut,
 };
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::parser::Parser;
@@ -22,9 +24,9 @@ use datafusion::sql::sqlparser::parser::Parser;
 use crate::core::suggest::closest;
 use crate::error::{Error, Result};
 use crate::planner::normalize;
-use crate::session::SCHEMA;
 use crate::session::catalog::{Catalog, TableEntry, changes_name, rows_name};
 use crate::session::rewrite::{at_name, plain_name};
+use crate::session::{CATALOG, SCHEMA};
 use crate::tables::delta::{ChangeStatement, ROW_CHANGE, ROW_FILE, ROW_NUMBER, RowChange};
 
 /// Marks the rows of a join that have a row of the MERGE's source.
@@ -60,6 +62,8 @@ struct Target {
     /// The name that the statement uses for it, normalized.
     alias: String,
     columns: Vec<String>,
+    /// The types of `columns`.
+    types: Vec<DataType>,
     generated: Vec<String>,
 }
 
@@ -94,13 +98,15 @@ impl Target {
         }
         let table = plain_name(name)?;
         let mut qualifiers = name.0.iter().rev().skip(1);
-        let schema = qualifiers.next().and_then(ObjectNamePart::as_ident);
-        if schema.is_some_and(|schema| normalize(schema) != SCHEMA) {
-            let error = Error::invalid(format!("the rows of {name} cannot be changed"));
-            return Err(at_name(
-                error.with_help("tables are in the schema public"),
-                name,
-            ));
+        for expected in [SCHEMA, CATALOG] {
+            let qualifier = qualifiers.next().and_then(ObjectNamePart::as_ident);
+            if qualifier.is_some_and(|qualifier| normalize(qualifier) != expected) {
+                let error = Error::invalid(format!("the rows of {name} cannot be changed"));
+                return Err(at_name(
+                    error.with_help(format!("tables are in the schema {CATALOG}.{SCHEMA}")),
+                    name,
+                ));
+            }
         }
         if alias
             .as_ref()
@@ -140,7 +146,9 @@ impl Target {
         catalog.pin(&rows_name(&table), target.rows);
         catalog.pin(&changes_name(&table), target.changes);
         let columns = target.schema.fields().iter();
+        let types = columns.clone().map(|field| field.data_type().clone());
         Ok(Self {
+            types: types.collect(),
             alias: match alias {
                 Some(alias) => normalize(&alias.name),
                 None => table.clone(),
@@ -191,6 +199,16 @@ impl Target {
     /// The column of this name.
     fn known(&self, name: &ObjectName) -> Result<String> {
         let column = plain_name(name)?;
+        let mut qualifiers = name.0.iter().rev().skip(1);
+        let of = qualifiers.next().and_then(ObjectNamePart::as_ident);
+        let is_of_target = of.is_none_or(|of| normalize(of) == self.alias);
+        if !is_of_target || qualifiers.next().is_some() {
+            let error = Error::unsupported(format!("{name} is no column of {}", self.alias));
+            return Err(at_name(
+                error.with_help("set whole columns of the table that changes: a field of a STRUCT is set with its STRUCT"),
+                name,
+            ));
+        }
         if self.columns.contains(&column) {
             return Ok(column);
         }
@@ -450,7 +468,7 @@ fn of_clause(
             let mut values = target.assigned(assignments)?;
             let columns = target.columns.iter().enumerate();
             let columns = columns.map(|(column, name)| match values.remove(name) {
-                Some(value) => parts.expr(&format!("clause {place} value {column}"), value),
+                Some(value) => value_of_clause(target, place, column, value, parts),
                 None => target.kept(name),
             });
             Ok((RowChange::Update, columns.collect()))
@@ -491,8 +509,7 @@ fn of_clause(
                 if values[column] != "NULL" {
                     return Err(Error::invalid(format!("column {name} is given twice")));
                 }
-                values[column] =
-                    parts.expr(&format!("clause {place} value {column}"), value.clone());
+                values[column] = value_of_clause(target, place, column, value.clone(), parts);
             }
             Ok((RowChange::Insert, values))
         }
@@ -501,6 +518,24 @@ fn of_clause(
                 "WHEN MATCHED and WHEN NOT MATCHED BY SOURCE take UPDATE SET a = … and DELETE, WHEN NOT MATCHED takes INSERT (…) VALUES (…)",
             ),
         ),
+    }
+}
+
+/// The value of a column in a clause. One CASE has the values of all clauses: a value of another numeric type would change the type
+/// of those that are kept, and with it their digits. So numbers have the type of the column; a parameter gets it by itself.
+fn value_of_clause(
+    target: &Target,
+    place: usize,
+    column: usize,
+    value: Expr,
+    parts: &mut Parts,
+) -> String {
+    let is_parameter =
+        matches!(&value, Expr::Value(of) if matches!(of.value, Value::Placeholder(_)));
+    let value = parts.expr(&format!("clause {place} value {column}"), value);
+    match &target.types[column] {
+        of if of.is_numeric() && !is_parameter => format!("arrow_cast({value}, '{of}')"),
+        _ => value,
     }
 }
 
@@ -545,12 +580,19 @@ fn refuse_parts(verb: &str, parts: &[(bool, &str)]) -> Result<()> {
     }
 }
 
-/// Refuses a volatile condition.
+/// The reason of a condition that has a query; no function has this name.
+const QUERY: &str = "(SELECT …)";
+
+/// Refuses a volatile condition, and one with a query: MERGE computes it once for each column.
 fn refuse_volatile(context: &SessionContext, condition: &Expr) -> Result<()> {
     struct Calls<'a>(&'a SessionContext);
 
     impl Visitor for Calls<'_> {
         type Break = String;
+
+        fn pre_visit_query(&mut self, _: &Query) -> ControlFlow<String> {
+            ControlFlow::Break(QUERY.to_owned())
+        }
 
         fn pre_visit_expr(&mut self, expr: &Expr) -> ControlFlow<String> {
             let Expr::Function(call) = expr else {
@@ -570,6 +612,11 @@ fn refuse_volatile(context: &SessionContext, condition: &Expr) -> Result<()> {
 
     match Visit::visit(condition, &mut Calls(context)) {
         ControlFlow::Continue(()) => Ok(()),
+        ControlFlow::Break(name) if name == QUERY => Err(Error::unsupported(
+            "a subquery in a condition of WHEN would be computed several times, perhaps with other values",
+        )
+        .with_help("compute it in the source: USING (SELECT *, (SELECT …) AS x FROM s) AS s")
+        .at(condition.span())),
         ControlFlow::Break(name) => Err(Error::unsupported(format!(
             "{name}() in a condition of a MERGE would be computed several times, with other values"
         ))

@@ -73,7 +73,8 @@ impl Attempts {
     ) -> Self {
         self.replaced = Some(Arc::new(Replaced {
             rewrite,
-            files: files.into_iter().map(|path| decoded(&path)).collect(),
+            // The library gives paths of files as they are on disk: entries have them encoded once more.
+            files: files.into_iter().collect(),
             checked: AtomicU64::new(read),
             is_overtaken: AtomicBool::new(false),
         }));
@@ -154,7 +155,6 @@ impl Replaced {
 
     /// The entry with the statement's operation. For the library a MERGE has always read all rows, so the commit is
     /// made as an UPDATE and gets its name here.
-    /// rows.
     fn named(&self, entry: Bytes) -> DeltaResult<Bytes> {
         if self.rewrite != Rewrite::Merge {
             return Ok(entry);

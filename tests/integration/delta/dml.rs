@@ -236,6 +236,40 @@ async fn rows_that_others_change_or_move_meanwhile_are_a_conflict() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn rows_that_move_in_a_folder_with_an_escaped_name_are_a_conflict() {
+    let dir = tempfile::tempdir().unwrap();
+    let declared = format!(
+        "CREATE EXTERNAL TABLE t (id BIGINT, n BIGINT, p VARCHAR) STORED AS DELTA PARTITIONED BY (p) LOCATION '{}'",
+        dir.path().display()
+    );
+    let mut sessions = Vec::new();
+    for _ in 0..2 {
+        let session = Session::try_new(&SessionOptions::default()).unwrap();
+        rows(&session, &declared).await.unwrap();
+        sessions.push(session);
+    }
+    let [session, other] = &sessions[..] else {
+        panic!("two sessions");
+    };
+    for id in 0..3 {
+        let insert = format!("INSERT INTO t VALUES ({id}, 0, 'a b/ä:%')");
+        change(session, &insert).await.unwrap();
+    }
+    let planned = session
+        .plan(parsed("UPDATE t SET n = n + 1"))
+        .await
+        .unwrap();
+    rows(other, "OPTIMIZE t").await.unwrap();
+    let error = written(session, planned).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+    change(session, "UPDATE t SET n = n + 1").await.unwrap();
+    assert_eq!(
+        numbers(session, "SELECT id * 10 + n FROM t ORDER BY 1").await,
+        [1, 11, 21]
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn merges_do_not_add_the_same_row_twice() {
     let dir = tempfile::tempdir().unwrap();
     let session = table_of(dir.path(), 0..1).await;
