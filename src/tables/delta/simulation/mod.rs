@@ -248,8 +248,8 @@ fn planted_faults_are_found() {
     let runtime = runtime();
     // Each with the seeds that are known to find it, and a text that the message must contain.
     let planted: [(Planted, &[u64], &str); 2] = [
-        (Planted::NoReadingBack, &[], "again"),
-        (Planted::NoWitness, &[], "is gone"),
+        (Planted::NoReadingBack, &[11], "again"),
+        (Planted::NoWitness, &[2], "is gone"),
     ];
     for (planted, known, looked_for) in planted {
         let finds = |seed| {
