@@ -580,21 +580,23 @@ fn refuse_parts(verb: &str, parts: &[(bool, &str)]) -> Result<()> {
     }
 }
 
-/// The reason of a condition that has a query; no function has this name.
-const QUERY: &str = "(SELECT …)";
-
 /// Refuses a volatile condition, and one with a query: MERGE computes it once for each column.
 fn refuse_volatile(context: &SessionContext, condition: &Expr) -> Result<()> {
     struct Calls<'a>(&'a SessionContext);
 
     impl Visitor for Calls<'_> {
-        type Break = String;
+        type Break = Error;
 
-        fn pre_visit_query(&mut self, _: &Query) -> ControlFlow<String> {
-            ControlFlow::Break(QUERY.to_owned())
+        fn pre_visit_query(&mut self, _: &Query) -> ControlFlow<Error> {
+            let error = Error::unsupported(
+                "a subquery in a condition of WHEN would be computed several times, perhaps with other values",
+            );
+            ControlFlow::Break(error.with_help(
+                "compute it in the source: USING (SELECT *, (SELECT …) AS x FROM s) AS s",
+            ))
         }
 
-        fn pre_visit_expr(&mut self, expr: &Expr) -> ControlFlow<String> {
+        fn pre_visit_expr(&mut self, expr: &Expr) -> ControlFlow<Error> {
             let Expr::Function(call) = expr else {
                 return ControlFlow::Continue(());
             };
@@ -603,27 +605,21 @@ fn refuse_volatile(context: &SessionContext, condition: &Expr) -> Result<()> {
             let state = state.read();
             let function = state.scalar_functions().get(&name);
             let volatility = function.map(|function| function.signature().volatility);
-            match volatility {
-                Some(Volatility::Volatile) => ControlFlow::Break(name),
-                _ => ControlFlow::Continue(()),
+            if volatility != Some(Volatility::Volatile) {
+                return ControlFlow::Continue(());
             }
+            let error = Error::unsupported(format!(
+                "{name}() in a condition of a MERGE would be computed several times, with other values"
+            ));
+            ControlFlow::Break(error.with_help(format!(
+                "compute it in the source: USING (SELECT *, {name}() AS x FROM s) AS s"
+            )))
         }
     }
 
     match Visit::visit(condition, &mut Calls(context)) {
         ControlFlow::Continue(()) => Ok(()),
-        ControlFlow::Break(name) if name == QUERY => Err(Error::unsupported(
-            "a subquery in a condition of WHEN would be computed several times, perhaps with other values",
-        )
-        .with_help("compute it in the source: USING (SELECT *, (SELECT …) AS x FROM s) AS s")
-        .at(condition.span())),
-        ControlFlow::Break(name) => Err(Error::unsupported(format!(
-            "{name}() in a condition of a MERGE would be computed several times, with other values"
-        ))
-        .with_help(format!(
-            "compute it in the source: USING (SELECT *, {name}() AS x FROM s) AS s"
-        ))
-        .at(condition.span())),
+        ControlFlow::Break(error) => Err(error.at(condition.span())),
     }
 }
 
