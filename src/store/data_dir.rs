@@ -2,13 +2,14 @@
 
 #![expect(
     clippy::disallowed_methods,
-    reason = "files have names that no other process gives, and writing them to disk blocks"
+    reason = "files have names that no other process gives, writing them to disk blocks, and an object store that fails gets a pause"
 )]
 
 use std::collections::{HashMap, HashSet};
 use std::io::{Cursor, Read, Seek, SeekFrom, Write as _};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::TryStreamExt as _;
@@ -18,7 +19,7 @@ use object_store::{Error as StoreError, ObjectStore, ObjectStoreExt as _, PutMod
 
 use tokio::sync::OnceCell;
 
-use super::s3::{is_s3, open_s3};
+use super::s3::{Bucket, is_s3};
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::unfinished::{ABANDONED, unfinished_files};
 
@@ -26,6 +27,8 @@ use crate::store::unfinished::{ABANDONED, unfinished_files};
 #[derive(Debug, Clone)]
 pub struct DataDir {
     store: Arc<dyn ObjectStore>,
+    /// The same store by a client that sends each request once; `store` may repeat one whose answer was lost.
+    once: Arc<dyn ObjectStore>,
     root: Path,
     /// The folder, if it is one: files that are written there are synced to disk.
     folder: Option<PathBuf>,
@@ -33,7 +36,20 @@ pub struct DataDir {
     synced: Arc<Mutex<HashSet<PathBuf>>>,
     /// Set when a probe has shown that the store refuses to create an object that exists.
     refuses: Arc<OnceCell<()>>,
+    /// Whether requests go over a network: then a store that fails gets a pause before the next one.
+    is_remote: bool,
     shown: String,
+}
+
+/// Answer to a conditional write that was sent once.
+#[derive(Debug)]
+pub(super) enum SentOnce {
+    /// The object is written.
+    Written,
+    /// The store refuses it: an object of this name exists, or is being written.
+    Refused,
+    /// The store failed. The object may be written now or later, or never.
+    Unclear(Error),
 }
 
 impl DataDir {
@@ -48,9 +64,13 @@ impl DataDir {
             .filter(|url| place.contains("://") && url.scheme() != "file");
         if let Some(url) = url {
             if is_s3(&url) {
-                let (store, root) = open_s3(&url, &HashMap::new())
+                let bucket = Bucket::open(&url, &HashMap::new())
                     .map_err(|error| error.context(format!("the data directory '{place}'")))?;
-                return Ok(Self::in_store(store, root, place));
+                return Ok(Self {
+                    once: bucket.once,
+                    is_remote: true,
+                    ..Self::in_store(bucket.store, bucket.path, place)
+                });
             }
             let environment = std::env::vars().map(|(key, value)| (key.to_lowercase(), value));
             let (store, root) = object_store::parse_url_opts(&url, environment)
@@ -65,12 +85,8 @@ impl DataDir {
         let store = LocalFileSystem::new_with_prefix(&folder)
             .map_err(|error| store_error(place, &error))?;
         Ok(Self {
-            store: Arc::new(store),
-            root: Path::default(),
             folder: Some(folder),
-            synced: Arc::default(),
-            refuses: Arc::default(),
-            shown: place.to_owned(),
+            ..Self::in_store(Arc::new(store), Path::default(), place)
         })
     }
 
@@ -91,11 +107,13 @@ impl DataDir {
         }
     }
 
-    /// A directory in any store, without a check of its conditional writes.
+    /// A directory in any store, without a check of its conditional writes. `once` is the same store by a client that repeats
+    /// nothing.
     #[cfg(test)]
-    pub(crate) fn of_store(store: Arc<dyn ObjectStore>) -> Self {
+    pub(crate) fn of_store(store: Arc<dyn ObjectStore>, once: Arc<dyn ObjectStore>) -> Self {
         let shown = store.to_string();
         Self {
+            once,
             refuses: Arc::new(OnceCell::new_with(Some(()))),
             ..Self::in_store(store, Path::default(), &shown)
         }
@@ -103,11 +121,13 @@ impl DataDir {
 
     fn in_store(store: Arc<dyn ObjectStore>, root: Path, shown: &str) -> Self {
         Self {
+            once: Arc::clone(&store),
             store,
             root,
             folder: None,
             synced: Arc::default(),
             refuses: Arc::default(),
+            is_remote: false,
             shown: shown.to_owned(),
         }
     }
@@ -150,20 +170,12 @@ impl DataDir {
     }
 
     /// Writes an object that must not exist; false if it does. It is on disk when this returns.
+    ///
+    /// The client of an object store repeats the write if its answer was lost: an object that was deleted meanwhile is there
+    /// again. [`Self::create_once`] does not.
     pub(super) async fn create(&self, name: &str, bytes: Vec<u8>) -> Result<bool> {
         if let Some(folder) = &self.folder {
-            let file = SyncedFile {
-                root: folder.clone(),
-                path: folder.join(name),
-                synced: Arc::clone(&self.synced),
-            };
-            let create = move || file.create(&bytes);
-            let created = tokio::task::spawn_blocking(create).await;
-            let created = created.map_err(|error| Error::internal(error.to_string()))?;
-            return created.map_err(|error| {
-                let place = format!("the data directory '{}'", self.shown);
-                Error::from(error).context(place)
-            });
+            return self.create_file(folder, name, bytes).await;
         }
         self.refuses
             .get_or_try_init(|| self.check_refuses())
@@ -182,6 +194,70 @@ impl DataDir {
             }
             Err(error) => Err(store_error(&self.shown, &error)),
         }
+    }
+
+    /// Writes an object that must not exist, with one request, which is not repeated.
+    ///
+    /// # Errors
+    ///
+    /// The store does not allow it, or a folder fails: then the object may be there or not.
+    pub(super) async fn create_once(&self, name: &str, bytes: Vec<u8>) -> Result<SentOnce> {
+        if let Some(folder) = &self.folder {
+            let created = self.create_file(folder, name, bytes).await?;
+            return Ok(match created {
+                true => SentOnce::Written,
+                false => SentOnce::Refused,
+            });
+        }
+        self.refuses
+            .get_or_try_init(|| self.check_refuses())
+            .await?;
+        let options = PutOptions::from(PutMode::Create);
+        let put = self
+            .once
+            .put_opts(&self.path(name), bytes.into(), options)
+            .await;
+        match put {
+            Ok(_) => Ok(SentOnce::Written),
+            Err(StoreError::AlreadyExists { .. } | StoreError::Precondition { .. }) => {
+                Ok(SentOnce::Refused)
+            }
+            Err(error) => {
+                let error = store_error(&self.shown, &error);
+                match error.kind() {
+                    ErrorKind::Unavailable => Ok(SentOnce::Unclear(error)),
+                    _ => Err(error),
+                }
+            }
+        }
+    }
+
+    /// Waits before a request is sent again after it has failed `failures` times. Only an object store gets a pause.
+    pub(super) async fn pause(&self, failures: u32) {
+        const FIRST: Duration = Duration::from_millis(100);
+        if self.is_remote && failures > 0 {
+            tokio::time::sleep(FIRST * 2_u32.pow(failures.min(8) - 1)).await;
+        }
+    }
+
+    async fn create_file(
+        &self,
+        folder: &std::path::Path,
+        name: &str,
+        bytes: Vec<u8>,
+    ) -> Result<bool> {
+        let file = SyncedFile {
+            root: folder.to_owned(),
+            path: folder.join(name),
+            synced: Arc::clone(&self.synced),
+        };
+        let create = move || file.create(&bytes);
+        let created = tokio::task::spawn_blocking(create).await;
+        let created = created.map_err(|error| Error::internal(error.to_string()))?;
+        created.map_err(|error| {
+            let place = format!("the data directory '{}'", self.shown);
+            Error::from(error).context(place)
+        })
     }
 
     /// Writes an object, replacing an existing one: for data that has no value after a crash.

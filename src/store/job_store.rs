@@ -13,7 +13,7 @@ use crate::core::jobs::{
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::checksum::{check_crc32, crc32};
-use crate::store::data_dir::{DataDir, Opened};
+use crate::store::data_dir::{DataDir, Opened, SentOnce};
 use crate::store::letters::{decode_letters, encode_letters};
 use crate::store::pack::Pack;
 use crate::store::wire::{
@@ -25,6 +25,8 @@ use crate::store::wire::{
 const DROPPED: &str = "jobs/dropped";
 /// A number that no log reaches: names have ten digits.
 const LAST_NUMBER: u64 = 9_999_999_999;
+/// How often an entry is sent at most, each time with another id, while the answers say nothing.
+const SENDS: u32 = 4;
 /// Entries or versions that are read at the same time.
 const READS_AT_ONCE: usize = 16;
 
@@ -218,11 +220,46 @@ impl JobStore {
     ///
     /// The store does not answer: the entry may be there or not.
     pub async fn append(&self, id: JobId, number: u64, entry: &Entry) -> Result<bool> {
-        let bytes = entry_bytes(entry, &short_random())?;
-        if !self.dir.create(&entry_path(id, number), bytes).await? {
-            return Ok(false);
+        match self.send(id, number, entry).await? {
+            Some(_) => self.is_not_passed(id, number).await,
+            None => Ok(false),
         }
-        self.is_not_passed(id, number).await
+    }
+
+    /// Writes an entry if its number is free. Returns the id under which it is there; none if another process has written the
+    /// number.
+    ///
+    /// No id is written twice. The client of an object store repeats a write whose answer was lost: if the entry was read by
+    /// others and deleted before the repetition, it would be there again under the id that they know. So an entry is sent once.
+    /// If the answer says nothing, the number is read, and if it is free, the entry is sent with another id. The first one may
+    /// still arrive: it is refused then, or nobody has ever read it.
+    ///
+    /// # Errors
+    ///
+    /// The store does not answer: the entry may be there or not.
+    async fn send(&self, id: JobId, number: u64, entry: &Entry) -> Result<Option<String>> {
+        let path = entry_path(id, number);
+        let mut sent = Vec::new();
+        let mut failure = None;
+        for failures in 0..SENDS {
+            self.dir.pause(failures).await;
+            let own = short_random();
+            let bytes = entry_bytes(entry, &own)?;
+            sent.push(own.clone());
+            match self.dir.create_once(&path, bytes).await? {
+                SentOnce::Written => return Ok(Some(own)),
+                // It may still be an own entry that arrived late, and a store refuses two writes at the same time.
+                SentOnce::Refused => {}
+                SentOnce::Unclear(error) => failure = Some(error),
+            }
+            if let Some(found) = self.dir.read(&path).await? {
+                let found = read_entry(&found).ok().and_then(|found| found.id);
+                return Ok(found.filter(|found| sent.contains(found)));
+            }
+        }
+        Err(failure.unwrap_or_else(|| {
+            Error::unavailable(format!("{path} is refused by the store, and is not there"))
+        }))
     }
 
     /// Entries are deleted after a checkpoint has passed them: a number that one has passed was taken before.
@@ -246,11 +283,10 @@ impl JobStore {
         history: &mut JobHistory,
         entry: &Entry,
     ) -> Result<bool> {
-        let (number, own) = (history.next, short_random());
-        let bytes = entry_bytes(entry, &own)?;
-        if !self.dir.create(&entry_path(id, number), bytes).await? {
+        let number = history.next;
+        let Some(own) = self.send(id, number, entry).await? else {
             return Ok(false);
-        }
+        };
         let is_next = match (&history.last_entry, number.checked_sub(1)) {
             (Some(known), Some(before)) => {
                 let found = self.dir.read(&entry_path(id, before)).await?;
@@ -852,11 +888,14 @@ fn short_random() -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
+    use std::collections::VecDeque;
+    use std::sync::{Arc, Mutex};
+
+    use futures::future::BoxFuture;
 
     use super::*;
     use crate::core::jobs::{AGGREGATE, OperatorState};
-    use crate::store::simulated::{Faults, Reads, SimulatedDisk};
+    use crate::store::simulated::{Fate, Faults, Later, Reads, SimulatedDisk};
 
     fn store(dir: &std::path::Path) -> JobStore {
         JobStore::new(DataDir::open(&dir.display().to_string()).unwrap())
@@ -1295,6 +1334,135 @@ mod tests {
         let entry = committed(31, history.next);
         assert!(!store.append_next(id, &mut history, &entry).await.unwrap());
         assert_eq!((history.next, history.last_entry), (next, known));
+    }
+
+    /// Decides by a list what becomes of the writes of entries; all other calls succeed.
+    #[derive(Default)]
+    struct Listed {
+        fates: Mutex<VecDeque<Fate>>,
+        later: Mutex<Vec<Later>>,
+        /// Delayed writes arrive before the next one, and not when the test says so.
+        is_hurried: bool,
+    }
+
+    impl std::fmt::Debug for Listed {
+        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("Listed")
+        }
+    }
+
+    impl Faults for Listed {
+        fn step(&self) -> BoxFuture<'static, ()> {
+            Box::pin(std::future::ready(()))
+        }
+
+        fn fate(&self, path: &str, writes: bool) -> Fate {
+            if !writes || !path.contains("/log/") {
+                return Fate::Done;
+            }
+            if self.is_hurried {
+                self.arrive();
+            }
+            let next = self.fates.lock().unwrap().pop_front();
+            next.unwrap_or(Fate::Done)
+        }
+
+        fn later(&self, later: Later) {
+            self.later.lock().unwrap().push(later);
+        }
+    }
+
+    impl Listed {
+        fn next(&self, fates: &[Fate]) {
+            self.fates.lock().unwrap().extend(fates);
+        }
+
+        /// The delayed writes arrive. Returns how many there are.
+        fn arrive(&self) -> usize {
+            let later = std::mem::take(&mut *self.later.lock().unwrap());
+            let count = later.len();
+            later.into_iter().for_each(|later| later());
+            count
+        }
+    }
+
+    /// LOSS-1: the answer to an entry is lost, and its write is repeated, or arrives for the first time, when the entry and the one
+    /// after it were swept. A process that knows the entry and slept meanwhile loses.
+    #[tokio::test]
+    async fn loss_1_an_entry_that_arrives_after_a_sweep_does_not_let_another_win() {
+        for (fate, late) in [(Fate::Repeated, 0), (Fate::Late, 1)] {
+            let faults = Arc::new(Listed::default());
+            let seen = Arc::clone(&faults) as Arc<dyn Faults>;
+            let store = JobStore::new(SimulatedDisk::default().seen_with(seen));
+            let id = store.create(&created("j"), "j").await.unwrap().unwrap();
+            let mut history = store.history(id).await.unwrap();
+            for number in 1..=9 {
+                let entry = committed(number, number);
+                assert!(store.append_next(id, &mut history, &entry).await.unwrap());
+            }
+            faults.next(&[fate]);
+            let writer = takeover("writer");
+            let won = store.append_next(id, &mut history, &writer).await;
+            assert!(won.is_ok_and(|won| won), "it reads its number: {fate:?}");
+            let mut sleeper = store.history(id).await.unwrap();
+            assert_eq!(sleeper.last_entry, history.last_entry);
+            for number in 11..=40 {
+                let entry = committed(number, number);
+                assert!(store.append_next(id, &mut history, &entry).await.unwrap());
+                if number % 10 == 0 {
+                    store.compact(id, &history).await.unwrap();
+                }
+            }
+            for swept in [10, 11] {
+                let found = store.dir.read(&entry_path(id, swept)).await.unwrap();
+                assert_eq!(found, None);
+            }
+            assert_eq!(faults.arrive(), late, "{fate:?}");
+            let entry = takeover("sleeper");
+            assert!(!store.append_next(id, &mut sleeper, &entry).await.unwrap());
+            let owner = store.history(id).await.unwrap().owner;
+            assert_eq!(owner.as_deref(), Some("writer"));
+        }
+    }
+
+    #[tokio::test]
+    async fn an_entry_is_sent_again_with_another_id_while_the_answers_say_nothing() {
+        use Fate::{Late, Refused, Unheard};
+        for (fates, is_hurried) in [
+            (&[Unheard][..], false),
+            (&[Refused, Refused, Unheard], false),
+            (&[Late, Refused], false),
+            // It finds an entry at its number that is its own.
+            (&[Late], true),
+            (&[Late, Late], true),
+        ] {
+            let faults = Arc::new(Listed {
+                is_hurried,
+                ..Listed::default()
+            });
+            let seen = Arc::clone(&faults) as Arc<dyn Faults>;
+            let store = JobStore::new(SimulatedDisk::default().seen_with(seen));
+            let id = store.create(&created("j"), "j").await.unwrap().unwrap();
+            let mut history = store.history(id).await.unwrap();
+            for number in 1..=3 {
+                faults.next(fates);
+                let entry = committed(number, number);
+                assert!(store.append_next(id, &mut history, &entry).await.unwrap());
+                faults.arrive();
+                let read = store.history(id).await.unwrap();
+                assert_eq!(read, history, "{fates:?}: {number}");
+            }
+        }
+        let faults = Arc::new(Listed::default());
+        let seen = Arc::clone(&faults) as Arc<dyn Faults>;
+        let store = JobStore::new(SimulatedDisk::default().seen_with(seen));
+        let id = store.create(&created("j"), "j").await.unwrap().unwrap();
+        let mut history = store.history(id).await.unwrap();
+        faults.next(&[Refused; SENDS as usize]);
+        let entry = committed(1, 1);
+        let error = store.append_next(id, &mut history, &entry).await;
+        assert_eq!(error.unwrap_err().kind(), ErrorKind::Unavailable);
+        assert_eq!(store.history(id).await.unwrap(), history);
     }
 
     /// LOSS-1: processes that slept until the log was made shorter find their numbers free, two of them next to each other, and lose.

@@ -61,6 +61,46 @@ pub fn open_s3(
     url: &Url,
     options: &HashMap<String, String>,
 ) -> Result<(Arc<dyn ObjectStore>, Path)> {
+    let (builder, path) = builder(url, options)?;
+    Ok((Arc::new(builder.build().map_err(wrong)?), path))
+}
+
+/// A bucket by two clients that share their credentials.
+pub(super) struct Bucket {
+    /// Repeats requests that fail.
+    pub(super) store: Arc<dyn ObjectStore>,
+    /// Sends each request once.
+    pub(super) once: Arc<dyn ObjectStore>,
+    /// The path of the URL in the bucket.
+    pub(super) path: Path,
+}
+
+impl Bucket {
+    /// Opens a bucket as [`open_s3`] does.
+    pub(super) fn open(url: &Url, options: &HashMap<String, String>) -> Result<Self> {
+        let (builder, path) = builder(url, options)?;
+        let store = builder.clone().build().map_err(wrong)?;
+        let once = builder
+            .with_credentials(Arc::clone(store.credentials()))
+            .with_retry(RetryConfig {
+                max_retries: 0,
+                ..RetryConfig::default()
+            });
+        Ok(Self {
+            once: Arc::new(once.build().map_err(wrong)?),
+            store: Arc::new(store),
+            path,
+        })
+    }
+}
+
+fn wrong(error: StoreError) -> Error {
+    Error::invalid(format!("the options of the store do not fit: {error}"))
+        .with_help("look at the options 'aws.…' and the variables AWS_… of the environment")
+}
+
+/// The settings of the client of a bucket, and the path of the URL in it.
+fn builder(url: &Url, options: &HashMap<String, String>) -> Result<(AmazonS3Builder, Path)> {
     let (_, path) = ObjectStoreScheme::parse(url)
         .map_err(|error| Error::invalid(format!("'{url}' is no place in a bucket: {error}")))?;
     let Settings { keys, source } = Settings::find(options, &Environment::of_process())?;
@@ -68,10 +108,6 @@ pub fn open_s3(
     for (key, value) in keys {
         builder = builder.with_config(key, value);
     }
-    let wrong = |error: StoreError| {
-        Error::invalid(format!("the options of the store do not fit: {error}"))
-            .with_help("look at the options 'aws.…' and the variables AWS_… of the environment")
-    };
     builder = match source {
         Source::Keys(credential) => {
             builder.with_credentials(Arc::new(StaticCredentialProvider::new(credential)))
@@ -87,8 +123,7 @@ pub fn open_s3(
         }
         Source::Unsigned | Source::Service => builder,
     };
-    let store = builder.build().map_err(wrong)?;
-    Ok((Arc::new(store), path))
+    Ok((builder, path))
 }
 
 /// The settings of S3 in the environment.

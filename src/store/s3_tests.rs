@@ -1,4 +1,9 @@
-//! Credentials that a store is opened with.
+//! Credentials that a store is opened with, and clients of buckets.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use object_store::{PutMode, PutOptions};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::*;
 use crate::error::ErrorKind;
@@ -301,4 +306,35 @@ fn a_bucket_is_opened_with_the_path_below_it() {
         .unwrap();
     assert_eq!(error.kind(), ErrorKind::Invalid);
     assert!(error.message().contains("maybe"), "{error}");
+}
+
+/// EXACT-1: an entry of a log is sent once, also when the store fails.
+#[tokio::test]
+async fn exact_1_a_client_that_sends_once_repeats_nothing() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let endpoint = format!("http://{}", listener.local_addr().unwrap());
+    let requests = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&requests);
+    let failing = tokio::spawn(async move {
+        while let Ok((mut connection, _)) = listener.accept().await {
+            let mut request = vec![0; 64 * 1024];
+            let _ = connection.read(&mut request).await;
+            counted.fetch_add(1, Ordering::SeqCst);
+            let answer = "HTTP/1.1 500 Internal Server Error\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+            let _ = connection.write_all(answer.as_bytes()).await;
+        }
+    });
+    let given = options(&[
+        ("aws_access_key_id", "key"),
+        ("aws_secret_access_key", "secret"),
+        ("aws_region", "us-east-1"),
+        ("aws_endpoint", &endpoint),
+    ]);
+    let bucket = Bucket::open(&Url::parse("s3://bucket/a").unwrap(), &given).unwrap();
+    let name = bucket.path.clone().join("1");
+    let put = PutOptions::from(PutMode::Create);
+    let put = bucket.once.put_opts(&name, "x".into(), put).await;
+    assert!(put.is_err());
+    assert_eq!(requests.load(Ordering::SeqCst), 1);
+    failing.abort();
 }

@@ -29,6 +29,9 @@ pub(crate) enum Fate {
     Late,
     /// The call returns an error and writes half of the object.
     Torn,
+    /// The call takes effect, and its answer is lost: a client that repeats calls makes the same write once more, later. One that
+    /// does not returns an error, as for [`Fate::Unheard`].
+    Repeated,
 }
 
 /// A delayed write.
@@ -112,10 +115,14 @@ impl SimulatedDisk {
 
     /// The directory as one process sees it.
     pub(crate) fn seen_with(&self, faults: Arc<dyn Faults>) -> DataDir {
-        DataDir::of_store(Arc::new(Seen {
-            objects: Arc::clone(&self.objects),
-            faults,
-        }))
+        let client = |is_repeating| {
+            Arc::new(Seen {
+                objects: Arc::clone(&self.objects),
+                faults: Arc::clone(&faults),
+                is_repeating,
+            })
+        };
+        DataDir::of_store(client(true), client(false))
     }
 }
 
@@ -123,6 +130,8 @@ impl SimulatedDisk {
 struct Seen {
     objects: Arc<InMemory>,
     faults: Arc<dyn Faults>,
+    /// Whether it repeats a write whose answer was lost.
+    is_repeating: bool,
 }
 
 impl fmt::Display for Seen {
@@ -166,6 +175,14 @@ impl ObjectStore for Seen {
             }
             Fate::Late => {
                 self.put_later(location, payload, opts);
+                Err(failed())
+            }
+            Fate::Repeated => {
+                let first = (payload.clone(), opts.clone());
+                let _ = self.objects.put_opts(location, first.0, first.1).await;
+                if self.is_repeating {
+                    self.put_later(location, payload, opts);
+                }
                 Err(failed())
             }
             Fate::Torn => {

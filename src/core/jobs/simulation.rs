@@ -2,7 +2,7 @@
 //! schedules that follow from a seed, while the log is made shorter and old versions are deleted. In the end the rows in the sink
 //! are compared with the records of the topic (EXACT-1, LOSS-1).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use proptest::prelude::*;
 
@@ -26,7 +26,9 @@ const RETENTION: Retention = Retention {
 #[derive(Default)]
 struct World {
     /// The entries of the log that were not deleted.
-    log: BTreeMap<u64, Entry>,
+    log: BTreeMap<u64, Written>,
+    /// Writes whose writers have heard nothing, and which arrive much later.
+    late: VecDeque<(u64, Written)>,
     /// The text of each checkpoint.
     checkpoints: BTreeMap<u64, JobHistory>,
     /// The numbers of the batches whose late rows and dead letters a pack has.
@@ -44,6 +46,15 @@ struct World {
     /// How often the topic was deleted and created again.
     topic: u64,
     names: u64,
+    ids: u64,
+}
+
+/// An entry as it stands in the log.
+#[derive(Clone)]
+struct Written {
+    /// No other entry has it, nor the same one when it is sent again.
+    id: String,
+    entry: Entry,
 }
 
 /// A sink with transactions. Only the runner that was the last to fence it can commit; rows and witness are committed together.
@@ -117,10 +128,21 @@ impl World {
             tables: vec![],
             at: 0,
         };
-        Self {
-            log: [(0, created)].into(),
+        let mut world = Self {
             highs: vec![0, 0],
             ..Self::default()
+        };
+        let first = world.written(&created);
+        world.log.insert(0, first);
+        world
+    }
+
+    /// An entry with an id that was never written.
+    fn written(&mut self, entry: &Entry) -> Written {
+        self.ids += 1;
+        Written {
+            id: self.ids.to_string(),
+            entry: entry.clone(),
         }
     }
 
@@ -143,8 +165,7 @@ impl World {
             }),
             at: 0,
         };
-        if self.append(history.next, paused.clone()) {
-            history.apply(&paused);
+        if self.append(&mut history, &paused) {
             let identity = history.reported.others["t"].clone();
             let accepted = Accepted {
                 identity,
@@ -157,7 +178,7 @@ impl World {
                 assuming: None,
                 at: 0,
             };
-            self.append(history.next, resumed);
+            self.append(&mut history, &resumed);
         }
     }
 
@@ -167,25 +188,26 @@ impl World {
 
     /// The history by a checkpoint and the entries after it; `None` if one of them is missing.
     fn read(&self, checkpoint: Option<u64>) -> Option<JobHistory> {
-        let base: Option<JobHistory> = match checkpoint {
+        let mut history: Option<JobHistory> = match checkpoint {
             Some(number) => Some(self.checkpoints.get(&number)?.clone()),
             None => None,
         };
-        let first = base.as_ref().map_or(0, |history| history.next);
-        let mut entries = Vec::new();
-        for (expected, (number, entry)) in (first..).zip(self.log.range(first..)) {
+        let first = history.as_ref().map_or(0, |history| history.next);
+        for (expected, (number, written)) in (first..).zip(self.log.range(first..)) {
             if *number != expected {
                 return None;
             }
-            entries.push(entry.clone());
+            let mut read = match history {
+                Some(mut before) => {
+                    before.apply(&written.entry);
+                    before
+                }
+                None => JobHistory::of(std::slice::from_ref(&written.entry))?,
+            };
+            read.last_entry = Some(written.id.clone());
+            history = Some(read);
         }
-        match base {
-            Some(mut history) => {
-                entries.iter().for_each(|entry| history.apply(entry));
-                Some(history)
-            }
-            None => JobHistory::of(&entries),
-        }
+        history
     }
 
     fn history(&self) -> JobHistory {
@@ -193,17 +215,37 @@ impl World {
         history.expect("what a checkpoint has not passed is there")
     }
 
-    /// Writes an entry if its number is free, and then looks whether a checkpoint has passed the number. Now and then the answer gets
-    /// lost.
-    fn append(&mut self, number: u64, entry: Entry) -> bool {
+    /// Writes the entry that comes after those of `history` if its number is free, and then reads the entry before: if that is the
+    /// one which the history knows, nothing was deleted at the number. Takes the entry in if so.
+    ///
+    /// Now and then the answer gets lost, and now and then the write arrives much later: then the writer finds the number free, and
+    /// sends the entry once more with another id.
+    fn append(&mut self, history: &mut JobHistory, entry: &Entry) -> bool {
         self.answers += 1;
+        if self.answers.is_multiple_of(11)
+            && let Some((number, written)) = self.late.pop_front()
+        {
+            self.log.entry(number).or_insert(written);
+        }
+        let number = history.next;
+        if self.answers.is_multiple_of(7) {
+            let written = self.written(entry);
+            self.late.push_back((number, written));
+        }
         if self.log.contains_key(&number) {
             return false;
         }
-        self.log.insert(number, entry);
-        let lost = self.answers.is_multiple_of(13);
-        let won = self.last_checkpoint().unwrap_or(0) <= number && !lost;
+        let written = self.written(entry);
+        let id = written.id.clone();
+        self.log.insert(number, written);
+        let before = number.checked_sub(1).and_then(|at| self.log.get(&at));
+        let is_next = before.is_some_and(|before| history.last_entry.as_ref() == Some(&before.id));
+        let won = is_next && !self.answers.is_multiple_of(13);
         assert!(!won || self.won.insert(number), "{number} was won twice");
+        if won {
+            history.apply(entry);
+            history.last_entry = Some(id);
+        }
         won
     }
 
@@ -228,10 +270,9 @@ impl World {
             packs,
             at: 0,
         };
-        if !self.append(history.next, trimmed.clone()) {
+        if !self.append(history, &trimmed) {
             return None;
         }
-        history.apply(&trimmed);
         let history = Box::new(history.clone());
         Some(Sweep::Checkpoint { history })
     }
@@ -342,13 +383,13 @@ impl World {
                 true => Step::Claim { history },
                 false => Step::TakeOver,
             },
-            Step::Claim { history } => {
+            Step::Claim { mut history } => {
                 let is_first = history.owner.is_none();
                 let entry = Entry::Takeover {
                     owner: runner.to_string(),
                     at: 0,
                 };
-                if !self.append(history.next, entry) {
+                if !self.append(&mut history, &entry) {
                     return Step::TakeOver;
                 }
                 Step::Fence { is_first }
@@ -374,10 +415,9 @@ impl World {
                             version,
                             at: 0,
                         };
-                        if !self.append(history.next, entry.clone()) {
+                        if !self.append(&mut history, &entry) {
                             return Step::TakeOver;
                         }
-                        history.apply(&entry);
                     }
                     Decision::Unclear { reason, .. } => panic!("{reason}"),
                     Decision::OlderLog { witness, .. } => panic!("{witness} is not in the log"),
@@ -533,10 +573,9 @@ impl World {
                     version: name,
                     at: 0,
                 };
-                if !self.append(history.next, entry.clone()) {
+                if !self.append(&mut history, &entry) {
                     return Step::TakeOver;
                 }
-                history.apply(&entry);
                 Step::Choose { history, epoch }
             }
         }
