@@ -361,7 +361,13 @@ mod tests {
     async fn loss_1_a_runner_that_slept_before_its_checkpoint_deletes_nothing_that_lives() {
         let (_dir, store, id, slept, history) = slept().await;
         let before = store.inventory(id).await.unwrap().files();
+        // Newer checkpoints than its own are there: it deletes nothing.
         delete(&store, id, &slept).await.unwrap();
+        let after = store.inventory(id).await.unwrap().files();
+        assert_eq!(after, before + 1, "its checkpoint");
+        assert_eq!(missing(&store, id, &history).await, Vec::<String>::new());
+        // The one with the newest checkpoint deletes.
+        delete(&store, id, &history).await.unwrap();
         let after = store.inventory(id).await.unwrap().files();
         assert!(after + 30 < before, "{before} files became {after}");
         assert_eq!(missing(&store, id, &history).await, Vec::<String>::new());
@@ -371,7 +377,7 @@ mod tests {
     async fn a_runner_that_deletes_by_what_it_remembers_is_found() {
         let (_dir, store, id, slept, history) = slept().await;
         assert_eq!(missing(&store, id, &history).await, Vec::<String>::new());
-        let mut passed = store.compact(id, &slept).await.unwrap().unwrap();
+        let mut passed = store.compact(id, &history).await.unwrap().unwrap();
         passed.batches.clone_from(&slept.batches);
         passed.packs.clone_from(&slept.packs);
         store.sweep(id, &passed).await.unwrap();

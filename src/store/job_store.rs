@@ -8,8 +8,8 @@ use bytes::Bytes;
 use futures::{Stream, StreamExt as _, TryStreamExt as _};
 
 use crate::core::jobs::{
-    BatchVersion, DeadLetter, Deletable, Entry, Heartbeat, JobHistory, Phase, Staged, StateFile,
-    is_older,
+    BatchVersion, DeadLetter, Deletable, Entry, Heartbeat, JobHistory, Passed, Phase, Staged,
+    StateFile, is_older, passed_by,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::checksum::{check_crc32, crc32};
@@ -429,7 +429,8 @@ impl JobStore {
     }
 
     /// Writes a checkpoint of the history so far, and deletes the entries that the checkpoint before has passed.
-    /// [`Self::history`] starts from the new one. Returns the history in the checkpoint before.
+    /// [`Self::history`] starts from the new one. Returns the history in the checkpoint before; none if there is none, or if
+    /// another process has written a newer checkpoint: then nothing is deleted.
     ///
     /// The process may stop at any step, and several processes may do this at the same time: only entries that a remaining
     /// checkpoint has passed are deleted.
@@ -444,14 +445,14 @@ impl JobStore {
             .create(&checkpoint_path(id, history.next), bytes)
             .await?;
         let checkpoints = self.checkpoints(id).await?;
-        let [older @ .., before, _newest] = checkpoints.as_slice() else {
+        let Some(Passed { before, older }) = passed_by(history.next, &checkpoints) else {
             return Ok(None);
         };
         // A reader of the checkpoint before still finds the entries after it.
-        let passed = self.checkpoint(id, *before).await?;
+        let passed = self.checkpoint(id, before).await?;
         // Entries are deleted in order, so that a remaining entry always has those that follow it.
         for name in self.dir.list(&log_folder(id)).await? {
-            if number_of(&name).is_some_and(|number| number < *before) {
+            if number_of(&name).is_some_and(|number| number < before) {
                 self.dir
                     .delete(&format!("{}/{name}", log_folder(id)))
                     .await?;
@@ -1217,9 +1218,11 @@ mod tests {
             commit(&store, id, number, &["0000000022-v", "0000000042-v"]).await;
         }
         let second = trim(&store, id, 55, &["0000000041-p", "0000000061-p"]).await;
-        store.compact(id, &second).await.unwrap();
+        let passed = store.compact(id, &second).await.unwrap().unwrap();
+        let log = files(dir.path(), id, "log");
 
-        let passed = store.compact(id, &slept).await.unwrap().unwrap();
+        assert_eq!(store.compact(id, &slept).await.unwrap(), None);
+        assert_eq!(files(dir.path(), id, "log"), log);
         assert!(store.sweep(id, &passed).await.unwrap() > 0);
 
         let history = store.history(id).await.unwrap();
@@ -1234,6 +1237,32 @@ mod tests {
         }
         assert_eq!(checked, 2 * 6);
         store.pack(id, "0000000041-p").await.unwrap();
+    }
+
+    /// LOSS-1: a sweeper that slept until another one had written the first checkpoint does not take its own for the passed one.
+    #[tokio::test]
+    async fn loss_1_a_sweeper_that_slept_does_not_go_by_its_own_checkpoint() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = store(dir.path());
+        let id = store.create(&created("j"), "j").await.unwrap().unwrap();
+        for number in 1..=20 {
+            commit(&store, id, number, &["0000000001-v"]).await;
+        }
+        let slept = trim(&store, id, 10, &[]).await;
+        assert!(store.append(id, 22, &takeover("other")).await.unwrap());
+        let newer = store.history(id).await.unwrap();
+        assert_eq!(store.compact(id, &newer).await.unwrap(), None);
+        assert_eq!(store.compact(id, &slept).await.unwrap(), None);
+        assert_eq!(files(dir.path(), id, "log").len(), 23);
+        let checkpoints = files(dir.path(), id, "checkpoint");
+        assert_eq!(checkpoints, ["0000000022.json", "0000000023.json"]);
+        // The next one sweeps it with the rest.
+        assert!(store.append(id, 23, &takeover("next")).await.unwrap());
+        let next = store.history(id).await.unwrap();
+        let passed = store.compact(id, &next).await.unwrap().unwrap();
+        assert_eq!(passed.next, 23);
+        let checkpoints = files(dir.path(), id, "checkpoint");
+        assert_eq!(checkpoints, ["0000000023.json", "0000000024.json"]);
     }
 
     #[tokio::test]

@@ -27,7 +27,7 @@ pub use log::{Committed, Entry, JobHistory, Phase, is_older};
 pub use progress::{Gaps, SourceProgress};
 pub use ranges::{Lost, PartitionFacts, PlannedRange, choose};
 pub use recovery::{Decision, Missing, Staged, missing_in_sink, recover, recover_in_new_sink};
-pub use retention::{Deletable, Retention, is_sweep_due, oldest_to_stay};
+pub use retention::{Deletable, Passed, Retention, is_sweep_due, oldest_to_stay, passed_by};
 pub use shortage::{Remedy, Shortage, remedy};
 pub use table_time::{Reached, UnfinishedVersion, through_versions};
 pub use version::{AGGREGATE, BatchVersion, DeadLetter, OperatorState, StateFile};

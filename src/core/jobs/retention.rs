@@ -67,6 +67,28 @@ pub fn is_sweep_due(history: &JobHistory, retention: Retention, now: i64) -> boo
     history.next.saturating_sub(history.checkpoint) >= entries
 }
 
+/// The checkpoints that a newer one has passed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Passed<'a> {
+    /// The last but one: entries before its number may be deleted. Its history says which files may ([`Deletable`]).
+    pub before: u64,
+    /// Those before that one, which may be deleted.
+    pub older: &'a [u64],
+}
+
+/// What the checkpoint `own`, which was just written, has passed; `checkpoints` are the numbers of all that are there, ascending.
+/// None if another one is newer: the process that wrote it sweeps. A process that stalled before it wrote its own checkpoint
+/// would otherwise take that one for the one that was passed.
+pub fn passed_by(own: u64, checkpoints: &[u64]) -> Option<Passed<'_>> {
+    match checkpoints {
+        [older @ .., before, newest] if *newest == own => Some(Passed {
+            before: *before,
+            older,
+        }),
+        _ => None,
+    }
+}
+
 /// The files of a job that can be deleted, since no reader can need them any more (LOSS-1). All of this follows from one
 /// checkpoint, so it stays right for any process that deletes and after any delay.
 ///
@@ -130,6 +152,19 @@ mod tests {
             at: i64::try_from(batch).unwrap() * 1_000,
         }));
         JobHistory::of(&entries).unwrap()
+    }
+
+    #[test]
+    fn a_checkpoint_passes_the_one_before_if_it_is_the_newest() {
+        assert_eq!(passed_by(9, &[9]), None);
+        let passed = |before, older| Some(Passed { before, older });
+        assert_eq!(passed_by(9, &[5, 9]), passed(5, &[]));
+        assert_eq!(passed_by(9, &[1, 3, 5, 9]), passed(5, &[1, 3]));
+        // It stalled before it wrote its own.
+        assert_eq!(passed_by(5, &[5, 9]), None);
+        assert_eq!(passed_by(5, &[3, 5, 9]), None);
+        assert_eq!(passed_by(3, &[3, 5, 9]), None);
+        assert_eq!(passed_by(3, &[5, 9]), None);
     }
 
     #[test]
