@@ -1,5 +1,5 @@
 //! The dead letters of a batch as a file of Arrow IPC: `table`, `topic`, `partition`, `offset`, `timestamp` (milliseconds since 1970
-//! UTC), `key`, `value` and `reason`.
+//! UTC), `key`, `value` and `reason`. Many letters are several batches of rows in one file.
 
 use std::io::Cursor;
 use std::sync::Arc;
@@ -16,6 +16,9 @@ use datafusion::arrow::ipc::writer::FileWriter;
 use crate::core::jobs::DeadLetter;
 use crate::error::{Error, Result};
 
+/// Most bytes of letters in one batch of rows: the offsets in a column end at two gigabytes.
+const BATCH_BYTES: usize = 64 << 20;
+
 fn schema() -> SchemaRef {
     Arc::new(Schema::new(vec![
         Field::new("table", DataType::Utf8, false),
@@ -31,7 +34,7 @@ fn schema() -> SchemaRef {
 
 /// The file of these letters.
 pub(super) fn encode_letters(letters: &[DeadLetter]) -> Result<Vec<u8>> {
-    encode(letters).map_err(|error| Error::internal(error.to_string()))
+    encode(letters, BATCH_BYTES).map_err(|error| Error::internal(error.to_string()))
 }
 
 /// The letters of a file, or why there are none.
@@ -39,7 +42,50 @@ pub(super) fn decode_letters(bytes: &[u8]) -> Result<Vec<DeadLetter>, String> {
     decode(bytes).map_err(|error| error.to_string())
 }
 
-fn encode(letters: &[DeadLetter]) -> Result<Vec<u8>, ArrowError> {
+fn encode(letters: &[DeadLetter], batch_bytes: usize) -> Result<Vec<u8>, ArrowError> {
+    let mut writer = FileWriter::try_new(Vec::new(), &schema())?;
+    let mut rest = letters;
+    // A file without letters has a batch as well.
+    loop {
+        let (next, after) = rest.split_at(count_within(rest, batch_bytes));
+        writer.write(&rows(next)?)?;
+        rest = after;
+        if rest.is_empty() {
+            return writer.into_inner();
+        }
+    }
+}
+
+/// How many letters, from the first on, have so many bytes together; at least one if there is one.
+fn count_within(letters: &[DeadLetter], most: usize) -> usize {
+    let mut bytes = 0_usize;
+    let within = letters.iter().take_while(|letter| {
+        bytes = bytes.saturating_add(bytes_of(letter));
+        bytes <= most
+    });
+    within.count().max(1).min(letters.len())
+}
+
+/// The bytes of its texts, its key and its value.
+fn bytes_of(letter: &DeadLetter) -> usize {
+    let length = |bytes: &Option<Vec<u8>>| bytes.as_ref().map_or(0, Vec::len);
+    letter.table.len()
+        + letter.topic.len()
+        + length(&letter.key)
+        + length(&letter.value)
+        + letter.reason.len()
+}
+
+/// One batch of rows.
+fn rows(letters: &[DeadLetter]) -> Result<RecordBatch, ArrowError> {
+    // One that is alone may have more than others together.
+    if let [letter] = letters
+        && i32::try_from(bytes_of(letter)).is_err()
+    {
+        return Err(ArrowError::InvalidArgumentError(
+            "a dead letter has more than two gigabytes".to_owned(),
+        ));
+    }
     let texts = |of: fn(&DeadLetter) -> &str| -> ArrayRef {
         Arc::new(StringArray::from_iter_values(letters.iter().map(of)))
     };
@@ -65,10 +111,7 @@ fn encode(letters: &[DeadLetter]) -> Result<Vec<u8>, ArrowError> {
         bytes(|letter| letter.value.as_deref()),
         texts(|letter| &letter.reason),
     ];
-    let rows = RecordBatch::try_new(schema(), columns)?;
-    let mut writer = FileWriter::try_new(Vec::new(), &schema())?;
-    writer.write(&rows)?;
-    writer.into_inner()
+    RecordBatch::try_new(schema(), columns)
 }
 
 fn decode(bytes: &[u8]) -> Result<Vec<DeadLetter>, ArrowError> {
@@ -129,6 +172,28 @@ mod tests {
             let bytes = encode_letters(&letters).unwrap();
             assert_eq!(decode_letters(&bytes).unwrap(), letters);
             assert!(decode_letters(&bytes[..bytes.len() / 2]).is_err());
+        }
+    }
+
+    #[test]
+    fn loss_1_many_letters_are_several_batches_of_one_file() {
+        let letter = |offset: i64| DeadLetter {
+            table: "t".into(),
+            topic: "t".into(),
+            partition: 0,
+            offset,
+            timestamp: None,
+            key: None,
+            value: (offset % 3 > 0).then(|| vec![7; 10 * usize::try_from(offset % 3).unwrap()]),
+            reason: "no".into(),
+        };
+        let letters: Vec<DeadLetter> = (0..10).map(letter).collect();
+        // In turn a letter has 4, 14 and 24 bytes: together 42.
+        for (batch_bytes, batches) in [(usize::MAX, 1), (42, 4), (41, 5), (20, 7), (0, 10)] {
+            let bytes = encode(&letters, batch_bytes).unwrap();
+            let reader = FileReader::try_new(Cursor::new(&bytes), None).unwrap();
+            assert_eq!(reader.num_batches(), batches, "{batch_bytes}");
+            assert_eq!(decode_letters(&bytes).unwrap(), letters, "{batch_bytes}");
         }
     }
 
