@@ -471,7 +471,8 @@ impl Jobs {
         };
         let version = self.store.version(id, &last.version).await?;
         if version.sources.keys().eq(query.sources().keys()) {
-            if !goes_on_from(query.stream(), &version) && !options.resets_on_change {
+            if !goes_on_from(&history.name, query.stream(), &version)? && !options.resets_on_change
+            {
                 return Err(changed(&history.name, query.stream(), &version));
             }
             return Ok(());

@@ -12,6 +12,7 @@ use datafusion::arrow::row::{RowConverter, SortField};
 use datafusion::physical_plan::collect_partitioned;
 use tokio::time::Instant;
 
+use crate::core::jobs::fingerprint::newer_version;
 use crate::core::jobs::{
     AGGREGATE, BatchVersion, JobTime, OperatorState, Partitions, PlannedRange, StateFile,
     SteadyTime, WatermarkPolicy, waiting,
@@ -89,7 +90,7 @@ impl Windows {
         if time.clock.is_some() == query.is_keyed() {
             windows.time = time;
         }
-        if !goes_on_from(Some(query), version) {
+        if !goes_on_from(&job.name, Some(query), version)? {
             if job.options.resets_on_change {
                 return Ok(windows);
             }
@@ -465,12 +466,28 @@ fn without(before: &RecordBatch, now: &RecordBatch, key: &[usize]) -> Result<Opt
         .map_err(internal)
 }
 
-/// Whether a job can go on from the state of a version: both have none, or its stateful part is the one that the state was made by.
-pub(super) fn goes_on_from(query: Option<&StreamQuery>, version: &BatchVersion) -> bool {
-    match (query, made_by(version)) {
+/// Whether the job `name` can go on from the state of a version: both have none, or its stateful part is the one that the state was
+/// made by.
+///
+/// # Errors
+///
+/// A newer release has written the state: it may well be that of the same text.
+pub(super) fn goes_on_from(
+    name: &str,
+    query: Option<&StreamQuery>,
+    version: &BatchVersion,
+) -> Result<bool> {
+    let made_by = made_by(version);
+    if let Some(newer) = made_by.and_then(newer_version) {
+        return Err(Error::unsupported(format!(
+            "the state of job {name} was written by a newer release (fingerprint v{newer})"
+        ))
+        .with_help("run the job with that release, or a newer one"));
+    }
+    Ok(match (query, made_by) {
         (Some(query), Some(made_by)) => query.is_made_by(made_by),
         (query, made_by) => query.is_none() && made_by.is_none(),
-    }
+    })
 }
 
 /// The fingerprint of the state of a version.
@@ -705,7 +722,34 @@ mod tests {
     use datafusion::arrow::datatypes::{DataType, Field, Schema};
 
     use super::*;
+    use crate::error::ErrorKind;
     use crate::tables::kafka::PartitionEnds;
+
+    #[test]
+    fn state_of_a_newer_release_is_refused_and_not_reset() {
+        let version = |fingerprint: Option<&str>| BatchVersion {
+            operators: [(
+                AGGREGATE.to_owned(),
+                OperatorState {
+                    fingerprint: fingerprint.map(str::to_owned),
+                    files: vec![],
+                },
+            )]
+            .into(),
+            ..BatchVersion::default()
+        };
+        let error = goes_on_from("j", None, &version(Some("v3:01"))).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unsupported);
+        assert!(error.message().contains("newer release"), "{error}");
+        assert!(!error.help().unwrap().contains("reset"), "{error}");
+        for (kept, goes_on) in [
+            (Some("v2:01"), false),
+            (Some("TUMBLE: …"), false),
+            (None, true),
+        ] {
+            assert_eq!(goes_on_from("j", None, &version(kept)).unwrap(), goes_on);
+        }
+    }
 
     #[test]
     fn a_damaged_state_file_is_named_before_its_lengths_are_believed() {

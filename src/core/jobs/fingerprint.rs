@@ -22,6 +22,8 @@ use sha2::{Digest as _, Sha256};
 const MARK: &[u8] = b"anabranch state 2\n";
 /// What a fingerprint begins with.
 const PREFIX: &str = "v2:";
+/// The version in [`PREFIX`], and the newest that is known.
+const VERSION: u32 = 2;
 
 /// An expression over a row.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -162,11 +164,17 @@ impl StateDescription {
 
 /// Whether a fingerprint says its version. Those of format 1 do not: they are texts that an engine has printed.
 pub fn is_versioned(fingerprint: &str) -> bool {
-    let version = fingerprint
-        .strip_prefix('v')
-        .and_then(|rest| rest.split_once(':'))
-        .map(|(version, _)| version);
-    version.is_some_and(|version| version.parse::<u32>().is_ok())
+    version_of(fingerprint).is_some()
+}
+
+/// The version of a fingerprint that a newer release has made: this one cannot compare it. None of those that are known.
+pub fn newer_version(fingerprint: &str) -> Option<u32> {
+    version_of(fingerprint).filter(|version| *version > VERSION)
+}
+
+fn version_of(fingerprint: &str) -> Option<u32> {
+    let (version, _) = fingerprint.strip_prefix('v')?.split_once(':')?;
+    version.parse().ok()
 }
 
 /// The bytes so far.
@@ -499,6 +507,19 @@ mod tests {
         assert!(is_versioned("v3:0123"));
         for earlier in ["TUMBLE: event_time=ticks.t", "v: x", "v", "vx:1", ""] {
             assert!(!is_versioned(earlier), "{earlier}");
+            assert_eq!(newer_version(earlier), None, "{earlier}");
         }
+    }
+
+    #[test]
+    fn a_newer_version_is_told_from_those_that_are_known() {
+        let own = tumbling().fingerprint();
+        assert_eq!(
+            (version_of(&own), newer_version(&own)),
+            (Some(VERSION), None)
+        );
+        assert_eq!(newer_version("v1:0123"), None);
+        assert_eq!(newer_version("v3:0123"), Some(3));
+        assert_eq!(newer_version("v12:a:b"), Some(12));
     }
 }
