@@ -7,8 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 
+use super::format::{FORMAT, Unreadable, opened, parsed};
 use super::parts::{AcceptedFile, ByPartition, ProgressFile, ReportedFile, by_key, by_partition};
-use super::{FORMAT, Unreadable, opened, parsed};
 use crate::core::jobs::{Committed, JobHistory, Phase};
 use crate::error::Result;
 use crate::store::checksum::seal;

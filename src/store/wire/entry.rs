@@ -8,8 +8,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::format::{FORMAT, Unreadable, not_of_format, opened, parsed};
 use super::parts::{AcceptedFile, GapFile, ReportedFile, by_key, gap_list, gaps_of};
-use super::{FORMAT, Unreadable, not_of_format, opened, parsed};
 use crate::core::jobs::Entry;
 use crate::error::Result;
 use crate::store::checksum::seal;

@@ -7,88 +7,15 @@
 
 mod checkpoint;
 mod entry;
+mod format;
 mod parts;
 mod version;
 
-use serde::Deserialize;
-use serde::de::DeserializeOwned;
-
-use super::checksum::unsealed;
-use crate::error::Error;
-
 pub(super) use checkpoint::{checkpoint_bytes, read_checkpoint};
 pub(super) use entry::{StoredEntry, entry_bytes, read_entry};
+pub(super) use format::{FORMAT, Unreadable};
 pub(super) use parts::DeadLetterFile;
 pub(super) use version::{read_version, version_bytes};
-
-/// The format this program writes and the newest it reads.
-pub(super) const FORMAT: u32 = 2;
-
-/// Why a file is not read.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Unreadable {
-    /// Its format is newer than [`FORMAT`].
-    Newer(u32),
-    /// Its bytes are not those of any format, for this reason.
-    Damaged(String),
-}
-
-impl Unreadable {
-    /// The same of the file at `path`, for the user.
-    pub(super) fn of_file(self, path: &str, shown: &str) -> Error {
-        match self {
-            Self::Newer(_) => Error::unsupported(format!("{path} {self}"))
-                .with_help("run the job with that program, or a newer one"),
-            Self::Damaged(reason) => Error::data(format!(
-                "{path} in the data directory '{shown}' cannot be read: {reason}"
-            ))
-            .with_help("restore the file from a backup of the data directory, or drop the job and make it anew"),
-        }
-    }
-}
-
-impl std::fmt::Display for Unreadable {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Newer(format) => write!(
-                f,
-                "was written by a newer program (format {format}; this program reads formats 1 to {FORMAT})"
-            ),
-            Self::Damaged(reason) => f.write_str(reason),
-        }
-    }
-}
-
-/// The format that a file names; its other members are not looked at.
-#[derive(Debug, Deserialize)]
-struct Named {
-    #[serde(default)]
-    format: Option<u32>,
-}
-
-/// The JSON of a file, its checksum checked and taken off, and its format.
-fn opened(bytes: &[u8]) -> Result<(std::borrow::Cow<'_, [u8]>, u32), Unreadable> {
-    let json = unsealed(bytes).map_err(Unreadable::Damaged)?;
-    let named: Named = serde_json::from_slice(&json).map_err(damaged)?;
-    match named.format.unwrap_or(1) {
-        0 => Err(Unreadable::Damaged("it names format 0".to_owned())),
-        newer if newer > FORMAT => Err(Unreadable::Newer(newer)),
-        format => Ok((json, format)),
-    }
-}
-
-/// A value of this format.
-fn parsed<T: DeserializeOwned>(json: &[u8], format: u32) -> Result<T, Unreadable> {
-    serde_json::from_slice(json).map_err(|error| not_of_format(format, &error))
-}
-
-fn damaged(error: serde_json::Error) -> Unreadable {
-    Unreadable::Damaged(error.to_string())
-}
-
-fn not_of_format(format: u32, error: &serde_json::Error) -> Unreadable {
-    Unreadable::Damaged(format!("it is not of format {format}: {error}"))
-}
 
 /// A version after it was written and read.
 #[cfg(test)]

@@ -11,11 +11,11 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::format::{FORMAT, Unreadable, opened, parsed};
 use super::parts::{
     ByPartition, ClockFile, DeadLetterFile, IdentityFile, MarkFile, ProgressFile, StateFileName,
     TimeFile, by_key, by_partition, is_zero,
 };
-use super::{FORMAT, Unreadable, opened, parsed};
 use crate::core::jobs::{AGGREGATE, BatchVersion, OperatorState};
 use crate::error::Result;
 use crate::store::checksum::seal;
