@@ -6,6 +6,7 @@
 //! `tables/delta/error.rs`, `tables/kafka/client.rs` and `client/failure.rs`.
 
 mod arguments;
+pub(super) mod backtrace;
 mod functions;
 mod names;
 #[cfg(test)]
@@ -20,13 +21,21 @@ use datafusion::common::{Column, Diagnostic, SchemaError};
 use datafusion::error::DataFusionError;
 use datafusion::sql::sqlparser::tokenizer::{Location, Span};
 
-use super::{Error, ErrorKind, Subject};
+use super::base::Error;
+use super::kind::ErrorKind;
+use super::subject::Subject;
 pub(crate) use names::NameProblems;
 use subjects::of_text;
 pub(crate) use syntax::Syntax;
 
+impl From<DataFusionError> for Error {
+    fn from(error: DataFusionError) -> Self {
+        from_datafusion(error)
+    }
+}
+
 /// Takes our own error out of DataFusion's wrappers, or turns DataFusion's into ours.
-pub(super) fn from_datafusion(error: DataFusionError) -> Error {
+fn from_datafusion(error: DataFusionError) -> Error {
     let diagnostic = error.diagnostic().cloned();
     let mapped = match error {
         DataFusionError::External(inner) => match inner.downcast::<Error>() {
@@ -44,7 +53,7 @@ pub(super) fn from_datafusion(error: DataFusionError) -> Error {
             }
             let inner = from_datafusion(*inner);
             // Optimizer rules wrap the errors of their inputs with their own names, which are of no use to a user.
-            if is_rule(&context) || inner.span.is_some() {
+            if is_rule(&context) || inner.span().is_some() {
                 inner
             } else {
                 inner.context(context)
@@ -275,18 +284,6 @@ fn from_parquet(error: &(dyn std::error::Error + 'static)) -> Error {
             .with_help("the table's log names it: VACUUM with a short retention deletes files that are still read, and so may people"),
         None => of_text(ErrorKind::Data, strip_prefix(message)),
     }
-}
-
-/// Libraries put backtraces into their messages when RUST_BACKTRACE is set.
-pub(super) fn without_backtrace(mut message: String) -> String {
-    let start = ["\n   0: ", "\nstack backtrace", "\n\nbacktrace:"]
-        .iter()
-        .filter_map(|mark| message.find(mark))
-        .min();
-    if let Some(start) = start {
-        message.truncate(message[..start].trim_end().len());
-    }
-    message
 }
 
 /// A shared error cannot be taken apart: our own is copied, any other is kept as its text.

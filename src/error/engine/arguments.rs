@@ -1,7 +1,8 @@
 //! Errors for function arguments of the wrong types, with the function's name. The engine's own message prints the internal
 //! form of the function's signature.
 
-use crate::error::{Error, Subject};
+use crate::error::base::Error;
+use crate::error::subject::Subject;
 
 /// Start of the engine's message if it finds no types to cast the arguments to.
 const NO_TYPES: &str = "Failed to coerce arguments to satisfy a call to '";

@@ -3,7 +3,7 @@
 use datafusion::error::DataFusionError;
 use datafusion::prelude::SessionContext;
 
-use crate::error::Error;
+use crate::error::base::Error;
 
 /// The error of a plain session for a statement over tables `t` and `u` with columns `a`, `b` and `s`, and `n` whose column `a`
 /// is NOT NULL.

@@ -1,6 +1,8 @@
 //! Subjects of the engine's messages: a message quotes parts of the statement, or begins with the name of a function.
 
-use crate::error::{Error, ErrorKind, Subject};
+use crate::error::base::Error;
+use crate::error::kind::ErrorKind;
+use crate::error::subject::Subject;
 
 /// An error with the engine's own text and the subjects named in it.
 pub(super) fn of_text(kind: ErrorKind, text: impl Into<String>) -> Error {

@@ -4,7 +4,7 @@ use datafusion::error::DataFusionError;
 use datafusion::sql::sqlparser::parser::ParserError;
 use datafusion::sql::sqlparser::tokenizer::Location;
 
-use crate::error::Error;
+use crate::error::base::Error;
 
 /// The phrase before the place in a message.
 const PLACE: &str = " at Line: ";

@@ -1,7 +1,9 @@
 //! Errors for statements that the engine cannot run, in terms of SQL. The engine's own message prints the inside of its plan.
 
 use super::subjects::of_text;
-use crate::error::{Error, ErrorKind, Subject};
+use crate::error::base::Error;
+use crate::error::kind::ErrorKind;
+use crate::error::subject::Subject;
 
 /// Start of the engine's message.
 const NO_EXPRESSION: &str = "Physical plan does not support logical expression ";

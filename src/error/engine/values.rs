@@ -1,6 +1,7 @@
 //! Errors for values that do not fit into a type, in terms of SQL.
 
-use crate::error::{Error, Subject};
+use crate::error::base::Error;
+use crate::error::subject::Subject;
 
 /// The engine's messages for a number with more digits than its decimal type has.
 const TOO_LARGE: [&str; 2] = [
