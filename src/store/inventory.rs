@@ -1,9 +1,8 @@
 //! Inventory of the folder of a job, file by file, for the consistency check. It only reads.
 
 use crate::error::{Error, Result};
-use crate::store::job_store::{
-    JobId, JobStore, checkpoint_path, entry_path, log_folder, number_of,
-};
+use crate::store::job_store::paths::{checkpoint_path, entry_path, log_folder, number_of};
+use crate::store::job_store::{JobId, JobStore};
 use crate::store::wire::{Unreadable, read_checkpoint, read_entry};
 
 /// The files of a job by kind; each list is sorted.
