@@ -3,7 +3,8 @@
 //!
 //! The list is shortened like the log of a job: entries are deleted after a snapshot has passed them. The snapshot before the
 //! last one stays, so that a reader of it still finds the entries after it. A writer that stalled meanwhile may find its number
-//! free again. So it looks for snapshots after its write, and must try again if one has passed its number.
+//! free again. So it looks for snapshots after its write, and must try again if one has passed its number. A write is sent once: one
+//! that is repeated after its entry was passed would be taken for such a write, and the statement would be there twice.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::store::checksum::{seal, unseal};
-use crate::store::data_dir::DataDir;
+use crate::store::data_dir::{DataDir, SentOnce};
 
 /// The format that this program writes and the newest it reads.
 const FORMAT: u32 = 1;
@@ -21,6 +22,8 @@ const FORMAT: u32 = 1;
 const READS_AT_ONCE: usize = 16;
 /// How often a read or write is retried when other processes interfere.
 const ATTEMPTS: usize = 20;
+/// How often an entry is sent at most while the answers say nothing.
+const SENDS: u32 = 4;
 
 /// A statement that was run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -167,12 +170,26 @@ impl CatalogStore {
     /// The store does not answer: the entry may be there or not.
     pub async fn append(&self, entry: &CatalogEntry) -> Result<u64> {
         let bytes = seal(entry)?;
+        let mut failures = 0;
         for _ in 0..ATTEMPTS {
             let next = self.files().await?.next();
-            if self.dir.create(&entry_path(next), bytes.clone()).await?
-                && self.files().await?.snapshot().unwrap_or(0) <= next
-            {
+            let path = entry_path(next);
+            let sent = self.dir.create_once(&path, bytes.clone()).await?;
+            let is_there = match &sent {
+                SentOnce::Written => true,
+                _ => self.dir.read(&path).await? == Some(bytes.clone().into()),
+            };
+            let is_passed = self.files().await?.snapshot().unwrap_or(0) > next;
+            if is_there && !is_passed {
                 return Ok(next);
+            }
+            if let SentOnce::Unclear(error) = sent {
+                failures += 1;
+                // The snapshot may have the statement.
+                if is_passed || failures == SENDS {
+                    return Err(error);
+                }
+                self.dir.pause(failures).await;
             }
         }
         Err(Error::unavailable(
@@ -279,8 +296,10 @@ fn snapshot_path(number: u64) -> String {
 mod tests {
     use std::sync::Arc;
 
+    use futures::future::BoxFuture;
+
     use super::*;
-    use crate::store::simulated::{Faults, Reads, SimulatedDisk};
+    use crate::store::simulated::{Fate, Faults, Later, Reads, SimulatedDisk};
 
     fn entry(text: &str) -> CatalogEntry {
         CatalogEntry::new(text.to_owned(), BTreeMap::new(), 7)
@@ -331,6 +350,40 @@ mod tests {
         );
         assert_eq!(store.all().await.unwrap(), list);
         assert_eq!(store.append(&entry("last")).await.unwrap(), 33);
+    }
+
+    /// Loses the answers to the first writes of entries.
+    #[derive(Debug)]
+    struct Deaf(std::sync::atomic::AtomicU32);
+
+    impl Faults for Deaf {
+        fn step(&self) -> BoxFuture<'static, ()> {
+            Box::pin(std::future::ready(()))
+        }
+
+        fn fate(&self, _: &str, writes: bool) -> Fate {
+            use std::sync::atomic::Ordering::SeqCst;
+            let count = |left: u32| left.checked_sub(1);
+            match writes && self.0.fetch_update(SeqCst, SeqCst, count).is_ok() {
+                true => Fate::Repeated,
+                false => Fate::Done,
+            }
+        }
+
+        fn later(&self, _: Later) {
+            panic!("a client repeats the write of an entry");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_statement_whose_answer_was_lost_is_there_once() {
+        let dir = SimulatedDisk::default().seen_with(Arc::new(Deaf(2.into())));
+        let store = CatalogStore::new(dir);
+        for number in 0..4 {
+            let text = number.to_string();
+            assert_eq!(store.append(&entry(&text)).await.unwrap(), number);
+        }
+        assert_eq!(texts(&store.all().await.unwrap()), ["0", "1", "2", "3"]);
     }
 
     /// Entries that others have undone are read once, by the process that shortens the list.
