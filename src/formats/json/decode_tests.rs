@@ -119,6 +119,14 @@ fn floats_booleans_and_decimals() {
     assert_eq!(good(DataType::Float64, "\"NaN\""), "NaN");
     assert_eq!(good(DataType::Float32, "\"-Infinity\""), "-inf");
     assert!(bad(DataType::Float32, "1e300").contains("REAL"));
+    assert_eq!(good(DataType::Float32, "\"Infinity\""), "inf");
+    // Just below the middle of two numbers, where the nearest DOUBLE is the middle.
+    let below = "1.00000017881393432617187499";
+    assert_eq!(good(DataType::Float32, below), "1.0000001");
+    assert_eq!(
+        good(DataType::Float32, &format!("\"{below}\"")),
+        "1.0000001"
+    );
     assert!(bad(DataType::Float64, "\"inf\"").contains("DOUBLE"));
     assert_eq!(good(DataType::Boolean, "true"), "true");
     assert_eq!(good(DataType::Boolean, "\"false\""), "false");
