@@ -2,7 +2,8 @@
 //!
 //! `docker/with-kafka cargo bench` prints a Markdown table. `BENCH_RECORDS` (default 5 million)
 //! says how many records. `BENCH_ONLY=sessions cargo bench` measures sessions alone, over an archive that is made without
-//! Kafka; `BENCH_ONLY=jobs` jobs alone; `BENCH_ONLY=state` their state and `BENCH_ONLY=server` the service, without Kafka.
+//! Kafka; `BENCH_ONLY=jobs` jobs alone; `BENCH_ONLY=state` their state, `BENCH_ONLY=server` the service and
+//! `BENCH_ONLY=formats` the decoders of records, without Kafka.
 //! `BENCH_ONLY=wide` measures topics of many partitions, and a job beside clients that stand still, which nothing else does.
 
 #![expect(
@@ -14,6 +15,7 @@
     reason = "a benchmark stops at the first fault, measures real time and prints its figures"
 )]
 
+mod formats;
 mod jobs;
 mod measure;
 mod peers;
@@ -111,16 +113,19 @@ fn main() {
         return;
     }
     let only = |part: &str| std::env::var("BENCH_ONLY").is_ok_and(|only| only == part);
-    let (only_sessions, only_state, only_server) =
-        (only("sessions"), only("state"), only("server"));
+    let (only_sessions, only_state, only_server, only_formats) = (
+        only("sessions"),
+        only("state"),
+        only("server"),
+        only("formats"),
+    );
+    let is_without_kafka = only_sessions || only_state || only_server || only_formats;
     let is_child = std::env::var_os(state::CHILD).is_some();
     let is_echo = std::env::var_os(server::ECHO).is_some();
     let is_drain = std::env::var_os(wide::CHILD).is_some();
     let bootstrap = match std::env::var("KAFKA_BOOTSTRAP") {
         Ok(bootstrap) => bootstrap,
-        Err(_) if only_sessions || only_state || only_server || is_child || is_echo => {
-            "127.0.0.1:1".to_owned()
-        }
+        Err(_) if is_without_kafka || is_child || is_echo => "127.0.0.1:1".to_owned(),
         Err(_) => panic_with("the benchmarks need Kafka: docker/with-kafka cargo bench"),
     };
     let records = std::env::var("BENCH_RECORDS").map_or(5_000_000, |text| text.parse().unwrap());
@@ -153,6 +158,11 @@ fn main() {
     }
     if only_server {
         server::server(&bench, &mut report);
+        print!("{report}");
+        return;
+    }
+    if only_formats {
+        formats::formats(&bench, &mut report);
         print!("{report}");
         return;
     }
@@ -202,6 +212,7 @@ fn main() {
     jobs::backlog(&bench, &bootstrap, &place, &mut report);
     state::state(&bench, &mut report);
     server::server(&bench, &mut report);
+    formats::formats(&bench, &mut report);
     print!("{report}");
 }
 

@@ -101,7 +101,7 @@ pub use session::{
 };
 pub use side_output::{DISPOSITION, Disposition, LateColumns, SideOutput, side_rows, side_schema};
 pub use sql::{parse_table_argument, rewrite_window_calls};
-pub use times::{MicrosecondTime, with_microseconds};
+pub use times::{MicrosecondTime, calendar, with_microseconds};
 pub use unjoined::ROWS_OF_QUERY;
 pub use values::{
     IntervalPlanner, header, headers_list, headers_map, interval_times, is_json_type,

@@ -7,12 +7,12 @@
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, AsArray, FixedSizeBinaryArray, Int64Array, ListArray, MapArray, StructArray,
-    new_null_array,
+    Array, ArrayRef, AsArray, BooleanArray, FixedSizeBinaryArray, Int64Array, ListArray, MapArray,
+    StructArray, new_null_array,
 };
 use arrow::buffer::{NullBuffer, OffsetBuffer};
-use arrow::compute::{CastOptions, cast, cast_with_options};
-use arrow::datatypes::{DataType, Field, FieldRef, Fields, Int64Type, TimeUnit};
+use arrow::compute::{CastOptions, cast, cast_with_options, nullif};
+use arrow::datatypes::{DataType, Field, FieldRef, Fields, Float64Type, Int64Type, TimeUnit};
 use arrow::error::ArrowError;
 
 use crate::formats::avro::union::{is_union, union_text};
@@ -137,8 +137,15 @@ impl Conform<'_> {
                     .map_err(internal)
             }
             (from, to) if is_union(from) && is_text(to) => {
-                let text = union_text(written.as_union())
+                let (text, without) = union_text(written.as_union())
                     .map_err(|error| format!("column {path}: {}", error.message()))?;
+                if !self.lenient {
+                    misfits.extend(without.into_iter().map(|row| Misfit {
+                        row,
+                        reason: format!("column {path}: JSON has no text for the value"),
+                        column: path.to_owned(),
+                    }));
+                }
                 self.scalar(&text, declared, path, misfits)
                     .map_err(internal)
             }
@@ -202,6 +209,7 @@ impl Conform<'_> {
                 uuid_text(written.as_fixed_size_binary())
             }
             DataType::FixedSizeBinary(_) => cast(written, &DataType::Binary)?,
+            DataType::Time32(_) | DataType::Time64(_) => times_of_day(written)?,
             _ => Arc::clone(written),
         };
         let options = CastOptions {
@@ -216,8 +224,12 @@ impl Conform<'_> {
             )?,
             _ => cast_with_options(&source, declared, &options)?,
         };
+        let array = match declared.is_floating() {
+            true => without_overflow(&source, array)?,
+            false => array,
+        };
         if !self.lenient && array.null_count() > written.null_count() {
-            let is_lost = |row: &usize| array.is_null(*row) && source.is_valid(*row);
+            let is_lost = |row: &usize| array.is_null(*row) && written.is_valid(*row);
             misfits.extend((0..array.len()).filter(is_lost).map(|row| Misfit {
                 row,
                 reason: format!(
@@ -247,6 +259,42 @@ impl Conform<'_> {
         let instants = Int64Array::try_new(instants, local.nulls().cloned())?;
         cast(&instants, &DataType::Timestamp(unit, Some("UTC".into())))
     }
+}
+
+/// NULL for each time before 00:00 or after 23:59:59.999999, which are none; in nanoseconds some would overflow.
+fn times_of_day(times: &ArrayRef) -> Result<ArrayRef, ArrowError> {
+    const SECONDS_OF_A_DAY: i64 = 86_400;
+    let (unit, integer) = match times.data_type() {
+        DataType::Time32(unit) => (*unit, DataType::Int32),
+        DataType::Time64(unit) => (*unit, DataType::Int64),
+        _ => return Ok(Arc::clone(times)),
+    };
+    let day = SECONDS_OF_A_DAY * units_per_second(unit);
+    let integers = cast(&cast(times, &integer)?, &DataType::Int64)?;
+    let integers = integers.as_primitive::<Int64Type>().iter();
+    // What lies behind a NULL is cast as well: it is 0.
+    let kept: Int64Array = integers
+        .map(|time| time.filter(|time| (0..day).contains(time)))
+        .collect();
+    cast(&cast(&kept, &integer)?, times.data_type())
+}
+
+/// NULL for each number that became an infinity because it is too large for the type; `cast_to` is what the source was cast to.
+fn without_overflow(source: &ArrayRef, cast_to: ArrayRef) -> Result<ArrayRef, ArrowError> {
+    let (wide, narrow) = (
+        cast(source, &DataType::Float64)?,
+        cast(&cast_to, &DataType::Float64)?,
+    );
+    let (wide, narrow) = (
+        wide.as_primitive::<Float64Type>().values(),
+        narrow.as_primitive::<Float64Type>().values(),
+    );
+    let has_place = |row: usize| narrow[row].is_finite() || !wide[row].is_finite();
+    if (0..narrow.len()).all(has_place) {
+        return Ok(cast_to);
+    }
+    let overflowed: BooleanArray = (0..narrow.len()).map(|row| Some(!has_place(row))).collect();
+    nullif(&cast_to, &overflowed)
 }
 
 enum RecordError {

@@ -17,6 +17,7 @@ use serde_json::Value;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::formats::avro::conform::{Conform, Misfit, relaxed};
+use crate::formats::avro::empty::has_items_without_bytes;
 use crate::formats::codec::{
     BadRow, Decoded, RecordDecoder, batch_of, check_total_bytes, projected_schema,
 };
@@ -110,6 +111,11 @@ impl AvroDecoder {
     fn check_writer(&mut self, id: u32, schema: String) -> std::result::Result<Writer, String> {
         let in_schema = |reason: String| format!("schema id {id}: {reason}");
         let places = field_places(&schema).map_err(in_schema)?;
+        if has_items_without_bytes(&schema) {
+            return Err(in_schema(
+                "the items of an array have no bytes, so that a record of a few bytes may have any number of them".to_owned(),
+            ));
+        }
         let projection: Vec<usize> = self
             .declared
             .iter()

@@ -392,3 +392,61 @@ fn options_are_checked() {
     let error = format.encoder().err().unwrap();
     assert!(error.message().contains("'avro.subject'"), "{error}");
 }
+
+#[test]
+fn value_1_a_double_that_is_too_large_for_a_real_is_bad() {
+    let schema =
+        r#"{"type": "record", "name": "r", "fields": [{"name": "v", "type": ["null", "double"]}]}"#;
+    let stub = RegistryStub::start().with_schema(7, schema);
+    let format = format(&stub.url(), vec![nullable("v", DataType::Float32)], &[]);
+    let double = |value: f64| message(7, &[long(1), value.to_le_bytes().to_vec()]);
+    let rows = [
+        double(1.5),
+        double(-1e300),
+        double(f64::INFINITY),
+        double(f64::NAN),
+        message(7, &[long(0)]),
+    ];
+    let decoded = decode(&format, false, &rows);
+    assert_eq!(
+        bad_rows(&decoded),
+        [(1, "column v: the value does not fit a REAL")]
+    );
+    let expected = ["1.5", "-", "inf", "NaN", "-"];
+    assert_eq!(cells(decoded.columns.column(0)), expected);
+    let lenient = decode(&format, true, &rows);
+    assert!(lenient.bad.is_empty());
+    assert_eq!(cells(lenient.columns.column(0)), expected);
+}
+
+#[test]
+fn value_1_a_time_that_no_day_has_is_bad() {
+    let schema = r#"{"type": "record", "name": "r", "fields": [{"name": "v", "type": {"type": "long", "logicalType": "time-micros"}}]}"#;
+    let stub = RegistryStub::start().with_schema(7, schema);
+    let time = DataType::Time64(TimeUnit::Nanosecond);
+    let format = format(&stub.url(), vec![nullable("v", time)], &[]);
+    let times = [0, -1, 86_399_999_999, 86_400_000_000, i64::MAX, i64::MIN];
+    let rows = times.map(|micros| message(7, &[long(micros)]));
+    let decoded = decode(&format, false, &rows);
+    let reason = "column v: the value does not fit a TIME";
+    let expected = [1, 3, 4, 5].map(|row| (row, reason));
+    assert_eq!(bad_rows(&decoded), expected);
+    let expected = ["00:00:00", "-", "23:59:59.999999", "-", "-", "-"];
+    assert_eq!(cells(decoded.columns.column(0)), expected);
+}
+
+/// A few bytes say that the array has so many items.
+#[test]
+fn safe_1_a_number_of_items_without_bytes_is_not_counted_to() {
+    let schema = r#"{"type": "record", "name": "r", "fields": [{"name": "x", "type": "int"},
+        {"name": "v", "type": {"type": "array", "items": "null"}}]}"#;
+    let stub = RegistryStub::start().with_schema(7, schema);
+    let format = format(&stub.url(), vec![nullable("x", DataType::Int32)], &[]);
+    let rows = [message(7, &[long(1), long(1 << 62), long(0)])];
+    let decoded = decode(&format, false, &rows);
+    let reason = bad_rows(&decoded)[0].1;
+    assert!(
+        reason.contains("the items of an array have no bytes"),
+        "{reason}"
+    );
+}

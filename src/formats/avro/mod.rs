@@ -2,6 +2,7 @@
 
 pub(crate) mod conform;
 pub(crate) mod decode;
+mod empty;
 pub(crate) mod encode;
 pub(crate) mod schema;
 pub(crate) mod union;

@@ -137,15 +137,21 @@ fn read_object<'de, A: MapAccess<'de>>(
     mut access: A,
 ) -> Result<(), A::Error> {
     let mut position = 0;
+    // Fields with another spelling whose exact name has occurred in this object.
+    let mut named = Vec::new();
     while let Some(field) = access.next_key_seed(FieldKey {
         keys: &mut columns.keys,
         position,
     })? {
         position += 1;
         let column = field.and_then(|found| {
-            let column = columns.children.get_mut(found.index)?;
+            if found.is_respelled && found.is_exact {
+                named.push(found.index);
+            }
             // A value under the exact name takes precedence, in either order of the two keys.
-            (found.is_exact || column.len() == start).then_some(column)
+            let counts = found.is_exact || !named.contains(&found.index);
+            let column = columns.children.get_mut(found.index)?;
+            counts.then_some(column)
         });
         match column {
             Some(column) => {

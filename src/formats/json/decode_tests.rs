@@ -12,8 +12,8 @@ use arrow::array::{Array, ArrayRef, AsArray};
 use arrow::datatypes::{DataType, Field, Fields, Schema, TimeUnit, TimestampMicrosecondType};
 use arrow::util::display::{ArrayFormatter, FormatOptions as DisplayOptions};
 
-use crate::formats::FormatOptions;
 use crate::formats::codec::Decoded;
+use crate::formats::{FormatOptions, typed_as};
 
 fn timestamp() -> DataType {
     DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()))
@@ -119,6 +119,14 @@ fn floats_booleans_and_decimals() {
     assert_eq!(good(DataType::Float64, "\"NaN\""), "NaN");
     assert_eq!(good(DataType::Float32, "\"-Infinity\""), "-inf");
     assert!(bad(DataType::Float32, "1e300").contains("REAL"));
+    assert_eq!(good(DataType::Float32, "\"Infinity\""), "inf");
+    // Just below the middle of two numbers, where the nearest DOUBLE is the middle.
+    let below = "1.00000017881393432617187499";
+    assert_eq!(good(DataType::Float32, below), "1.0000001");
+    assert_eq!(
+        good(DataType::Float32, &format!("\"{below}\"")),
+        "1.0000001"
+    );
     assert!(bad(DataType::Float64, "\"inf\"").contains("DOUBLE"));
     assert_eq!(good(DataType::Boolean, "true"), "true");
     assert_eq!(good(DataType::Boolean, "\"false\""), "false");
@@ -393,6 +401,30 @@ fn maps_with_other_keys() {
         decoded.bad[0].reason,
         "column m (key) is NULL but is declared NOT NULL"
     );
+}
+
+#[test]
+fn of_a_key_as_it_was_typed_the_last_value_counts_unless_the_exact_name_occurs() {
+    let typed = |name: &str, typed: &str| typed_as(nullable(name, DataType::Int64), typed);
+    let inner = DataType::Struct(Fields::from(vec![typed("pageid", "pageId")]));
+    let fields = vec![typed("userid", "userId"), nullable("s", inner)];
+    let decoded = decode(
+        &format(fields, &[]),
+        false,
+        &[
+            r#"{"userId":1,"s":{"pageId":1,"pageId":2},"userId":2}"#,
+            r#"{"userId":1,"userid":2,"userId":3,"s":{"pageid":1,"pageId":2}}"#,
+            r#"{"userid":1,"s":{"pageId":1,"pageid":2},"userid":2}"#,
+            r#"{"userId":"x","userId":2}"#,
+            r#"{"userId":4}"#,
+        ],
+    );
+    assert_eq!(cells(decoded.columns.column(0)), ["2", "2", "2", "-", "4"]);
+    let expected = ["{pageid: 2}", "{pageid: 1}", "{pageid: 2}", "-", "-"];
+    assert_eq!(cells(decoded.columns.column(1)), expected);
+    // All values of a key have to be readable.
+    let bad = decoded.bad.iter().map(|bad| bad.row);
+    assert_eq!(bad.collect::<Vec<_>>(), [3]);
 }
 
 #[test]

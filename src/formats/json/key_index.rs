@@ -19,6 +19,8 @@ pub(crate) struct Found {
     pub(crate) index: usize,
     /// Whether the key equals the field's name, rather than its original spelling.
     pub(crate) is_exact: bool,
+    /// Whether keys of both kinds may name the field.
+    pub(crate) is_respelled: bool,
 }
 
 impl KeyIndex {
@@ -35,7 +37,12 @@ impl KeyIndex {
                     false => typed_name(field),
                 };
                 if let Some(name) = name {
-                    let found = Found { index, is_exact };
+                    let is_respelled = typed_name(field).is_some();
+                    let found = Found {
+                        index,
+                        is_exact,
+                        is_respelled,
+                    };
                     by_name.entry(name.to_owned()).or_insert(found);
                 }
             }
@@ -102,7 +109,14 @@ mod tests {
         let other = Field::new("B", DataType::Int64, true);
         let fields = vec![typed("userid", "userId"), typed("b", "B"), other];
         let mut index = KeyIndex::new(&Fields::from(fields));
-        let found = |index, is_exact| Some(Found { index, is_exact });
+        let found = |index, is_exact| {
+            let is_respelled = index < 2;
+            Some(Found {
+                index,
+                is_exact,
+                is_respelled,
+            })
+        };
         assert_eq!(index.find(0, "userId"), found(0, false));
         assert_eq!(index.find(0, "userid"), found(0, true));
         assert_eq!(index.find(0, "USERID"), None);

@@ -5,12 +5,13 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::future::Future;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use reqwest::{Certificate, Client, Method, RequestBuilder, Response, StatusCode};
 use serde::Deserialize;
 use serde_json::json;
+use tokio::runtime::{Runtime, RuntimeFlavor};
 use url::Url;
 
 use crate::error::{Error, ErrorKind, Result, Subject};
@@ -73,7 +74,7 @@ impl HttpSchemaRegistry {
         }
         let mut builder = Client::builder()
             .timeout(options.timeout.unwrap_or(TIMEOUT))
-            // Each request has a runtime of its own, which a kept connection would outlive.
+            // Answers are cached, so the next request comes so late that the registry has closed a kept connection.
             .pool_max_idle_per_host(0);
         if let Some(path) = &options.ca {
             builder = builder.tls_certs_merge(read_certificates(path)?);
@@ -107,31 +108,19 @@ impl HttpSchemaRegistry {
     }
 
     /// Sends a request; `what` names the requested object in errors.
-    fn send<T: for<'de> Deserialize<'de> + Send>(
+    fn send<T: for<'de> Deserialize<'de> + Send + 'static>(
         &self,
         request: RequestBuilder,
         what: &str,
     ) -> Result<T> {
         let place = self.base.origin().ascii_serialization();
-        let unavailable = |error: reqwest::Error| {
-            let mut message = format!("the schema registry at {place} did not answer");
-            let mut cause: Option<&dyn std::error::Error> = Some(&error);
-            let is_timeout = error.is_timeout();
-            while let Some(next) = cause.and_then(std::error::Error::source) {
-                cause = Some(next);
-            }
-            if is_timeout {
-                message.push_str(" in time");
-            } else if let Some(root) = cause.filter(|root| !root.is::<reqwest::Error>()) {
-                message.push_str(&format!(": {root}"));
-            }
-            Error::unavailable(message)
-        };
-        wait(async {
-            let response = request.send().await.map_err(unavailable)?;
+        let what = what.to_owned();
+        wait(async move {
+            let response = request.send().await;
+            let response = response.map_err(|error| no_answer(&place, &error))?;
             let status = response.status();
             if !status.is_success() {
-                return Err(refusal(&place, what, status, response).await);
+                return Err(refusal(&place, &what, status, response).await);
             }
             response.json::<T>().await.map_err(|error| {
                 if error.is_decode() {
@@ -139,11 +128,26 @@ impl HttpSchemaRegistry {
                         "the schema registry at {place} gave an answer for {what} that is none"
                     ))
                 } else {
-                    unavailable(error)
+                    no_answer(&place, &error)
                 }
             })
         })?
     }
+}
+
+/// The error for a request without an answer.
+fn no_answer(place: &str, error: &reqwest::Error) -> Error {
+    let mut message = format!("the schema registry at {place} did not answer");
+    let mut cause: Option<&dyn std::error::Error> = Some(error);
+    while let Some(next) = cause.and_then(std::error::Error::source) {
+        cause = Some(next);
+    }
+    if error.is_timeout() {
+        message.push_str(" in time");
+    } else if let Some(root) = cause.filter(|root| !root.is::<reqwest::Error>()) {
+        message.push_str(&format!(": {root}"));
+    }
+    Error::unavailable(message)
 }
 
 impl SchemaRegistry for HttpSchemaRegistry {
@@ -266,21 +270,39 @@ async fn refusal(place: &str, what: &str, status: StatusCode, response: Response
     }
 }
 
-/// Runs one request to its end on a thread and a runtime of its own, so that it can be waited for
-/// from anywhere, a runtime's own worker included.
-fn wait<T: Send>(request: impl Future<Output = T> + Send) -> Result<T> {
-    std::thread::scope(|scope| {
-        let worker = scope.spawn(|| {
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build()?;
-            Ok::<T, std::io::Error>(runtime.block_on(request))
-        });
-        match worker.join() {
-            Ok(answer) => answer.map_err(Error::from),
-            Err(_) => Err(Error::internal("the thread of a registry request panicked")),
-        }
-    })
+/// Runs one request to its end on the runtime of all requests, so that it can be waited for from anywhere, a worker of another
+/// runtime included.
+fn wait<T: Send + 'static>(request: impl Future<Output = T> + Send + 'static) -> Result<T> {
+    let (sender, answer) = std::sync::mpsc::sync_channel(1);
+    requests()?.spawn(async move {
+        // The receiver is waiting until it has an answer.
+        let _ = sender.send(request.await);
+    });
+    let receive = || answer.recv();
+    let is_worker = tokio::runtime::Handle::try_current()
+        .is_ok_and(|runtime| runtime.runtime_flavor() == RuntimeFlavor::MultiThread);
+    let answer = match is_worker {
+        // Other tasks of the worker go on meanwhile: a registry that does not answer stops nothing but its own readers (SAFE-1).
+        true => tokio::task::block_in_place(receive),
+        false => receive(),
+    };
+    answer.map_err(|_| Error::internal("a request to the schema registry panicked"))
+}
+
+/// The runtime of requests to all registries. Its only thread begins with the first of them and ends with the process.
+fn requests() -> Result<Arc<Runtime>> {
+    static REQUESTS: Mutex<Option<Arc<Runtime>>> = Mutex::new(None);
+    let mut begun = lock(&REQUESTS);
+    if let Some(runtime) = &*begun {
+        return Ok(Arc::clone(runtime));
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .thread_name("schema-registry")
+        .enable_all()
+        .build()?;
+    let runtime = begun.insert(Arc::new(runtime));
+    Ok(Arc::clone(runtime))
 }
 
 fn read_certificates(path: &str) -> Result<Vec<Certificate>> {
@@ -324,7 +346,7 @@ fn percent_decoded(text: &str) -> Option<String> {
         .filter(|text| !text.is_empty())
 }
 
-/// A map that a panicking thread held is still whole: it is only ever inserted into.
+/// A value that a panicking thread held is still whole: a map is only inserted into, and the runtime is set as a whole.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

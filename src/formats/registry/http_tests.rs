@@ -178,3 +178,51 @@ async fn it_can_be_asked_from_within_a_runtime() {
         "x"
     );
 }
+
+#[test]
+fn all_requests_share_one_thread() {
+    let on_thread = || wait(async { std::thread::current().id() }).unwrap();
+    let first = on_thread();
+    assert_ne!(first, std::thread::current().id());
+    std::thread::scope(|threads| {
+        let asked: Vec<_> = (0..8).map(|_| threads.spawn(on_thread)).collect();
+        for asked in asked {
+            assert_eq!(asked.join().unwrap(), first);
+        }
+    });
+    // The worker of another runtime waits as well.
+    let other = tokio::runtime::Builder::new_current_thread()
+        .build()
+        .unwrap();
+    assert_eq!(other.block_on(async { on_thread() }), first);
+}
+
+#[test]
+fn a_request_that_panics_fails_alone() {
+    let error = wait(async {
+        assert!(std::hint::black_box(false), "this request panics");
+    })
+    .unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Internal);
+    wait(async {}).unwrap();
+}
+
+/// The request is answered by a task of the same thread.
+#[test]
+fn safe_1_a_task_that_waits_for_a_request_holds_up_no_other() {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_time()
+        .build()
+        .unwrap();
+    let (answer, answered) = tokio::sync::oneshot::channel();
+    let request = async move {
+        // The other task has its turn before that.
+        let answered = tokio::time::timeout(Duration::from_secs(60), answered);
+        answered.await.unwrap()
+    };
+    let waits = runtime.spawn(async { wait(request) });
+    let other = runtime.spawn(async move { answer.send(7) });
+    assert_eq!(runtime.block_on(waits).unwrap().unwrap(), Ok(7));
+    runtime.block_on(other).unwrap().unwrap();
+}

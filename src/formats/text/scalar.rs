@@ -60,7 +60,7 @@ impl Column {
                 }
                 _ => false,
             },
-            Values::Float32(values) => append(values, parse_f64(text).and_then(narrow_float)),
+            Values::Float32(values) => append(values, parse_f32(text)),
             Values::Float64(values) => append(values, parse_f64(text)),
             Values::List(..) | Values::Map(..) | Values::Struct(_) => false,
             _ => self.append_number(text),
@@ -86,7 +86,7 @@ impl Column {
             Values::Boolean(_) | Values::Date(_) | Values::Time(..) | Values::Binary(_) => false,
             Values::List(..) | Values::Map(..) | Values::Struct(_) => false,
             // A number is written as text: NaN and the infinities are only for strings.
-            Values::Float32(values) => append(values, parse_finite(text).and_then(narrow_float)),
+            Values::Float32(values) => append(values, parse_finite_f32(text)),
             Values::Float64(values) => append(values, parse_finite(text)),
             _ => self.append_number(text),
         };
@@ -201,10 +201,20 @@ fn parse_f64(text: &str) -> Option<f64> {
     }
 }
 
-/// REAL has fewer digits, which SQL accepts; an infinity from a finite number is refused.
-fn narrow_float(value: f64) -> Option<f32> {
-    let narrow = value as f32;
-    (narrow.is_finite() || !value.is_finite()).then_some(narrow)
+/// REAL has fewer digits, which SQL accepts; an infinity from a finite number is refused. The text is rounded once: by way of a
+/// DOUBLE it would be rounded twice, which may give a neighbour of the nearest number.
+fn parse_finite_f32(text: &str) -> Option<f32> {
+    text.parse::<f32>().ok().filter(|value| value.is_finite())
+}
+
+/// As [`parse_f64`].
+fn parse_f32(text: &str) -> Option<f32> {
+    match text {
+        "NaN" => Some(f32::NAN),
+        "Infinity" | "+Infinity" => Some(f32::INFINITY),
+        "-Infinity" => Some(f32::NEG_INFINITY),
+        _ => parse_finite_f32(text),
+    }
 }
 
 /// A number of `from` since the epoch in `to`; digits finer than that are cut off.

@@ -1,5 +1,6 @@
 //! Conversion of dates, times and timestamps from and to text: ISO 8601 and SQL forms, without allocation.
 
+use anabranch_udfs::calendar::{civil, days, days_in_month};
 use arrow::datatypes::TimeUnit;
 
 use super::offset::{parse_offset, take_two};
@@ -169,19 +170,20 @@ pub(crate) fn parse_time(text: &str) -> Option<i64> {
         .then_some(seconds * NANOS_PER_SECOND + i64::from(nanos))
 }
 
-/// `YYYY-MM-DD` of `days` since the epoch. Years outside 0 to 9999 are signed, with six digits.
+/// `YYYY-MM-DD` of `days` since the epoch. Years outside 0 to 9999 are signed, with six digits, or seven where those are not enough.
 pub(crate) fn write_date(days: i64, out: &mut Vec<u8>) {
-    let (year, month, day) = civil_from_days(days);
+    let (year, month, day) = civil(days);
     if (0..=9999).contains(&year) {
         write_padded(year as u64, 4, out);
     } else {
         out.push(if year < 0 { b'-' } else { b'+' });
-        write_padded(year.unsigned_abs(), 6, out);
+        let size = year.unsigned_abs();
+        write_padded(size, if size < 1_000_000 { 6 } else { 7 }, out);
     }
     out.push(b'-');
-    write_padded(u64::from(month), 2, out);
+    write_padded(month.unsigned_abs(), 2, out);
     out.push(b'-');
-    write_padded(u64::from(day), 2, out);
+    write_padded(day.unsigned_abs(), 2, out);
 }
 
 /// `HH:MM:SS`, with 3, 6 or 9 fraction digits if there are any, of nanoseconds since midnight.
@@ -244,7 +246,7 @@ fn take_date(text: &[u8]) -> Option<(i64, &[u8])> {
     let (year, rest) = match text.first()? {
         sign @ (b'+' | b'-') => {
             let digits = text[1..].iter().take_while(|b| b.is_ascii_digit()).count();
-            if !(4..=6).contains(&digits) {
+            if !(4..=7).contains(&digits) {
                 return None;
             }
             let size = text[1..=digits]
@@ -263,13 +265,11 @@ fn take_date(text: &[u8]) -> Option<(i64, &[u8])> {
     };
     let (month, rest) = take_two(rest.strip_prefix(b"-")?)?;
     let (day, rest) = take_two(rest.strip_prefix(b"-")?)?;
+    let (month, day) = (i64::from(month), i64::from(day));
     if !(1..=12).contains(&month) || day < 1 || day > days_in_month(year, month) {
         return None;
     }
-    Some((
-        days_from_civil(year, i64::from(month), i64::from(day)),
-        rest,
-    ))
+    Some((days(year, month, day), rest))
 }
 
 /// Seconds and nanoseconds since midnight, and the rest of the text after the time.
@@ -303,47 +303,6 @@ fn take_time(text: &[u8]) -> Option<(i64, u32, &[u8])> {
         nanos *= 10;
     }
     Some((total, nanos, &fraction[digits..]))
-}
-
-fn days_in_month(year: i64, month: i32) -> i32 {
-    let is_leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
-    match month {
-        2 if is_leap => 29,
-        2 => 28,
-        4 | 6 | 9 | 11 => 30,
-        _ => 31,
-    }
-}
-
-/// Days since the epoch in the proleptic Gregorian calendar. A year begins in March here, so that
-/// the leap day is its last; 400 years are a cycle of 146,097 days.
-fn days_from_civil(year: i64, month: i64, day: i64) -> i64 {
-    let year = if month <= 2 { year - 1 } else { year };
-    let cycle = year.div_euclid(400);
-    let year_of_cycle = year.rem_euclid(400);
-    let day_of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
-    let day_of_cycle = year_of_cycle * 365 + year_of_cycle / 4 - year_of_cycle / 100 + day_of_year;
-    cycle * 146_097 + day_of_cycle - 719_468
-}
-
-/// The inverse of [`days_from_civil`].
-fn civil_from_days(days: i64) -> (i64, u32, u32) {
-    let days = days + 719_468;
-    let cycle = days.div_euclid(146_097);
-    let day_of_cycle = days.rem_euclid(146_097);
-    let year_of_cycle =
-        (day_of_cycle - day_of_cycle / 1460 + day_of_cycle / 36_524 - day_of_cycle / 146_096) / 365;
-    let day_of_year =
-        day_of_cycle - (365 * year_of_cycle + year_of_cycle / 4 - year_of_cycle / 100);
-    let month_from_march = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
-    let month = if month_from_march < 10 {
-        month_from_march + 3
-    } else {
-        month_from_march - 9
-    };
-    let year = year_of_cycle + cycle * 400 + i64::from(month <= 2);
-    (year, month as u32, day as u32)
 }
 
 fn write_clock(seconds_of_day: i64, out: &mut Vec<u8>) {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anabranch_udfs::SideOutput;
-use datafusion::arrow::array::AsArray;
+use datafusion::arrow::array::{AsArray, RecordBatch};
 use datafusion::arrow::datatypes::{DataType, Field, Int32Type, Int64Type};
 use datafusion::catalog::TableProvider;
 use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties, collect};
@@ -60,15 +60,18 @@ fn table_with(options: &[(&str, &str)]) -> Arc<KafkaTable> {
 }
 
 fn produce(servers: &str, partitions: i32, records: usize) {
+    produce_values(servers, partitions, records, &"v".repeat(100));
+}
+
+fn produce_values(servers: &str, partitions: i32, records: usize, value: &str) {
     let producer: BaseProducer = ClientConfig::new()
         .set("bootstrap.servers", servers)
         .create()
         .unwrap();
-    let value = "v".repeat(100);
     for partition in 0..partitions {
         for _ in 0..records {
             let record = BaseRecord::<(), str>::to("t").partition(partition);
-            let mut record = Some(record.payload(&value));
+            let mut record = Some(record.payload(value));
             while let Some(sent) = record.take() {
                 if let Err((_, back)) = producer.send(sent) {
                     record = Some(back);
@@ -432,5 +435,53 @@ fn a_record_whose_checksum_is_wrong_is_an_error() {
         // Without the check it is read as if nothing had happened.
         let plan = scan(&context, &batch(&unchecked, 1)).await;
         assert_eq!(rows(&context, plan).await, [(1, 0)]);
+    });
+}
+
+#[test]
+fn a_limit_counts_rows_and_not_the_records_that_are_set_aside() {
+    let broker = EmbeddedBroker::start().unwrap();
+    broker.create_topic("t", 1).unwrap();
+    let servers = broker.bootstrap_servers();
+    // No JSON, and 130 objects behind it.
+    produce(&servers, 1, 40);
+    produce_values(&servers, 1, 130, "{\"v\":7}");
+    let spec = KafkaTableSpec {
+        name: "t".to_owned(),
+        topic: "t".to_owned(),
+        columns: vec![KafkaColumn {
+            field: Field::new("v", DataType::Int64, true),
+            metadata: None,
+        }],
+        primary_key: Vec::new(),
+        watermark: None,
+        options: [
+            ("kafka.bootstrap.servers", servers.as_str()),
+            ("connect.timeout", "60s"),
+            ("on_error", "dead_letter"),
+            ("dead_letter.table", "dead"),
+        ]
+        .map(|(key, value)| (key.to_owned(), value.to_owned()))
+        .into(),
+    };
+    let table = Arc::new(KafkaTable::try_new(spec).unwrap());
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let context = context();
+        for (limit, least) in [(1, 1), (120, 120), (1_000, 130)] {
+            let provider = KafkaTableProvider::new(Arc::clone(&table));
+            let state = context.state();
+            let plan = provider.scan(&state, None, &[], Some(limit)).await;
+            let batches = collect(plan.unwrap(), context.task_ctx());
+            let batches = tokio::time::timeout(LONG, batches).await;
+            let batches = batches.expect("the scan ends").unwrap();
+            let found: usize = batches.iter().map(RecordBatch::num_rows).sum();
+            // The plan above cuts off what is more than the limit.
+            assert!(found >= least, "{found} rows of {limit}");
+        }
     });
 }

@@ -134,7 +134,9 @@ impl RangeReading {
             }
             let enough = output.wanted.is_some_and(|wanted| pending.len() >= wanted);
             if pending.len() >= self.batch_size || pending_bytes >= BATCH_BYTES || enough {
-                if !self.hand_on(&mut pending, pending_bytes, output).await? || enough {
+                let goes_on = self.hand_on(&mut pending, pending_bytes, output).await?;
+                // Records that were set aside are no rows: more are read for them.
+                if !goes_on || output.wanted == Some(0) {
                     return Ok(Read::Stopped);
                 }
                 pending_bytes = 0;
@@ -165,7 +167,7 @@ impl RangeReading {
         output.baseline.record_output(batch.num_rows());
         output.wanted = output
             .wanted
-            .map(|wanted| wanted.saturating_sub(pending.len()));
+            .map(|wanted| wanted.saturating_sub(batch.num_rows()));
         // A slow reader must not hold the memory of the client's records.
         pending.clear();
         Ok(output.sender.send(Ok(batch)).await.is_ok())

@@ -403,7 +403,7 @@ impl RowEncoder {
             .map(HeaderColumn::try_new)
             .transpose()?;
         let key_column = column(MetadataKey::Key).map(|array| KeyBytes(Arc::clone(array)));
-        Ok(EncodedBatch {
+        let encoded = EncodedBatch {
             rows: batch.num_rows(),
             key_column,
             headers,
@@ -411,7 +411,51 @@ impl RowEncoder {
             partitions: column(MetadataKey::Partition).cloned(),
             primary_key,
             values: self.values.encode(&values, tombstones.as_ref())?,
-        })
+        };
+        self.check_places(&encoded)?;
+        Ok(encoded)
+    }
+
+    /// Refuses what the client would take for something else: a partition beyond its numbers, and times that mean to it, or to
+    /// the brokers, that no time is given.
+    fn check_places(&self, batch: &EncodedBatch) -> Result<()> {
+        /// In milliseconds since 1970 UTC. The client sends its own time in the place of the first; the brokers keep the second
+        /// for records without a time.
+        const NO_TIME: [i64; 2] = [0, -1];
+        if let Some(partitions) = batch
+            .partitions
+            .as_ref()
+            .and_then(|column| column.as_primitive_opt::<Int64Type>())
+        {
+            let beyond = |partition: &i64| i32::try_from(*partition).is_err();
+            if let Some(partition) = partitions.iter().flatten().find(beyond) {
+                return Err(no_partition(&self.table.topic, &partition.to_string()));
+            }
+        }
+        if batch.timestamps.is_none() {
+            return Ok(());
+        }
+        let is_none = |row: &usize| {
+            let millis = batch.timestamp_millis(*row);
+            millis.is_some_and(|millis| NO_TIME.contains(&millis))
+        };
+        match (0..batch.rows).find(is_none) {
+            Some(row) => Err(self.no_time(row)),
+            None => Ok(()),
+        }
+    }
+
+    fn no_time(&self, row: usize) -> Error {
+        let name = self
+            .table
+            .metadata_column(MetadataKey::Timestamp)
+            .and_then(|index| self.table.columns.get(index))
+            .map_or("", |column| column.field.name().as_str());
+        Error::data(format!(
+            "row {row} of the batch, column {name}: Kafka has no record time of 1970-01-01 00:00:00, nor of the millisecond before"
+        ))
+        .about(Subject::column(name))
+        .with_help("write NULL for the client's own clock, or another time")
     }
 }
 
@@ -480,9 +524,13 @@ impl Deliveries {
         *all = Some((from.min(first), to.max(last)));
     }
 
-    /// A record was delivered.
+    /// A record was delivered. Its offset is negative if the client does not know it: the broker had the record from an earlier try,
+    /// whose answer was lost.
     pub(super) fn delivered(&self, partition: i32, offset: i64) {
         self.acknowledged.fetch_add(1, Ordering::AcqRel);
+        if offset < 0 {
+            return;
+        }
         lock(&self.published)
             .entry(partition)
             .and_modify(|range| *range = (range.0.min(offset), range.1.max(offset)))
@@ -837,7 +885,7 @@ impl<P: Publisher> Session<P> {
     }
 
     /// Ends an INSERT; `Ok(false)` says that it was cancelled, or that its rows are missing.
-    fn end(&self, outcome: Result<bool>) -> Result<u64> {
+    pub(super) fn end(&self, outcome: Result<bool>) -> Result<u64> {
         match self.table.delivery {
             Delivery::Transactional => self.end_transaction(outcome),
             Delivery::Idempotent | Delivery::AtLeastOnce => self.finish(outcome),
@@ -856,9 +904,11 @@ impl<P: Publisher> Session<P> {
     /// Transactional delivery: all rows, or none for `read_committed` readers.
     fn end_transaction(&self, outcome: Result<bool>) -> Result<u64> {
         let settings = &self.table.client;
+        let mut is_asked = false;
         let commit = |finished: bool| -> Result<bool> {
             if finished {
                 self.flush(settings.transaction_timeout)?;
+                is_asked = true;
                 self.producer
                     .commit_transaction(settings.transaction_timeout)
                     .map_err(|failed| {
@@ -870,12 +920,17 @@ impl<P: Publisher> Session<P> {
         match outcome.and_then(commit) {
             Ok(true) => Ok(self.deliveries.acknowledged()),
             Ok(false) => self.abort().map(|()| 0),
-            Err(error) => {
-                if let Err(abort) = self.abort() {
+            Err(error) => match self.abort() {
+                Ok(()) => Err(error.with_rows_written(0)),
+                // The commit may have reached the brokers: no count is certain.
+                Err(_) if is_asked => Err(error.context(
+                    "it is not known whether the rows were committed, look for them before you run the statement again",
+                )),
+                Err(abort) => {
                     tracing::warn!(%abort, "the transaction was not aborted; the broker does it when it times out");
+                    Err(error.with_rows_written(0))
                 }
-                Err(error.with_rows_written(0))
-            }
+            },
         }
     }
 

@@ -1,4 +1,4 @@
-//! Comparison of two answers, and the deviations that are agreed.
+//! Comparison of two answers.
 
 use anabranch::error::Error;
 use datafusion::arrow::array::Array;
@@ -142,7 +142,7 @@ impl Answer {
         }
     }
 
-    fn says(&self, what: &str) -> bool {
+    pub(super) fn says(&self, what: &str) -> bool {
         matches!(self, Answer::Refused(why) if why.contains(what))
     }
 }
@@ -182,91 +182,6 @@ fn same_row(exactness: Exactness, ours: &[Value], theirs: &[Value]) -> bool {
     };
     ours.len() == theirs.len()
         && (0..ours.len()).all(|place| ours[place].is(&theirs[place], tolerance(place)))
-}
-
-/// A deviation that is agreed.
-struct Deviation {
-    reason: &'static str,
-    is_it: fn(&str, &Answer, &Answer) -> bool,
-}
-
-const AGREED: [Deviation; 8] = [
-    Deviation {
-        reason: "the sum of BIGINT is BIGINT, and refused beyond; DuckDB's is HUGEINT",
-        is_it: |sql, ours, _| ours.says("out of range of BIGINT") && sql.contains("sum("),
-    },
-    Deviation {
-        reason: "a decimal has up to 38 digits, and a result beyond is refused; DuckDB's products are DOUBLE then",
-        is_it: |_, ours, theirs| {
-            ours.says("out of range of DECIMAL(38") && matches!(theirs, Answer::Rows(_))
-        },
-    },
-    Deviation {
-        reason: "DuckDB does not widen the sum of two decimals beyond 18 digits, and refuses their products earlier",
-        is_it: |_, _, theirs| theirs.says("Decimal") || theirs.says("DECIMAL"),
-    },
-    Deviation {
-        reason: "DuckDB multiplies constants with each other first",
-        is_it: |sql, ours, theirs| {
-            ours.says("is out of range of BIGINT")
-                && matches!(theirs, Answer::Rows(_))
-                && sql.contains(" * ")
-                && sql.matches("CAST(").count() > 1
-        },
-    },
-    Deviation {
-        reason: "a number without a point is a BIGINT, also in nullif(x, 0); DuckDB's is an INTEGER",
-        is_it: |sql, ours, theirs| {
-            matches!(ours, Answer::Rows(_)) && theirs.says("INT32") && sql.contains(", 0)")
-        },
-    },
-    Deviation {
-        reason: "-0.0 is smaller than 0.0; in DuckDB they are equal",
-        is_it: |sql, ours, theirs| {
-            let (Answer::Rows(ours), Answer::Rows(theirs)) = (ours, theirs) else {
-                return false;
-            };
-            let is_zero =
-                |row: &Vec<Value>| matches!(row.last(), Some(Value::Double(zero)) if *zero == 0.0);
-            let mut left = theirs.clone();
-            let mut differ = ours.iter().filter(|row| {
-                let place = left.iter().position(|other| other == *row);
-                place.map(|place| left.swap_remove(place)).is_none()
-            });
-            sql.contains("nullif(") && differ.all(is_zero)
-        },
-    },
-    Deviation {
-        reason: "DuckDB computes an argument also for the rows that FILTER leaves out",
-        is_it: |sql, ours, theirs| {
-            let has_failed = ["Out of Range", "Conversion Error"].iter();
-            sql.contains("FILTER (WHERE")
-                && matches!(ours, Answer::Rows(_))
-                && has_failed.into_iter().any(|what| theirs.says(what))
-        },
-    },
-    Deviation {
-        reason: "DuckDB does not compute what is added to, or compared with, a NULL that it knows before there are rows",
-        is_it: |sql, ours, theirs| {
-            let is_null = |row: &Vec<Value>| row.last() == Some(&Value::Null);
-            let knows_null = sql.contains("NULL") || sql.contains("nullif(");
-            knows_null
-                && matches!(ours, Answer::Refused(_))
-                && matches!(theirs, Answer::Rows(rows) if rows.iter().all(is_null))
-        },
-    },
-];
-
-/// Why the answers may differ; `None`: they may not.
-pub(super) fn agreed(
-    statement: &Statement,
-    ours: &Answer,
-    theirs: &Answer,
-) -> Option<&'static str> {
-    let found = AGREED
-        .iter()
-        .find(|deviation| (deviation.is_it)(&statement.ours, ours, theirs));
-    found.map(|deviation| deviation.reason)
 }
 
 #[cfg(test)]

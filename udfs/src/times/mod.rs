@@ -3,7 +3,7 @@
 //! DataFusion often converts through nanoseconds, which end in the year 2262. [`MicrosecondTime`] is an analyzer rule that
 //! removes its casts to nanoseconds from a plan; the functions here compute in microseconds.
 
-mod calendar;
+pub mod calendar;
 mod date_bin;
 mod date_part;
 mod date_trunc;
