@@ -6,9 +6,9 @@
 //! have changed rows are read again, and their other rows are written as they are; the commit takes the old files out
 //! and puts the new ones in.
 //!
-//! Rows that other writers add meanwhile count as added afterwards. If another commit has changed rows, or has moved
-//! rows of the same files, nothing is written, and the error says that it is a conflict: the statement may be run again
-//! over the newest rows.
+//! Rows that other writers append meanwhile count as added afterwards. If another commit has changed rows, has moved
+//! rows of the same files, or has added rows after reading the table as a MERGE does, nothing is written, and the error says that it
+//! is a conflict: the statement may be run again over the newest rows.
 
 use std::collections::BTreeMap;
 use std::fmt;
