@@ -10,7 +10,7 @@ use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use datafusion::arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
+use datafusion::arrow::array::{Array, ArrayRef, AsArray, RecordBatch, StringArray};
 use datafusion::arrow::compute::{CastOptions, cast_with_options};
 use datafusion::arrow::datatypes::{DataType, SchemaRef};
 use datafusion::arrow::util::display::FormatOptions;
@@ -335,6 +335,7 @@ impl Encoder {
             .iter()
             .zip(values)
             .map(|(name, value)| {
+                let value = in_log(name, value)?;
                 ScalarExt::from_array(value.as_ref(), 0)
                     .map(|value| (name.clone(), value))
                     .ok_or_else(|| {
@@ -387,6 +388,24 @@ impl Encoder {
     fn error(&self, error: DeltaTableError) -> Error {
         delta_error(&self.target.location, error)
     }
+}
+
+/// The partition value in a type whose text is that of the log. Bytes are read from the log as the bytes of its text; the library
+/// would write another spelling of them.
+fn in_log(name: &str, value: &ArrayRef) -> Result<ArrayRef> {
+    let bytes = match value.data_type() {
+        DataType::Binary => value.as_binary::<i32>().iter().next(),
+        DataType::BinaryView => value.as_binary_view().iter().next(),
+        _ => return Ok(Arc::clone(value)),
+    };
+    let text = bytes.flatten().map(std::str::from_utf8).transpose();
+    let text = text.map_err(|_| {
+        Error::data(format!(
+            "column '{name}': bytes that are not UTF-8 cannot be a partition value, which is text"
+        ))
+        .about(Subject::column(name))
+    })?;
+    Ok(Arc::new(StringArray::from(vec![text])))
 }
 
 #[expect(
