@@ -32,6 +32,7 @@ mod maintain;
 mod mapping;
 mod nan_stats;
 mod options;
+mod own_task;
 mod placed_rows;
 mod provider;
 mod prune;
