@@ -270,6 +270,49 @@ print(sorted(action.type for action in client.list_actions()))
     insta::assert_snapshot!(said);
 }
 
+/// A driver is told the type of a parameter by the column beside it, also of lists and in the clauses of a MERGE.
+#[test]
+fn parameters_are_announced_with_the_types_of_columns() {
+    let work = Workspace::new();
+    let served = Served::start(&work, &[]);
+    let said = adbc(
+        &served,
+        r#"
+import datetime, decimal
+rows("CREATE EXTERNAL TABLE t (id BIGINT, a INT, s VARCHAR, d DATE, price DECIMAL(10, 2)) STORED AS DELTA LOCATION 't'")
+rows("INSERT INTO t VALUES (1, 1, 'x', DATE '2025-01-01', 1), (2, 5, 'y', DATE '2025-01-02', 2)")
+MERGE = ("MERGE INTO t USING (VALUES (CAST(1 AS BIGINT)), (3)) AS v (k) ON t.id = v.k AND t.id <> ? "
+    "WHEN MATCHED THEN UPDATE SET a = ?, s = ?, d = ?, price = ? WHEN NOT MATCHED THEN INSERT (id, a) VALUES (v.k, ?)")
+merged = ["int64", "int32", "string", "date32[day]", "decimal128(10, 2)", "int32"]
+for sql, expected in [
+    ("SELECT id FROM t WHERE a = ANY(?) AND a <> ANY(?)", ["list<item: int32>"] * 2),
+    ("SELECT id FROM t WHERE d > SOME(?) AND s <= ALL(?)", ["list<item: date32[day]>", "list<item: string>"]),
+    ("SELECT id FROM t WHERE price >= ALL(?) AND id < ?", ["list<item: decimal128(10, 2)>", "int64"]),
+    ("DELETE FROM t WHERE a <> ANY(?)", ["list<item: int32>"]),
+    ("UPDATE t SET price = ? WHERE d < ALL(?)", ["decimal128(10, 2)", "list<item: date32[day]>"]),
+    (MERGE, merged),
+    ("EXPLAIN ANALYZE " + MERGE, merged),
+]:
+    announced = [str(field.type) for field in cur.adbc_prepare(sql)]
+    assert announced == expected, (sql, announced)
+def bound(sql, *values):
+    cur.execute(sql, values)
+    return cur.fetchall()
+print(bound("SELECT id FROM t WHERE a <> ANY(?) ORDER BY id", [1]), bound("SELECT id FROM t WHERE a > SOME(?) ORDER BY id", [0, 9]))
+print(bound(MERGE, 7, 3, "z", datetime.date(2025, 2, 3), decimal.Decimal("1.25"), 4))
+for row in rows("SELECT * FROM t ORDER BY id"): print(row)
+"#,
+    );
+    assert_eq!(
+        said,
+        "[(2,)] [(1,), (2,)]\n\
+         [(2,)]\n\
+         (1, 3, 'z', datetime.date(2025, 2, 3), Decimal('1.25'))\n\
+         (2, 5, 'y', datetime.date(2025, 1, 2), Decimal('2.00'))\n\
+         (3, 4, None, None, None)\n"
+    );
+}
+
 /// EXPLAIN ANALYZE of a statement that changes rows changes them once, however often its rows are fetched; EXPLAIN changes none.
 #[test]
 fn explained_changes_are_made_once() {
