@@ -102,7 +102,7 @@ impl Effect {
         match (runs, &inner.writes) {
             (true, _) => Self { class, ..inner },
             (false, Writes::Rows { .. }) => Self::query(),
-            // Its plan tells about places outside of the tables.
+            // The plan of a COPY tells of places outside of the tables; definitions keep their role.
             (
                 false,
                 Writes::Nothing

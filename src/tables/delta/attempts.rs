@@ -141,9 +141,9 @@ impl Replaced {
         let actions = lines.filter_map(|line| serde_json::from_slice::<Value>(line).ok());
         let mut adds = false;
         let mut info = None;
+        // Files that were only put together: their rows are the same.
+        let moves = |file: &Value| file.get("dataChange") == Some(&Value::Bool(false));
         for mut action in actions {
-            // Files that were only put together: their rows are the same.
-            let moves = |file: &Value| file.get("dataChange") == Some(&Value::Bool(false));
             if let Some(remove) = action.get("remove") {
                 let path = remove.get("path").and_then(Value::as_str);
                 let is_ours = path.is_some_and(|path| self.files.contains(&decoded(path)));

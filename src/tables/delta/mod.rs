@@ -43,6 +43,7 @@ mod shape;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod simulation;
+mod sink;
 mod spec;
 mod split;
 mod store;

@@ -1,8 +1,8 @@
 //! Work under a lock that jobs and statements share, on a task of its own.
 //!
-//! A statement may stop in the middle of its work: its thread waits for memory, or its plan for a place. With a lock of the table in
-//! its hands it would hold up the jobs over this table. A task of its own goes on, and its allocations are counted for no
-//! statement and do not wait.
+//! A statement may stop in the middle of its work: its thread waits for memory, or its plan for a place. If it
+//! held a lock of the table then, jobs over this table would wait for it. A task of its own goes on, and its allocations are
+//! counted for no statement and do not wait.
 
 use std::future::Future;
 

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use datafusion::arrow::array::{Array, ArrayRef, AsArray, RecordBatch, StringArray};
 use datafusion::arrow::compute::{CastOptions, cast_with_options};
-use datafusion::arrow::datatypes::{DataType, SchemaRef};
+use datafusion::arrow::datatypes::{DataType, Schema, SchemaRef};
 use datafusion::arrow::util::display::FormatOptions;
 use datafusion::common::runtime::JoinSet;
 use datafusion::error::DataFusionError;
@@ -35,6 +35,7 @@ use super::error::delta_error;
 use super::mapping::{MappedNames, relabel};
 use super::nan_stats::NanColumns;
 use super::options::WriteOptions;
+use super::sink::nullable;
 use super::split::{Part, PartitionSplitter};
 use crate::error::{Error, Result, Subject};
 
@@ -452,12 +453,7 @@ fn conform(batch: RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
             })
         })
         .collect::<Result<Vec<_>>>()?;
-    let nullable: Vec<_> = schema
-        .fields()
-        .iter()
-        .map(|field| field.as_ref().clone().with_nullable(true))
-        .collect();
-    let schema = datafusion::arrow::datatypes::Schema::new(nullable);
+    let schema = Schema::new(nullable(schema));
     Ok(RecordBatch::try_new(Arc::new(schema), columns).map_err(DataFusionError::from)?)
 }
 

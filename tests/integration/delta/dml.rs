@@ -95,6 +95,45 @@ async fn each_statement_says_how_many_rows_it_changed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn explain_analyze_makes_the_changes_that_explain_shows() {
+    let dir = tempfile::tempdir().unwrap();
+    let session = table_of(dir.path(), 0..3).await;
+    let all = "SELECT id * 10 + n FROM t ORDER BY 1";
+    for (text, counted, after) in [
+        (
+            "INSERT INTO t VALUES (5, 0)",
+            "rows_written=1",
+            vec![0, 10, 20, 50],
+        ),
+        (
+            "UPDATE t SET n = n + 1 WHERE id < 2",
+            "rows_changed=2",
+            vec![1, 11, 20, 50],
+        ),
+        (
+            "MERGE INTO t USING (VALUES (2), (7)) AS s (k) ON t.id = s.k
+             WHEN MATCHED THEN UPDATE SET n = 3 WHEN NOT MATCHED THEN INSERT VALUES (s.k, 4)",
+            "rows_changed=2",
+            vec![1, 11, 23, 50, 74],
+        ),
+        (
+            "DELETE FROM t WHERE n > 1",
+            "rows_changed=2",
+            vec![1, 11, 50],
+        ),
+    ] {
+        let before = numbers(&session, all).await;
+        rows(&session, &format!("EXPLAIN {text}")).await.unwrap();
+        assert_eq!(numbers(&session, all).await, before, "{text}");
+        let explained = format!("EXPLAIN ANALYZE {text}");
+        let explained = rows(&session, &explained).await.unwrap();
+        let shown = pretty_format_batches(&explained).unwrap().to_string();
+        assert!(shown.contains(counted), "{text}: {shown}");
+        assert_eq!(numbers(&session, all).await, after, "{text}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn rows_that_a_deletion_vector_hides_stay_hidden() {
     let dir = tempfile::tempdir().unwrap();
     six_rows(dir.path()).await;
