@@ -89,6 +89,30 @@ impl Effect {
             ..Self::query()
         }
     }
+
+    /// EXPLAIN of a statement. With ANALYZE the statement runs, with all its changes: it runs once, however often its rows
+    /// are fetched. Without, it is planned, which for changes of rows takes no more than reading.
+    fn explained(inner: Self, runs: bool) -> Self {
+        let class = match inner.class {
+            Class::Query => Class::Query,
+            Class::Report | Class::Update | Class::Definition | Class::Setting | Class::Cancel => {
+                Class::Report
+            }
+        };
+        match (runs, &inner.writes) {
+            (true, _) => Self { class, ..inner },
+            (false, Writes::Rows { .. }) => Self::query(),
+            // The plan of a COPY tells of places outside of the tables; definitions keep their role.
+            (
+                false,
+                Writes::Nothing
+                | Writes::Layout { .. }
+                | Writes::Files
+                | Writes::Creates { .. }
+                | Writes::Drops { .. },
+            ) => Self::about(inner),
+        }
+    }
 }
 
 /// Decides the effect of a statement.
@@ -151,7 +175,9 @@ fn of_job(job: &JobStatement) -> Effect {
 fn of_sql(sql: &SqlStatement) -> Result<Effect> {
     Ok(match sql {
         SqlStatement::Statement(ansi) => of_ansi(ansi)?,
-        SqlStatement::Explain(explain) => Effect::about(of_sql(&explain.statement)?),
+        SqlStatement::Explain(explain) => {
+            Effect::explained(of_sql(&explain.statement)?, explain.options.analyze)
+        }
         SqlStatement::CreateExternalTable(table) => {
             Effect::creates(&table.name, Object::Table, table.if_not_exists)
         }
@@ -214,7 +240,9 @@ fn of_ansi(ansi: &AnsiStatement) -> Result<Effect> {
         AnsiStatement::Drop {
             object_type, names, ..
         } => of_drop(*object_type, names)?,
-        AnsiStatement::Explain { statement, .. } => Effect::about(of_ansi(statement)?),
+        AnsiStatement::Explain {
+            statement, analyze, ..
+        } => Effect::explained(of_ansi(statement)?, *analyze),
         AnsiStatement::ExplainTable {
             describe_alias: DescribeAlias::Explain,
             ..
@@ -715,13 +743,62 @@ mod tests {
                 only_if_new: true
             }
         );
-        // EXPLAIN keeps the role of the explained statement.
-        let explained = parsed("EXPLAIN ANALYZE INSERT INTO t SELECT 1")
-            .unwrap()
-            .effect;
-        assert_eq!(
-            (explained.class, explained.role),
-            (Class::Query, Role::Write)
-        );
+    }
+
+    /// Statements, with and without the changes that EXPLAIN ANALYZE makes as well.
+    #[test]
+    fn only_an_analyzed_statement_changes_what_it_explains() {
+        let effect = |sql: &str| parsed(sql).unwrap().effect;
+        for sql in [
+            "INSERT INTO t SELECT 1",
+            "DELETE FROM t",
+            "UPDATE t SET a = 1",
+            "MERGE INTO t USING s ON t.a = s.a WHEN MATCHED THEN DELETE",
+        ] {
+            let inner = effect(sql);
+            assert_eq!(inner.class, Class::Update, "{sql}");
+            for runs in [
+                "EXPLAIN ANALYZE",
+                "EXPLAIN ANALYZE VERBOSE",
+                "EXPLAIN (ANALYZE)",
+                "EXPLAIN (ANALYZE TRUE, VERBOSE)",
+                "EXPLAIN ANALYZE EXPLAIN ANALYZE",
+            ] {
+                let explained = effect(&format!("{runs} {sql}"));
+                let once = Effect {
+                    class: Class::Report,
+                    ..inner.clone()
+                };
+                assert_eq!(explained, once, "{runs} {sql}");
+                assert!(explained.is_known_by_planning(), "{runs} {sql}");
+            }
+            for plans in [
+                "EXPLAIN",
+                "EXPLAIN VERBOSE",
+                "EXPLAIN FORMAT TREE",
+                "EXPLAIN (ANALYZE FALSE)",
+                "EXPLAIN EXPLAIN ANALYZE",
+            ] {
+                assert_eq!(effect(&format!("{plans} {sql}")), Effect::query(), "{sql}");
+            }
+        }
+        for (sql, class, role) in [
+            ("EXPLAIN SELECT 1", Class::Query, Role::Read),
+            ("EXPLAIN ANALYZE SELECT 1", Class::Query, Role::Read),
+            ("EXPLAIN COPY t TO 'f.csv'", Class::Query, Role::Admin),
+            (
+                "EXPLAIN ANALYZE COPY t TO 'f.csv'",
+                Class::Report,
+                Role::Admin,
+            ),
+            (
+                "EXPLAIN ANALYZE CREATE TABLE t AS SELECT 1",
+                Class::Report,
+                Role::Write,
+            ),
+        ] {
+            let explained = effect(sql);
+            assert_eq!((explained.class, explained.role), (class, role), "{sql}");
+        }
     }
 }

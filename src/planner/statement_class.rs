@@ -136,6 +136,16 @@ impl Effect {
         self.class == Class::Query
     }
 
+    /// Whether planning it changes nothing and tells the columns of its rows. OPTIMIZE and VACUUM do their work while they
+    /// are planned.
+    pub fn is_known_by_planning(&self) -> bool {
+        match self.class {
+            Class::Query => true,
+            Class::Report => !matches!(self.writes, Writes::Layout { .. }),
+            Class::Update | Class::Definition | Class::Setting | Class::Cancel => false,
+        }
+    }
+
     /// Whether it removes or replaces rows of a table.
     pub fn changes_rows(&self) -> bool {
         match self.change() {

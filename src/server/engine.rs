@@ -246,7 +246,7 @@ impl Engine {
             return Ok((session, planned));
         }
         let places = parsed.places.clone();
-        let is_report = parsed.effect.class == Class::Report;
+        let is_work = parsed.effect.class == Class::Report && !parsed.effect.is_known_by_planning();
         let planning = async {
             match parsed.statement {
                 Statement::Job(job) => {
@@ -263,8 +263,8 @@ impl Engine {
                 }
             }
         };
-        let planned = match is_report {
-            // It is made here, and takes as long as it takes.
+        let planned = match is_work {
+            // Its work is done here, and takes as long as it takes.
             true => planning.await?,
             false => self.work.planners.plan(running, planning).await?,
         };

@@ -220,7 +220,7 @@ mod tests {
 
     #[test]
     fn each_statement_has_the_least_role_that_runs_it() {
-        let roles: [(&str, Role); 25] = [
+        let roles: [(&str, Role); 26] = [
             ("SELECT 1", Role::Read),
             (
                 "WITH a AS (SELECT 1) SELECT * FROM a UNION SELECT 2",
@@ -246,7 +246,8 @@ mod tests {
             ("OPTIMIZE t", Role::Write),
             ("DELETE FROM t", Role::Write),
             ("UPDATE t SET a = 1", Role::Write),
-            ("EXPLAIN DELETE FROM t", Role::Write),
+            ("EXPLAIN DELETE FROM t", Role::Read),
+            ("EXPLAIN ANALYZE DELETE FROM t", Role::Write),
             ("VACUUM t", Role::Admin),
             ("COPY t TO '/tmp/x.csv'", Role::Admin),
         ];

@@ -384,9 +384,10 @@ impl Flight {
         }
     }
 
-    /// The columns of a query. Other statements have none here: clients take them for statements without rows.
+    /// The columns of a statement that is planned for them. Others have none here: clients take them for statements without
+    /// rows.
     async fn schema_of(&self, asked: &Asked, prepared: &Prepared) -> Result<SchemaRef> {
-        if !prepared.parsed().effect.is_query() {
+        if !prepared.parsed().effect.is_known_by_planning() {
             return Ok(Arc::new(Schema::empty()));
         }
         if let Some(rows) = prepared.answer() {
@@ -619,7 +620,7 @@ impl Flight {
                 let result = ActionCreatePreparedStatementResult {
                     dataset_schema: ipc(&*self.schema_of(asked, &prepared).await?)?,
                     parameter_schema: ipc(&parameters)?,
-                    is_update: Some(!prepared.parsed().effect.is_query()),
+                    is_update: Some(!prepared.parsed().effect.is_known_by_planning()),
                     prepared_statement_handle: self.keep(asked, prepared)?,
                 };
                 let any = Any {

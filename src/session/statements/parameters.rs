@@ -234,7 +234,7 @@ impl Types {
     }
 
     /// Arguments of a function have the types to which it would cast them; a list has the type of the values that it is
-    /// searched for, as in `a = ANY (?)`.
+    /// compared with, as in `a = ANY (?)` and `a > ALL (?)`.
     fn call(&mut self, call: &ScalarFunction, schema: &DFSchema, wanted: Option<&DataType>) {
         let given: Vec<DataType> = call
             .args
@@ -274,19 +274,21 @@ fn arguments(call: &ScalarFunction, given: &[DataType]) -> Vec<DataType> {
         .collect()
 }
 
-/// The type of a list that a function searches for a value, or for the least or the greatest one.
+/// The type of a list that a function compares with a value, or searches for the least or the greatest one.
 fn list_of_argument(
     call: &ScalarFunction,
     given: &[DataType],
     place: usize,
     wanted: Option<&DataType>,
 ) -> Option<DataType> {
-    let element = match call.name() {
-        "array_has" | "array_position" | "array_positions" => given.get(1),
-        "array_min" | "array_max" => wanted,
+    let element = match (call.name(), place) {
+        ("array_has" | "array_position" | "array_positions", 0) => given.get(1),
+        // Comparisons with ANY and ALL: how, a list, a value.
+        ("list_compare", 1) => given.get(2),
+        ("array_min" | "array_max", 0) => wanted,
         _ => None,
     };
-    let element = element.filter(|of| place == 0 && is_known(of))?;
+    let element = element.filter(|of| is_known(of))?;
     Some(DataType::new_list(element.clone(), true))
 }
 
@@ -416,6 +418,18 @@ mod tests {
             (
                 "SELECT a FROM q WHERE d = SOME(?) AND s <> ALL(?)",
                 "List(Date32), List(Utf8)",
+            ),
+            (
+                "SELECT a FROM q WHERE a <> ANY(?) AND d > SOME(?) AND ts <= ALL(?)",
+                &format!("List(Int32), List(Date32), List({time})"),
+            ),
+            (
+                "SELECT a FROM q WHERE f = ALL(?) AND NOT s < ANY(?)",
+                "List(Float64), List(Utf8)",
+            ),
+            (
+                "SELECT a FROM q WHERE ? = ANY([a]) AND ? > SOME([d]) AND ? <= ALL([a])",
+                "Int32, Date32, Int32",
             ),
             // Of any type: it is text.
             ("SELECT ? FROM q", "-"),

@@ -37,6 +37,8 @@ pub(super) struct Attempts {
 /// The version and files that a commit that changes rows has read.
 struct Replaced {
     rewrite: Rewrite,
+    /// Whether rows that an append adds count as read.
+    is_serializable: bool,
     /// Paths of files that it takes out.
     files: HashSet<String>,
     /// Up to this version no other commit has changed the rows that it has read.
@@ -64,15 +66,17 @@ impl Attempts {
     }
 
     /// The same for rows that were read in version `read` and change: no other commit since may have changed rows, or have moved
-    /// rows of `files`.
+    /// rows of `files`, or have added rows otherwise than by an append. If the table is serializable, appends count too.
     pub(super) fn of_change(
         mut self,
         rewrite: Rewrite,
+        is_serializable: bool,
         read: u64,
         files: impl IntoIterator<Item = String>,
     ) -> Self {
         self.replaced = Some(Arc::new(Replaced {
             rewrite,
+            is_serializable,
             // The library gives paths of files as they are on disk: entries have them encoded once more.
             files: files.into_iter().collect(),
             checked: AtomicU64::new(read),
@@ -127,30 +131,30 @@ impl Attempts {
 }
 
 impl Replaced {
-    /// Whether a commit has changed rows that were read. Commits that only add rows do not count: their rows come after
-    /// this commit.
+    /// Whether a commit has changed rows that were read.
+    ///
+    /// Rows that an append adds come after this commit. Rows of a commit that has read the table, such as a MERGE, may depend on
+    /// rows that this commit changes, and this commit has not seen them: no order of the two gives what both have written.
+    /// Where the isolation level is `Serializable`, the order is that of the log, and appends count too.
     fn is_changed_by(&self, entry: &[u8]) -> bool {
         let lines = entry.split(|byte| *byte == b'\n');
         let actions = lines.filter_map(|line| serde_json::from_slice::<Value>(line).ok());
         let mut adds = false;
-        let mut has_read = false;
-        for action in actions {
+        let mut info = None;
+        // Files that were only put together: their rows are the same.
+        let moves = |file: &Value| file.get("dataChange") == Some(&Value::Bool(false));
+        for mut action in actions {
             if let Some(remove) = action.get("remove") {
                 let path = remove.get("path").and_then(Value::as_str);
                 let is_ours = path.is_some_and(|path| self.files.contains(&decoded(path)));
-                // Files that others have only put together: their rows are the same.
-                let moves = remove.get("dataChange") == Some(&Value::Bool(false));
-                if is_ours || !moves {
+                if is_ours || !moves(remove) {
                     return true;
                 }
             }
-            adds |= action.get("add").is_some();
-            let info = action.get("commitInfo");
-            has_read |=
-                info.and_then(|info| info.get("isBlindAppend")) == Some(&Value::Bool(false));
+            adds |= action.get("add").is_some_and(|add| !moves(add));
+            info = action.get_mut("commitInfo").map(Value::take).or(info);
         }
-        // Rows that two merges add since neither saw those of the other.
-        self.rewrite == Rewrite::Merge && adds && has_read
+        adds && (self.is_serializable || may_have_read(info.as_ref()))
     }
 
     /// The entry with the statement's operation. For the library a MERGE has always read all rows, so the commit is
@@ -174,6 +178,24 @@ impl Replaced {
         }
         Ok(lines.join("\n").into())
     }
+}
+
+/// Whether a commit that only adds rows may have read rows of the table. Its writer says it; else its operation tells: only
+/// an append reads none.
+fn may_have_read(info: Option<&Value>) -> bool {
+    let Some(info) = info else {
+        return true;
+    };
+    if let Some(is_blind) = info.get("isBlindAppend").and_then(Value::as_bool) {
+        return !is_blind;
+    }
+    let mode = |name| info.pointer(name).and_then(Value::as_str);
+    let mode = match info.get("operation").and_then(Value::as_str) {
+        Some("WRITE") => mode("/operationParameters/mode"),
+        Some("STREAMING UPDATE") => mode("/operationParameters/outputMode"),
+        _ => None,
+    };
+    mode != Some("Append")
 }
 
 #[async_trait]
@@ -249,5 +271,102 @@ impl LogStore for Attempts {
 
     fn config(&self) -> &LogStoreConfig {
         self.log.config()
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn replaced(is_serializable: bool) -> Replaced {
+        Replaced {
+            rewrite: Rewrite::Update,
+            is_serializable,
+            files: HashSet::from(["ours".to_owned()]),
+            checked: AtomicU64::new(0),
+            is_overtaken: AtomicBool::new(false),
+        }
+    }
+
+    fn add(data_change: bool) -> Value {
+        json!({"add": {"path": "new", "dataChange": data_change}})
+    }
+
+    fn remove(path: &str, data_change: bool) -> Value {
+        json!({"remove": {"path": path, "dataChange": data_change}})
+    }
+
+    fn operation(name: &str, parameters: Value) -> Value {
+        json!({"commitInfo": {"operation": name, "operationParameters": parameters}})
+    }
+
+    #[test]
+    fn appends_alone_come_after_a_change() {
+        let append = || operation("WRITE", json!({"mode": "Append"}));
+        let said = |is_blind: bool| json!({"commitInfo": {"isBlindAppend": is_blind}});
+        // Entries, whether each changes rows that were read, and whether it does in a serializable table.
+        let entries = [
+            (vec![append(), add(true)], false, true),
+            (vec![add(true), append()], false, true),
+            (vec![said(true), add(true)], false, true),
+            (
+                vec![
+                    operation("STREAMING UPDATE", json!({"outputMode": "Append"})),
+                    add(true),
+                ],
+                false,
+                true,
+            ),
+            (vec![said(false), add(true)], true, true),
+            (
+                vec![
+                    json!({"commitInfo": {"operation": "WRITE", "operationParameters": {"mode": "Append"}, "isBlindAppend": false}}),
+                    add(true),
+                ],
+                true,
+                true,
+            ),
+            (vec![operation("MERGE", json!({})), add(true)], true, true),
+            (
+                vec![operation("WRITE", json!({"mode": "Overwrite"})), add(true)],
+                true,
+                true,
+            ),
+            (
+                vec![
+                    operation("STREAMING UPDATE", json!({"outputMode": "Complete"})),
+                    add(true),
+                ],
+                true,
+                true,
+            ),
+            (vec![add(true)], true, true),
+            (vec![operation("MERGE", json!({}))], false, false),
+            (vec![append()], false, false),
+            (
+                vec![said(false), add(false), remove("other", false)],
+                false,
+                false,
+            ),
+            (
+                vec![said(false), add(false), remove("ours", false)],
+                true,
+                true,
+            ),
+            (vec![append(), remove("other", true)], true, true),
+        ];
+        for (actions, changes, changes_serializable) in entries {
+            let lines: Vec<String> = actions.iter().map(Value::to_string).collect();
+            let entry = lines.join("\n");
+            let is_changed = |is_serializable| {
+                let replaced = replaced(is_serializable);
+                replaced.is_changed_by(entry.as_bytes())
+            };
+            assert_eq!(is_changed(false), changes, "{entry}");
+            assert_eq!(is_changed(true), changes_serializable, "{entry}");
+        }
     }
 }

@@ -6,9 +6,9 @@
 //! have changed rows are read again, and their other rows are written as they are; the commit takes the old files out
 //! and puts the new ones in.
 //!
-//! Rows that other writers add meanwhile count as added afterwards. If another commit has changed rows, or has moved
-//! rows of the same files, nothing is written, and the error says that it is a conflict: the statement may be run again
-//! over the newest rows.
+//! Rows that other writers append meanwhile count as added afterwards. If another commit has changed rows, has moved
+//! rows of the same files, or has added rows after reading the table as a MERGE does, nothing is written, and the error says that it
+//! is a conflict: the statement may be run again over the newest rows.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -19,16 +19,14 @@ use datafusion::arrow::compute::filter_record_batch;
 use datafusion::arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef};
 use datafusion::catalog::{Session, TableProvider};
 use datafusion::datasource::TableType;
-use datafusion::datasource::sink::{DataSink, DataSinkExec};
 use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::memory_pool::{MemoryConsumer, MemoryReservation};
 use datafusion::execution::session_state::SessionState;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::logical_expr::Expr;
 use datafusion::logical_expr::dml::InsertOp;
-use datafusion::physical_plan::metrics::{ExecutionPlanMetricsSet, MetricsSet};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
-use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, execute_stream};
+use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use deltalake::kernel::Action;
 use deltalake::protocol::SaveMode;
 use futures::future::BoxFuture;
@@ -39,6 +37,7 @@ use super::handle::DeltaTableHandle;
 use super::placed_rows::{NumberedFiles, PlacedRows, ROW_FILE, ROW_NUMBER};
 use super::provider::DeltaTableProvider;
 use super::scan::TableScan;
+use super::sink::{WriteStatement, WrittenRows, nullable, sink};
 use super::write::{Rewrite, WriteTarget, Written, discard, write_files};
 use crate::error::Error;
 
@@ -146,8 +145,7 @@ impl DeltaTableHandle {
         let places = [ROW_CHANGE, ROW_FILE, ROW_NUMBER];
         let places = places.map(|name| Field::new(name, DataType::Int64, true));
         let schema = Arc::clone(&rules.rows.schema);
-        let columns = schema.fields().iter();
-        let columns = columns.map(|field| field.as_ref().clone().with_nullable(true));
+        let columns = nullable(&schema);
         let changes = Changes {
             writer: self.clone(),
             rows: Arc::clone(&placed),
@@ -181,22 +179,21 @@ struct Changes {
 }
 
 impl Changes {
-    fn sink(
+    fn change(
         &self,
         session: &dyn Session,
         input: Arc<dyn ExecutionPlan>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let state = session.as_any().downcast_ref::<SessionState>();
         let state = state.ok_or_else(|| Error::internal("a session of another kind"))?;
-        let sink = ChangeSink {
+        let change = Change {
             writer: self.writer.clone(),
             rows: Arc::clone(&self.rows),
             rewrite: self.rewrite,
             schema: Arc::clone(&self.schema),
             state: Arc::new(state.clone()),
-            metrics: ExecutionPlanMetricsSet::new(),
         };
-        Ok(Arc::new(DataSinkExec::new(input, Arc::new(sink), None)))
+        Ok(sink(input, Arc::clone(&self.schema), change))
     }
 }
 
@@ -239,27 +236,26 @@ impl TableProvider for Changes {
         'life1: 'async_trait,
         Self: 'async_trait,
     {
-        std::future::ready(self.sink(session, input)).boxed()
+        std::future::ready(self.change(session, input)).boxed()
     }
 }
 
-/// One statement that changes rows: writes files, then makes one commit.
-struct ChangeSink {
+/// One statement that changes rows.
+struct Change {
     writer: DeltaTableHandle,
     rows: Arc<PlacedRows>,
     rewrite: Rewrite,
     schema: SchemaRef,
     /// Plans the second reading of files.
     state: Arc<SessionState>,
-    metrics: ExecutionPlanMetricsSet,
 }
 
-impl ChangeSink {
+impl Change {
     async fn change(
         &self,
         changes: SendableRecordBatchStream,
         context: &Arc<TaskContext>,
-    ) -> crate::error::Result<u64> {
+    ) -> crate::error::Result<WrittenRows> {
         let (table, rules) = (&self.rows.table, &self.rows.rules);
         let location = self.writer.location();
         let pool = context.memory_pool();
@@ -281,7 +277,7 @@ impl ChangeSink {
         let touched = std::mem::take(&mut lock(&touched).files);
         let count = new.rows + touched.values().map(|rows| rows.deleted.count).sum::<u64>();
         if touched.is_empty() && new.adds.is_empty() {
-            return Ok(0);
+            return Ok(WrittenRows::default());
         }
         let (kept, removed) = match self.rest(&target, touched, context).await {
             Ok(rest) => rest,
@@ -305,7 +301,7 @@ impl ChangeSink {
         let commit = self
             .writer
             .finish(table, snapshot, &target.store, written, mode, &[]);
-        Ok(commit.await?.rows)
+        Ok(commit.await?.into())
     }
 
     /// Writes the rows of the files that do not change; gives their new files, and the actions that take the old ones out.
@@ -491,46 +487,24 @@ impl Touched {
     }
 }
 
-impl fmt::Debug for ChangeSink {
+impl fmt::Display for Change {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ChangeSink")
-            .field("writer", &self.writer)
-            .field("rewrite", &self.rewrite)
-            .finish_non_exhaustive()
-    }
-}
-
-impl DisplayAs for ChangeSink {
-    fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let location = self.writer.location();
         write!(f, "DeltaChanges(location={location}, {:?})", self.rewrite)
     }
 }
 
-impl DataSink for ChangeSink {
-    fn schema(&self) -> &SchemaRef {
-        &self.schema
+impl WriteStatement for Change {
+    fn counter(&self) -> &'static str {
+        "rows_changed"
     }
 
-    fn metrics(&self) -> Option<MetricsSet> {
-        Some(self.metrics.clone_inner())
-    }
-
-    fn write_all<'life0, 'life1, 'async_trait>(
-        &'life0 self,
-        data: SendableRecordBatchStream,
-        context: &'life1 Arc<TaskContext>,
-    ) -> BoxFuture<'async_trait, Result<u64>>
-    where
-        'life0: 'async_trait,
-        'life1: 'async_trait,
-        Self: 'async_trait,
-    {
-        async move {
-            let changed = self.change(data, context).await;
-            changed.map_err(DataFusionError::from)
-        }
-        .boxed()
+    fn write<'a>(
+        &'a self,
+        rows: SendableRecordBatchStream,
+        context: &'a Arc<TaskContext>,
+    ) -> BoxFuture<'a, crate::error::Result<WrittenRows>> {
+        self.change(rows, context).boxed()
     }
 }
 
@@ -548,9 +522,9 @@ mod tests {
     }
 
     /// A kind, a file's number with the row's number in it, and a value.
-    type Change = (RowChange, Option<(i64, i64)>, i64);
+    type ChangedRow = (RowChange, Option<(i64, i64)>, i64);
 
-    fn changes(rows: &[Change]) -> RecordBatch {
+    fn changes(rows: &[ChangedRow]) -> RecordBatch {
         let column = |values: Vec<Option<i64>>| Arc::new(Int64Array::from(values)) as _;
         let of = |of: fn((i64, i64)) -> i64| rows.iter().map(|row| row.1.map(of)).collect();
         let what = rows.iter().map(|row| Some(row.0 as i64)).collect();

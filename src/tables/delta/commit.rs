@@ -321,7 +321,11 @@ impl DeltaTableHandle {
                 Action::Remove(remove) => Some(remove.path.clone()),
                 _ => None,
             });
-            attempts = attempts.of_change(rewrite, snapshot.version(), removed);
+            let configuration = snapshot.metadata().configuration();
+            let level = configuration.get("delta.isolationLevel");
+            let is_serializable =
+                level.is_some_and(|level| level.eq_ignore_ascii_case("Serializable"));
+            attempts = attempts.of_change(rewrite, is_serializable, snapshot.version(), removed);
         }
         let id = uuid::Uuid::new_v4().to_string();
         let committed = self

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use datafusion::arrow::datatypes::SchemaRef;
 use deltalake::kernel::transaction::TransactionError;
@@ -19,6 +19,7 @@ use super::create::{check_declared, new_fields};
 use super::error::{delta_error, not_a_table};
 use super::location::Location;
 use super::options::{DeltaOptions, WriteOptions};
+use super::own_task::on_own_task;
 use super::rules::{COMPUTED_IN_UTC, TableRules, generated_texts};
 use super::seen_commit::SeenCommit;
 use super::spec::{DeltaSpec, DeltaStream};
@@ -344,8 +345,13 @@ impl DeltaTableHandle {
         self.rules(&table)
     }
 
-    /// The newest version, after a read of the log.
+    /// The newest version, after a read of the log. Each call reads it again, one after the other.
     pub(super) async fn refresh(&self) -> Result<DeltaTable> {
+        let handle = self.clone();
+        on_own_task(async move { handle.read_log().await }).await
+    }
+
+    async fn read_log(&self) -> Result<DeltaTable> {
         let mut newest = self.inner.newest.lock().await;
         let before = newest.version();
         let updated = newest.update_state().await;
@@ -440,19 +446,22 @@ impl DeltaTableHandle {
 
     pub(super) fn rules(&self, table: &DeltaTable) -> Result<Arc<TableRules>> {
         let snapshot = table.snapshot().map_err(|error| self.fail(error))?;
-        let mut cached = self
-            .inner
-            .rules
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        if let Some((metadata, rules)) = &*cached
+        if let Some((metadata, rules)) = &*self.known_rules()
             && metadata == snapshot.metadata()
         {
             return Ok(Arc::clone(rules));
         }
+        // Made without the lock: the thread of a statement may wait for memory here.
         let rules = Arc::new(TableRules::of(table).map_err(|error| self.fail(error))?);
-        *cached = Some((snapshot.metadata().clone(), Arc::clone(&rules)));
+        let known = (snapshot.metadata().clone(), Arc::clone(&rules));
+        let before = self.known_rules().replace(known);
+        drop(before);
         Ok(rules)
+    }
+
+    fn known_rules(&self) -> MutexGuard<'_, Option<(Metadata, Arc<TableRules>)>> {
+        let rules = self.inner.rules.lock();
+        rules.unwrap_or_else(PoisonError::into_inner)
     }
 }
 

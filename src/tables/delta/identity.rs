@@ -6,6 +6,7 @@ use deltalake::logstore::object_store::path::Path;
 use deltalake::{DeltaTable, ObjectStoreError};
 
 use super::handle::DeltaTableHandle;
+use super::own_task::on_own_task;
 use super::seen_commit::{SeenCommit, Stamp};
 use crate::core::jobs::Identity;
 use crate::error::{Error, Result};
@@ -17,6 +18,11 @@ impl DeltaTableHandle {
     ///
     /// There is no table any more, or the store does not answer.
     pub async fn identity(&self) -> Result<Identity> {
+        let handle = self.clone();
+        on_own_task(async move { handle.identify().await }).await
+    }
+
+    async fn identify(&self) -> Result<Identity> {
         let mut seen = self.seen().lock().await;
         let still = match &*seen {
             Some(commit) => self.still(commit).await?,

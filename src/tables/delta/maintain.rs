@@ -24,6 +24,7 @@ use serde_json::Value;
 
 use super::commit::{COMMIT_ID, find_commit};
 use super::handle::DeltaTableHandle;
+use super::scan::binary_partitions;
 use crate::error::{Error, Result, Subject};
 use crate::store::{ABANDONED, unfinished_files};
 use crate::tables::parquet::read_int96_in_microseconds;
@@ -83,6 +84,13 @@ impl DeltaTableHandle {
                 ))
                 .about(Subject::text(name)));
             }
+        }
+        if let Some(name) = binary_partitions(&schema, &partition_by).first() {
+            // The library would write the values in another spelling.
+            return Err(Error::unsupported(format!(
+                "OPTIMIZE of a table that is partitioned by a column of type BINARY is not supported: '{name}' is one"
+            ))
+            .about(Subject::location(self.location())));
         }
         let table = self.refresh().await?;
         // The library's own planner has to plan this: it looks for its own nodes in the plan.

@@ -32,6 +32,7 @@ mod maintain;
 mod mapping;
 mod nan_stats;
 mod options;
+mod own_task;
 mod placed_rows;
 mod provider;
 mod prune;
@@ -42,6 +43,7 @@ mod shape;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod simulation;
+mod sink;
 mod spec;
 mod split;
 mod store;

@@ -7,22 +7,21 @@ use datafusion::arrow::array::{Array, AsArray, RecordBatch};
 use datafusion::arrow::datatypes::{Int64Type, Schema, SchemaRef};
 use datafusion::catalog::{Session, TableProvider};
 use datafusion::datasource::TableType;
-use datafusion::datasource::sink::{DataSink, DataSinkExec};
-use datafusion::error::{DataFusionError, Result};
+use datafusion::error::Result;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::logical_expr::dml::InsertOp;
 use datafusion::logical_expr::{Expr, TableProviderFilterPushDown};
-use datafusion::physical_plan::metrics::{ExecutionPlanMetricsSet, MetricBuilder, MetricsSet};
-use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan};
+use datafusion::physical_plan::ExecutionPlan;
 use deltalake::DeltaTable;
 use deltalake::protocol::SaveMode;
-use futures::FutureExt as _;
 use futures::future::BoxFuture;
+use futures::{FutureExt as _, TryFutureExt as _};
 
 use super::handle::DeltaTableHandle;
 use super::prune::partition_filters;
 use super::rules::TableRules;
 use super::scan::TableScan;
+use super::sink::{WriteStatement, WrittenRows, nullable, sink};
 use super::spec::TimeTravel;
 use crate::error::Error;
 
@@ -98,15 +97,14 @@ impl DeltaTableProvider {
                 );
             }
         };
-        let sink = DeltaSink {
+        let insert = Insert {
             writer: writer.clone(),
             table: self.table.clone(),
-            input_schema: nullable(&self.scan.schema()),
             rules: Arc::clone(&self.rules),
             mode,
-            metrics: ExecutionPlanMetricsSet::new(),
         };
-        Ok(Arc::new(DataSinkExec::new(input, Arc::new(sink), None)))
+        let schema = Schema::new(nullable(&self.scan.schema()));
+        Ok(sink(input, Arc::new(schema), insert))
     }
 }
 
@@ -227,82 +225,35 @@ impl TableProvider for DeltaTableProvider {
     }
 }
 
-/// One INSERT: writes files, then makes one commit.
-#[derive(Debug)]
-struct DeltaSink {
+/// One INSERT.
+struct Insert {
     writer: DeltaTableHandle,
     table: DeltaTable,
-    /// Nullable throughout: a generated column may be left out even if it is NOT NULL, and our own
-    /// check names the column.
-    input_schema: SchemaRef,
     rules: Arc<TableRules>,
     mode: SaveMode,
-    metrics: ExecutionPlanMetricsSet,
 }
 
-impl DataSink for DeltaSink {
-    fn schema(&self) -> &SchemaRef {
-        &self.input_schema
-    }
-
-    fn metrics(&self) -> Option<MetricsSet> {
-        Some(self.metrics.clone_inner())
-    }
-
-    fn write_all<'life0, 'life1, 'async_trait>(
-        &'life0 self,
-        data: SendableRecordBatchStream,
-        context: &'life1 Arc<TaskContext>,
-    ) -> BoxFuture<'async_trait, Result<u64>>
-    where
-        'life0: 'async_trait,
-        'life1: 'async_trait,
-        Self: 'async_trait,
-    {
-        self.write(data, context)
+impl fmt::Display for Insert {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (location, mode) = (self.writer.location(), self.mode);
+        write!(f, "DeltaSink(location={location}, mode={mode:?})")
     }
 }
 
-impl DeltaSink {
+impl WriteStatement for Insert {
+    fn counter(&self) -> &'static str {
+        "rows_written"
+    }
+
     fn write<'a>(
         &'a self,
-        data: SendableRecordBatchStream,
+        rows: SendableRecordBatchStream,
         context: &'a Arc<TaskContext>,
-    ) -> BoxFuture<'a, Result<u64>> {
-        async move {
-            let commit = self
-                .writer
-                .write(&self.table, &self.rules, data, context, self.mode, None)
-                .await
-                .map_err(DataFusionError::from)?;
-            MetricBuilder::new(&self.metrics)
-                .global_counter("files_added")
-                .add(commit.added.len());
-            MetricBuilder::new(&self.metrics)
-                .global_counter("rows_written")
-                .add(usize::try_from(commit.rows).unwrap_or(usize::MAX));
-            Ok(commit.rows)
-        }
-        .boxed()
+    ) -> BoxFuture<'a, crate::error::Result<WrittenRows>> {
+        let (table, rules) = (&self.table, &self.rules);
+        let write = self
+            .writer
+            .write(table, rules, rows, context, self.mode, None);
+        write.map_ok(WrittenRows::from).boxed()
     }
-}
-
-impl DisplayAs for DeltaSink {
-    fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "DeltaSink(location={}, mode={:?})",
-            self.writer.location(),
-            self.mode
-        )
-    }
-}
-
-fn nullable(schema: &SchemaRef) -> SchemaRef {
-    let fields: Vec<_> = schema
-        .fields()
-        .iter()
-        .map(|field| field.as_ref().clone().with_nullable(true))
-        .collect();
-    Arc::new(Schema::new(fields))
 }

@@ -1,11 +1,11 @@
 //! Scan of one version of a table: the library's scan, and the parts that the library lacks.
 //!
-//! Predicates on bounds of floating-point columns are not given to the library, VARIANT is shown as JSON text, and
-//! tables with features that the library refuses are read.
+//! Predicates on bounds of floating-point columns and on BINARY partition values are not given to the library, VARIANT is shown
+//! as JSON text, and tables with features that the library refuses are read.
 
 use std::sync::Arc;
 
-use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::arrow::datatypes::{DataType, SchemaRef};
 use datafusion::catalog::{Session, TableProvider as _};
 use datafusion::error::{DataFusionError, Result};
 use datafusion::logical_expr::{Expr, TableProviderFilterPushDown};
@@ -22,6 +22,22 @@ use crate::tables::parquet::holds_floats;
 pub(super) struct TableScan {
     scan: DeltaScanNext,
     variants: Option<VariantTexts>,
+    /// Partition columns of type BINARY.
+    binary_partitions: Vec<String>,
+}
+
+/// The columns among `partition_by` that are of type BINARY.
+pub(super) fn binary_partitions(schema: &SchemaRef, partition_by: &[String]) -> Vec<String> {
+    let is_binary = |name: &&String| {
+        let field = schema.field_with_name(name);
+        field.is_ok_and(|field| {
+            matches!(
+                field.data_type(),
+                DataType::Binary | DataType::LargeBinary | DataType::BinaryView
+            )
+        })
+    };
+    partition_by.iter().filter(is_binary).cloned().collect()
 }
 
 impl TableScan {
@@ -51,7 +67,13 @@ impl TableScan {
         };
         let scan = scan.map_err(of_library)?;
         let variants = VariantTexts::of(snapshot.schema().as_ref(), &scan.schema());
-        Ok(Self { scan, variants })
+        let partition_by = snapshot.metadata().partition_columns();
+        let binary_partitions = binary_partitions(&scan.schema(), partition_by);
+        Ok(Self {
+            scan,
+            variants,
+            binary_partitions,
+        })
     }
 
     /// Reads these files alone.
@@ -103,7 +125,7 @@ impl TableScan {
         filters: &[Expr],
         limit: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        // The library takes files and pages by their bounds, which say nothing of NaN.
+        // The library takes files and pages by their bounds and partition values.
         let pushed = filters.iter().filter(|filter| self.may_prune_by(filter));
         let pushed: Vec<Expr> = pushed.cloned().collect();
         let plan = self.scan.scan(session, projection, &pushed, limit).await?;
@@ -113,9 +135,20 @@ impl TableScan {
         }
     }
 
-    /// Whether files may be left out by their statistics for this predicate. Bounds say nothing of NaN.
+    /// Whether files may be left out by their statistics and partition values for this predicate. Bounds say nothing of NaN;
+    /// the library compares BINARY partition values in a spelling that other writers do not use.
     pub(super) fn may_prune_by(&self, filter: &Expr) -> bool {
-        !self.reads_floats(filter) && !self.reads_variant(filter)
+        !self.reads_floats(filter)
+            && !self.reads_variant(filter)
+            && !self.reads_binary_partition(filter)
+    }
+
+    fn reads_binary_partition(&self, filter: &Expr) -> bool {
+        let columns = filter.column_refs();
+        let partitions = &self.binary_partitions;
+        columns
+            .iter()
+            .any(|column| partitions.iter().any(|name| name == column.name()))
     }
 
     fn reads_floats(&self, filter: &Expr) -> bool {

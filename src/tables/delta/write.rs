@@ -10,9 +10,9 @@ use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use datafusion::arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
+use datafusion::arrow::array::{Array, ArrayRef, AsArray, RecordBatch, StringArray};
 use datafusion::arrow::compute::{CastOptions, cast_with_options};
-use datafusion::arrow::datatypes::{DataType, SchemaRef};
+use datafusion::arrow::datatypes::{DataType, Schema, SchemaRef};
 use datafusion::arrow::util::display::FormatOptions;
 use datafusion::common::runtime::JoinSet;
 use datafusion::error::DataFusionError;
@@ -35,6 +35,7 @@ use super::error::delta_error;
 use super::mapping::{MappedNames, relabel};
 use super::nan_stats::NanColumns;
 use super::options::WriteOptions;
+use super::sink::nullable;
 use super::split::{Part, PartitionSplitter};
 use crate::error::{Error, Result, Subject};
 
@@ -335,6 +336,7 @@ impl Encoder {
             .iter()
             .zip(values)
             .map(|(name, value)| {
+                let value = in_log(name, value)?;
                 ScalarExt::from_array(value.as_ref(), 0)
                     .map(|value| (name.clone(), value))
                     .ok_or_else(|| {
@@ -389,6 +391,24 @@ impl Encoder {
     }
 }
 
+/// The partition value in a type whose text is that of the log. Bytes are read from the log as the bytes of its text; the library
+/// would write another spelling of them.
+fn in_log(name: &str, value: &ArrayRef) -> Result<ArrayRef> {
+    let bytes = match value.data_type() {
+        DataType::Binary => value.as_binary::<i32>().iter().next(),
+        DataType::BinaryView => value.as_binary_view().iter().next(),
+        _ => return Ok(Arc::clone(value)),
+    };
+    let text = bytes.flatten().map(std::str::from_utf8).transpose();
+    let text = text.map_err(|_| {
+        Error::data(format!(
+            "column '{name}': bytes that are not UTF-8 cannot be a partition value, which is text"
+        ))
+        .about(Subject::column(name))
+    })?;
+    Ok(Arc::new(StringArray::from(vec![text])))
+}
+
 #[expect(
     clippy::disallowed_methods,
     reason = "folders spread files over the partitions of a store"
@@ -433,12 +453,7 @@ fn conform(batch: RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
             })
         })
         .collect::<Result<Vec<_>>>()?;
-    let nullable: Vec<_> = schema
-        .fields()
-        .iter()
-        .map(|field| field.as_ref().clone().with_nullable(true))
-        .collect();
-    let schema = datafusion::arrow::datatypes::Schema::new(nullable);
+    let schema = Schema::new(nullable(schema));
     Ok(RecordBatch::try_new(Arc::new(schema), columns).map_err(DataFusionError::from)?)
 }
 

@@ -95,6 +95,45 @@ async fn each_statement_says_how_many_rows_it_changed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn explain_analyze_makes_the_changes_that_explain_shows() {
+    let dir = tempfile::tempdir().unwrap();
+    let session = table_of(dir.path(), 0..3).await;
+    let all = "SELECT id * 10 + n FROM t ORDER BY 1";
+    for (text, counted, after) in [
+        (
+            "INSERT INTO t VALUES (5, 0)",
+            "rows_written=1",
+            vec![0, 10, 20, 50],
+        ),
+        (
+            "UPDATE t SET n = n + 1 WHERE id < 2",
+            "rows_changed=2",
+            vec![1, 11, 20, 50],
+        ),
+        (
+            "MERGE INTO t USING (VALUES (2), (7)) AS s (k) ON t.id = s.k
+             WHEN MATCHED THEN UPDATE SET n = 3 WHEN NOT MATCHED THEN INSERT VALUES (s.k, 4)",
+            "rows_changed=2",
+            vec![1, 11, 23, 50, 74],
+        ),
+        (
+            "DELETE FROM t WHERE n > 1",
+            "rows_changed=2",
+            vec![1, 11, 50],
+        ),
+    ] {
+        let before = numbers(&session, all).await;
+        rows(&session, &format!("EXPLAIN {text}")).await.unwrap();
+        assert_eq!(numbers(&session, all).await, before, "{text}");
+        let explained = format!("EXPLAIN ANALYZE {text}");
+        let explained = rows(&session, &explained).await.unwrap();
+        let shown = pretty_format_batches(&explained).unwrap().to_string();
+        assert!(shown.contains(counted), "{text}: {shown}");
+        assert_eq!(numbers(&session, all).await, after, "{text}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn rows_that_a_deletion_vector_hides_stay_hidden() {
     let dir = tempfile::tempdir().unwrap();
     six_rows(dir.path()).await;
@@ -284,6 +323,85 @@ async fn merges_do_not_add_the_same_row_twice() {
         numbers(&session, "SELECT id FROM t ORDER BY id").await,
         [0, 5]
     );
+}
+
+/// A MERGE that only adds rows has read the table: a statement that has not seen its rows runs again.
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_that_a_merge_adds_meanwhile_are_a_conflict() {
+    let merge = "MERGE INTO t USING (VALUES (5)) AS s (k) ON t.id = s.k WHEN NOT MATCHED THEN INSERT VALUES (s.k, 0)";
+    for (text, after) in [
+        ("UPDATE t SET n = n + 1", vec![1, 11, 51]),
+        ("DELETE FROM t WHERE n = 0", vec![]),
+        (
+            "MERGE INTO t USING (VALUES (1), (5)) AS s (k) ON t.id = s.k WHEN MATCHED THEN UPDATE SET n = 7",
+            vec![0, 17, 57],
+        ),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let session = table_of(dir.path(), 0..2).await;
+        let other = session_of(dir.path()).await;
+        let planned = session.plan(parsed(text)).await.unwrap();
+        assert_eq!(change(&other, merge).await.unwrap(), 1);
+        let error = written(&session, planned).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unavailable, "{text}: {error}");
+        let all = "SELECT id * 10 + n FROM t ORDER BY 1";
+        assert_eq!(numbers(&session, all).await, [0, 10, 50], "{text}");
+        change(&session, text).await.unwrap();
+        assert_eq!(numbers(&session, all).await, after, "{text}");
+    }
+}
+
+/// The same of the MERGE of Python's library, which does not say that it has read the table; its appends are no conflict.
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_that_python_merges_meanwhile_are_a_conflict() {
+    let dir = tempfile::tempdir().unwrap();
+    let session = table_of(dir.path(), 0..2).await;
+    let location = dir.path().display().to_string();
+    let script = r#"
+import sys, pyarrow
+from deltalake import DeltaTable, write_deltalake
+def rows(id):
+    return pyarrow.table({"id": pyarrow.array([id], pyarrow.int64()), "n": pyarrow.array([0], pyarrow.int64())})
+"#;
+    let append = format!("{script}write_deltalake(sys.argv[1], rows(8), mode='append')\n");
+    let update = "UPDATE t SET n = n + 1";
+    let planned = session.plan(parsed(update)).await.unwrap();
+    python(&append, &[&location]);
+    assert_eq!(written(&session, planned).await.unwrap(), 2);
+
+    let merge = format!(
+        "{script}table = DeltaTable(sys.argv[1])
+merged = table.merge(rows(5), 't.id = s.id', source_alias='s', target_alias='t').when_not_matched_insert_all().execute()
+assert merged['num_target_rows_inserted'] == 1, merged
+assert 'isBlindAppend' not in table.history(1)[0], table.history(1)
+"
+    );
+    let planned = session.plan(parsed(update)).await.unwrap();
+    python(&merge, &[&location]);
+    let error = written(&session, planned).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+    assert_eq!(change(&session, update).await.unwrap(), 4);
+    let all = "SELECT id * 10 + n FROM t ORDER BY 1";
+    assert_eq!(numbers(&session, all).await, [2, 12, 51, 81]);
+}
+
+/// In a table whose order of commits is that of its log, also rows that an INSERT adds count.
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_that_are_added_to_a_serializable_table_are_a_conflict() {
+    let dir = tempfile::tempdir().unwrap();
+    drop(table_of(dir.path(), 0..2).await);
+    rewrite(dir.path(), 0, |action| {
+        if let Some(metadata) = action.get_mut("metaData") {
+            metadata["configuration"]["delta.isolationLevel"] = "Serializable".into();
+        }
+    });
+    let (session, other) = (session_of(dir.path()).await, session_of(dir.path()).await);
+    let update = "UPDATE t SET n = n + 1";
+    let planned = session.plan(parsed(update)).await.unwrap();
+    change(&other, "INSERT INTO t VALUES (9, 0)").await.unwrap();
+    let error = written(&session, planned).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+    assert_eq!(change(&session, update).await.unwrap(), 3);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -16,6 +16,7 @@
 
 use anabranch::error::ErrorKind;
 
+use super::dml::{change, numbers, session_of};
 use super::*;
 use crate::support::{copy_folder, repository};
 
@@ -680,6 +681,69 @@ fn ids_of(shown: &str) -> Vec<i64> {
         .lines()
         .filter_map(|line| line.trim_matches(|c| c == '|' || c == ' ').parse().ok())
         .collect()
+}
+
+/// Bytes that partition a table are the text of the log: a predicate leaves no row of them out, and a change keeps their spelling.
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_are_found_and_changed_in_partitions_of_bytes() {
+    let dir = tempfile::tempdir().unwrap();
+    let columns = vec![
+        column("id", DataType::Int64),
+        column("n", DataType::Int64),
+        column("p", DataType::Utf8),
+    ];
+    let spec = DeltaSpec {
+        partition_by: vec!["p".to_owned()],
+        ..table_of(dir.path(), columns)
+    };
+    let handle = DeltaTableHandle::create_or_open(spec).await.unwrap();
+    let insert = "INSERT INTO t VALUES (1, 0, 'ab'), (2, 0, 'é'), (3, 0, '\\u0061'), (4, 0, NULL)";
+    run(&session(&handle).await, insert).await.unwrap();
+    retype(dir.path(), &[("p", "binary".into())]);
+
+    let session = session_of(dir.path()).await;
+    for (condition, expected) in [
+        ("p = X'6162'", vec![1]),
+        ("p = X'c3a9'", vec![2]),
+        ("p = X'5c7530303631'", vec![3]),
+        ("p = X'61'", vec![]),
+        ("p IN (X'6162', X'c3a9')", vec![1, 2]),
+        ("p <> X'6162'", vec![2, 3]),
+        ("p NOT IN (X'c3a9', X'5c7530303631')", vec![1]),
+        ("p > X'61'", vec![1, 2]),
+        ("p IS NULL", vec![4]),
+        ("p IS NOT NULL AND id > 1", vec![2, 3]),
+    ] {
+        let found = format!("SELECT id FROM t WHERE {condition} ORDER BY id");
+        assert_eq!(numbers(&session, &found).await, expected, "{condition}");
+        let update = format!("UPDATE t SET n = n + 1 WHERE {condition}");
+        let changed = change(&session, &update).await.unwrap();
+        assert_eq!(changed, expected.len() as u64, "{condition}");
+        let ones = "SELECT id FROM t WHERE n = 1 ORDER BY id";
+        assert_eq!(numbers(&session, ones).await, expected, "{condition}");
+        change(&session, "UPDATE t SET n = 0").await.unwrap();
+    }
+    let inserted = change(&session, "INSERT INTO t VALUES (5, 0, X'6162')").await;
+    assert_eq!(inserted.unwrap(), 1);
+    let error = change(&session, "INSERT INTO t VALUES (6, 0, X'ff')").await;
+    let error = error.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Data, "{error}");
+    let error = change(&session, "OPTIMIZE t").await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+    let deleted = change(&session, "DELETE FROM t WHERE p = X'6162'").await;
+    assert_eq!(deleted.unwrap(), 2);
+    let left = "SELECT id FROM t ORDER BY id";
+    assert_eq!(numbers(&session, left).await, [2, 3, 4]);
+
+    // The last UPDATE has written all rows that are left.
+    let newest = handle.version().await.unwrap() - 2;
+    let actions = log(dir.path(), newest);
+    let values = actions.iter().filter_map(|action| action.get("add"));
+    let values = values.map(|add| add["partitionValues"]["p"].as_str().map(str::to_owned));
+    let mut values: Vec<Option<String>> = values.collect();
+    values.sort();
+    let expected = [None, Some("\\u0061"), Some("ab"), Some("é")];
+    assert_eq!(values, expected.map(|value| value.map(str::to_owned)));
 }
 
 /// Other writers leave NaN out of the bounds of a column.

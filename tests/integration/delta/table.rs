@@ -3,8 +3,10 @@
 use anabranch::error::ErrorKind;
 use datafusion::arrow::array::{BooleanArray, Float64Array};
 use datafusion::arrow::datatypes::{Fields, Int64Type};
+use futures::future::maybe_done;
 
 use super::*;
+use crate::support::PATIENCE;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_table_is_created_filled_and_opened_again() {
@@ -530,6 +532,42 @@ async fn concurrent_inserts_both_land() {
         number(&right, "SELECT count(DISTINCT \"offset\") FROM t").await,
         16
     );
+}
+
+/// The plan of a statement stops in the middle, where it reads the log: a job over the same table goes on.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_statement_that_stops_holds_up_no_job() {
+    let dir = tempfile::tempdir().unwrap();
+    let handle = DeltaTableHandle::create_or_open(archive(dir.path()))
+        .await
+        .unwrap();
+    let mut statements = Vec::new();
+    for _ in 0..3 {
+        let mut version = Box::pin(maybe_done(handle.version()));
+        let _ = futures::poll!(version.as_mut());
+        let mut identity = Box::pin(maybe_done(handle.identity()));
+        let _ = futures::poll!(identity.as_mut());
+        statements.push((version, identity));
+    }
+    let job = async {
+        insert(&handle, RECORD, vec![records(0, &[Some(DAY)])])
+            .await
+            .unwrap();
+        (
+            handle.version().await.unwrap(),
+            handle.identity().await.unwrap(),
+        )
+    };
+    let (version, identity) = tokio::time::timeout(PATIENCE, job).await.unwrap();
+    assert_eq!(version, 1);
+    // The statements go on as well.
+    for (mut read, mut identified) in statements {
+        read.as_mut().await;
+        assert!(read.as_mut().take_output().unwrap().unwrap() <= 1);
+        identified.as_mut().await;
+        let found = identified.as_mut().take_output().unwrap().unwrap();
+        assert_eq!(found, identity);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

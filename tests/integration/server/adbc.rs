@@ -26,6 +26,26 @@ def refused(sql):
     python(&whole, &[&served.address])
 }
 
+/// The start of a script with `client`, which knows Flight alone, and `descriptor` for the text of a statement.
+const RAW: &str = r#"
+import sys, pyarrow.flight as raw
+client = raw.connect("grpc://" + sys.argv[1])
+def text(field, value):
+    value = value.encode()
+    return bytes([field << 3 | 2]) + varint(len(value)) + value
+def varint(n):
+    out = b""
+    while True:
+        out += bytes([n & 127 | (128 if n > 127 else 0)])
+        n >>= 7
+        if not n:
+            return out
+def descriptor(sql):
+    url = "type.googleapis.com/arrow.flight.protocol.sql.CommandStatementQuery"
+    query = text(1, sql)
+    return raw.FlightDescriptor.for_command(text(1, url) + bytes([2 << 3 | 2]) + varint(len(query)) + query)
+"#;
+
 #[test]
 fn queries_give_rows_of_every_type() {
     let work = Workspace::new();
@@ -226,24 +246,7 @@ print(rows("SELECT 1"))
 fn tickets_can_be_fetched_again() {
     let work = Workspace::new();
     let served = Served::start(&work, &[]);
-    let said = python(
-        r#"
-import sys, pyarrow.flight as flight
-client = flight.connect("grpc://" + sys.argv[1])
-def text(field, value):
-    value = value.encode()
-    return bytes([field << 3 | 2]) + varint(len(value)) + value
-def varint(n):
-    out = b""
-    while True:
-        out += bytes([n & 127 | (128 if n > 127 else 0)])
-        n >>= 7
-        if not n:
-            return out
-def descriptor(sql):
-    url = "type.googleapis.com/arrow.flight.protocol.sql.CommandStatementQuery"
-    query = text(1, sql)
-    return flight.FlightDescriptor.for_command(text(1, url) + bytes([2 << 3 | 2]) + varint(len(query)) + query)
+    let script = r#"
 def twice(sql):
     info = client.get_flight_info(descriptor(sql))
     assert len(info.endpoints) == 1 and not info.endpoints[0].locations
@@ -258,12 +261,111 @@ ticket = bytearray(client.get_flight_info(descriptor("SELECT 2")).endpoints[0].t
 ticket[-1] ^= 1
 for bad in [bytes(ticket), b"", b"nonsense"]:
     try:
-        client.do_get(flight.Ticket(bad)).read_all()
+        client.do_get(raw.Ticket(bad)).read_all()
     except Exception as error:
         print(type(error).__name__, str(error).split(";")[0].split(".")[0])
 print(sorted(action.type for action in client.list_actions()))
-"#,
-        &[&served.address],
-    );
+"#;
+    let said = python(&[RAW, script].concat(), &[&served.address]);
     insta::assert_snapshot!(said);
+}
+
+/// A driver is told the type of a parameter by the column beside it, also of lists and in the clauses of a MERGE.
+#[test]
+fn parameters_are_announced_with_the_types_of_columns() {
+    let work = Workspace::new();
+    let served = Served::start(&work, &[]);
+    let said = adbc(
+        &served,
+        r#"
+import datetime, decimal
+rows("CREATE EXTERNAL TABLE t (id BIGINT, a INT, s VARCHAR, d DATE, price DECIMAL(10, 2)) STORED AS DELTA LOCATION 't'")
+rows("INSERT INTO t VALUES (1, 1, 'x', DATE '2025-01-01', 1), (2, 5, 'y', DATE '2025-01-02', 2)")
+MERGE = ("MERGE INTO t USING (VALUES (CAST(1 AS BIGINT)), (3)) AS v (k) ON t.id = v.k AND t.id <> ? "
+    "WHEN MATCHED THEN UPDATE SET a = ?, s = ?, d = ?, price = ? WHEN NOT MATCHED THEN INSERT (id, a) VALUES (v.k, ?)")
+merged = ["int64", "int32", "string", "date32[day]", "decimal128(10, 2)", "int32"]
+for sql, expected in [
+    ("SELECT id FROM t WHERE a = ANY(?) AND a <> ANY(?)", ["list<item: int32>"] * 2),
+    ("SELECT id FROM t WHERE d > SOME(?) AND s <= ALL(?)", ["list<item: date32[day]>", "list<item: string>"]),
+    ("SELECT id FROM t WHERE price >= ALL(?) AND id < ?", ["list<item: decimal128(10, 2)>", "int64"]),
+    ("DELETE FROM t WHERE a <> ANY(?)", ["list<item: int32>"]),
+    ("UPDATE t SET price = ? WHERE d < ALL(?)", ["decimal128(10, 2)", "list<item: date32[day]>"]),
+    (MERGE, merged),
+    ("EXPLAIN ANALYZE " + MERGE, merged),
+]:
+    announced = [str(field.type) for field in cur.adbc_prepare(sql)]
+    assert announced == expected, (sql, announced)
+def bound(sql, *values):
+    cur.execute(sql, values)
+    return cur.fetchall()
+print(bound("SELECT id FROM t WHERE a <> ANY(?) ORDER BY id", [1]), bound("SELECT id FROM t WHERE a > SOME(?) ORDER BY id", [0, 9]))
+print(bound(MERGE, 7, 3, "z", datetime.date(2025, 2, 3), decimal.Decimal("1.25"), 4))
+for row in rows("SELECT * FROM t ORDER BY id"): print(row)
+"#,
+    );
+    assert_eq!(
+        said,
+        "[(2,)] [(1,), (2,)]\n\
+         [(2,)]\n\
+         (1, 3, 'z', datetime.date(2025, 2, 3), Decimal('1.25'))\n\
+         (2, 5, 'y', datetime.date(2025, 1, 2), Decimal('2.00'))\n\
+         (3, 4, None, None, None)\n"
+    );
+}
+
+/// EXPLAIN ANALYZE of a statement that changes rows changes them once, however often its rows are fetched; EXPLAIN changes none.
+#[test]
+fn explained_changes_are_made_once() {
+    let work = Workspace::new();
+    let served = Served::start(&work, &[]);
+    let script = r#"
+def fetched(sql, times):
+    info = client.get_flight_info(descriptor(sql))
+    read = [client.do_get(info.endpoints[0].ticket).read_all() for _ in range(times)]
+    assert all(table.schema.equals(info.schema) for table in read), sql
+    return info.schema, read
+def ids():
+    [table] = fetched("SELECT id FROM t ORDER BY id", 1)[1]
+    return table["id"].to_pylist()
+def commits():
+    [table] = fetched("DESCRIBE HISTORY t", 1)[1]
+    return table.num_rows
+statements = [
+    ("INSERT INTO t VALUES (2)", [1, 2]),
+    ("UPDATE t SET id = id + 10", [11, 12]),
+    ("MERGE INTO t USING (VALUES (12), (13)) AS s (k) ON t.id = s.k WHEN MATCHED THEN UPDATE SET id = s.k * 10 "
+     "WHEN NOT MATCHED THEN INSERT VALUES (s.k)", [11, 13, 120]),
+    ("DELETE FROM t WHERE id > 100", [11, 13]),
+]
+fetched("CREATE EXTERNAL TABLE t (id BIGINT) STORED AS DELTA LOCATION 't'", 1)
+fetched("INSERT INTO t VALUES (1)", 1)
+for sql, after in statements:
+    before, made = ids(), commits()
+    columns = client.get_schema(descriptor("EXPLAIN ANALYZE " + sql)).schema
+    for plain in ["EXPLAIN ", "EXPLAIN VERBOSE ", "EXPLAIN (ANALYZE FALSE) "]:
+        assert fetched(plain + sql, 2)[1][0].num_rows > 0, sql
+    assert (ids(), commits()) == (before, made), sql
+    schema, [one, other] = fetched("EXPLAIN ANALYZE " + sql, 2)
+    assert columns.equals(schema) and schema.names == ["plan_type", "plan"], (columns, schema)
+    # The same times: it did not run again.
+    assert one.equals(other) and "Delta" in one["plan"][0].as_py(), one
+    assert (ids(), commits()) == (after, made + 1), (sql, ids(), commits())
+import adbc_driver_flightsql.dbapi as adbc
+with adbc.connect("grpc://" + sys.argv[1], autocommit=True) as db, db.cursor() as cur:
+    for sql, values in [
+        ("EXPLAIN ANALYZE INSERT INTO t VALUES (?)", (14,)),
+        ("EXPLAIN ANALYZE UPDATE t SET id = id + ? WHERE id = 14", (1,)),
+        ("EXPLAIN ANALYZE DELETE FROM t WHERE id = ?", (15,)),
+    ]:
+        made = commits()
+        cur.adbc_prepare(sql)
+        assert commits() == made, sql
+        cur.execute(sql, values)
+        [(kind, plan)] = cur.fetchall()
+        assert "Delta" in plan, plan
+        assert commits() == made + 1, (sql, made, commits())
+print(ids())
+"#;
+    let said = python(&[WITHOUT_FRAMES, RAW, script].concat(), &[&served.address]);
+    assert_eq!(said, "[11, 13]\n");
 }

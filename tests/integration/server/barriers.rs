@@ -286,6 +286,12 @@ with writer.cursor() as cur:
 print(rows(reader, "SELECT id, name FROM open_rows ORDER BY id"))
 for sql in ["DELETE FROM open_rows", "UPDATE open_rows SET id = 1", "EXPLAIN ANALYZE DELETE FROM open_rows"]:
     assert "this statement needs write" in refused(rows, reader, sql), sql
+for sql in ["DELETE FROM open_rows", "UPDATE open_rows SET id = 1", "INSERT INTO open_rows SELECT * FROM open_rows",
+    "MERGE INTO open_rows AS o USING (VALUES (1)) AS s (k) ON o.id = s.k WHEN MATCHED THEN DELETE"]:
+    answer = refused(rows, reader, "EXPLAIN " + sql)
+    assert answer.startswith("done") and "Delta" in answer, (sql, answer)
+answer = refused(rows, some, "EXPLAIN DELETE FROM secret")
+assert "no table or view is named secret" in answer, answer
 for sql in ["DELETE FROM secret", "UPDATE secret SET name = 'x'", "MERGE INTO secret USING open_rows AS o ON secret.id = o.id WHEN MATCHED THEN DELETE"]:
     answer = refused(rows, some, sql)
     assert "no table or view is named secret" in answer, (sql, answer)
