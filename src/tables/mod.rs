@@ -3,6 +3,7 @@
 pub mod bad_records;
 pub(crate) mod csv;
 pub mod delta;
+mod exact_source;
 pub mod read_metrics;
 
 pub mod json;
