@@ -1,4 +1,5 @@
-//! `WholeExec`, an operator that makes sure that its input is read to the end, even if its parent stops early.
+//! `WholeExec`, an operator that makes sure that its input is read to the end, even if its parent stops early; and the scans of
+//! streams, which stand below it.
 //!
 //! A join that can give no more rows drops its inputs early. But a batch of a job must read all its records: they move the
 //! watermark, and a record that cannot be decoded is a dead letter. And it must read them once: a nested-loop join that runs short
@@ -13,7 +14,7 @@ use anabranch_udfs::only_child;
 use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::common::internal_err;
-use datafusion::common::tree_node::TreeNodeRecursion;
+use datafusion::common::tree_node::{Transformed, TreeNode as _, TreeNodeRecursion};
 use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::{RecordBatchStream, SendableRecordBatchStream, TaskContext};
 use datafusion::physical_plan::metrics::MetricsSet;
@@ -21,6 +22,9 @@ use datafusion::physical_plan::{
     DisplayAs, DisplayFormatType, ExecutionPlan, PhysicalExpr, PlanProperties,
 };
 use futures::{Stream, StreamExt as _};
+
+use crate::tables::side_output::Expected;
+use crate::tables::stream_scans::scan_expected;
 
 /// Message for an operator that reads its input again.
 const READ_AGAIN: &str = "a join ran short of memory and began to read the records of a batch a second time: \
@@ -88,6 +92,24 @@ pub async fn read_to_end(plan: &Arc<dyn ExecutionPlan>, context: &Arc<TaskContex
         left.extend(plan.children());
     }
     Ok(())
+}
+
+/// Wraps the scans of streams in `plan` so that they are read to their end, even if a join above needs fewer rows.
+pub(super) fn whole(plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
+    let whole = plan.transform_up(|plan| {
+        Ok(match scan_expected(&plan) {
+            Some(_) => Transformed::yes(Arc::new(WholeExec::new(plan)) as _),
+            None => Transformed::no(plan),
+        })
+    })?;
+    Ok(whole.data)
+}
+
+/// What the scans of streams in a plan are to report.
+pub(super) fn expected_of(plan: &Arc<dyn ExecutionPlan>) -> Vec<Expected> {
+    let of_children = plan.children().into_iter().flat_map(expected_of);
+    let own = scan_expected(plan).unwrap_or_default();
+    own.into_iter().chain(of_children).collect()
 }
 
 /// The rows of a partition from the present place of its read on, whether the parent or [`read_to_end`] reads.

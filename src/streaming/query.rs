@@ -9,7 +9,7 @@ use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::datatypes::{Schema, SchemaRef};
 use datafusion::catalog::TableProvider;
 use datafusion::common::TableReference;
-use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
+use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::datasource::memory::MemorySourceConfig;
 use datafusion::execution::TaskContext;
 use datafusion::execution::session_state::SessionState;
@@ -31,15 +31,15 @@ use crate::session::rewrite::standard::ordered_texts;
 use crate::session::system::SYSTEM;
 use crate::session::{Session, rewrite};
 use crate::state::late_rows;
-use crate::streaming::drain::WholeExec;
+use crate::streaming::drain::{expected_of, whole};
 use crate::streaming::scope::check_scope;
 use crate::streaming::side_output::SplitSideOutputExec;
 use crate::streaming::{
     BatchTables, FrontPlan, Sources, StreamQuery, StreamTable, static_tables, table_of,
 };
 use crate::tables::bad_records::BadRecord;
-use crate::tables::delta::{DeltaTableHandle, TimeTravel, stream_expected};
-use crate::tables::kafka::{KafkaScanExec, KafkaTable};
+use crate::tables::delta::{DeltaTableHandle, TimeTravel};
+use crate::tables::kafka::KafkaTable;
 use crate::tables::read_metrics::read;
 use crate::tables::side_output::{Expected, Report, check_reports, dead_letters, reports};
 
@@ -169,11 +169,9 @@ impl PlannedSides {
     /// Of a plan that gives the rows of a batch.
     fn of(plan: Arc<dyn ExecutionPlan>, last_records: LastRecords) -> Result<Self> {
         let plan = whole(plan)?;
-        let mut expected = Vec::new();
-        expected_of(&plan, &mut expected);
         Ok(Self {
+            expected: expected_of(&plan),
             split: Arc::new(SplitSideOutputExec::over(plan)),
-            expected,
             last_records,
         })
     }
@@ -197,32 +195,6 @@ impl PlannedSides {
             reports,
         })
     }
-}
-
-/// What the scans of streams in a plan are to report.
-fn expected_of(plan: &Arc<dyn ExecutionPlan>, expected: &mut Vec<Expected>) {
-    if let Some(scan) = plan.downcast_ref::<KafkaScanExec>() {
-        expected.extend(scan.expected());
-    } else if let Some(of_files) = stream_expected(plan) {
-        expected.extend(of_files);
-    }
-    for child in plan.children() {
-        expected_of(child, expected);
-    }
-}
-
-/// Wraps the scans of `plan` so that they are read to their end, even if a join above needs fewer rows.
-fn whole(plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
-    let whole = plan.transform_up(|plan| {
-        Ok(
-            if plan.is::<KafkaScanExec>() || stream_expected(&plan).is_some() {
-                Transformed::yes(Arc::new(WholeExec::new(plan)) as _)
-            } else {
-                Transformed::no(plan)
-            },
-        )
-    })?;
-    Ok(whole.data)
 }
 
 /// The sources' providers by name, and what is known of their last records.

@@ -11,5 +11,8 @@ pub mod kafka;
 pub mod options;
 pub mod parquet;
 pub mod side_output;
+pub mod stream_scans;
+#[cfg(test)]
+pub(crate) mod test_scan;
 mod text_numbers;
 pub mod time;

@@ -41,6 +41,8 @@ pub(super) struct Hidden {
     pub(super) gone_partitions: bool,
     /// How long partitions had been silent when the last batch was committed.
     pub(super) silence_before: bool,
+    /// What scans have reached: they report nothing.
+    pub(super) reports: bool,
 }
 
 impl Hidden {
@@ -52,6 +54,7 @@ impl Hidden {
             ("open transactions", self.open_transactions),
             ("partitions that are gone", self.gone_partitions),
             ("silence before", self.silence_before),
+            ("reports", self.reports),
         ];
         let hidden = names.into_iter().filter(|(_, is_hidden)| *is_hidden);
         let hidden: Vec<&str> = hidden.map(|(name, _)| name).collect();
