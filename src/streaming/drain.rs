@@ -112,6 +112,67 @@ pub(super) fn expected_of(plan: &Arc<dyn ExecutionPlan>) -> Vec<Expected> {
     own.into_iter().chain(of_children).collect()
 }
 
+/// Passes on the rows of one input. Its other inputs are scans whose rows are not needed: below [`WholeExec`] they are read by
+/// [`read_to_end`].
+#[derive(Debug)]
+pub(super) struct BesideExec {
+    rows: Arc<dyn ExecutionPlan>,
+    others: Vec<Arc<dyn ExecutionPlan>>,
+}
+
+impl BesideExec {
+    /// Gives `rows`, beside the others.
+    pub(super) fn new(rows: Arc<dyn ExecutionPlan>, others: Vec<Arc<dyn ExecutionPlan>>) -> Self {
+        Self { rows, others }
+    }
+}
+
+impl DisplayAs for BesideExec {
+    fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "BesideExec")
+    }
+}
+
+impl ExecutionPlan for BesideExec {
+    fn name(&self) -> &'static str {
+        "BesideExec"
+    }
+
+    fn properties(&self) -> &Arc<PlanProperties> {
+        self.rows.properties()
+    }
+
+    fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
+        std::iter::once(&self.rows).chain(&self.others).collect()
+    }
+
+    fn apply_expressions(
+        &self,
+        _: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>,
+    ) -> Result<TreeNodeRecursion> {
+        Ok(TreeNodeRecursion::Continue)
+    }
+
+    fn with_new_children(
+        self: Arc<Self>,
+        children: Vec<Arc<dyn ExecutionPlan>>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let mut children = children.into_iter();
+        let Some(rows) = children.next() else {
+            return internal_err!("BesideExec takes a child");
+        };
+        Ok(Arc::new(Self::new(rows, children.collect())))
+    }
+
+    fn execute(
+        &self,
+        partition: usize,
+        context: Arc<TaskContext>,
+    ) -> Result<SendableRecordBatchStream> {
+        self.rows.execute(partition, context)
+    }
+}
+
 /// The rows of a partition from the present place of its read on, whether the parent or [`read_to_end`] reads.
 struct WholeStream {
     schema: SchemaRef,

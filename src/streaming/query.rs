@@ -34,6 +34,7 @@ use crate::state::late_rows;
 use crate::streaming::drain::{expected_of, whole};
 use crate::streaming::scope::check_scope;
 use crate::streaming::side_output::SplitSideOutputExec;
+use crate::streaming::sides::{BatchSource, check_planned, with_removed};
 use crate::streaming::{
     BatchTables, FrontPlan, Sources, StreamQuery, StreamTable, static_tables, table_of,
 };
@@ -62,15 +63,6 @@ impl JobSinkTable {
             JobSinkTable::Delta(_) | JobSinkTable::Subscriber => &[],
         }
     }
-}
-
-/// A source restricted to the ranges of one batch.
-#[derive(Debug, Clone)]
-pub struct BatchSource {
-    /// Provides the batch's rows; with the hidden columns, if the job has windows.
-    pub provider: Arc<dyn TableProvider>,
-    /// By partition, the last record of the batch, where that is known before it is read.
-    pub last_records: BTreeMap<i32, RecordMark>,
 }
 
 /// A job's INSERT, or the query of a subscription, in a session of its own: its tables are those that existed when the job was
@@ -166,13 +158,18 @@ struct PlannedSides {
 }
 
 impl PlannedSides {
-    /// Of a plan that gives the rows of a batch.
-    fn of(plan: Arc<dyn ExecutionPlan>, last_records: LastRecords) -> Result<Self> {
+    /// Of a plan that gives the rows of a batch of these sources.
+    fn of(plan: Arc<dyn ExecutionPlan>, sources: BTreeMap<String, BatchSource>) -> Result<Self> {
         let plan = whole(plan)?;
+        let expected = expected_of(&plan);
+        check_planned(&expected, &sources)?;
+        let sources = sources.into_iter();
         Ok(Self {
-            expected: expected_of(&plan),
             split: Arc::new(SplitSideOutputExec::over(plan)),
-            last_records,
+            expected,
+            last_records: sources
+                .map(|(name, source)| (name, source.last_records))
+                .collect(),
         })
     }
 
@@ -195,18 +192,6 @@ impl PlannedSides {
             reports,
         })
     }
-}
-
-/// The sources' providers by name, and what is known of their last records.
-fn opened(
-    sources: BTreeMap<String, BatchSource>,
-) -> (BTreeMap<String, Arc<dyn TableProvider>>, LastRecords) {
-    let (mut providers, mut last_records) = (BTreeMap::new(), LastRecords::new());
-    for (name, source) in sources {
-        last_records.insert(name.clone(), source.last_records);
-        providers.insert(name, source.provider);
-    }
-    (providers, last_records)
 }
 
 /// One batch, ready to run.
@@ -425,15 +410,19 @@ impl JobQuery {
     pub async fn batch(&self, sources: BTreeMap<String, BatchSource>) -> Result<BatchPlan> {
         let catalog = &self.session.catalog;
         self.begin_batch();
-        let (providers, last_records) = opened(sources);
-        for (name, provider) in providers {
-            catalog.pin(&name, provider);
+        for (name, source) in &sources {
+            catalog.pin(name, Arc::clone(&source.provider));
         }
         let (input, _) = self.plan_input().await?;
         let state = self.session.states.state();
         let state = self.planning(&state);
         let plan = state.create_physical_plan(&input).await?;
-        let sides = PlannedSides::of(plan, last_records)?;
+        let analyzed = || -> Result<LogicalPlan> {
+            let (analyzer, options) = (state.analyzer(), state.config_options());
+            Ok(analyzer.execute_and_check(input, options, |_, _| {})?)
+        };
+        let plan = with_removed(plan, &sources, analyzed, &state).await?;
+        let sides = PlannedSides::of(plan, sources)?;
         Ok(BatchPlan {
             plan: Arc::clone(&sides.split) as _,
             context: self.session.states.task(),
@@ -474,15 +463,19 @@ impl JobQuery {
     pub async fn front(&self, sources: BTreeMap<String, BatchSource>) -> Result<FrontBatch> {
         // A batch reads one state of each static table, below the aggregate and above it.
         self.begin_batch();
-        let (streams, last_records) = opened(sources);
+        let streams = sources.iter();
+        let streams = streams.map(|(name, source)| (name.clone(), Arc::clone(&source.provider)));
         let tables = BatchTables {
-            streams,
+            streams: streams.collect(),
             statics: self.statics_now().await?,
         };
         let state = self.session.states.state();
         let state = self.planning(&state);
-        let mut front = self.windowed()?.front(&state, &tables).await?;
-        let sides = PlannedSides::of(front.plan, last_records)?;
+        let query = self.windowed()?;
+        let mut front = query.front(&state, &tables).await?;
+        let analyzed = || -> Result<LogicalPlan> { Ok(query.rows().clone()) };
+        let plan = with_removed(front.plan, &sources, analyzed, &state).await?;
+        let sides = PlannedSides::of(plan, sources)?;
         front.plan = Arc::clone(&sides.split) as _;
         Ok(FrontBatch {
             front,

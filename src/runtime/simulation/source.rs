@@ -190,6 +190,7 @@ impl SimulatedSource {
             aside: Arc::default(),
         };
         let ranges = ranges.iter().filter(|range| range.start < range.end);
+        let reported: Vec<PlannedRange> = ranges.clone().copied().collect();
         let expected = ranges.clone().map(|range| Expected {
             table: name.into(),
             scan: 0,
@@ -218,6 +219,7 @@ impl SimulatedSource {
                 let rows = Arc::new(StreamingTable::try_new(schema, scans)?);
                 Arc::new(TestTable { rows, expected })
             },
+            ranges: reported,
             last_records: BTreeMap::new(),
         })
     }
