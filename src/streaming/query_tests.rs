@@ -297,6 +297,48 @@ async fn loss_1_records_below_a_window_whose_rows_are_not_needed_move_the_waterm
 }
 
 #[tokio::test]
+async fn dead_letters_are_those_of_the_ranges_of_each_source() {
+    const CLICKS: &str = "
+        CREATE EXTERNAL TABLE clicks (k BIGINT, page VARCHAR)
+        STORED AS KAFKA LOCATION 'clicks' OPTIONS ('kafka.bootstrap.servers' '127.0.0.1:1');";
+    for filter in ["k > 5", "false"] {
+        let job = format!(
+            "CREATE JOB j AS INSERT INTO out
+             SELECT k, page FROM visits UNION ALL SELECT k, page FROM clicks WHERE {filter}"
+        );
+        let (_, query) = planned(&format!("{TABLES}{CLICKS}\n{job}")).await;
+        let table = |name: &str| match &query.sources()[name] {
+            StreamTable::Kafka(table) => Arc::clone(&table.schema),
+            StreamTable::Delta(_) => panic!("{name} is a topic"),
+        };
+        let run = async |clicks: BatchSource| {
+            let visits = undecodable("visits", table("visits"), true);
+            let sources = [("visits", visits), ("clicks", clicks)];
+            let sources = sources.map(|(name, source)| (name.to_owned(), source));
+            let batch = query.batch(BTreeMap::from(sources)).await.unwrap();
+            let rows = collect(Arc::clone(&batch.plan), Arc::clone(&batch.context));
+            rows.await.unwrap();
+            let sides = batch.finish().await?;
+            let dead = sides.dead_letters.into_iter();
+            Ok::<Vec<String>, Error>(dead.map(|(table, _)| table).collect())
+        };
+        let both = run(undecodable("clicks", table("clicks"), true)).await;
+        assert_eq!(both.unwrap(), ["clicks", "visits"], "{filter}");
+        let short = run(undecodable("clicks", table("clicks"), false)).await;
+        let says = "table clicks: partition 3 was to be read from offset 10 to 20";
+        let error = short.unwrap_err();
+        assert!(error.message().contains(says), "{filter}: {error}");
+        // Nothing has come to one of them.
+        let empty = BatchSource {
+            provider: Arc::new(MemTable::try_new(table("clicks"), vec![vec![]]).unwrap()),
+            ranges: Vec::new(),
+            last_records: BTreeMap::new(),
+        };
+        assert_eq!(run(empty).await.unwrap(), ["visits"], "{filter}");
+    }
+}
+
+#[tokio::test]
 async fn a_topic_whose_rows_are_not_needed_is_read_with_the_columns_of_the_query() {
     let job = "CREATE JOB j AS INSERT INTO out SELECT 1, page FROM visits WHERE false";
     let (_, query) = planned(&format!("{TABLES}\n{job}")).await;

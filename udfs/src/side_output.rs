@@ -44,7 +44,7 @@ impl Disposition {
 /// The columns of side output. Any of them may be NULL: each disposition has its own.
 ///
 /// Of all: `disposition`. Of late rows: `topic`, `partition`, `offset`, `value`, the `watermark` that the row met, in microseconds
-/// since 1970 UTC, `window_start` and `window_end`. Of dead letters: `table`, `topic`, `partition`, `offset`, `timestamp` in
+/// since 1970 UTC, `window_start` and `window_end`. Of dead letters: `table`, `scan`, `topic`, `partition`, `offset`, `timestamp` in
 /// milliseconds since 1970 UTC, `key`, `value`, `reason`. Of reports: `table`, `partition`, in `offset` the first offset that was not
 /// read, `scan`, `stream`, `start`, `keeps_time`, `watermark`, `unfinished_version`, `unfinished_watermark`, and the last record as
 /// `last_offset`, `timestamp` and `last_checksum`.

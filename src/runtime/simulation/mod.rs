@@ -787,6 +787,31 @@ fn loss_1_a_batch_whose_scan_has_not_reported_is_not_committed() {
 }
 
 #[test]
+fn loss_1_dead_letters_are_once_if_a_batch_is_made_smaller_after_it_has_seen_them() {
+    block_on(async {
+        for kind in [Kind::Rows, Kind::KeyChanges] {
+            let queries = [kind.query().await];
+            let mut schedule = rested(kind, &queries).await;
+            let before = schedule.history().await.batches.len();
+            schedule.world.lock().room = 1;
+            for key in 1..=4 {
+                schedule.put_bad(0);
+                schedule.put(0, key, 1_000);
+                schedule.put_bad(0);
+            }
+            schedule.catch_up().await.unwrap();
+            let trace = schedule.trace();
+            assert!(trace.contains("a scan: no room"), "{trace}");
+            let after = schedule.history().await.batches.len();
+            assert!(after >= before + 12, "{trace}");
+            if let Err(fault) = check(kind, &schedule).await {
+                panic!("{fault}\n{trace}");
+            }
+        }
+    });
+}
+
+#[test]
 fn ident_1_where_brokers_give_no_ids_the_last_record_tells() {
     block_on(async {
         let queries = [Kind::Rows.query().await];

@@ -282,6 +282,10 @@ impl Scan {
             .map(|(offset, row)| self.bad(*offset, row))
             .collect();
         outlet.give_bad(&bad, rows.len())?;
+        if rows.len() > process.world.lock().room {
+            process.note("a scan: no room");
+            return Err(DataFusionError::ResourcesExhausted("no room".to_owned()).into());
+        }
         let last = rows.last().map(|(offset, row)| mark_of(*offset, row));
         let good: Vec<(i64, Row)> = rows.into_iter().filter(|(_, row)| !row.is_bad).collect();
         let (batch, reached) = self.batch(&good)?;

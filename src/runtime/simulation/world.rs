@@ -77,6 +77,8 @@ pub(super) struct State {
     pub(super) machines: usize,
     pub(super) hidden: Hidden,
     pub(super) rates: Rates,
+    /// A scan that reads more rows than this runs short of memory when it has given its dead letters.
+    pub(super) room: usize,
     pub(super) topic: Topic,
     pub(super) sink: Sink,
     sleepers: Vec<(Duration, Waker)>,
@@ -97,6 +99,7 @@ impl World {
                 machines: 1,
                 hidden: Hidden::default(),
                 rates,
+                room: usize::MAX,
                 topic,
                 sink,
                 sleepers: Vec::new(),
