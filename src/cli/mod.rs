@@ -17,6 +17,7 @@ mod scripts;
 mod shell;
 mod statements;
 pub(crate) mod terminal;
+pub mod visits;
 
 use std::ffi::OsString;
 use std::io::Write;

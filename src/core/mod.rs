@@ -8,4 +8,3 @@ pub mod redact;
 pub(crate) mod schedules;
 pub mod stack;
 pub mod suggest;
-pub mod visits;

@@ -211,6 +211,11 @@ impl JobSource {
         time: Option<Arc<BatchTime>>,
         aside: Option<Arc<SetAside>>,
     ) -> Result<BatchSource> {
+        let reported: Vec<PlannedRange> = ranges
+            .iter()
+            .filter(|range| range.end > range.start)
+            .copied()
+            .collect();
         match self {
             Self::Kafka { source, .. } => {
                 let ranges = ranges.iter().map(|range| OffsetRange {
@@ -229,6 +234,7 @@ impl JobSource {
                 };
                 Ok(BatchSource {
                     provider: Arc::new(provider),
+                    ranges: reported,
                     last_records: BTreeMap::new(),
                 })
             }
@@ -244,6 +250,8 @@ impl JobSource {
                 };
                 let range = range.ok_or_else(|| Error::internal("files that nobody chose"))?;
                 let mark = range.mark.filter(|_| range.end > range.start);
+                // Without time there is nothing to say of versions that have no files.
+                let is_scanned = range.has_files() || time.is_some();
                 let provider = DeltaStreamProvider::try_new(range, name)?;
                 let provider = match time {
                     Some(time) => provider.with_time(time, source.handle()),
@@ -251,6 +259,7 @@ impl JobSource {
                 };
                 Ok(BatchSource {
                     provider: Arc::new(provider),
+                    ranges: if is_scanned { reported } else { Vec::new() },
                     last_records: mark.map(|mark| (0, mark)).into_iter().collect(),
                 })
             }

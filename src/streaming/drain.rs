@@ -1,18 +1,21 @@
-//! `WholeExec`, an operator that makes sure that its input is read to the end, even if its parent stops early.
+//! `WholeExec`, an operator that makes sure that its input is read to the end, even if its parent stops early; and the scans of
+//! streams, which stand below it.
 //!
 //! A join that can give no more rows drops its inputs early. But a batch of a job must read all its records: they move the
-//! watermark, and a record that cannot be decoded is a dead letter.
+//! watermark, and a record that cannot be decoded is a dead letter. And it must read them once: a nested-loop join that runs short
+//! of memory begins to read its left side again, and each dead letter would be there twice.
 
 use std::fmt;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
+use anabranch_udfs::only_child;
 use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::common::internal_err;
-use datafusion::common::tree_node::TreeNodeRecursion;
-use datafusion::error::Result;
+use datafusion::common::tree_node::{Transformed, TreeNode as _, TreeNodeRecursion};
+use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::{RecordBatchStream, SendableRecordBatchStream, TaskContext};
 use datafusion::physical_plan::metrics::MetricsSet;
 use datafusion::physical_plan::{
@@ -20,7 +23,16 @@ use datafusion::physical_plan::{
 };
 use futures::{Stream, StreamExt as _};
 
+use crate::tables::side_output::Expected;
+use crate::tables::stream_scans::scan_expected;
+
+/// Message for an operator that reads its input again.
+const READ_AGAIN: &str = "a join ran short of memory and began to read the records of a batch a second time: \
+     a batch reads each record once";
+
 /// Passes on the rows of its input; [`read_to_end`] reads the rows that the parent did not take.
+///
+/// A partition that is begun a second time is an error of the memory pool: a smaller batch may do without.
 pub struct WholeExec {
     input: Arc<dyn ExecutionPlan>,
     /// State of the read of each partition.
@@ -80,6 +92,85 @@ pub async fn read_to_end(plan: &Arc<dyn ExecutionPlan>, context: &Arc<TaskContex
         left.extend(plan.children());
     }
     Ok(())
+}
+
+/// Wraps the scans of streams in `plan` so that they are read to their end, even if a join above needs fewer rows.
+pub(super) fn whole(plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
+    let whole = plan.transform_up(|plan| {
+        Ok(match scan_expected(&plan) {
+            Some(_) => Transformed::yes(Arc::new(WholeExec::new(plan)) as _),
+            None => Transformed::no(plan),
+        })
+    })?;
+    Ok(whole.data)
+}
+
+/// What the scans of streams in a plan are to report.
+pub(super) fn expected_of(plan: &Arc<dyn ExecutionPlan>) -> Vec<Expected> {
+    let of_children = plan.children().into_iter().flat_map(expected_of);
+    let own = scan_expected(plan).unwrap_or_default();
+    own.into_iter().chain(of_children).collect()
+}
+
+/// Passes on the rows of one input. Its other inputs are scans whose rows are not needed: below [`WholeExec`] they are read by
+/// [`read_to_end`].
+#[derive(Debug)]
+pub(super) struct BesideExec {
+    rows: Arc<dyn ExecutionPlan>,
+    others: Vec<Arc<dyn ExecutionPlan>>,
+}
+
+impl BesideExec {
+    /// Gives `rows`, beside the others.
+    pub(super) fn new(rows: Arc<dyn ExecutionPlan>, others: Vec<Arc<dyn ExecutionPlan>>) -> Self {
+        Self { rows, others }
+    }
+}
+
+impl DisplayAs for BesideExec {
+    fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "BesideExec")
+    }
+}
+
+impl ExecutionPlan for BesideExec {
+    fn name(&self) -> &'static str {
+        "BesideExec"
+    }
+
+    fn properties(&self) -> &Arc<PlanProperties> {
+        self.rows.properties()
+    }
+
+    fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
+        std::iter::once(&self.rows).chain(&self.others).collect()
+    }
+
+    fn apply_expressions(
+        &self,
+        _: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>,
+    ) -> Result<TreeNodeRecursion> {
+        Ok(TreeNodeRecursion::Continue)
+    }
+
+    fn with_new_children(
+        self: Arc<Self>,
+        children: Vec<Arc<dyn ExecutionPlan>>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let mut children = children.into_iter();
+        let Some(rows) = children.next() else {
+            return internal_err!("BesideExec takes a child");
+        };
+        Ok(Arc::new(Self::new(rows, children.collect())))
+    }
+
+    fn execute(
+        &self,
+        partition: usize,
+        context: Arc<TaskContext>,
+    ) -> Result<SendableRecordBatchStream> {
+        self.rows.execute(partition, context)
+    }
 }
 
 /// The rows of a partition from the present place of its read on, whether the parent or [`read_to_end`] reads.
@@ -158,11 +249,9 @@ impl ExecutionPlan for WholeExec {
 
     fn with_new_children(
         self: Arc<Self>,
-        mut children: Vec<Arc<dyn ExecutionPlan>>,
+        children: Vec<Arc<dyn ExecutionPlan>>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        let (Some(input), true) = (children.pop(), children.is_empty()) else {
-            return internal_err!("WholeExec takes one child");
-        };
+        let input = only_child("WholeExec", children)?;
         Ok(Arc::new(Self::new(input)))
     }
 
@@ -174,8 +263,12 @@ impl ExecutionPlan for WholeExec {
         let Some(read) = self.reads.get(partition) else {
             return internal_err!("WholeExec has no partition {partition}");
         };
-        let stream = self.input.execute(partition, context)?;
-        *lock(read) = Read::Begun(stream);
+        let mut state = lock(read);
+        if !matches!(*state, Read::NotBegun) {
+            return Err(DataFusionError::ResourcesExhausted(READ_AGAIN.to_owned()));
+        }
+        *state = Read::Begun(self.input.execute(partition, context)?);
+        drop(state);
         Ok(Box::pin(WholeStream {
             schema: self.schema(),
             read: Arc::clone(read),
@@ -193,7 +286,12 @@ mod tests {
 
     use datafusion::arrow::array::Int64Array;
     use datafusion::arrow::datatypes::{DataType, Field, Schema};
+    use datafusion::common::JoinType;
     use datafusion::execution::TaskContext;
+    use datafusion::execution::memory_pool::GreedyMemoryPool;
+    use datafusion::execution::runtime_env::RuntimeEnvBuilder;
+    use datafusion::physical_plan::collect;
+    use datafusion::physical_plan::joins::NestedLoopJoinExec;
     use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
     use datafusion::physical_plan::streaming::{PartitionStream, StreamingTableExec};
 
@@ -225,10 +323,9 @@ mod tests {
         }
     }
 
-    #[tokio::test]
-    async fn what_nobody_took_is_read_once() {
+    /// A partition of three rows for each of these counters.
+    fn scan(taken: &[Arc<AtomicUsize>]) -> Arc<dyn ExecutionPlan> {
         let schema = Arc::new(Schema::new(vec![Field::new("v", DataType::Int64, false)]));
-        let taken: Vec<Arc<AtomicUsize>> = (0..3).map(|_| Arc::default()).collect();
         let partition = |taken: &Arc<AtomicUsize>| -> Arc<dyn PartitionStream> {
             Arc::new(Counted {
                 schema: Arc::clone(&schema),
@@ -239,7 +336,13 @@ mod tests {
         let none: [datafusion::physical_expr::LexOrdering; 0] = [];
         let scan =
             StreamingTableExec::try_new(Arc::clone(&schema), partitions, None, none, false, None);
-        let plan: Arc<dyn ExecutionPlan> = Arc::new(WholeExec::new(Arc::new(scan.unwrap())));
+        Arc::new(scan.unwrap())
+    }
+
+    #[tokio::test]
+    async fn what_nobody_took_is_read_once() {
+        let taken: Vec<Arc<AtomicUsize>> = (0..3).map(|_| Arc::default()).collect();
+        let plan: Arc<dyn ExecutionPlan> = Arc::new(WholeExec::new(scan(&taken)));
         let context = Arc::new(TaskContext::default());
         // One partition is read to its end, one begun and dropped, one never begun.
         let mut first = plan.execute(0, Arc::clone(&context)).unwrap();
@@ -256,5 +359,44 @@ mod tests {
             .map(|taken| taken.load(Ordering::Relaxed))
             .collect();
         assert_eq!(taken, [3, 3, 3]);
+    }
+    #[tokio::test]
+    async fn loss_1_a_join_that_runs_short_of_memory_reads_no_record_twice() {
+        let (stream, table) = (Arc::<AtomicUsize>::default(), Arc::default());
+        let left: Arc<dyn ExecutionPlan> =
+            Arc::new(WholeExec::new(scan(std::slice::from_ref(&stream))));
+        let right = scan(&[table]);
+        let join = NestedLoopJoinExec::try_new(left, right, None, &JoinType::Inner, None).unwrap();
+        let plan: Arc<dyn ExecutionPlan> = Arc::new(join);
+        let runtime = RuntimeEnvBuilder::new()
+            .with_memory_pool(Arc::new(GreedyMemoryPool::new(1)))
+            .build_arc()
+            .unwrap();
+        let context = Arc::new(TaskContext::default().with_runtime(runtime));
+        let error = collect(plan, context).await.unwrap_err();
+        let error = crate::error::Error::from(error);
+        assert!(error.is_of_pool(), "{error}");
+        assert_eq!(error.message(), READ_AGAIN);
+        let read = stream.load(Ordering::Relaxed);
+        assert!((1..=3).contains(&read), "{read} batches were read");
+    }
+
+    #[tokio::test]
+    async fn a_partition_that_is_dropped_half_way_is_not_begun_again() {
+        let taken = Arc::<AtomicUsize>::default();
+        let plan: Arc<dyn ExecutionPlan> =
+            Arc::new(WholeExec::new(scan(std::slice::from_ref(&taken))));
+        let context = Arc::new(TaskContext::default());
+        let mut rows = plan.execute(0, Arc::clone(&context)).unwrap();
+        rows.next().await.unwrap().unwrap();
+        drop(rows);
+        let again = plan.execute(0, Arc::clone(&context)).err().unwrap();
+        assert!(
+            matches!(again, DataFusionError::ResourcesExhausted(_)),
+            "{again}"
+        );
+        // The rest is read all the same.
+        read_to_end(&plan, &context).await.unwrap();
+        assert_eq!(taken.load(Ordering::Relaxed), 3);
     }
 }

@@ -47,10 +47,8 @@ use crate::streaming::split::{Split, Windowing};
 use crate::tables::time::{HIDDEN_END, HIDDEN_START, ROW_COLUMN, ROW_WATERMARK};
 
 pub(crate) use query::reads_what_it_writes;
-pub use query::{
-    BatchPlan, BatchSides, BatchSource, FrontBatch, JobQuery, JobSinkTable, LastRecords,
-};
-pub use sides::StreamTable;
+pub use query::{BatchPlan, BatchSides, FrontBatch, JobQuery, JobSinkTable, LastRecords};
+pub use sides::{BatchSource, StreamTable};
 pub(crate) use sides::{BatchTables, Sources, reads_stream, static_tables, table_of};
 
 /// Whether `plan` aggregates rows of streams.
@@ -148,6 +146,11 @@ impl StreamQuery {
     /// Whether it has no window: then keys stay in the state until they expire.
     pub fn is_keyed(&self) -> bool {
         matches!(self.split.windowing, Windowing::Keys { .. })
+    }
+
+    /// The analyzed plan of the rows below the aggregate.
+    pub(crate) fn rows(&self) -> &LogicalPlan {
+        &self.split.front
     }
 
     /// The window, for messages.

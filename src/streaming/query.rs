@@ -9,7 +9,7 @@ use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::datatypes::{Schema, SchemaRef};
 use datafusion::catalog::TableProvider;
 use datafusion::common::TableReference;
-use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
+use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::datasource::memory::MemorySourceConfig;
 use datafusion::execution::TaskContext;
 use datafusion::execution::session_state::SessionState;
@@ -31,15 +31,16 @@ use crate::session::rewrite::standard::ordered_texts;
 use crate::session::system::SYSTEM;
 use crate::session::{Session, rewrite};
 use crate::state::late_rows;
-use crate::streaming::drain::WholeExec;
+use crate::streaming::drain::{expected_of, whole};
 use crate::streaming::scope::check_scope;
 use crate::streaming::side_output::SplitSideOutputExec;
+use crate::streaming::sides::{BatchSource, check_planned, with_removed};
 use crate::streaming::{
     BatchTables, FrontPlan, Sources, StreamQuery, StreamTable, static_tables, table_of,
 };
 use crate::tables::bad_records::BadRecord;
-use crate::tables::delta::{DeltaTableHandle, TimeTravel, stream_expected};
-use crate::tables::kafka::{KafkaScanExec, KafkaTable};
+use crate::tables::delta::{DeltaTableHandle, TimeTravel};
+use crate::tables::kafka::KafkaTable;
 use crate::tables::read_metrics::read;
 use crate::tables::side_output::{Expected, Report, check_reports, dead_letters, reports};
 
@@ -62,15 +63,6 @@ impl JobSinkTable {
             JobSinkTable::Delta(_) | JobSinkTable::Subscriber => &[],
         }
     }
-}
-
-/// A source restricted to the ranges of one batch.
-#[derive(Debug, Clone)]
-pub struct BatchSource {
-    /// Provides the batch's rows; with the hidden columns, if the job has windows.
-    pub provider: Arc<dyn TableProvider>,
-    /// By partition, the last record of the batch, where that is known before it is read.
-    pub last_records: BTreeMap<i32, RecordMark>,
 }
 
 /// A job's INSERT, or the query of a subscription, in a session of its own: its tables are those that existed when the job was
@@ -166,15 +158,18 @@ struct PlannedSides {
 }
 
 impl PlannedSides {
-    /// Of a plan that gives the rows of a batch.
-    fn of(plan: Arc<dyn ExecutionPlan>, last_records: LastRecords) -> Result<Self> {
+    /// Of a plan that gives the rows of a batch of these sources.
+    fn of(plan: Arc<dyn ExecutionPlan>, sources: BTreeMap<String, BatchSource>) -> Result<Self> {
         let plan = whole(plan)?;
-        let mut expected = Vec::new();
-        expected_of(&plan, &mut expected);
+        let expected = expected_of(&plan);
+        check_planned(&expected, &sources)?;
+        let sources = sources.into_iter();
         Ok(Self {
             split: Arc::new(SplitSideOutputExec::over(plan)),
             expected,
-            last_records,
+            last_records: sources
+                .map(|(name, source)| (name, source.last_records))
+                .collect(),
         })
     }
 
@@ -197,44 +192,6 @@ impl PlannedSides {
             reports,
         })
     }
-}
-
-/// What the scans of streams in a plan are to report.
-fn expected_of(plan: &Arc<dyn ExecutionPlan>, expected: &mut Vec<Expected>) {
-    if let Some(scan) = plan.downcast_ref::<KafkaScanExec>() {
-        expected.extend(scan.expected());
-    } else if let Some(of_files) = stream_expected(plan) {
-        expected.extend(of_files);
-    }
-    for child in plan.children() {
-        expected_of(child, expected);
-    }
-}
-
-/// Wraps the scans of `plan` so that they are read to their end, even if a join above needs fewer rows.
-fn whole(plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
-    let whole = plan.transform_up(|plan| {
-        Ok(
-            if plan.is::<KafkaScanExec>() || stream_expected(&plan).is_some() {
-                Transformed::yes(Arc::new(WholeExec::new(plan)) as _)
-            } else {
-                Transformed::no(plan)
-            },
-        )
-    })?;
-    Ok(whole.data)
-}
-
-/// The sources' providers by name, and what is known of their last records.
-fn opened(
-    sources: BTreeMap<String, BatchSource>,
-) -> (BTreeMap<String, Arc<dyn TableProvider>>, LastRecords) {
-    let (mut providers, mut last_records) = (BTreeMap::new(), LastRecords::new());
-    for (name, source) in sources {
-        last_records.insert(name.clone(), source.last_records);
-        providers.insert(name, source.provider);
-    }
-    (providers, last_records)
 }
 
 /// One batch, ready to run.
@@ -453,15 +410,19 @@ impl JobQuery {
     pub async fn batch(&self, sources: BTreeMap<String, BatchSource>) -> Result<BatchPlan> {
         let catalog = &self.session.catalog;
         self.begin_batch();
-        let (providers, last_records) = opened(sources);
-        for (name, provider) in providers {
-            catalog.pin(&name, provider);
+        for (name, source) in &sources {
+            catalog.pin(name, Arc::clone(&source.provider));
         }
         let (input, _) = self.plan_input().await?;
         let state = self.session.states.state();
         let state = self.planning(&state);
         let plan = state.create_physical_plan(&input).await?;
-        let sides = PlannedSides::of(plan, last_records)?;
+        let analyzed = || -> Result<LogicalPlan> {
+            let (analyzer, options) = (state.analyzer(), state.config_options());
+            Ok(analyzer.execute_and_check(input, options, |_, _| {})?)
+        };
+        let plan = with_removed(plan, &sources, analyzed, &state).await?;
+        let sides = PlannedSides::of(plan, sources)?;
         Ok(BatchPlan {
             plan: Arc::clone(&sides.split) as _,
             context: self.session.states.task(),
@@ -502,15 +463,19 @@ impl JobQuery {
     pub async fn front(&self, sources: BTreeMap<String, BatchSource>) -> Result<FrontBatch> {
         // A batch reads one state of each static table, below the aggregate and above it.
         self.begin_batch();
-        let (streams, last_records) = opened(sources);
+        let streams = sources.iter();
+        let streams = streams.map(|(name, source)| (name.clone(), Arc::clone(&source.provider)));
         let tables = BatchTables {
-            streams,
+            streams: streams.collect(),
             statics: self.statics_now().await?,
         };
         let state = self.session.states.state();
         let state = self.planning(&state);
-        let mut front = self.windowed()?.front(&state, &tables).await?;
-        let sides = PlannedSides::of(front.plan, last_records)?;
+        let query = self.windowed()?;
+        let mut front = query.front(&state, &tables).await?;
+        let analyzed = || -> Result<LogicalPlan> { Ok(query.rows().clone()) };
+        let plan = with_removed(front.plan, &sources, analyzed, &state).await?;
+        let sides = PlannedSides::of(plan, sources)?;
         front.plan = Arc::clone(&sides.split) as _;
         Ok(FrontBatch {
             front,

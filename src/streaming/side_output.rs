@@ -9,7 +9,7 @@ use std::pin::Pin;
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
-use anabranch_udfs::{SideOutput, side_schema};
+use anabranch_udfs::{SideOutput, only_child, side_schema};
 use datafusion::arrow::array::{
     Array as _, ArrayRef, AsArray as _, RecordBatch, RecordBatchOptions, StructArray,
     new_null_array,
@@ -224,16 +224,40 @@ impl RecordBatchStream for Rows {
     }
 }
 
-/// Rows of side output, with NULL in all other columns.
-fn side_batch(schema: &SchemaRef, side: &RecordBatch) -> Result<RecordBatch> {
-    let rows = side.num_rows();
-    let others = schema.fields().len().saturating_sub(1);
-    let others = schema.fields().iter().take(others);
-    let mut columns: Vec<ArrayRef> = others
-        .map(|field| new_null_array(field.data_type(), rows))
-        .collect();
-    columns.push(Arc::new(StructArray::from(side.clone())));
-    Ok(RecordBatch::try_new(Arc::clone(schema), columns)?)
+/// Makes batches of side output: NULL in all columns but the last.
+struct SideBatches {
+    schema: SchemaRef,
+    /// Rows of a batch. One row may be late for thousands of windows, and columns of NULL for all of them would be large; the pool
+    /// does not know of them.
+    rows: usize,
+    /// The other columns, of so many rows.
+    others: Vec<ArrayRef>,
+}
+
+impl SideBatches {
+    fn new(schema: SchemaRef, rows: usize) -> Self {
+        let rows = rows.max(1);
+        let others = schema.fields().len().saturating_sub(1);
+        let others = schema.fields().iter().take(others);
+        let others = others.map(|field| new_null_array(field.data_type(), rows));
+        Self {
+            rows,
+            others: others.collect(),
+            schema,
+        }
+    }
+
+    /// The batches of this side output; they share its memory.
+    fn of(&self, side: &RecordBatch) -> impl Iterator<Item = Result<RecordBatch>> {
+        let starts = (0..side.num_rows()).step_by(self.rows);
+        starts.map(|start| {
+            let rows = self.rows.min(side.num_rows() - start);
+            let others = self.others.iter().map(|other| other.slice(0, rows));
+            let mut columns: Vec<ArrayRef> = others.collect();
+            columns.push(Arc::new(StructArray::from(side.slice(start, rows))));
+            Ok(RecordBatch::try_new(Arc::clone(&self.schema), columns)?)
+        })
+    }
 }
 
 impl DisplayAs for SideOutputExec {
@@ -268,11 +292,9 @@ impl ExecutionPlan for SideOutputExec {
 
     fn with_new_children(
         self: Arc<Self>,
-        mut children: Vec<Arc<dyn ExecutionPlan>>,
+        children: Vec<Arc<dyn ExecutionPlan>>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        let (Some(input), true) = (children.pop(), children.is_empty()) else {
-            return internal_err!("SideOutputExec takes one child");
-        };
+        let input = only_child("SideOutputExec", children)?;
         Ok(Arc::new(Self::new(input)))
     }
 
@@ -293,13 +315,19 @@ impl ExecutionPlan for SideOutputExec {
         }
         let (input, run) = (Arc::clone(&self.input), Arc::clone(&self.run));
         let of_rows = Arc::clone(&schema);
+        let batch_size = context.session_config().batch_size();
         let side = async move {
             // The sender lives as long as `run` does, so that waiting cannot fail.
             let _ = run.open.subscribe().wait_for(|open| *open == 0).await;
             read_to_end(&input, &context).await?;
             let side = output.take();
-            let batches = side.into_iter().map(move |side| side_batch(&schema, &side));
-            Ok::<_, DataFusionError>(futures::stream::iter(batches))
+            let longest = side.iter().map(RecordBatch::num_rows).max();
+            let batches = SideBatches::new(schema, batch_size.min(longest.unwrap_or(0)));
+            let side = futures::stream::iter(side).flat_map(move |side| {
+                let side: Vec<Result<RecordBatch>> = batches.of(&side).collect();
+                futures::stream::iter(side)
+            });
+            Ok::<_, DataFusionError>(side)
         };
         let side = futures::stream::once(side).try_flatten();
         Ok(Box::pin(RecordBatchStreamAdapter::new(of_rows, side)))
@@ -383,13 +411,17 @@ impl Kept {
             let Some(side) = side.as_struct_opt() else {
                 return internal_err!("a column of side output that is no struct");
             };
-            let is_side = is_not_null(side)?;
             let given = RecordBatch::try_new_with_options(
                 side_schema(),
                 side.columns().to_vec(),
                 &RecordBatchOptions::new().with_row_count(Some(side.len())),
             )?;
-            lock(&self.side).push(filter_record_batch(&given, &is_side)?);
+            // Most batches have side output alone: it is kept as it is, without a copy.
+            let kept = match side.null_count() {
+                0 => given,
+                _ => filter_record_batch(&given, &is_not_null(side)?)?,
+            };
+            lock(&self.side).push(kept);
             filter_record_batch(batch, &is_null(side)?)?
         };
         let own: Vec<usize> = (0..self.schema.fields().len()).collect();
@@ -440,11 +472,9 @@ impl ExecutionPlan for SplitSideOutputExec {
 
     fn with_new_children(
         self: Arc<Self>,
-        mut children: Vec<Arc<dyn ExecutionPlan>>,
+        children: Vec<Arc<dyn ExecutionPlan>>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        let (Some(input), true) = (children.pop(), children.is_empty()) else {
-            return internal_err!("SplitSideOutputExec takes one child");
-        };
+        let input = only_child("SplitSideOutputExec", children)?;
         Ok(Arc::new(Self::new(input, Arc::clone(&self.properties))))
     }
 
@@ -472,6 +502,7 @@ mod tests {
     use datafusion::arrow::datatypes::Int64Type;
     use datafusion::physical_plan::collect_partitioned;
     use datafusion::physical_plan::streaming::{PartitionStream, StreamingTableExec};
+    use datafusion::prelude::SessionConfig;
 
     use super::*;
     use crate::streaming::drain::WholeExec;
@@ -602,13 +633,61 @@ mod tests {
         let side = SideOutputExec::new(plan(1));
         let kept = SplitSideOutputExec::over(plan(1)).kept;
         let late = side_rows(Disposition::Late, 2, &[]).unwrap();
-        let given = side_batch(&side.schema, &late).unwrap();
+        let batches = SideBatches::new(Arc::clone(&side.schema), 8_192);
+        let given = batches.of(&late).next().unwrap().unwrap();
         let column: ArrayRef = Arc::new(Int64Array::from(vec![5]));
         let none = no_side_output(1);
         let row = RecordBatch::try_new(Arc::clone(&side.schema), vec![column, none]).unwrap();
         let both = datafusion::arrow::compute::concat_batches(&side.schema, &[given, row]).unwrap();
         assert_eq!(numbers(&[kept.split(&both).unwrap()], "v"), [5]);
         assert_eq!(lock(&kept.side)[0], late);
+    }
+
+    #[test]
+    fn safe_1_batches_of_side_output_are_small_and_share_its_memory() {
+        let side = SideOutputExec::new(plan(1));
+        let batches = SideBatches::new(Arc::clone(&side.schema), 10);
+        for rows in [0, 1, 10, 11, 95] {
+            let offsets: ArrayRef = Arc::new(Int64Array::from_iter_values(0..rows));
+            let late = side_rows(Disposition::Late, offsets.len(), &[("offset", offsets)]);
+            let late = late.unwrap();
+            let given: Vec<RecordBatch> = batches.of(&late).map(Result::unwrap).collect();
+            assert!(given.iter().all(|batch| batch.num_rows() <= 10));
+            let kept = SplitSideOutputExec::over(plan(1)).kept;
+            for batch in &given {
+                assert_eq!(kept.split(batch).unwrap().num_rows(), 0);
+            }
+            let kept = lock(&kept.side);
+            assert_eq!(numbers(&kept, "offset"), (0..rows).collect::<Vec<_>>());
+            // Each has a part of the same values.
+            let values = |batch: &RecordBatch| {
+                let column = batch.column_by_name("offset").unwrap();
+                column.as_primitive::<Int64Type>().values().clone()
+            };
+            let all = values(&late);
+            for (start, kept) in (0..).step_by(10).zip(kept.iter()) {
+                assert!(std::ptr::eq(&all[start], &values(kept)[0]));
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn side_output_comes_in_batches_of_the_session() {
+        let plan = SideOutputExec::new(plan(1));
+        let config = SessionConfig::new().with_batch_size(2);
+        let context = Arc::new(TaskContext::default().with_session_config(config));
+        let mut rows = plan.execute(0, Arc::clone(&context)).unwrap();
+        let (_, output) = lock(&plan.run.begun).task.clone().unwrap();
+        let many = side_rows(Disposition::Late, 5, &[]).unwrap();
+        output.give(many).unwrap();
+        while let Some(batch) = rows.next().await {
+            batch.unwrap();
+        }
+        drop(rows);
+        let side = plan.execute(1, context).unwrap();
+        let side: Vec<RecordBatch> = side.try_collect().await.unwrap();
+        let rows: Vec<usize> = side.iter().map(RecordBatch::num_rows).collect();
+        assert_eq!(rows, [2, 2, 1, 1, 1, 1]);
     }
 
     #[tokio::test]

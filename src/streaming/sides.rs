@@ -1,19 +1,27 @@
 //! Stream side and static side of a job's plan: the parts that read its streams, and those that read static tables, which every
-//! batch reads whole as they are at that time.
+//! batch reads whole as they are at that time. Each stream of a batch is read, also one that the query does not need.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use datafusion::arrow::datatypes::Field;
 use datafusion::catalog::TableProvider;
 use datafusion::common::TableReference;
 use datafusion::common::tree_node::{Transformed, TreeNodeRecursion};
 use datafusion::datasource::provider_as_source;
+use datafusion::execution::session_state::SessionState;
 use datafusion::logical_expr::{LogicalPlan, TableScan, TableScanBuilder};
+use datafusion::optimizer::optimize_projections::OptimizeProjections;
+use datafusion::optimizer::{Optimizer, OptimizerContext};
+use datafusion::physical_plan::ExecutionPlan;
 
+use crate::core::jobs::{PlannedRange, RecordMark};
 use crate::error::{Error, Result, Subject};
 use crate::session::system::SYSTEM;
+use crate::streaming::drain::{BesideExec, expected_of};
 use crate::tables::delta::DeltaTableHandle;
 use crate::tables::kafka::KafkaTable;
+use crate::tables::side_output::Expected;
 use crate::tables::time::EventTime;
 
 /// A table that a job reads as a stream.
@@ -33,6 +41,17 @@ impl StreamTable {
             StreamTable::Delta(handle) => handle.event_time(),
         }
     }
+}
+
+/// A source restricted to the ranges of one batch.
+#[derive(Debug, Clone)]
+pub struct BatchSource {
+    /// Provides the batch's rows; with the hidden columns, if the job has windows.
+    pub provider: Arc<dyn TableProvider>,
+    /// The ranges that its scans report, without those that are empty.
+    pub ranges: Vec<PlannedRange>,
+    /// By partition, the last record of the batch, where that is known before it is read.
+    pub last_records: BTreeMap<i32, RecordMark>,
 }
 
 /// The streams of a job, by table name.
@@ -112,6 +131,90 @@ pub(super) fn over(plan: LogicalPlan, tables: &BatchTables) -> Result<LogicalPla
     Ok(plan.data)
 }
 
+/// The plan of a batch's rows, and beside it scans of the streams that the optimizer has removed from it: it leaves no scan below
+/// `WHERE false`, or below a join with an empty relation. Their records are read all the same, with the columns that the query names:
+/// they move the watermark, and one that cannot be decoded is a dead letter, as below any other filter. `analyzed` gives the
+/// logical plan before it is optimized.
+pub(super) async fn with_removed(
+    rows: Arc<dyn ExecutionPlan>,
+    sources: &BTreeMap<String, BatchSource>,
+    analyzed: impl FnOnce() -> Result<LogicalPlan>,
+    state: &SessionState,
+) -> Result<Arc<dyn ExecutionPlan>> {
+    let left = expected_of(&rows);
+    let is_left = |name: &str| left.iter().any(|expected| *expected.table == *name);
+    let removed = sources.iter();
+    let removed = removed.filter(|(name, source)| !source.ranges.is_empty() && !is_left(name));
+    let removed: Vec<(&String, &BatchSource)> = removed.collect();
+    if removed.is_empty() {
+        return Ok(rows);
+    }
+    let columns = columns_read(analyzed()?)?;
+    let mut scans = Vec::with_capacity(removed.len());
+    for (name, source) in removed {
+        let schema = source.provider.schema();
+        let read = columns.get(name);
+        let is_read = |field: &Field| read.is_some_and(|read| read.contains(field.name()));
+        let read = schema.fields().iter().enumerate();
+        let read = read.filter(|(_, field)| is_read(field));
+        let read: Vec<usize> = read.map(|(index, _)| index).collect();
+        let table = provider_as_source(Arc::clone(&source.provider));
+        let scan = TableScanBuilder::new(TableReference::bare(name.as_str()), table)
+            .with_projection(Some(read))
+            .build()?;
+        let scan = LogicalPlan::TableScan(scan);
+        let planner = state.query_planner();
+        scans.push(planner.create_physical_plan(&scan, state).await?);
+    }
+    Ok(Arc::new(BesideExec::new(rows, scans)))
+}
+
+/// The columns that an analyzed plan reads of its tables, by table name.
+fn columns_read(plan: LogicalPlan) -> Result<BTreeMap<String, BTreeSet<String>>> {
+    // No other rule runs: it might remove the table.
+    let optimizer = Optimizer::with_rules(vec![Arc::new(OptimizeProjections::new())]);
+    let plan = optimizer.optimize(plan, &OptimizerContext::new(), |_, _| {})?;
+    let mut columns: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    plan.apply_with_subqueries(|plan| {
+        if let LogicalPlan::TableScan(scan) = plan
+            && let Some(name) = table_of(scan)
+        {
+            let fields = scan.projected_schema.fields().iter();
+            let of_table = columns.entry(name.to_owned()).or_default();
+            of_table.extend(fields.map(|field| field.name().clone()));
+        }
+        Ok(TreeNodeRecursion::Continue)
+    })?;
+    Ok(columns)
+}
+
+/// Checks that the scans of a plan are to report each range of these sources (LOSS-1).
+///
+/// # Errors
+///
+/// A range that none of them reads.
+pub(super) fn check_planned(
+    expected: &[Expected],
+    sources: &BTreeMap<String, BatchSource>,
+) -> Result<()> {
+    for (name, source) in sources {
+        for range in &source.ranges {
+            let reads = |expected: &Expected| {
+                *expected.table == **name
+                    && (expected.partition, expected.start, expected.end)
+                        == (range.partition, range.start, range.end)
+            };
+            if !expected.iter().any(reads) {
+                return Err(Error::internal(format!(
+                    "table {name}: no scan of the batch reads partition {} from offset {} to {}",
+                    range.partition, range.start, range.end
+                )));
+            }
+        }
+    }
+    Ok(())
+}
+
 /// Replaces the table of a scan by another state of it: the columns it was planned with must still exist, others may have been
 /// added.
 fn rebased(mut scan: TableScan, provider: &Arc<dyn TableProvider>) -> Result<LogicalPlan> {
@@ -153,7 +256,7 @@ fn rebased(mut scan: TableScan, provider: &Arc<dyn TableProvider>) -> Result<Log
 mod tests {
     use datafusion::arrow::datatypes::{DataType, Field, Schema};
     use datafusion::datasource::empty::EmptyTable;
-    use datafusion::logical_expr::{LogicalPlanBuilder, col};
+    use datafusion::logical_expr::{LogicalPlanBuilder, col, lit};
 
     use super::*;
 
@@ -167,7 +270,7 @@ mod tests {
     fn over_now(columns: &[(&str, DataType)]) -> Result<LogicalPlan> {
         let planned = table(&[("id", DataType::Int64), ("name", DataType::Utf8)]);
         let plan = LogicalPlanBuilder::scan("dim", provider_as_source(planned), None)?
-            .filter(col("dim.id").gt(datafusion::prelude::lit(1)))?
+            .filter(col("dim.id").gt(lit(1)))?
             .build()?;
         let tables = BatchTables {
             statics: [(TableReference::bare("dim"), table(columns))].into(),
@@ -177,6 +280,24 @@ mod tests {
         let over = over(plan, &tables)?;
         assert_eq!(over.schema(), &schema);
         Ok(over)
+    }
+
+    #[test]
+    fn columns_that_a_filter_needs_are_read_even_if_no_row_passes() {
+        let columns = ["id", "name", "more"].map(|name| (name, DataType::Int64));
+        let plan = LogicalPlanBuilder::scan("t", provider_as_source(table(&columns)), None)
+            .unwrap()
+            .filter(col("t.id").gt(lit(1)))
+            .unwrap()
+            .filter(lit(false))
+            .unwrap()
+            .project([col("t.name")])
+            .unwrap()
+            .build()
+            .unwrap();
+        let read = columns_read(plan).unwrap();
+        let read: Vec<&str> = read["t"].iter().map(String::as_str).collect();
+        assert_eq!(read, ["id", "name"]);
     }
 
     #[test]

@@ -12,7 +12,6 @@ use bytes::Bytes;
 use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::datatypes::{Schema, SchemaRef};
 use datafusion::catalog::Session;
-use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::common::{GetExt, Statistics};
 use datafusion::datasource::file_format::file_compression_type::FileCompressionType;
 use datafusion::datasource::file_format::json::{JsonFormat, JsonFormatFactory};
@@ -21,24 +20,19 @@ use datafusion::datasource::listing::PartitionedFile;
 use datafusion::datasource::physical_plan::{
     FileOpenFuture, FileOpener, FileScanConfig, FileSinkConfig, FileSource,
 };
-use datafusion::datasource::projection::{ProjectionOpener, SplitProjection};
 use datafusion::datasource::table_schema::TableSchema;
 use datafusion::error::{DataFusionError, Result};
 use datafusion::object_store::{GetOptions, ObjectMeta, ObjectStore};
-use datafusion::physical_expr::{LexRequirement, PhysicalExpr};
+use datafusion::physical_expr::LexRequirement;
 use datafusion::physical_plan::ExecutionPlan;
-use datafusion::physical_plan::metrics::ExecutionPlanMetricsSet;
-use datafusion::physical_plan::projection::ProjectionExprs;
 use datafusion_datasource::boundary_stream::AlignedBoundaryStream;
 use futures::stream::{self, BoxStream};
 use futures::{StreamExt as _, TryStreamExt as _};
 
+use super::exact_source::{ExactFormat, ExactScan, ExactSource};
 use super::text_numbers::{with_numbers, with_texts};
 use crate::error::Error;
 use crate::formats::is_exact;
-
-/// Rows of a batch, if the plan sets no number.
-const ROWS: usize = 8192;
 
 /// Makes the engine's format for JSON, with exact numbers.
 #[derive(Debug)]
@@ -132,101 +126,39 @@ impl FileFormat for ExactJson {
 
     fn file_source(&self, table_schema: TableSchema) -> Arc<dyn FileSource> {
         let json = self.0.downcast_ref::<JsonFormat>();
-        Arc::new(ExactJsonSource {
-            inner: self.0.file_source(table_schema),
-            batch_size: ROWS,
+        let format = ExactJsonFiles {
             newline_delimited: json.is_none_or(JsonFormat::is_newline_delimited),
-        })
+        };
+        Arc::new(ExactSource::new(self.0.file_source(table_schema), format))
     }
 }
 
-/// The engine's source of JSON, which opens files otherwise.
+/// Files of JSON objects.
 #[derive(Clone)]
-struct ExactJsonSource {
-    inner: Arc<dyn FileSource>,
-    batch_size: usize,
+struct ExactJsonFiles {
     newline_delimited: bool,
 }
 
-impl ExactJsonSource {
-    fn over(&self, inner: Arc<dyn FileSource>) -> Self {
-        Self {
-            inner,
-            ..self.clone()
-        }
-    }
-}
-
-impl FileSource for ExactJsonSource {
-    fn create_file_opener(
-        &self,
-        object_store: Arc<dyn ObjectStore>,
-        base_config: &FileScanConfig,
-        _: usize,
-    ) -> Result<Arc<dyn FileOpener>> {
-        let table = self.inner.table_schema();
-        let projection = match self.inner.projection() {
-            Some(projection) => SplitProjection::new(table.file_schema(), projection),
-            None => SplitProjection::unprojected(table),
-        };
-        let schema = Arc::new(table.file_schema().project(&projection.file_indices)?);
+impl ExactFormat for ExactJsonFiles {
+    fn opener(&self, scan: ExactScan<'_>) -> Result<Arc<dyn FileOpener>> {
+        let schema = scan.schema;
         let read = match with_texts(schema.fields(), is_exact) {
             Some(texts) => Arc::new(Schema::new_with_metadata(texts, schema.metadata().clone())),
             None => Arc::clone(&schema),
         };
-        let opener = Arc::new(ExactOpener {
+        Ok(Arc::new(ExactOpener {
             schema,
             read,
-            batch_size: self.batch_size,
-            compression: base_config.file_compression_type,
-            store: object_store,
+            batch_size: scan.batch_size,
+            compression: scan.config.file_compression_type,
+            store: scan.store,
             newline_delimited: self.newline_delimited,
-        });
-        ProjectionOpener::try_new(projection, opener, table.file_schema())
-    }
-
-    fn table_schema(&self) -> &TableSchema {
-        self.inner.table_schema()
-    }
-
-    fn with_batch_size(&self, batch_size: usize) -> Arc<dyn FileSource> {
-        let source = self.over(self.inner.with_batch_size(batch_size));
-        Arc::new(Self {
-            batch_size,
-            ..source
-        })
-    }
-
-    fn projection(&self) -> Option<&ProjectionExprs> {
-        self.inner.projection()
-    }
-
-    fn metrics(&self) -> &ExecutionPlanMetricsSet {
-        self.inner.metrics()
-    }
-
-    fn file_type(&self) -> &str {
-        self.inner.file_type()
+        }))
     }
 
     /// An array has no lines at which it could be cut.
-    fn supports_repartitioning(&self) -> bool {
+    fn may_be_cut(&self, _: &dyn FileSource) -> bool {
         self.newline_delimited
-    }
-
-    fn try_pushdown_projection(
-        &self,
-        projection: &ProjectionExprs,
-    ) -> Result<Option<Arc<dyn FileSource>>> {
-        let pushed = self.inner.try_pushdown_projection(projection)?;
-        Ok(pushed.map(|inner| Arc::new(self.over(inner)) as Arc<dyn FileSource>))
-    }
-
-    fn apply_expressions(
-        &self,
-        f: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>,
-    ) -> Result<TreeNodeRecursion> {
-        self.inner.apply_expressions(f)
     }
 }
 

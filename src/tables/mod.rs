@@ -3,6 +3,7 @@
 pub mod bad_records;
 pub(crate) mod csv;
 pub mod delta;
+mod exact_source;
 pub mod read_metrics;
 
 pub mod json;
@@ -10,5 +11,8 @@ pub mod kafka;
 pub mod options;
 pub mod parquet;
 pub mod side_output;
+pub mod stream_scans;
+#[cfg(test)]
+pub(crate) mod test_scan;
 mod text_numbers;
 pub mod time;

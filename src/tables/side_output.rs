@@ -3,6 +3,7 @@
 //! Both go to the side output of the task that runs the scan ([`SideOutput`]), and from there as rows to the runner, which reads
 //! them here and checks that each scan of the plan has reported what it was to read (LOSS-1).
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use anabranch_udfs::{DISPOSITION, Disposition, SideOutput, side_rows};
@@ -136,8 +137,10 @@ impl BatchOutlet {
         if records.is_empty() {
             return Ok(());
         }
-        let columns: [(&str, ArrayRef); 8] = [
+        let scan = Int32Array::from(vec![self.scan.scan; records.len()]);
+        let columns: [(&str, ArrayRef); 9] = [
             ("table", repeated(&self.scan.table, records.len())),
+            ("scan", Arc::new(scan)),
             ("topic", texts(records.iter().map(|record| &record.topic))),
             (
                 "partition",
@@ -353,11 +356,13 @@ fn known<T>(value: Option<T>, name: &str) -> Result<T> {
 
 /// The dead letters in side output, with the table of each, by table.
 ///
+/// Where a plan has several scans of a table, as UNION ALL has, each sets the same record aside: it is there once.
+///
 /// # Errors
 ///
 /// Side output in other columns.
 pub fn dead_letters(side: &[RecordBatch]) -> Result<Vec<(String, BadRecord)>> {
-    let mut letters = Vec::new();
+    let mut letters: Vec<(String, i32, BadRecord)> = Vec::new();
     for side in side {
         let dead = of(side, Disposition::Dead)?;
         for row in 0..dead.num_rows() {
@@ -370,11 +375,27 @@ pub fn dead_letters(side: &[RecordBatch]) -> Result<Vec<(String, BadRecord)>> {
                 value: bytes(&dead, "value", row)?,
                 reason: text(&dead, "reason", row)?,
             };
-            letters.push((text(&dead, "table", row)?, record));
+            let scan = known(number::<Int32Type>(&dead, "scan", row)?, "scan")?;
+            letters.push((text(&dead, "table", row)?, scan, record));
         }
     }
-    letters.sort_by(|(one, _), (other, _)| one.cmp(other));
-    Ok(letters)
+    letters.sort_by(|(one, ..), (other, ..)| one.cmp(other));
+    // By place, the first scan that sets something aside there. Several rows of a Delta table have one place.
+    let mut first: HashMap<(&str, i32, i64), i32> = HashMap::new();
+    for (table, scan, record) in &letters {
+        let of_place = first.entry((table, record.partition, record.offset));
+        let of_place = of_place.or_insert(*scan);
+        *of_place = (*of_place).min(*scan);
+    }
+    let is_first = letters.iter().map(|(table, scan, record)| {
+        first.get(&(table.as_str(), record.partition, record.offset)) == Some(scan)
+    });
+    let is_first: Vec<bool> = is_first.collect();
+    let letters = letters.into_iter().zip(is_first);
+    let letters = letters.filter(|(_, is_first)| *is_first);
+    Ok(letters
+        .map(|((table, _, record), _)| (table, record))
+        .collect())
 }
 
 /// The reports in side output.
@@ -438,14 +459,18 @@ mod tests {
 
     fn outlet(table: &str, scan: i32) -> (BatchOutlet, Arc<SideOutput>) {
         let output = Arc::new(SideOutput::default());
-        let config = SessionConfig::new().with_extension(Arc::clone(&output));
+        (outlet_in(&output, table, scan), output)
+    }
+
+    fn outlet_in(output: &Arc<SideOutput>, table: &str, scan: i32) -> BatchOutlet {
+        let config = SessionConfig::new().with_extension(Arc::clone(output));
         let context = TaskContext::default().with_session_config(config);
         let scan = BatchScan {
             table: table.into(),
             scan,
             aside: Arc::default(),
         };
-        (BatchOutlet::open(scan, &context).unwrap(), output)
+        BatchOutlet::open(scan, &context).unwrap()
     }
 
     fn progress(partition: i32, start: i64, next: i64) -> Progress {
@@ -521,6 +546,44 @@ mod tests {
         assert_eq!((report.stream, report.start, report.next), (1, 5, 55));
         assert_eq!((report.reached, report.last), (given.reached, given.last));
         assert_eq!((reports[1].reached, reports[1].last), (None, None));
+    }
+
+    #[test]
+    fn loss_1_a_record_that_several_scans_set_aside_is_one_dead_letter() {
+        let output = Arc::new(SideOutput::default());
+        let give = |table: &str, scan: i32, records: &[BadRecord]| {
+            let outlet = outlet_in(&output, table, scan);
+            outlet.give_bad(records, 50).unwrap();
+        };
+        // Scans run at the same time, and may read other columns.
+        give("t", 1, &[record(5, None), record(7, None)]);
+        give("t", 0, &[record(6, None), record(5, Some(b"first"))]);
+        // The same place of another table.
+        give("a", 1, &[record(5, None)]);
+        // Two rows of one file of a Delta table, which two scans read.
+        for scan in 0..2 {
+            give(
+                "delta",
+                scan,
+                &[record(9, Some(b"x")), record(9, Some(b"y"))],
+            );
+        }
+        let letters = dead_letters(&output.take()).unwrap();
+        let letters: Vec<(&str, i64, Option<&[u8]>)> = letters
+            .iter()
+            .map(|(table, record)| (table.as_str(), record.offset, record.value.as_deref()))
+            .collect();
+        assert_eq!(
+            letters,
+            [
+                ("a", 5, None),
+                ("delta", 9, Some(&b"x"[..])),
+                ("delta", 9, Some(&b"y"[..])),
+                ("t", 7, None),
+                ("t", 6, None),
+                ("t", 5, Some(&b"first"[..])),
+            ]
+        );
     }
 
     #[test]

@@ -23,7 +23,7 @@ mod server;
 mod state;
 mod wide;
 
-use anabranch::core::visits::{Visit, VisitPlan, Visits};
+use anabranch::cli::visits::{Visit, VisitPlan, Visits};
 use anabranch::planner::{Parameters, Script, parse_statement};
 use anabranch::session::{Session, SessionOptions};
 use std::sync::Arc;

@@ -36,6 +36,7 @@
 mod bools;
 mod budget;
 mod checked;
+mod children;
 mod compared;
 mod complete;
 mod correlated;
@@ -74,6 +75,7 @@ pub use checked::{
     CastsInFiles, CheckedArithmetic, DecimalOperators, RoomToCompare, as_kept, checked,
     checked_cast, checked_of_table, plain, with_one_nan_within,
 };
+pub use children::only_child;
 pub use complete::{
     AggregateByCompletedSession, CompleteSessions, CompleteSessionsAggregate, CompleteSessionsExec,
     CompletionNotices, CompletionRange, NullFreeColumns, SessionsCapped, seal_completions,

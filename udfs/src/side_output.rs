@@ -44,7 +44,7 @@ impl Disposition {
 /// The columns of side output. Any of them may be NULL: each disposition has its own.
 ///
 /// Of all: `disposition`. Of late rows: `topic`, `partition`, `offset`, `value`, the `watermark` that the row met, in microseconds
-/// since 1970 UTC, `window_start` and `window_end`. Of dead letters: `table`, `topic`, `partition`, `offset`, `timestamp` in
+/// since 1970 UTC, `window_start` and `window_end`. Of dead letters: `table`, `scan`, `topic`, `partition`, `offset`, `timestamp` in
 /// milliseconds since 1970 UTC, `key`, `value`, `reason`. Of reports: `table`, `partition`, in `offset` the first offset that was not
 /// read, `scan`, `stream`, `start`, `keeps_time`, `watermark`, `unfinished_version`, `unfinished_watermark`, and the last record as
 /// `last_offset`, `timestamp` and `last_checksum`.
@@ -97,17 +97,34 @@ pub fn side_rows(
             return internal_err!("side output has no column {name}");
         }
     }
-    let arrays = schema.fields().iter().map(|field| -> Result<ArrayRef> {
+    let fields = schema.fields().iter().enumerate();
+    let arrays = fields.map(|(place, field)| -> Result<ArrayRef> {
         if field.name() == DISPOSITION {
             return Ok(Arc::new(UInt8Array::from(vec![disposition.code(); rows])));
         }
         match columns.iter().find(|(name, _)| name == field.name()) {
             Some((_, column)) => Ok(cast(column, field.data_type())?),
-            None => Ok(new_null_array(field.data_type(), rows)),
+            None => Ok(nulls(place, field.data_type(), rows)),
         }
     });
     let arrays = arrays.collect::<Result<Vec<_>>>()?;
     Ok(RecordBatch::try_new(Arc::clone(&schema), arrays)?)
+}
+
+/// NULL in so many rows of the column at this place. Batches of the usual size share them: each row of side output has no value in
+/// most columns, and is kept until its task ends.
+fn nulls(place: usize, of: &DataType, rows: usize) -> ArrayRef {
+    const USUAL: usize = 8_192;
+    static NULLS: LazyLock<Vec<ArrayRef>> = LazyLock::new(|| {
+        let schema = side_schema();
+        let fields = schema.fields().iter();
+        let nulls = fields.map(|field| new_null_array(field.data_type(), USUAL));
+        nulls.collect()
+    });
+    match NULLS.get(place) {
+        Some(nulls) if rows <= USUAL => nulls.slice(0, rows),
+        _ => new_null_array(of, rows),
+    }
 }
 
 /// The side output of a task, an extension of the session configuration in the task's context.
@@ -218,6 +235,23 @@ mod tests {
             &[3, 4]
         );
         assert_eq!(column("offset").null_count(), 2);
+    }
+
+    #[test]
+    fn safe_1_columns_without_values_take_no_memory() {
+        let rows = |count: usize| side_rows(Disposition::Late, count, &[]).unwrap();
+        for count in [0, 1, 8_192, 8_193] {
+            let rows = rows(count);
+            for column in &rows.columns()[1..] {
+                assert_eq!((column.len(), column.null_count()), (count, count));
+            }
+        }
+        // Each has a part of the same values.
+        let values = |rows: &RecordBatch| {
+            let offsets = rows.column_by_name("offset").unwrap();
+            offsets.as_primitive::<Int64Type>().values().as_ptr()
+        };
+        assert_eq!(values(&rows(8_192)), values(&rows(5)));
     }
 
     #[test]

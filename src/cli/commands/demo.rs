@@ -13,7 +13,7 @@ use crate::cli::runner::{Place, Runner};
 use crate::cli::shell;
 use crate::cli::statements::prepare;
 use crate::cli::terminal::messages::eprint;
-use crate::core::visits::{VisitPlan, Visits};
+use crate::cli::visits::{VisitPlan, Visits};
 use crate::error::{Error, Result};
 use crate::planner::{Parameters, Script};
 use crate::session::Session;
@@ -230,7 +230,7 @@ fn morning(seed: u64, users: u32) -> Result<RecordBatch> {
         slots: 13,
     };
     let visits: Vec<_> = Visits::new(plan).collect();
-    let text = |get: &dyn Fn(&crate::core::visits::Visit) -> String| {
+    let text = |get: &dyn Fn(&crate::cli::visits::Visit) -> String| {
         StringArray::from_iter_values(visits.iter().map(get))
     };
     RecordBatch::try_from_iter([

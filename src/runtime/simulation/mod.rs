@@ -758,6 +758,60 @@ fn loss_1_an_end_that_was_cut_off_is_skipped_as_it_was_reported() {
 }
 
 #[test]
+fn loss_1_a_batch_whose_scan_has_not_reported_is_not_committed() {
+    block_on(async {
+        for kind in [Kind::Rows, Kind::TumbleOnClose, Kind::HopChanges] {
+            let queries = [kind.query().await];
+            let mut schedule = rested(kind, &queries).await;
+            let before = schedule.history().await.batches.len();
+            let commits = schedule.world.lock().sink.commits.len();
+            schedule.world.lock().hidden.reports = true;
+            schedule.put(0, 1, 1_000);
+            schedule.idle(std::time::Duration::from_secs(5)).await;
+            let history = schedule.history().await;
+            assert_eq!(history.batches.len(), before, "{}", schedule.trace());
+            assert_eq!(history.phase, Phase::Active, "{}", schedule.trace());
+            let now = schedule.world.lock().sink.commits.len();
+            assert_eq!(now, commits, "{}", schedule.trace());
+            // When scans report again, the records are still there.
+            schedule.world.lock().hidden.reports = false;
+            schedule.catch_up().await.unwrap();
+            let history = schedule.history().await;
+            let last = history.last().unwrap();
+            let version = schedule.store.version(schedule.id, &last.version).await;
+            let read = version.unwrap().next_offset("visits", 0);
+            let high = schedule.world.lock().topic.partitions[0].high();
+            assert_eq!(read, Some(high), "{}", schedule.trace());
+        }
+    });
+}
+
+#[test]
+fn loss_1_dead_letters_are_once_if_a_batch_is_made_smaller_after_it_has_seen_them() {
+    block_on(async {
+        for kind in [Kind::Rows, Kind::KeyChanges] {
+            let queries = [kind.query().await];
+            let mut schedule = rested(kind, &queries).await;
+            let before = schedule.history().await.batches.len();
+            schedule.world.lock().room = 1;
+            for key in 1..=4 {
+                schedule.put_bad(0);
+                schedule.put(0, key, 1_000);
+                schedule.put_bad(0);
+            }
+            schedule.catch_up().await.unwrap();
+            let trace = schedule.trace();
+            assert!(trace.contains("a scan: no room"), "{trace}");
+            let after = schedule.history().await.batches.len();
+            assert!(after >= before + 12, "{trace}");
+            if let Err(fault) = check(kind, &schedule).await {
+                panic!("{fault}\n{trace}");
+            }
+        }
+    });
+}
+
+#[test]
 fn ident_1_where_brokers_give_no_ids_the_last_record_tells() {
     block_on(async {
         let queries = [Kind::Rows.query().await];

@@ -527,6 +527,15 @@ impl<'q> Schedule<'q> {
         self.world.lock().topic.partitions[partition].rows.push(row);
     }
 
+    /// A record that cannot be decoded comes into a partition.
+    pub(super) fn put_bad(&mut self, partition: usize) {
+        let row = Row {
+            is_bad: true,
+            ..self.next_row()
+        };
+        self.world.lock().topic.partitions[partition].rows.push(row);
+    }
+
     /// An empty partition is added to the topic.
     pub(super) fn add_partition(&self) {
         let partitions = &mut self.world.lock().topic.partitions;

@@ -41,6 +41,8 @@ pub(super) struct Hidden {
     pub(super) gone_partitions: bool,
     /// How long partitions had been silent when the last batch was committed.
     pub(super) silence_before: bool,
+    /// What scans have reached: they report nothing.
+    pub(super) reports: bool,
 }
 
 impl Hidden {
@@ -52,6 +54,7 @@ impl Hidden {
             ("open transactions", self.open_transactions),
             ("partitions that are gone", self.gone_partitions),
             ("silence before", self.silence_before),
+            ("reports", self.reports),
         ];
         let hidden = names.into_iter().filter(|(_, is_hidden)| *is_hidden);
         let hidden: Vec<&str> = hidden.map(|(name, _)| name).collect();
@@ -74,6 +77,8 @@ pub(super) struct State {
     pub(super) machines: usize,
     pub(super) hidden: Hidden,
     pub(super) rates: Rates,
+    /// A scan that reads more rows than this runs short of memory when it has given its dead letters.
+    pub(super) room: usize,
     pub(super) topic: Topic,
     pub(super) sink: Sink,
     sleepers: Vec<(Duration, Waker)>,
@@ -94,6 +99,7 @@ impl World {
                 machines: 1,
                 hidden: Hidden::default(),
                 rates,
+                room: usize::MAX,
                 topic,
                 sink,
                 sleepers: Vec::new(),

@@ -35,6 +35,7 @@ use crate::session::physical::delimiters::ShortDelimiters;
 use crate::session::physical::few_rows::FewAtATime;
 use crate::session::physical::nan::{ForgetBounds, KeepNan};
 use crate::session::physical::one_nan::OneNan;
+use crate::session::physical::read_once::ReadOnce;
 use crate::session::physical::top_groups::AllGroups;
 use crate::session::system::{SYSTEM, SystemSchema};
 use crate::tables::delta;
@@ -166,6 +167,7 @@ fn physical_rules() -> Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> {
     rules.push(Arc::new(AllGroups));
     rules.push(Arc::new(ShortDelimiters));
     rules.push(Arc::new(FewAtATime));
+    rules.push(Arc::new(ReadOnce));
     rules.push(Arc::new(GiveWay));
     rules.push(Arc::new(OneNan));
     rules.push(Arc::new(ExactFiles));

@@ -11,9 +11,9 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
+use anabranch_udfs::only_child;
 use datafusion::arrow::array::{Array, ArrayRef, AsArray as _, OffsetSizeTrait, RecordBatch};
 use datafusion::arrow::datatypes::DataType;
-use datafusion::common::internal_err;
 use datafusion::common::tree_node::{Transformed, TreeNode as _, TreeNodeRecursion};
 use datafusion::config::ConfigOptions;
 use datafusion::error::Result;
@@ -453,11 +453,9 @@ impl ExecutionPlan for FewRows {
 
     fn with_new_children(
         self: Arc<Self>,
-        mut children: Vec<Arc<dyn ExecutionPlan>>,
+        children: Vec<Arc<dyn ExecutionPlan>>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        let (Some(input), true) = (children.pop(), children.is_empty()) else {
-            return internal_err!("FewRowsExec takes one child");
-        };
+        let input = only_child("FewRowsExec", children)?;
         let by = self.by.clone();
         Ok(Arc::new(Self { input, by }))
     }

@@ -8,5 +8,6 @@ pub(crate) mod frames;
 pub(crate) mod nan;
 pub(crate) mod one_nan;
 pub(crate) mod parts;
+pub(crate) mod read_once;
 pub(crate) mod spread;
 pub(crate) mod top_groups;

@@ -183,6 +183,7 @@ async fn check(
         let schema = partitions[0][0].schema();
         let source = BatchSource {
             provider: Arc::new(MemTable::try_new(schema, partitions).unwrap()),
+            ranges: Vec::new(),
             last_records: BTreeMap::new(),
         };
         let sources = BTreeMap::from([("visits".to_owned(), source)]);

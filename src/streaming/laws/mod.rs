@@ -263,6 +263,7 @@ pub(super) async fn run(query: &JobQuery, logs: &[Log], cuts: &[Vec<usize>]) -> 
         let provider = MemTable::try_new(schema, partitions).unwrap();
         let source = BatchSource {
             provider: Arc::new(provider),
+            ranges: Vec::new(),
             last_records: BTreeMap::new(),
         };
         let sources = BTreeMap::from([("visits".to_owned(), source)]);

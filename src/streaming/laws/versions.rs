@@ -270,6 +270,7 @@ async fn run(query: &JobQuery, begin: FilePlace, sizes: &[u64]) -> Ran {
         let provider = provider.with_time(of_batch, handle);
         let batch = BatchSource {
             provider: Arc::new(provider),
+            ranges: Vec::new(),
             last_records: BTreeMap::new(),
         };
         let batch = query

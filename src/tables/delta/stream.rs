@@ -113,6 +113,11 @@ pub struct FileRange {
 }
 
 impl FileRange {
+    /// Whether there are files to read.
+    pub fn has_files(&self) -> bool {
+        !self.groups.is_empty()
+    }
+
     /// The same without its files: the job stays where it is.
     #[must_use]
     pub fn waiting(self) -> Self {

@@ -99,6 +99,11 @@ impl KafkaScanExec {
         self
     }
 
+    /// Whether records that it cannot decode are set aside.
+    pub(crate) fn sets_aside(&self) -> bool {
+        self.on_error == OnError::DeadLetter
+    }
+
     /// What it reports when it has run as a part of a batch: each range, read to its end (LOSS-1).
     pub fn expected(&self) -> Vec<Expected> {
         let Outlet::Batch(scan) = &self.outlet else {

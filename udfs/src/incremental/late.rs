@@ -8,7 +8,7 @@ use arrow::compute::{filter_record_batch, not};
 use arrow::datatypes::Int64Type;
 use arrow::record_batch::RecordBatch;
 use datafusion::common::tree_node::TreeNodeRecursion;
-use datafusion::common::{Result, exec_datafusion_err, internal_err};
+use datafusion::common::{Result, exec_datafusion_err};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_plan::execution_plan::{
     ChildrenPropertiesMode, ReplaceChildrenOptions, apply_expression_roots,
@@ -19,6 +19,7 @@ use datafusion::physical_plan::{
 };
 use futures::StreamExt;
 
+use crate::children::only_child;
 use crate::side_output::{LateColumns, SideOutput};
 use crate::window::ticks;
 
@@ -102,12 +103,10 @@ impl ExecutionPlan for LateRowsExec {
 
     fn replace_children(
         self: Arc<Self>,
-        mut children: Vec<Arc<dyn ExecutionPlan>>,
+        children: Vec<Arc<dyn ExecutionPlan>>,
         _options: ReplaceChildrenOptions,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        let (Some(input), true) = (children.pop(), children.is_empty()) else {
-            return internal_err!("LateRowsExec takes one child");
-        };
+        let input = only_child("LateRowsExec", children)?;
         Ok(Arc::new(Self {
             input,
             ..Self::clone(&*self)

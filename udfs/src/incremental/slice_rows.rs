@@ -6,10 +6,10 @@ use std::sync::Arc;
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, UInt32Array};
 use arrow::buffer::ScalarBuffer;
 use arrow::compute::{filter_record_batch, take_arrays};
-use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef};
+use arrow::datatypes::{Field, Int64Type, Schema, SchemaRef};
 use arrow::record_batch::RecordBatch;
 use datafusion::common::tree_node::TreeNodeRecursion;
-use datafusion::common::{Result, exec_datafusion_err, internal_err};
+use datafusion::common::{Result, exec_datafusion_err};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_expr::EquivalenceProperties;
 use datafusion::physical_plan::execution_plan::{
@@ -21,6 +21,7 @@ use datafusion::physical_plan::{
 };
 use futures::StreamExt;
 
+use crate::children::only_child;
 use crate::diagnostic::out_of_range;
 use crate::side_output::{LateColumns, SideOutput};
 use crate::window::{Slices, ticks, timestamps};
@@ -120,12 +121,10 @@ impl ExecutionPlan for SliceRowsExec {
 
     fn replace_children(
         self: Arc<Self>,
-        mut children: Vec<Arc<dyn ExecutionPlan>>,
+        children: Vec<Arc<dyn ExecutionPlan>>,
         _options: ReplaceChildrenOptions,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        let (Some(input), true) = (children.pop(), children.is_empty()) else {
-            return internal_err!("SliceRowsExec takes one child");
-        };
+        let input = only_child("SliceRowsExec", children)?;
         Ok(Arc::new(Self::new(
             input,
             self.rule.clone(),
@@ -149,12 +148,16 @@ impl ExecutionPlan for SliceRowsExec {
         context: Arc<TaskContext>,
     ) -> Result<SendableRecordBatchStream> {
         let side = SideOutput::of(&context)?;
+        let batch_size = context.session_config().batch_size().max(1);
         let input = self.input.execute(partition, context)?;
         let (rule, late) = (self.rule.clone(), self.late.clone());
         let schema = Arc::clone(&self.schema);
         let output = input.map(move |batch| {
-            let (passed, missed) = rule.pass(&batch?, &schema)?;
-            if let Some(missed) = missed {
+            let batch = batch?;
+            let (passed, missed) = rule.pass(&batch, &schema)?;
+            // A row may have missed thousands of windows: no array is made of the rows of all of them.
+            for missed in missed.in_parts(batch_size) {
+                let missed = rule.missed(&batch, missed)?;
                 side.give(late.side_rows(&missed)?)?;
             }
             Ok(passed)
@@ -166,13 +169,24 @@ impl ExecutionPlan for SliceRowsExec {
     }
 }
 
+/// Rows of a batch that are late, each once for each window that it has missed.
+#[derive(Debug, Default)]
+struct Missed {
+    rows: Vec<u32>,
+    /// The windows, by number.
+    windows: Vec<i64>,
+}
+
+impl Missed {
+    /// The same in parts of so many rows, and a last one of fewer.
+    fn in_parts(&self, rows: usize) -> impl Iterator<Item = (&[u32], &[i64])> {
+        self.rows.chunks(rows).zip(self.windows.chunks(rows))
+    }
+}
+
 impl SliceRule {
-    /// The rows that count for a window, and those that are late for one, if there are any.
-    fn pass(
-        &self,
-        batch: &RecordBatch,
-        schema: &SchemaRef,
-    ) -> Result<(RecordBatch, Option<RecordBatch>)> {
+    /// The rows that count for a window, and those that are late for one.
+    fn pass(&self, batch: &RecordBatch, schema: &SchemaRef) -> Result<(RecordBatch, Missed)> {
         let rows = batch.num_rows();
         let starts = batch.column(self.start);
         if starts.null_count() > 0 {
@@ -184,7 +198,7 @@ impl SliceRule {
         let watermarks = watermarks.as_primitive::<Int64Type>().values();
         let mut first_ends = Vec::with_capacity(rows);
         let mut is_late = vec![false; rows];
-        let (mut missed, mut windows) = (Vec::new(), Vec::new());
+        let mut missed = Missed::default();
         let mut known = None;
         for (row, (start, watermark)) in (0_u32..).zip(ticks(starts)?.iter().zip(watermarks)) {
             // Neighbouring rows are mostly in one slice.
@@ -200,20 +214,19 @@ impl SliceRule {
                 continue;
             }
             let open = self.slices.ended(None, Some(*watermark)).end.min(of.1);
-            missed.extend((of.0..open).map(|_| row));
-            windows.extend(of.0..open);
+            missed.rows.extend((of.0..open).map(|_| row));
+            missed.windows.extend(of.0..open);
             is_late[row as usize] = open == of.1;
             first_ends.push(self.slices.start(open).unwrap_or(i64::MAX));
         }
         let mut columns = batch.columns().to_vec();
         columns.push(timestamps(ScalarBuffer::from(first_ends), &time)?);
         let passed = RecordBatch::try_new(Arc::clone(schema), columns)?;
-        if missed.is_empty() {
-            return Ok((passed, None));
+        if missed.rows.is_empty() {
+            return Ok((passed, missed));
         }
-        let missed = self.missed(batch, missed, &windows, &time)?;
         let in_time: BooleanArray = is_late.iter().map(|is_late| Some(!is_late)).collect();
-        Ok((filter_record_batch(&passed, &in_time)?, Some(missed)))
+        Ok((filter_record_batch(&passed, &in_time)?, missed))
     }
 
     /// The windows of the slice that begins at `start`, from the first one up to the one after the last, and the end of the
@@ -228,10 +241,9 @@ impl SliceRule {
     fn missed(
         &self,
         batch: &RecordBatch,
-        rows: Vec<u32>,
-        windows: &[i64],
-        time: &DataType,
+        (rows, windows): (&[u32], &[i64]),
     ) -> Result<RecordBatch> {
+        let time = batch.column(self.start).data_type();
         let bound = |tick: Option<i64>| {
             tick.ok_or_else(|| out_of_range(batch.schema().field(self.start).name()))
         };
@@ -246,9 +258,71 @@ impl SliceRule {
             .iter()
             .map(|window| bound(self.slices.start(*window)));
         let ends = column(ends.collect::<Result<_>>()?)?;
-        let mut columns = take_arrays(batch.columns(), &UInt32Array::from(rows), None)?;
+        let mut columns = take_arrays(batch.columns(), &UInt32Array::from(rows.to_vec()), None)?;
         columns[self.start] = starts;
         columns[self.end] = ends;
         Ok(RecordBatch::try_new(batch.schema(), columns)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::Int64Array;
+    use arrow::datatypes::{DataType, TimeUnit, TimestampMicrosecondType};
+    use datafusion::datasource::memory::MemorySourceConfig;
+    use datafusion::execution::config::SessionConfig;
+    use datafusion::physical_expr::expressions::col;
+    use datafusion::physical_plan::collect;
+
+    use super::*;
+    use crate::window::{AlignedWindows, WINDOW_END, WINDOW_START, WindowKind};
+
+    #[tokio::test]
+    async fn safe_1_rows_that_missed_many_windows_are_given_in_small_batches() {
+        const WINDOWS: i64 = 1_000;
+        let windows = AlignedWindows::try_new(WindowKind::Hop, WINDOWS, 1, 0).unwrap();
+        // The first row is late for all its windows, the second for the first 100, the third for none.
+        let starts = vec![0, WINDOWS, 3 * WINDOWS];
+        let watermark = WINDOWS + 100;
+        let time = DataType::Timestamp(TimeUnit::Microsecond, None);
+        let times = |ticks: Vec<i64>| timestamps(ScalarBuffer::from(ticks), &time).unwrap();
+        let ends = starts.iter().map(|start| start + 1).collect();
+        let watermarks: ArrayRef = Arc::new(Int64Array::from(vec![watermark; 3]));
+        let rows = RecordBatch::try_from_iter([
+            ("start", times(starts)),
+            ("end", times(ends)),
+            ("watermark", watermarks),
+        ])
+        .unwrap();
+        let schema = rows.schema();
+        let rule = SliceRule {
+            slices: windows.slices().unwrap(),
+            start: 0,
+            end: 1,
+            watermark: col("watermark", &schema).unwrap(),
+        };
+        let late = LateColumns::new(vec![
+            (WINDOW_START.to_owned(), col("start", &schema).unwrap()),
+            (WINDOW_END.to_owned(), col("end", &schema).unwrap()),
+        ]);
+        let input = MemorySourceConfig::try_new_exec(&[vec![rows]], schema, None).unwrap();
+        let plan = Arc::new(SliceRowsExec::new(input, rule, late));
+        let side = Arc::new(SideOutput::default());
+        let config = SessionConfig::new().with_batch_size(64);
+        let config = config.with_extension(Arc::clone(&side));
+        let context = Arc::new(TaskContext::default().with_session_config(config));
+        let passed = collect(plan, context).await.unwrap();
+        let passed: usize = passed.iter().map(RecordBatch::num_rows).sum();
+        assert_eq!(passed, 2);
+        let given = side.take();
+        assert!(given.iter().all(|given| given.num_rows() <= 64));
+        let ends = given.iter().flat_map(|given| {
+            let ends = given.column_by_name(WINDOW_END).unwrap();
+            let ends = ends.as_primitive::<TimestampMicrosecondType>();
+            ends.values().to_vec()
+        });
+        let ends: Vec<i64> = ends.collect();
+        let missed = (1..=WINDOWS).chain(WINDOWS + 1..=watermark);
+        assert_eq!(ends, missed.collect::<Vec<_>>());
     }
 }

@@ -9,8 +9,8 @@ use std::sync::Arc;
 
 use arrow::compute::SortOptions;
 use arrow::datatypes::SchemaRef;
+use datafusion::common::Result;
 use datafusion::common::tree_node::TreeNodeRecursion;
-use datafusion::common::{Result, internal_err};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_expr::{
     Distribution, EquivalenceProperties, LexOrdering, PhysicalSortExpr,
@@ -27,6 +27,7 @@ use datafusion::physical_plan::{
 };
 
 use super::{buffered, sorted};
+use crate::children::only_child;
 
 /// Appends `window_start` and `window_end` of each row's session.
 #[derive(Debug, Clone)]
@@ -186,12 +187,10 @@ impl ExecutionPlan for SessionExec {
 
     fn replace_children(
         self: Arc<Self>,
-        mut children: Vec<Arc<dyn ExecutionPlan>>,
+        children: Vec<Arc<dyn ExecutionPlan>>,
         _options: ReplaceChildrenOptions,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        let (Some(input), true) = (children.pop(), children.is_empty()) else {
-            return internal_err!("SessionExec takes one child");
-        };
+        let input = only_child("SessionExec", children)?;
         let SessionRule {
             keys,
             event_time,

@@ -8,8 +8,8 @@ use arrow::buffer::ScalarBuffer;
 use arrow::compute::take_arrays;
 use arrow::datatypes::SchemaRef;
 use arrow::record_batch::RecordBatch;
+use datafusion::common::Result;
 use datafusion::common::tree_node::TreeNodeRecursion;
-use datafusion::common::{Result, internal_err};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_expr::EquivalenceProperties;
 use datafusion::physical_plan::execution_plan::{
@@ -24,6 +24,7 @@ use datafusion::physical_plan::{
 use futures::{StreamExt, TryStreamExt, stream};
 
 use super::{AlignedWindows, WindowKind, ticks, timestamps};
+use crate::children::only_child;
 use crate::diagnostic::{out_of_range, refuse_null_event_times};
 
 /// Appends `window_start` and `window_end`, and repeats a row for each window that contains it.
@@ -114,12 +115,10 @@ impl ExecutionPlan for EventWindowExec {
 
     fn replace_children(
         self: Arc<Self>,
-        mut children: Vec<Arc<dyn ExecutionPlan>>,
+        children: Vec<Arc<dyn ExecutionPlan>>,
         _options: ReplaceChildrenOptions,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        let (Some(input), true) = (children.pop(), children.is_empty()) else {
-            return internal_err!("EventWindowExec takes one child");
-        };
+        let input = only_child("EventWindowExec", children)?;
         Ok(Arc::new(Self::new(
             input,
             Arc::clone(&self.event_time),

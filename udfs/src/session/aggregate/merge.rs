@@ -38,6 +38,7 @@ use super::accumulators::{Accumulators, SessionAggregateExpr};
 use super::aggregation::new_keys;
 use super::intervals::merge_intervals;
 use super::node::SessionColumn;
+use crate::children::only_child;
 use crate::diagnostic::out_of_range;
 use crate::window::{ticks, timestamps};
 
@@ -130,12 +131,10 @@ impl ExecutionPlan for SessionMergeExec {
 
     fn replace_children(
         self: Arc<Self>,
-        mut children: Vec<Arc<dyn ExecutionPlan>>,
+        children: Vec<Arc<dyn ExecutionPlan>>,
         _options: ReplaceChildrenOptions,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        let (Some(input), true) = (children.pop(), children.is_empty()) else {
-            return internal_err!("SessionMergeExec takes one child");
-        };
+        let input = only_child("SessionMergeExec", children)?;
         Ok(Arc::new(Self::new(input, self.rule.clone())))
     }
 

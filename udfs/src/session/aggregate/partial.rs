@@ -8,8 +8,8 @@ use arrow::buffer::ScalarBuffer;
 use arrow::compute::take;
 use arrow::datatypes::{Field, FieldRef, Schema, SchemaRef};
 use arrow::record_batch::RecordBatch;
+use datafusion::common::Result;
 use datafusion::common::tree_node::TreeNodeRecursion;
-use datafusion::common::{Result, internal_err};
 use datafusion::error::DataFusionError;
 use datafusion::execution::memory_pool::{MemoryConsumer, MemoryReservation};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
@@ -27,6 +27,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 
 use super::accumulators::state_fields;
 use super::aggregation::{IntervalAggregation, PartialRule, key_schema};
+use crate::children::only_child;
 use crate::window::timestamps;
 
 /// Aggregates each partition by interval of event time per key.
@@ -112,12 +113,10 @@ impl ExecutionPlan for SessionPartialExec {
 
     fn replace_children(
         self: Arc<Self>,
-        mut children: Vec<Arc<dyn ExecutionPlan>>,
+        children: Vec<Arc<dyn ExecutionPlan>>,
         _options: ReplaceChildrenOptions,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        let (Some(input), true) = (children.pop(), children.is_empty()) else {
-            return internal_err!("SessionPartialExec takes one child");
-        };
+        let input = only_child("SessionPartialExec", children)?;
         Ok(Arc::new(Self::try_new(input, self.rule.clone())?))
     }
 
