@@ -57,7 +57,7 @@ impl Identities {
         Ok(identities)
     }
 
-    /// Checks that no topic has fewer partitions than before: Kafka never removes partitions, so it would be another topic,
+    /// Checks that no source has fewer partitions than before: a topic never loses partitions, so it would be another one,
     /// even with the same id.
     ///
     /// # Errors
@@ -83,7 +83,7 @@ impl Identities {
                 .filter(|partition| !there.contains(partition))
                 .map(ToString::to_string)
                 .collect();
-            // Kafka removes no partition from a topic: this broker does not have the newest metadata yet.
+            // A topic loses no partition: this broker does not have the newest metadata yet.
             if !gone.is_empty() && self.is_same(table) {
                 return Err(Error::unavailable(format!(
                     "{now}: the broker that was asked does not know of partition {} yet",

@@ -190,3 +190,35 @@ pub(super) fn own<P: Pending>(pending: Box<dyn Pending>) -> Result<P> {
     own.map(|own| *own)
         .map_err(|_| Error::internal("the rows were written by another sink"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct InMemory(u64);
+
+    struct InFiles;
+
+    impl Pending for InMemory {
+        fn written(&self) -> Written {
+            Written {
+                rows: self.0,
+                ..Written::default()
+            }
+        }
+    }
+
+    impl Pending for InFiles {
+        fn written(&self) -> Written {
+            Written::default()
+        }
+    }
+
+    #[test]
+    fn a_sink_takes_back_its_own_rows_and_no_others() {
+        let pending = || -> Box<dyn Pending> { Box::new(InMemory(7)) };
+        assert_eq!(pending().written().rows, 7);
+        assert_eq!(own::<InMemory>(pending()).unwrap().0, 7);
+        assert!(own::<InFiles>(pending()).is_err());
+    }
+}

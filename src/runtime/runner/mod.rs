@@ -1,23 +1,24 @@
 //! Runner of a job: takes it over, recovers it, then runs one batch after the other until it is stopped.
 
+mod faults;
+mod outlook;
+
 use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 use std::time::Duration;
 
 use tokio::time::Instant;
 use tracing::Instrument as _;
 
-use crate::core::jobs::{BatchVersion, Entry, Identity, JobHistory, Phase, Remedy, remedy};
+use crate::core::jobs::{BatchVersion, Identity, JobHistory, Phase};
 use crate::error::{Error, ErrorKind, Result, Subject};
 use crate::runtime::aside::{Aside, forget};
-use crate::runtime::batch::{Choice, Ranges};
 use crate::runtime::batch_phase::BatchPhase;
 use crate::runtime::batch_run::{BatchRun, ChosenBatch};
-use crate::runtime::blame::{Blame, Suspects};
 use crate::runtime::clock::Clock;
-use crate::runtime::ends::{self, Ends};
+use crate::runtime::ends::Ends;
 use crate::runtime::environment::Environment;
 use crate::runtime::failpoint;
-use crate::runtime::identities::Identities;
 use crate::runtime::job::ReadyJob;
 use crate::runtime::job_clock::RunningClock;
 use crate::runtime::job_status::{Report, RunOptions};
@@ -28,11 +29,10 @@ use crate::runtime::owner::{STATEMENT, owner};
 use crate::runtime::pace::Pace;
 use crate::runtime::phases::BatchPhases;
 use crate::runtime::retention::Sweeper;
-use crate::runtime::search::may_blame;
 use crate::runtime::silence::Silence;
 use crate::runtime::sink::JobSink;
-use crate::runtime::source::{JobSources, Look, SourcePlans};
-use crate::runtime::takeover::{append_to, dropped, take_over};
+use crate::runtime::source::JobSources;
+use crate::runtime::takeover::take_over;
 use crate::runtime::windows::Windows;
 use crate::store::JobStore;
 
@@ -59,6 +59,17 @@ enum Ended {
     TakenOver(String),
     /// The job has failed for good; its log has the reason.
     Failed(Error),
+}
+
+/// A job that this runner owns.
+struct Owned {
+    history: JobHistory,
+    sink: Box<dyn JobSink>,
+    /// Which topic or table the sink is.
+    sink_identity: Option<Identity>,
+    /// The version where the job stands, with its name.
+    last: Option<(String, BatchVersion)>,
+    windows: Windows,
 }
 
 /// The runner of one job.
@@ -209,122 +220,29 @@ impl<'a> JobRunner<'a> {
         }
     }
 
-    /// Decides how the run goes on after an error. Returns an error again if that cannot be decided yet or the error may pass.
-    async fn failed(&mut self, error: Error) -> Result<Ended> {
-        if error.may_pass() {
-            return Err(error);
-        }
-        let history = self.store.history(self.job.id).await?;
-        let owner = history.owner.clone().unwrap_or_default();
-        let is_mine = owner == self.owner;
-        if !is_mine && (self.has_owned || error.kind() == ErrorKind::Cancelled) {
-            // A statement owns the job only for a moment.
-            return Ok(match owner.starts_with(STATEMENT) {
-                true => self.leave_to_statement().await,
-                false => Ended::TakenOver(owner),
-            });
-        }
-        // DROP JOB deletes the job's files one after the other: so a read error of one of them only follows from the drop.
-        if history.phase == Phase::Dropped {
-            // DROP JOB has deleted the job's files; this runner deletes those that it has written since.
-            if let Err(error) = self.store.clear(self.job.id, history).await {
-                tracing::warn!(job = self.job.name, %error, "some of its files are left");
-            }
-            return Ok(Ended::Failed(dropped(&self.job.name)));
-        }
-        // Only the owner of a job writes its faults to the log.
-        if !is_mine {
-            return Ok(Ended::Failed(error));
-        }
-        if error.kind() == ErrorKind::Cancelled {
-            return self.timed_out();
-        }
-        let reason = Entry::Paused {
-            reason: Some(error.with_its_help()),
-            reported: error.report().cloned(),
-            at: self.machine.now(),
-        };
-        append_to(self.store, self.job.id, history, &reason).await?;
-        Ok(Ended::Failed(error))
-    }
-
-    /// The sink has fenced this runner off although no other process owns the job: the transaction was open for too long.
-    fn timed_out(&mut self) -> Result<Ended> {
-        let Some(rows) = self.in_hand.take() else {
-            return Ok(Ended::Again);
-        };
-        if !self.pace.timed_out(rows) {
-            return Err(Error::unavailable(
-                "the transaction of a single record has timed out",
-            ));
-        }
-        let rows = self.pace.rows(rows);
-        tracing::warn!(
-            job = self.job.name,
-            rows,
-            "a transaction has timed out: fewer records"
-        );
-        Ok(Ended::Again)
-    }
-
-    /// Chooses how to go on after a batch of so many records did not fit into memory, or made values that are too large
-    /// together.
-    ///
-    /// # Errors
-    ///
-    /// Others hold the memory, which may pass; or only a change by the user helps.
-    fn too_large(&mut self, error: &Error, rows: u64) -> Result<Ended> {
-        let shortage = self.job.query.take_shortage();
-        let has_fewer = self.pace.too_large(rows);
-        let job = &self.job.name;
-        match remedy(shortage.filter(|_| error.is_of_pool()), has_fewer) {
-            Remedy::Wait => Err(Error::unavailable(format!(
-                "others hold memory that a batch needs: {}",
-                error.message()
-            ))
-            .about_cause(error)),
-            Remedy::Fewer => {
-                self.pace.does_not_fit(rows);
-                tracing::warn!(job, %error, "a batch is too large: a smaller one is tried");
-                Ok(Ended::Again)
-            }
-            Remedy::Fail => Err(Error::new(
-                error.kind(),
-                format!("a batch that can be no smaller is too large: {}", error.message()),
-            )
-            .about_cause(error)
-            .with_help(
-                "give jobs more memory (--memory-limit, and --job-memory of a server), or change the job with CREATE OR REPLACE \
-                 JOB, so that a record makes less, or is joined with less; then RESUME JOB",
-            )),
-        }
-    }
-
-    /// Takes the job over and runs its batches.
-    async fn own(&mut self) -> Result<Ended> {
+    /// Takes the job over and loads its state.
+    async fn begin(&mut self) -> Result<ControlFlow<Ended, Owned>> {
         if let Some(ended) = self.may_not().await? {
-            return Ok(ended);
+            return Ok(ControlFlow::Break(ended));
         }
         let taken = take_over(self.store, self.job, &self.owner, None);
         let away = "the sink has not answered yet; its broker or store may be away";
         let taken = self.observer.answered(away, taken).await?;
-        let (mut history, mut sink, sink_identity) = (taken.history, taken.sink, taken.identity);
-        let mut last = taken.last;
         self.has_owned = true;
-        match &history.phase {
+        match &taken.history.phase {
             Phase::Active => {}
-            Phase::Paused(reason) => return Ok(Ended::Paused(reason.clone())),
+            Phase::Paused(reason) => {
+                return Ok(ControlFlow::Break(Ended::Paused(reason.clone())));
+            }
             // A dropped job is not taken over.
-            Phase::Dropped => return Ok(Ended::Again),
+            Phase::Dropped => return Ok(ControlFlow::Break(Ended::Again)),
         }
         // A statement changed the job while this runner took its sink over.
-        if !self.job.is_of(&history) {
-            return Ok(Ended::Again);
+        if !self.job.is_of(&taken.history) {
+            return Ok(ControlFlow::Break(Ended::Again));
         }
-        if last
-            .as_ref()
-            .is_some_and(|(_, last)| last.identities.is_empty())
-        {
+        let version = taken.last.as_ref().map(|(_, version)| version);
+        if version.is_some_and(|version| version.identities.is_empty()) {
             tracing::warn!(
                 job = self.job.name,
                 "the last batch is of an earlier release: whether the sources and the sink are still those it read and wrote cannot \
@@ -337,159 +255,99 @@ impl<'a> JobRunner<'a> {
             let tables = &self.environment.tables;
             self.sources = tables.sources(&self.job.query, starts_at_end)?;
         }
-        let version = last.as_ref().map(|(_, version)| version);
-        let mut windows = Windows::load(self.store, self.job, version).await?;
+        let windows = Windows::load(self.store, self.job, version).await?;
         let silent_by = self.environment.tables.silent_by(version);
         self.silence.go_on(silent_by, &self.machine.steady());
-        self.clock
-            .begin(version, history.last().map(|last| last.at));
-        let mut remembered = self.machine.instant();
+        let committed_at = taken.history.last().map(|last| last.at);
+        self.clock.begin(version, committed_at);
         self.observer.tell(|status| status.waiting = None);
         self.observer.metrics.state(Some(JobState::Running));
         self.observer.metrics.windows(&windows);
+        Ok(ControlFlow::Continue(Owned {
+            history: taken.history,
+            sink: taken.sink,
+            sink_identity: taken.identity,
+            last: taken.last,
+            windows,
+        }))
+    }
+
+    /// Takes the job over and runs its batches.
+    async fn own(&mut self) -> Result<Ended> {
+        let mut owned = match self.begin().await? {
+            ControlFlow::Break(ended) => return Ok(ended),
+            ControlFlow::Continue(owned) => owned,
+        };
+        let mut remembered = self.machine.instant();
         let retention = self.job.options.retention;
         let mut sweeper = Sweeper::new(self.store, self.job.id, &self.job.name, retention);
         loop {
-            sweeper.go_on(&mut history, self.clock.time().at).await?;
+            sweeper
+                .go_on(&mut owned.history, self.clock.time().at)
+                .await?;
             let (began, now) = (self.machine.instant(), self.clock.time());
-            let phases = BatchPhases::begin(&self.job.name, &history, &self.observer.metrics);
-            let version = last.as_ref().map(|(_, version)| version);
-            let look = self.look(version, sink_identity.as_ref(), &history);
-            let (plans, identities) = phases.look(look).await?;
-            let ends = ends::of_plans(&plans);
-            self.has_checked_records = true;
-            self.goal.get_or_insert_with(|| ends.clone());
-            let ends_once =
-                self.options.until_caught_up || matches!(self.job.options.trigger, Trigger::Once);
-            let lag = ends::lag(version, &ends);
-            self.observer.tell(|status| status.lag = lag);
-            self.observer.metrics.lag(version, &ends);
-            for table in identities.new_tables() {
-                self.silence.begin_anew(table);
-            }
-            let known = ends::known(&ends);
-            let known = self.environment.tables.partitions(known, version);
-            let idle = self.silence.idle(version, &ends, &self.idle_after, began);
-            let waiting = windows.waiting(&idle, self.job.options.max_drift);
-            let max_rows = self.pace.rows(self.job.options.rows_of_batch(version));
-            let mut ranges = Ranges::choose(Choice {
-                last: version,
-                plans: &plans,
-                max_rows,
-                waiting: &waiting,
-                skipping: &history.skipping,
-                identities: &identities,
-            })?;
-            // A topic that was deleted and created again ends before the job's position: then the job is not caught up.
-            let is_behind = windows.is_behind();
-            let goal = self.goal.as_ref().unwrap_or(&ends);
-            let has_nothing_to_keep = ranges.skipped.is_empty() && !ranges.begins;
-            let has_all = has_nothing_to_keep && ends::is_caught_up(version, goal);
-            // Idle partitions decide which windows close: so the runner waits until it knows and does not guess.
-            let perhaps = self.silence.perhaps_idle(&idle);
-            let is_unsure = perhaps != idle && windows.would_move(&known, &perhaps);
-            let moves = windows.would_move(&known, &idle);
-            // A run that ends as soon as it is caught up would see a partition that came since the last batch as new each time,
-            // unless a batch stores how long it has been silent.
-            let is_to_be_told = ends_once && {
-                let with_new = self.silence.with_new(version, &perhaps);
-                with_new != perhaps && windows.would_move(&known, &with_new)
-            };
-            if ends_once && !is_behind && has_all && !is_unsure && !moves && !is_to_be_told {
-                sweeper.finish(&mut history, now.at).await?;
+            let metrics = &self.observer.metrics;
+            let phases = BatchPhases::begin(&self.job.name, &owned.history, metrics);
+            let outlook = self.outlook(&owned, &phases, began).await?;
+            if outlook.is_caught_up {
+                sweeper.finish(&mut owned.history, now.at).await?;
                 return Ok(Ended::CaughtUp);
             }
-            let is_forgotten_soon = sink.forgets() && self.machine.since(remembered) >= REMEMBERED;
-            if ranges.is_empty() && !moves && !is_forgotten_soon && !is_to_be_told {
+            let is_forgotten_soon =
+                owned.sink.forgets() && self.machine.since(remembered) >= REMEMBERED;
+            if !outlook.is_due && !is_forgotten_soon {
                 // There are no records, but perhaps a statement about the job.
-                if !self.store.is_free(self.job.id, history.next).await? {
+                if !self.store.is_free(self.job.id, owned.history.next).await? {
                     return self.give_way().await;
                 }
                 self.rest(began).await;
-                if is_unsure {
+                if outlook.is_unsure {
                     self.machine.sleep(UNSURE).await;
                 }
                 continue;
             }
             phases.chosen();
-            for table in identities.new_tables() {
-                windows.begin_anew(table);
+            for table in outlook.identities.new_tables() {
+                owned.windows.begin_anew(table);
             }
-            ranges.aside = self.aside.clone();
             let chosen = ChosenBatch {
                 phases: &phases,
-                identities: &identities,
-                plans: &plans,
-                ranges: &ranges,
-                known: &known,
-                idle: &idle,
-                silent: match windows.keep_state() {
+                identities: &outlook.identities,
+                plans: &outlook.plans,
+                ranges: &outlook.ranges,
+                known: &outlook.known,
+                idle: &outlook.idle,
+                silent: match owned.windows.keep_state() {
                     true => self.silence.lasts(began),
                     false => BTreeMap::new(),
                 },
                 clock: now,
-                // Offsets of files do not count their rows.
-                rows: ranges.records().min(max_rows),
+                rows: outlook.rows,
             };
             // Forgets a shortage of an earlier batch.
             self.job.query.take_shortage();
-            let outcome = self
-                .batch(
-                    &mut history,
-                    &mut *sink,
-                    &mut windows,
-                    last.as_ref(),
-                    &chosen,
-                )
-                .instrument(phases.span())
-                .await;
-            let committed = match outcome {
+            let batch = self.batch(&mut owned, &chosen);
+            let outcome = batch.instrument(phases.span()).await;
+            let (name, version) = match outcome {
                 Ok(committed) => committed,
-                Err(error) => {
-                    let rows = chosen.rows;
-                    let blame = match may_blame(&error) {
-                        true => {
-                            let looks = "a batch fails; looking for a record that makes it fail";
-                            self.observer
-                                .tell(|status| status.waiting = Some(looks.to_owned()));
-                            let suspects = Suspects {
-                                job: self.job,
-                                sources: &self.sources,
-                                plans: &plans,
-                                windows: &windows,
-                                sink: &*sink,
-                            };
-                            suspects.blame(error, &ranges).await
-                        }
-                        false => Err(error),
-                    };
-                    return match blame {
-                        Ok(Blame::Aside(aside)) => {
-                            self.aside = aside;
-                            Ok(Ended::Again)
-                        }
-                        Ok(Blame::Together(error)) => self.too_large(&error, rows),
-                        Err(error) if error.is_of_pool() => self.too_large(&error, rows),
-                        Err(error) => Err(error),
-                    };
-                }
+                Err(error) => return self.batch_failed(error, &owned, &chosen).await,
             };
-            forget(&mut self.aside, &committed.1);
-            self.observer.metrics.lag(Some(&committed.1), &ends);
-            self.observer.metrics.windows(&windows);
+            forget(&mut self.aside, &version);
+            self.observer.metrics.lag(Some(&version), &outlook.ends);
+            self.observer.metrics.windows(&owned.windows);
             remembered = self.machine.instant();
-            let (watermark, state_rows) = (windows.watermark(), windows.rows());
+            let (watermark, state_rows) = (owned.windows.watermark(), owned.windows.rows());
             self.observer.tell(|status| {
                 status.watermark = watermark;
                 status.state_rows = state_rows as u64;
             });
-            if history.phase != Phase::Active
-                || history.owner.as_deref() != Some(&self.owner)
-                || !self.job.is_of(&history)
+            if owned.history.phase != Phase::Active
+                || owned.history.owner.as_deref() != Some(&self.owner)
+                || !self.job.is_of(&owned.history)
             {
                 return Ok(Ended::Again);
             }
-            last = Some(committed);
+            owned.last = Some((name, version));
             self.rest(began).await;
         }
     }
@@ -548,66 +406,23 @@ impl<'a> JobRunner<'a> {
         self.machine.sleep(pause).await;
     }
 
-    async fn plans(
-        &self,
-        last: Option<&BatchVersion>,
-        history: &JobHistory,
-        identities: &Identities,
-    ) -> Result<SourcePlans> {
-        let mut plans = SourcePlans::new();
-        for (name, source) in &self.sources {
-            let look = Look {
-                table: name,
-                last: last.filter(|_| !identities.is_new(name)),
-                max_rows: self.pace.rows(self.job.options.rows_of_batch(last)),
-                skipping: history.skipping.get(name),
-            };
-            plans.insert(name.clone(), source.plan(look).await?);
-        }
-        Ok(plans)
-    }
-
-    /// What the sources have, and their identities.
-    async fn look(
-        &self,
-        last: Option<&BatchVersion>,
-        sink: Option<&Identity>,
-        history: &JobHistory,
-    ) -> Result<(SourcePlans, Identities)> {
-        // Before any record is read: a position does not apply to another source (IDENT-1).
-        let ask = Identities::ask(&self.sources, sink, last, history);
-        let (identities, plans) = if history.accepted.is_empty() {
-            let unknown = Identities::default();
-            let plans = self.plans(last, history, &unknown);
-            let (identities, plans) = tokio::join!(ask, plans);
-            // If a source is another one, its ends do not relate to the position.
-            (identities?, plans?)
-        } else {
-            let identities = ask.await?;
-            let plans = self.plans(last, history, &identities).await?;
-            (identities, plans)
-        };
-        identities.check_partitions(last, &plans)?;
-        let (skipping, begins) = (&history.skipping, !self.has_checked_records);
-        identities
-            .check_records(&self.sources, last, &plans, skipping, begins)
-            .await?;
-        Ok((plans, identities))
-    }
-
     /// Runs a batch until it is in the log.
     async fn batch(
         &mut self,
-        history: &mut JobHistory,
-        sink: &mut dyn JobSink,
-        windows: &mut Windows,
-        last: Option<&(String, BatchVersion)>,
+        owned: &mut Owned,
         chosen: &ChosenBatch<'_>,
     ) -> Result<(String, BatchVersion)> {
+        let Owned {
+            history,
+            sink,
+            last,
+            windows,
+            ..
+        } = owned;
         let began = self.machine.instant();
         self.in_hand = Some(chosen.rows);
         let run = self.batch_run();
-        let outcome = run.until_committed(history, sink, windows, last, chosen);
+        let outcome = run.until_committed(history, &mut **sink, windows, last.as_ref(), chosen);
         let outcome = outcome.await;
         let timeout = sink.timeout();
         if timeout.is_none()
