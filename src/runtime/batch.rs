@@ -1,22 +1,19 @@
-//! Micro-batches of a job: the choice of offset ranges, and the version that a batch leaves behind.
+//! Micro-batches of a job: the choice of offset ranges, and the sources restricted to them.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::core::jobs::{
-    BatchVersion, Gaps, Lost, PartitionFacts, Partitions, PlannedRange, Reported, SourceProgress,
-    choose,
+    BatchVersion, Gaps, Lost, PartitionEnds, PartitionFacts, Partitions, PlannedRange, Reported,
+    SourceProgress, choose,
 };
 use crate::error::{Error, ErrorKind, Result, Subject};
-use crate::runtime::blame::{Aside, Place};
+use crate::runtime::aside::{Aside, Place};
+use crate::runtime::ends::Ends;
 use crate::runtime::identities::Identities;
-use crate::runtime::source::JobSource;
-use crate::streaming::{BatchSource, JobSinkTable};
-use crate::tables::kafka::{PartitionEnds, TopicOffset};
+use crate::runtime::source::{Read, SourcePlan, SourcePlans};
+use crate::streaming::BatchSource;
 use crate::tables::time::BatchTime;
-
-/// Start and end offsets of the partitions of a job's sources, by table.
-pub(super) type Ends = BTreeMap<String, Vec<PartitionEnds>>;
 
 /// Ranges chosen for a batch, by table.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -28,7 +25,7 @@ pub(super) struct Ranges {
     /// no version stored that, the next run would decide differently.
     pub(super) begins: bool,
     /// Identities of the sources.
-    identities: Identities,
+    pub(super) identities: Identities,
     /// Records that the scans set aside as dead letters, by table.
     pub(super) aside: Aside,
 }
@@ -38,8 +35,8 @@ pub(super) struct Ranges {
 pub(super) struct Choice<'a> {
     /// The last version of the job.
     pub(super) last: Option<&'a BatchVersion>,
-    pub(super) ends: &'a Ends,
-    pub(super) sources: &'a BTreeMap<String, JobSource>,
+    /// What the sources have.
+    pub(super) plans: &'a SourcePlans,
     pub(super) max_rows: u64,
     /// Partitions that wait for others in event time and are not read.
     pub(super) waiting: &'a Partitions,
@@ -58,15 +55,16 @@ impl Ranges {
             ..Self::default()
         };
         let nothing = BTreeMap::new();
-        for (table, partitions) in by.ends {
+        for (table, plan) in by.plans {
             // Positions in another topic or table do not apply to this one.
             let last = by.last.filter(|_| !by.identities.is_new(table));
             let position = |partition| last.and_then(|last| last.next_offset(table, partition));
             // `scan.startup` applies to a table that was never read: partitions that are added later are read from their
             // beginning.
             let is_new = last.is_none_or(|last| !last.sources.contains_key(table));
-            let latest = is_new && by.sources.get(table).is_some_and(JobSource::starts_at_end);
-            let facts: Vec<PartitionFacts> = partitions
+            let latest = is_new && plan.starts_at_end;
+            let facts: Vec<PartitionFacts> = plan
+                .ends
                 .iter()
                 .map(|ends| PartitionFacts {
                     partition: ends.partition,
@@ -82,11 +80,11 @@ impl Ranges {
                 .collect();
             ranges.begins |= latest;
             let skipping = by.skipping.get(table).unwrap_or(&nothing);
-            let chosen = match by.sources.get(table).and_then(JobSource::planned) {
-                Some(planned) => {
+            let chosen = match plan.chosen {
+                Some(range) => {
                     let waits = facts.iter().any(|facts| facts.waits);
-                    let end = if waits { planned.start } else { planned.end };
-                    vec![PlannedRange { end, ..planned }]
+                    let end = if waits { range.start } else { range.end };
+                    vec![PlannedRange { end, ..range }]
                 }
                 None => choose(&facts, latest, by.max_rows, skipping)
                     .map_err(|lost| lost_offsets(table, &lost))?,
@@ -138,122 +136,23 @@ impl Ranges {
         self.planned.values().map(of_table).max().unwrap_or(0)
     }
 
-    /// Whether the version `last` has read everything up to `ends`.
-    pub(super) fn is_caught_up(last: Option<&BatchVersion>, ends: &Ends) -> bool {
-        ends.iter().all(|(table, partitions)| {
-            partitions.iter().all(|ends| {
-                let next = last.and_then(|last| last.next_offset(table, ends.partition));
-                next.unwrap_or(ends.low) >= ends.high
-            })
-        })
-    }
-
-    /// Number of offsets up to `ends` that come after the version `last`.
-    pub(super) fn lag(last: Option<&BatchVersion>, ends: &Ends) -> u64 {
-        Self::lags(last, ends).map(|(.., lag)| lag).sum()
-    }
-
-    /// The same for each partition of each table.
-    pub(super) fn lags<'a>(
-        last: Option<&'a BatchVersion>,
-        ends: &'a Ends,
-    ) -> impl Iterator<Item = (&'a str, i32, u64)> {
-        ends.iter().flat_map(move |(table, partitions)| {
-            partitions.iter().map(move |ends| {
-                let next = last.and_then(|last| last.next_offset(table, ends.partition));
-                let offsets = ends.high - next.unwrap_or(ends.low);
-                let lag = match ends.unread {
-                    Some(unread) => unread,
-                    None => u64::try_from(offsets).unwrap_or(0),
-                };
-                (table.as_str(), ends.partition, lag)
-            })
-        })
-    }
-
-    /// The sources restricted to these ranges; with event time, if the job keeps time.
-    pub(super) fn of_sources(
+    /// The sources restricted to these ranges of their plans; with event time, if the job keeps time.
+    pub(super) fn of_plans(
         &self,
-        sources: &BTreeMap<String, JobSource>,
+        plans: &SourcePlans,
         times: &BTreeMap<String, Arc<BatchTime>>,
     ) -> Result<BTreeMap<String, BatchSource>> {
-        let of_table = |(table, source): (&String, &JobSource)| {
-            let ranges = self.planned.get(table).map_or(&[][..], Vec::as_slice);
-            let (time, aside) = (times.get(table).cloned(), self.aside.get(table).cloned());
-            let batch = source.batch(table, ranges, time, aside)?;
+        let of_table = |(table, plan): (&String, &SourcePlan)| {
+            let batch = plan.reader.batch(Read {
+                table,
+                ranges: self.planned.get(table).map_or(&[][..], Vec::as_slice),
+                time: times.get(table).cloned(),
+                aside: self.aside.get(table).cloned(),
+            })?;
             Ok((table.clone(), batch))
         };
-        sources.iter().map(of_table).collect()
+        plans.iter().map(of_table).collect()
     }
-
-    /// The version after the batch, without its counts: with all existing partitions, read or not.
-    pub(super) fn version(
-        self,
-        last: Option<(&str, &BatchVersion)>,
-        batch: u64,
-        generation: u64,
-        sequence: u64,
-    ) -> BatchVersion {
-        let mut marks = last.map_or_else(BTreeMap::new, |(_, last)| last.marks.clone());
-        marks.retain(|table, _| !self.identities.is_accepted(table));
-        // Each existing partition has a planned range: the others no longer exist.
-        let sources = self.planned.into_iter().map(|(table, ranges)| {
-            let partitions = ranges.into_iter().map(|range| {
-                let progress = SourceProgress {
-                    start: range.start,
-                    end: range.end,
-                };
-                (range.partition, progress)
-            });
-            (table, partitions.collect())
-        });
-        let sources: Gaps = sources.collect();
-        let has = |of: &Gaps, table: &String, partition: &i32| {
-            of.get(table).is_some_and(|of| of.contains_key(partition))
-        };
-        marks.retain(|table, marks| {
-            // If the end was cut off, another record may soon have the offset of the mark.
-            marks.retain(|partition, _| {
-                has(&sources, table, partition) && !has(&self.skipped, table, partition)
-            });
-            !marks.is_empty()
-        });
-        BatchVersion {
-            batch,
-            generation,
-            sequence,
-            parent: last.map(|(name, _)| name.to_owned()),
-            sources,
-            marks,
-            identities: self.identities.sources(),
-            sink: self.identities.sink(),
-            skipped: self.skipped,
-            ..BatchVersion::default()
-        }
-    }
-}
-
-/// The offsets of a version as commits for the Kafka group, for topics on the sink's own brokers.
-pub(super) fn group_offsets(
-    version: &BatchVersion,
-    sources: &BTreeMap<String, JobSource>,
-    sink: &JobSinkTable,
-) -> Vec<TopicOffset> {
-    let mut offsets = Vec::new();
-    for (table, partitions) in &version.sources {
-        let source = sources.get(table);
-        let Some(topic) = source.and_then(|source| source.topic_beside(sink)) else {
-            continue;
-        };
-        for (partition, progress) in partitions {
-            offsets.push(TopicOffset {
-                topic: topic.to_owned(),
-                partition: *partition,
-                offset: progress.end,
-            });
-        }
-    }
-    offsets
 }
 
 /// Checks that the batches from `first` to `newest` can be run again: an error if the topics no longer have their records.

@@ -1,53 +1,21 @@
-//! Search for the records of a batch that make it fail: the search runs parts of the batch again and keeps none of their
-//! results.
-//!
-//! The search halves the batch until one record is left. If rows have a watermark (in a job with windows), every part begins at
-//! the start of the batch, so that each row meets the same watermark as there. A record is to blame only if it fails alone: a
-//! sum that is too large is the fault of no single record. No record is to blame when other jobs hold the memory; a record is
-//! to blame when a value made from it is too large.
+//! The records that are to blame for a batch that has failed: the parts of the batch that the search asks for run here, and none of
+//! their results is kept.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::Duration;
 
-use crate::core::jobs::{BatchVersion, PlannedRange};
 use crate::error::{Error, ErrorKind, Result};
+use crate::runtime::aside::{Aside, Place};
 use crate::runtime::batch::Ranges;
+use crate::runtime::job::ReadyJob;
 use crate::runtime::options::OnExpressionError;
+use crate::runtime::search::{Blamed, search};
 use crate::runtime::sink::JobSink;
-use crate::runtime::source::JobSource;
-use crate::runtime::statements::ReadyJob;
+use crate::runtime::source::{JobSources, SourcePlans};
 use crate::runtime::windows::Windows;
-use crate::tables::bad_records::SetAside;
-
-/// Records that the scans set aside as dead letters, by table.
-pub(super) type Aside = BTreeMap<String, Arc<SetAside>>;
-
-/// The most records of a batch that are set aside. With more the job fails, as with more than half of the batch.
-const MOST: u64 = 1_000;
 
 /// A search that has found a record ends after this time: the runner sets the records found aside, runs the batch again, and searches
 /// for the others when it fails again.
 const LONGEST: Duration = Duration::from_secs(60);
-
-/// Place of a record.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Place {
-    pub(super) table: String,
-    pub(super) partition: i32,
-    pub(super) offset: i64,
-}
-
-/// Forgets the records that a version has set aside: the job has passed them.
-pub(super) fn forget(aside: &mut Aside, version: &BatchVersion) {
-    for (table, aside) in aside.iter_mut() {
-        Arc::make_mut(aside).retain(|(partition, offset), _| {
-            let next = version.next_offset(table, *partition);
-            next.is_none_or(|next| *offset >= next)
-        });
-    }
-    aside.retain(|_, aside| !aside.is_empty());
-}
 
 /// The outcome of the search in a batch that has failed.
 #[derive(Debug)]
@@ -61,10 +29,12 @@ pub(super) enum Blame {
 /// A batch that has failed, with all that is needed to run parts of it again.
 pub(super) struct Suspects<'a> {
     pub(super) job: &'a ReadyJob,
-    pub(super) sources: &'a BTreeMap<String, JobSource>,
+    pub(super) sources: &'a JobSources,
+    /// What the batch was chosen from.
+    pub(super) plans: &'a SourcePlans,
     /// As they were before the batch.
-    pub(super) windows: Option<&'a Windows>,
-    pub(super) sink: &'a JobSink,
+    pub(super) windows: &'a Windows,
+    pub(super) sink: &'a dyn JobSink,
 }
 
 impl Suspects<'_> {
@@ -82,10 +52,12 @@ impl Suspects<'_> {
         tracing::info!(job = job.name, %error, "looking for a record that makes the batch fail");
         let sets_aside = job.options.on_expression_error == OnExpressionError::DeadLetter;
         let run = move |part: Ranges| async move { self.rehearse(&part).await };
-        let began = job.environment.instant();
-        let is_enough = || job.environment.since(began) >= LONGEST;
-        match search(ranges, self.windows.is_some(), sets_aside, is_enough, run).await? {
-            Blamed::Nobody => Err(error),
+        let clock = &job.environment.clock;
+        let began = clock.instant();
+        let is_enough = || clock.since(began) >= LONGEST;
+        let from_start = self.windows.keep_state();
+        match search(ranges, from_start, sets_aside, is_enough, run).await? {
+            Blamed::NoRecord => Err(error),
             Blamed::NotAlone => together(error),
             Blamed::TooMany(place, error) => {
                 let many = "so many records fail that none is set aside; the first is";
@@ -116,19 +88,14 @@ impl Suspects<'_> {
 
     /// Runs the steps of a part of the batch that process records; keeps nothing.
     async fn rehearse(&self, part: &Ranges) -> Result<()> {
-        match self.windows {
-            Some(windows) => windows.rehearse(self.job, self.sources, part).await,
-            None => {
-                let sources = part.of_sources(self.sources, &BTreeMap::new())?;
-                let plan = self.job.query.batch(sources).await?;
-                self.sink.rehearse(&plan).await
-            }
-        }
+        self.windows
+            .rehearse(self.job, self.plans, part, self.sink)
+            .await
     }
 
     fn record(&self, place: &Place) -> String {
         let source = self.sources.get(&place.table);
-        let topic = source.and_then(JobSource::topic).unwrap_or_default();
+        let topic = source.and_then(|source| source.topic()).unwrap_or_default();
         format!("record {topic}/{}@{}", place.partition, place.offset)
     }
 }
@@ -144,302 +111,9 @@ fn together(error: Error) -> Result<Blame> {
     }
 }
 
-/// Result of a search.
-#[derive(Debug)]
-enum Blamed {
-    /// No record is to blame: the batch fails for another reason.
-    Nobody,
-    /// None of its records is known to fail alone.
-    NotAlone,
-    /// These records, each with its own error.
-    Records(Vec<(Place, Error)>),
-    /// More records fail than a job may set aside; the first one.
-    TooMany(Place, Error),
-}
-
-/// Whether an error may be caused by one record of the batch without naming it. A refusal by a store, a broker or a registry is
-/// the fault of no record, and neither is an exhausted memory pool.
-pub(super) fn may_blame(error: &Error) -> bool {
-    let kinds = [
-        ErrorKind::Invalid,
-        ErrorKind::Data,
-        ErrorKind::Unsupported,
-        ErrorKind::Exhausted,
-        ErrorKind::Internal,
-    ];
-    let is_of_rows = !error.is_of_no_row() && !error.is_of_pool();
-    kinds.contains(&error.kind()) && !error.names_record() && is_of_rows
-}
-
-/// Searches the batch of `ranges`, which has failed, for the first record that makes it fail, or for all of them.
-///
-/// `run` runs a part of the batch and returns the part's own error, if it has one. If `from_start` is set, every part must
-/// begin at the start of the batch. A search for all records ends early, with those found so far, when `is_enough` returns true
-/// or when parts can no longer be run: each record found fails alone, also without the records after it.
-///
-/// # Errors
-///
-/// The fault that keeps a part from running before a record is found, such as a broker that does not answer.
-async fn search<F: Future<Output = Result<()>>>(
-    ranges: &Ranges,
-    from_start: bool,
-    all: bool,
-    is_enough: impl Fn() -> bool,
-    run: impl Fn(Ranges) -> F,
-) -> Result<Blamed> {
-    let mut ranges = ranges.clone();
-    let total = positions(&ranges);
-    let before = count_aside(&ranges);
-    let run = |part: Ranges| fault(run(part));
-    // The batch fails even without records: a table or the sink is missing.
-    if run(part(&ranges, 0, 0)).await?.is_some() {
-        return Ok(Blamed::Nobody);
-    }
-    let mut found = Vec::new();
-    let mut next = 0;
-    while found.is_empty() || !is_enough() {
-        let (at, alone) = match first_fault(&ranges, next, from_start, &run).await {
-            Ok(Some(fault)) => fault,
-            Ok(None) => break,
-            Err(error) if error.may_pass() && !found.is_empty() => break,
-            Err(error) => return Err(error),
-        };
-        let (Some(error), Some(place)) = (alone, place(&ranges, at)) else {
-            return Ok(Blamed::NotAlone);
-        };
-        // It fails although it is set aside already.
-        if is_aside(&ranges, &place) {
-            return Ok(Blamed::Nobody);
-        }
-        if !all {
-            return Ok(Blamed::Records(vec![(place, error)]));
-        }
-        found.push((place.clone(), error));
-        let count = before + found.len() as u64;
-        if count > MOST || (total >= 100 && count * 2 > total) {
-            let (place, error) = found.swap_remove(0);
-            return Ok(Blamed::TooMany(place, error));
-        }
-        ranges.set_aside(&place, String::new());
-        next = at + 1;
-    }
-    Ok(match found.is_empty() {
-        // The failing step does not run here, such as the part of the plan above an aggregate.
-        true => Blamed::NotAlone,
-        false => Blamed::Records(found),
-    })
-}
-
-/// The position of the first record from `next` on with which the batch fails, and the error of that record alone, if it fails
-/// alone; `None` if the rest of the batch does not fail.
-async fn first_fault<F: Future<Output = Result<Option<Error>>>>(
-    ranges: &Ranges,
-    next: u64,
-    from_start: bool,
-    run: &impl Fn(Ranges) -> F,
-) -> Result<Option<(u64, Option<Error>)>> {
-    let total = positions(ranges);
-    let begin = |from| if from_start { 0 } else { from };
-    if next >= total || run(part(ranges, begin(next), total)).await?.is_none() {
-        return Ok(None);
-    }
-    let of_part = |from: u64, to: u64| run(part(ranges, begin(from), to));
-    let found = halve(next, total, of_part).await?;
-    let alone = run(part(ranges, found, found + 1)).await?;
-    Ok(Some((found, alone)))
-}
-
-/// Halves positions that fail together until one is left: `good` is the first of them, and `bad` the one after the last. `run` gives
-/// the error of the part from one position up to another.
-pub(super) async fn halve<F: Future<Output = Result<Option<Error>>>>(
-    mut good: u64,
-    mut bad: u64,
-    run: impl Fn(u64, u64) -> F,
-) -> Result<u64> {
-    while bad - good > 1 {
-        let middle = good + (bad - good) / 2;
-        match run(good, middle).await? {
-            Some(_) => bad = middle,
-            None => good = middle,
-        }
-    }
-    Ok(good)
-}
-
-/// The part's own error, if it has one.
-pub(super) async fn fault(run: impl Future<Output = Result<()>>) -> Result<Option<Error>> {
-    match run.await {
-        Ok(()) => Ok(None),
-        Err(error) if may_blame(&error) => Ok(Some(error)),
-        Err(error) => Err(error),
-    }
-}
-
-fn length(range: &PlannedRange) -> u64 {
-    u64::try_from(range.end - range.start).unwrap_or(0)
-}
-
-/// Number of offsets of a batch. A position counts through them, partition after partition.
-fn positions(ranges: &Ranges) -> u64 {
-    ranges.planned.values().flatten().map(length).sum()
-}
-
-/// The part of the batch with these positions.
-fn part(ranges: &Ranges, from: u64, to: u64) -> Ranges {
-    let mut part = ranges.clone();
-    let mut passed = 0;
-    for range in part.planned.values_mut().flatten() {
-        let here = length(range);
-        let cut = |position: u64| {
-            let within = position.clamp(passed, passed + here) - passed;
-            range.start + i64::try_from(within).unwrap_or(i64::MAX)
-        };
-        (range.start, range.end) = (cut(from), cut(to));
-        passed += here;
-    }
-    part
-}
-
-/// How many records of the batch are set aside already.
-fn count_aside(ranges: &Ranges) -> u64 {
-    let of_table = |(table, planned): (&String, &Vec<PlannedRange>)| {
-        let aside = ranges.aside.get(table).into_iter();
-        let aside = aside.flat_map(|aside| aside.keys());
-        let is_in = |range: &PlannedRange, (partition, offset): (i32, i64)| {
-            range.partition == partition && (range.start..range.end).contains(&offset)
-        };
-        let aside = aside.filter(|at| planned.iter().any(|range| is_in(range, **at)));
-        aside.count() as u64
-    };
-    ranges.planned.iter().map(of_table).sum()
-}
-
-/// Whether a record is set aside already.
-fn is_aside(ranges: &Ranges, place: &Place) -> bool {
-    let aside = ranges.aside.get(&place.table);
-    aside.is_some_and(|aside| aside.contains_key(&(place.partition, place.offset)))
-}
-
-/// The record at a position.
-fn place(ranges: &Ranges, at: u64) -> Option<Place> {
-    let part = part(ranges, at, at + 1);
-    let all = part.planned.into_iter();
-    let mut all = all.flat_map(|(table, ranges)| {
-        let table = move || table.clone();
-        ranges.into_iter().map(move |range| (table(), range))
-    });
-    let (table, range) = all.find(|(_, range)| range.end > range.start)?;
-    Some(Place {
-        table,
-        partition: range.partition,
-        offset: range.start,
-    })
-}
-
 #[cfg(test)]
 mod tests {
-    use std::cell::Cell;
-    use std::collections::BTreeMap;
-    use std::future::ready;
-
     use super::*;
-
-    fn batch() -> Ranges {
-        let range = |partition, start, end| PlannedRange {
-            partition,
-            start,
-            end,
-        };
-        let of_a = vec![range(0, 10, 70), range(1, 0, 0), range(2, 5, 45)];
-        let of_b = vec![range(0, 0, 30)];
-        let mut ranges = Ranges::default();
-        ranges.planned = BTreeMap::from([("a".to_owned(), of_a), ("b".to_owned(), of_b)]);
-        ranges
-    }
-
-    fn at(table: &str, partition: i32, offset: i64) -> Place {
-        Place {
-            table: table.to_owned(),
-            partition,
-            offset,
-        }
-    }
-
-    /// Whether a part has a record that is not set aside.
-    fn has(part: &Ranges, place: &Place) -> bool {
-        let in_range = part.planned[&place.table].iter().any(|range| {
-            range.partition == place.partition && (range.start..range.end).contains(&place.offset)
-        });
-        let key = (place.partition, place.offset);
-        let aside = part.aside.get(&place.table);
-        in_range && !aside.is_some_and(|aside| aside.contains_key(&key))
-    }
-
-    /// Result of a search in which these records fail, and the number of parts that it ran.
-    async fn found(bad: &[Place], from_start: bool, all: bool) -> (Blamed, u32) {
-        let runs = Cell::new(0);
-        let run = |part: Ranges| {
-            runs.set(runs.get() + 1);
-            if from_start && positions(&part) > 1 {
-                assert_eq!(part.planned["a"][0].start, 10);
-            }
-            ready(match bad.iter().find(|place| has(&part, place)) {
-                Some(place) => Err(Error::data(format!("{place:?}"))),
-                None => Ok(()),
-            })
-        };
-        let blamed = search(&batch(), from_start, all, || false, run)
-            .await
-            .unwrap();
-        (blamed, runs.get())
-    }
-
-    #[tokio::test]
-    async fn the_records_that_fail_are_found_and_no_others() {
-        let bad = [
-            at("a", 0, 10),
-            at("a", 2, 5),
-            at("a", 2, 44),
-            at("b", 0, 29),
-        ];
-        for from_start in [false, true] {
-            let (blamed, runs) = found(&bad, from_start, true).await;
-            let Blamed::Records(records) = blamed else {
-                panic!("{blamed:?}");
-            };
-            for ((place, error), expected) in records.iter().zip(&bad) {
-                assert_eq!(place, expected);
-                assert_eq!(error.message(), format!("{expected:?}"));
-            }
-            assert_eq!(records.len(), bad.len());
-            assert!(runs < 60, "{runs}");
-            let (blamed, runs) = found(&bad[2..], from_start, false).await;
-            assert!(
-                matches!(&blamed, Blamed::Records(one) if one.len() == 1 && one[0].0 == bad[2])
-            );
-            assert!(runs < 12, "{runs}");
-        }
-    }
-
-    #[tokio::test]
-    async fn what_is_of_no_record_blames_nobody() {
-        // A sum that is too large from some record on, and a table that does not exist.
-        for (most, is_of_records) in [(90, true), (0, false)] {
-            let run = |part: Ranges| {
-                ready(match positions(&part) >= most {
-                    true => Err(Error::data("too many")),
-                    false => Ok(()),
-                })
-            };
-            let blamed = search(&batch(), true, true, || false, run).await.unwrap();
-            match is_of_records {
-                true => assert!(matches!(blamed, Blamed::NotAlone), "{blamed:?}"),
-                false => assert!(matches!(blamed, Blamed::Nobody), "{blamed:?}"),
-            }
-        }
-        let (blamed, _) = found(&[], false, true).await;
-        assert!(matches!(blamed, Blamed::NotAlone), "{blamed:?}");
-    }
 
     /// Values that are too large together are tried with fewer records; any other error that is not caused by a record ends the
     /// job.
@@ -449,150 +123,5 @@ mod tests {
         assert!(matches!(size, Ok(Blame::Together(_))), "{size:?}");
         let sum = together(Error::data("too much")).unwrap_err();
         assert!(sum.help().unwrap().contains("fail alone"), "{sum:?}");
-    }
-
-    #[tokio::test]
-    async fn a_record_that_fails_although_it_is_set_aside_is_not_blamed_again() {
-        let bad = at("a", 2, 7);
-        let run = |mut part: Ranges| {
-            part.aside.clear();
-            ready(match has(&part, &bad) {
-                true => Err(Error::data("damaged")),
-                false => Ok(()),
-            })
-        };
-        let mut batch = batch();
-        batch.set_aside(&bad, "damaged".to_owned());
-        let blamed = search(&batch, false, true, || false, run).await.unwrap();
-        assert!(matches!(blamed, Blamed::Nobody), "{blamed:?}");
-    }
-
-    #[test]
-    fn a_store_that_refuses_is_the_fault_of_no_record() {
-        assert!(may_blame(&Error::data("1 / 0")));
-        assert!(!may_blame(&Error::data("1 / 0").of_record()));
-        assert!(!may_blame(
-            &Error::data("the data file is gone").of_no_row()
-        ));
-        // A value that is too large comes from a record; a pool that others have exhausted does not.
-        let exhausted = || Error::new(ErrorKind::Exhausted, "too much");
-        assert!(may_blame(&exhausted()));
-        assert!(!may_blame(&exhausted().of_pool()));
-    }
-
-    #[tokio::test]
-    async fn a_batch_of_which_most_fails_is_not_set_aside() {
-        let bad: Vec<Place> = (10..70).map(|offset| at("a", 0, offset)).collect();
-        let (blamed, _) = found(&bad, false, true).await;
-        assert!(matches!(blamed, Blamed::Records(all) if all.len() == 60));
-        let more = [bad, (0..30).map(|offset| at("b", 0, offset)).collect()].concat();
-        let (blamed, _) = found(&more, false, true).await;
-        assert!(matches!(blamed, Blamed::TooMany(first, _) if first == at("a", 0, 10)));
-    }
-
-    #[tokio::test]
-    async fn a_broker_that_goes_away_meanwhile_is_an_error() {
-        let run = |part: Ranges| {
-            ready(match positions(&part) {
-                0 => Ok(()),
-                _ => Err(Error::unavailable("away")),
-            })
-        };
-        for all in [false, true] {
-            let error = search(&batch(), false, all, || false, run)
-                .await
-                .unwrap_err();
-            assert_eq!(error.kind(), ErrorKind::Unavailable);
-        }
-    }
-
-    /// The places of the records that a search has found.
-    fn places(blamed: Blamed) -> Vec<Place> {
-        let Blamed::Records(records) = blamed else {
-            panic!("{blamed:?}");
-        };
-        records.into_iter().map(|(place, _)| place).collect()
-    }
-
-    /// Searches again without the records found before, as a job does, while each search ends when `is_enough` or `run` make it
-    /// end.
-    #[tokio::test]
-    async fn what_was_found_stays_found_when_a_search_ends_early() {
-        let bad: Vec<Place> = (0..5).map(|n| at("a", 0, 12 + 9 * n)).collect();
-        let fails = |part: &Ranges| match bad.iter().find(|place| has(part, place)) {
-            Some(place) => Err(Error::data(format!("{place:?}"))),
-            None => Ok(()),
-        };
-        for from_start in [false, true] {
-            // The search is long enough when it has found the first record.
-            let mut batch = batch();
-            for expected in &bad {
-                let run = |part: Ranges| ready(fails(&part));
-                let blamed = search(&batch, from_start, true, || true, run)
-                    .await
-                    .unwrap();
-                assert_eq!(places(blamed), std::slice::from_ref(expected));
-                batch.set_aside(expected, String::new());
-            }
-            assert!(fails(&batch).is_ok());
-        }
-        // The broker goes away after any number of parts: the search returns the records found until then, and later ones find
-        // the rest.
-        for most in 1..60 {
-            let (mut batch, mut found) = (batch(), Vec::new());
-            let left = Cell::new(most);
-            while fails(&batch).is_err() {
-                let run = |part: Ranges| {
-                    let is_there = left.get() > 0;
-                    left.set(if is_there { left.get() - 1 } else { 0 });
-                    ready(match is_there {
-                        true => fails(&part),
-                        false => Err(Error::unavailable("away")),
-                    })
-                };
-                match search(&batch, false, true, || false, run).await {
-                    Ok(blamed) => {
-                        let places = places(blamed);
-                        assert!(!places.is_empty());
-                        places
-                            .iter()
-                            .for_each(|place| batch.set_aside(place, String::new()));
-                        found.extend(places);
-                    }
-                    Err(error) => assert_eq!(error.kind(), ErrorKind::Unavailable),
-                }
-                // It is back.
-                left.set(u32::MAX);
-            }
-            assert_eq!(found, bad, "{most}");
-        }
-    }
-
-    /// However many searches it takes, no more than half of a batch is set aside.
-    #[tokio::test]
-    async fn records_that_earlier_searches_found_count() {
-        let bad: Vec<Place> = (10..70).map(|offset| at("a", 0, offset)).collect();
-        let more = [bad, (0..30).map(|offset| at("b", 0, offset)).collect()].concat();
-        let mut batch = batch();
-        let mut rounds = 0;
-        let first = loop {
-            rounds += 1;
-            let run = |part: Ranges| {
-                ready(match more.iter().find(|place| has(&part, place)) {
-                    Some(place) => Err(Error::data(format!("{place:?}"))),
-                    None => Ok(()),
-                })
-            };
-            match search(&batch, false, true, || true, run).await.unwrap() {
-                Blamed::Records(records) => {
-                    for (place, _) in records {
-                        batch.set_aside(&place, String::new());
-                    }
-                }
-                Blamed::TooMany(first, _) => break first,
-                Blamed::Nobody | Blamed::NotAlone => panic!("the batch fails"),
-            }
-        };
-        assert_eq!((rounds, first), (66, at("b", 0, 5)));
     }
 }

@@ -1,21 +1,20 @@
 //! Check of sinks: compares each sink with the log of its job, without taking it over, so that the job may run meanwhile.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use futures::TryStreamExt as _;
 
+use crate::core::jobs::log::sequence_of;
 use crate::core::jobs::recovery::{BEGINNING, recover};
 use crate::core::jobs::{Decision, Identity, JobHistory, Phase, Sameness};
 use crate::error::{Error, ErrorKind, Result};
 use crate::planner::{JobStatement, Parameters, Script, Statement, parse_statement};
 use crate::runtime::check::{CheckReport, Finding};
-use crate::runtime::sink::{application_of, group_of, numbered_witness, rows_up_to};
-use crate::runtime::takeover::files_of_number;
+use crate::runtime::sink::JobLog;
+use crate::runtime::sinks;
 use crate::session::Session;
 use crate::store::{DataDir, FoundJob, JobId, JobStore};
-use crate::streaming::JobSinkTable;
-use crate::tables::delta::RowsUpTo;
-use crate::tables::kafka::job_witness;
 
 /// How long a sink may take to answer.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -116,23 +115,24 @@ async fn check_sink(
         return Err(Error::internal("the text of a job does not create it"));
     };
     let staged = store.staged_for_next(id, history).await?;
-    let (witness, missing) = match session.sink_of(&insert).await? {
-        JobSinkTable::Kafka(table) => (job_witness(table, &group_of(id)).await?, None),
-        JobSinkTable::Delta(handle) => {
-            let application = application_of(id, 0);
-            let number = handle.transaction_version(&application.witness).await?;
-            let files = files_of_number(store, id, number, history, &staged).await;
-            let number = match rows_up_to(&handle, &application.witness, number, &files).await? {
-                RowsUpTo::Number(number) => number,
-                RowsUpTo::Untold(version) => return Ok(Some(untold(history, version))),
-            };
-            let witness = numbered_witness(number, history, &staged);
-            (
-                Some(witness),
-                Some(lacks(store, id, history, number, &handle.identity().await?).await?),
-            )
+    // Which topics the job reads plays no part while it writes nothing.
+    let sink = sinks::open(&session.sink_of(&insert).await?, id, &BTreeMap::new())?;
+    let log = JobLog {
+        store,
+        id,
+        history,
+        staged: &staged,
+    };
+    let told = sink.witness(log).await?;
+    if let Some(version) = told.untold_since {
+        return Ok(Some(untold(history, version)));
+    }
+    let (witness, missing) = match (&told.rows, sink.identity_before().await?) {
+        (Some(rows), Some(identity)) => {
+            let missing = lacks(log, rows, &identity).await?;
+            (told.version, Some(missing))
         }
-        JobSinkTable::Subscriber => return Ok(None),
+        _ => (told.version, None),
     };
     // The job may have gone on since.
     let now = store.history(id).await?;
@@ -187,18 +187,13 @@ async fn check_sink(
     )
 }
 
-/// The first batch with rows whose number a table does not have, although the log says that it was committed to this table.
-async fn lacks(
-    store: &JobStore,
-    id: JobId,
-    history: &JobHistory,
-    number: Option<i64>,
-    sink: &Identity,
-) -> Result<Option<u64>> {
-    let newest_first = history.batches.iter().rev();
+/// The first batch with rows that a sink lacks, although the log says that it was committed to this sink, which has the rows up to
+/// a version.
+async fn lacks(log: JobLog<'_>, rows: &str, sink: &Identity) -> Result<Option<u64>> {
+    let newest_first = log.history.batches.iter().rev();
     let names = newest_first.map(|batch| batch.version.clone()).collect();
-    let mut versions = std::pin::pin!(store.versions(id, names));
-    let number = number.and_then(|number| u64::try_from(number).ok());
+    let mut versions = std::pin::pin!(log.store.versions(log.id, names));
+    let number = sequence_of(rows);
     let mut lacking = None;
     while let Some(version) = versions.try_next().await? {
         // Batches before it were written to another table.

@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::core::jobs::Heartbeat;
 use crate::core::jobs::heartbeat::HEARTBEAT_EVERY;
 use crate::runtime::job_status::JobStatuses;
+use crate::runtime::owner::now;
 use crate::store::{JobId, JobStore};
 
 /// How often the status is checked for a change.
@@ -32,7 +33,7 @@ impl Heart {
                 owner: self.owner.clone(),
                 waiting: self.statuses.waiting(&self.name),
                 opening: false,
-                at: super::statements::now(),
+                at: now(),
             };
             let is_due = said.as_ref().is_none_or(|said| {
                 said.waiting != beat.waiting || (beat.at - said.at).abs() >= HEARTBEAT_EVERY

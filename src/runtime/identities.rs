@@ -6,9 +6,8 @@ use crate::core::jobs::{
     BatchVersion, Gaps, Identity, JobHistory, Reported, Sameness, Standing, standing,
 };
 use crate::error::{Error, ErrorKind, Result, Subject};
-use crate::runtime::batch::Ends;
 use crate::runtime::sink::JobSink;
-use crate::runtime::source::JobSource;
+use crate::runtime::source::{JobSources, SourcePlans};
 use crate::streaming::reads_what_it_writes;
 
 /// Present identities of a job's tables, and how they relate to the stored ones.
@@ -28,7 +27,7 @@ impl Identities {
     /// A source has another identity and the user has not accepted it; a source is also the job's sink; a source does not
     /// answer.
     pub(super) async fn ask(
-        sources: &BTreeMap<String, JobSource>,
+        sources: &JobSources,
         sink: Option<&Identity>,
         last: Option<&BatchVersion>,
         history: &JobHistory,
@@ -58,21 +57,25 @@ impl Identities {
         Ok(identities)
     }
 
-    /// Checks that no topic has fewer partitions than before: Kafka never removes partitions, so it would be another topic,
+    /// Checks that no source has fewer partitions than before: a topic never loses partitions, so it would be another one,
     /// even with the same id.
     ///
     /// # Errors
     ///
     /// A topic has fewer partitions.
-    pub(super) fn check_partitions(&self, last: Option<&BatchVersion>, ends: &Ends) -> Result<()> {
+    pub(super) fn check_partitions(
+        &self,
+        last: Option<&BatchVersion>,
+        plans: &SourcePlans,
+    ) -> Result<()> {
         let mut others = Others::default();
         for (table, (now, _)) in &self.sources {
             if self.is_accepted(table) {
                 continue;
             }
             let stored = last.and_then(|last| last.sources.get(table));
-            let there: BTreeSet<i32> = match ends.get(table) {
-                Some(ends) => ends.iter().map(|ends| ends.partition).collect(),
+            let there: BTreeSet<i32> = match plans.get(table) {
+                Some(plan) => plan.ends.iter().map(|ends| ends.partition).collect(),
                 None => continue,
             };
             let known = stored.into_iter().flat_map(BTreeMap::keys);
@@ -80,7 +83,7 @@ impl Identities {
                 .filter(|partition| !there.contains(partition))
                 .map(ToString::to_string)
                 .collect();
-            // Kafka removes no partition from a topic: this broker does not have the newest metadata yet.
+            // A topic loses no partition: this broker does not have the newest metadata yet.
             if !gone.is_empty() && self.is_same(table) {
                 return Err(Error::unavailable(format!(
                     "{now}: the broker that was asked does not know of partition {} yet",
@@ -107,15 +110,16 @@ impl Identities {
     /// A source has other records in their place; it does not answer.
     pub(super) async fn check_records(
         &self,
-        sources: &BTreeMap<String, JobSource>,
+        sources: &JobSources,
         last: Option<&BatchVersion>,
-        ends: &Ends,
+        plans: &SourcePlans,
         skipping: &Gaps,
         begins: bool,
     ) -> Result<()> {
         let mut others = Others::default();
         for (table, source) in sources {
-            if !begins && !source.is_to_be_checked() {
+            let plan = plans.get(table);
+            if !begins && !plan.is_some_and(|plan| plan.checks_marks) {
                 continue;
             }
             let marks = last.and_then(|last| last.marks.get(table));
@@ -130,7 +134,7 @@ impl Identities {
                 }
             }
             // Records that the source no longer has cannot be compared.
-            for ends in ends.get(table).into_iter().flatten() {
+            for ends in plan.into_iter().flat_map(|plan| &plan.ends) {
                 if let Some(mark) = marks.get(&ends.partition)
                     && !source.can_tell(mark.offset, ends)
                 {
@@ -159,11 +163,7 @@ impl Identities {
     /// # Errors
     ///
     /// An identity has changed, which the next look reports; a source or the sink does not answer.
-    pub(super) async fn check_again(
-        &self,
-        sources: &BTreeMap<String, JobSource>,
-        sink: &JobSink,
-    ) -> Result<()> {
+    pub(super) async fn check_again(&self, sources: &JobSources, sink: &dyn JobSink) -> Result<()> {
         for (table, source) in sources {
             if let Some((before, _)) = self.sources.get(table) {
                 let now = source.identity().await?;

@@ -12,8 +12,8 @@ use prometheus::{
 
 use crate::core::jobs::BatchVersion;
 use crate::error::{Error, Result};
-use crate::runtime::batch::{Ends, Ranges};
-use crate::runtime::phases::BatchPhase;
+use crate::runtime::batch_phase::BatchPhase;
+use crate::runtime::ends::{Ends, lags};
 use crate::runtime::windows::Windows;
 
 /// Seconds: batches take from milliseconds to minutes.
@@ -219,7 +219,7 @@ impl JobMetrics {
     /// Updates the lag: topics end at `ends`, and `last` is the job's last version.
     pub(super) fn lag(&self, last: Option<&BatchVersion>, ends: &Ends) {
         let Some(job) = &self.0 else { return };
-        for (table, partition, lag) in Ranges::lags(last, ends) {
+        for (table, partition, lag) in lags(last, ends) {
             let labels = [job.name.as_str(), table, &partition.to_string()];
             let gauge = job.families.lag.with_label_values(&labels);
             gauge.set(signed(lag));
@@ -250,9 +250,9 @@ impl JobMetrics {
             .set(seconds(at.saturating_mul(1_000)));
     }
 
-    /// Updates the metrics of the job's windows.
-    pub(super) fn windows(&self, windows: Option<&Windows>) {
-        let (Some(job), Some(windows)) = (&self.0, windows) else {
+    /// Updates the metrics of the job's windows; a job without state has none.
+    pub(super) fn windows(&self, windows: &Windows) {
+        let Some(job) = self.0.as_ref().filter(|_| windows.keep_state()) else {
             return;
         };
         let (families, labels) = (&job.families, [job.name.as_str()]);

@@ -1,35 +1,52 @@
 //! Runtime of jobs: their statements, and the runner that executes a stored INSERT as exactly-once micro-batches.
 
+mod aside;
 mod batch;
+mod batch_phase;
+mod batch_run;
 mod blame;
 mod boot_clock;
 mod check;
 mod check_sink;
+mod clock;
+mod ends;
 mod environment;
 mod failpoint;
 mod heartbeat;
 mod identities;
+mod job;
+mod job_clock;
 mod job_status;
 mod metrics;
+mod observer;
 mod options;
+mod owner;
 mod pace;
 mod phases;
 mod retention;
+mod rewind;
+mod run;
 mod runner;
+mod search;
 mod show;
+mod silence;
 #[cfg(test)]
 mod simulation;
 mod sink;
+mod sinks;
 mod source;
+mod sources;
 mod statements;
 mod subscribe;
 mod takeover;
+mod version;
 mod waiting;
 mod windows;
 
-pub use crate::runtime::job_status::{JobStatus, JobStatuses, Report, RunOptions, Stop};
 pub use check::{CheckReport, Finding, check};
 pub use check_sink::check_sinks;
+pub use job::ReadyJob;
+pub use job_status::{JobStatus, JobStatuses, Report, RunOptions, Stop};
 pub use metrics::{JobState, Metrics};
 pub use options::{JobOptions, OPTION_NAMES, Trigger};
-pub use statements::{Jobs, ReadyJob, ToDo};
+pub use statements::{Jobs, ToDo};

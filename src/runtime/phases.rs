@@ -7,46 +7,8 @@ use tracing::{Instrument as _, Span};
 
 use crate::core::jobs::JobHistory;
 use crate::error::Result;
+use crate::runtime::batch_phase::BatchPhase;
 use crate::runtime::metrics::JobMetrics;
-
-/// One phase of a batch.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum BatchPhase {
-    /// Find where the topics end and choose the ranges to read.
-    Choose,
-    /// Read the records, compute the rows and write them to the sink, which does not show them yet.
-    Run,
-    /// Write state and version.
-    Stage,
-    /// The sink makes the rows visible.
-    Commit,
-    /// Append the commit to the job's log.
-    Log,
-}
-
-impl BatchPhase {
-    pub(super) const ALL: [Self; 5] = [
-        Self::Choose,
-        Self::Run,
-        Self::Stage,
-        Self::Commit,
-        Self::Log,
-    ];
-
-    pub(super) fn name(self) -> &'static str {
-        match self {
-            Self::Choose => "choose",
-            Self::Run => "run",
-            Self::Stage => "stage",
-            Self::Commit => "commit",
-            Self::Log => "log",
-        }
-    }
-
-    fn span(self, batch: &Span) -> Span {
-        tracing::debug_span!(parent: batch, "phase", phase = self.name())
-    }
-}
 
 /// A batch that is running, or the search for the next one.
 #[derive(Debug, Clone)]
@@ -63,7 +25,7 @@ impl BatchPhases {
         let (generation, batch) = (history.generation, history.next_batch());
         let span = tracing::debug_span!("batch", job, generation, batch);
         Self {
-            choose: BatchPhase::Choose.span(&span),
+            choose: span_of(BatchPhase::Choose, &span),
             span,
             metrics: metrics.clone(),
             began: Instant::now(),
@@ -96,7 +58,7 @@ impl BatchPhases {
         phase: BatchPhase,
         work: impl Future<Output = Result<T>>,
     ) -> Result<T> {
-        let (span, began) = (phase.span(&self.span), Instant::now());
+        let (span, began) = (span_of(phase, &self.span), Instant::now());
         let done = work.instrument(span.clone()).await?;
         self.over(phase, &span, began.elapsed());
         Ok(done)
@@ -107,6 +69,11 @@ impl BatchPhases {
         let microseconds = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
         span.in_scope(|| tracing::debug!(microseconds, "phase done"));
     }
+}
+
+/// The span of a phase within the span of its batch.
+fn span_of(phase: BatchPhase, batch: &Span) -> Span {
+    tracing::debug_span!(parent: batch, "phase", phase = phase.name())
 }
 
 #[cfg(test)]

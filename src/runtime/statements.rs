@@ -1,40 +1,30 @@
 //! Statements about jobs, such as CREATE JOB, PAUSE JOB, REWIND JOB and SUBSCRIBE.
 
-use std::any::Any;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::panic::AssertUnwindSafe;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use datafusion::sql::parser::Statement as SqlStatement;
 use datafusion::sql::sqlparser::ast::Ident;
-use futures::{FutureExt as _, TryStreamExt as _};
 
-use crate::core::jobs::log::sequence_of;
-use crate::core::jobs::{
-    Accepted, BatchVersion, Entry, Gaps, Identity, JobHistory, Phase, Sameness, SourceProgress,
-};
+use crate::core::jobs::{Accepted, Entry, Gaps, JobHistory, Phase};
 use crate::error::{Error, ErrorKind, Result, Subject};
 use crate::planner::ast::Emit;
 use crate::planner::{JobStatement, TableOption, normalize};
-use crate::runtime::batch::{Ends, check_readable};
 use crate::runtime::environment::Environment;
 use crate::runtime::failpoint;
-use crate::runtime::heartbeat::Heart;
+use crate::runtime::job::ReadyJob;
 use crate::runtime::job_status::{Report, RunOptions};
 use crate::runtime::options::JobOptions;
-use crate::runtime::runner::JobRunner;
+use crate::runtime::owner::now;
+use crate::runtime::run::run_job;
 use crate::runtime::show;
-use crate::runtime::source::{JobSource, Look};
 use crate::runtime::subscribe::subscribe;
-use crate::runtime::takeover::{TakenOver, append_to, files_in, files_of, take_over};
-use crate::runtime::windows::{changed, goes_on_from};
+use crate::runtime::takeover::append_to;
+use crate::runtime::windows::keyed::{changed, goes_on_from};
 use crate::session::{Outcome, Ready, Session, batch_rows, job_rows, versions};
 use crate::store::{JobId, JobStore};
 use crate::streaming::{JobQuery, JobSinkTable};
 use crate::tables::kafka::Delivery;
-
-/// Prefix of the owner's name in the log when a statement owns the job for a moment.
-pub(super) const STATEMENT: &str = "statement ";
 
 /// The jobs of a data directory, for statements.
 #[derive(Debug)]
@@ -44,20 +34,6 @@ pub struct Jobs {
     allows_repeats: bool,
     /// Jobs that a statement of this process has created or confirmed: those that it can run.
     pub(super) ready: tokio::sync::Mutex<BTreeMap<String, Arc<ReadyJob>>>,
-}
-
-/// A job that this process can run.
-#[derive(Debug)]
-pub struct ReadyJob {
-    pub(super) id: JobId,
-    pub(super) name: String,
-    /// The statement that creates it.
-    pub(super) text: String,
-    /// The statements that create its tables.
-    pub(super) tables: Vec<String>,
-    pub(super) options: JobOptions,
-    pub(super) query: Arc<JobQuery>,
-    pub(super) environment: Environment,
 }
 
 /// The next action of a process for a job.
@@ -73,18 +49,6 @@ pub enum ToDo {
     Forget,
 }
 
-impl ReadyJob {
-    /// The name in SQL.
-    pub fn name(&self) -> &str {
-        &self.name
-    }
-
-    /// Whether it still agrees with the job in the log.
-    pub(super) fn is_of(&self, history: &JobHistory) -> bool {
-        history.text == self.text && history.tables == self.tables
-    }
-}
-
 impl Jobs {
     /// The jobs of `store`.
     pub fn new(store: JobStore) -> Self {
@@ -92,16 +56,6 @@ impl Jobs {
             store,
             allows_repeats: false,
             ready: tokio::sync::Mutex::default(),
-        }
-    }
-
-    /// Jobs with one that can be run.
-    #[cfg(test)]
-    pub(super) fn with_ready(store: JobStore, job: ReadyJob) -> Self {
-        let ready = BTreeMap::from([(job.name.clone(), Arc::new(job))]);
-        Self {
-            ready: tokio::sync::Mutex::new(ready),
-            ..Self::new(store)
         }
     }
 
@@ -387,7 +341,7 @@ impl Jobs {
                     at: now(),
                 };
                 let id = self.store.create(&created, &name).await?.ok_or_else(|| {
-                    Error::unavailable(format!("job {name} is being made by somebody else"))
+                    Error::unavailable(format!("job {name} is being created by another process"))
                         .about(Subject::job(&name))
                 })?;
                 (id, format!("job {name}"))
@@ -434,7 +388,7 @@ impl Jobs {
             tables,
             options,
             query: Arc::new(query),
-            environment: Environment::default(),
+            environment: Environment::real(),
         };
         self.ready.lock().await.insert(name, Arc::new(ready));
         Ok(Ready::Done(done))
@@ -493,167 +447,8 @@ impl Jobs {
         .with_help("drop the job and create it anew"))
     }
 
-    pub(super) async fn rewind(&self, name: &str, to: u64) -> Result<Ready> {
-        let (id, history) = self.find(name).await?;
-        check_batch(&history, to)?;
-        let ready = self.ready.lock().await.get(name).cloned();
-        let Some(job) = ready.filter(|job| job.id == id) else {
-            return Err(Error::invalid(format!(
-                "REWIND JOB {name} needs the job's file: its sink is taken over"
-            ))
-            .about(Subject::job(name))
-            .with_help(format!(
-                "run it with the files of the job: anabranch sql -f tables.sql -f job.sql -c 'REWIND JOB {name} TO BATCH {to}'"
-            )));
-        };
-        let me = format!("{STATEMENT}{}", owner());
-        let TakenOver {
-            mut history,
-            sink,
-            missing,
-            identity,
-            ..
-        } = take_over(&self.store, &job, &me, Some(to)).await?;
-        // The job's runner may have committed batches until the takeover.
-        check_batch(&history, to)?;
-        let mut abandoned = history.clone();
-        let entry = Entry::Rewound { to, at: now() };
-        abandoned.apply(&entry);
-        // Rows that a restored sink lacks cannot be removed from it.
-        let is_there = |version: &str| {
-            missing.is_none_or(|missing| sequence_of(version) <= Some(missing.known))
-        };
-        let behind = history.batches.iter().filter(|batch| batch.batch > to);
-        let behind: BTreeSet<&str> = behind.map(|batch| batch.version.as_str()).collect();
-        let read = self.abandoned(id, &abandoned, |version| {
-            is_there(version) || behind.contains(version)
-        });
-        let read = read.await?;
-        let there = read.iter().filter(|(name, _)| is_there(name));
-        let there: Vec<&BatchVersion> = there.map(|(_, version)| version).collect();
-        let files = files_of(there.iter().copied());
-        // Rows that were written to an earlier table, which this one has replaced, are not in it.
-        let own = files_in(there, identity.as_ref());
-        sink.check_take_back(&own).await?;
-        // A sink in an earlier state has rows again that were removed from it: those of batches that were abandoned before.
-        let again: Vec<String> = match missing {
-            Some(missing) => history
-                .known()
-                .filter(|version| sequence_of(version) <= Some(missing.known))
-                .filter(|version| {
-                    !history
-                        .batches
-                        .iter()
-                        .any(|batch| batch.version == *version)
-                })
-                .filter(|version| !abandoned.abandoned.iter().any(|one| one == version))
-                .map(str::to_owned)
-                .collect(),
-            None => Vec::new(),
-        };
-        let again: Vec<BatchVersion> = self.store.versions(id, again).try_collect().await?;
-        let again = files_in(&again, identity.as_ref());
-        sink.check_take_back(&again).await?;
-        let behind = read
-            .iter()
-            .filter(|(name, _)| behind.contains(name.as_str()));
-        let behind: Vec<&BatchVersion> = behind.map(|(_, version)| version).collect();
-        let published = self.check_rewind(&job, &history, to, &behind).await?;
-        sink.take_back(&again).await?;
-        // From here on the rewind is in the log: the next runner that takes the job over completes it.
-        let mut rewound = history.clone();
-        if !self.store.append_next(id, &mut rewound, &entry).await? {
-            return Err(Error::unavailable(format!(
-                "job {name} was taken over by a runner at the same time"
-            ))
-            .about(Subject::job(name))
-            .with_help("say it again"));
-        }
-        failpoint::reach("rewound");
-        let batches = history.batches.len() - abandoned.batches.len();
-        history = rewound;
-        sink.take_back(&files).await?;
-        sink.mark(&history).await?;
-        let rows = match job.query.sink() {
-            JobSinkTable::Kafka(table) if !published.is_empty() => {
-                let ranges: Vec<String> = published
-                    .iter()
-                    .map(|(partition, at)| {
-                        format!("{partition} from {} to {}", at.start, at.end - 1)
-                    })
-                    .collect();
-                format!(
-                    "what they published stays in the topic '{}': partition {}",
-                    table.topic(),
-                    ranges.join(", ")
-                )
-            }
-            JobSinkTable::Kafka(_) => "they published nothing".to_owned(),
-            JobSinkTable::Delta(_) => "their rows are no longer in the table".to_owned(),
-            JobSinkTable::Subscriber => String::new(),
-        };
-        Ok(Ready::Done(format!(
-            "job {name} goes on from batch {to}; {batches} batches are abandoned, and {rows}"
-        )))
-    }
-
-    /// The abandoned versions that are wanted, by name; each is read once.
-    async fn abandoned(
-        &self,
-        id: JobId,
-        history: &JobHistory,
-        is_wanted: impl Fn(&str) -> bool,
-    ) -> Result<Vec<(String, BatchVersion)>> {
-        let names = history.abandoned.iter().filter(|name| is_wanted(name));
-        let names: Vec<String> = names.cloned().collect();
-        let versions: Vec<BatchVersion> =
-            self.store.versions(id, names.clone()).try_collect().await?;
-        Ok(names.into_iter().zip(versions).collect())
-    }
-
-    /// Checks that the batches after `to`, which have these versions, can be run again; returns the ranges of their rows in the
-    /// sink's topic.
-    async fn check_rewind(
-        &self,
-        job: &ReadyJob,
-        history: &JobHistory,
-        to: u64,
-        versions: &[&BatchVersion],
-    ) -> Result<BTreeMap<i32, SourceProgress>> {
-        let mut published: BTreeMap<i32, SourceProgress> = BTreeMap::new();
-        for version in versions {
-            for (partition, at) in &version.published {
-                let all = published.entry(*partition).or_insert(*at);
-                all.start = all.start.min(at.start);
-                all.end = all.end.max(at.end);
-            }
-        }
-        if let (Some(first), Some(newest)) = (versions.first(), versions.last()) {
-            let mut ends = Ends::new();
-            let stands = match history.batches.iter().find(|batch| batch.batch == to) {
-                Some(last) => Some(self.store.version(job.id, &last.version).await?),
-                None => None,
-            };
-            for (table, source) in job.environment.sources(&job.query, None)? {
-                check_same_source(&table, &source, &first.identities).await?;
-                let look = Look {
-                    table: &table,
-                    last: stands.as_ref(),
-                    max_rows: 1,
-                    skipping: None,
-                };
-                let found = source.ends(look).await?;
-                // A stream of files begins with all files that the table has at that time.
-                if stands.is_some() || source.planned().is_none() {
-                    ends.insert(table, found);
-                }
-            }
-            check_readable(first, newest, &ends)?;
-        }
-        Ok(published)
-    }
-
-    async fn find(&self, name: &str) -> Result<(JobId, JobHistory)> {
+    /// The job of this name.
+    pub(super) async fn find(&self, name: &str) -> Result<(JobId, JobHistory)> {
         match self.store.find(name).await? {
             Some(found) => Ok(found),
             None => Err(self.no_such_job(name).await),
@@ -703,125 +498,12 @@ fn accepted(
     Ok(accepted)
 }
 
-/// Checks that the present source is the one that the batches have read, so that they can be run again.
-async fn check_same_source(
-    table: &str,
-    source: &JobSource,
-    identities: &BTreeMap<String, Identity>,
-) -> Result<()> {
-    let Some(read) = identities.get(table) else {
-        return Ok(());
-    };
-    let now = source.identity().await?;
-    if read.compare(&now) != Sameness::Other {
-        return Ok(());
-    }
-    Err(Error::data(format!(
-        "{table}: the batches have read another source: {}",
-        read.difference(&now)
-    ))
-    .about(Subject::table(table))
-    .with_help(
-        "they cannot be run again; REWIND to a later batch, or DROP JOB and CREATE JOB to begin with what is there",
-    ))
-}
-
-/// Checks the target of a rewind: a batch that the job still has, or its beginning while all batches are kept.
-fn check_batch(history: &JobHistory, to: u64) -> Result<()> {
-    let (name, oldest) = (&history.name, history.oldest());
-    let newest = history.last().map_or(0, |last| last.batch);
-    if (oldest..=newest).contains(&to) {
-        return Ok(());
-    }
-    if to < oldest {
-        let gone = format!(
-            "job {name} no longer has batch {to}; the oldest it can go back to is {oldest}"
-        );
-        return Err(Error::not_found(gone).about(Subject::job(name)).with_help(
-            "the options 'retention.versions' and 'retention.age' of CREATE JOB say how many are kept; \
-             to begin anew, DROP JOB and CREATE JOB, or reprocess from an archive",
-        ));
-    }
-    Err(Error::not_found(format!(
-        "job {name} has no batch {to}; it has {} to {newest}",
-        oldest.max(1)
-    ))
-    .about(Subject::job(name)))
-}
-
-/// Runs a job and writes its heartbeats.
-async fn run_job(store: JobStore, job: Arc<ReadyJob>, options: RunOptions) -> Result<Report> {
-    let runner = JobRunner::try_new(&store, &job, &options)?;
-    let heart = Heart {
-        store: store.clone(),
-        id: job.id,
-        name: job.name.clone(),
-        owner: runner.owner().to_owned(),
-        statuses: options.statuses.clone(),
-    };
-    let run = AssertUnwindSafe(runner.run()).catch_unwind();
-    let outcome = tokio::select! {
-        outcome = run => outcome.map_err(|panic| said_by(&*panic)),
-        () = heart.beat() => Ok(Err(Error::internal("the signs of life have ended"))),
-    };
-    let outcome = match outcome {
-        Ok(outcome) => outcome,
-        Err(said) => Err(panicked(&store, job.id, &heart.owner, &said).await),
-    };
-    heart.stop().await;
-    outcome
-}
-
-/// The message of a panic.
-fn said_by(panic: &(dyn Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().copied();
-    let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
-    text.unwrap_or("it gave no message").to_owned()
-}
-
-/// Records a panic of this program in the job's log, unless another process runs the job by now.
-async fn panicked(store: &JobStore, id: JobId, owner: &str, said: &str) -> Error {
-    let error = Error::internal(format!("the program has failed: {said}"));
-    let paused = Entry::Paused {
-        reason: Some(error.message().to_owned()),
-        reported: None,
-        at: now(),
-    };
-    if let Ok(history) = store.history(id).await
-        && history.owner.as_deref() == Some(owner)
-        && let Err(failure) = append_to(store, id, history, &paused).await
-    {
-        tracing::warn!(%failure, "the job's log does not say why it ended");
-    }
-    error
-}
-
 fn batch_number(text: &crate::planner::Text) -> Result<u64> {
     text.value.parse().map_err(|_| {
         Error::invalid(format!("'{}' is no number of a batch", text.value))
             .about(Subject::text(&text.value))
             .at(text.span)
     })
-}
-
-/// Name of this process in the log: host, process id and a random part.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "a random part tells two runners of a process apart"
-)]
-pub(super) fn owner() -> String {
-    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    let random = uuid::Uuid::new_v4().simple().to_string();
-    format!("{}/{}/{}", host.trim(), std::process::id(), &random[..8])
-}
-
-/// Milliseconds since 1970 UTC.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the clock of statements about jobs, which have no environment"
-)]
-pub(super) fn now() -> i64 {
-    chrono::Utc::now().timestamp_millis()
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::*;
+use crate::core::jobs::BatchVersion;
 use crate::planner::{Script, Statement, parse_statement};
 use crate::session::SessionOptions;
 use crate::store::simulated::{Faults, Reads, SimulatedDisk};

@@ -14,12 +14,13 @@ use crate::error::{Error, Result};
 use crate::planner::TableOption;
 use crate::planner::ast::Emit;
 use crate::runtime::environment::Environment;
+use crate::runtime::job::ReadyJob;
 use crate::runtime::job_status::RunOptions;
 use crate::runtime::options::{JobOptions, Trigger};
+use crate::runtime::owner::now;
 use crate::runtime::runner::JobRunner;
 use crate::runtime::show;
-use crate::runtime::sink::Subscriber;
-use crate::runtime::statements::{ReadyJob, now};
+use crate::runtime::sinks::subscriber::Subscriber;
 use crate::session::{Planned, Session};
 use crate::store::JobStore;
 use crate::streaming::JobQuery;
@@ -106,7 +107,7 @@ async fn run(query: Arc<JobQuery>, options: JobOptions, subscriber: Subscriber) 
         tables: Vec::new(),
         options,
         query,
-        environment: Environment::Subscriber(subscriber),
+        environment: Environment::of_subscriber(subscriber),
     };
     let told = RunOptions {
         until_caught_up: options.trigger == Trigger::Once,

@@ -3,7 +3,7 @@
 use futures::TryStreamExt as _;
 
 use crate::core::jobs::log::sequence_of;
-use crate::core::jobs::recovery::{BEGINNING, Staged, recover, recover_in_new_sink};
+use crate::core::jobs::recovery::{Staged, recover, recover_in_new_sink};
 use crate::core::jobs::{
     BatchVersion, Decision, Entry, Identity, JobHistory, Missing, Phase, Sameness, Standing,
     missing_in_sink,
@@ -11,35 +11,14 @@ use crate::core::jobs::{
 use crate::error::{Error, ErrorKind, Result, Subject};
 use crate::runtime::failpoint;
 use crate::runtime::identities::check_sink;
-use crate::runtime::sink::{JobSink, numbered_witness};
-use crate::runtime::statements::ReadyJob;
+use crate::runtime::job::ReadyJob;
+use crate::runtime::sink::{JobLog, JobSink, Witness};
 use crate::store::{JobId, JobStore};
-use crate::streaming::JobSinkTable;
-use crate::tables::delta::RowsUpTo;
 
 /// How often the append of a log entry is retried when other processes write as well.
 pub(super) const ATTEMPTS: usize = 20;
 
-/// The files of the version whose number a Delta table stores, as far as they are known.
-pub(super) async fn files_of_number(
-    store: &JobStore,
-    id: JobId,
-    number: Option<i64>,
-    history: &JobHistory,
-    staged: &[Staged],
-) -> Vec<String> {
-    let name = numbered_witness(number, history, staged);
-    let is_staged = staged.iter().any(|staged| staged.name == name);
-    match number {
-        Some(_) if is_staged || history.known().any(|known| known == name) => {
-            let version = store.version(id, &name).await;
-            version.map_or_else(|_| Vec::new(), |version| version.files)
-        }
-        _ => Vec::new(),
-    }
-}
-
-/// The files that versions have added to a Delta table.
+/// The files that versions have added to a table.
 pub(super) fn files_of<'v>(versions: impl IntoIterator<Item = &'v BatchVersion>) -> Vec<String> {
     let files = versions.into_iter().flat_map(|version| &version.files);
     files.cloned().collect()
@@ -89,7 +68,7 @@ pub(super) async fn append_to(
 /// A job that this process has taken over.
 pub(super) struct TakenOver {
     pub(super) history: JobHistory,
-    pub(super) sink: JobSink,
+    pub(super) sink: Box<dyn JobSink>,
     /// Which topic or table the sink is.
     pub(super) identity: Option<Identity>,
     /// The version where the job stands, with its name.
@@ -112,20 +91,17 @@ pub(super) async fn take_over(
     let before = store.history(id).await?;
     let takeover = Entry::Takeover {
         owner: owner.to_owned(),
-        at: environment.now(),
+        at: environment.clock.now(),
     };
     let is_first = before.owner.is_none();
     let taken = append_to(store, id, before, &takeover).await?;
     failpoint::reach("taken-over");
-    if let JobSinkTable::Delta(handle) = job.query.sink() {
-        // No row may be written to a table with another identity.
+    let sink = environment.tables.sink(&job.query, id)?;
+    if let Some(now) = sink.identity_before().await? {
         let last = last_version(store, id, owner, &taken).await?;
-        let now = handle.identity().await?;
         check_sink(sink_name(job), &now, version_of(last.as_ref()), &taken)?;
     }
-    let (sink, of_delta) = environment
-        .take_over(&job.query, id, taken.next - 1)
-        .await?;
+    let sink = sink.take_over(taken.next - 1).await?;
     // Before this process fenced the sink, another one may have taken over as well, and even run batches.
     let mut history = store.history(id).await?;
     if history.owner.as_deref() != Some(owner) {
@@ -138,34 +114,30 @@ pub(super) async fn take_over(
         None => Standing::Unknown,
     };
     let staged = store.staged(id, &history).await?;
-    let files = files_of_number(store, id, of_delta, &history, &staged).await;
-    let of_delta = match sink.rows_up_to(of_delta, &files).await? {
-        RowsUpTo::Number(number) => number,
-        RowsUpTo::Untold(version) => {
-            let last = history.last().map_or(0, |last| last.batch);
-            if history.assuming != Some((last, true)) {
-                return Err(untold(&history.name, last, version));
-            }
-            of_delta
-        }
+    let log = JobLog {
+        store,
+        id,
+        history: &history,
+        staged: &staged,
     };
+    let witness = sink.witness(log).await?;
+    if let Some(version) = witness.untold_since {
+        let last = history.last().map_or(0, |last| last.batch);
+        if history.assuming != Some((last, true)) {
+            return Err(untold(&history.name, last, version));
+        }
+    }
     let mut missing = None;
     let decision = match standing {
         // It has no row of batches that were staged for the sink before it; of a batch that was staged for it, it may have all
         // rows.
         Standing::New => {
-            let witness = sink.witness(of_delta, &history, &staged).await?;
             let own = staged_for(store, id, &staged, identity.as_ref()).await?;
-            recover_in_new_sink(&history, witness.as_deref(), &own)
+            recover_in_new_sink(&history, witness.version.as_deref(), &own)
         }
         _ => {
-            let witness = sink.witness(of_delta, &history, &staged).await?;
-            let of_table = (!sink.forgets()).then_some(of_delta);
-            if let Some(witness) = &witness {
-                let sink = identity.as_ref();
-                missing = lacking(store, id, &history, witness, of_table, sink).await?;
-            }
-            recover(&history, is_first, witness.as_deref(), &staged)
+            missing = lacking(log, &witness, identity.as_ref()).await?;
+            recover(&history, is_first, witness.version.as_deref(), &staged)
         }
     };
     if let Some(lacked) = missing {
@@ -185,7 +157,7 @@ pub(super) async fn take_over(
                 version,
                 at: match &staged.clock {
                     Some(clock) => clock.at,
-                    None => environment.now(),
+                    None => environment.clock.now(),
                 },
             };
             if !store.append_next(id, &mut history, &entry).await? {
@@ -241,25 +213,23 @@ async fn staged_for(
     Ok(own)
 }
 
-/// The batches of the log that the sink lacks. `of_table` is the number that a table stores, if the sink is one.
+/// The batches of the log that the sink lacks.
 async fn lacking(
-    store: &JobStore,
-    id: JobId,
-    history: &JobHistory,
-    witness: &str,
-    of_table: Option<Option<i64>>,
+    log: JobLog<'_>,
+    witness: &Witness,
     sink: Option<&Identity>,
 ) -> Result<Option<Missing>> {
-    // A table without a number has got no rows.
-    let witness = match of_table {
-        Some(None) => BEGINNING,
-        _ => witness,
+    let JobLog {
+        store, id, history, ..
+    } = log;
+    let keeps_all = witness.rows.is_none();
+    let Some(witness) = witness.rows.as_ref().or(witness.version.as_ref()) else {
+        return Ok(None);
     };
     let last = history.last().map(|last| last.version.as_str());
-    if last.is_none() || last == Some(witness) {
+    if last.is_none() || last == Some(witness.as_str()) {
         return Ok(None);
     }
-    let keeps_all = of_table.is_none();
     let names: Vec<String> = history
         .batches
         .iter()

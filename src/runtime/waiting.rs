@@ -8,9 +8,11 @@ use crate::core::jobs::{Heartbeat, JobHistory, Phase};
 use crate::error::{Error, Result};
 use crate::planner::JobStatement;
 use crate::runtime::environment::Environment;
+use crate::runtime::job::ReadyJob;
 use crate::runtime::job_status::RunOptions;
 use crate::runtime::metrics::{JobMetrics, JobState};
-use crate::runtime::statements::{Jobs, ReadyJob, now, owner};
+use crate::runtime::owner::{now, owner};
+use crate::runtime::statements::Jobs;
 use crate::session::Session;
 use crate::store::JobId;
 
@@ -75,7 +77,7 @@ impl Jobs {
             tables: history.tables.clone(),
             options,
             query: Arc::new(query),
-            environment: Environment::default(),
+            environment: Environment::real(),
         };
         ready.insert(history.name.clone(), Arc::new(job));
         Ok(())

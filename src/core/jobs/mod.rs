@@ -2,6 +2,7 @@
 
 pub mod alignment;
 pub mod clock;
+pub mod ends;
 pub mod files;
 pub mod fingerprint;
 pub mod heartbeat;
@@ -20,6 +21,7 @@ pub mod watermark;
 
 pub use alignment::waiting;
 pub use clock::{ClockReading, JobClock, SteadyTime, Wall};
+pub use ends::PartitionEnds;
 pub use files::{FilePlace, choose_files};
 pub use heartbeat::{Heartbeat, SeenState, seen_state};
 pub use identity::{Accepted, Identity, RecordMark, Reported, Sameness, Standing, standing};

@@ -17,10 +17,7 @@ mod sink;
 mod source;
 mod world;
 
-pub(super) use sink::{Open, SimulatedSink};
-pub(super) use source::SimulatedSource;
 use world::Hidden;
-pub(super) use world::Process;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
@@ -282,12 +279,13 @@ async fn late(schedule: &Schedule<'_>, name: &str, version: &BatchVersion) -> BT
 
 /// The open windows as a runner reads them back from the state files: key, start, end, count and sum, sorted.
 async fn state(schedule: &Schedule<'_>, version: Option<&BatchVersion>) -> Vec<OutRow> {
-    let job = schedule.ready(0, Environment::default());
-    let query = schedule.query().stream().unwrap();
-    let windows = Windows::load(&schedule.store, &job, query, version)
-        .await
-        .unwrap();
-    let mut rows = out_rows(&windows.groups());
+    let job = schedule.ready(0, Environment::real());
+    let windows = Windows::load(&schedule.store, &job, version).await.unwrap();
+    let state = windows.state.unwrap();
+    let groups = state.table.rows().unwrap();
+    let closed_by = state.time.closed_by;
+    let groups = state.aggregate.evaluate_open(&groups, closed_by);
+    let mut rows = out_rows(&groups.unwrap());
     for row in &mut rows {
         if schedule.kind() == Kind::KeyChanges {
             row.splice(1..1, [Some(0), Some(0)]);

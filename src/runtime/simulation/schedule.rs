@@ -17,10 +17,11 @@ use super::world::{Observer, Process, Rates, World};
 use crate::core::jobs::{Accepted, Entry, JobHistory, Phase};
 use crate::error::{Error, ErrorKind, Result};
 use crate::runtime::environment::Environment;
+use crate::runtime::job::ReadyJob;
 use crate::runtime::job_status::RunOptions;
 use crate::runtime::options::{JobOptions, StateTtl, Trigger};
 use crate::runtime::runner::JobRunner;
-use crate::runtime::statements::{Jobs, ReadyJob};
+use crate::runtime::statements::Jobs;
 use crate::runtime::takeover::append_to;
 use crate::store::simulated::{Faults, Reads, SimulatedDisk};
 use crate::store::{JobId, JobStore};
@@ -184,7 +185,7 @@ impl<'q> Schedule<'q> {
     pub(super) async fn catch_up(&self) -> Result<()> {
         let process = Process::new(&self.world, usize::MAX);
         let store = JobStore::new(self.disk.seen_with(Arc::new(Observer)));
-        let job = self.ready(0, Environment::Simulated(process));
+        let job = self.ready(0, process.environment());
         let options = RunOptions {
             until_caught_up: true,
             ..RunOptions::default()
@@ -205,7 +206,7 @@ impl<'q> Schedule<'q> {
         let faults = Arc::clone(&reads) as Arc<dyn Faults>;
         let store = JobStore::new(self.disk.seen_with(faults));
         let process = Process::new(&self.world, usize::MAX);
-        let jobs = Jobs::with_ready(store, self.ready(0, Environment::Simulated(process)));
+        let jobs = with_ready(store, self.ready(0, process.environment())).await;
         tokio::select! {
             done = jobs.rewind("j", to) => drop(done.unwrap()),
             () = self.let_time_pass() => {}
@@ -333,11 +334,6 @@ impl<'q> Schedule<'q> {
             self.come_to_rest().await?;
         }
         Ok(())
-    }
-
-    /// The query of the first process; each process has its own.
-    pub(super) fn query(&self) -> &'q Arc<JobQuery> {
-        &self.queries[0]
     }
 
     pub(super) fn ready(&self, slot: usize, environment: Environment) -> ReadyJob {
@@ -735,7 +731,7 @@ impl<'q> Schedule<'q> {
         let process = Process::new(&self.world, self.started);
         process.note("starts");
         let store = JobStore::new(self.disk.seen_with(Arc::new(process.clone())));
-        let job = self.ready(slot, Environment::Simulated(process.clone()));
+        let job = self.ready(slot, process.environment());
         let options = options.clone();
         let future = async move {
             let runner = JobRunner::try_new(&store, &job, &options)?;
@@ -757,9 +753,9 @@ impl<'q> Schedule<'q> {
         let process = Process::new(&self.world, self.started);
         process.note(format_args!("REWIND JOB j TO BATCH {to}"));
         let store = JobStore::new(self.disk.seen_with(Arc::new(process.clone())));
-        let job = self.ready(slot, Environment::Simulated(process.clone()));
+        let job = self.ready(slot, process.environment());
         let future = async move {
-            let jobs = Jobs::with_ready(store, job);
+            let jobs = with_ready(store, job).await;
             jobs.rewind("j", to).await.map(|_| ())
         };
         self.running[slot] = Some(running(process, future, "a statement"));
@@ -840,6 +836,16 @@ impl<'q> Schedule<'q> {
         }
         Err(fault(&error))
     }
+}
+
+/// Jobs with one that can be run.
+async fn with_ready(store: JobStore, job: ReadyJob) -> Jobs {
+    let jobs = Jobs::new(store);
+    jobs.ready
+        .lock()
+        .await
+        .insert(job.name.clone(), Arc::new(job));
+    jobs
 }
 
 /// Whether a job may stop for this reason because of what a schedule does.

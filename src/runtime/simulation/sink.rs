@@ -3,16 +3,21 @@
 //! Only the process that was the last to take the sink over can commit. If the answer to a commit gets lost, the commit may be
 //! done, or it is done later, before another process takes the sink over, or never.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use datafusion::arrow::array::{Array, AsArray, RecordBatch};
 use datafusion::arrow::compute::cast;
 use datafusion::arrow::datatypes::{DataType, Int64Type};
 use datafusion::physical_plan::collect;
 
 use super::world::Process;
-use crate::core::jobs::Identity;
+use crate::core::jobs::recovery::BEGINNING;
+use crate::core::jobs::{BatchVersion, Identity, JobHistory, SourceProgress};
 use crate::error::{Error, ErrorKind, Result};
+use crate::runtime::sink::{JobLog, JobSink, OpenSink, Pending, Witness, Written, own};
+use crate::runtime::sinks::numbered;
 use crate::streaming::BatchPlan;
 
 /// A row of the sink, with each column as a number.
@@ -95,39 +100,70 @@ impl Sink {
 
 /// A process that has taken the sink over.
 #[derive(Debug, Clone)]
-pub(crate) struct SimulatedSink {
+struct OwnedSink {
     process: Process,
     owner: u64,
+    /// The number of the last commit when the sink was taken over.
+    number: Option<i64>,
 }
 
 /// Rows that are written and not committed: in an open transaction, or in a file that is not in the table yet.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Open {
+struct Open {
     commit: Commit,
     began: Duration,
     /// How often the sink had been deleted when they were written.
     sink: u64,
 }
 
-impl Open {
-    pub(crate) fn rows(&self) -> u64 {
-        self.commit.rows.len() as u64
-    }
-
-    /// The file that a commit adds to a table; none for a topic.
-    pub(crate) fn files(&self) -> Vec<String> {
+impl Pending for Open {
+    fn written(&self) -> Written {
+        // The file that a commit adds to a table; none for a topic.
         let file = &self.commit.file;
         let files = (!file.is_empty()).then(|| file.clone());
-        files.into_iter().collect()
+        Written {
+            rows: self.commit.rows.len() as u64,
+            published: BTreeMap::new(),
+            files: files.into_iter().collect(),
+        }
     }
 }
 
+/// The sink as a process sees it that has not taken it over.
+#[derive(Debug, Clone)]
+pub(super) struct SimulatedSink {
+    process: Process,
+}
+
 impl SimulatedSink {
-    /// From now on no other process can commit. Gives the number of the last commit to a table.
-    pub(crate) async fn take_over(process: Process) -> Result<(Self, Option<i64>)> {
+    pub(super) fn new(process: Process) -> Self {
+        Self { process }
+    }
+}
+
+#[async_trait]
+impl OpenSink for SimulatedSink {
+    async fn identity_before(&self) -> Result<Option<Identity>> {
+        Ok(None)
+    }
+
+    async fn witness(&self, log: JobLog<'_>) -> Result<Witness> {
+        let (is_table, number, version) = {
+            let sink = &self.process.world.lock().sink;
+            (sink.is_table, sink.number, sink.witness.clone())
+        };
+        Ok(match is_table {
+            true => numbered::witness_of(number, log),
+            false => named(version),
+        })
+    }
+
+    /// From now on no other process can commit.
+    async fn take_over(self: Box<Self>, _: u64) -> Result<Box<dyn JobSink>> {
+        let process = self.process;
         process.step().await;
         fail(&process, "fence")?;
-        let taken = {
+        let (owner, number) = {
             let mut state = process.world.lock();
             // A commit whose answer got lost is done now, or never.
             if let Some(commit) = state.sink.in_flight.take()
@@ -145,11 +181,17 @@ impl SimulatedSink {
             (owner, state.sink.number)
         };
         process.step().await;
-        let (owner, number) = taken;
-        Ok((Self { process, owner }, number))
+        Ok(Box::new(OwnedSink {
+            process,
+            owner,
+            number,
+        }))
     }
+}
 
-    pub(crate) async fn identity(&self) -> Result<Identity> {
+#[async_trait]
+impl JobSink for OwnedSink {
+    async fn identity(&self) -> Result<Option<Identity>> {
         self.process.step().await;
         fail(&self.process, "the sink's id")?;
         let identity = {
@@ -157,33 +199,31 @@ impl SimulatedSink {
             state.sink.identity(state.hidden.identities)
         };
         self.process.step().await;
-        Ok(identity)
+        Ok(Some(identity))
     }
 
-    pub(crate) fn is_table(&self) -> bool {
-        self.process.world.lock().sink.is_table
-    }
-
-    pub(crate) fn timeout(&self) -> Option<Duration> {
-        let sink = &self.process.world.lock().sink;
-        (!sink.is_table && !sink.timeout.is_zero()).then_some(sink.timeout)
-    }
-
-    pub(crate) async fn witness(&self) -> Result<Option<String>> {
+    async fn witness(&self, log: JobLog<'_>) -> Result<Witness> {
+        // As a table does that looks whether it has the files of the version.
+        numbered::files_of(self.number, log).await;
+        if self.is_table() {
+            return Ok(numbered::witness_of(self.number, log));
+        }
         self.process.step().await;
         fail(&self.process, "witness")?;
         let witness = self.process.world.lock().sink.witness.clone();
         self.process
             .note(format_args!("the witness is {witness:?}"));
         self.process.step().await;
-        Ok(witness)
+        Ok(named(witness))
     }
 
     /// Writes the witness to a topic again.
-    pub(crate) async fn mark(&self, witness: &str) -> Result<()> {
+    async fn mark(&self, history: &JobHistory) -> Result<()> {
         if self.is_table() {
             return Ok(());
         }
+        let last = history.last().map(|last| last.version.as_str());
+        let witness = last.unwrap_or(BEGINNING);
         self.process.step().await;
         fail(&self.process, "mark")?;
         {
@@ -195,8 +235,17 @@ impl SimulatedSink {
         fail(&self.process, "the answer to mark")
     }
 
+    fn forgets(&self) -> bool {
+        !self.is_table()
+    }
+
+    fn timeout(&self) -> Option<Duration> {
+        let sink = &self.process.world.lock().sink;
+        (!sink.is_table && !sink.timeout.is_zero()).then_some(sink.timeout)
+    }
+
     /// Takes the files of abandoned batches out of a table.
-    pub(crate) async fn take_back(&self, files: &[String]) -> Result<()> {
+    async fn take_back(&self, files: &[String]) -> Result<()> {
         if !self.is_table() || files.is_empty() {
             return Ok(());
         }
@@ -212,11 +261,15 @@ impl SimulatedSink {
         fail(&self.process, "the answer to take back")
     }
 
-    pub(crate) async fn write(
+    fn abandoned_rows(&self, _: &BTreeMap<i32, SourceProgress>) -> String {
+        String::new()
+    }
+
+    async fn write(
         &self,
         withdrawn: Option<&RecordBatch>,
         batch: &BatchPlan,
-    ) -> Result<Open> {
+    ) -> Result<Box<dyn Pending>> {
         let (began, sink) = {
             let state = self.process.world.lock();
             (state.now, state.sink.recreated)
@@ -237,7 +290,7 @@ impl SimulatedSink {
             is_file.then(|| format!("file-{}", sink.files))
         };
         self.process.step().await;
-        Ok(Open {
+        Ok(Box::new(Open {
             commit: Commit {
                 witness: String::new(),
                 file: file.unwrap_or_default(),
@@ -246,10 +299,16 @@ impl SimulatedSink {
             },
             began,
             sink,
-        })
+        }))
     }
 
-    pub(crate) async fn commit(&self, open: Open, witness: &str) -> Result<()> {
+    async fn commit(
+        &mut self,
+        pending: Box<dyn Pending>,
+        witness: &str,
+        _: &BatchVersion,
+    ) -> Result<()> {
+        let open: Open = own(pending)?;
         let commit = Commit {
             witness: witness.to_owned(),
             ..open.commit
@@ -290,6 +349,16 @@ impl SimulatedSink {
         }
         self.process.step().await;
         fail(&self.process, "the answer to commit")
+    }
+
+    async fn abort(&self, _: Option<Box<dyn Pending>>) {}
+
+    fn abandon(&self, _: Option<Box<dyn Pending>>) {}
+}
+
+impl OwnedSink {
+    fn is_table(&self) -> bool {
+        self.process.world.lock().sink.is_table
     }
 
     fn check(&self, owner: u64) -> Result<()> {
@@ -335,4 +404,12 @@ pub(super) fn out_rows(batch: &RecordBatch) -> Vec<OutRow> {
     (0..batch.num_rows())
         .map(|row| columns.iter().map(|column| value(column, row)).collect())
         .collect()
+}
+
+/// What a topic tells.
+fn named(version: Option<String>) -> Witness {
+    Witness {
+        version,
+        ..Witness::default()
+    }
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use async_trait::async_trait;
 use datafusion::arrow::array::{
     ArrayRef, BinaryArray, Int32Array, Int64Array, RecordBatch, StringArray, StructArray,
     TimestampMicrosecondArray,
@@ -16,11 +17,12 @@ use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::streaming::PartitionStream;
 
 use super::world::Process;
-use crate::core::jobs::{Identity, PlannedRange, Reached, RecordMark};
+use crate::core::jobs::{Identity, PartitionEnds, PlannedRange, Reached, RecordMark};
 use crate::error::{Error, Result};
+use crate::runtime::source::{JobSource, Look, PlanReader, Read, SourcePlan};
 use crate::streaming::BatchSource;
 use crate::tables::bad_records::BadRecord;
-use crate::tables::kafka::{KafkaTable, PartitionEnds};
+use crate::tables::kafka::KafkaTable;
 use crate::tables::side_output::{BatchOutlet, BatchScan, Expected, Progress};
 use crate::tables::test_scan::TestTable;
 use crate::tables::time::{BatchTime, row_field};
@@ -104,13 +106,13 @@ impl Topic {
 
 /// The topic as one process sees it.
 #[derive(Debug, Clone)]
-pub(crate) struct SimulatedSource {
+pub(super) struct SimulatedSource {
     process: Process,
     table: Arc<KafkaTable>,
 }
 
 impl SimulatedSource {
-    pub(crate) fn new(process: Process, table: Arc<KafkaTable>) -> Self {
+    pub(super) fn new(process: Process, table: Arc<KafkaTable>) -> Self {
         Self { process, table }
     }
 
@@ -125,8 +127,11 @@ impl SimulatedSource {
         self.process.step().await;
         Ok(answer)
     }
+}
 
-    pub(crate) async fn identity(&self) -> Result<Identity> {
+#[async_trait]
+impl JobSource for SimulatedSource {
+    async fn identity(&self) -> Result<Identity> {
         let hides = self.process.world.lock().hidden.identities;
         self.ask("the topic's id", |topic| match hides {
             true => Topic::default().identity(),
@@ -135,10 +140,7 @@ impl SimulatedSource {
         .await
     }
 
-    pub(crate) async fn other_records(
-        &self,
-        marks: &BTreeMap<i32, RecordMark>,
-    ) -> Result<Vec<i32>> {
+    async fn other_records(&self, marks: &BTreeMap<i32, RecordMark>) -> Result<Vec<i32>> {
         let hides = self.process.world.lock().hidden.identities;
         self.ask("the last records", |topic| {
             if hides {
@@ -155,9 +157,9 @@ impl SimulatedSource {
         .await
     }
 
-    pub(crate) async fn ends(&self) -> Result<Vec<PartitionEnds>> {
+    async fn plan(&self, _: Look<'_>) -> Result<SourcePlan> {
         let hides = self.process.world.lock().hidden.open_transactions;
-        self.ask("the ends", |topic| {
+        let ends = self.ask("the ends", |topic| {
             (0..)
                 .zip(&topic.partitions)
                 .map(|(number, partition)| PartitionEnds {
@@ -171,28 +173,30 @@ impl SimulatedSource {
                     unread: None,
                 })
                 .collect()
+        });
+        Ok(SourcePlan {
+            ends: ends.await?,
+            chosen: None,
+            starts_at_end: false,
+            checks_marks: false,
+            reader: Arc::new(self.clone()),
         })
-        .await
     }
+}
 
-    pub(crate) fn batch(
-        &self,
-        name: &str,
-        ranges: &[PlannedRange],
-        time: Option<Arc<BatchTime>>,
-    ) -> Result<BatchSource> {
+impl PlanReader for SimulatedSource {
+    fn batch(&self, read: Read<'_>) -> Result<BatchSource> {
         let fields = self.table.schema.fields().iter().cloned();
-        let hidden = time.is_some().then(|| Arc::new(row_field()));
+        let hidden = read.time.is_some().then(|| Arc::new(row_field()));
         let schema: SchemaRef = Arc::new(Schema::new(fields.chain(hidden).collect::<Vec<_>>()));
         let scan = BatchScan {
-            table: name.into(),
+            table: read.table.into(),
             scan: 0,
             aside: Arc::default(),
         };
-        let ranges = ranges.iter().filter(|range| range.start < range.end);
-        let reported: Vec<PlannedRange> = ranges.clone().copied().collect();
-        let expected = ranges.clone().map(|range| Expected {
-            table: name.into(),
+        let reported = read.reported();
+        let expected = reported.iter().map(|range| Expected {
+            table: read.table.into(),
             scan: 0,
             partition: range.partition,
             stream: 0,
@@ -200,12 +204,13 @@ impl SimulatedSource {
             end: range.end,
         });
         let expected: Vec<Expected> = expected.collect();
-        let scans: Vec<Arc<dyn PartitionStream>> = ranges
+        let scans: Vec<Arc<dyn PartitionStream>> = reported
+            .iter()
             .map(|range| {
                 let scan = Scan {
                     source: self.clone(),
                     range: *range,
-                    time: time.clone(),
+                    time: read.time.clone(),
                     scan: scan.clone(),
                     schema: Arc::clone(&schema),
                 };

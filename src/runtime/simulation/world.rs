@@ -8,13 +8,21 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use async_trait::async_trait;
 use futures::future::BoxFuture;
 
 use super::random::Random;
-use super::sink::Sink;
-use super::source::Topic;
+use super::sink::{SimulatedSink, Sink};
+use super::source::{SimulatedSource, Topic};
 use crate::core::jobs::{BatchVersion, Partitions, SteadyTime};
+use crate::error::{Error, Result};
+use crate::runtime::clock::Clock;
+use crate::runtime::environment::{Environment, JobTables};
+use crate::runtime::sink::OpenSink;
+use crate::runtime::source::{JobSource, JobSources};
+use crate::store::JobId;
 use crate::store::simulated::{Fate, Faults, Later};
+use crate::streaming::{JobQuery, StreamTable};
 
 /// The wall clock when a schedule begins, in milliseconds since 1970 UTC.
 const BEGINNING: i64 = 1_750_000_000_000;
@@ -169,7 +177,7 @@ impl State {
 
 /// A process. What is left of a dead one does nothing any more.
 #[derive(Clone)]
-pub(crate) struct Process {
+pub(super) struct Process {
     pub(super) world: Arc<World>,
     pub(super) name: usize,
     alive: Arc<AtomicBool>,
@@ -199,58 +207,15 @@ impl Process {
             .note(format_args!("process {}: {what}", self.name));
     }
 
-    /// Milliseconds since 1970 UTC, as the wall clock says.
-    pub(crate) fn now(&self) -> i64 {
-        let state = self.world.lock();
-        BEGINNING + i64::try_from(state.now.as_millis()).unwrap() + state.wall_is_ahead
-    }
-
-    /// The clock that does not jump, which each machine has its own of.
-    pub(crate) fn steady(&self) -> SteadyTime {
-        let state = self.world.lock();
-        let machine = match state.machines {
-            0 => 0,
-            machines => self.name % machines,
-        };
-        let now = i64::try_from(state.now.as_millis()).unwrap();
-        let now = match state.hidden.steady_clock {
-            true => now.saturating_add(state.wall_is_ahead).max(0),
-            false => now,
-        };
-        SteadyTime {
-            boot: format!("machine {machine}"),
-            at: u64::try_from(now).unwrap(),
+    /// The world as this process sees it.
+    pub(super) fn environment(&self) -> Environment {
+        Environment {
+            clock: Arc::new(self.clone()),
+            tables: Arc::new(self.clone()),
         }
     }
 
-    pub(crate) fn instant(&self) -> tokio::time::Instant {
-        self.world.started + self.world.lock().now
-    }
-
-    /// The partitions that the topic has, as the runner sees them.
-    pub(crate) fn partitions(
-        &self,
-        mut there: Partitions,
-        last: Option<&BatchVersion>,
-    ) -> Partitions {
-        let hides = self.world.lock().hidden.gone_partitions;
-        let time = last.and_then(|last| last.time.as_ref());
-        if let Some(time) = time.filter(|_| hides) {
-            for (table, partitions) in &time.partitions {
-                let of_table = there.entry(table.clone()).or_default();
-                of_table.extend(partitions.keys());
-            }
-        }
-        there
-    }
-
-    /// The version that says how long partitions had been silent when the last batch was committed, as the runner sees it.
-    pub(crate) fn silent_by<'v>(&self, last: Option<&'v BatchVersion>) -> Option<&'v BatchVersion> {
-        let hides = self.world.lock().hidden.silence_before;
-        last.filter(|_| !hides)
-    }
-
-    pub(crate) async fn sleep(&self, duration: Duration) {
+    pub(super) async fn sleep(&self, duration: Duration) {
         let until = self.world.lock().now + duration;
         std::future::poll_fn(|context| {
             let mut state = self.world.lock();
@@ -273,6 +238,76 @@ impl Process {
     /// Gives other processes a chance to run.
     pub(super) async fn step(&self) {
         Step { is_over: false }.await;
+    }
+}
+
+#[async_trait]
+impl Clock for Process {
+    /// Milliseconds since 1970 UTC, as the wall clock says.
+    fn now(&self) -> i64 {
+        let state = self.world.lock();
+        BEGINNING + i64::try_from(state.now.as_millis()).unwrap() + state.wall_is_ahead
+    }
+
+    /// The clock that does not jump, which each machine has its own of.
+    fn steady(&self) -> SteadyTime {
+        let state = self.world.lock();
+        let machine = match state.machines {
+            0 => 0,
+            machines => self.name % machines,
+        };
+        let now = i64::try_from(state.now.as_millis()).unwrap();
+        let now = match state.hidden.steady_clock {
+            true => now.saturating_add(state.wall_is_ahead).max(0),
+            false => now,
+        };
+        SteadyTime {
+            boot: format!("machine {machine}"),
+            at: u64::try_from(now).unwrap(),
+        }
+    }
+
+    fn instant(&self) -> tokio::time::Instant {
+        self.world.started + self.world.lock().now
+    }
+
+    async fn sleep(&self, duration: Duration) {
+        Process::sleep(self, duration).await;
+    }
+}
+
+impl JobTables for Process {
+    fn sources(&self, query: &JobQuery, _: Option<bool>) -> Result<JobSources> {
+        let of_table = |(name, table): (&String, &StreamTable)| {
+            let StreamTable::Kafka(table) = table else {
+                return Err(Error::internal("the simulation has topics alone"));
+            };
+            let source = SimulatedSource::new(self.clone(), Arc::clone(table));
+            Ok((name.clone(), Box::new(source) as Box<dyn JobSource>))
+        };
+        query.sources().iter().map(of_table).collect()
+    }
+
+    fn sink(&self, _: &JobQuery, _: JobId) -> Result<Box<dyn OpenSink>> {
+        Ok(Box::new(SimulatedSink::new(self.clone())))
+    }
+
+    /// The partitions that the topic has, as the runner sees them.
+    fn partitions(&self, mut there: Partitions, last: Option<&BatchVersion>) -> Partitions {
+        let hides = self.world.lock().hidden.gone_partitions;
+        let time = last.and_then(|last| last.time.as_ref());
+        if let Some(time) = time.filter(|_| hides) {
+            for (table, partitions) in &time.partitions {
+                let of_table = there.entry(table.clone()).or_default();
+                of_table.extend(partitions.keys());
+            }
+        }
+        there
+    }
+
+    fn silent_by<'v>(&self, last: Option<&'v BatchVersion>) -> Option<&'v BatchVersion> {
+        let hides = self.world.lock().hidden.silence_before;
+        last.filter(|_| !hides)
     }
 }
 

@@ -12,6 +12,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::types::RDKafkaRespErr;
 
+use crate::core::jobs::PartitionEnds;
 use crate::error::{Error, Result, Subject};
 use crate::tables::kafka::client::{
     ClientSettings, Faults, client_error, code_error, request_error, unknown_topic,
@@ -33,28 +34,6 @@ const NEWS: Duration = Duration::from_secs(2);
 pub(crate) fn may_hear_of_it(brokers: usize, since: Instant) -> bool {
     // A broker that has no metadata yet names no broker at all: its answer says nothing about topics.
     brokers == 0 || (brokers > 1 && since.elapsed() < NEWS)
-}
-
-/// A partition of a topic and where it starts and ends.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct PartitionEnds {
-    /// The partition.
-    pub partition: i32,
-    /// The first offset kept.
-    pub low: i64,
-    /// The last stable offset: where a reader of committed records ends.
-    pub high: i64,
-    /// The high watermark. Beyond the last stable offset, a transaction is open.
-    pub latest: i64,
-    /// The number of records to be read, if it is not the difference of offsets.
-    pub unread: Option<u64>,
-}
-
-impl PartitionEnds {
-    /// Whether the log has no record at or after `next`, and none that is about to become stable (TIME-1).
-    pub fn is_at_end(&self, next: i64) -> bool {
-        next == self.high && self.high == self.latest
-    }
 }
 
 /// Answers where logs end.

@@ -22,7 +22,7 @@ use rdkafka::message::Header;
 
 use super::client::Faults;
 use super::definition::{KafkaColumn, KafkaTable, KafkaTableSpec, MetadataKey, OnError};
-use super::ends::{Leaders, PartitionEnds, partition_ends};
+use super::ends::{Leaders, partition_ends};
 use super::fetch::{Arrived, Cursor, Fetcher, Record};
 use super::marks::record_at;
 use super::native::LogEnd;
@@ -30,7 +30,7 @@ use super::progress::{EndRule, ends_range};
 use super::range::OffsetRange;
 use super::reading::{Output, RangeReading, Read};
 use super::record::{RecordReader, mark_of};
-use crate::core::jobs::RecordMark;
+use crate::core::jobs::{PartitionEnds, RecordMark};
 use crate::core::schedules::{Schedules, cases, found_by, sample};
 use crate::error::{ErrorKind, Result};
 use crate::tables::side_output::{BatchScan, Expected, Outlet, Report, check_reports, reports};

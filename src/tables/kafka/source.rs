@@ -5,12 +5,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use rdkafka::consumer::BaseConsumer;
 
-use crate::core::jobs::{Identity, RecordMark};
+use crate::core::jobs::{Identity, PartitionEnds, RecordMark};
 use crate::error::Result;
 use crate::tables::kafka::aside::aside;
 use crate::tables::kafka::client::Faults;
 use crate::tables::kafka::definition::KafkaTable;
-use crate::tables::kafka::ends::{Asked, PartitionEnds, partition_ends};
+use crate::tables::kafka::ends::{Asked, partition_ends};
 use crate::tables::kafka::identity::identity;
 use crate::tables::kafka::marks::other_records;
 use crate::tables::kafka::pool::ConsumerPool;

@@ -1,0 +1,218 @@
+//! A Delta table as the sink of a job: one commit per batch with rows. Its witness is a number, which the table stores in the same
+//! commit; after a RESTORE it is read off the log of the table.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use datafusion::arrow::array::RecordBatch;
+
+use crate::core::jobs::log::sequence_of;
+use crate::core::jobs::recovery::BEGINNING;
+use crate::core::jobs::{BatchVersion, Identity, JobHistory, SourceProgress};
+use crate::error::{Error, Result, Subject};
+use crate::runtime::sink::{JobLog, JobSink, OpenSink, Pending, Witness, Written, own};
+use crate::runtime::sinks::numbered;
+use crate::store::JobId;
+use crate::streaming::BatchPlan;
+use crate::tables::delta::{Application, DeltaTableHandle, PreparedWrite, RowsUpTo};
+
+/// The table before a takeover.
+#[derive(Debug)]
+pub(super) struct OpenTable {
+    handle: DeltaTableHandle,
+    id: JobId,
+}
+
+impl OpenTable {
+    /// A table, for the job with this id.
+    pub(super) fn new(handle: DeltaTableHandle, id: JobId) -> Self {
+        Self { handle, id }
+    }
+}
+
+#[async_trait]
+impl OpenSink for OpenTable {
+    /// A takeover is a commit.
+    async fn identity_before(&self) -> Result<Option<Identity>> {
+        self.handle.identity().await.map(Some)
+    }
+
+    async fn witness(&self, log: JobLog<'_>) -> Result<Witness> {
+        let application = application_of(self.id, 0);
+        let number = self.handle.transaction_version(&application.witness);
+        witness_in(&self.handle, &application, number.await?, log).await
+    }
+
+    async fn take_over(self: Box<Self>, sequence: u64) -> Result<Box<dyn JobSink>> {
+        let Self { handle, id } = *self;
+        let version = i64::try_from(sequence).unwrap_or(i64::MAX);
+        let mut application = application_of(id, version);
+        // Refreshes the known state of the table first: if it was deleted and created again, the state known of the old one must
+        // not be used.
+        handle.identity().await?;
+        application.checked = handle.take_over(&application.id, version).await?;
+        let number = handle.transaction_version(&application.witness).await?;
+        Ok(Box::new(TableSink {
+            handle,
+            application,
+            number,
+        }))
+    }
+}
+
+/// The table of a runner that owns it.
+#[derive(Debug)]
+struct TableSink {
+    handle: DeltaTableHandle,
+    application: Application,
+    /// The number that the table stored when it was taken over.
+    number: Option<i64>,
+}
+
+#[async_trait]
+impl JobSink for TableSink {
+    async fn identity(&self) -> Result<Option<Identity>> {
+        self.handle.identity().await.map(Some)
+    }
+
+    async fn witness(&self, log: JobLog<'_>) -> Result<Witness> {
+        witness_in(&self.handle, &self.application, self.number, log).await
+    }
+
+    /// If the user has decided which rows the table has, it stores that decision, since the log drops it with the next batch,
+    /// which may have no rows.
+    async fn mark(&self, history: &JobHistory) -> Result<()> {
+        if history.assuming.is_none() {
+            return Ok(());
+        }
+        let last = history.last().map(|last| last.version.as_str());
+        let number = sequence_of(last.unwrap_or(BEGINNING));
+        let number = number.and_then(|number| i64::try_from(number).ok());
+        self.handle
+            .mark(&self.application, number.unwrap_or(0))
+            .await
+    }
+
+    async fn check_take_back(&self, files: &[String]) -> Result<()> {
+        let handle = &self.handle;
+        if !files.is_empty() && handle.is_append_only().await? {
+            return Err(Error::invalid(format!(
+                "Delta table '{}' is append-only: the rows of {} files cannot be taken back",
+                handle.location(),
+                files.len()
+            ))
+            .about(Subject::location(handle.location()))
+            .with_help("'delta.appendOnly' 'false' allows it; a new job with a new table goes on from any offset"));
+        }
+        // Files that a RESTORE or a DELETE has removed need not be removed again.
+        let Some(file) = handle.rewritten_file(files).await? else {
+            return Ok(());
+        };
+        Err(Error::invalid(format!(
+            "Delta table '{}': files to be taken back are no longer in it, and {} was rewritten in version {}",
+            handle.location(),
+            file.path,
+            file.version
+        ))
+        .about(Subject::location(handle.location()))
+        .with_help("OPTIMIZE or a DELETE has rewritten it, and other rows with it: the batches cannot be abandoned"))
+    }
+
+    async fn take_back(&self, files: &[String]) -> Result<()> {
+        self.handle.remove_files(files, &self.application).await
+    }
+
+    fn abandoned_rows(&self, _: &BTreeMap<i32, SourceProgress>) -> String {
+        "their rows are no longer in the table".to_owned()
+    }
+
+    async fn write(&self, _: Option<&RecordBatch>, batch: &BatchPlan) -> Result<Box<dyn Pending>> {
+        let (plan, context) = (Arc::clone(&batch.plan), Arc::clone(&batch.context));
+        Ok(Box::new(self.handle.prepare(plan, context).await?))
+    }
+
+    async fn commit(
+        &mut self,
+        pending: Box<dyn Pending>,
+        _: &str,
+        version: &BatchVersion,
+    ) -> Result<()> {
+        let prepared: PreparedWrite = own(pending)?;
+        // A batch without rows cannot be doubled, so it needs no commit.
+        if prepared.rows() == 0 {
+            return Ok(());
+        }
+        self.application.version = i64::try_from(version.sequence).unwrap_or(i64::MAX);
+        let commit = self
+            .handle
+            .commit_prepared(prepared, &self.application)
+            .await?;
+        self.application.owned = self.application.version;
+        self.application.checked = commit.version;
+        Ok(())
+    }
+
+    async fn abort(&self, pending: Option<Box<dyn Pending>>) {
+        if let Some(prepared) = files_of(pending) {
+            prepared.discard().await;
+        }
+    }
+
+    fn abandon(&self, pending: Option<Box<dyn Pending>>) {
+        if let Some(prepared) = files_of(pending)
+            && let Ok(runtime) = tokio::runtime::Handle::try_current()
+        {
+            runtime.spawn(prepared.discard());
+        }
+    }
+}
+
+impl Pending for PreparedWrite {
+    fn written(&self) -> Written {
+        Written {
+            rows: self.rows(),
+            published: BTreeMap::new(),
+            files: self.files(),
+        }
+    }
+}
+
+/// The files that were written; none if a write has failed, since it leaves nothing behind.
+fn files_of(pending: Option<Box<dyn Pending>>) -> Option<PreparedWrite> {
+    own(pending?).ok()
+}
+
+/// The application of a job in a Delta log, with this number as its owner.
+fn application_of(id: JobId, version: i64) -> Application {
+    Application {
+        id: format!("anabranch/{id}"),
+        owned: version,
+        version,
+        witness: format!("anabranch/{id}/rows"),
+        checked: 0,
+    }
+}
+
+/// What a table tells that stores `number`, which a RESTORE does not change.
+async fn witness_in(
+    handle: &DeltaTableHandle,
+    application: &Application,
+    number: Option<i64>,
+    log: JobLog<'_>,
+) -> Result<Witness> {
+    let files = numbered::files_of(number, log).await;
+    // If the table has the last files, it has those before them too: no rows follow a RESTORE that the job was not aware of.
+    let has_last = !files.is_empty() && handle.missing_files(&files).await?.is_empty();
+    let found = match number {
+        Some(_) if !has_last => handle.rows_up_to(&application.witness).await?,
+        number => RowsUpTo::Number(number),
+    };
+    Ok(match found {
+        RowsUpTo::Number(number) => numbered::witness_of(number, log),
+        RowsUpTo::Untold(restored_in) => Witness {
+            untold_since: Some(restored_in),
+            ..numbered::witness_of(number, log)
+        },
+    })
+}
