@@ -18,7 +18,7 @@ use crate::core::jobs::fingerprint::{
     Order, Place, StateDescription, Term, Typed, Window, is_versioned,
 };
 use crate::error::{Error, Result};
-use crate::streaming::split::Windowing;
+use crate::streaming::windowing::Windowing;
 
 /// In the fingerprint of format 1 of state by slice. State of the same windows that was kept by window has the same one without it.
 const BY_SLICE: &str = "; by slice";
