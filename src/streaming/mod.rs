@@ -11,6 +11,7 @@ mod hidden;
 #[cfg(test)]
 mod laws;
 mod lineage;
+mod literals;
 mod planning;
 mod query;
 mod scope;
@@ -22,6 +23,7 @@ mod sink_table;
 mod slices;
 mod split;
 mod stateful;
+mod terms;
 mod windowing;
 
 pub use batch::{BatchPlan, BatchSides, BatchSource, FrontBatch, LastRecords};
