@@ -199,13 +199,13 @@ impl Engine {
         checked.map_err(|error| parsed.places.locate(error))
     }
 
-    /// Plans a query. A query that reads nothing is answered at once: clients send such queries to see whether the
-    /// server is there.
+    /// Plans a query for its columns. A query that reads nothing is answered at once: clients send such queries to see whether
+    /// the server is there.
     ///
     /// # Errors
     ///
     /// The statement's, with its place.
-    pub(crate) async fn plan_or_answer(
+    pub(crate) async fn describe_or_answer(
         &self,
         asked: &Asked,
         parsed: ParsedStatement,
@@ -213,7 +213,7 @@ impl Engine {
     ) -> Result<Plan> {
         /// A larger answer is made when it is fetched, and not held until then.
         const SMALL: usize = 64 << 10;
-        let (session, planned) = self.plan(asked, parsed, running).await?;
+        let (session, planned) = self.describe(asked, parsed, running).await?;
         if let Some(answer) = planned.answer().cloned() {
             let bytes = answer.rows.get_array_memory_size();
             let limit = self.work.limits().result_bytes.unwrap_or(u64::MAX);
@@ -238,6 +238,30 @@ impl Engine {
         parsed: ParsedStatement,
         running: &Arc<Running>,
     ) -> Result<(Session, Planned)> {
+        self.plan_for(asked, parsed, running, false).await
+    }
+
+    /// Plans a query for its columns: none runs for it, and the plan may have to be made again when its rows are fetched.
+    ///
+    /// # Errors
+    ///
+    /// The statement's, with its place.
+    pub(crate) async fn describe(
+        &self,
+        asked: &Asked,
+        parsed: ParsedStatement,
+        running: &Arc<Running>,
+    ) -> Result<(Session, Planned)> {
+        self.plan_for(asked, parsed, running, true).await
+    }
+
+    async fn plan_for(
+        &self,
+        asked: &Asked,
+        parsed: ParsedStatement,
+        running: &Arc<Running>,
+        is_described: bool,
+    ) -> Result<(Session, Planned)> {
         self.check(asked, &parsed)?;
         let session = self.fork(asked)?;
         if matches!(parsed.statement, Statement::ShowQueries) {
@@ -259,7 +283,10 @@ impl Engine {
                         statement,
                         ..parsed
                     };
-                    session.plan(parsed).await
+                    match is_described {
+                        true => session.describe(parsed).await,
+                        false => session.plan(parsed).await,
+                    }
                 }
             }
         };

@@ -26,6 +26,7 @@ use datafusion::physical_plan::streaming::{PartitionStream, StreamingTableExec};
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use datafusion::prelude::SessionContext;
 use datafusion::sql::parser::Statement as SqlStatement;
+use datafusion::sql::sqlparser::ast::Statement as AnsiStatement;
 use futures::StreamExt as _;
 
 use crate::core::stack::on_stack;
@@ -41,6 +42,7 @@ use crate::session::catalog::unopened::Unopened;
 use crate::session::context::memory::JobPool;
 use crate::session::context::states::{StatementState, States};
 use crate::session::names::labels::Labels;
+use crate::session::rewrite::arguments::Purpose;
 use crate::session::statements::create::{IfMissing, ViewName};
 use context::Resources;
 
@@ -73,6 +75,8 @@ pub struct Planned {
     plan: Arc<dyn ExecutionPlan>,
     task: Arc<TaskContext>,
     answer: Option<Answer>,
+    /// An argument has no value: the plan has the statement's columns, and does not run.
+    is_left_open: bool,
 }
 
 /// The rows of a statement, if planning already computed them.
@@ -92,6 +96,11 @@ impl Planned {
     /// Its rows, if planning already computed them.
     pub(crate) fn answer(&self) -> Option<&Answer> {
         self.answer.as_ref()
+    }
+
+    /// Whether it has the statement's columns alone: to run, the statement is planned again.
+    pub(crate) fn is_left_open(&self) -> bool {
+        self.is_left_open
     }
 }
 
@@ -358,6 +367,7 @@ impl Session {
     /// # Errors
     /// There is no such table, or it cannot be opened.
     pub async fn columns_of(&self, schema: &str, name: &str) -> Result<SchemaRef> {
+        self.catalog.begin(Purpose::Describe);
         let catalog = self.context.catalog(context::CATALOG);
         let found = catalog.and_then(|catalog| catalog.schema(schema));
         let table = match found {
@@ -553,7 +563,7 @@ impl Session {
         };
         // A parameter within a cast is bound as the type of the cast.
         let mut types = crate::session::rewrite::standard::cast_types(sql);
-        self.catalog.begin_statement();
+        self.catalog.begin(Purpose::Describe);
         let found = async {
             let plan = match self.logical_plan(sql.as_ref().clone()).await {
                 Ok((_, plan)) => plan,
@@ -575,7 +585,7 @@ impl Session {
     /// With the place in the statement's text if it is known, or else that of its first word.
     pub async fn execute(&self, parsed: ParsedStatement) -> Result<Outcome> {
         let places = parsed.places.clone();
-        let begun = async { self.begin_ready(self.ready(parsed).await?) };
+        let begun = async { self.begin_ready(self.ready(parsed, Purpose::Run).await?) };
         on_stack(begun).await.map_err(|error| places.locate(error))
     }
 
@@ -584,8 +594,22 @@ impl Session {
     /// # Errors
     /// As [`Session::execute`]; a statement without rows.
     pub async fn plan(&self, parsed: ParsedStatement) -> Result<Planned> {
+        self.plan_for(parsed, Purpose::Run).await
+    }
+
+    /// Plans a statement that returns rows for its columns: no query runs, and what depends on the value of one is left open.
+    ///
+    /// # Errors
+    /// As [`Session::plan`].
+    pub(crate) async fn describe(&self, parsed: ParsedStatement) -> Result<Planned> {
+        let mut planned = self.plan_for(parsed, Purpose::Describe).await?;
+        planned.is_left_open = planned.answer.is_none() && self.catalog.is_left_open();
+        Ok(planned)
+    }
+
+    async fn plan_for(&self, parsed: ParsedStatement, purpose: Purpose) -> Result<Planned> {
         let places = parsed.places.clone();
-        let planned = async { self.ready(parsed).await?.planned() };
+        let planned = async { self.ready(parsed, purpose).await?.planned() };
         on_stack(planned)
             .await
             .map_err(|error| places.locate(error))
@@ -608,7 +632,15 @@ impl Session {
     /// # Errors
     /// A source that cannot be opened.
     pub fn begin(&self, planned: Planned) -> Result<Execution> {
-        let Planned { plan, task, .. } = planned;
+        let Planned {
+            plan,
+            task,
+            answer: _,
+            is_left_open,
+        } = planned;
+        if is_left_open {
+            return Err(Error::internal("the plan is for the columns alone"));
+        }
         let stream = execute_stream(Arc::clone(&plan), task)?;
         let stream = match self.fork.only_reads {
             true => {
@@ -639,8 +671,18 @@ impl Session {
 
     /// Plans statements that return rows, and runs the others. The futures of rare statements are boxed: a query's future need
     /// not carry them.
-    async fn ready(&self, parsed: ParsedStatement) -> Result<Ready> {
-        self.catalog.begin_statement();
+    async fn ready(&self, parsed: ParsedStatement, purpose: Purpose) -> Result<Ready> {
+        self.catalog
+            .begin(match shows_only_columns(&parsed.statement) {
+                true => Purpose::Describe,
+                false => purpose,
+            });
+        let ready = self.planned_or_done(parsed).await;
+        self.catalog.end_planning();
+        ready
+    }
+
+    async fn planned_or_done(&self, parsed: ParsedStatement) -> Result<Ready> {
         match parsed.statement {
             Statement::CreateTable(table) => {
                 let made = crate::session::statements::create::create_table(
@@ -675,7 +717,7 @@ impl Session {
             }
             Statement::Summarize(query) => {
                 let labels = Labels::of(&query);
-                let (state, plan) = Box::pin(self.logical_plan(*query)).await?;
+                let (state, plan) = Box::pin(self.plan_with_arguments(*query)).await?;
                 let schema = labels.schema(Arc::clone(plan.schema().inner()));
                 let names: Vec<String> =
                     schema.fields().iter().map(|of| of.name().clone()).collect();
@@ -752,7 +794,7 @@ impl Session {
         }
         let labels = Labels::of(&sql);
         let typed = crate::session::catalog::file_names::typed(&sql);
-        let (state, plan) = self.logical_plan(sql).await?;
+        let (state, plan) = self.plan_with_arguments(sql).await?;
         match &plan {
             LogicalPlan::Ddl(DdlStatement::CreateExternalTable(table)) if !typed.is_empty() => {
                 let verb = format!("table {}", table.name);
@@ -813,6 +855,16 @@ impl Session {
         Ok(())
     }
 
+    /// The plan with the values of the queries in its arguments, if it is to run, and the state in which it was made.
+    async fn plan_with_arguments(
+        &self,
+        sql: SqlStatement,
+    ) -> Result<(StatementState<'_>, LogicalPlan)> {
+        let (state, plan) = self.logical_plan(sql).await?;
+        let plan = self.catalog.with_arguments(&self.context, plan).await?;
+        Ok((state, plan))
+    }
+
     /// The plan, and the state in which it was made.
     async fn logical_plan(
         &self,
@@ -858,6 +910,7 @@ impl Session {
             plan,
             task: self.states.task(),
             answer: Some(answer),
+            is_left_open: false,
         })
     }
 
@@ -869,6 +922,7 @@ impl Session {
             plan: Arc::new(plan),
             task: self.states.task(),
             answer: None,
+            is_left_open: false,
         })
     }
 
@@ -877,6 +931,7 @@ impl Session {
             plan: state.create_physical_plan(plan).await?,
             task: self.states.task(),
             answer: None,
+            is_left_open: false,
         })
     }
 
@@ -910,6 +965,22 @@ fn done_message(ddl: &DdlStatement) -> Result<String> {
                 .with_help("tables, views and jobs are made and dropped; they are all in the schema public"));
         }
     })
+}
+
+/// Whether a statement shows columns or a plan, or keeps a query: then the query's arguments need no values.
+fn shows_only_columns(statement: &Statement) -> bool {
+    match statement {
+        Statement::CreateView(_) | Statement::Describe(_) | Statement::DescribeQuery(_) => true,
+        Statement::Sql(sql) => match sql.as_ref() {
+            SqlStatement::Explain(explain) => !explain.options.analyze,
+            SqlStatement::Statement(ansi) => matches!(
+                ansi.as_ref(),
+                AnsiStatement::Explain { analyze: false, .. } | AnsiStatement::CreateView(_)
+            ),
+            _ => false,
+        },
+        _ => false,
+    }
 }
 
 /// The table or view that a statement creates.

@@ -13,7 +13,7 @@ use datafusion::logical_expr::{
     AggregateUDF, Between, Expr, Operator, binary_expr, cast, lit, not,
 };
 
-use super::fingerprint::term;
+use super::terms::term;
 
 fn schema() -> DFSchema {
     let fields = vec![

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anabranch_udfs::IncrementalAggregate;
 use datafusion::arrow::array::RecordBatch;
@@ -10,16 +10,12 @@ use datafusion::arrow::datatypes::{Schema, SchemaRef};
 use datafusion::catalog::TableProvider;
 use datafusion::common::TableReference;
 use datafusion::common::tree_node::TreeNodeRecursion;
-use datafusion::datasource::memory::MemorySourceConfig;
-use datafusion::execution::TaskContext;
 use datafusion::execution::session_state::SessionState;
 use datafusion::logical_expr::LogicalPlan;
-use datafusion::physical_plan::ExecutionPlan;
 use datafusion::sql::parser::Statement as SqlStatement;
-use datafusion::sql::sqlparser::ast::{Statement as AnsiStatement, TableObject};
 
-use crate::core::jobs::{Reached, RecordMark, Shortage};
-use crate::error::{Error, Result, Subject};
+use crate::core::jobs::Shortage;
+use crate::error::{Error, Result};
 use crate::planner::ast::Emit;
 use crate::session::catalog::view_barrier;
 use crate::session::catalog::{TableEntry, split_time_travel};
@@ -27,43 +23,20 @@ use crate::session::context::memory::JobPool;
 use crate::session::limits::plan_limits;
 use crate::session::names::apart;
 use crate::session::names::labels::Labels;
+use crate::session::rewrite::arguments::Purpose;
+use crate::session::rewrite::asked_version::VersionUnit;
 use crate::session::rewrite::standard::ordered_texts;
 use crate::session::system::SYSTEM;
 use crate::session::{Session, rewrite};
-use crate::state::late_rows;
-use crate::streaming::drain::{expected_of, whole};
+use crate::streaming::analyzed::Analyzed;
+use crate::streaming::batch::{BatchPlan, FrontBatch, PlannedSides, streams_of};
+use crate::streaming::batch_tables::BatchInputs;
+use crate::streaming::planning::plan_rows;
 use crate::streaming::scope::check_scope;
-use crate::streaming::side_output::SplitSideOutputExec;
-use crate::streaming::sides::{BatchSource, check_planned, with_removed};
-use crate::streaming::{
-    BatchTables, FrontPlan, Sources, StreamQuery, StreamTable, static_tables, table_of,
-};
-use crate::tables::bad_records::BadRecord;
-use crate::tables::delta::{DeltaTableHandle, TimeTravel};
-use crate::tables::kafka::KafkaTable;
-use crate::tables::read_metrics::read;
-use crate::tables::side_output::{Expected, Report, check_reports, dead_letters, reports};
-
-/// The sink of a job.
-#[derive(Debug, Clone)]
-pub enum JobSinkTable {
-    /// A topic.
-    Kafka(Arc<KafkaTable>),
-    /// A Delta table.
-    Delta(DeltaTableHandle),
-    /// The client of a subscription.
-    Subscriber,
-}
-
-impl JobSinkTable {
-    /// The columns of the upsert key, by which a row can be withdrawn; none of a Delta table.
-    pub fn primary_key(&self) -> &[usize] {
-        match self {
-            JobSinkTable::Kafka(table) => table.primary_key(),
-            JobSinkTable::Delta(_) | JobSinkTable::Subscriber => &[],
-        }
-    }
-}
+use crate::streaming::sides::{BatchSource, Sources, StreamTable, table_of, with_removed};
+use crate::streaming::sink_table::{JobSinkTable, reads_what_it_writes, sink_name};
+use crate::streaming::stateful::StreamQuery;
+use crate::tables::delta::TimeTravel;
 
 /// A job's INSERT, or the query of a subscription, in a session of its own: its tables are those that existed when the job was
 /// planned.
@@ -75,8 +48,10 @@ pub struct JobQuery {
     statement: SqlStatement,
     /// The streams it reads, by table name.
     sources: Sources,
-    /// Its other tables: every batch reads them whole, as they are at that time.
-    static_tables: Vec<TableReference>,
+    /// Its statement as it was planned last: once, and again when a table that it reads or writes has other columns.
+    analyzed: Mutex<Arc<Analyzed>>,
+    /// What the batch reads that is running, for the part of its plan above the aggregate.
+    running: Mutex<Option<Arc<BatchInputs>>>,
     sink: JobSinkTable,
     /// The sink's name; none of a subscription.
     sink_name: Option<String>,
@@ -91,151 +66,6 @@ pub struct JobQuery {
     schema: SchemaRef,
 }
 
-/// The last record that was read, by table and partition.
-pub type LastRecords = BTreeMap<String, BTreeMap<i32, RecordMark>>;
-
-/// The lower half of a batch with windows, ready to run.
-#[derive(Debug)]
-pub struct FrontBatch {
-    /// From records to partial states.
-    pub front: FrontPlan,
-    /// The task context that it runs in.
-    pub context: Arc<TaskContext>,
-    sides: PlannedSides,
-}
-
-impl FrontBatch {
-    /// Ends the plan, which has run: reads records that it did not need, because they count all the same, and gives what came
-    /// besides its rows.
-    ///
-    /// # Errors
-    ///
-    /// What reading says, and a scan that did not come to its end.
-    pub async fn finish(&self) -> Result<BatchSides> {
-        self.sides.finish(&self.context).await
-    }
-
-    /// Records read so far, and the bytes of their keys and values.
-    pub fn read(&self) -> (u64, u64) {
-        read(&self.front.plan)
-    }
-}
-
-/// What a batch gave besides its rows.
-#[derive(Debug, Default)]
-pub struct BatchSides {
-    /// Late rows, in the columns of `system.late_rows`; none if there are none.
-    pub late: Option<RecordBatch>,
-    /// Records that could not be used, with the table of each.
-    pub dead_letters: Vec<(String, BadRecord)>,
-    /// The last record that was read of each partition.
-    pub last_records: LastRecords,
-    reports: Vec<Report>,
-}
-
-impl BatchSides {
-    /// By table and partition, what was reached in time.
-    pub fn reached(&self) -> BTreeMap<String, BTreeMap<i32, Reached>> {
-        let mut reached: BTreeMap<String, BTreeMap<i32, Reached>> = BTreeMap::new();
-        for report in &self.reports {
-            if let Some(of_partition) = report.reached {
-                let of_table = reached.entry(report.table.clone()).or_default();
-                of_table.insert(report.partition, of_partition);
-            }
-        }
-        reached
-    }
-}
-
-/// What is known before a batch runs of what it gives besides its rows.
-#[derive(Debug)]
-struct PlannedSides {
-    /// The plan.
-    split: Arc<SplitSideOutputExec>,
-    /// What its scans are to report.
-    expected: Vec<Expected>,
-    last_records: LastRecords,
-}
-
-impl PlannedSides {
-    /// Of a plan that gives the rows of a batch of these sources.
-    fn of(plan: Arc<dyn ExecutionPlan>, sources: BTreeMap<String, BatchSource>) -> Result<Self> {
-        let plan = whole(plan)?;
-        let expected = expected_of(&plan);
-        check_planned(&expected, &sources)?;
-        let sources = sources.into_iter();
-        Ok(Self {
-            split: Arc::new(SplitSideOutputExec::over(plan)),
-            expected,
-            last_records: sources
-                .map(|(name, source)| (name, source.last_records))
-                .collect(),
-        })
-    }
-
-    async fn finish(&self, context: &Arc<TaskContext>) -> Result<BatchSides> {
-        let side = self.split.finish(context).await?;
-        let reports = reports(&side)?;
-        // LOSS-1: a batch whose scan has not given all that was planned is not to be written.
-        check_reports(&self.expected, &reports)?;
-        let mut last_records = self.last_records.clone();
-        for report in &reports {
-            if let Some(last) = report.last {
-                let of_table = last_records.entry(report.table.clone()).or_default();
-                of_table.insert(report.partition, last);
-            }
-        }
-        Ok(BatchSides {
-            late: late_rows(&side)?,
-            dead_letters: dead_letters(&side)?,
-            last_records,
-            reports,
-        })
-    }
-}
-
-/// One batch, ready to run.
-#[derive(Debug)]
-pub struct BatchPlan {
-    /// Computes the rows in the order of the sink's columns.
-    pub plan: Arc<dyn ExecutionPlan>,
-    /// The task context that it runs in.
-    pub context: Arc<TaskContext>,
-    /// None of a plan that reads no stream.
-    sides: Option<PlannedSides>,
-}
-
-impl BatchPlan {
-    /// Ends the plan, which has run: reads records that it did not need, because they count all the same, and gives what came
-    /// besides its rows.
-    ///
-    /// # Errors
-    ///
-    /// What reading says, and a scan that did not come to its end.
-    pub async fn finish(&self) -> Result<BatchSides> {
-        match &self.sides {
-            Some(sides) => sides.finish(&self.context).await,
-            None => Ok(BatchSides::default()),
-        }
-    }
-
-    /// The same batch with rows that its plan has computed already.
-    ///
-    /// # Errors
-    ///
-    /// Rows in other columns.
-    pub fn with_rows(self, rows: RecordBatch) -> Result<Self> {
-        let schema = self.plan.schema();
-        let plan = MemorySourceConfig::try_new_exec(&[vec![rows]], schema, None)?;
-        Ok(Self { plan, ..self })
-    }
-
-    /// Records read so far, and the bytes of their keys and values.
-    pub fn read(&self) -> (u64, u64) {
-        read(&self.plan)
-    }
-}
-
 impl JobQuery {
     /// Plans a job's INSERT once, to find its sources and its sink and to check that it can run in batches (SCOPE-1).
     ///
@@ -244,15 +74,15 @@ impl JobQuery {
     /// The errors of a query, and an operation that a job does not support, by name.
     pub async fn try_new(session: &Session, insert: SqlStatement, emit: Emit) -> Result<Self> {
         let (session, pool) = session.fork_of_job()?;
-        session.catalog.begin_statement();
+        session.catalog.begin(Purpose::Batches);
         let sink_name = sink_name(&insert)?;
         let sink = session.sink_of(&insert).await?;
-        let mut query = Self::planned(session, insert, emit, sink).await?;
+        let named = Some(sink_name.clone());
+        let mut query = Self::planned(session, insert, emit, sink, named).await?;
         query.pool = Some(pool);
         if !query.tables.contains(&sink_name) {
-            query.tables.push(sink_name.clone());
+            query.tables.push(sink_name);
         }
-        query.sink_name = Some(sink_name);
         query.check_sink()?;
         Ok(query)
     }
@@ -264,8 +94,8 @@ impl JobQuery {
     /// The errors of a query, and an operation that does not run over a stream, by name.
     pub async fn subscription(session: &Session, query: SqlStatement, emit: Emit) -> Result<Self> {
         let session = session.fork_alike()?;
-        session.catalog.begin_statement();
-        Self::planned(session, query, emit, JobSinkTable::Subscriber).await
+        session.catalog.begin(Purpose::Batches);
+        Self::planned(session, query, emit, JobSinkTable::Subscriber, None).await
     }
 
     async fn planned(
@@ -273,56 +103,43 @@ impl JobQuery {
         statement: SqlStatement,
         emit: Emit,
         sink: JobSinkTable,
+        sink_name: Option<String>,
     ) -> Result<Self> {
-        let mut query = Self {
-            session,
-            pool: None,
-            statement,
-            sources: BTreeMap::new(),
-            static_tables: Vec::new(),
-            sink,
-            sink_name: None,
-            tables: Vec::new(),
-            emit,
-            stream: None,
-            hiding_view: None,
-            schema: Arc::new(Schema::empty()),
-        };
-        let (input, view) = query.plan_input().await?;
-        query.sources = query.sources_of(&input)?;
-        let is_stateful = check_scope(&input, emit, &query.sources)?;
-        query.static_tables = static_tables(&input, &query.sources);
-        query.tables = query.session.catalog.names_in_use();
-        if query.sources.is_empty() {
-            return Err(query.reads_no_stream());
+        let (input, hiding_view) = plan_input(&session, &statement, &sink).await?;
+        let sources = sources_of(&session, &input)?;
+        let is_stateful = check_scope(&input, emit, &sources)?;
+        let tables = session.catalog.names_in_use();
+        if sources.is_empty() {
+            return Err(reads_no_stream(&sink));
         }
         let fields = input.schema().fields().iter();
         let fields = fields.map(|field| field.as_ref().clone().with_nullable(true));
         let schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
-        query.schema = Labels::of(&query.statement).schema(schema);
-        query.hiding_view = view;
-        if is_stateful {
-            let state = query.session.states.state();
-            let analyzer = state.analyzer();
-            let analyzed = analyzer.execute_and_check(input, state.config_options(), |_, _| {})?;
-            query.stream = Some(StreamQuery::try_new(analyzed, &query.sources, emit)?);
-        }
-        Ok(query)
-    }
-
-    fn reads_no_stream(&self) -> Error {
-        const GROWS: &str =
-            "a Delta table that is declared with 'scan.mode' 'stream' is read as it grows";
-        let (what, ends) = match self.sink {
-            JobSinkTable::Subscriber => ("query", "is the query without SUBSCRIBE"),
-            _ => ("job", "is an INSERT INTO without CREATE JOB"),
+        let schema = Labels::of(&statement).schema(schema);
+        let columns = columns_of(&session, &sink, sink_name.as_deref()).await?;
+        let analyzed = analyze(&session, input, columns, &sources)?;
+        let stream = match is_stateful {
+            true => {
+                let input = analyzed.input.clone();
+                Some(StreamQuery::try_new(input, &sources, emit)?)
+            }
+            false => None,
         };
-        Error::invalid(format!(
-            "the {what} reads no Kafka table, and no Delta table as a stream"
-        ))
-        .with_help(format!(
-            "it would go on for ever: what ends {ends}; {GROWS}"
-        ))
+        Ok(Self {
+            session,
+            pool: None,
+            statement,
+            sources,
+            analyzed: Mutex::new(Arc::new(analyzed)),
+            running: Mutex::default(),
+            sink,
+            sink_name,
+            tables,
+            emit,
+            stream,
+            hiding_view,
+            schema,
+        })
     }
 
     /// Refuses a job that reads its own sink as a stream.
@@ -350,25 +167,41 @@ impl JobQuery {
         &self.sources
     }
 
-    /// Its other tables, which every batch reads whole: the name of each, and a description.
+    /// Its other tables, which every batch reads whole: the name of each, and a description. Tables that a view hides from the
+    /// query's user are not among them.
     pub fn static_tables(&self) -> Vec<(String, String)> {
+        const EACH_BATCH: &str = "as it is when a batch runs";
+        let analyzed = self.analyzed();
         let shown = |table: &TableReference| {
             if table.schema() == Some(SYSTEM) {
-                return (table.to_string(), "as it is when a batch runs".to_owned());
+                return Some((table.to_string(), EACH_BATCH.to_owned()));
             }
-            let (name, travel) = split_time_travel(table.table());
+            let asked = analyzed.version(table.table());
+            let (name, when) = match (asked, split_time_travel(table.table())) {
+                (Some(asked), _) => {
+                    let unit = match asked.unit {
+                        VersionUnit::Number => "version",
+                        VersionUnit::Time => "time",
+                    };
+                    let when = format!("at the {unit} that {} gives for a batch", asked.text);
+                    (asked.table.as_str(), when)
+                }
+                (None, (name, TimeTravel::Latest)) => (name, EACH_BATCH.to_owned()),
+                (None, (name, TimeTravel::Version(version))) => {
+                    (name, format!("at version {version}"))
+                }
+                (None, (name, TimeTravel::Timestamp(_))) => {
+                    (name, "at a time that does not change".to_owned())
+                }
+            };
             let kind = match self.session.catalog.entry(name) {
                 Some(entry) => entry.kind_name(),
+                None if self.hiding_view.is_some() => return None,
                 None => "table",
             };
-            let when = match travel {
-                TimeTravel::Latest => "as it is when a batch runs".to_owned(),
-                TimeTravel::Version(version) => format!("at version {version}"),
-                TimeTravel::Timestamp(_) => "at a time that does not change".to_owned(),
-            };
-            (name.to_owned(), format!("{kind}, {when}"))
+            Some((name.to_owned(), format!("{kind}, {when}")))
         };
-        self.static_tables.iter().map(shown).collect()
+        analyzed.statics().iter().filter_map(shown).collect()
     }
 
     /// An error of a batch as the query's user may see it: without values and names, if a view hides its tables from the user.
@@ -408,20 +241,12 @@ impl JobQuery {
     ///
     /// A table has changed so that the query no longer fits.
     pub async fn batch(&self, sources: BTreeMap<String, BatchSource>) -> Result<BatchPlan> {
-        let catalog = &self.session.catalog;
         self.begin_batch();
-        for (name, source) in &sources {
-            catalog.pin(name, Arc::clone(&source.provider));
-        }
-        let (input, _) = self.plan_input().await?;
+        let (analyzed, inputs) = self.fitting(&streams_of(&sources)).await?;
         let state = self.session.states.state();
         let state = self.planning(&state);
-        let plan = state.create_physical_plan(&input).await?;
-        let analyzed = || -> Result<LogicalPlan> {
-            let (analyzer, options) = (state.analyzer(), state.config_options());
-            Ok(analyzer.execute_and_check(input, options, |_, _| {})?)
-        };
-        let plan = with_removed(plan, &sources, analyzed, &state).await?;
+        let plan = plan_rows(&state, inputs.put_into(analyzed.input.clone())?).await?;
+        let plan = with_removed(plan, &sources, &analyzed.input, &state).await?;
         let sides = PlannedSides::of(plan, sources)?;
         Ok(BatchPlan {
             plan: Arc::clone(&sides.split) as _,
@@ -461,20 +286,16 @@ impl JobQuery {
     ///
     /// Errors of DataFusion's planner; the job has no windows.
     pub async fn front(&self, sources: BTreeMap<String, BatchSource>) -> Result<FrontBatch> {
-        // A batch reads one state of each static table, below the aggregate and above it.
         self.begin_batch();
-        let streams = sources.iter();
-        let streams = streams.map(|(name, source)| (name.clone(), Arc::clone(&source.provider)));
-        let tables = BatchTables {
-            streams: streams.collect(),
-            statics: self.statics_now().await?,
-        };
+        let streams = streams_of(&sources);
+        let inputs = self.analyzed().inputs(&self.session, streams).await?;
+        // A batch reads one state of each static table, below the aggregate and above it.
+        *lock(&self.running) = Some(Arc::new(inputs.without_streams()));
         let state = self.session.states.state();
         let state = self.planning(&state);
         let query = self.windowed()?;
-        let mut front = query.front(&state, &tables).await?;
-        let analyzed = || -> Result<LogicalPlan> { Ok(query.rows().clone()) };
-        let plan = with_removed(front.plan, &sources, analyzed, &state).await?;
+        let mut front = query.front(&state, &inputs).await?;
+        let plan = with_removed(front.plan, &sources, query.rows(), &state).await?;
         let sides = PlannedSides::of(plan, sources)?;
         front.plan = Arc::clone(&sides.split) as _;
         Ok(FrontBatch {
@@ -490,22 +311,60 @@ impl JobQuery {
     ///
     /// Errors of DataFusion's planner; the job has no windows.
     pub async fn back(&self, emitted: &RecordBatch) -> Result<BatchPlan> {
+        let running = lock(&self.running).clone();
+        let inputs = match running {
+            Some(inputs) => inputs,
+            None => {
+                let analyzed = self.analyzed();
+                Arc::new(analyzed.inputs(&self.session, BTreeMap::new()).await?)
+            }
+        };
         let state = self.session.states.state();
         let state = self.planning(&state);
-        let tables = BatchTables {
-            statics: self.statics_now().await?,
-            ..BatchTables::default()
-        };
         Ok(BatchPlan {
-            plan: self.windowed()?.back(&state, emitted, &tables).await?,
+            plan: self.windowed()?.back(&state, emitted, &inputs).await?,
             context: self.session.states.task(),
             sides: None,
         })
     }
 
-    /// Clears the caches of the batch before: the versions of static tables, and the lists of their files.
+    /// The statement as it was planned last.
+    fn analyzed(&self) -> Arc<Analyzed> {
+        Arc::clone(&lock(&self.analyzed))
+    }
+
+    /// The planned statement of a job without state, and what a batch over these streams reads. If a table has other columns than
+    /// it was planned with, it is planned again.
+    async fn fitting(
+        &self,
+        streams: &BTreeMap<String, Arc<dyn TableProvider>>,
+    ) -> Result<(Arc<Analyzed>, BatchInputs)> {
+        let analyzed = self.analyzed();
+        let sink = columns_of(&self.session, &self.sink, self.sink_name()).await?;
+        let inputs = analyzed.inputs(&self.session, streams.clone()).await?;
+        if analyzed.fits(&inputs, sink.as_ref())? {
+            return Ok((analyzed, inputs));
+        }
+        tracing::info!(
+            sink = self.sink_name(),
+            "a table has other columns: the statement of the job is planned again"
+        );
+        self.session.catalog.begin(Purpose::Batches);
+        for (name, provider) in streams {
+            self.session.catalog.pin(name, Arc::clone(provider));
+        }
+        let (input, _) = plan_input(&self.session, &self.statement, &self.sink).await?;
+        let sink = columns_of(&self.session, &self.sink, self.sink_name()).await?;
+        let analyzed = Arc::new(analyze(&self.session, input, sink, &self.sources)?);
+        *lock(&self.analyzed) = Arc::clone(&analyzed);
+        let inputs = analyzed.inputs(&self.session, streams.clone()).await?;
+        Ok((analyzed, inputs))
+    }
+
+    /// Clears what the batch before has read: the versions of static tables, and the lists of their files.
     fn begin_batch(&self) {
-        self.session.catalog.begin_statement();
+        self.session.catalog.begin(Purpose::Batches);
+        *lock(&self.running) = None;
         let runtime = self.session.context.runtime_env();
         // A subscription shares the list of files with all statements.
         if self.pool.is_some()
@@ -523,108 +382,110 @@ impl JobQuery {
         }
     }
 
-    /// The static tables as the running batch sees them.
-    async fn statics_now(&self) -> Result<BTreeMap<TableReference, Arc<dyn TableProvider>>> {
-        let mut tables = BTreeMap::new();
-        for name in self.windowed()?.static_tables() {
-            let provider = self.session.context.table_provider(name.clone()).await;
-            tables.insert(name.clone(), provider?);
-        }
-        Ok(tables)
-    }
-
     fn windowed(&self) -> Result<&StreamQuery> {
         self.stream
             .as_ref()
             .ok_or_else(|| Error::internal("the job has no windows"))
     }
-
-    /// Plans the rows of the INSERT, cast to the sink's columns, or the rows of a subscription's query. Also returns the view
-    /// that hides the tables it reads, if there is one; its plan is a part of this one.
-    async fn plan_input(&self) -> Result<(LogicalPlan, Option<String>)> {
-        let (context, catalog) = (&self.session.context, &self.session.catalog);
-        let mut statement = self.statement.clone();
-        if let SqlStatement::Statement(ansi) = &mut statement {
-            ordered_texts(ansi.as_mut());
-        }
-        rewrite::prepare(context, catalog, &mut statement).await?;
-        let state = self.session.states.state();
-        let planned = apart::plan_apart(&state, &statement).await;
-        let plan = planned.map_err(|error| catalog.missing_table(error, statement))?;
-        plan_limits::check(&plan)?;
-        let input = match plan {
-            LogicalPlan::Dml(dml) => dml.input.as_ref().clone(),
-            query if matches!(self.sink, JobSinkTable::Subscriber) => query,
-            _ => return Err(Error::invalid("a job is an INSERT INTO … SELECT …")),
-        };
-        view_barrier::opened(input)
-    }
-
-    /// The stream of this name, if it is one.
-    fn stream_of(&self, name: &str) -> Option<StreamTable> {
-        match self.session.catalog.entry_of_plan(name)? {
-            TableEntry::Kafka(table) => Some(StreamTable::Kafka(table)),
-            TableEntry::Delta { handle, .. } if handle.stream().is_some() => {
-                Some(StreamTable::Delta(handle))
-            }
-            _ => None,
-        }
-    }
-
-    fn sources_of(&self, input: &LogicalPlan) -> Result<Sources> {
-        let mut sources = BTreeMap::new();
-        input.apply_with_subqueries(|plan| {
-            if let LogicalPlan::TableScan(scan) = plan
-                && let Some(name) = table_of(scan)
-                && let Some(stream) = self.stream_of(name)
-            {
-                sources.insert(name.to_owned(), stream);
-            }
-            Ok(TreeNodeRecursion::Continue)
-        })?;
-        Ok(sources)
-    }
 }
 
-impl Session {
-    /// The table that a job writes to.
-    ///
-    /// # Errors
-    ///
-    /// No table has that name, it cannot be opened, or a job cannot write to it.
-    pub(crate) async fn sink_of(&self, insert: &SqlStatement) -> Result<JobSinkTable> {
-        let name = sink_name(insert)?;
-        match self.catalog.open(&name).await? {
-            TableEntry::Kafka(table) => Ok(JobSinkTable::Kafka(table)),
-            TableEntry::Delta { handle, .. } => Ok(JobSinkTable::Delta(handle)),
-            other => Err(Error::unsupported(format!(
-                "{name} is a {}, and a job writes Kafka or Delta tables",
-                other.kind_name()
-            ))
-            .about(Subject::table(name))),
-        }
-    }
-}
-
-fn sink_name(insert: &SqlStatement) -> Result<String> {
-    if let SqlStatement::Statement(ansi) = insert
-        && let AnsiStatement::Insert(insert) = ansi.as_ref()
-        && let TableObject::TableName(name) = &insert.table
-    {
-        if insert.overwrite {
-            return Err(Error::unsupported("a job cannot overwrite a table")
-                .with_help("a job is an INSERT INTO … SELECT …"));
-        }
-        return rewrite::plain_name(name);
-    }
-    Err(Error::invalid("a job is an INSERT INTO … SELECT …"))
-}
-
-/// Error for a job or subscription that would read its own rows.
-pub(crate) fn reads_what_it_writes(same: impl std::fmt::Display, table: &str) -> Error {
+fn reads_no_stream(sink: &JobSinkTable) -> Error {
+    const GROWS: &str =
+        "a Delta table that is declared with 'scan.mode' 'stream' is read as it grows";
+    let (what, ends) = match sink {
+        JobSinkTable::Subscriber => ("query", "is the query without SUBSCRIBE"),
+        _ => ("job", "is an INSERT INTO without CREATE JOB"),
+    };
     Error::invalid(format!(
-        "the job reads and writes {same}: {table} would never be read to its end"
+        "the {what} reads no Kafka table, and no Delta table as a stream"
     ))
+    .with_help(format!(
+        "it would go on for ever: what ends {ends}; {GROWS}"
+    ))
+}
+
+/// Plans the rows of the INSERT, cast to the sink's columns, or the rows of a subscription's query. Also returns the view that
+/// hides the tables it reads, if there is one; its plan is a part of this one.
+async fn plan_input(
+    session: &Session,
+    statement: &SqlStatement,
+    sink: &JobSinkTable,
+) -> Result<(LogicalPlan, Option<String>)> {
+    let (context, catalog) = (&session.context, &session.catalog);
+    let mut statement = statement.clone();
+    if let SqlStatement::Statement(ansi) = &mut statement {
+        ordered_texts(ansi.as_mut());
+    }
+    rewrite::prepare(context, catalog, &mut statement).await?;
+    let state = session.states.state();
+    let planned = apart::plan_apart(&state, &statement).await;
+    let plan = planned.map_err(|error| catalog.missing_table(error, statement))?;
+    plan_limits::check(&plan)?;
+    let plan = catalog.with_arguments(context, plan).await?;
+    let input = match plan {
+        LogicalPlan::Dml(dml) => dml.input.as_ref().clone(),
+        query if matches!(sink, JobSinkTable::Subscriber) => query,
+        _ => return Err(Error::invalid("a job is an INSERT INTO … SELECT …")),
+    };
+    view_barrier::opened(input)
+}
+
+/// Analyzes the rows of a job over these streams.
+fn analyze(
+    session: &Session,
+    input: LogicalPlan,
+    sink: Option<SchemaRef>,
+    sources: &Sources,
+) -> Result<Analyzed> {
+    let state = session.states.state();
+    let analyzer = state.analyzer();
+    let input = analyzer.execute_and_check(input, state.config_options(), |_, _| {})?;
+    Analyzed::try_new(input, sink, session.catalog.asked_versions(), sources)
+}
+
+/// The columns of the sink as they are now, if they can change.
+async fn columns_of(
+    session: &Session,
+    sink: &JobSinkTable,
+    name: Option<&str>,
+) -> Result<Option<SchemaRef>> {
+    match (sink, name) {
+        (JobSinkTable::Delta(_), Some(name)) => {
+            let provider = session.catalog.provider(name).await?;
+            Ok(provider.map(|provider| provider.schema()))
+        }
+        _ => Ok(None),
+    }
+}
+
+/// The streams that a plan reads, by table name.
+fn sources_of(session: &Session, input: &LogicalPlan) -> Result<Sources> {
+    let mut sources = BTreeMap::new();
+    input.apply_with_subqueries(|plan| {
+        if let LogicalPlan::TableScan(scan) = plan
+            && let Some(name) = table_of(scan)
+            && let Some(stream) = stream_of(session, name)
+        {
+            sources.insert(name.to_owned(), stream);
+        }
+        Ok(TreeNodeRecursion::Continue)
+    })?;
+    Ok(sources)
+}
+
+/// The stream of this name, if it is one.
+fn stream_of(session: &Session, name: &str) -> Option<StreamTable> {
+    match session.catalog.entry_of_plan(name)? {
+        TableEntry::Kafka(table) => Some(StreamTable::Kafka(table)),
+        TableEntry::Delta { handle, .. } if handle.stream().is_some() => {
+            Some(StreamTable::Delta(handle))
+        }
+        _ => None,
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -3,7 +3,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use datafusion::arrow::array::{ArrayRef, Int64Array, RecordBatch, new_null_array};
+use datafusion::arrow::array::{
+    ArrayRef, AsArray as _, Int64Array, RecordBatch, StringArray, new_null_array,
+};
+use datafusion::arrow::compute::concat_batches;
 use datafusion::arrow::datatypes::{Schema, SchemaRef};
 use datafusion::catalog::streaming::StreamingTable;
 use datafusion::common::tree_node::{Transformed, TreeNode as _};
@@ -15,15 +18,18 @@ use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::streaming::PartitionStream;
 use datafusion::physical_plan::{ExecutionPlan, collect, displayable};
 
-use super::{BatchSides, BatchSource, JobQuery, PlannedSides};
+use super::JobQuery;
 use crate::core::jobs::{PlannedRange, Reached};
 use crate::error::{Error, ErrorKind};
 use crate::planner::ast::{JobStatement, Statement};
 use crate::planner::{Parameters, Script, parse_statement};
-use crate::session::{JobMemory, Session, SessionOptions};
-use crate::streaming::StreamTable;
+use crate::session::catalog::TableEntry;
+use crate::session::rewrite::arguments::tests::Counted;
+use crate::session::{ForkOptions, JobMemory, Session, SessionOptions};
+use crate::streaming::batch::PlannedSides;
 use crate::streaming::drain::WholeExec;
 use crate::streaming::side_output::SplitSideOutputExec;
+use crate::streaming::{BatchSides, BatchSource, StreamTable};
 use crate::tables::bad_records::BadRecord;
 use crate::tables::kafka::{KafkaTable, KafkaTableProvider, OffsetRange};
 use crate::tables::side_output::{BatchOutlet, BatchScan, Expected, Progress};
@@ -39,24 +45,43 @@ const TABLES: &str = "
 
 /// A session of a server in which these statements have run, and the job that comes last.
 async fn planned(sql: &str) -> (Session, JobQuery) {
+    let (tables, job) = sql.rsplit_once("CREATE JOB").unwrap();
+    let session = in_session(tables).await;
+    let query = job_in(&session, &format!("CREATE JOB{job}")).await;
+    (session, query)
+}
+
+/// A session of a server in which these statements have run.
+async fn in_session(sql: &str) -> Session {
     let options = SessionOptions {
         job_memory: JobMemory::Half,
         ..SessionOptions::default()
     };
     let session = Session::try_new(&options).unwrap();
-    for raw in Script::new("jobs", sql).split().unwrap() {
+    run(&session, sql).await;
+    session
+}
+
+async fn run(session: &Session, sql: &str) {
+    for raw in Script::new("tables", sql).split().unwrap() {
         let mut parsed = parse_statement(&raw).unwrap();
         Parameters::default().bind(&mut parsed).unwrap();
-        if let Statement::Job(job) = parsed.statement {
-            let JobStatement::Create { insert, emit, .. } = *job else {
-                panic!("the last statement makes the job");
-            };
-            let query = JobQuery::try_new(&session, *insert, emit).await.unwrap();
-            return (session, query);
-        }
         session.collect(parsed).await.unwrap();
     }
-    panic!("no job in the script");
+}
+
+/// The query of a CREATE JOB in this session.
+async fn job_in(session: &Session, sql: &str) -> JobQuery {
+    let raw = Script::new("jobs", sql).split().unwrap().remove(0);
+    let mut parsed = parse_statement(&raw).unwrap();
+    Parameters::default().bind(&mut parsed).unwrap();
+    let Statement::Job(job) = parsed.statement else {
+        panic!("no job: {sql}");
+    };
+    let JobStatement::Create { insert, emit, .. } = *job else {
+        panic!("the statement makes no job: {sql}");
+    };
+    JobQuery::try_new(session, *insert, emit).await.unwrap()
 }
 
 fn visits(query: &JobQuery) -> Arc<KafkaTable> {
@@ -404,26 +429,7 @@ async fn safe_1_a_job_opens_files_without_the_caches_of_statements_and_each_batc
     caches.get_file_metadata_cache().clear();
     caches.get_file_statistic_cache().unwrap().clear();
     caches.get_list_files_cache().unwrap().clear();
-    let schema = Arc::clone(&visits(&query).schema);
-    let mut columns: Vec<ArrayRef> = schema
-        .fields()
-        .iter()
-        .map(|field| new_null_array(field.data_type(), 1))
-        .collect();
-    columns[0] = Arc::new(Int64Array::from(vec![1]));
-    let visit = RecordBatch::try_new(Arc::clone(&schema), columns).unwrap();
-    let joined = async || {
-        let visit = vec![vec![visit.clone()]];
-        let source = BatchSource {
-            provider: Arc::new(MemTable::try_new(Arc::clone(&schema), visit).unwrap()),
-            ranges: Vec::new(),
-            last_records: BTreeMap::new(),
-        };
-        let sources = BTreeMap::from([("visits".to_owned(), source)]);
-        let batch = query.batch(sources).await.unwrap();
-        let rows = collect(batch.plan, batch.context).await.unwrap();
-        rows.iter().map(RecordBatch::num_rows).sum::<usize>()
-    };
+    let joined = async || rows(&query).await.num_rows();
     assert_eq!(joined().await, 1);
     // Another process adds a file.
     std::fs::copy(
@@ -433,4 +439,171 @@ async fn safe_1_a_job_opens_files_without_the_caches_of_statements_and_each_batc
     .unwrap();
     assert_eq!(joined().await, 2);
     assert_eq!(entries(&caches), [0; 3]);
+}
+
+/// A batch of one visit, of key 1.
+fn visit(query: &JobQuery) -> BTreeMap<String, BatchSource> {
+    let schema = Arc::clone(&visits(query).schema);
+    let mut columns: Vec<ArrayRef> = schema
+        .fields()
+        .iter()
+        .map(|field| new_null_array(field.data_type(), 1))
+        .collect();
+    columns[0] = Arc::new(Int64Array::from(vec![1]));
+    let visit = RecordBatch::try_new(Arc::clone(&schema), columns).unwrap();
+    let source = BatchSource {
+        provider: Arc::new(MemTable::try_new(schema, vec![vec![visit]]).unwrap()),
+        ranges: Vec::new(),
+        last_records: BTreeMap::new(),
+    };
+    BTreeMap::from([("visits".to_owned(), source)])
+}
+
+/// The rows of a batch of one visit.
+async fn rows(query: &JobQuery) -> RecordBatch {
+    let batch = query.batch(visit(query)).await.unwrap();
+    let schema = batch.plan.schema();
+    let rows = collect(batch.plan, batch.context).await.unwrap();
+    concat_batches(&schema, &rows).unwrap()
+}
+
+/// The text in the second column of the only row.
+fn page(rows: &RecordBatch) -> &str {
+    assert_eq!(rows.num_rows(), 1);
+    rows.column(1).as_string::<i32>().value(0)
+}
+
+const WINDOWS: &str = "TUMBLE(TABLE visits, DESCRIPTOR(event_time), INTERVAL '10 seconds')";
+
+#[tokio::test]
+async fn the_statement_is_planned_once_and_each_batch_has_its_own_time() {
+    let job = "CREATE JOB j AS INSERT INTO out SELECT k, CAST(now() AS VARCHAR) FROM visits";
+    let (_, query) = planned(&format!("{TABLES}\n{job}")).await;
+    let first = query.analyzed();
+    let (one, other) = (rows(&query).await, rows(&query).await);
+    assert_ne!(page(&one), page(&other));
+    assert!(Arc::ptr_eq(&first, &query.analyzed()));
+}
+
+#[tokio::test]
+async fn other_columns_of_a_static_table_are_planned_once_more() {
+    let (_, query) = planned(&format!(
+        "{TABLES}
+        CREATE TABLE names AS SELECT * FROM (VALUES (1, 'home')) AS t (id, name);
+        CREATE JOB j AS INSERT INTO out SELECT k, name FROM visits JOIN names ON k = id"
+    ))
+    .await;
+    let first = query.analyzed();
+    assert_eq!(page(&rows(&query).await), "home");
+    let columns: [(&str, ArrayRef); 3] = [
+        ("more", Arc::new(Int64Array::from(vec![7]))),
+        ("name", Arc::new(StringArray::from(vec!["start"]))),
+        ("id", Arc::new(Int64Array::from(vec![1]))),
+    ];
+    let names = RecordBatch::try_from_iter(columns).unwrap();
+    let names = MemTable::try_new(names.schema(), vec![vec![names]]).unwrap();
+    let names = TableEntry::Provider(Arc::new(names));
+    query.session.catalog.put("names", names, String::new());
+    assert_eq!(page(&rows(&query).await), "start");
+    let second = query.analyzed();
+    assert!(!Arc::ptr_eq(&first, &second), "it was planned again");
+    assert_eq!(page(&rows(&query).await), "start");
+    assert!(
+        Arc::ptr_eq(&second, &query.analyzed()),
+        "and for this batch not"
+    );
+}
+
+#[tokio::test]
+async fn the_query_in_an_argument_runs_once_in_each_batch_with_state_and_without() {
+    let resumed = "offsets_from(0, k, (SELECT next FROM progress))";
+    for (is_stateful, select) in [
+        (false, format!("SELECT k, page FROM visits WHERE {resumed}")),
+        (
+            true,
+            format!(
+                "SELECT count(*), page FROM {WINDOWS} WHERE {resumed} GROUP BY page, window_start"
+            ),
+        ),
+    ] {
+        let session = in_session(TABLES).await;
+        let progress = Counted::register(&session, "progress", "{\"0\":1}");
+        let job = format!("CREATE JOB j AS INSERT INTO out {select}");
+        let query = job_in(&session, &job).await;
+        assert_eq!(progress.reads(), 0, "{select}");
+        for batch in 1..=3 {
+            if is_stateful {
+                let ranges = vec![range(10, 10)];
+                let provider = KafkaTableProvider::for_batch(visits(&query), ranges, None);
+                let front = query.front(of_visits(provider.with_time(Arc::default())));
+                let emitted = Arc::clone(front.await.unwrap().front.aggregate.output());
+                let emitted = RecordBatch::new_empty(emitted);
+                query.back(&emitted).await.unwrap();
+            } else {
+                assert_eq!(rows(&query).await.num_rows(), 1);
+            }
+            assert_eq!(progress.reads(), batch, "{select}");
+        }
+        let statics = query.static_tables();
+        assert!(
+            statics.iter().any(|(name, _)| name == "progress"),
+            "{statics:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_table_that_only_a_view_may_use_is_read_with_state_and_without() {
+    let session = in_session(&format!(
+        "{TABLES}
+        CREATE TABLE names AS SELECT * FROM (VALUES (1, 'home')) AS t (id, name);
+        CREATE VIEW named AS SELECT k, name, event_time FROM visits JOIN names ON k = id;"
+    ))
+    .await;
+    let user = session
+        .fork(&ForkOptions {
+            may_name: Some(Arc::new(|_: &str, name: &str| name != "names")),
+            ..ForkOptions::default()
+        })
+        .unwrap();
+    let job = "CREATE JOB j AS INSERT INTO out SELECT k, name FROM named";
+    let query = job_in(&user, job).await;
+    assert_eq!(page(&rows(&query).await), "home");
+    assert!(query.static_tables().is_empty(), "names is hidden");
+    let windows = WINDOWS.replace("visits", "named");
+    let job = format!(
+        "CREATE JOB j AS INSERT INTO out SELECT count(*), name FROM {windows} GROUP BY name, window_start"
+    );
+    let query = job_in(&user, &job).await;
+    let provider = KafkaTableProvider::for_batch(visits(&query), vec![range(10, 10)], None);
+    let front = query.front(of_visits(provider.with_time(Arc::default())));
+    front.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_table_at_the_time_of_a_batch_is_opened_in_each_batch() {
+    let folder = tempfile::tempdir().unwrap();
+    let place = folder.path().display();
+    let session = in_session(&format!(
+        "{TABLES}
+        CREATE EXTERNAL TABLE names (id BIGINT, name VARCHAR) STORED AS DELTA LOCATION '{place}';
+        INSERT INTO names VALUES (1, 'home');"
+    ))
+    .await;
+    for at in ["now()", "(SELECT now())"] {
+        let job = format!(
+            "CREATE JOB j AS INSERT INTO out SELECT k, count(*)::VARCHAR FROM visits
+            JOIN names FOR TIMESTAMP AS OF {at} ON k = id GROUP BY k EMIT PER BATCH"
+        );
+        let query = job_in(&session, &job).await;
+        let first = query.analyzed();
+        let before: u64 = page(&rows(&query).await).parse().unwrap();
+        run(&session, "INSERT INTO names VALUES (1, 'start')").await;
+        let after: u64 = page(&rows(&query).await).parse().unwrap();
+        assert_eq!(after, before + 1, "{at}");
+        assert!(Arc::ptr_eq(&first, &query.analyzed()), "{at}");
+        let statics = query.static_tables();
+        let is_of_batch = |(name, when): &(String, String)| name == "names" && when.contains(at);
+        assert!(statics.iter().any(is_of_batch), "{statics:?}");
+    }
 }

@@ -8,7 +8,8 @@ use datafusion::logical_expr::{
 
 use crate::error::{Error, Result, Subject};
 use crate::planner::ast::Emit;
-use crate::streaming::{Sources, has_aggregate, reads_stream};
+use crate::streaming::sides::{Sources, reads_stream};
+use crate::streaming::split::aggregate_of;
 
 /// Refuses operators that do not run in a job, by name; queries of static tables may use all of them. Returns true if the job
 /// keeps state: it aggregates over more than one batch.
@@ -17,7 +18,7 @@ use crate::streaming::{Sources, has_aggregate, reads_stream};
 ///
 /// The operator that does not run in a job.
 pub(crate) fn check_scope(input: &LogicalPlan, emit: Emit, sources: &Sources) -> Result<bool> {
-    let is_stateful = emit != Emit::PerBatch && has_aggregate(input, sources);
+    let is_stateful = emit != Emit::PerBatch && aggregate_of(input, sources).is_some();
     let mut scope = Scope {
         sources,
         is_stateful,

@@ -133,12 +133,12 @@ pub(super) fn over(plan: LogicalPlan, tables: &BatchTables) -> Result<LogicalPla
 
 /// The plan of a batch's rows, and beside it scans of the streams that the optimizer has removed from it: it leaves no scan below
 /// `WHERE false`, or below a join with an empty relation. Their records are read all the same, with the columns that the query names:
-/// they move the watermark, and one that cannot be decoded is a dead letter, as below any other filter. `analyzed` gives the
-/// logical plan before it is optimized.
+/// they move the watermark, and one that cannot be decoded is a dead letter, as below any other filter. `analyzed` is
+/// the logical plan before it is optimized.
 pub(super) async fn with_removed(
     rows: Arc<dyn ExecutionPlan>,
     sources: &BTreeMap<String, BatchSource>,
-    analyzed: impl FnOnce() -> Result<LogicalPlan>,
+    analyzed: &LogicalPlan,
     state: &SessionState,
 ) -> Result<Arc<dyn ExecutionPlan>> {
     let left = expected_of(&rows);
@@ -149,7 +149,7 @@ pub(super) async fn with_removed(
     if removed.is_empty() {
         return Ok(rows);
     }
-    let columns = columns_read(analyzed()?)?;
+    let columns = columns_read(analyzed.clone())?;
     let mut scans = Vec::with_capacity(removed.len());
     for (name, source) in removed {
         let schema = source.provider.schema();

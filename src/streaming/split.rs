@@ -3,13 +3,12 @@
 use std::sync::Arc;
 
 use anabranch_udfs::{
-    EventWindow, IS_FINAL, PushDownFilters, SessionAggregate, SessionColumn, SessionWindow, Slices,
-    WindowKind, plain, session_groups_of,
+    EventWindow, IS_FINAL, PushDownFilters, SessionWindow, WindowKind, plain, session_groups_of,
 };
 use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::datatypes::{Field, Schema, SchemaRef};
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
-use datafusion::common::{Column, DFSchemaRef, TableReference};
+use datafusion::common::{Column, DFSchemaRef};
 use datafusion::datasource::{MemTable, provider_as_source};
 use datafusion::functions::core::expr_fn::get_field;
 use datafusion::logical_expr::expr::{AggregateFunction, Sort};
@@ -25,30 +24,14 @@ use crate::error::{Error, Result, Subject};
 use crate::streaming::fingerprint::{Fingerprints, Stateful};
 use crate::streaming::hidden::{find, with_hidden};
 use crate::streaming::lineage::{Origin, origins, unaliased, window_below};
-use crate::streaming::sides::{Sources, StreamTable, reads_stream, static_tables, stream_inputs};
+use crate::streaming::sides::{Sources, StreamTable, reads_stream, stream_inputs};
 use crate::streaming::slices::{Unsliced, sliced};
+use crate::streaming::windowing::Windowing;
 use crate::tables::time::{HIDDEN_END, HIDDEN_START};
 use crate::tables::time::{ROW_COLUMN, ROW_IN_FILE};
 
 /// The table of emitted rows in the upper part.
 const EMITTED: &str = "__emitted";
-
-/// How rows are grouped.
-#[derive(Debug, Clone)]
-pub(super) enum Windowing {
-    /// By key, without a window.
-    Keys { groups: Vec<Expr> },
-    /// By TUMBLE, HOP or CUMULATE.
-    Aligned { groups: Vec<Expr>, window_end: Expr },
-    /// By HOP or CUMULATE, with state by slice: rows have their slice instead of their window.
-    Sliced {
-        keys: Vec<Expr>,
-        groups: Vec<SessionColumn>,
-        slices: Slices,
-    },
-    /// By SESSION.
-    Session(Box<SessionAggregate>),
-}
 
 /// The query, cut.
 #[derive(Debug, Clone)]
@@ -69,8 +52,6 @@ pub(super) struct Split {
     pub(super) unsliced: Option<String>,
     /// Whether HAVING or another filter stands above the aggregate.
     pub(super) has_filter_above: bool,
-    /// Tables that every batch reads whole, as they are at that time.
-    pub(super) static_tables: Vec<TableReference>,
     whole: LogicalPlan,
     sources: Sources,
 }
@@ -152,7 +133,6 @@ impl Split {
             fingerprints,
             unsliced,
             has_filter_above,
-            static_tables: static_tables(&whole, sources),
             whole,
             sources: sources.clone(),
         })

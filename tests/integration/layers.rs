@@ -84,14 +84,6 @@ const CIRCLES: [(&[&str], &str); 7] = [
         ],
         "the room is not opened yet",
     ),
-    (
-        &[
-            "streaming/mod.rs",
-            "streaming/query.rs",
-            "streaming/scope.rs",
-        ],
-        "the room is not opened yet",
-    ),
 ];
 
 fn sources(dir: &Path, found: &mut Vec<std::path::PathBuf>) {

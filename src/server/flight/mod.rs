@@ -257,8 +257,9 @@ impl Flight {
                         rows: Rows::Query(Box::new(Query {
                             asked: asked.clone(),
                             prepared: prepared.clone(),
-                            // A statement that has its rows already would hold them until a client fetches them.
-                            planned: Mutex::new(planned.1.answer().is_none().then_some(*planned)),
+                            // A statement that has its rows already would hold them until a client fetches them. One whose
+                            // arguments are queries runs these when its rows are fetched.
+                            planned: Mutex::new(is_to_run(&planned.1).then_some(*planned)),
                         })),
                         session: None,
                         statement,
@@ -302,9 +303,9 @@ impl Flight {
         let of = Arc::clone(statement);
         let planned = async move {
             if is_all {
-                return engine.plan_or_answer(&asked, parsed, &of).await;
+                return engine.describe_or_answer(&asked, parsed, &of).await;
             }
-            let planned = engine.plan(&asked, parsed, &of).await?;
+            let planned = engine.describe(&asked, parsed, &of).await?;
             Ok(Plan::Open(Box::new(planned)))
         };
         let goes_on = |planned: &Plan| matches!(planned, Plan::Open(..));
@@ -407,7 +408,7 @@ impl Flight {
         // not listed as running.
         let statement = self.engine.statement(asked, prepared.parsed());
         let of = Arc::clone(&statement);
-        let planned = async move { engine.plan(&by, parsed, &of).await };
+        let planned = async move { engine.describe(&by, parsed, &of).await };
         let work = &self.engine.work;
         match work.unlisted(&statement, Box::pin(planned)).await {
             Ok((session, planned)) => {
@@ -723,6 +724,31 @@ impl Flight {
     }
 }
 
+/// Whether a plan that was made for its columns can give the rows too.
+fn is_to_run(planned: &Planned) -> bool {
+    planned.answer().is_none() && !planned.is_left_open()
+}
+
+/// Checks that a query's rows have the columns that its client was told.
+fn same_columns(rows: &Schema, told: &Schema) -> Result<()> {
+    let names = |schema: &Schema| -> Vec<String> {
+        let fields = schema.fields().iter();
+        fields.map(|field| field.name().clone()).collect()
+    };
+    let (rows, told) = (names(rows), names(told));
+    if rows.len() == told.len() {
+        return Ok(());
+    }
+    Err(Error::invalid(format!(
+        "the rows have the columns {}, and the client was told {}",
+        rows.join(", "),
+        told.join(", ")
+    ))
+    .with_help(
+        "a query gives the version of a table, which has other columns than the newest one: name the columns, or write the version",
+    ))
+}
+
 /// The rows of a query, for each row of values that was bound, as they are sent.
 async fn queried(
     engine: Arc<Engine>,
@@ -747,6 +773,7 @@ async fn queried(
                 Some(planned) => planned,
                 None => engine.plan(&asked, statement, &of).await?,
             };
+            same_columns(&planned.schema(), &wire).map_err(|error| places.locate(error))?;
             let execution = session
                 .begin(planned)
                 .map_err(|error| places.locate(error))?;

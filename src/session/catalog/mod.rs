@@ -43,6 +43,8 @@ use crate::session::names::apart::plan_apart;
 use crate::session::names::inner_names::{Equal, renamed};
 use crate::session::names::labels::Labels;
 use crate::session::rewrite;
+use crate::session::rewrite::arguments::{Purpose, deferred, queries_of, with_values};
+use crate::session::rewrite::asked_version::AskedVersion;
 use crate::session::rewrite::recursion;
 use crate::tables::delta::{DeltaTableHandle, TimeTravel};
 use crate::tables::kafka::{KafkaTable, KafkaTableProvider};
@@ -153,6 +155,16 @@ struct Tables {
     definitions: BTreeMap<String, String>,
 }
 
+/// The purpose of the running statement, and what was left open for it.
+#[derive(Default)]
+struct PlannedFor {
+    purpose: Purpose,
+    /// Versions of tables that are known only when it runs, those first that others may need.
+    versions: Vec<AskedVersion>,
+    /// Whether an argument has no value yet.
+    is_open: bool,
+}
+
 /// The schema of a session, the only one.
 #[derive(Default)]
 pub(crate) struct Catalog {
@@ -161,6 +173,8 @@ pub(crate) struct Catalog {
     version: AtomicU64,
     /// Providers of the running statement: every mention of a table refers to the same snapshot.
     statement: Mutex<HashMap<String, Arc<dyn TableProvider>>>,
+    /// What the running statement is planned for.
+    planned: Mutex<PlannedFor>,
     /// Views being planned, innermost last, so that a view that uses itself is refused.
     planning: Mutex<Vec<String>>,
     state: OnceLock<StateOf>,
@@ -182,8 +196,80 @@ impl Catalog {
 
     /// Drops the snapshots of the previous statement.
     pub(crate) fn begin_statement(&self) {
+        self.begin(Purpose::Run);
+    }
+
+    /// Drops the snapshots of the previous statement; the next one is planned for this purpose.
+    pub(crate) fn begin(&self, purpose: Purpose) {
         lock(&self.statement).clear();
         lock(&self.planning).clear();
+        *lock(&self.planned) = PlannedFor {
+            purpose,
+            ..PlannedFor::default()
+        };
+    }
+
+    /// The purpose for which the running statement is planned.
+    pub(crate) fn purpose(&self) -> Purpose {
+        lock(&self.planned).purpose
+    }
+
+    /// Ends planning: from now on tables are asked for their columns alone, as by `information_schema`.
+    pub(crate) fn end_planning(&self) {
+        lock(&self.planned).purpose = Purpose::Describe;
+    }
+
+    /// Leaves the version of a table open until the statement runs; gives the table's hidden name.
+    pub(crate) fn ask_version(&self, version: AskedVersion) -> String {
+        let name = version.hidden_name();
+        let mut planned = lock(&self.planned);
+        planned.is_open = true;
+        let mut known = planned.versions.iter();
+        if !known.any(|known| known.hidden_name() == name) {
+            planned.versions.push(version);
+        }
+        name
+    }
+
+    /// The versions of tables that are open until the running statement runs.
+    pub(crate) fn asked_versions(&self) -> Vec<AskedVersion> {
+        lock(&self.planned).versions.clone()
+    }
+
+    /// Whether an argument of the running statement has no value: its plan gives no rows, or others than it will.
+    pub(crate) fn is_left_open(&self) -> bool {
+        lock(&self.planned).is_open
+    }
+
+    /// Deals with the queries in the arguments of a statement's plan, or of a view's, as its purpose asks: runs them now, or leaves
+    /// them in the plan.
+    ///
+    /// # Errors
+    ///
+    /// Errors of the queries.
+    pub(crate) async fn with_arguments(
+        &self,
+        context: &SessionContext,
+        plan: LogicalPlan,
+    ) -> Result<LogicalPlan> {
+        let plan = deferred(plan)?;
+        match self.purpose() {
+            Purpose::Run => with_values(context, plan).await,
+            Purpose::Describe | Purpose::Batches => {
+                if !queries_of(&plan)?.is_empty() {
+                    lock(&self.planned).is_open = true;
+                }
+                Ok(plan)
+            }
+        }
+    }
+
+    /// The table behind the hidden name of a version that is open.
+    fn table_of_version(&self, name: &str) -> Option<String> {
+        let planned = lock(&self.planned);
+        let mut versions = planned.versions.iter();
+        let found = versions.find(|version| version.hidden_name() == name)?;
+        Some(found.table.clone())
     }
 
     pub(crate) fn names(&self) -> Vec<String> {
@@ -430,11 +516,14 @@ impl Catalog {
 
     /// All tables and views that the running statement has mentioned, sorted.
     pub(crate) fn names_in_use(&self) -> Vec<String> {
-        let mut names: Vec<String> = lock(&self.statement)
-            .keys()
-            .map(|name| table_of_change(name).unwrap_or(name))
-            .map(|name| split_time_travel(name).0.to_owned())
-            .collect();
+        let table = |name: &String| match self.table_of_version(name) {
+            Some(table) => table,
+            None => {
+                let name = table_of_change(name).unwrap_or(name);
+                split_time_travel(name).0.to_owned()
+            }
+        };
+        let mut names: Vec<String> = lock(&self.statement).keys().map(table).collect();
         names.sort();
         names.dedup();
         names
@@ -451,10 +540,30 @@ impl Catalog {
 
     /// The provider of a table for the running statement; `None`: no such table.
     pub(crate) async fn provider(&self, name: &str) -> Result<Option<Arc<dyn TableProvider>>> {
-        let of_change = self.hidden_of_change(name);
-        let (base, travel) = split_time_travel(of_change.unwrap_or(name));
         // A view may use tables that its reader may not.
         let in_view = !lock(&self.planning).is_empty();
+        self.provider_for(name, in_view).await
+    }
+
+    /// The same for a table that a plan reads, also one that only a view may use.
+    pub(crate) async fn provider_of_plan(
+        &self,
+        name: &str,
+    ) -> Result<Option<Arc<dyn TableProvider>>> {
+        self.provider_for(name, true).await
+    }
+
+    async fn provider_for(
+        &self,
+        name: &str,
+        in_view: bool,
+    ) -> Result<Option<Arc<dyn TableProvider>>> {
+        let of_change = self.hidden_of_change(name);
+        let of_version = self.table_of_version(name);
+        let (base, travel) = match &of_version {
+            Some(table) => (table.as_str(), TimeTravel::Latest),
+            None => split_time_travel(of_change.unwrap_or(name)),
+        };
         let found = self.read(|tables| {
             let hidden = || tables.hidden.get(base).filter(|_| in_view);
             let entry = tables.entries.get(base).or_else(hidden);
@@ -570,7 +679,7 @@ impl Catalog {
         };
         plan_limits::check(&plan)?;
         recursion::check(&plan, &statement)?;
-        Ok(plan)
+        self.with_arguments(context, plan).await
     }
 
     /// Forks of the same version have the same tables.
@@ -786,8 +895,11 @@ impl SchemaProvider for Catalog {
     }
 
     fn table_exist(&self, name: &str) -> bool {
-        let base = self.hidden_of_change(name).unwrap_or(name);
-        let base = split_time_travel(base).0;
+        let of_version = self.table_of_version(name);
+        let base = match &of_version {
+            Some(table) => table.as_str(),
+            None => split_time_travel(self.hidden_of_change(name).unwrap_or(name)).0,
+        };
         let in_view = !lock(&self.planning).is_empty();
         self.read(|tables| {
             tables.entries.contains_key(base) || (in_view && tables.hidden.contains_key(base))

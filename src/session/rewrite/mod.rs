@@ -1,5 +1,7 @@
 //! Rewrites of a statement's syntax tree before DataFusion plans it: window calls, INSERT columns, time travel and others.
 
+pub(crate) mod arguments;
+pub(crate) mod asked_version;
 pub(crate) mod dialects;
 pub(crate) mod grouping;
 pub(crate) mod inserted;
@@ -14,16 +16,15 @@ pub(crate) mod value_rows;
 use std::ops::ControlFlow;
 
 use anabranch_udfs::rewrite_window_calls;
-use datafusion::arrow::array::{Array, AsArray, RecordBatch};
-use datafusion::arrow::compute::cast;
-use datafusion::arrow::datatypes::{DataType, Int64Type, TimestampMicrosecondType};
+use datafusion::common::tree_node::TreeNode as _;
 use datafusion::error::DataFusionError;
+use datafusion::logical_expr::{Expr as Expression, LogicalPlan, Volatility};
 use datafusion::prelude::SessionContext;
 use datafusion::sql::parser::{CopyToSource, Statement as SqlStatement};
 use datafusion::sql::sqlparser::ast::{
-    Expr, FunctionArg, FunctionArgExpr, FunctionArguments, Ident, Insert, ObjectName,
-    ObjectNamePart, Query, SelectItem, SetExpr, Spanned, Statement as AnsiStatement, TableAlias,
-    TableFactor, TableObject, TableVersion, Value, ValueWithSpan, VisitMut, VisitorMut,
+    Expr, FunctionArg, FunctionArgExpr, Ident, Insert, ObjectName, ObjectNamePart, SelectItem,
+    SetExpr, Statement as AnsiStatement, TableAlias, TableFactor, TableObject, TableVersion, Value,
+    ValueWithSpan, VisitMut, VisitorMut,
 };
 
 use datafusion::sql::sqlparser::tokenizer::Span;
@@ -37,14 +38,16 @@ use crate::session::limits::weights;
 use crate::session::names::apart::repeated_columns;
 use crate::session::names::casts::apart;
 use crate::session::names::inner_names::attach;
+use crate::session::rewrite::arguments::{Purpose, deferred, name_queries, with_values};
+use crate::session::rewrite::asked_version::{AskedVersion, VersionUnit};
 use crate::session::rewrite::dialects::settle;
 use crate::session::rewrite::literals::doubles;
 use crate::session::rewrite::rows::by_elements;
 use crate::session::rewrite::standard::{fetch_first, members, time_zone};
 use crate::session::rewrite::value_rows::with_queries;
 use crate::session::statements::changes::as_insert;
+use crate::session::statements::constants;
 use crate::session::system::{SYSTEM, state_table};
-use crate::tables::delta::TimeTravel;
 
 /// Prepares a statement for DataFusion's planner.
 pub(crate) async fn prepare(
@@ -56,6 +59,7 @@ pub(crate) async fn prepare(
         SqlStatement::Statement(ansi) => {
             weights::check(catalog, ansi.as_ref())?;
             time_zone(ansi.as_mut())?;
+            name_queries(ansi.as_mut())?;
             attach(ansi.as_mut())?;
             if let AnsiStatement::Insert(insert) = ansi.as_mut() {
                 fill_insert(catalog, insert).await?;
@@ -70,6 +74,7 @@ pub(crate) async fn prepare(
         SqlStatement::CopyTo(copy) => match &mut copy.source {
             CopyToSource::Query(query) => {
                 weights::check(catalog, query.as_ref())?;
+                name_queries(query.as_mut())?;
                 attach(query.as_mut())?;
                 in_its_queries(context, catalog, query.as_mut()).await
             }
@@ -92,7 +97,6 @@ async fn in_its_queries(
     fetch_first(node)?;
     states(node)?;
     travel(context, catalog, node).await?;
-    offsets(context, node).await?;
     windows(node)?;
     apart(node);
     members(node);
@@ -336,227 +340,121 @@ async fn travel(
 ) -> Result<()> {
     let mut found = Versions::default();
     let _ = node.visit(&mut found);
-    if found.expressions.is_empty() {
+    if found.0.is_empty() {
         return Ok(());
     }
-    let mut travels = Vec::with_capacity(found.expressions.len());
-    for (name, version) in &found.expressions {
-        let table = plain_name(name)?;
-        let delta = catalog.delta(&table).await;
-        delta.map_err(|error| at_name(error, name))?;
-        let at = match version {
-            TableVersion::VersionAsOf(expr) => {
-                let version = evaluate(context, expr, "BIGINT")
-                    .await
-                    .map_err(|error| at_name(error, name))?;
-                let version = u64::try_from(version).map_err(|_| {
-                    at_name(Error::invalid("a version is a whole number from 0"), name)
-                })?;
-                TimeTravel::Version(version)
-            }
-            TableVersion::TimestampAsOf(expr) | TableVersion::ForSystemTimeAsOf(expr) => {
-                let micros = evaluate(context, expr, "TIMESTAMP")
-                    .await
-                    .map_err(|error| at_name(error, name))?;
-                TimeTravel::Timestamp(micros)
-            }
-            other => {
-                return Err(at_name(
-                    Error::unsupported(format!("{other} is not supported")),
-                    name,
-                )
-                .with_help("use FOR VERSION AS OF n or FOR TIMESTAMP AS OF t"));
-            }
-        };
-        travels.push(time_travel_name(&table, at));
+    let mut names = Vec::with_capacity(found.0.len());
+    for (name, version) in &found.0 {
+        let hidden = version_name(context, catalog, name, version).await;
+        names.push(hidden.map_err(|error| at_name(error, name))?);
     }
-    let _ = node.visit(&mut Rename {
-        names: travels.into_iter(),
-    });
+    let _ = node.visit(&mut Rename(names));
     Ok(())
 }
 
-/// A scalar subquery that is an argument of an offset function is run first: a scan's ranges are
-/// chosen when it is planned.
-async fn offsets(context: &SessionContext, node: &mut impl VisitMut) -> Result<()> {
-    let mut found = OffsetQueries::default();
-    let _ = node.visit(&mut found);
-    if found.queries.is_empty() {
-        return Ok(());
-    }
-    let mut values = Vec::with_capacity(found.queries.len());
-    for query in found.queries {
-        let span = query.span();
-        values.push(
-            scalar_text(context, query)
-                .await
-                .map_err(|error| error.at(span))?,
-        );
-    }
-    let _ = node.visit(&mut OffsetValues {
-        values: values.into_iter(),
-    });
-    Ok(())
-}
-
-async fn scalar_text(context: &SessionContext, query: Query) -> Result<Value> {
-    let statement = SqlStatement::Statement(Box::new(AnsiStatement::Query(Box::new(query))));
-    let plan = context.state().statement_to_plan(statement).await?;
-    plan_limits::check(&plan)?;
-    let batches = context.execute_logical_plan(plan).await?.collect().await?;
-    let rows: usize = batches.iter().map(RecordBatch::num_rows).sum();
-    let columns = batches.first().map_or(1, RecordBatch::num_columns);
-    if rows > 1 || columns != 1 {
-        return Err(Error::invalid(format!(
-            "an offset argument is one value; this query gives {rows} rows of {columns} columns"
-        )));
-    }
-    let Some(batch) = batches.iter().find(|batch| batch.num_rows() == 1) else {
-        return Ok(Value::Null);
-    };
-    let text = cast(batch.column(0), &DataType::Utf8)
-        .map_err(|error| Error::invalid(format!("an offset argument is text: {error}")))?;
-    let text = text.as_string::<i32>();
-    Ok(if text.is_null(0) {
-        Value::Null
-    } else {
-        Value::SingleQuotedString(text.value(0).to_owned())
-    })
-}
-
-/// Calls `visit` with each subquery in the arguments of an offset function.
-fn offset_arguments(expr: &mut Expr, mut visit: impl FnMut(&mut Expr)) {
-    let Expr::Function(function) = expr else {
-        return;
-    };
-    let name = function
-        .name
-        .0
-        .last()
-        .and_then(ObjectNamePart::as_ident)
-        .map(normalize);
-    if !matches!(name.as_deref(), Some("offsets_in" | "offsets_from")) {
-        return;
-    }
-    let FunctionArguments::List(list) = &mut function.args else {
-        return;
-    };
-    for argument in &mut list.args {
-        if let FunctionArg::Unnamed(FunctionArgExpr::Expr(expr)) = argument
-            && matches!(expr, Expr::Subquery(_))
-        {
-            visit(expr);
+/// The hidden name of a table at a version.
+async fn version_name(
+    context: &SessionContext,
+    catalog: &Catalog,
+    name: &ObjectName,
+    version: &TableVersion,
+) -> Result<String> {
+    let table = plain_name(name)?;
+    catalog.delta(&table).await?;
+    let (unit, expr) = match version {
+        TableVersion::VersionAsOf(expr) => (VersionUnit::Number, expr),
+        TableVersion::TimestampAsOf(expr) | TableVersion::ForSystemTimeAsOf(expr) => {
+            (VersionUnit::Time, expr)
         }
-    }
+        other => {
+            return Err(Error::unsupported(format!("{other} is not supported"))
+                .with_help("use FOR VERSION AS OF n or FOR TIMESTAMP AS OF t"));
+        }
+    };
+    let not_constant = || unit.not_constant(expr);
+    let plan = constant_plan(context, catalog, expr, unit).await?;
+    let value = constants::row(&context.state(), &plan).map_err(|_| not_constant())?;
+    let purpose = catalog.purpose();
+    let asked = |plan| AskedVersion {
+        table: table.clone(),
+        unit,
+        text: expr.to_string(),
+        plan,
+    };
+    let travel = match value {
+        Some(_) if purpose == Purpose::Batches && !is_immutable(&plan)? => {
+            return Ok(catalog.ask_version(asked(plan)));
+        }
+        Some(value) => unit.travel(&[value.rows]),
+        None if purpose == Purpose::Run => {
+            let plan = with_values(context, plan).await?;
+            let run = async { context.execute_logical_plan(plan).await?.collect().await };
+            let rows = run.await.map_err(|_| not_constant())?;
+            unit.travel(&rows)
+        }
+        None => return Ok(catalog.ask_version(asked(plan))),
+    };
+    let travel = travel?.ok_or_else(not_constant)?;
+    Ok(time_travel_name(&table, travel))
 }
 
-#[derive(Default)]
-struct OffsetQueries {
-    queries: Vec<Query>,
-}
-
-impl VisitorMut for OffsetQueries {
-    type Break = ();
-
-    fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
-        offset_arguments(expr, |argument| {
-            if let Expr::Subquery(query) = argument {
-                self.queries.push(query.as_ref().clone());
-            }
-        });
-        ControlFlow::Continue(())
-    }
-}
-
-struct OffsetValues {
-    values: std::vec::IntoIter<Value>,
-}
-
-impl VisitorMut for OffsetValues {
-    type Break = ();
-
-    fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
-        offset_arguments(expr, |argument| {
-            if let Some(value) = self.values.next() {
-                *argument = Expr::Value(value.into());
-            }
-        });
-        ControlFlow::Continue(())
-    }
-}
-
-/// The value of a constant expression as a whole number, or as microseconds of a timestamp.
-async fn evaluate(context: &SessionContext, expr: &Expr, sql_type: &str) -> Result<i64> {
-    let invalid = || Error::invalid(format!("{expr} is no constant {sql_type}"));
+/// The plan of one row with a version or a time.
+async fn constant_plan(
+    context: &SessionContext,
+    catalog: &Catalog,
+    expr: &Expr,
+    unit: VersionUnit,
+) -> Result<LogicalPlan> {
     let state = context.state();
-    let statement = state.sql_to_statement(
-        &format!("SELECT CAST({expr} AS {sql_type})"),
+    let mut statement = state.sql_to_statement(
+        &format!("SELECT CAST({expr} AS {})", unit.sql_type()),
         &datafusion::config::Dialect::Generic,
     )?;
-    let plan = state
-        .statement_to_plan(statement)
-        .await
-        .map_err(|_| invalid())?;
+    // A query in it is one like any other.
+    Box::pin(prepare(context, catalog, &mut statement)).await?;
+    let plan = state.statement_to_plan(statement).await;
+    let plan = plan.map_err(|_| unit.not_constant(expr))?;
     plan_limits::check(&plan)?;
-    let batches = context
-        .execute_logical_plan(plan)
-        .await?
-        .collect()
-        .await
-        .map_err(|_| invalid())?;
-    let column = batches
-        .first()
-        .filter(|batch| batch.num_rows() == 1)
-        .map(|batch| batch.column(0));
-    let column = column.ok_or_else(invalid)?;
-    if column.null_count() > 0 {
-        return Err(invalid());
-    }
-    if let Some(version) = column.as_primitive_opt::<Int64Type>() {
-        return Ok(version.value(0));
-    }
-    column
-        .as_primitive_opt::<TimestampMicrosecondType>()
-        .map(|time| time.value(0))
-        .ok_or_else(invalid)
+    deferred(plan)
 }
 
-#[derive(Default)]
-struct Versions {
-    expressions: Vec<(ObjectName, TableVersion)>,
+/// Whether the one row of `plan` is the same at any time.
+fn is_immutable(plan: &LogicalPlan) -> Result<bool> {
+    for expr in plan.expressions() {
+        let changes = expr.exists(|part| {
+            Ok(match part {
+                Expression::ScalarFunction(call) => {
+                    call.func.signature().volatility != Volatility::Immutable
+                }
+                _ => false,
+            })
+        })?;
+        if changes {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
+
+/// The tables with versions, which get another name for the time being.
+#[derive(Default)]
+struct Versions(Vec<(ObjectName, TableVersion)>);
+
+/// The mark of a name that stands for the number of a version. No name that is typed has it.
+const NUMBERED: char = '\0';
 
 impl VisitorMut for Versions {
     type Break = ();
 
     fn pre_visit_table_factor(&mut self, factor: &mut TableFactor) -> ControlFlow<()> {
+        // The version is taken out before the visit goes on: a query in it is not a part of the statement.
         if let TableFactor::Table {
             name,
-            version: Some(version),
-            ..
-        } = factor
-        {
-            self.expressions.push((name.clone(), version.clone()));
-        }
-        ControlFlow::Continue(())
-    }
-}
-
-struct Rename {
-    names: std::vec::IntoIter<String>,
-}
-
-impl VisitorMut for Rename {
-    type Break = ();
-
-    fn pre_visit_table_factor(&mut self, factor: &mut TableFactor) -> ControlFlow<()> {
-        if let TableFactor::Table {
-            name,
-            version: version @ Some(_),
+            version,
             alias,
             ..
         } = factor
-            && let Some(hidden) = self.names.next()
+            && let Some(version) = version.take()
         {
             if alias.is_none()
                 && let Some(ident) = name.0.last().and_then(ObjectNamePart::as_ident)
@@ -568,8 +466,29 @@ impl VisitorMut for Rename {
                     at: None,
                 });
             }
-            *name = ObjectName::from(vec![Ident::with_quote('"', hidden)]);
-            *version = None;
+            let numbered = format!("{NUMBERED}{}", self.0.len());
+            let numbered = ObjectName::from(vec![Ident::with_quote('"', numbered)]);
+            let name = std::mem::replace(name, numbered);
+            self.0.push((name, version));
+        }
+        ControlFlow::Continue(())
+    }
+}
+
+/// Gives these tables their hidden names.
+struct Rename(Vec<String>);
+
+impl VisitorMut for Rename {
+    type Break = ();
+
+    fn pre_visit_table_factor(&mut self, factor: &mut TableFactor) -> ControlFlow<()> {
+        if let TableFactor::Table { name, .. } = factor
+            && let [ObjectNamePart::Identifier(ident)] = name.0.as_mut_slice()
+            && let Some(number) = ident.value.strip_prefix(NUMBERED)
+            && let Ok(number) = number.parse::<usize>()
+            && let Some(hidden) = self.0.get(number)
+        {
+            ident.value.clone_from(hidden);
         }
         ControlFlow::Continue(())
     }

@@ -1,6 +1,7 @@
 //! The service as its clients meet it: the real program, real drivers.
 
 mod adbc;
+mod arguments;
 mod barriers;
 mod client;
 mod console;
