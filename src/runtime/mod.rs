@@ -8,6 +8,7 @@ mod check_sink;
 mod environment;
 mod failpoint;
 mod heartbeat;
+pub(crate) mod host;
 mod identities;
 mod job_status;
 mod metrics;

@@ -196,14 +196,9 @@ impl Session {
                 let table = self.catalog.delta(&name).await?;
                 self.report(Box::pin(table.history()).await?)
             }
-            Statement::ShowQueries | Statement::KillQuery(_) => {
-                Err(Error::unsupported("only a server keeps a list of queries")
-                    .with_help("send it to `anabranch serve`"))
-            }
-            Statement::Job(job) => Err(Error::unsupported(format!(
-                "{} is for whoever runs the jobs",
-                job.verb()
-            ))),
+            Statement::ShowQueries => Err(of_the_host("SHOW QUERIES")),
+            Statement::KillQuery(_) => Err(of_the_host("KILL QUERY")),
+            Statement::Job(job) => Err(of_the_host(job.verb())),
             Statement::Sql(mut sql) => {
                 let (effect, text) = (&parsed.effect, &parsed.text);
                 let Some(rows) = parsed.rows else {
@@ -350,6 +345,12 @@ impl Session {
             answer: None,
         })
     }
+}
+
+/// The error for a statement that the host of sessions and jobs runs: a session alone cannot.
+fn of_the_host(statement: &str) -> Error {
+    Error::unsupported(format!("a session alone does not run {statement}"))
+        .with_help("run it with `anabranch sql`, or send it to `anabranch serve`")
 }
 
 fn parse_hours(hours: Text) -> Result<u64> {

@@ -25,6 +25,3 @@ pub(crate) use results::Answer;
 pub use results::{Execution, Outcome, Planned, Ready};
 pub use sessions::Session;
 pub use system::rows::{batch_rows, job_rows, versions};
-
-/// The number of attempts for a statement that changes rows, if other writers change the same rows.
-pub const ATTEMPTS: usize = 5;
