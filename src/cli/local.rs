@@ -1,17 +1,17 @@
 //! Statements that run in this process: a session, and the jobs of its data directory.
 
-use std::sync::OnceLock;
 use std::time::Duration;
 
 use crate::cli::config::Settings;
 use crate::cli::terminal::interrupt::Interrupt;
 use crate::cli::terminal::messages::eprint;
 use crate::cli::terminal::progress::{JobProgress, Progress};
-use crate::error::{Error, Result};
-use crate::planner::{ParsedStatement, Statement};
-use crate::runtime::{JobStatuses, Jobs, Metrics, RunOptions, Stop};
+use crate::error::Result;
+use crate::planner::ParsedStatement;
+use crate::runtime::host::Host;
+use crate::runtime::{JobStatuses, Metrics, RunOptions, Stop};
 use crate::session::{Execution, Outcome, Session};
-use crate::store::{DataDir, JobStore};
+use crate::store::DataDir;
 
 /// When the process is told to end, running batches are aborted, and may take so long for it.
 const GRACE: Duration = Duration::from_secs(30);
@@ -20,10 +20,7 @@ const GRACE: Duration = Duration::from_secs(30);
 pub(crate) struct Here<'a> {
     session: &'a Session,
     data_dir: &'a str,
-    /// Jobs may deliver at least once.
-    allows_repeats: bool,
-    /// Opened by the first statement about jobs: other statements need no folder.
-    jobs: OnceLock<Jobs>,
+    host: Host,
 }
 
 impl<'a> Here<'a> {
@@ -31,13 +28,13 @@ impl<'a> Here<'a> {
         Self {
             session,
             data_dir: &settings.data_dir,
-            allows_repeats: false,
-            jobs: OnceLock::new(),
+            host: Host::of_dir(&settings.data_dir, false),
         }
     }
 
+    /// Jobs may deliver at least once.
     pub(crate) fn allowing_repeats(mut self) -> Self {
-        self.allows_repeats = true;
+        self.host = Host::of_dir(self.data_dir, true);
         self
     }
 
@@ -47,34 +44,12 @@ impl<'a> Here<'a> {
 
     /// Begins a statement.
     pub(crate) async fn execute(&self, parsed: ParsedStatement) -> Result<Outcome> {
-        let places = parsed.places.clone();
-        match parsed.statement {
-            Statement::Job(job) => self
-                .jobs()?
-                .begin(self.session, *job, &parsed.text)
-                .await
-                .map_err(|error| places.locate(error)),
-            _ => self.session.execute(parsed).await,
-        }
-    }
-
-    fn jobs(&self) -> Result<&Jobs> {
-        if self.jobs.get().is_none() {
-            let store = JobStore::new(DataDir::open(self.data_dir)?);
-            let jobs = Jobs::new(store);
-            let _ = self.jobs.set(match self.allows_repeats {
-                true => jobs.allowing_repeats(),
-                false => jobs,
-            });
-        }
-        self.jobs
-            .get()
-            .ok_or_else(|| Error::internal("the jobs were not opened"))
+        self.host.begin(self.session, parsed).await
     }
 
     /// Runs the jobs that the scripts have made until they are interrupted, or have caught up; gives the exit code.
     pub(crate) async fn run_jobs(&self, until_caught_up: bool, metrics: Option<Metrics>) -> u8 {
-        let Some(jobs) = self.jobs.get() else {
+        let Some(jobs) = self.host.open_jobs() else {
             return 0;
         };
         if !jobs.has_ready().await {

@@ -7,7 +7,8 @@ use std::time::Instant;
 
 use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::datatypes::SchemaRef;
-use futures::{Stream, StreamExt as _, TryStreamExt as _};
+use futures::future::LocalBoxFuture;
+use futures::{FutureExt as _, Stream, StreamExt as _, TryStreamExt as _};
 
 use crate::cli::args::Format;
 use crate::cli::config::Settings;
@@ -22,7 +23,8 @@ use crate::client::{Answer, Client};
 use crate::error::{Error, Result};
 use crate::planner::{Change, Effect, Parameters, ParsedStatement, Script};
 use crate::runtime::Metrics;
-use crate::session::{ATTEMPTS, Outcome};
+use crate::runtime::host::{Frontend, repeated, run};
+use crate::session::Outcome;
 
 /// Where statements run.
 pub(crate) enum Place<'a> {
@@ -112,18 +114,13 @@ impl<'a> Runner<'a> {
         done
     }
 
-    /// Runs a statement, and again over the newest rows as long as it changes rows that another writer has changed meanwhile.
     async fn run_here(&self, here: &Here<'_>, parsed: ParsedStatement) -> Result<()> {
-        let start = Instant::now();
-        if parsed.effect.changes_rows() {
-            for _ in 1..ATTEMPTS {
-                match self.run_once_here(here, parsed.clone(), start).await {
-                    Err(error) if error.is_conflict() => {}
-                    done => return done,
-                }
-            }
-        }
-        self.run_once_here(here, parsed, start).await
+        let terminal = Terminal {
+            runner: self,
+            here,
+            start: Instant::now(),
+        };
+        run(&terminal, parsed)?.await
     }
 
     async fn run_once_here(
@@ -243,5 +240,56 @@ impl<'a> Runner<'a> {
         };
         eprint(&format!("{message}{timing}\n"));
         Ok(())
+    }
+}
+
+/// The user at the terminal, who may run every statement.
+struct Terminal<'t> {
+    runner: &'t Runner<'t>,
+    here: &'t Here<'t>,
+    start: Instant,
+}
+
+impl Terminal<'_> {
+    async fn once(&self, parsed: ParsedStatement) -> Result<()> {
+        let Self {
+            runner,
+            here,
+            start,
+        } = self;
+        runner.run_once_here(here, parsed, *start).await
+    }
+}
+
+impl Frontend for Terminal<'_> {
+    type Done = ();
+    type Run<'r>
+        = LocalBoxFuture<'r, Result<()>>
+    where
+        Self: 'r;
+
+    fn check(&self, _: &ParsedStatement) -> Result<()> {
+        Ok(())
+    }
+
+    fn rows(&self, parsed: ParsedStatement) -> Self::Run<'_> {
+        repeated(parsed, |parsed| self.once(parsed)).boxed_local()
+    }
+
+    /// Its rows are printed as they come, until the user interrupts it.
+    fn endless(&self, parsed: ParsedStatement) -> Self::Run<'_> {
+        self.once(parsed).boxed_local()
+    }
+
+    fn definition(&self, parsed: ParsedStatement) -> Self::Run<'_> {
+        self.once(parsed).boxed_local()
+    }
+
+    fn setting(&self, parsed: ParsedStatement) -> Self::Run<'_> {
+        self.once(parsed).boxed_local()
+    }
+
+    fn cancel(&self, parsed: ParsedStatement) -> Self::Run<'_> {
+        self.once(parsed).boxed_local()
     }
 }

@@ -13,6 +13,7 @@ mod ends;
 mod environment;
 mod failpoint;
 mod heartbeat;
+pub(crate) mod host;
 mod identities;
 mod job;
 mod job_clock;

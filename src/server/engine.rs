@@ -7,13 +7,16 @@ use std::time::Instant;
 
 use datafusion::arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray};
 use datafusion::execution::SendableRecordBatchStream;
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
 
 use crate::core::redact::HIDDEN;
 use crate::error::{Error, Result, Subject};
 use crate::planner::{
-    Class, JobStatement, Object, Parameters, ParsedStatement, Script, Statement, Writes, normalize,
-    parse_statement,
+    Class, JobStatement, Object, Parameters, ParsedStatement, Script, Statement, Text, Writes,
+    normalize, parse_statement,
 };
+use crate::runtime::host::{Frontend, Host, repeated, run};
 use crate::runtime::{JobStatus, Jobs};
 use crate::server::auth::access::{Caller, Role};
 use crate::server::auth::places;
@@ -27,9 +30,7 @@ use crate::server::queries::session_pool::Forks;
 use crate::server::queries::statement::{Statement as Running, Time};
 use crate::server::running_jobs::RunningJobs;
 use crate::server::waiting_jobs::WaitingJobs;
-use crate::session::{
-    ATTEMPTS, Answer, ForkOptions, IsClosed, MayName, Outcome, Planned, Ready, SCHEMA, Session,
-};
+use crate::session::{Answer, ForkOptions, IsClosed, MayName, Outcome, Planned, SCHEMA, Session};
 use crate::store::{CatalogEntry, CatalogStore};
 
 /// The caller, with the settings of their session and of the headers of the call.
@@ -88,6 +89,8 @@ impl Done {
 pub(crate) struct Engine {
     pub(crate) forks: Forks,
     pub(crate) store: CatalogStore,
+    /// Runs statements in a fork, and over the jobs.
+    pub(crate) host: Host,
     pub(crate) jobs: Arc<Jobs>,
     pub(crate) running: RunningJobs,
     pub(crate) work: Arc<Work>,
@@ -269,25 +272,11 @@ impl Engine {
             let planned = session.planned_batch(rows)?;
             return Ok((session, planned));
         }
-        let places = parsed.places.clone();
         let is_work = parsed.effect.class == Class::Report && !parsed.effect.is_known_by_planning();
         let planning = async {
-            match parsed.statement {
-                Statement::Job(job) => {
-                    let ready = Box::pin(self.jobs.execute(&session, *job, &parsed.text)).await;
-                    let planned = ready.and_then(Ready::planned);
-                    planned.map_err(|error| places.locate(error))
-                }
-                statement => {
-                    let parsed = ParsedStatement {
-                        statement,
-                        ..parsed
-                    };
-                    match is_described {
-                        true => session.describe(parsed).await,
-                        false => session.plan(parsed).await,
-                    }
-                }
+            match is_described {
+                true => self.host.describe(&session, parsed).await,
+                false => self.host.plan(&session, parsed).await,
             }
         };
         let planned = match is_work {
@@ -323,48 +312,12 @@ impl Engine {
         asked: &Asked,
         parsed: ParsedStatement,
     ) -> Result<Done> {
-        self.check(asked, &parsed)?;
-        if parsed.effect.endless {
-            let error = Error::invalid("the statement gives rows without an end");
-            return Err(parsed
-                .places
-                .locate(error.with_help("ask for its rows and read them as they come")));
-        }
-        let (engine, asked) = (Arc::clone(self), asked.clone());
-        match parsed.effect.class {
-            Class::Setting | Class::Cancel => {
-                let places = parsed.places.clone();
-                let said = self.set(&asked, &parsed);
-                Done::said(said.map_err(|error| places.locate(error))?)
-            }
-            Class::Definition => {
-                let defined = engine.define_as(Arc::clone(running), asked, parsed);
-                Done::said(self.work.finish(running, Box::pin(defined)).await?)
-            }
-            Class::Query | Class::Report | Class::Update => {
-                let of = Arc::clone(running);
-                let done = async move { engine.run(&asked, parsed, &of).await };
-                self.work.run(running, Box::pin(done)).await
-            }
-        }
-    }
-
-    /// Runs a statement, and again over the newest rows as long as it changes rows that another writer has changed meanwhile.
-    async fn run(
-        &self,
-        asked: &Asked,
-        parsed: ParsedStatement,
-        running: &Arc<Running>,
-    ) -> Result<Done> {
-        if parsed.effect.changes_rows() {
-            for _ in 1..ATTEMPTS {
-                match self.run_once(asked, parsed.clone(), running).await {
-                    Err(error) if error.is_conflict() => {}
-                    done => return done,
-                }
-            }
-        }
-        self.run_once(asked, parsed, running).await
+        let call = Call {
+            engine: Arc::clone(self),
+            asked: asked.clone(),
+            running: Arc::clone(running),
+        };
+        run(&call, parsed)?.await
     }
 
     async fn run_once(
@@ -438,7 +391,8 @@ impl Engine {
         let done = async move {
             let session = engine.fork(&asked)?;
             session.register_stream(name, rows)?;
-            let planned = engine.work.planners.plan(&of, session.plan(parsed)).await?;
+            let planning = engine.host.plan(&session, parsed);
+            let planned = engine.work.planners.plan(&of, planning).await?;
             let written = session.begin(planned)?.written().await?;
             of.count(usize::try_from(written).unwrap_or(usize::MAX), 0);
             Ok(i64::try_from(written).unwrap_or(i64::MAX))
@@ -446,21 +400,23 @@ impl Engine {
         self.work.run(&running, Box::pin(done)).await
     }
 
-    /// Changes the session of a client, or ends a statement; gives a word for the user.
+    /// Ends a statement; gives a word for the user.
+    fn cancel(&self, asked: &Asked, id: &Text) -> Result<String> {
+        let found = self.work.find(&id.value);
+        // Only administrators learn that statements of other users exist.
+        let found = found.filter(|running| asked.caller.may_see(&running.user));
+        let found = found.ok_or_else(|| {
+            Error::not_found(format!("no statement at work has the id '{}'", id.value))
+                .about(Subject::text(&id.value))
+                .with_help("SHOW QUERIES lists them")
+                .at(id.span)
+        })?;
+        found.cancel(&asked.caller.name);
+        Ok(format!("cancelled {}", id.value))
+    }
+
+    /// Changes the session of a client; gives a word for the user.
     fn set(&self, asked: &Asked, parsed: &ParsedStatement) -> Result<String> {
-        if let Statement::KillQuery(id) = &parsed.statement {
-            let found = self.work.find(&id.value);
-            // Only administrators learn that statements of other users exist.
-            let found = found.filter(|running| asked.caller.may_see(&running.user));
-            let found = found.ok_or_else(|| {
-                Error::not_found(format!("no statement at work has the id '{}'", id.value))
-                    .about(Subject::text(&id.value))
-                    .with_help("SHOW QUERIES lists them")
-                    .at(id.span)
-            })?;
-            found.cancel(&asked.caller.name);
-            return Ok(format!("cancelled {}", id.value));
-        }
         let (name, value) =
             setting(parsed).ok_or_else(|| Error::internal("the statement sets nothing"))??;
         // Not those of the call's headers, which are for it alone.
@@ -490,7 +446,7 @@ impl Engine {
             }
             // A statement about jobs may wait for a broker: queries do not wait for it.
             let session = self.fork(asked)?;
-            let done = self.execute(&session, parsed).await.map(said);
+            let done = self.host.begin(&session, parsed).await.map(said);
             if let Some(name) = begun_again.filter(|_| done.is_ok()) {
                 self.running.stop(&name).await;
             }
@@ -521,7 +477,8 @@ impl Engine {
         if makes_view {
             // A caller gets no view over tables that they may not name. The view is planned here, in a fork: other
             // definitions do not wait.
-            self.fork(asked)?.execute(parsed.clone()).await?;
+            let fork = self.fork(asked)?;
+            self.host.begin(&fork, parsed.clone()).await?;
         }
         let whole = self.forks.whole().await;
         if let Some(may_name) = asked.caller.may_name() {
@@ -538,7 +495,7 @@ impl Engine {
                 let defined = whole.session.define_view(*view, &parsed.text);
                 defined.map_err(|error| parsed.places.locate(error))?
             }
-            _ => said(self.execute(whole.session, parsed).await?),
+            _ => said(self.host.begin(whole.session, parsed).await?),
         };
         let is_restricted = asked.caller.tables.is_some();
         if let Some(name) = made {
@@ -553,17 +510,6 @@ impl Engine {
         Ok(said)
     }
 
-    async fn execute(&self, session: &Session, parsed: ParsedStatement) -> Result<Outcome> {
-        let places = parsed.places.clone();
-        match parsed.statement {
-            Statement::Job(job) => {
-                let begun = self.jobs.begin(session, *job, &parsed.text).await;
-                begun.map_err(|error| places.locate(error))
-            }
-            _ => session.execute(parsed).await,
-        }
-    }
-
     /// How the jobs are doing that run here, by name.
     pub(crate) fn statuses(&self) -> BTreeMap<String, JobStatus> {
         self.running.statuses()
@@ -572,6 +518,64 @@ impl Engine {
     /// Stops all jobs.
     pub(crate) async fn stop(&self) {
         self.running.stop_all().await;
+    }
+}
+
+/// One call of a client that waits for the end of its statement.
+#[derive(Clone)]
+struct Call {
+    engine: Arc<Engine>,
+    asked: Asked,
+    running: Arc<Running>,
+}
+
+impl Frontend for Call {
+    type Done = Done;
+    type Run<'r> = BoxFuture<'r, Result<Done>>;
+
+    fn check(&self, parsed: &ParsedStatement) -> Result<()> {
+        self.engine.check(&self.asked, parsed)
+    }
+
+    fn rows(&self, parsed: ParsedStatement) -> Self::Run<'_> {
+        let of = self.clone();
+        let done = async move {
+            let once = |parsed| of.engine.run_once(&of.asked, parsed, &of.running);
+            repeated(parsed, once).await
+        };
+        let work = &self.engine.work;
+        work.run(&self.running, Box::pin(done)).boxed()
+    }
+
+    fn endless(&self, parsed: ParsedStatement) -> Self::Run<'_> {
+        let error = Error::invalid("the statement gives rows without an end");
+        let error = error.with_help("ask for its rows and read them as they come");
+        std::future::ready(Err(parsed.places.locate(error))).boxed()
+    }
+
+    fn definition(&self, parsed: ParsedStatement) -> Self::Run<'_> {
+        let (engine, asked) = (Arc::clone(&self.engine), self.asked.clone());
+        let defined = engine.define_as(Arc::clone(&self.running), asked, parsed);
+        let said = self.engine.work.finish(&self.running, Box::pin(defined));
+        async move { Done::said(said.await?) }.boxed()
+    }
+
+    fn setting(&self, parsed: ParsedStatement) -> Self::Run<'_> {
+        let said = self.engine.set(&self.asked, &parsed);
+        let done = said.and_then(Done::said);
+        let done = done.map_err(|error| parsed.places.locate(error));
+        std::future::ready(done).boxed()
+    }
+
+    fn cancel(&self, parsed: ParsedStatement) -> Self::Run<'_> {
+        let Statement::KillQuery(id) = &parsed.statement else {
+            let error = Error::internal("the statement ends no other");
+            return std::future::ready(Err(error)).boxed();
+        };
+        let said = self.engine.cancel(&self.asked, id);
+        let done = said.and_then(Done::said);
+        let done = done.map_err(|error| parsed.places.locate(error));
+        std::future::ready(done).boxed()
     }
 }
 

@@ -34,6 +34,7 @@ use tonic::transport::server::TcpIncoming;
 use crate::core::stack::STACK;
 use crate::error::{Error, ErrorKind, Result};
 use crate::planner::{Parameters, Script};
+use crate::runtime::host::Host;
 use crate::runtime::{Jobs, Metrics, Stop};
 use crate::server::auth::gate::Gate;
 use crate::server::auth::login::Login;
@@ -181,6 +182,7 @@ impl Server {
             forks: Forks::try_new(session, options.limits.statements).map_err(plain)?,
             store: CatalogStore::new(dir.clone()),
             running: RunningJobs::new(Arc::clone(&jobs), options.metrics.clone(), for_jobs),
+            host: Host::over(Arc::clone(&jobs)),
             jobs,
             sessions: Sessions::new(options.limits.sessions, options.limits.idle),
             work: Work::new(runtime, options.limits, counts),

@@ -37,7 +37,7 @@ const OWNED: [(&str, &[&str]); 9] = [
 
 /// Files that may import each other, relative to `src`, and why. All other imports within a room go in one direction: what two files
 /// need of each other stands in a third.
-const CIRCLES: [(&[&str], &str); 7] = [
+const CIRCLES: [(&[&str], &str); 4] = [
     (
         &["core/heap.rs", "core/heap/allocator.rs"],
         "two halves: the allocator counts for the owners that the heap keeps",
@@ -53,36 +53,6 @@ const CIRCLES: [(&[&str], &str); 7] = [
     (
         &["tables/kafka/publisher.rs", "tables/kafka/sink.rs"],
         "two halves: the sink publishes what the publisher acknowledges",
-    ),
-    (
-        &["streaming/fingerprint.rs", "streaming/split.rs"],
-        "the room is not opened yet",
-    ),
-    (
-        &[
-            "session/catalog/dead_letters.rs",
-            "session/catalog/mod.rs",
-            "session/catalog/unopened.rs",
-            "session/context/mod.rs",
-            "session/limits/plan_limits.rs",
-            "session/limits/sizes.rs",
-            "session/limits/weights.rs",
-            "session/mod.rs",
-            "session/names/apart.rs",
-            "session/names/casts.rs",
-            "session/names/inner_names.rs",
-            "session/names/stars.rs",
-            "session/rewrite/dialects.rs",
-            "session/rewrite/mod.rs",
-            "session/rewrite/standard.rs",
-            "session/statements/changes.rs",
-            "session/statements/constants.rs",
-            "session/statements/create.rs",
-            "session/statements/describe.rs",
-            "session/system/mod.rs",
-            "session/system/scan.rs",
-        ],
-        "the room is not opened yet",
     ),
 ];
 

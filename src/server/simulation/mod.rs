@@ -13,6 +13,7 @@ use tokio::runtime::Handle;
 
 use crate::core::schedules::{Schedules, seeds};
 use crate::runtime::Jobs;
+use crate::runtime::host::Host;
 use crate::server::auth::access::Caller;
 use crate::server::auth::places::Places;
 use crate::server::counts::Counts;
@@ -118,6 +119,7 @@ async fn started(dir: &DataDir, runtime: &Handle) -> Engine {
             forks: Forks::try_new(session, 4).unwrap(),
             store: CatalogStore::new(dir.clone()),
             running: RunningJobs::new(Arc::clone(&jobs), None, runtime.clone()),
+            host: Host::over(Arc::clone(&jobs)),
             jobs,
             sessions: Sessions::new(limits.sessions, limits.idle),
             work: Work::new(Handle::current(), limits, counts),

@@ -1,8 +1,10 @@
 //! Catalog of a session: it keeps the definitions of tables, and creates a table provider for each statement.
 
 pub(crate) mod dead_letters;
+pub(crate) mod entry;
 pub(crate) mod exact_files;
 pub(crate) mod file_names;
+pub(crate) mod hidden_names;
 pub(crate) mod unopened;
 pub(crate) mod view_barrier;
 #[cfg(test)]
@@ -11,134 +13,52 @@ pub(crate) mod view_barrier_tests;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, RwLockWriteGuard, Weak};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, RwLockWriteGuard};
 
-use datafusion::arrow::datatypes::{Schema, SchemaRef};
+use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::catalog::view::ViewTable;
 use datafusion::catalog::{SchemaProvider, TableProvider};
 use datafusion::datasource::TableType;
-use datafusion::datasource::empty::EmptyTable;
-use datafusion::datasource::listing::ListingTable;
 use datafusion::error::{DataFusionError, Result as DataFusionResult};
-use datafusion::execution::SessionState;
 use datafusion::execution::cache::cache_manager::FileStatisticsCache;
 use datafusion::logical_expr::{LogicalPlan, LogicalPlanBuilder};
-use datafusion::prelude::SessionContext;
 use datafusion::sql::parser::Statement as SqlStatement;
-use datafusion::sql::sqlparser::ast::{
-    ObjectName, Query, Statement as AnsiStatement, Visit as _, Visitor,
-};
+use datafusion::sql::sqlparser::ast::{ObjectName, Query, Visit as _, Visitor};
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 
 use crate::core::stack::with_stack;
 use crate::core::suggest::closest;
 use crate::error::{Error, ErrorKind, Result, Subject};
-use crate::session::catalog::file_names::Renamed;
-use crate::session::catalog::unopened::Unopened;
+use crate::session::catalog::entry::{placeholder, with_statistics};
+use crate::session::catalog::hidden_names::table_of_change;
 use crate::session::catalog::view_barrier::BarrierView;
-use crate::session::context::{IsClosed, TablePlace};
-use crate::session::limits::plan_limits;
-use crate::session::names::apart::plan_apart;
 use crate::session::names::inner_names::{Equal, renamed};
 use crate::session::names::labels::Labels;
-use crate::session::rewrite;
+use crate::session::options::{IsClosed, TablePlace};
 use crate::session::rewrite::arguments::{Purpose, deferred, queries_of, with_values};
 use crate::session::rewrite::asked_version::AskedVersion;
-use crate::session::rewrite::recursion;
+use crate::session::syntax::{find_relation, plain_name};
 use crate::tables::delta::{DeltaTableHandle, TimeTravel};
-use crate::tables::kafka::{KafkaTable, KafkaTableProvider};
+use crate::tables::kafka::KafkaTableProvider;
 
-/// The deepest nesting of views.
-pub(super) const VIEWS: usize = 64;
+pub(crate) use crate::session::catalog::entry::{TableEntry, VIEWS, View, too_many_views};
+pub(crate) use crate::session::catalog::hidden_names::{
+    changes_name, rows_name, split_time_travel, time_travel_name,
+};
 
-/// Returns the context's state; set once, after the context is built.
-type StateOf = Box<dyn Fn() -> Option<SessionState> + Send + Sync>;
-
-/// The object behind a name of the catalog.
-#[derive(Debug, Clone)]
-pub(crate) enum TableEntry {
-    Kafka(Arc<KafkaTable>),
-    /// The table, and its columns at the time of declaration.
-    Delta {
-        handle: DeltaTableHandle,
-        schema: SchemaRef,
-    },
-    View(Arc<View>),
-    Provider(Arc<dyn TableProvider>),
-    /// The table is defined, and could not be opened so far.
-    Unopened(Arc<Unopened>),
-}
-
-impl TableEntry {
-    /// The kind of the object in messages and SHOW TABLES.
-    pub(crate) fn kind_name(&self) -> &'static str {
-        match self {
-            TableEntry::Kafka(_) => "Kafka table",
-            TableEntry::Delta { .. } => "Delta table",
-            TableEntry::View(_) => "view",
-            TableEntry::Provider(_) => "table",
-            TableEntry::Unopened(unopened) => unopened.kind_name(),
-        }
-    }
-
-    /// The entry itself, or the opened table of an entry that was opened since.
-    fn settled(&self) -> Self {
-        match self {
-            TableEntry::Unopened(unopened) => unopened.opened().unwrap_or(self).clone(),
-            other => other.clone(),
-        }
-    }
-
-    fn places(&self) -> Vec<TablePlace> {
-        match self {
-            TableEntry::Kafka(table) => vec![TablePlace::Topic(table.topic().to_owned())],
-            TableEntry::Delta { handle, .. } => {
-                vec![TablePlace::Files(handle.location().to_owned())]
-            }
-            TableEntry::View(_) => Vec::new(),
-            TableEntry::Unopened(unopened) => match unopened.opened() {
-                Some(opened) => opened.places(),
-                None => unopened.place().into_iter().collect(),
-            },
-            TableEntry::Provider(provider) => match listing(provider.as_ref()) {
-                Some(files) => {
-                    let paths = files.table_paths().iter();
-                    let paths = paths.map(|path| TablePlace::Files(path.as_str().to_owned()));
-                    paths.collect()
-                }
-                None => Vec::new(),
-            },
-        }
-    }
-}
-
-/// The table over files behind `provider`, also if its columns were renamed; `None` for other tables.
-fn listing(provider: &dyn TableProvider) -> Option<&ListingTable> {
-    match provider.downcast_ref::<Renamed>() {
-        Some(renamed) => listing(renamed.files()),
-        None => provider.downcast_ref::<ListingTable>(),
-    }
-}
-
-/// The provider with a cache for the statistics of its files; `None` if it is not over files.
-fn with_statistics(
-    provider: &dyn TableProvider,
-    statistics: Option<&Arc<FileStatisticsCache>>,
-) -> Option<Arc<dyn TableProvider>> {
-    if let Some(renamed) = provider.downcast_ref::<Renamed>() {
-        let files = with_statistics(renamed.files(), statistics)?;
-        return Some(Arc::new(renamed.over(files)));
-    }
-    let files = provider.downcast_ref::<ListingTable>()?;
-    Some(Arc::new(files.clone().with_cache(statistics.cloned())))
-}
-
-/// A view's query; every statement that uses the view plans it.
-#[derive(Debug)]
-pub(crate) struct View {
-    pub(crate) query: Box<Query>,
-    pub(crate) columns: Vec<String>,
+/// Plans the queries of views over the tables of a catalog.
+pub(crate) trait PlanViews: Send + Sync {
+    /// The plan of a view's query.
+    ///
+    /// # Errors
+    ///
+    /// The query's, with its place in the text of the view.
+    fn plan<'a>(
+        &'a self,
+        catalog: &'a Catalog,
+        query: Box<Query>,
+    ) -> BoxFuture<'a, Result<LogicalPlan>>;
 }
 
 #[derive(Default)]
@@ -177,7 +97,8 @@ pub(crate) struct Catalog {
     planned: Mutex<PlannedFor>,
     /// Views being planned, innermost last, so that a view that uses itself is refused.
     planning: Mutex<Vec<String>>,
-    state: OnceLock<StateOf>,
+    /// Set once, after the context is built.
+    views: OnceLock<Box<dyn PlanViews>>,
 }
 
 impl std::fmt::Debug for Catalog {
@@ -189,9 +110,9 @@ impl std::fmt::Debug for Catalog {
 }
 
 impl Catalog {
-    /// Enables the planning of views; called once with the context's state.
-    pub(crate) fn attach(&self, state: impl Fn() -> Option<SessionState> + Send + Sync + 'static) {
-        let _ = self.state.set(Box::new(state));
+    /// Enables the planning of views; called once, after the context is built.
+    pub(crate) fn attach(&self, views: impl PlanViews + 'static) {
+        let _ = self.views.set(Box::new(views));
     }
 
     /// Drops the snapshots of the previous statement.
@@ -386,12 +307,40 @@ impl Catalog {
             return error;
         };
         let missing = self.no_such_table(table);
-        match rewrite::find_relation(&mut statement, table) {
+        match find_relation(&mut statement, table) {
             Some(span) => missing.at(span),
             None => missing,
         }
     }
 
+    /// The table of this name; opens it if it is not open yet.
+    ///
+    /// # Errors
+    ///
+    /// A missing table, with similar names; a table that may not be opened here; or the reason why it cannot be opened.
+    pub(crate) async fn open(&self, name: &str) -> Result<TableEntry> {
+        let entry = self.expect(name)?;
+        self.check_open(name)?;
+        match entry {
+            TableEntry::Unopened(unopened) => unopened.open().await.map(TableEntry::from),
+            entry => Ok(entry),
+        }
+    }
+
+    /// The tables that are defined and not open, with the reason of each.
+    pub(crate) fn unopened(&self) -> Vec<(String, String)> {
+        let of = |name: String| match self.entry(&name) {
+            Some(TableEntry::Unopened(unopened)) => Some((name, unopened.reason())),
+            _ => None,
+        };
+        self.names().into_iter().filter_map(of).collect()
+    }
+
+    /// The Delta table of this name.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::open`]; another kind of table.
     pub(crate) async fn delta(&self, name: &str) -> Result<DeltaTableHandle> {
         match self.open(name).await? {
             TableEntry::Delta { handle, .. } => Ok(handle),
@@ -581,7 +530,7 @@ impl Catalog {
             return Ok(None);
         }
         let entry = match entry {
-            TableEntry::Unopened(unopened) => unopened.open().await?,
+            TableEntry::Unopened(unopened) => unopened.open().await?.into(),
             entry => entry,
         };
         let provider: Arc<dyn TableProvider> = match entry {
@@ -603,6 +552,8 @@ impl Catalog {
     }
 
     async fn plan_view(&self, name: &str, view: &View) -> Result<Arc<dyn TableProvider>> {
+        let views = self.views.get();
+        let views = views.ok_or_else(|| Error::internal("the session is not built yet"))?;
         {
             let mut planning = lock(&self.planning);
             if planning.iter().any(|planned| planned == name) {
@@ -614,14 +565,8 @@ impl Catalog {
             }
             planning.push(name.to_owned());
         }
-        let state = self
-            .state
-            .get()
-            .and_then(|state| state())
-            .ok_or_else(|| Error::internal("the session is gone"))?;
         let hides = self.hides(view);
-        let context = SessionContext::new_with_state(state);
-        let planned = self.plan_query(&context, view.query.clone(), None).await;
+        let planned = views.plan(self, view.query.clone()).await;
         lock(&self.planning).pop();
         let plan = planned.map_err(|error| match hides {
             true => view_barrier::hidden(name, &error),
@@ -653,33 +598,6 @@ impl Catalog {
             };
             with_stack(|| view.query.visit(&mut reads).is_break())
         })
-    }
-
-    /// The plan of a view's query; `defined` is the name of the view that is being created from it, and that the query may not
-    /// use.
-    pub(super) async fn plan_query(
-        &self,
-        context: &SessionContext,
-        query: Box<Query>,
-        defined: Option<&str>,
-    ) -> Result<LogicalPlan> {
-        let mut statement = SqlStatement::Statement(Box::new(AnsiStatement::Query(query)));
-        rewrite::prepare(context, self, &mut statement).await?;
-        let state = context.state();
-        if let Some(name) = defined {
-            let named = state.resolve_table_references(&statement)?;
-            if named.iter().any(|reference| reference.table() == name) {
-                return Err(Error::invalid(format!("view {name} is defined by itself"))
-                    .about(Subject::table(name)));
-            }
-        }
-        let plan = match plan_apart(&state, &statement).await {
-            Ok(plan) => plan,
-            Err(error) => return Err(self.missing_table(error, statement)),
-        };
-        plan_limits::check(&plan)?;
-        recursion::check(&plan, &statement)?;
-        self.with_arguments(context, plan).await
     }
 
     /// Forks of the same version have the same tables.
@@ -714,7 +632,7 @@ impl Visitor for Reads<'_> {
     type Break = ();
 
     fn pre_visit_relation(&mut self, relation: &ObjectName) -> ControlFlow<()> {
-        let Ok(name) = rewrite::plain_name(relation) else {
+        let Ok(name) = plain_name(relation) else {
             return ControlFlow::Break(());
         };
         match self.tables.entries.get(&name) {
@@ -735,19 +653,7 @@ impl Visitor for Reads<'_> {
     }
 }
 
-/// The error for a view over too many nested views.
-pub(super) fn too_many_views(name: &str) -> Error {
-    Error::invalid(format!(
-        "view {name} stands below {VIEWS} views above one another"
-    ))
-    .about(Subject::table(name))
-    .with_help("define one of them over the tables")
-}
-
-fn rename(
-    plan: datafusion::logical_expr::LogicalPlan,
-    names: &[String],
-) -> Result<datafusion::logical_expr::LogicalPlan> {
+fn rename(plan: LogicalPlan, names: &[String]) -> Result<LogicalPlan> {
     let columns = plan.schema().columns();
     if columns.len() != names.len() {
         return Err(Error::invalid(format!(
@@ -763,46 +669,7 @@ fn rename(
     Ok(LogicalPlanBuilder::from(plan).project(renamed)?.build()?)
 }
 
-/// The hidden name of a table at a version or time, as `rewrite` writes it.
-pub(crate) fn time_travel_name(table: &str, travel: TimeTravel) -> String {
-    match travel {
-        TimeTravel::Latest => table.to_owned(),
-        TimeTravel::Version(version) => format!("{table}@version={version}"),
-        TimeTravel::Timestamp(micros) => format!("{table}@timestamp={micros}"),
-    }
-}
-
-/// The hidden name of a table's rows with their positions.
-pub(super) fn rows_name(table: &str) -> String {
-    format!("{table}@rows")
-}
-
-/// The hidden name of the target for changes of a table's rows.
-pub(super) fn changes_name(table: &str) -> String {
-    format!("{table}@changes")
-}
-
-/// The table behind such a name.
-fn table_of_change(name: &str) -> Option<&str> {
-    let table = name.strip_suffix("@rows");
-    table.or_else(|| name.strip_suffix("@changes"))
-}
-
-pub(crate) fn split_time_travel(name: &str) -> (&str, TimeTravel) {
-    if let Some((table, version)) = name.rsplit_once("@version=")
-        && let Ok(version) = version.parse()
-    {
-        return (table, TimeTravel::Version(version));
-    }
-    if let Some((table, micros)) = name.rsplit_once("@timestamp=")
-        && let Ok(micros) = micros.parse()
-    {
-        return (table, TimeTravel::Timestamp(micros));
-    }
-    (name, TimeTravel::Latest)
-}
-
-fn field_names(schema: &datafusion::arrow::datatypes::SchemaRef) -> Vec<String> {
+fn field_names(schema: &SchemaRef) -> Vec<String> {
     schema
         .fields()
         .iter()
@@ -905,27 +772,4 @@ impl SchemaProvider for Catalog {
             tables.entries.contains_key(base) || (in_view && tables.hidden.contains_key(base))
         })
     }
-}
-
-fn placeholder(entry: &TableEntry) -> Arc<dyn TableProvider> {
-    if let TableEntry::View(_) = entry {
-        let plan = LogicalPlanBuilder::empty(false).build();
-        return match plan {
-            Ok(plan) => Arc::new(ViewTable::new(plan, None)),
-            Err(_) => Arc::new(EmptyTable::new(Arc::new(Schema::empty()))),
-        };
-    }
-    let schema = match entry {
-        TableEntry::Delta { schema, .. } => Arc::clone(schema),
-        _ => Arc::new(Schema::empty()),
-    };
-    Arc::new(EmptyTable::new(schema))
-}
-
-/// Creates the closure for [`Catalog::attach`] from a context's weak state.
-pub(crate) fn weak_state(
-    context: &datafusion::prelude::SessionContext,
-) -> impl Fn() -> Option<SessionState> + Send + Sync + 'static {
-    let weak = context.state_weak_ref();
-    move || Some(Weak::upgrade(&weak)?.read().clone())
 }

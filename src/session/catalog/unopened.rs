@@ -7,10 +7,8 @@ use std::time::Duration;
 
 use crate::error::{Error, ErrorKind, Result, Subject};
 use crate::planner::{ParsedStatement, Statement, TableKind};
-use crate::session::catalog::{Catalog, TableEntry};
-use crate::session::context::TablePlace;
-use crate::session::statements::create;
-use crate::session::statements::create::IfMissing;
+use crate::session::options::TablePlace;
+use crate::session::statements::declaration::{DeclaredTable, IfMissing, open_table};
 
 /// A table with its definition, and the reason why it is not open. All forks of a session share it: once one of their
 /// statements has opened it, it is open for all of them.
@@ -20,7 +18,7 @@ pub(crate) struct Unopened {
     kind: &'static str,
     /// The statement that creates it; `None` if this program cannot read its definition, or does not run it again.
     statement: Option<ParsedStatement>,
-    opened: OnceLock<TableEntry>,
+    opened: OnceLock<DeclaredTable>,
     /// One attempt at a time.
     attempt: tokio::sync::Mutex<()>,
     attempts: AtomicU64,
@@ -74,7 +72,7 @@ impl Unopened {
     }
 
     /// The table, if it was opened since.
-    pub(crate) fn opened(&self) -> Option<&TableEntry> {
+    pub(crate) fn opened(&self) -> Option<&DeclaredTable> {
         self.opened.get()
     }
 
@@ -94,7 +92,7 @@ impl Unopened {
     /// # Errors
     ///
     /// Why it cannot be opened now.
-    pub(crate) async fn open(&self) -> Result<TableEntry> {
+    pub(crate) async fn open(&self) -> Result<DeclaredTable> {
         if let Some(opened) = self.opened.get() {
             return Ok(opened.clone());
         }
@@ -110,10 +108,10 @@ impl Unopened {
         if self.attempts.load(Ordering::Acquire) != seen {
             return Err(self.error());
         }
-        let outcome = create::open_table(table, &self.name, IfMissing::Refuse).await;
+        let outcome = open_table(table, &self.name, IfMissing::Refuse).await;
         self.attempts.fetch_add(1, Ordering::Release);
         match outcome {
-            Ok(entry) => Ok(self.opened.get_or_init(|| entry).clone()),
+            Ok(table) => Ok(self.opened.get_or_init(|| table).clone()),
             Err(error) => {
                 *self.failure() = Failure::of(&error);
                 Err(self.error())
@@ -144,31 +142,6 @@ impl Failure {
             kind: error.kind(),
             message: error.with_its_help(),
         }
-    }
-}
-
-impl Catalog {
-    /// The table of this name; opens it if it is not open yet.
-    ///
-    /// # Errors
-    ///
-    /// A missing table, with similar names; a table that may not be opened here; or the reason why it cannot be opened.
-    pub(crate) async fn open(&self, name: &str) -> Result<TableEntry> {
-        let entry = self.expect(name)?;
-        self.check_open(name)?;
-        match entry {
-            TableEntry::Unopened(unopened) => unopened.open().await,
-            entry => Ok(entry),
-        }
-    }
-
-    /// The tables that are defined and not open, with the reason of each.
-    pub(crate) fn unopened(&self) -> Vec<(String, String)> {
-        let of = |name: String| match self.entry(&name) {
-            Some(TableEntry::Unopened(unopened)) => Some((name, unopened.reason())),
-            _ => None,
-        };
-        self.names().into_iter().filter_map(of).collect()
     }
 }
 

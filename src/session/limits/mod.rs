@@ -5,6 +5,7 @@ pub(crate) mod bytes;
 pub(crate) mod expansion;
 pub(crate) mod measures;
 pub(crate) mod plan_limits;
+pub(crate) mod refusal;
 pub(crate) mod room;
 pub(crate) mod sizes;
 pub(crate) mod type_fields;

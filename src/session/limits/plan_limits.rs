@@ -16,8 +16,9 @@ use datafusion::logical_expr::{Expr, LogicalPlan};
 use anabranch_udfs::is_json_type;
 
 use crate::core::stack::with_stack;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::Result;
 use crate::session::limits::expansion::Known;
+use crate::session::limits::refusal::too_large;
 use crate::session::limits::{expansion, sizes, type_fields};
 
 /// Operators of a plan, counted as often as the optimizer visits them.
@@ -41,7 +42,7 @@ const EXPANDED: u64 = 200_000;
 ///
 /// # Errors
 ///
-/// [`ErrorKind::Exhausted`], with the limit that the plan exceeds.
+/// [`crate::error::ErrorKind::Exhausted`], with the limit that the plan exceeds.
 pub(crate) fn check(plan: &LogicalPlan) -> Result<()> {
     with_stack(|| {
         let mut count = Count::default();
@@ -52,12 +53,6 @@ pub(crate) fn check(plan: &LogicalPlan) -> Result<()> {
         }
         Ok(())
     })
-}
-
-/// The error for a statement that is too large.
-pub(crate) fn too_large(what: String) -> Error {
-    Error::new(ErrorKind::Exhausted, what)
-        .with_help("keep a part of it in a table, or make several statements of it")
 }
 
 fn too_many_parts() -> DataFusionError {

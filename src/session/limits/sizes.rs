@@ -29,7 +29,8 @@ use crate::session::limits::measures::{
     repeated_elements, replaced, replaced_by_pattern, replaced_elements, resized, searched,
     separated, series, shown, together, trimmed, written, zipped,
 };
-use crate::session::limits::{plan_limits, room, type_fields, unwanted};
+use crate::session::limits::refusal::too_large;
+use crate::session::limits::{room, type_fields, unwanted};
 
 /// The limit of comparisons in one call: a few seconds.
 const STEPS: u128 = 1_000_000_000;
@@ -185,7 +186,7 @@ impl Bounded {
             return Ok(());
         };
         let what = format!("the type of what {} gives has {what}", self.name());
-        Err(DataFusionError::from(plan_limits::too_large(what)))
+        Err(DataFusionError::from(too_large(what)))
     }
 
     fn check(&self, args: &ScalarFunctionArgs) -> Result<()> {

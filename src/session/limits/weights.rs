@@ -17,8 +17,9 @@ use crate::core::stack::with_stack;
 use crate::error::{Error, Result};
 use crate::planner::normalize;
 use crate::session::catalog::{Catalog, TableEntry, VIEWS, split_time_travel, too_many_views};
-use crate::session::context::SCHEMA;
-use crate::session::limits::plan_limits::{OPERATORS, too_large};
+use crate::session::limits::plan_limits::OPERATORS;
+use crate::session::limits::refusal::too_large;
+use crate::session::options::SCHEMA;
 
 /// Limit for the weight of all mentions of a statement: the planner walks the named query at each of them.
 const MENTIONED: u64 = 100_000;

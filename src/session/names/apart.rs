@@ -11,20 +11,21 @@ use datafusion::common::{SchemaError, plan_err};
 use datafusion::error::{DataFusionError, Result as DataFusionResult};
 use datafusion::execution::session_state::SessionState;
 use datafusion::logical_expr::LogicalPlan;
-use datafusion::sql::parser::{CopyToSource, Statement as SqlStatement};
+use datafusion::sql::parser::Statement as SqlStatement;
 use datafusion::sql::sqlparser::ast::{
-    Expr, GroupByExpr, Ident, OrderByKind, Query, Select, SelectItem, SetExpr, SetQuantifier,
+    Expr, GroupByExpr, OrderByKind, Query, Select, SelectItem, SetExpr, SetQuantifier,
     Statement as AnsiStatement, TableFactor, Visit, VisitMut, Visitor, VisitorMut,
 };
 
-use crate::error::APART;
 use crate::error::engine::NameProblems;
 use crate::planner::normalize;
 use crate::session::names::inner_names::{keep_names_of_engine, names_of};
 use crate::session::names::labels::{
-    Item, LowerCase, first_select, is_column, item_of, label_in, label_of, named_item,
+    Item, first_select, is_column, item_of, label_in, label_of, named_item,
 };
 use crate::session::names::stars::expand_stars;
+use crate::session::names::unique::{Told, ambiguous_order, is_same, tell_items_apart};
+use crate::session::syntax::visit;
 
 /// Attempts for result column names in GROUP BY: the engine reports one missing column at a time.
 const GROUPS: usize = 16;
@@ -137,22 +138,6 @@ impl Step {
     }
 }
 
-/// Visits a statement, also within EXPLAIN, and the query of a COPY.
-pub(crate) fn visit<V: VisitorMut>(
-    statement: &mut SqlStatement,
-    visitor: &mut V,
-) -> ControlFlow<V::Break> {
-    match statement {
-        SqlStatement::Statement(ansi) => VisitMut::visit(ansi.as_mut(), visitor),
-        SqlStatement::Explain(explain) => visit(&mut explain.statement, visitor),
-        SqlStatement::CopyTo(copy) => match &mut copy.source {
-            CopyToSource::Query(query) => VisitMut::visit(query.as_mut(), visitor),
-            CopyToSource::Relation(_) => ControlFlow::Continue(()),
-        },
-        _ => ControlFlow::Continue(()),
-    }
-}
-
 /// Returns the plan, unless ORDER BY names a label that different columns have: the engine would take the first of them.
 ///
 /// # Errors
@@ -210,40 +195,6 @@ fn order_of_several(plan: &LogicalPlan, statement: &SqlStatement) -> Option<Stri
     let mut seen = HashSet::new();
     let mut names = names.0.into_iter().filter(|name| seen.insert(name.clone()));
     names.find(is_of_several)
-}
-
-/// The error message for an ORDER BY by a name that several columns have.
-pub(crate) fn ambiguous_order(name: &str) -> String {
-    format!(
-        "ORDER BY {name} is ambiguous: {name} is the name of several columns of the result. \
-         Name them apart, or order by their number, as in ORDER BY 1"
-    )
-}
-
-/// Whether two expressions have the same text; a column may be written with its table or without.
-pub(crate) fn is_same(one: &Expr, other: &Expr) -> bool {
-    match (one, other) {
-        (Expr::Nested(one), other) | (other, Expr::Nested(one)) => is_same(one, other),
-        (Expr::Identifier(_), Expr::CompoundIdentifier(_))
-        | (Expr::CompoundIdentifier(_), Expr::Identifier(_))
-        | (Expr::Identifier(_), Expr::Identifier(_)) => label_of(one) == label_of(other),
-        (Expr::CompoundIdentifier(one), Expr::CompoundIdentifier(other)) => {
-            let mut ends = one.iter().rev().zip(other.iter().rev());
-            ends.all(|(one, other)| normalize(one) == normalize(other))
-        }
-        _ => text_of(one) == text_of(other),
-    }
-}
-
-/// The text of an expression, with names in lower case unless quoted, and without brackets around all of it.
-pub(crate) fn text_of(expr: &Expr) -> String {
-    let mut inner = expr;
-    while let Expr::Nested(nested) = inner {
-        inner = nested;
-    }
-    let mut shown = inner.clone();
-    let _ = VisitMut::visit(&mut shown, &mut LowerCase);
-    shown.to_string()
 }
 
 /// The unqualified names in an expression.
@@ -308,15 +259,6 @@ fn only_named<'a>(items: &'a [SelectItem], name: &str) -> Option<&'a Expr> {
         }
         _ => None,
     }
-}
-
-/// The columns that get a unique name for the engine.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Told {
-    /// Those named like an earlier one, and those at an unknown position.
-    Equal,
-    /// Also those for which the engine may choose equal names: expressions, and all columns beside a `*`.
-    Doubtful,
 }
 
 /// Renames columns that have the name of an earlier column of their query, where the enclosing query does not need the names:
@@ -445,50 +387,4 @@ impl VisitorMut for Inner {
         }
         ControlFlow::Continue(())
     }
-}
-
-pub(crate) fn tell_items_apart(items: &mut [SelectItem], which: Told) -> bool {
-    let mut labels: HashSet<String> = HashSet::new();
-    let mut texts: HashSet<String> = HashSet::new();
-    let is_star = |item: &SelectItem| item_of(item) == Item::Many;
-    let first_star = items.iter().position(is_star);
-    let last_star = items.iter().rposition(is_star);
-    let mut any = false;
-    for (place, item) in items.iter_mut().enumerate() {
-        let Item::One(label) = item_of(item) else {
-            continue;
-        };
-        let (expr, is_column, is_named) = match item {
-            SelectItem::UnnamedExpr(expr) => (expr.clone(), is_column(expr), false),
-            SelectItem::ExprWithAlias { expr, .. } => (expr.clone(), false, true),
-            _ => continue,
-        };
-        // Columns of two tables may have one name: the engine distinguishes them by table.
-        let is_new_text = texts.insert(match &expr {
-            Expr::CompoundIdentifier(parts) if is_column => {
-                let parts: Vec<String> = parts.iter().map(normalize).collect();
-                parts.join(".")
-            }
-            _ => label.clone(),
-        });
-        let is_new_label = labels.insert(label.clone());
-        let is_told = is_new_label || (is_column && is_new_text && !texts.contains(&label));
-        let is_doubtful = first_star.is_some() || !(is_column || is_named);
-        // Between two stars the position of a column is unknown: only its name identifies it.
-        let has_no_place = !(is_column || is_named)
-            && first_star.is_some_and(|star| star < place)
-            && last_star.is_some_and(|star| star > place);
-        if is_told && !has_no_place && !(which == Told::Doubtful && is_doubtful) {
-            continue;
-        }
-        any = true;
-        let alias = alias_apart(&label, place);
-        *item = SelectItem::ExprWithAlias { expr, alias };
-    }
-    any
-}
-
-/// A unique name for a column of this label.
-pub(crate) fn alias_apart(label: &str, place: usize) -> Ident {
-    Ident::with_quote('"', format!("{label}{APART}{place}"))
 }

@@ -19,7 +19,7 @@ use datafusion::sql::sqlparser::ast::{
 use crate::planner::normalize;
 use crate::planner::types::arrow_type;
 use crate::session::names::labels::label_of;
-use crate::session::rewrite::standard::{call, looked_for, taken};
+use crate::session::syntax::{call, looked_for, taken};
 
 /// Makes calls and keys unique that differ only by casts, and names casts of columns.
 pub(crate) fn apart(node: &mut impl VisitMut) {

@@ -27,12 +27,12 @@ use datafusion::sql::sqlparser::tokenizer::Span;
 use crate::core::stack::with_stack;
 use crate::error::{APART, Error, Result, equal_names};
 use crate::planner::normalize;
-use crate::session::names::apart::{alias_apart, ambiguous_order, is_same, text_of, visit};
 use crate::session::names::casts::bare;
 use crate::session::names::labels::{
     Item, Labels, first_select, is_column, label_in, label_of, named_item,
 };
-use crate::session::rewrite::standard::taken;
+use crate::session::names::unique::{alias_apart, ambiguous_order, is_same, text_of};
+use crate::session::syntax::{taken, visit};
 
 /// The setting of a query that holds the name of one of its columns.
 const NAME: &str = "column_name";

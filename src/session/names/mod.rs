@@ -6,6 +6,7 @@ pub(crate) mod inner_names;
 pub(crate) mod labels;
 pub(crate) mod stars;
 pub(crate) mod state_names;
+pub(crate) mod unique;
 
 use datafusion::sql::sqlparser::ast::{
     AccessExpr, DataType as SqlType, Expr, ObjectNamePart, Query, SelectItem, SetExpr,

@@ -14,8 +14,9 @@ use datafusion::sql::sqlparser::ast::{
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::parser::Parser;
 
-use crate::session::names::apart::{Told, tell_items_apart, visit};
 use crate::session::names::labels::{Item, item_of};
+use crate::session::names::unique::{Told, tell_items_apart};
+use crate::session::syntax::visit;
 
 /// The most stars of a statement that are examined.
 const MOST: usize = 32;

@@ -13,8 +13,10 @@ use datafusion::sql::sqlparser::ast::{
 
 use crate::error::{Error, Result};
 use crate::planner::normalize;
-use crate::session::rewrite::standard::{call, taken};
-use crate::session::rewrite::{grouping, likes, series};
+use crate::session::rewrite::grouping;
+use crate::session::rewrite::likes;
+use crate::session::rewrite::series;
+use crate::session::syntax::{call, taken};
 
 /// Checks and rewrites a statement.
 ///

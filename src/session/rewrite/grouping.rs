@@ -11,7 +11,7 @@ use datafusion::sql::sqlparser::ast::{
 
 use crate::error::{Error, Result};
 use crate::session::rewrite::rows::{COPIED, size};
-use crate::session::rewrite::standard::taken;
+use crate::session::syntax::taken;
 
 /// Rewrites the keys of a query with grouping sets. `copied` counts the copied expressions of the statement.
 ///

@@ -27,8 +27,6 @@ use datafusion::sql::sqlparser::ast::{
     ValueWithSpan, VisitMut, VisitorMut,
 };
 
-use datafusion::sql::sqlparser::tokenizer::Span;
-
 use crate::core::suggest::closest;
 use crate::error::{Error, Result, Subject};
 use crate::planner::normalize;
@@ -47,6 +45,8 @@ use crate::session::rewrite::standard::{fetch_first, members, time_zone};
 use crate::session::rewrite::value_rows::with_queries;
 use crate::session::statements::changes::as_insert;
 use crate::session::statements::constants;
+use crate::session::syntax::at_name;
+pub(crate) use crate::session::syntax::plain_name;
 use crate::session::system::{SYSTEM, state_table};
 
 /// Prepares a statement for DataFusion's planner.
@@ -170,43 +170,6 @@ fn literal(argument: &FunctionArg) -> Option<String> {
     }
 }
 
-/// The place of the first relation of this name.
-pub(super) fn find_relation(statement: &mut SqlStatement, table: &str) -> Option<Span> {
-    struct Finder<'a>(&'a str, Option<Span>);
-
-    impl VisitorMut for Finder<'_> {
-        type Break = ();
-
-        fn pre_visit_relation(&mut self, name: &mut ObjectName) -> ControlFlow<()> {
-            match name.0.last().and_then(ObjectNamePart::as_ident) {
-                Some(ident) if normalize(ident) == self.0 => {
-                    self.1 = Some(ident.span);
-                    ControlFlow::Break(())
-                }
-                _ => ControlFlow::Continue(()),
-            }
-        }
-    }
-
-    let mut finder = Finder(table, None);
-    match statement {
-        SqlStatement::Statement(ansi) => {
-            let _ = ansi.visit(&mut finder);
-        }
-        SqlStatement::Explain(explain) => return find_relation(&mut explain.statement, table),
-        _ => {}
-    }
-    finder.1
-}
-
-/// A name without catalog and schema.
-pub(crate) fn plain_name(name: &ObjectName) -> Result<String> {
-    match name.0.last().and_then(ObjectNamePart::as_ident) {
-        Some(ident) => Ok(normalize(ident)),
-        None => Err(Error::invalid(format!("{name} is no table name"))),
-    }
-}
-
 /// Without a column list, an INSERT fills the columns that rows can give: not METADATA, not
 /// generated ones. With one, each column must exist and be writable.
 async fn fill_insert(catalog: &Catalog, insert: &mut Insert) -> Result<()> {
@@ -323,13 +286,6 @@ fn known_column(
         None => error.with_help(format!("the columns are {}", names.join(", "))),
     };
     Err(at_name(error, column))
-}
-
-pub(super) fn at_name(error: Error, name: &ObjectName) -> Error {
-    match name.0.last().and_then(ObjectNamePart::as_ident) {
-        Some(ident) => error.at(ident.span),
-        None => error,
-    }
 }
 
 /// `t FOR VERSION AS OF 3`: replaces the table by a hidden name that the catalog resolves.

@@ -19,7 +19,8 @@ use datafusion::sql::sqlparser::tokenizer::Span;
 
 use crate::error::{Error, Result};
 use crate::planner::normalize;
-use crate::session::rewrite::standard::{in_query, looked_for, taken};
+use crate::session::rewrite::standard::in_query;
+use crate::session::syntax::{looked_for, taken};
 
 /// Rows in the list of one IN.
 const MEMBERS: usize = 4_000;

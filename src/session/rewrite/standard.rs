@@ -18,7 +18,7 @@ use datafusion::sql::sqlparser::ast::{
 use crate::error::{Error, Result, Subject};
 use crate::planner::normalize;
 use crate::planner::types::arrow_type;
-use crate::session::names::apart;
+use crate::session::syntax::{call, looked_for, taken, visit};
 
 /// Rewrites `SET TIME ZONE 'Europe/Paris'` to the engine's form, `SET timezone = 'Europe/Paris'`.
 ///
@@ -160,26 +160,6 @@ impl VisitorMut for Members {
     }
 }
 
-/// The value of a comparison by IN, `= ANY` or `<> ALL` with a query, and whether it must be absent from the query's rows.
-pub(crate) fn looked_for(expr: &Expr) -> Option<(&Expr, bool)> {
-    let (value, list, negated) = match expr {
-        Expr::InSubquery { expr, negated, .. } => return Some((expr.as_ref(), *negated)),
-        Expr::AnyOp {
-            left,
-            compare_op: BinaryOperator::Eq,
-            right,
-            ..
-        } => (left, right, false),
-        Expr::AllOp {
-            left,
-            compare_op: BinaryOperator::NotEq,
-            right,
-        } => (left, right, true),
-        _ => return None,
-    };
-    matches!(**list, Expr::Subquery(_)).then_some((value.as_ref(), negated))
-}
-
 /// Rewrites `x = ANY (SELECT …)` to `x IN (SELECT …)`, and `x <> ALL (SELECT …)` to `x NOT IN (SELECT …)`.
 pub(crate) fn in_query(expr: &mut Expr) {
     let Some((_, negated)) = looked_for(expr) else {
@@ -195,30 +175,6 @@ pub(crate) fn in_query(expr: &mut Expr) {
             negated,
         };
     }
-}
-
-/// Takes the expression out and leaves NULL in its place.
-pub(crate) fn taken(expr: &mut Expr) -> Expr {
-    std::mem::replace(expr, Expr::Value(Value::Null.into()))
-}
-
-/// A call of a function.
-pub(crate) fn call<const N: usize>(name: &str, args: [Expr; N]) -> Expr {
-    let args = args.map(|arg| FunctionArg::Unnamed(FunctionArgExpr::Expr(arg)));
-    Expr::Function(Function {
-        name: ObjectName::from(vec![Ident::new(name)]),
-        uses_odbc_syntax: false,
-        parameters: FunctionArguments::None,
-        args: FunctionArguments::List(FunctionArgumentList {
-            duplicate_treatment: None,
-            args: Vec::from(args),
-            clauses: Vec::new(),
-        }),
-        filter: None,
-        null_treatment: None,
-        over: None,
-        within_group: Vec::new(),
-    })
 }
 
 /// Rewrites `string_agg(x, ', ' ORDER BY t)` to an ordered array as text: a job can merge states of ordered arrays, and not of
@@ -297,7 +253,7 @@ fn ordered_text(function: &Function) -> Option<Function> {
 pub(crate) fn with_spans(statement: &SqlStatement) -> Option<SqlStatement> {
     let mut changed = statement.clone();
     let mut spans = Spans { any: false };
-    let _ = apart::visit(&mut changed, &mut spans);
+    let _ = visit(&mut changed, &mut spans);
     spans.any.then_some(changed)
 }
 

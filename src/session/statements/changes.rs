@@ -25,8 +25,8 @@ use crate::core::suggest::closest;
 use crate::error::{Error, Result};
 use crate::planner::normalize;
 use crate::session::catalog::{Catalog, TableEntry, changes_name, rows_name};
-use crate::session::rewrite::{at_name, plain_name};
-use crate::session::{CATALOG, SCHEMA};
+use crate::session::options::{CATALOG, SCHEMA};
+use crate::session::syntax::{at_name, plain_name};
 use crate::tables::delta::{ChangeStatement, ROW_CHANGE, ROW_FILE, ROW_NUMBER, RowChange};
 
 /// Marks the rows of a join that have a row of the MERGE's source.

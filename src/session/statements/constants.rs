@@ -16,7 +16,7 @@ use datafusion::logical_expr::{EmptyRelation, Expr, LogicalPlan};
 use datafusion::optimizer::simplify_expressions::ExprSimplifier;
 use datafusion::physical_expr::create_physical_expr;
 
-use crate::session::Answer;
+use crate::session::results::Answer;
 
 /// The row, if `plan` only computes expressions without a table.
 ///

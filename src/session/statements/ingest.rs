@@ -10,7 +10,7 @@ use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::streaming::PartitionStream;
 
 use crate::error::{Error, Result};
-use crate::session::Session;
+use crate::session::sessions::Session;
 
 impl Session {
     /// Adds a stream of rows as a table of the session that can be read once.

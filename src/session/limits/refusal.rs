@@ -1,0 +1,9 @@
+//! The error for a statement that is too large to be planned.
+
+use crate::error::{Error, ErrorKind};
+
+/// The error for a statement that is too large.
+pub(crate) fn too_large(what: String) -> Error {
+    Error::new(ErrorKind::Exhausted, what)
+        .with_help("keep a part of it in a table, or make several statements of it")
+}

@@ -1,0 +1,99 @@
+//! Unique names for the columns of one select list, and comparison of expressions by their text.
+
+use std::collections::HashSet;
+
+use datafusion::sql::sqlparser::ast::{Expr, Ident, SelectItem, VisitMut};
+
+use crate::error::APART;
+use crate::planner::normalize;
+use crate::session::names::labels::{Item, LowerCase, is_column, item_of, label_of};
+
+/// The columns that get a unique name for the engine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Told {
+    /// Those named like an earlier one, and those at an unknown position.
+    Equal,
+    /// Also those for which the engine may choose equal names: expressions, and all columns beside a `*`.
+    Doubtful,
+}
+
+/// Gives columns of a select list unique names for the engine; returns whether any was renamed.
+pub(crate) fn tell_items_apart(items: &mut [SelectItem], which: Told) -> bool {
+    let mut labels: HashSet<String> = HashSet::new();
+    let mut texts: HashSet<String> = HashSet::new();
+    let is_star = |item: &SelectItem| item_of(item) == Item::Many;
+    let first_star = items.iter().position(is_star);
+    let last_star = items.iter().rposition(is_star);
+    let mut any = false;
+    for (place, item) in items.iter_mut().enumerate() {
+        let Item::One(label) = item_of(item) else {
+            continue;
+        };
+        let (expr, is_column, is_named) = match item {
+            SelectItem::UnnamedExpr(expr) => (expr.clone(), is_column(expr), false),
+            SelectItem::ExprWithAlias { expr, .. } => (expr.clone(), false, true),
+            _ => continue,
+        };
+        // Columns of two tables may have one name: the engine distinguishes them by table.
+        let is_new_text = texts.insert(match &expr {
+            Expr::CompoundIdentifier(parts) if is_column => {
+                let parts: Vec<String> = parts.iter().map(normalize).collect();
+                parts.join(".")
+            }
+            _ => label.clone(),
+        });
+        let is_new_label = labels.insert(label.clone());
+        let is_told = is_new_label || (is_column && is_new_text && !texts.contains(&label));
+        let is_doubtful = first_star.is_some() || !(is_column || is_named);
+        // Between two stars the position of a column is unknown: only its name identifies it.
+        let has_no_place = !(is_column || is_named)
+            && first_star.is_some_and(|star| star < place)
+            && last_star.is_some_and(|star| star > place);
+        if is_told && !has_no_place && !(which == Told::Doubtful && is_doubtful) {
+            continue;
+        }
+        any = true;
+        let alias = alias_apart(&label, place);
+        *item = SelectItem::ExprWithAlias { expr, alias };
+    }
+    any
+}
+
+/// A unique name for a column of this label.
+pub(crate) fn alias_apart(label: &str, place: usize) -> Ident {
+    Ident::with_quote('"', format!("{label}{APART}{place}"))
+}
+
+/// The error message for an ORDER BY by a name that several columns have.
+pub(crate) fn ambiguous_order(name: &str) -> String {
+    format!(
+        "ORDER BY {name} is ambiguous: {name} is the name of several columns of the result. \
+         Name them apart, or order by their number, as in ORDER BY 1"
+    )
+}
+
+/// Whether two expressions have the same text; a column may be written with its table or without.
+pub(crate) fn is_same(one: &Expr, other: &Expr) -> bool {
+    match (one, other) {
+        (Expr::Nested(one), other) | (other, Expr::Nested(one)) => is_same(one, other),
+        (Expr::Identifier(_), Expr::CompoundIdentifier(_))
+        | (Expr::CompoundIdentifier(_), Expr::Identifier(_))
+        | (Expr::Identifier(_), Expr::Identifier(_)) => label_of(one) == label_of(other),
+        (Expr::CompoundIdentifier(one), Expr::CompoundIdentifier(other)) => {
+            let mut ends = one.iter().rev().zip(other.iter().rev());
+            ends.all(|(one, other)| normalize(one) == normalize(other))
+        }
+        _ => text_of(one) == text_of(other),
+    }
+}
+
+/// The text of an expression, with names in lower case unless quoted, and without brackets around all of it.
+pub(crate) fn text_of(expr: &Expr) -> String {
+    let mut inner = expr;
+    while let Expr::Nested(nested) = inner {
+        inner = nested;
+    }
+    let mut shown = inner.clone();
+    let _ = VisitMut::visit(&mut shown, &mut LowerCase);
+    shown.to_string()
+}

@@ -1,0 +1,468 @@
+//! Rows of the tables in the schema `system`, read from the jobs of a data directory.
+
+use std::pin::pin;
+use std::sync::Arc;
+
+use datafusion::arrow::array::{
+    ArrayRef, BooleanArray, Int32Array, Int64Array, RecordBatch, StringArray,
+    TimestampMillisecondArray,
+};
+use datafusion::arrow::compute::{cast, concat_batches};
+use datafusion::arrow::datatypes::{DataType, TimeUnit};
+use futures::{StreamExt as _, TryStreamExt as _};
+
+use crate::core::jobs::{BatchVersion, Committed, DeadLetter, JobHistory, SeenState, seen_state};
+use crate::error::{Error, Result};
+use crate::session::catalog::dead_letters;
+use crate::session::system::wanted::Wanted;
+use crate::state::decode_states;
+use crate::state::late_schema;
+use crate::store::{DataDir, FoundJob, JobId, JobStore, Packed};
+use crate::tables::bad_records::BadRecord;
+
+/// The number of jobs that are read concurrently.
+const READS_AT_ONCE: usize = 16;
+
+/// The rows of a table, for these jobs and batches.
+pub(super) async fn rows_of(data_dir: &str, name: &str, wanted: &Wanted) -> Result<RecordBatch> {
+    if !DataDir::exists(data_dir) {
+        return empty_of(name);
+    }
+    let store = JobStore::new(DataDir::open(data_dir)?);
+    rows_in(&store, name, wanted).await
+}
+
+/// The same for the jobs of a store.
+pub(super) async fn rows_in(store: &JobStore, name: &str, wanted: &Wanted) -> Result<RecordBatch> {
+    let mut names = store.names().await?;
+    if let Some(jobs) = &wanted.jobs {
+        names.retain(|name| jobs.contains(name));
+    }
+    let jobs = store.found(names).await?;
+    if name == "jobs" {
+        return job_rows(store, jobs).await;
+    }
+    let mut parts = Vec::new();
+    for job in jobs {
+        let (id, mut history) = job.found?;
+        // For a restricted history only the selected batches are read.
+        let all = std::mem::take(&mut history.batches).into_iter();
+        let is_last_only = name == "partitions";
+        let keeps = |of: &Committed| is_last_only || wanted.batches.contains(&of.batch);
+        history.batches = all.filter(keeps).collect();
+        parts.push(rows_of_job(store, id, &history, name, wanted).await?);
+    }
+    concat_batches(&empty_of(name)?.schema(), &parts).map_err(internal)
+}
+
+/// `job`, `state`, `reason`, `batch`, `generation`, `committed_at`, `owner`: one row per job.
+///
+/// # Errors
+///
+/// The store does not answer.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the system tables show signs of life by their age"
+)]
+pub async fn job_rows(store: &JobStore, jobs: Vec<FoundJob>) -> Result<RecordBatch> {
+    let now = chrono::Utc::now().timestamp_millis();
+    let seen = futures::stream::iter(jobs).map(|job| async move {
+        Ok::<_, Error>(match job.found {
+            Ok((id, history)) => {
+                let heartbeat = store.heartbeat(id).await?;
+                let seen = seen_state(&history, heartbeat.as_ref(), now);
+                (job.name, Some(history), seen)
+            }
+            Err(error) => {
+                let seen = SeenState {
+                    name: "FAILED",
+                    reason: Some(error.with_its_help()),
+                };
+                (job.name, None, seen)
+            }
+        })
+    });
+    rows_of_jobs(&seen.buffered(READS_AT_ONCE).try_collect::<Vec<_>>().await?)
+}
+
+/// A job whose log cannot be read has no history.
+fn rows_of_jobs(jobs: &[(String, Option<JobHistory>, SeenState)]) -> Result<RecordBatch> {
+    let names = jobs.iter().map(|(name, ..)| name);
+    let names: ArrayRef = Arc::new(StringArray::from_iter_values(names));
+    let states = jobs.iter().map(|(_, _, seen)| Some(seen.name));
+    let states: ArrayRef = Arc::new(states.collect::<StringArray>());
+    let reasons = jobs.iter().map(|(_, _, seen)| seen.reason.as_deref());
+    let reasons: ArrayRef = Arc::new(reasons.collect::<StringArray>());
+    let numbers = |value: fn(&JobHistory) -> u64| -> ArrayRef {
+        let of_job = |job: &Option<JobHistory>| job.as_ref().map(|job| signed(value(job)));
+        let numbers: Int64Array = jobs.iter().map(|(_, job, _)| of_job(job)).collect();
+        Arc::new(numbers)
+    };
+    let lasts = jobs
+        .iter()
+        .map(|(_, job, _)| Some(job.as_ref()?.last()?.at));
+    let owners = jobs.iter().map(|(_, job, _)| job.as_ref()?.owner.clone());
+    let owners: ArrayRef = Arc::new(owners.collect::<StringArray>());
+    batch(vec![
+        ("job", names),
+        ("state", states),
+        ("reason", reasons),
+        (
+            "batch",
+            numbers(|job| job.last().map_or(0, |last| last.batch)),
+        ),
+        ("generation", numbers(|job| job.generation)),
+        ("committed_at", times(lasts)?),
+        ("owner", owners),
+    ])
+}
+
+/// `job`, `batch`, `generation`, `rows_in`, `rows_out`, `dead_letters`, `late_rows`, `watermark`, `offsets`, `published`,
+/// `committed_at`, `milliseconds`: one row per valid batch of the job.
+///
+/// # Errors
+///
+/// None that a caller could cause.
+pub fn batch_rows(job: &str, batches: &[(Committed, BatchVersion)]) -> Result<RecordBatch> {
+    let numbers = |value: fn(&BatchVersion) -> u64| -> ArrayRef {
+        Arc::new(Int64Array::from_iter_values(
+            batches.iter().map(|(_, version)| signed(value(version))),
+        ))
+    };
+    let offsets = batches.iter().map(|(_, version)| {
+        let tables = version.sources.iter().map(|(table, partitions)| {
+            let partitions: serde_json::Map<_, _> = partitions
+                .iter()
+                .map(|(partition, progress)| (partition.to_string(), progress.end.into()))
+                .collect();
+            (table.clone(), partitions.into())
+        });
+        serde_json::Value::Object(tables.collect()).to_string()
+    });
+    let published = batches.iter().map(|(_, version)| {
+        let partitions = version.published.iter().map(|(partition, at)| {
+            let range = serde_json::json!([at.start, at.end]);
+            (partition.to_string(), range)
+        });
+        let partitions: serde_json::Map<_, _> = partitions.collect();
+        (!partitions.is_empty()).then(|| serde_json::Value::from(partitions).to_string())
+    });
+    let published: StringArray = published.collect();
+    let watermarks = batches.iter().map(|(_, version)| {
+        let watermark = version.time.as_ref()?.watermark?;
+        Some(watermark.div_euclid(1_000))
+    });
+    batch(vec![
+        ("job", same(job, batches.len())),
+        ("batch", numbers(|version| version.batch)),
+        ("generation", numbers(|version| version.generation)),
+        ("rows_in", numbers(|version| version.rows_in)),
+        ("rows_out", numbers(|version| version.rows_out)),
+        ("dead_letters", numbers(|version| version.dead_letters)),
+        ("late_rows", numbers(|version| version.late_rows)),
+        ("watermark", times(watermarks)?),
+        ("offsets", Arc::new(StringArray::from_iter_values(offsets))),
+        ("published", Arc::new(published)),
+        (
+            "committed_at",
+            times(batches.iter().map(|(committed, _)| Some(committed.at)))?,
+        ),
+        ("milliseconds", numbers(|version| version.took)),
+    ])
+}
+
+/// The valid batches of a job, each with the version it wrote.
+///
+/// # Errors
+///
+/// The store does not answer, or a version cannot be read.
+pub async fn versions(
+    store: &JobStore,
+    id: JobId,
+    history: &JobHistory,
+) -> Result<Vec<(Committed, BatchVersion)>> {
+    let names = history.batches.iter().map(|batch| batch.version.clone());
+    let mut read = pin!(store.versions(id, names.collect()));
+    let mut versions = Vec::with_capacity(history.batches.len());
+    for committed in &history.batches {
+        let Some(version) = read.next().await else {
+            break;
+        };
+        match version {
+            Ok(version) => versions.push((committed.clone(), version)),
+            // The job's runner may have removed the batch since the log was read.
+            Err(_) if store.history(id).await?.oldest() > committed.batch => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(versions)
+}
+
+/// The older batches in the packs of the job, as far as the statement asks for them.
+async fn packed(
+    store: &JobStore,
+    id: JobId,
+    history: &JobHistory,
+    wanted: &Wanted,
+) -> Result<Vec<Packed>> {
+    let mut batches = Vec::new();
+    for name in &history.packs {
+        batches.extend(store.pack(id, name).await?.batches);
+    }
+    batches.retain(|packed| wanted.batches.contains(&packed.batch));
+    Ok(batches)
+}
+
+async fn rows_of_job(
+    store: &JobStore,
+    id: JobId,
+    history: &JobHistory,
+    table: &str,
+    wanted: &Wanted,
+) -> Result<RecordBatch> {
+    let name = history.name.as_str();
+    match table {
+        "partitions" => {
+            let last = match history.last() {
+                Some(last) => Some(store.version(id, &last.version).await?),
+                None => None,
+            };
+            partition_rows(name, last.as_ref())
+        }
+        "batches" => batch_rows(name, &versions(store, id, history).await?),
+        "dead_letters" => {
+            let mut letters = Vec::new();
+            for packed in packed(store, id, history, wanted).await? {
+                letters.push((packed.batch, packed.dead_letters));
+            }
+            for (of, version) in versions(store, id, history).await? {
+                if version.dead_letters > 0 {
+                    let found = store.dead_letters(id, &of.version, &version).await?;
+                    letters.push((of.batch, found));
+                }
+            }
+            dead_letter_rows(name, letters)
+        }
+        _ => {
+            let mut files = Vec::new();
+            for packed in packed(store, id, history, wanted).await? {
+                files.extend(packed.late.map(|late| (packed.batch, late)));
+            }
+            for (committed, version) in versions(store, id, history).await? {
+                if version.late_rows > 0 {
+                    let late = store.late(id, &committed.version, &version).await?;
+                    files.push((committed.batch, late));
+                }
+            }
+            let mut parts = Vec::new();
+            for (batch, bytes) in files {
+                for rows in decode_states(&bytes, &late_schema())? {
+                    parts.push(late_rows(name, batch, &rows)?);
+                }
+            }
+            concat_batches(&empty_of(table)?.schema(), &parts).map_err(internal)
+        }
+    }
+}
+
+/// A table without rows.
+pub(super) fn empty_of(table: &str) -> Result<RecordBatch> {
+    match table {
+        "jobs" => rows_of_jobs(&[]),
+        "partitions" => partition_rows("", None),
+        "batches" => batch_rows("", &[]),
+        "dead_letters" => dead_letter_rows("", Vec::new()),
+        _ => late_rows("", 0, &RecordBatch::new_empty(late_schema())),
+    }
+}
+
+fn partition_rows(job: &str, last: Option<&BatchVersion>) -> Result<RecordBatch> {
+    let mut tables = Vec::new();
+    let mut numbers = Vec::new();
+    let mut offsets = Vec::new();
+    let mut watermarks = Vec::new();
+    let mut idle = Vec::new();
+    let mut holds_back = Vec::new();
+    if let Some(last) = last {
+        for (table, partitions) in &last.sources {
+            for (partition, progress) in partitions {
+                tables.push(table.clone());
+                numbers.push(*partition);
+                offsets.push(progress.end);
+                let time = last.time.as_ref();
+                let own = time.and_then(|time| time.partition(table, *partition));
+                watermarks.push(
+                    own.and_then(|own| own.watermark)
+                        .map(|at| at.div_euclid(1_000)),
+                );
+                idle.push(own.map(|own| own.idle));
+                // A partition whose watermark is not ahead of the job's holds the job back.
+                holds_back.push(
+                    own.map(|own| {
+                        !own.idle && own.watermark <= time.and_then(|time| time.watermark)
+                    }),
+                );
+            }
+        }
+    }
+    batch(vec![
+        ("job", same(job, tables.len())),
+        ("table", Arc::new(StringArray::from(tables))),
+        ("partition", Arc::new(Int32Array::from(numbers))),
+        ("offset", Arc::new(Int64Array::from(offsets))),
+        ("watermark", times(watermarks.into_iter())?),
+        ("idle", Arc::new(BooleanArray::from(idle))),
+        ("holds_back", Arc::new(BooleanArray::from(holds_back))),
+    ])
+}
+
+fn dead_letter_rows(job: &str, batches: Vec<(u64, Vec<DeadLetter>)>) -> Result<RecordBatch> {
+    let mut records = Vec::new();
+    let (mut numbers, mut tables) = (Vec::new(), Vec::new());
+    for (batch, letters) in batches {
+        for letter in letters {
+            numbers.push(signed(batch));
+            tables.push(letter.table);
+            records.push(BadRecord {
+                topic: letter.topic,
+                partition: letter.partition,
+                offset: letter.offset,
+                timestamp: letter.timestamp,
+                key: letter.key,
+                value: letter.value,
+                reason: letter.reason,
+            });
+        }
+    }
+    let mut columns = vec![
+        ("job", same(job, records.len())),
+        ("batch", Arc::new(Int64Array::from(numbers)) as ArrayRef),
+        ("table", Arc::new(StringArray::from(tables))),
+    ];
+    columns.extend(dead_letters::columns(&records));
+    batch(columns)
+}
+
+fn late_rows(job: &str, number: u64, rows: &RecordBatch) -> Result<RecordBatch> {
+    let count = rows.num_rows();
+    let numbers = Int64Array::from(vec![signed(number); count]);
+    let schema = late_schema();
+    let mut columns = vec![
+        ("job", same(job, count)),
+        ("batch", Arc::new(numbers) as ArrayRef),
+    ];
+    for (field, column) in schema.fields().iter().zip(rows.columns()) {
+        columns.push((field.name().as_str(), Arc::clone(column)));
+    }
+    batch(columns)
+}
+
+fn same(text: &str, count: usize) -> ArrayRef {
+    Arc::new(StringArray::from(vec![text; count]))
+}
+
+/// BIGINT is signed.
+fn signed(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+fn times(millis: impl Iterator<Item = Option<i64>>) -> Result<ArrayRef> {
+    let times: TimestampMillisecondArray = millis.collect();
+    let zoned = DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()));
+    cast(&times, &zoned).map_err(internal)
+}
+
+fn batch(columns: Vec<(&str, ArrayRef)>) -> Result<RecordBatch> {
+    RecordBatch::try_from_iter_with_nullable(
+        columns
+            .into_iter()
+            .map(|(name, column)| (name, column, true)),
+    )
+    .map_err(internal)
+}
+
+fn internal(error: datafusion::arrow::error::ArrowError) -> Error {
+    Error::internal(error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use datafusion::prelude::{col, lit};
+
+    use super::*;
+    use crate::core::jobs::Entry;
+    use crate::store::simulated::{Faults, Reads, SimulatedDisk};
+
+    /// A job with this many batches.
+    async fn job(store: &JobStore, name: &str, batches: u64) -> JobId {
+        let created = Entry::Created {
+            name: name.to_owned(),
+            text: String::new(),
+            tables: vec![],
+            at: 0,
+        };
+        let id = store.create(&created, name).await.unwrap().unwrap();
+        for number in 1..=batches {
+            let version = BatchVersion {
+                batch: number,
+                sequence: number,
+                ..BatchVersion::default()
+            };
+            let name = format!("{number:010}-v");
+            store.stage(id, &name, &version).await.unwrap();
+            let committed = Entry::Committed {
+                batch: number,
+                version: name,
+                at: 0,
+            };
+            assert!(store.append(id, number, &committed).await.unwrap());
+        }
+        id
+    }
+
+    /// The scan does not read jobs and batches that the statement does not ask for, and reads the state of a job without its
+    /// batches.
+    #[tokio::test]
+    async fn what_is_not_asked_for_is_not_read() {
+        const JOBS: usize = 30;
+        const BATCHES: u64 = 20;
+        let reads = Arc::new(Reads::default());
+        let dir = SimulatedDisk::default().seen_with(Arc::clone(&reads) as Arc<dyn Faults>);
+        let store = JobStore::new(dir);
+        let mut ids = Vec::new();
+        for number in 0..JOBS {
+            ids.push(job(&store, &format!("j{number}"), BATCHES).await);
+        }
+        let versions = |read: &[String]| -> Vec<String> {
+            let versions = read.iter().filter(|path| path.contains("/versions/"));
+            versions.cloned().collect()
+        };
+        reads.take();
+        // SHOW JOBS, and system.jobs.
+        let all = Wanted::default();
+        assert_eq!(
+            rows_in(&store, "jobs", &all).await.unwrap().num_rows(),
+            JOBS
+        );
+        assert_eq!(versions(&reads.take()), Vec::<String>::new());
+        // The last batch of each job tells the partitions of the job.
+        rows_in(&store, "partitions", &all).await.unwrap();
+        let last = format!("{BATCHES:010}-v.json");
+        let read = versions(&reads.take());
+        assert_eq!(read.len(), JOBS);
+        assert!(read.iter().all(|path| path.ends_with(&last)), "{read:?}");
+        // One batch of one job.
+        let one = Wanted::by(&[col("job").eq(lit("j7")), col("batch").eq(lit(3_i64))]);
+        for (table, rows) in [("batches", 1), ("dead_letters", 0), ("late_rows", 0)] {
+            let found = rows_in(&store, table, &one).await.unwrap();
+            assert_eq!(found.num_rows(), rows, "{table}");
+            let read = reads.take();
+            let of_job = |path: &String| {
+                path == "jobs/names/j7" || path.starts_with(&format!("jobs/{}/", ids[7]))
+            };
+            assert!(read.iter().all(of_job), "{read:?}");
+            let version = format!("jobs/{}/versions/0000000003-v.json", ids[7]);
+            assert_eq!(versions(&read), [version], "{table}");
+        }
+    }
+}
