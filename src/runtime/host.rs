@@ -96,7 +96,7 @@ enum JobsOfHost {
     Closed {
         data_dir: String,
         allows_repeats: bool,
-        opened: OnceLock<Jobs>,
+        opened: OnceLock<Arc<Jobs>>,
     },
 }
 
@@ -120,7 +120,7 @@ impl Host {
     pub(crate) fn open_jobs(&self) -> Option<&Jobs> {
         match &self.0 {
             JobsOfHost::Open(jobs) => Some(jobs),
-            JobsOfHost::Closed { opened, .. } => opened.get(),
+            JobsOfHost::Closed { opened, .. } => opened.get().map(Arc::as_ref),
         }
     }
 
@@ -142,10 +142,11 @@ impl Host {
             return Ok(jobs);
         }
         let jobs = Jobs::new(JobStore::new(DataDir::open(data_dir)?));
-        Ok(opened.get_or_init(|| match allows_repeats {
+        let jobs = match allows_repeats {
             true => jobs.allowing_repeats(),
             false => jobs,
-        }))
+        };
+        Ok(opened.get_or_init(|| Arc::new(jobs)))
     }
 
     /// Runs a statement; starts it if it returns rows.

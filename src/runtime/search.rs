@@ -221,9 +221,10 @@ mod tests {
         };
         let of_a = vec![range(0, 10, 70), range(1, 0, 0), range(2, 5, 45)];
         let of_b = vec![range(0, 0, 30)];
-        let mut ranges = Ranges::default();
-        ranges.planned = BTreeMap::from([("a".to_owned(), of_a), ("b".to_owned(), of_b)]);
-        ranges
+        Ranges {
+            planned: BTreeMap::from([("a".to_owned(), of_a), ("b".to_owned(), of_b)]),
+            ..Ranges::default()
+        }
     }
 
     fn at(table: &str, partition: i32, offset: i64) -> Place {

@@ -176,7 +176,7 @@ impl StreamQuery {
     /// # Errors
     ///
     /// Errors of DataFusion's planner.
-    pub(crate) async fn front(
+    pub(super) async fn front(
         &self,
         state: &SessionState,
         inputs: &BatchInputs,
@@ -308,7 +308,7 @@ impl StreamQuery {
     /// # Errors
     ///
     /// Errors of DataFusion's planner.
-    pub(crate) async fn back(
+    pub(super) async fn back(
         &self,
         state: &SessionState,
         emitted: &RecordBatch,
