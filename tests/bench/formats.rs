@@ -7,7 +7,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use anabranch::core::visits::{Visit, VisitPlan, Visits};
+use anabranch::cli::visits::{Visit, VisitPlan, Visits};
 use anabranch::error::Result;
 use anabranch::formats::{FormatOptions, SchemaRegistry, renamed};
 use arrow_avro::schema::{AvroSchema, Fingerprint, FingerprintAlgorithm, SchemaStore};
