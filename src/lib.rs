@@ -31,5 +31,5 @@ pub mod tables;
 /// Tests count as the program does.
 #[cfg(test)]
 #[global_allocator]
-static ALLOCATOR: crate::core::heap::Counted<mimalloc::MiMalloc> =
-    crate::core::heap::Counted::new(mimalloc::MiMalloc);
+static ALLOCATOR: crate::core::heap::CountingAllocator<mimalloc::MiMalloc> =
+    crate::core::heap::CountingAllocator::new(mimalloc::MiMalloc);

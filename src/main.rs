@@ -2,11 +2,11 @@
 
 use std::process::ExitCode;
 
-use anabranch::core::heap::Counted;
+use anabranch::core::heap::CountingAllocator;
 use mimalloc::MiMalloc;
 
 #[global_allocator]
-static ALLOCATOR: Counted<MiMalloc> = Counted::new(MiMalloc);
+static ALLOCATOR: CountingAllocator<MiMalloc> = CountingAllocator::new(MiMalloc);
 
 fn main() -> ExitCode {
     anabranch::cli::run(std::env::args_os())

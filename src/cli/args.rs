@@ -39,7 +39,7 @@ pub(crate) struct Global {
     /// Configuration file (TOML) [default: ./anabranch.toml, then the user's configuration folder]
     #[arg(long, global = true, value_name = "FILE", env = "ANABRANCH_CONFIG")]
     pub(crate) config: Option<PathBuf>,
-    /// How results are written to standard output [default: table on a terminal, else csv]
+    /// Format of results on standard output [default: table on a terminal, else csv]
     #[arg(long, global = true, value_enum, value_name = "FORMAT")]
     pub(crate) format: Option<Format>,
     /// Memory that sorts, aggregates and joins may hold before they spill, such as 4GiB
@@ -55,7 +55,7 @@ pub(crate) struct Global {
     /// Log level of standard error, or a filter as in RUST_LOG [default: warn]
     #[arg(long, global = true, value_name = "FILTER")]
     pub(crate) log: Option<String>,
-    /// How log lines look [default: text]
+    /// Format of log lines [default: text]
     #[arg(long, global = true, value_enum, value_name = "FORMAT")]
     pub(crate) log_format: Option<LogFormat>,
 }
@@ -70,9 +70,9 @@ pub(crate) enum Command {
     Serve(Box<ServeArguments>),
     /// Read all files of jobs, list the damaged ones and the data that would be lost
     Check(CheckArguments),
-    /// Make the hash of a password for the file of users
+    /// Create the hash of a password for the users file
     Password,
-    /// Make a token and its hash for the file of users
+    /// Create a token and its hash for the users file
     Token,
     /// Show the main job with nothing installed: an embedded broker, a Delta archive, reprocessing
     Demo(DemoArguments),
@@ -107,7 +107,7 @@ pub(crate) struct SqlArguments {
     #[arg(short = 'i', long)]
     pub(crate) interactive: bool,
     #[command(flatten)]
-    pub(crate) server: ServerFlags,
+    pub(crate) server: ServerArguments,
 }
 
 #[derive(Debug, Args)]
@@ -128,7 +128,7 @@ pub(crate) struct RunArguments {
     /// SQL files
     #[arg(required = true, value_name = "FILE")]
     pub(crate) files: Vec<PathBuf>,
-    /// End when the files' jobs have handled all that was there at the start [default: run them until interrupted]
+    /// Stop when the files' jobs have processed all data that existed at the start [default: run them until interrupted]
     #[arg(long)]
     pub(crate) until_caught_up: bool,
     /// Serve metrics of the jobs for Prometheus at http://HOST:PORT/metrics, such as 127.0.0.1:9464; port 0 takes a
@@ -139,7 +139,7 @@ pub(crate) struct RunArguments {
     #[arg(short = 'p', long = "param", value_name = "NAME=VALUE", value_parser = parameter)]
     pub(crate) params: Vec<(String, String)>,
     #[command(flatten)]
-    pub(crate) server: ServerFlags,
+    pub(crate) server: ServerArguments,
 }
 
 #[derive(Debug, Args)]
@@ -149,8 +149,8 @@ pub(crate) struct RunArguments {
   anabranch check --format json
 
 Reads the log, versions, state, late rows and dead letters of a job, or of all jobs and the catalog
-of the data directory. Nothing is written, and the jobs may run meanwhile. What is broken is a row
-each, with what would be lost and what to do; the exit code is then 1.")]
+of the data directory. Nothing is written, and the jobs may run meanwhile. Each problem is one row,
+with the data that would be lost and the remedy; the exit code is then 1.")]
 pub(crate) struct CheckArguments {
     /// The job [default: all jobs, and the definitions of tables and views]
     #[arg(value_name = "JOB")]
@@ -160,10 +160,10 @@ pub(crate) struct CheckArguments {
     pub(crate) sink: bool,
 }
 
-/// Which server, and as whom.
+/// The server, and the login.
 #[derive(Debug, Args, Default)]
 #[command(next_help_heading = "Server")]
-pub(crate) struct ServerFlags {
+pub(crate) struct ServerArguments {
     /// Run the statements in the server at grpc://HOST:PORT, or grpc+tls://HOST:PORT with TLS
     #[arg(long, value_name = "URL", env = "ANABRANCH_URL")]
     pub(crate) url: Option<String>,
@@ -213,20 +213,20 @@ pub(crate) struct ServeArguments {
     #[arg(long, value_name = "HOST:PORT")]
     pub(crate) http: Option<String>,
 
-    /// Name by which the console is asked, such as sql.example.com; may be repeated. Requests by other names are refused
+    /// Host name of the console, such as sql.example.com; may be repeated. Requests for other host names are refused
     #[arg(long = "http-host", value_name = "NAME")]
     pub(crate) http_hosts: Vec<String>,
 
-    /// The console stands behind a proxy that speaks TLS: its cookie is sent over TLS only
+    /// The console runs behind a proxy with TLS: its cookie is sent over TLS only
     #[arg(long)]
     pub(crate) http_behind_tls: bool,
-    /// Listen for other machines although the server has no logins
+    /// Accept connections from other machines without logins
     #[arg(long, help_heading = LOGIN)]
     pub(crate) insecure: bool,
     /// File of users, their passwords, roles and tables (TOML)
     #[arg(long, value_name = "FILE", env = "ANABRANCH_SERVE_USERS", help_heading = LOGIN)]
     pub(crate) users: Option<PathBuf>,
-    /// Keys of an issuer of tokens (JSON Web Key Set): its tokens are taken, with the claims sub, role and tables
+    /// Keys of a token issuer (JSON Web Key Set): its tokens are accepted, with the claims sub, role and tables
     #[arg(long, value_name = "FILE", env = "ANABRANCH_SERVE_JWT_JWKS", help_heading = LOGIN)]
     pub(crate) jwt_jwks: Option<PathBuf>,
     /// The iss that such a token must have
@@ -251,10 +251,10 @@ pub(crate) struct ServeArguments {
     /// Statements that run at the same time; others wait
     #[arg(long, value_name = "N", default_value_t = Limits::default().statements, value_parser = at_least_one, help_heading = LIMITS)]
     pub(crate) max_statements: usize,
-    /// Statements that wait; one more is refused
+    /// Statements that may wait; further ones are refused
     #[arg(long, value_name = "N", default_value_t = Limits::default().queue, help_heading = LIMITS)]
     pub(crate) max_queued: usize,
-    /// Subscriptions that are open at the same time, besides these statements; one more is refused
+    /// Subscriptions that are open at the same time, besides these statements; further ones are refused
     #[arg(long, value_name = "N", default_value_t = Limits::default().subscriptions, help_heading = LIMITS)]
     pub(crate) max_subscriptions: usize,
     /// How long a statement may take, such as '10 minutes' [default: as long as it takes]
@@ -275,10 +275,10 @@ pub(crate) struct ServeArguments {
     /// Sessions of clients, and results and prepared statements that are kept for them
     #[arg(long, value_name = "N", default_value_t = Limits::default().sessions, value_parser = at_least_one, help_heading = LIMITS)]
     pub(crate) max_sessions: usize,
-    /// Sessions, results and prepared statements of a client are forgotten after so long without a call
+    /// Sessions, results and prepared statements of a client are dropped after this time without a call
     #[arg(long, value_name = "TIME", default_value = "1 hour", value_parser = time, help_heading = LIMITS)]
     pub(crate) idle_timeout: Duration,
-    /// A result with no rows for so long sends a sign of life
+    /// After this time without rows, a result sends a keep-alive message
     #[arg(long, value_name = "TIME", default_value = "15 seconds", value_parser = time, help_heading = LIMITS)]
     pub(crate) keep_alive: Duration,
     /// Serve metrics of the service and its jobs for Prometheus at http://HOST:PORT/metrics [default: not served]
@@ -305,7 +305,7 @@ pub(crate) struct DemoArguments {
     pub(crate) interactive: bool,
 }
 
-/// How results are written.
+/// Format of results.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Format {
@@ -319,11 +319,11 @@ pub(crate) enum Format {
     Ndjson,
 }
 
-/// How log lines look.
+/// Format of log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum LogFormat {
-    /// For people
+    /// Text for people to read
     Text,
     /// One JSON object per line
     Json,
@@ -334,7 +334,7 @@ fn parameter(text: &str) -> Result<(String, String), String> {
     let legal = |c: char| c.is_ascii_alphanumeric() || c == '_';
     if name.is_empty() || !name.chars().all(legal) {
         return Err(format!(
-            "'{name}' is no parameter name: use letters, digits and '_'"
+            "invalid parameter name '{name}': use letters, digits and '_'"
         ));
     }
     Ok((name.to_owned(), value.to_owned()))

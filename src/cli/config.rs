@@ -44,7 +44,7 @@ const OTHER_VARIABLES: [&str; 17] = [
 /// The keys that the file and the environment may set.
 #[derive(Debug, Default, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Layered {
+struct LayeredSettings {
     format: Option<Format>,
     memory_limit: Option<String>,
     target_partitions: Option<usize>,
@@ -107,7 +107,7 @@ impl Settings {
         } else if let Some(file) = default_file() {
             figment = figment.merge(Toml::file_exact(file));
         }
-        let layered: Layered = figment
+        let layered: LayeredSettings = figment
             .merge(Env::prefixed("ANABRANCH_").ignore(&OTHER_VARIABLES))
             .extract()
             .map_err(|error| Error::invalid(format!("configuration: {error}")))?;
@@ -180,7 +180,7 @@ pub(crate) fn parse_size(text: &str) -> Result<usize> {
     options::parse_size(text)
         .and_then(|bytes| usize::try_from(bytes).ok())
         .ok_or_else(|| {
-            Error::invalid(format!("'{text}' is no size")).with_help("write it as 512MiB or 4GiB")
+            Error::invalid(format!("invalid size '{text}'")).with_help("write it as 512MiB or 4GiB")
         })
 }
 

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use figment::value::magic::RelativePathBuf;
 
-use crate::cli::args::{Global, ServerFlags};
+use crate::cli::args::{Global, ServerArguments};
 use crate::cli::config::{Profile, Settings};
 use crate::cli::terminal::messages::eprint;
 use crate::client::{Address, Client, Login, TlsFiles};
@@ -21,21 +21,21 @@ use crate::error::{Error, Result};
 pub(crate) async fn connect(
     settings: &Settings,
     global: &Global,
-    flags: &ServerFlags,
+    flags: &ServerArguments,
 ) -> Result<Option<Client>> {
     let profile = profile(settings, flags)?;
     let Some(url) = flags.url.as_ref().or(profile.url.as_ref()) else {
-        return match given_for_nothing(flags) {
-            Some(flag) => Err(Error::invalid(format!(
-                "{flag} is about a server, and none is named"
-            ))
-            .with_help("name it: --url grpc://HOST:PORT")),
+        return match unused_server_flag(flags) {
+            Some(flag) => Err(
+                Error::invalid(format!("{flag} needs a server, and none is given"))
+                    .with_help("give one: --url grpc://HOST:PORT"),
+            ),
             None => Ok(None),
         };
     };
     if let Some(flag) = about_this_process(global) {
         return Err(Error::invalid(format!(
-            "{flag} is about a session here, and the server has its own"
+            "{flag} applies to a local session, and the server has its own"
         ))
         .with_help(format!("give {flag} to `anabranch serve`")));
     }
@@ -50,13 +50,13 @@ pub(crate) async fn connect(
         key: path(&flags.tls_key, &profile.tls_key),
     };
     let login = login(flags, &profile, &address)?;
-    if !matches!(login, Login::Nobody) && !address.has_tls() && !address.is_local() {
-        eprint("warning: without TLS, what is sent to log in can be read on its way\n");
+    if !matches!(login, Login::Anonymous) && !address.has_tls() && !address.is_local() {
+        eprint("warning: without TLS, the login is sent unencrypted\n");
     }
     Client::connect(address, login, &tls).await.map(Some)
 }
 
-fn profile(settings: &Settings, flags: &ServerFlags) -> Result<Profile> {
+fn profile(settings: &Settings, flags: &ServerArguments) -> Result<Profile> {
     let Some(name) = &flags.profile else {
         return Ok(Profile::default());
     };
@@ -79,7 +79,7 @@ fn profile(settings: &Settings, flags: &ServerFlags) -> Result<Profile> {
 }
 
 /// A flag that means nothing without a server. Variables may be set for other times.
-fn given_for_nothing(flags: &ServerFlags) -> Option<&'static str> {
+fn unused_server_flag(flags: &ServerArguments) -> Option<&'static str> {
     let path = |path: &Option<PathBuf>, variable: &str| {
         is_flag(path.as_ref().map(|path| path.as_os_str()), variable)
     };
@@ -103,7 +103,7 @@ fn is_flag(value: Option<&OsStr>, variable: &str) -> bool {
     value.is_some() && std::env::var_os(variable).as_deref() != value
 }
 
-fn is_user_flag(flags: &ServerFlags) -> bool {
+fn is_user_flag(flags: &ServerArguments) -> bool {
     is_flag(flags.user.as_ref().map(OsStr::new), "ANABRANCH_USER")
 }
 
@@ -120,7 +120,7 @@ fn about_this_process(global: &Global) -> Option<&'static str> {
 }
 
 /// The first of flags, variables and profile that names a user or a token decides.
-fn login(flags: &ServerFlags, profile: &Profile, address: &Address) -> Result<Login> {
+fn login(flags: &ServerArguments, profile: &Profile, address: &Address) -> Result<Login> {
     let is_token_flag = is_flag(
         flags.token_file.as_ref().map(|file| file.as_os_str()),
         "ANABRANCH_TOKEN_FILE",
@@ -144,14 +144,14 @@ fn login(flags: &ServerFlags, profile: &Profile, address: &Address) -> Result<Lo
         }
         (Some(name), None) => user(name, address),
         (None, Some(file)) => token(&file.relative()),
-        (None, None) => Ok(Login::Nobody),
+        (None, None) => Ok(Login::Anonymous),
     }
 }
 
 fn user(name: &str, address: &Address) -> Result<Login> {
     if name.contains(':') {
         return Err(Error::invalid(format!(
-            "'{name}' is no name of a user: it has a ':'"
+            "invalid user name '{name}': it contains ':'"
         )));
     }
     Ok(Login::User {

@@ -9,21 +9,21 @@ use crate::cli::terminal::progress::{JobProgress, Progress};
 use crate::error::Result;
 use crate::planner::ParsedStatement;
 use crate::runtime::host::Host;
-use crate::runtime::{JobStatuses, Metrics, RunOptions, Stop};
-use crate::session::{Execution, Outcome, Session};
+use crate::runtime::{JobStatuses, Metrics, RunOptions, StopSignal};
+use crate::session::{Session, StatementExecution, StatementOutcome};
 use crate::store::DataDir;
 
 /// When the process is told to end, running batches are aborted, and may take so long for it.
 const GRACE: Duration = Duration::from_secs(30);
 
 /// A session with its jobs.
-pub(crate) struct Here<'a> {
+pub(crate) struct LocalSession<'a> {
     session: &'a Session,
     data_dir: &'a str,
     host: Host,
 }
 
-impl<'a> Here<'a> {
+impl<'a> LocalSession<'a> {
     pub(crate) fn new(session: &'a Session, settings: &'a Settings) -> Self {
         Self {
             session,
@@ -43,7 +43,7 @@ impl<'a> Here<'a> {
     }
 
     /// Begins a statement.
-    pub(crate) async fn execute(&self, parsed: ParsedStatement) -> Result<Outcome> {
+    pub(crate) async fn execute(&self, parsed: ParsedStatement) -> Result<StatementOutcome> {
         self.host.begin(self.session, parsed).await
     }
 
@@ -60,7 +60,7 @@ impl<'a> Here<'a> {
         }
         let options = RunOptions {
             until_caught_up,
-            stop: Stop::default(),
+            stop: StopSignal::default(),
             statuses: JobStatuses::default(),
             metrics,
         };
@@ -77,7 +77,7 @@ impl<'a> Here<'a> {
                     Ok(ended) => (code, ended),
                     Err(_) => {
                         drop(shown);
-                        eprint("error: not all jobs have stopped: the process ends without them\n");
+                        eprint("error: some jobs have not stopped in time: the process ends without them\n");
                         return code;
                     }
                 }
@@ -111,7 +111,7 @@ impl<'a> Here<'a> {
 }
 
 /// Runs an INSERT to its end; gives the number of rows written.
-pub(crate) async fn insert(execution: Execution) -> Result<u64> {
+pub(crate) async fn insert(execution: StatementExecution) -> Result<u64> {
     let _progress = Progress::watch(&execution.plan);
     execution.written().await
 }

@@ -27,7 +27,7 @@ pub(crate) struct MetricsServer {
 
 impl MetricsServer {
     /// Listens at the address of the flag, or else of the configuration; does nothing if neither gives one.
-    pub(crate) async fn asked_for(
+    pub(crate) async fn start_if_configured(
         flag: Option<&String>,
         settings: &Settings,
     ) -> Result<Option<Self>> {
@@ -73,7 +73,7 @@ async fn listen(address: &str) -> Result<(TcpListener, SocketAddr)> {
         .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok());
     if !well_formed {
         return Err(Error::invalid(format!(
-            "metrics cannot be served at '{address}': it is no HOST:PORT"
+            "metrics cannot be served at '{address}': it is not HOST:PORT"
         ))
         .with_help(
             "write it as --metrics 127.0.0.1:9464, or 0.0.0.0:9464 for all networks of the machine",
@@ -105,7 +105,10 @@ async fn listen(address: &str) -> Result<(TcpListener, SocketAddr)> {
 
 /// The pages; each collects the metrics at the time of the request.
 fn pages(metrics: Metrics) -> Router {
-    let nothing = (StatusCode::NOT_FOUND, "there are /metrics and /health\n");
+    let nothing = (
+        StatusCode::NOT_FOUND,
+        "the endpoints are /metrics and /health\n",
+    );
     Router::new()
         .route("/metrics", get(text))
         .route("/health", get(health))
@@ -163,7 +166,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn there_are_two_pages() {
+    async fn metrics_and_health_pages_are_served() {
         let (_served, at) = served().await;
         let whole = answered(at, "GET /metrics?x=1").await;
         let (head, body) = whole.split_once("\r\n\r\n").unwrap();
@@ -191,7 +194,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_leaves_or_stays_silent_holds_nobody_up() {
+    async fn clients_that_disconnect_or_stay_idle_do_not_block_others() {
         let (_served, at) = served().await;
         let mut silent = Vec::new();
         for _ in 0..100 {
@@ -204,7 +207,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_address_that_cannot_be_had_is_told() {
+    async fn an_address_that_cannot_be_bound_is_reported() {
         for bad in [
             "9464",
             ":9464",

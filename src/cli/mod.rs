@@ -6,6 +6,7 @@
 )]
 
 mod args;
+mod bound_statements;
 pub(crate) mod commands;
 mod config;
 mod connect;
@@ -15,7 +16,6 @@ mod remote;
 mod runner;
 mod scripts;
 mod shell;
-mod statements;
 pub(crate) mod terminal;
 pub mod visits;
 

@@ -4,43 +4,45 @@ use datafusion::arrow::array::AsArray as _;
 use datafusion::arrow::datatypes::{DataType, Int64Type, Schema};
 use futures::TryStreamExt as _;
 
-use crate::cli::statements::prepare;
-use crate::client::{Answer, Client};
+use crate::cli::bound_statements::prepare;
+use crate::client::{Client, StatementRows};
 use crate::error::{Error, Result};
-use crate::planner::{Change, Class, Effect, Parameters, Script};
+use crate::planner::{ChangeKind, Effect, Parameters, Script, StatementClass};
 
 /// The kind of a server's answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Tells {
+pub(crate) enum AnswerKind {
     /// Rows that were asked for.
     Rows,
     /// How many rows were changed, and how, in the column `count`.
-    Count(Change),
+    Count(ChangeKind),
     /// A message, in the column `status`.
     Word,
 }
 
 /// The kind of the answer to a statement.
-pub(crate) fn tells(effect: &Effect, schema: &Schema) -> Tells {
+pub(crate) fn answer_kind(effect: &Effect, schema: &Schema) -> AnswerKind {
     let [column] = schema.fields().as_ref() else {
-        return Tells::Rows;
+        return AnswerKind::Rows;
     };
     let (name, data_type) = (column.name().as_str(), column.data_type());
     match effect.class {
-        Class::Query | Class::Report => Tells::Rows,
-        Class::Update => match (effect.change(), name, data_type) {
-            (Some(change), "count", DataType::Int64) => Tells::Count(change),
-            _ => Tells::Rows,
+        StatementClass::Query | StatementClass::Report => AnswerKind::Rows,
+        StatementClass::Update => match (effect.change(), name, data_type) {
+            (Some(change), "count", DataType::Int64) => AnswerKind::Count(change),
+            _ => AnswerKind::Rows,
         },
-        Class::Definition | Class::Setting | Class::Cancel => match (name, data_type) {
-            ("status", DataType::Utf8) => Tells::Word,
-            _ => Tells::Rows,
-        },
+        StatementClass::Definition | StatementClass::Setting | StatementClass::Cancel => {
+            match (name, data_type) {
+                ("status", DataType::Utf8) => AnswerKind::Word,
+                _ => AnswerKind::Rows,
+            }
+        }
     }
 }
 
 /// The number of rows that were written.
-pub(crate) async fn count(answer: Answer) -> Result<i64> {
+pub(crate) async fn count(answer: StatementRows) -> Result<i64> {
     let batches: Vec<_> = answer.rows.try_collect().await?;
     let counts = batches.iter().filter_map(|batch| {
         let counts = batch.column(0).as_primitive_opt::<Int64Type>()?;
@@ -50,7 +52,7 @@ pub(crate) async fn count(answer: Answer) -> Result<i64> {
 }
 
 /// The texts of a column.
-pub(crate) async fn texts(answer: Answer, column: &str) -> Result<Vec<String>> {
+pub(crate) async fn texts(answer: StatementRows, column: &str) -> Result<Vec<String>> {
     let batches: Vec<_> = answer.rows.try_collect().await?;
     let columns = batches.iter().filter_map(|batch| {
         let texts = batch.column_by_name(column)?.as_string_opt::<i32>()?;

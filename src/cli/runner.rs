@@ -11,32 +11,32 @@ use futures::future::LocalBoxFuture;
 use futures::{FutureExt as _, Stream, StreamExt as _, TryStreamExt as _};
 
 use crate::cli::args::Format;
+use crate::cli::bound_statements::{BoundStatement, prepare};
 use crate::cli::config::Settings;
-use crate::cli::local::{Here, insert};
-use crate::cli::remote::{self, Tells, tells};
-use crate::cli::statements::{Ready, prepare};
+use crate::cli::local::{LocalSession, insert};
+use crate::cli::remote::{self, AnswerKind, answer_kind};
 use crate::cli::terminal::interrupt::Interrupt;
 use crate::cli::terminal::messages::{eprint, report, warn};
 use crate::cli::terminal::output::{ResultWriter, is_broken_pipe};
 use crate::cli::terminal::progress::Progress;
-use crate::client::{Answer, Client};
+use crate::client::{Client, StatementRows};
 use crate::error::{Error, Result};
-use crate::planner::{Change, Effect, Parameters, ParsedStatement, Script};
+use crate::planner::{ChangeKind, Effect, Parameters, ParsedStatement, Script};
 use crate::runtime::Metrics;
 use crate::runtime::host::{Frontend, repeated, run};
-use crate::session::Outcome;
+use crate::session::StatementOutcome;
 
 /// Where statements run.
-pub(crate) enum Place<'a> {
+pub(crate) enum StatementTarget<'a> {
     /// In this process.
-    Here(Box<Here<'a>>),
+    Local(Box<LocalSession<'a>>),
     /// In a server.
-    There(&'a Client),
+    Remote(&'a Client),
 }
 
 /// Runs scripts and prints their results.
 pub(crate) struct Runner<'a> {
-    pub(crate) place: Place<'a>,
+    pub(crate) place: StatementTarget<'a>,
     pub(crate) format: Format,
     /// Says how long each statement took.
     pub(crate) timing: bool,
@@ -45,7 +45,7 @@ pub(crate) struct Runner<'a> {
 }
 
 impl<'a> Runner<'a> {
-    pub(crate) fn new(place: Place<'a>, settings: &Settings) -> Self {
+    pub(crate) fn new(place: StatementTarget<'a>, settings: &Settings) -> Self {
         Self {
             place,
             format: settings.format,
@@ -62,8 +62,8 @@ impl<'a> Runner<'a> {
     /// Runs the jobs that the scripts have made here; a server runs its own. Gives the exit code.
     pub(crate) async fn run_jobs(&self, until_caught_up: bool, metrics: Option<Metrics>) -> u8 {
         match &self.place {
-            Place::Here(here) => here.run_jobs(until_caught_up, metrics).await,
-            Place::There(_) => 0,
+            StatementTarget::Local(here) => here.run_jobs(until_caught_up, metrics).await,
+            StatementTarget::Remote(_) => 0,
         }
     }
 
@@ -104,17 +104,17 @@ impl<'a> Runner<'a> {
     }
 
     /// Runs one statement and prints its rows or its message.
-    pub(crate) async fn run_statement(&self, ready: Ready) -> Result<()> {
+    pub(crate) async fn run_statement(&self, ready: BoundStatement) -> Result<()> {
         let here = match &self.place {
-            Place::Here(here) => here,
-            Place::There(client) => return self.run_there(client, ready).await,
+            StatementTarget::Local(here) => here,
+            StatementTarget::Remote(client) => return self.run_remotely(client, ready).await,
         };
-        let done = self.run_here(here, ready.parsed).await;
+        let done = self.run_locally(here, ready.parsed).await;
         warn(here.session().take_warnings());
         done
     }
 
-    async fn run_here(&self, here: &Here<'_>, parsed: ParsedStatement) -> Result<()> {
+    async fn run_locally(&self, here: &LocalSession<'_>, parsed: ParsedStatement) -> Result<()> {
         let terminal = Terminal {
             runner: self,
             here,
@@ -123,24 +123,24 @@ impl<'a> Runner<'a> {
         run(&terminal, parsed)?.await
     }
 
-    async fn run_once_here(
+    async fn run_once_locally(
         &self,
-        here: &Here<'_>,
+        here: &LocalSession<'_>,
         parsed: ParsedStatement,
         start: Instant,
     ) -> Result<()> {
         let places = parsed.places.clone();
         let effect = parsed.effect.clone();
         match here.execute(parsed).await? {
-            Outcome::Done(message) => self.say(&message, start),
-            Outcome::Insert(execution) => {
+            StatementOutcome::Done(message) => self.say(&message, start),
+            StatementOutcome::Insert(execution) => {
                 let rows = insert(execution)
                     .await
                     .map_err(|error| places.locate(error))?;
-                let verb = effect.change().unwrap_or(Change::Insert).verb();
+                let verb = effect.change().unwrap_or(ChangeKind::Insert).verb();
                 self.say(&format!("{verb} {rows}"), start)
             }
-            Outcome::Rows(execution) => {
+            StatementOutcome::Rows(execution) => {
                 warn(here.session().take_warnings());
                 let progress = match effect.endless {
                     true => Progress::none(),
@@ -155,7 +155,7 @@ impl<'a> Runner<'a> {
         }
     }
 
-    async fn run_there(&self, client: &Client, ready: Ready) -> Result<()> {
+    async fn run_remotely(&self, client: &Client, ready: BoundStatement) -> Result<()> {
         let start = Instant::now();
         let received = Arc::new(AtomicU64::new(0));
         let progress = match ready.parsed.effect.endless {
@@ -165,32 +165,32 @@ impl<'a> Runner<'a> {
         let answer = client.run(&ready.bound).await?;
         let warnings = answer.warnings.clone();
         warn(warnings.take());
-        let done = self.print_there(&ready.parsed.effect, answer, progress, &received, start);
+        let done = self.print_remote(&ready.parsed.effect, answer, progress, &received, start);
         let done = done.await;
         warn(warnings.take());
         done
     }
 
-    async fn print_there(
+    async fn print_remote(
         &self,
         effect: &Effect,
-        answer: Answer,
+        answer: StatementRows,
         progress: Progress,
         received: &AtomicU64,
         start: Instant,
     ) -> Result<()> {
-        match tells(effect, &answer.schema) {
-            Tells::Word => {
+        match answer_kind(effect, &answer.schema) {
+            AnswerKind::Word => {
                 let said = remote::texts(answer, "status").await?;
                 drop(progress);
                 said.iter().try_for_each(|word| self.say(word, start))
             }
-            Tells::Count(change) => {
+            AnswerKind::Count(change) => {
                 let rows = remote::count(answer).await?;
                 drop(progress);
                 self.say(&format!("{} {rows}", change.verb()), start)
             }
-            Tells::Rows => {
+            AnswerKind::Rows => {
                 let rows = answer.rows.inspect_ok(|batch| {
                     received.fetch_add(batch.num_rows() as u64, Ordering::Relaxed);
                 });
@@ -246,7 +246,7 @@ impl<'a> Runner<'a> {
 /// The user at the terminal, who may run every statement.
 struct Terminal<'t> {
     runner: &'t Runner<'t>,
-    here: &'t Here<'t>,
+    here: &'t LocalSession<'t>,
     start: Instant,
 }
 
@@ -257,7 +257,7 @@ impl Terminal<'_> {
             here,
             start,
         } = self;
-        runner.run_once_here(here, parsed, *start).await
+        runner.run_once_locally(here, parsed, *start).await
     }
 }
 

@@ -3,13 +3,13 @@
 use std::io::{IsTerminal, Read};
 
 use crate::cli::args::{Global, RunArguments, SqlArguments};
+use crate::cli::bound_statements::{parameters, read_scripts};
 use crate::cli::config::Settings;
 use crate::cli::connect::connect;
-use crate::cli::local::Here;
+use crate::cli::local::LocalSession;
 use crate::cli::metrics::MetricsServer;
-use crate::cli::runner::{Place, Runner};
+use crate::cli::runner::{Runner, StatementTarget};
 use crate::cli::shell;
-use crate::cli::statements::{parameters, read_scripts};
 use crate::error::{Error, Result};
 use crate::planner::Script;
 use crate::session::Session;
@@ -23,16 +23,16 @@ pub(crate) async fn run_files(
     let scripts = read_scripts(&arguments.files)?;
     let mut parameters = parameters(&arguments.params);
     if let Some(client) = connect(settings, global, &arguments.server).await? {
-        refuse_jobs_here(arguments)?;
-        let mut runner = Runner::new(Place::There(&client), settings);
+        refuse_local_job_flags(arguments)?;
+        let mut runner = Runner::new(StatementTarget::Remote(&client), settings);
         runner.refuse_unused = true;
         return Ok(runner.run_scripts(&scripts, &mut parameters).await);
     }
     // An address that cannot be bound is reported before anything runs.
-    let served = MetricsServer::asked_for(arguments.metrics.as_ref(), settings).await?;
+    let served = MetricsServer::start_if_configured(arguments.metrics.as_ref(), settings).await?;
     let session = Session::try_new(&settings.session)?;
     let mut runner = Runner::new(
-        Place::Here(Box::new(Here::new(&session, settings))),
+        StatementTarget::Local(Box::new(LocalSession::new(&session, settings))),
         settings,
     );
     runner.refuse_unused = true;
@@ -69,10 +69,10 @@ pub(crate) async fn run_sql(
     let client = connect(settings, global, &arguments.server).await?;
     let session;
     let place = match &client {
-        Some(client) => Place::There(client),
+        Some(client) => StatementTarget::Remote(client),
         None => {
             session = Session::try_new(&settings.session)?;
-            Place::Here(Box::new(Here::new(&session, settings)))
+            StatementTarget::Local(Box::new(LocalSession::new(&session, settings)))
         }
     };
     let mut parameters = parameters(&arguments.params);
@@ -87,15 +87,15 @@ pub(crate) async fn run_sql(
 }
 
 /// Refuses flags about jobs of this process when a server runs the statements.
-fn refuse_jobs_here(arguments: &RunArguments) -> Result<()> {
+fn refuse_local_job_flags(arguments: &RunArguments) -> Result<()> {
     let refused = |flag: &str, help: &str| {
-        let why = format!("{flag} is about jobs that run here, and the server runs them");
+        let why = format!("{flag} applies to jobs of this process, and the server runs these");
         Err(Error::invalid(why).with_help(help))
     };
     if arguments.until_caught_up {
         return refused(
             "--until-caught-up",
-            "SELECT * FROM system.partitions tells how far they are",
+            "SELECT * FROM system.partitions shows their progress",
         );
     }
     if arguments.metrics.is_some() {

@@ -15,9 +15,9 @@ use rustyline::validate::{ValidationContext, ValidationResult, Validator};
 use rustyline::{Config, Context, Editor, Helper};
 
 use crate::cli::args::Format;
+use crate::cli::bound_statements::prepare;
 use crate::cli::remote;
-use crate::cli::runner::{Place, Runner};
-use crate::cli::statements::prepare;
+use crate::cli::runner::{Runner, StatementTarget};
 use crate::cli::terminal::interrupt::Interrupt;
 use crate::cli::terminal::messages::{eprint, report};
 use crate::error::{Error, Result};
@@ -124,7 +124,7 @@ pub(crate) async fn run(mut runner: Runner<'_>, parameters: Parameters) -> Resul
         .completion_type(CompletionType::List)
         .auto_add_history(false)
         .build();
-    let mut editor: Editor<Assistant, DefaultHistory> =
+    let mut editor: Editor<ShellHelper, DefaultHistory> =
         Editor::with_config(config).map_err(|error| Error::invalid(error.to_string()))?;
     let history = history_file();
     if let Some(file) = &history {
@@ -138,8 +138,8 @@ pub(crate) async fn run(mut runner: Runner<'_>, parameters: Parameters) -> Resul
         is_changed: true,
     };
     let place = match &shell.runner.place {
-        Place::Here(_) => String::new(),
-        Place::There(client) => format!(" at {}", client.address()),
+        StatementTarget::Local(_) => String::new(),
+        StatementTarget::Remote(client) => format!(" at {}", client.address()),
     };
     eprint(&format!(
         "anabranch {}{place} — \\? for help, \\q to leave\n",
@@ -147,7 +147,7 @@ pub(crate) async fn run(mut runner: Runner<'_>, parameters: Parameters) -> Resul
     ));
     loop {
         if std::mem::take(&mut shell.is_changed) {
-            editor.set_helper(Some(Assistant::new(shell.names().await)));
+            editor.set_helper(Some(ShellHelper::new(shell.names().await)));
         }
         let line = match tokio::task::block_in_place(|| editor.readline("anabranch> ")) {
             Ok(line) => line,
@@ -169,7 +169,7 @@ pub(crate) async fn run(mut runner: Runner<'_>, parameters: Parameters) -> Resul
             }
             let _ = editor.save_history(file);
         }
-        if shell.enter(&line).await == Next::Leave {
+        if shell.enter(&line).await == ShellAction::Leave {
             break;
         }
     }
@@ -177,7 +177,7 @@ pub(crate) async fn run(mut runner: Runner<'_>, parameters: Parameters) -> Resul
 }
 
 #[derive(PartialEq, Eq)]
-enum Next {
+enum ShellAction {
     Stay,
     Leave,
 }
@@ -190,14 +190,16 @@ struct Shell<'a> {
 }
 
 impl Shell<'_> {
-    async fn enter(&mut self, line: &str) -> Next {
+    async fn enter(&mut self, line: &str) -> ShellAction {
         let trimmed = line.trim();
         match trimmed.strip_prefix('\\') {
             Some(command) => return self.command(command).await,
-            None if matches!(trimmed.trim_end_matches(';'), "quit" | "exit") => return Next::Leave,
+            None if matches!(trimmed.trim_end_matches(';'), "quit" | "exit") => {
+                return ShellAction::Leave;
+            }
             None => self.script(&Script::new("<shell>", line)).await,
         }
-        Next::Stay
+        ShellAction::Stay
     }
 
     /// Ctrl-C cancels the statement and leaves the shell open.
@@ -231,7 +233,7 @@ impl Shell<'_> {
         self.script(&Script::new("<shell>", sql)).await;
     }
 
-    async fn command(&mut self, command: &str) -> Next {
+    async fn command(&mut self, command: &str) -> ShellAction {
         let mut words = command
             .trim()
             .trim_end_matches(';')
@@ -240,7 +242,7 @@ impl Shell<'_> {
         let first = words.next().map(str::trim).filter(|word| !word.is_empty());
         let rest = words.next().map(str::trim);
         match (name, first) {
-            ("q" | "quit", _) => return Next::Leave,
+            ("q" | "quit", _) => return ShellAction::Leave,
             ("?" | "h" | "help", _) => eprint(HELP),
             ("d" | "dt", None) => self.sql("SHOW TABLES".to_owned()).await,
             ("d", Some(table)) => self.sql(format!("DESCRIBE {table}")).await,
@@ -284,33 +286,33 @@ impl Shell<'_> {
                 "error: unknown command \\{command}; \\? shows the commands\n"
             )),
         }
-        Next::Stay
+        ShellAction::Stay
     }
 
     async fn definition(&self, table: &str) -> Result<String> {
         match &self.runner.place {
-            Place::Here(here) => here.session().definition(table),
-            Place::There(client) => remote::definition(client, table).await,
+            StatementTarget::Local(here) => here.session().definition(table),
+            StatementTarget::Remote(client) => remote::definition(client, table).await,
         }
     }
 
     async fn functions(&self) -> Result<Vec<String>> {
         match &self.runner.place {
-            Place::Here(here) => Ok(here.session().function_names()),
-            Place::There(client) => remote::functions(client).await,
+            StatementTarget::Local(here) => Ok(here.session().function_names()),
+            StatementTarget::Remote(client) => remote::functions(client).await,
         }
     }
 
     /// The names that Tab completes.
     async fn names(&self) -> Vec<String> {
         let client = match &self.runner.place {
-            Place::Here(here) => {
+            StatementTarget::Local(here) => {
                 let session = here.session();
                 let tables = session.table_names().into_iter();
                 let tables = tables.chain(session.column_names());
                 return tables.chain(session.function_names()).collect();
             }
-            Place::There(client) => client,
+            StatementTarget::Remote(client) => client,
         };
         // Without names the user can still type, and the next statement reports a server that does not answer.
         let asked = async { tokio::try_join!(client.names(), remote::functions(client)) };
@@ -329,11 +331,11 @@ fn history_file() -> Option<PathBuf> {
 }
 
 /// Completes keywords, tables, columns and functions; asks for more lines until a `;`.
-struct Assistant {
+struct ShellHelper {
     words: Vec<String>,
 }
 
-impl Assistant {
+impl ShellHelper {
     fn new(names: Vec<String>) -> Self {
         let mut words = names;
         words.extend(KEYWORDS.iter().map(|word| (*word).to_owned()));
@@ -343,7 +345,7 @@ impl Assistant {
     }
 }
 
-impl Completer for Assistant {
+impl Completer for ShellHelper {
     type Candidate = Pair;
 
     fn complete(
@@ -376,7 +378,7 @@ impl Completer for Assistant {
     }
 }
 
-impl Validator for Assistant {
+impl Validator for ShellHelper {
     fn validate(&self, context: &mut ValidationContext<'_>) -> rustyline::Result<ValidationResult> {
         let text = context.input().trim();
         let whole = text.is_empty()
@@ -391,14 +393,14 @@ impl Validator for Assistant {
     }
 }
 
-impl Hinter for Assistant {
+impl Hinter for ShellHelper {
     type Hint = String;
 }
 
-impl Highlighter for Assistant {
+impl Highlighter for ShellHelper {
     fn highlight_prompt<'b, 's: 'b, 'p: 'b>(&'s self, prompt: &'p str, _: bool) -> Cow<'b, str> {
         Cow::Borrowed(prompt)
     }
 }
 
-impl Helper for Assistant {}
+impl Helper for ShellHelper {}

@@ -26,7 +26,7 @@ impl Address {
     /// Any other text.
     pub fn parse(text: &str) -> Result<Self> {
         let wrong = |why: &str| {
-            Error::invalid(format!("'{text}' is no address of a server: {why}"))
+            Error::invalid(format!("invalid server address '{text}': {why}"))
                 .with_help("write it as grpc://HOST:PORT, or grpc+tls://HOST:PORT with TLS")
         };
         let url = Url::parse(text).map_err(|error| wrong(&error.to_string()))?;
@@ -37,13 +37,13 @@ impl Address {
         };
         if !url.username().is_empty() || url.password().is_some() {
             // Not to be shown again.
-            return Err(Error::invalid("the address of a server has no user")
+            return Err(Error::invalid("a server address has no user name")
                 .with_help("give the user as --user NAME and the password as ANABRANCH_PASSWORD"));
         }
         let host = url.host_str().filter(|host| !host.is_empty());
         let host = host.ok_or_else(|| wrong("it has no host"))?;
         if !matches!(url.path(), "" | "/") || url.query().is_some() || url.fragment().is_some() {
-            return Err(wrong("it goes on behind the port"));
+            return Err(wrong("it has text after the port"));
         }
         Ok(Self {
             host: host.to_owned(),
@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_address_is_refused() {
+    fn invalid_addresses_are_refused() {
         for text in [
             "",
             "localhost:32010",

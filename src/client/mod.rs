@@ -3,7 +3,7 @@
 //! With `server` the only module that names arrow-flight and tonic.
 
 mod address;
-mod failure;
+mod errors;
 mod tls;
 mod warnings;
 
@@ -46,7 +46,7 @@ const CONNECTION_WINDOW: u32 = 32 << 20;
 pub enum Login {
     /// The server knows no users.
     #[default]
-    Nobody,
+    Anonymous,
     /// A user, whose password is exchanged for a token.
     User {
         /// The name.
@@ -68,7 +68,7 @@ pub struct Client {
 }
 
 /// The result of a statement.
-pub struct Answer {
+pub struct StatementRows {
     /// The columns.
     pub schema: SchemaRef,
     /// The rows, as they come. Dropped, the statement is cancelled.
@@ -87,10 +87,10 @@ impl Client {
         let endpoint = endpoint(&address, tls)?;
         let connected = async {
             let channel = endpoint.connect().await;
-            let channel = channel.map_err(|error| failure::not_reached(&address, &error))?;
+            let channel = channel.map_err(|error| errors::not_reached(&address, &error))?;
             let token = match &login {
                 Login::Token(token) => Some(checked(token)?),
-                Login::Nobody | Login::User { .. } => None,
+                Login::Anonymous | Login::User { .. } => None,
             };
             let client = Self {
                 address: address.clone(),
@@ -103,12 +103,12 @@ impl Client {
             let asked = flight
                 .get_sql_info(vec![SqlInfo::FlightSqlServerName])
                 .await;
-            asked.map_err(|error| failure::failure(error, &address))?;
+            asked.map_err(|error| errors::failure(error, &address))?;
             Ok(client)
         };
         match tokio::time::timeout(CONNECT, connected).await {
             Ok(connected) => connected,
-            Err(_) => Err(failure::silent(&address, CONNECT)),
+            Err(_) => Err(errors::silent(&address, CONNECT)),
         }
     }
 
@@ -122,7 +122,7 @@ impl Client {
     /// # Errors
     ///
     /// The statement's error, with its place in the text that was typed.
-    pub async fn run(&self, statement: &BoundText) -> Result<Answer> {
+    pub async fn run(&self, statement: &BoundText) -> Result<StatementRows> {
         let mut flight = self.flight_sql();
         let mut begun = flight.execute(statement.text().to_owned(), None).await;
         if begun.as_ref().is_err_and(|error| self.is_expired(error)) {
@@ -132,13 +132,13 @@ impl Client {
         }
         let failed = {
             let (address, statement) = (self.address.clone(), statement.clone());
-            move |error| failure::of_statement(error, &address, &statement)
+            move |error| errors::of_statement(error, &address, &statement)
         };
         let warnings = Warnings::default();
         let info = begun.map_err(&failed)?;
         warnings.read(&info.app_metadata);
         let (schema, rows) = fetched(flight, info, warnings.clone())?;
-        Ok(Answer {
+        Ok(StatementRows {
             schema,
             rows: rows.map_err(failed).boxed(),
             warnings,
@@ -155,7 +155,7 @@ impl Client {
             include_schema: true,
             ..CommandGetTables::default()
         };
-        let failed = |error| failure::failure(error, &self.address);
+        let failed = |error| errors::failure(error, &self.address);
         let mut flight = self.flight_sql();
         let info = flight.get_tables(question).await.map_err(failed)?;
         let (_, mut rows) = fetched(flight, info, Warnings::default())?;
@@ -188,12 +188,12 @@ impl Client {
         request.metadata_mut().insert("authorization", basic);
         let mut flight = FlightServiceClient::new(self.channel.clone());
         let answer = flight.handshake(request).await;
-        let answer = answer.map_err(|status| failure::failure(status.into(), &self.address))?;
+        let answer = answer.map_err(|status| errors::failure(status.into(), &self.address))?;
         let token = answer.metadata().get("authorization");
         let token = token
             .and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "))
             .ok_or_else(|| {
-                Error::unavailable(format!("the server at {} gives no token", self.address))
+                Error::unavailable(format!("the server at {} returned no token", self.address))
             })?;
         let mut held = self.token.write().unwrap_or_else(PoisonError::into_inner);
         *held = Some(token.to_owned());
@@ -208,7 +208,7 @@ impl Client {
         status.code() == Code::Unauthenticated && matches!(self.login, Login::User { .. })
     }
 
-    fn flight_sql(&self) -> Flight {
+    fn flight_sql(&self) -> FlightClient {
         let inner =
             FlightServiceClient::new(self.channel.clone()).max_decoding_message_size(usize::MAX);
         let mut flight = FlightSqlServiceClient::new_from_inner(inner);
@@ -220,11 +220,15 @@ impl Client {
     }
 }
 
-type Flight = FlightSqlServiceClient<Channel>;
-type Rows = BoxStream<'static, Result<RecordBatch, FlightError>>;
+type FlightClient = FlightSqlServiceClient<Channel>;
+type RowStream = BoxStream<'static, Result<RecordBatch, FlightError>>;
 
 /// The columns and rows of a query that has started.
-fn fetched(flight: Flight, info: FlightInfo, warnings: Warnings) -> Result<(SchemaRef, Rows)> {
+fn fetched(
+    flight: FlightClient,
+    info: FlightInfo,
+    warnings: Warnings,
+) -> Result<(SchemaRef, RowStream)> {
     let tickets: Vec<_> = info
         .endpoint
         .iter()
@@ -249,7 +253,7 @@ fn fetched(flight: Flight, info: FlightInfo, warnings: Warnings) -> Result<(Sche
 }
 
 fn endpoint(address: &Address, tls: &TlsFiles) -> Result<Endpoint> {
-    let unusable = |error: tonic::transport::Error| failure::not_reached(address, &error);
+    let unusable = |error: tonic::transport::Error| errors::not_reached(address, &error);
     let endpoint = Endpoint::from_shared(address.http())
         .map_err(unusable)?
         .connect_timeout(CONNECT)

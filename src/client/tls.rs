@@ -30,7 +30,7 @@ impl TlsFiles {
         if !address.has_tls() {
             return match files.into_iter().flatten().next() {
                 Some(file) => Err(Error::invalid(format!(
-                    "{} is given, and {address} is without TLS",
+                    "{} is given, and {address} does not use TLS",
                     file.display()
                 ))
                 .with_help("write the address as grpc+tls://HOST:PORT")),
@@ -51,7 +51,7 @@ impl TlsFiles {
                 Ok(Some(config.identity(identity)))
             }
             (None, None) => Ok(Some(config)),
-            _ => Err(Error::invalid("a certificate of the client needs its key")
+            _ => Err(Error::invalid("a client certificate needs its private key")
                 .with_help("give both --tls-cert FILE and --tls-key FILE")),
         }
     }
@@ -80,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn files_must_fit_the_address_and_each_other() {
+    fn tls_files_must_match_the_address_and_each_other() {
         let plain = Address::parse("grpc://h:7").unwrap();
         assert!(TlsFiles::default().config(&plain).unwrap().is_none());
         let dir = tempfile::tempdir().unwrap();
@@ -96,14 +96,14 @@ mod tests {
         };
         assert!(
             refused("grpc://h:7", &files)
-                .ends_with("c.pem is given, and grpc://h:7 is without TLS")
+                .ends_with("c.pem is given, and grpc://h:7 does not use TLS")
         );
         let secure = Address::parse("grpc+tls://h:7").unwrap();
         assert!(files.config(&secure).unwrap().is_some());
         files.certificate = certificate;
         assert_eq!(
             refused("grpc+tls://h:7", &files),
-            "a certificate of the client needs its key"
+            "a client certificate needs its private key"
         );
         files.key = file("k.pem", "no key");
         assert!(refused("grpc+tls://h:7", &files).ends_with("k.pem holds no private key in PEM"));

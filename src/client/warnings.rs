@@ -11,7 +11,7 @@ pub struct Warnings {
 }
 
 #[derive(Deserialize)]
-struct Metadata {
+struct WarningMetadata {
     warnings: Vec<String>,
 }
 
@@ -27,7 +27,7 @@ impl Warnings {
         if metadata.is_empty() {
             return;
         }
-        if let Ok(found) = serde_json::from_slice::<Metadata>(metadata) {
+        if let Ok(found) = serde_json::from_slice::<WarningMetadata>(metadata) {
             let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
             said.extend(found.warnings);
         }
@@ -39,7 +39,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn warnings_are_taken_once_and_other_metadata_is_passed_over() {
+    fn warnings_are_read_once_and_other_metadata_is_ignored() {
         let warnings = Warnings::default();
         for metadata in [
             "",

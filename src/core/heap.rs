@@ -16,7 +16,7 @@ use std::future::{Future, poll_fn};
 use std::sync::atomic::{AtomicBool, AtomicIsize, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
-pub use allocator::Counted;
+pub use allocator::CountingAllocator;
 
 /// An allocation of at least so many bytes waits for room. Smaller ones do not, because they also happen while locks are held.
 const LARGE: usize = 64 << 10;
@@ -37,19 +37,19 @@ static SHORT: [AtomicU64; WAITING] = [const { AtomicU64::new(0) }; WAITING];
 static WAIT: OnceLock<fn(usize)> = OnceLock::new();
 
 thread_local! {
-    static POLL: Poll = const {
-        Poll {
+    static POLL: PollCounters = const {
+        PollCounters {
             owner: Cell::new(0),
             taken: Cell::new(0),
             most: Cell::new(0),
         }
     };
-    static OWNER: RefCell<Option<Arc<Owner>>> = const { RefCell::new(None) };
+    static OWNER: RefCell<Option<Arc<MemoryOwner>>> = const { RefCell::new(None) };
 }
 
 /// Counters of a thread for the statement that it polls. The allocator reads them, so no field may allocate or run a
 /// destructor.
-struct Poll {
+struct PollCounters {
     /// The number of the statement; 0 if the thread polls none and counts nothing.
     owner: Cell<u64>,
     /// Bytes allocated since the poll began, less those freed.
@@ -60,12 +60,12 @@ struct Poll {
 
 /// A statement, as far as its memory is concerned.
 #[derive(Debug)]
-pub struct Owner {
+pub struct MemoryOwner {
     number: u64,
     is_ended: AtomicBool,
 }
 
-impl Default for Owner {
+impl Default for MemoryOwner {
     /// A statement with a new, unique number.
     fn default() -> Self {
         static LAST: AtomicU64 = AtomicU64::new(0);
@@ -76,7 +76,7 @@ impl Default for Owner {
     }
 }
 
-impl Owner {
+impl MemoryOwner {
     /// The number under which [`short`] lists the statement.
     pub fn number(&self) -> u64 {
         self.number
@@ -90,7 +90,7 @@ impl Owner {
 
 /// Why a step of a statement has to fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Refusal {
+pub enum HeapRefusal {
     /// The statement was cancelled, ran out of time or lost its client.
     Ended,
     /// It would have allocated more in one poll than its limit.
@@ -109,7 +109,7 @@ pub enum Refusal {
 
 /// Wraps a future so that each of its polls counts its allocations and may allocate up to `most` bytes.
 pub fn within<F: Future>(
-    owner: Arc<Owner>,
+    owner: Arc<MemoryOwner>,
     most: usize,
     work: F,
 ) -> impl Future<Output = F::Output> {
@@ -118,13 +118,13 @@ pub fn within<F: Future>(
 }
 
 /// Calls a function and counts its allocations, up to `most` bytes.
-pub fn during<T>(owner: &Arc<Owner>, most: usize, work: impl FnOnce() -> T) -> T {
-    let _begun = Begun::new(Arc::clone(owner), most);
+pub fn during<T>(owner: &Arc<MemoryOwner>, most: usize, work: impl FnOnce() -> T) -> T {
+    let _begun = ActivePoll::new(Arc::clone(owner), most);
     work()
 }
 
 /// The statement that this thread counts for and its limit in bytes, so that work on another thread can be counted for it too.
-pub fn current() -> Option<(Arc<Owner>, usize)> {
+pub fn current() -> Option<(Arc<MemoryOwner>, usize)> {
     let owner = OWNER.with(|owner| owner.borrow().clone())?;
     Some((owner, POLL.with(|poll| poll.most.get())))
 }
@@ -135,7 +135,7 @@ pub fn current() -> Option<(Arc<Owner>, usize)> {
 /// # Errors
 ///
 /// The reason why the statement has to fail.
-pub fn check(more: usize) -> Result<(), Refusal> {
+pub fn check(more: usize) -> Result<(), HeapRefusal> {
     let (owner, taken, most) =
         POLL.with(|poll| (poll.owner.get(), poll.taken.get(), poll.most.get()));
     if owner == 0 {
@@ -147,18 +147,18 @@ pub fn check(more: usize) -> Result<(), Refusal> {
         owner.is_some_and(|owner| owner.is_ended.load(Ordering::Relaxed))
     });
     if is_ended {
-        return Err(Refusal::Ended);
+        return Err(HeapRefusal::Ended);
     }
     let taken = usize::try_from(taken).unwrap_or(0).saturating_add(more);
     refusal(taken, most, has_room(more)).map_or(Ok(()), Err)
 }
 
 /// Whether a statement that would have allocated so many bytes has to fail, and why.
-fn refusal(taken: usize, most: usize, has_room: bool) -> Option<Refusal> {
+fn refusal(taken: usize, most: usize, has_room: bool) -> Option<HeapRefusal> {
     if taken > most {
-        return Some(Refusal::TooMuch { taken, most });
+        return Some(HeapRefusal::TooMuch { taken, most });
     }
-    (!has_room && taken > LITTLE).then_some(Refusal::NoRoom { taken })
+    (!has_room && taken > LITTLE).then_some(HeapRefusal::NoRoom { taken })
 }
 
 /// Sets how many bytes the process may allocate from now on.
@@ -199,15 +199,15 @@ pub fn short() -> Vec<u64> {
 }
 
 /// A poll that has begun on this thread; its drop restores the counters of the poll around it.
-struct Begun {
+struct ActivePoll {
     owner: u64,
     taken: isize,
     most: usize,
-    before: Option<Arc<Owner>>,
+    before: Option<Arc<MemoryOwner>>,
 }
 
-impl Begun {
-    fn new(owner: Arc<Owner>, most: usize) -> Self {
+impl ActivePoll {
+    fn new(owner: Arc<MemoryOwner>, most: usize) -> Self {
         let number = owner.number;
         let before = OWNER.with(|current| current.replace(Some(owner)));
         POLL.with(|poll| Self {
@@ -219,7 +219,7 @@ impl Begun {
     }
 }
 
-impl Drop for Begun {
+impl Drop for ActivePoll {
     fn drop(&mut self) {
         POLL.with(|poll| {
             poll.owner.set(self.owner);
@@ -254,7 +254,7 @@ fn wait(owner: u64, bytes: usize) -> bool {
     let Some(wait) = WAIT.get() else {
         return false;
     };
-    let _known = Waits::new(owner);
+    let _known = WaitingThread::new(owner);
     //     The allocations of the wait itself are not counted for the statement and do not wait.
     let _ = POLL.try_with(|poll| poll.owner.set(0));
     wait(bytes);
@@ -263,9 +263,9 @@ fn wait(owner: u64, bytes: usize) -> bool {
 }
 
 /// Lists a waiting thread in [`SHORT`] while it lives, if a place is free.
-struct Waits(Option<&'static AtomicU64>);
+struct WaitingThread(Option<&'static AtomicU64>);
 
-impl Waits {
+impl WaitingThread {
     fn new(owner: u64) -> Self {
         let mut places = SHORT.iter();
         Self(places.find(|place| {
@@ -275,7 +275,7 @@ impl Waits {
     }
 }
 
-impl Drop for Waits {
+impl Drop for WaitingThread {
     fn drop(&mut self) {
         if let Some(place) = self.0 {
             place.store(0, Ordering::Relaxed);
@@ -297,8 +297,8 @@ mod tests {
     }
 
     #[test]
-    fn what_a_poll_takes_is_counted_and_what_it_gives_back_is_not() {
-        let owner = Arc::new(Owner::default());
+    fn allocations_of_a_poll_are_counted_and_frees_are_not() {
+        let owner = Arc::new(MemoryOwner::default());
         assert_eq!(check(usize::MAX), Ok(()), "no statement is polled");
         let held = during(&owner, 10 * MIB, || {
             for _ in 0..10 {
@@ -309,7 +309,7 @@ mod tests {
             assert_eq!(check(0), Ok(()));
             let refused = check(3 * MIB);
             assert!(
-                matches!(refused, Err(Refusal::TooMuch { .. })),
+                matches!(refused, Err(HeapRefusal::TooMuch { .. })),
                 "{refused:?}"
             );
             held
@@ -329,8 +329,8 @@ mod tests {
     }
 
     #[test]
-    fn vectors_that_grow_are_counted_once() {
-        let owner = Arc::new(Owner::default());
+    fn growing_vectors_are_counted_once() {
+        let owner = Arc::new(MemoryOwner::default());
         during(&owner, 20 * MIB, || {
             let mut grown = Vec::new();
             while grown.len() < 8 * MIB {
@@ -344,8 +344,8 @@ mod tests {
     }
 
     #[test]
-    fn a_future_is_counted_poll_by_poll_on_whatever_thread() {
-        let owner = Arc::new(Owner::default());
+    fn a_future_is_counted_poll_by_poll_on_any_thread() {
+        let owner = Arc::new(MemoryOwner::default());
         let mut polls = 0;
         let work = poll_fn(move |context| {
             polls += 1;
@@ -366,29 +366,32 @@ mod tests {
 
     #[test]
     fn a_statement_that_has_ended_fails_at_its_next_step() {
-        let owner = Arc::new(Owner::default());
+        let owner = Arc::new(MemoryOwner::default());
         during(&owner, MIB, || {
             assert_eq!(check(0), Ok(()));
             owner.end();
-            assert_eq!(check(0), Err(Refusal::Ended));
+            assert_eq!(check(0), Err(HeapRefusal::Ended));
         });
-        assert_ne!(owner.number(), Owner::default().number());
+        assert_ne!(owner.number(), MemoryOwner::default().number());
     }
 
     #[test]
-    fn who_has_taken_little_goes_on_where_there_is_no_room() {
+    fn small_statements_continue_without_free_memory() {
         let most = 1_000 * MIB;
         assert_eq!(refusal(10 * MIB, most, false), None);
         assert_eq!(refusal(100 * MIB, most, true), None);
         let taken = 100 * MIB;
-        assert_eq!(refusal(taken, most, false), Some(Refusal::NoRoom { taken }));
+        assert_eq!(
+            refusal(taken, most, false),
+            Some(HeapRefusal::NoRoom { taken })
+        );
         let taken = most + 1;
-        let refused = Some(Refusal::TooMuch { taken, most });
+        let refused = Some(HeapRefusal::TooMuch { taken, most });
         assert_eq!(refusal(taken, most, true), refused);
     }
 
     #[test]
-    fn room_is_what_was_left_less_what_was_taken_since() {
+    fn room_is_the_remaining_memory_minus_later_allocations() {
         assert!(fits(10, 10, 0));
         assert!(!fits(11, 10, 0));
         assert!(!fits(1, 10, 10));
@@ -400,10 +403,10 @@ mod tests {
     }
 
     #[test]
-    fn whose_threads_wait_is_known() {
-        let number = Owner::default().number();
-        let first = Waits::new(number);
-        let second = Waits::new(number);
+    fn statements_with_waiting_threads_are_listed() {
+        let number = MemoryOwner::default().number();
+        let first = WaitingThread::new(number);
+        let second = WaitingThread::new(number);
         assert_eq!(short().iter().filter(|of| **of == number).count(), 2);
         drop((first, second));
         assert!(!short().contains(&number));

@@ -129,7 +129,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_seed_runs_alone_and_seeds_that_found_a_fault_run_besides() {
+    fn a_given_seed_runs_alone_and_known_seeds_run_additionally() {
         assert_eq!(chosen(Some(7), 3, &[9]), [7]);
         assert_eq!(chosen(None, 3, &[9, 1]), [0, 1, 2, 9]);
     }

@@ -34,7 +34,7 @@ mod tests {
     }
 
     #[test]
-    fn a_small_thread_has_the_room() {
+    fn a_small_thread_has_enough_stack() {
         let small = std::thread::Builder::new().stack_size(256 << 10);
         let counted = small.spawn(|| with_stack(|| deep(20_000))).unwrap();
         assert_eq!(counted.join().unwrap(), 20_000);

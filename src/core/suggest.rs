@@ -21,7 +21,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn finds_a_typo_and_leaves_strangers_alone() {
+    fn typos_are_matched_and_unrelated_names_are_not() {
         let known = ["format", "topic.partitions", "on_error"];
         assert_eq!(closest("fromat", known), Some("format"));
         assert_eq!(closest("topic.partition", known), Some("topic.partitions"));

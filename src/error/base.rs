@@ -9,7 +9,7 @@ use super::engine::backtrace::without_backtrace;
 use super::kind::ErrorKind;
 use super::render;
 use super::subject::Subject;
-use crate::core::jobs::Reported;
+use crate::core::jobs::ReportedChange;
 
 /// The crate's result.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -45,7 +45,7 @@ struct Details {
     /// The id under which the server's log names the statement.
     query: Option<Box<str>>,
     /// The job's last report, for the log entry that the stopping job writes and the resuming statement reads.
-    report: Option<Reported>,
+    report: Option<ReportedChange>,
 }
 
 impl Error {
@@ -218,13 +218,13 @@ impl Error {
 
     /// Attaches the report that the stopping job keeps in its log.
     #[must_use]
-    pub fn with_report(mut self, report: Reported) -> Self {
+    pub fn with_report(mut self, report: ReportedChange) -> Self {
         self.details().report.get_or_insert(report);
         self
     }
 
     /// The report that the stopping job keeps in its log.
-    pub fn report(&self) -> Option<&Reported> {
+    pub fn report(&self) -> Option<&ReportedChange> {
         self.details.as_ref()?.report.as_ref()
     }
 

@@ -3,14 +3,14 @@
 //!
 //! No other module interprets their texts. The tests let the engine produce the errors, so that they fail when a release of the
 //! engine changes a message. The modules that own deltalake, librdkafka and tonic interpret the errors of these libraries:
-//! `tables/delta/error.rs`, `tables/kafka/client.rs` and `client/failure.rs`.
+//! `tables/delta/error.rs`, `tables/kafka/client.rs` and `client/errors.rs`.
 
 mod arguments;
 pub(super) mod backtrace;
 mod functions;
 mod names;
 #[cfg(test)]
-mod real;
+mod real_errors;
 mod subjects;
 mod syntax;
 mod unsupported;
@@ -26,7 +26,7 @@ use super::kind::ErrorKind;
 use super::subject::Subject;
 pub(crate) use names::NameProblems;
 use subjects::of_text;
-pub(crate) use syntax::Syntax;
+pub(crate) use syntax::SyntaxReason;
 
 impl From<DataFusionError> for Error {
     fn from(error: DataFusionError) -> Self {
@@ -115,7 +115,7 @@ fn from_exhausted(message: String) -> Error {
     let is_of_function = is_over_budget(&message);
     let error = of_text(ErrorKind::Exhausted, message);
     match is_of_function {
-        true => error.with_help("make less of each row, or read fewer rows"),
+        true => error.with_help("produce less for each row, or read fewer rows"),
         false => error
             .of_pool()
             .with_help("raise --memory-limit, or narrow the statement"),
@@ -177,7 +177,7 @@ fn from_plan(message: &str) -> Error {
         return error;
     }
     if said.starts_with(INSERT_COUNT) {
-        return Error::invalid("the query gives more or fewer columns than the INSERT fills").with_help(
+        return Error::invalid("the query returns another number of columns than the INSERT fills").with_help(
             "name the columns: INSERT INTO t (a, b) SELECT …; without names, METADATA and generated columns are left out",
         );
     }
@@ -203,10 +203,10 @@ fn from_plan(message: &str) -> Error {
 pub(crate) fn equal_names(name: &str) -> Error {
     let name = name.split(APART).next().unwrap_or_default();
     Error::invalid(format!(
-        "columns have unique names here, and two are called {name}"
+        "column names must be unique here, and two columns are named {name}"
     ))
     .about(Subject::column(name))
-    .with_help("give each its name by AS, or all of them: FROM (SELECT …) AS q (x, y)")
+    .with_help("give each a name with AS, or all of them: FROM (SELECT …) AS q (x, y)")
 }
 
 /// The error for an object store's error. Layers above it name it through DataFusion, which uses it itself.
@@ -281,7 +281,7 @@ fn from_parquet(error: &(dyn std::error::Error + 'static)) -> Error {
     match missing {
         Some((path, _)) => Error::data(format!("the data file '{path}' does not exist"))
             .by_store()
-            .with_help("the table's log names it: VACUUM with a short retention deletes files that are still read, and so may people"),
+            .with_help("the table's log names it: VACUUM with a short retention deletes files that are still read; files may also be deleted by hand"),
         None => of_text(ErrorKind::Data, strip_prefix(message)),
     }
 }
@@ -326,11 +326,11 @@ fn from_schema_error(error: &SchemaError) -> Error {
             };
             if valid_fields.iter().any(is_one_of_many) {
                 return Error::invalid(format!(
-                    "column {} is ambiguous: several columns of a query in FROM are called so",
+                    "column {} is ambiguous: several columns of a query in FROM have this name",
                     field.name
                 ))
                 .about(Subject::column(&field.name))
-                .with_help("name them apart in that query: SELECT … AS a, … AS b");
+                .with_help("give them different names in that query: SELECT … AS a, … AS b");
             }
             let mut known: Vec<&str> = valid_fields
                 .iter()
@@ -368,12 +368,12 @@ fn of_outer_column(error: &DataFusionError) -> Option<Error> {
         return None;
     };
     let error = Error::unsupported(format!(
-        "column {} of a query around cannot be named this deep within subqueries",
+        "column {} of an outer query cannot be referenced this deep within subqueries",
         field.name
     ))
     .about(Subject::column(&field.name));
     Some(error.with_help(
-        "compare with it in WHERE of the subquery that stands in that query, or join with the table",
+        "reference it in WHERE of the subquery directly in that query, or join with the table",
     ))
 }
 
@@ -434,7 +434,7 @@ mod tests {
     }
 
     #[test]
-    fn a_column_is_missed_by_the_name_that_was_typed() {
+    fn a_missing_column_is_named_as_typed() {
         let missing = |table: Option<&str>, name: &str, known: &[(&str, &str)]| {
             let known = known
                 .iter()
@@ -464,13 +464,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_engine_says_what_is_wrong_with_an_insert() {
-        let error = real::real("INSERT INTO t SELECT 1").await;
+    async fn insert_errors_of_the_engine_are_recognized() {
+        let error = real_errors::real("INSERT INTO t SELECT 1").await;
         assert_eq!(
             error.message(),
-            "the query gives more or fewer columns than the INSERT fills"
+            "the query returns another number of columns than the INSERT fills"
         );
-        let error = real::real("INSERT INTO n SELECT CASE WHEN a > 1 THEN a END FROM t").await;
+        let error =
+            real_errors::real("INSERT INTO n SELECT CASE WHEN a > 1 THEN a END FROM t").await;
         assert_eq!(
             error.message(),
             "column 1 of the table is NOT NULL, but a row has no value in it"
@@ -478,31 +479,33 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_engine_says_that_two_columns_have_one_name() {
-        let error = real::real("SELECT a, a FROM t").await;
-        let said = "columns have unique names here, and two are called ";
+    async fn duplicate_column_errors_of_the_engine_are_recognized() {
+        let error = real_errors::real("SELECT a, a FROM t").await;
+        let said = "column names must be unique here, and two columns are named ";
         assert!(error.message().starts_with(said), "{error}");
         assert!(!error.message().ends_with(' '), "{error}");
     }
 
     #[tokio::test]
-    async fn a_function_that_checks_its_arguments_is_heard_alone() {
-        let raw = real::raw("SELECT array_concat(1, 2)").await.to_string();
+    async fn a_functions_own_argument_error_is_kept_alone() {
+        let raw = real_errors::raw("SELECT array_concat(1, 2)")
+            .await
+            .to_string();
         assert!(raw.contains(COERCION), "{raw}");
-        let error = real::real("SELECT array_concat(1, 2)").await;
+        let error = real_errors::real("SELECT array_concat(1, 2)").await;
         assert!(!error.message().contains(COERCION), "{error}");
         assert_eq!(error.kind(), ErrorKind::Invalid);
     }
 
     #[tokio::test]
-    async fn a_column_that_does_not_exist_is_the_subject() {
-        let error = real::real("SELECT x FROM t").await;
+    async fn a_missing_column_is_the_subject_of_the_error() {
+        let error = real_errors::real("SELECT x FROM t").await;
         assert_eq!(error.message(), "no column named x");
         assert_eq!(error.subjects(), [Subject::column("x")]);
     }
 
     #[test]
-    fn what_an_error_is_about_goes_with_it_through_the_engine() {
+    fn subjects_of_an_error_survive_the_engine() {
         let subjects = [Subject::table("v"), Subject::column("a")];
         let error = || {
             let error = Error::data("no").about(Subject::column("a"));
@@ -531,7 +534,7 @@ mod tests {
     }
 
     #[test]
-    fn a_value_that_cannot_be_computed_is_no_matter_of_a_store() {
+    fn a_computation_error_is_not_a_store_error() {
         let divided = datafusion::arrow::error::ArrowError::DivideByZero;
         let error = Error::from(DataFusionError::ArrowError(Box::new(divided), None));
         assert!(!error.is_of_no_row() && !error.may_pass());
@@ -543,7 +546,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pool_that_has_no_more_is_told_from_what_one_call_would_make() {
+    fn an_exhausted_pool_is_distinguished_from_a_call_over_budget() {
         let pool = "Failed to allocate additional 32.0 KB for DeltaWriter[0]";
         let call = "concat would make 90 bytes of 1 rows, and the statement may hold 80";
         for (message, is_of_pool) in [(pool, true), (call, false)] {
@@ -568,7 +571,7 @@ mod tests {
     }
 
     #[test]
-    fn a_store_that_refuses_or_fails_while_a_file_is_read_is_no_fault_of_the_file() {
+    fn store_errors_during_a_file_read_are_not_data_errors() {
         let refused = || StoreError::PermissionDenied {
             path: "a.parquet".into(),
             source: "403".into(),

@@ -70,7 +70,7 @@ mod tests {
     }
 
     #[test]
-    fn of_a_long_line_what_is_around_the_place_is_shown() {
+    fn a_long_line_is_shown_around_the_error_position() {
         let line = format!(
             "SELECT {}, wrong, {}",
             "é".repeat(1_000_000),

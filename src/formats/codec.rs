@@ -6,7 +6,7 @@ use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions};
 use arrow::buffer::{BooleanBuffer, NullBuffer};
 use arrow::datatypes::{Schema, SchemaRef};
 
-use super::spelling::plain_field;
+use super::column_spelling::plain_field;
 use crate::error::{Error, ErrorKind, Result};
 
 /// Reads payloads into columns.

@@ -34,7 +34,7 @@ pub(crate) struct ReadContext {
     /// A value of the wrong type is NULL and does not make the row bad.
     lenient: bool,
     /// Why the row is bad: the first reason.
-    failure: Option<Failure>,
+    failure: Option<ValueFailure>,
 }
 
 impl ReadContext {
@@ -48,9 +48,9 @@ impl ReadContext {
     }
 
     /// Marks the row as bad, under any error policy.
-    pub(crate) fn fail(&mut self, column: &Column, reason: impl FnOnce() -> String) {
+    pub(crate) fn fail(&mut self, column: &ColumnBuilder, reason: impl FnOnce() -> String) {
         if self.failure.is_none() {
-            self.failure = Some(Failure {
+            self.failure = Some(ValueFailure {
                 column: column.path.clone(),
                 reason: reason(),
             });
@@ -58,13 +58,13 @@ impl ReadContext {
     }
 
     /// Returns why the row is bad, and resets the reason for the next row.
-    pub(crate) fn take_failure(&mut self) -> Option<Failure> {
+    pub(crate) fn take_failure(&mut self) -> Option<ValueFailure> {
         self.failure.take()
     }
 }
 
 /// Why a value makes its row bad.
-pub(crate) struct Failure {
+pub(crate) struct ValueFailure {
     /// The column of the value, as a path from the top.
     pub(crate) column: String,
     /// Why, in a form for people.
@@ -72,17 +72,17 @@ pub(crate) struct Failure {
 }
 
 /// A column builder.
-pub(crate) struct Column {
+pub(crate) struct ColumnBuilder {
     /// The name as a path from the top (`context.browser`), for messages.
     pub(crate) path: String,
     pub(crate) data_type: DataType,
     pub(crate) nullable: bool,
     pub(crate) validity: NullBufferBuilder,
-    pub(crate) values: Values,
+    pub(crate) values: ValueBuilder,
 }
 
 /// The values of a column builder; null slots hold a default.
-pub(crate) enum Values {
+pub(crate) enum ValueBuilder {
     Boolean(BooleanBufferBuilder),
     Int8(Vec<i8>),
     Int16(Vec<i16>),
@@ -100,20 +100,20 @@ pub(crate) enum Values {
     Timestamp(TimeUnit, Vec<i64>),
     Decimal128(u8, i8, Vec<i128>),
     Decimal256(u8, i8, Vec<i256>),
-    Text(Bytes),
-    Binary(Bytes),
-    List(Vec<i32>, Box<Column>),
-    Map(Vec<i32>, Box<Column>, Box<Column>),
-    Struct(Columns),
+    Text(BytesBuilder),
+    Binary(BytesBuilder),
+    List(Vec<i32>, Box<ColumnBuilder>),
+    Map(Vec<i32>, Box<ColumnBuilder>, Box<ColumnBuilder>),
+    Struct(ColumnBuilders),
 }
 
 /// A builder of text or binary values.
-pub(crate) struct Bytes {
+pub(crate) struct BytesBuilder {
     offsets: Vec<i32>,
     data: Vec<u8>,
 }
 
-impl Bytes {
+impl BytesBuilder {
     fn new() -> Self {
         Self {
             offsets: vec![0],
@@ -149,7 +149,7 @@ impl Bytes {
     }
 
     fn take(&mut self) -> (OffsetBuffer<i32>, Buffer) {
-        let taken = std::mem::replace(self, Bytes::new());
+        let taken = std::mem::replace(self, BytesBuilder::new());
         self.offsets.reserve(taken.offsets.len());
         self.data.reserve(taken.data.len());
         (
@@ -160,13 +160,13 @@ impl Bytes {
 }
 
 /// The columns of a record or of a STRUCT.
-pub(crate) struct Columns {
+pub(crate) struct ColumnBuilders {
     pub(crate) fields: Fields,
-    pub(crate) children: Vec<Column>,
+    pub(crate) children: Vec<ColumnBuilder>,
     pub(crate) keys: KeyIndex,
 }
 
-impl Columns {
+impl ColumnBuilders {
     /// Column builders for `fields`; `path` is the path of the STRUCT they are in, empty at the top.
     ///
     /// # Errors
@@ -181,7 +181,7 @@ impl Columns {
                 } else {
                     format!("{path}.{}", field.name())
                 };
-                Column::try_new(field, path)
+                ColumnBuilder::try_new(field, path)
             })
             .collect::<Result<_>>()?;
         Ok(Self {
@@ -205,7 +205,7 @@ impl Columns {
 
     /// A row that is NULL everywhere.
     pub(crate) fn push_null(&mut self) {
-        self.children.iter_mut().for_each(Column::push_null);
+        self.children.iter_mut().for_each(ColumnBuilder::push_null);
     }
 
     pub(crate) fn truncate(&mut self, len: usize) {
@@ -216,40 +216,47 @@ impl Columns {
 
     /// Returns the finished columns and empties the builders.
     pub(crate) fn finish(&mut self) -> Result<Vec<ArrayRef>, ArrowError> {
-        self.children.iter_mut().map(Column::finish).collect()
+        self.children
+            .iter_mut()
+            .map(ColumnBuilder::finish)
+            .collect()
     }
 }
 
-impl Column {
+impl ColumnBuilder {
     fn try_new(field: &Field, path: String) -> Result<Self> {
         let values = match field.data_type() {
-            DataType::Boolean => Values::Boolean(BooleanBufferBuilder::new(0)),
-            DataType::Int8 => Values::Int8(Vec::new()),
-            DataType::Int16 => Values::Int16(Vec::new()),
-            DataType::Int32 => Values::Int32(Vec::new()),
-            DataType::Int64 => Values::Int64(Vec::new()),
-            DataType::UInt8 => Values::UInt8(Vec::new()),
-            DataType::UInt16 => Values::UInt16(Vec::new()),
-            DataType::UInt32 => Values::UInt32(Vec::new()),
-            DataType::UInt64 => Values::UInt64(Vec::new()),
-            DataType::Float32 => Values::Float32(Vec::new()),
-            DataType::Float64 => Values::Float64(Vec::new()),
-            DataType::Date32 => Values::Date(Vec::new()),
-            DataType::Time32(unit) | DataType::Time64(unit) => Values::Time(*unit, Vec::new()),
-            DataType::Timestamp(unit, _) => Values::Timestamp(*unit, Vec::new()),
+            DataType::Boolean => ValueBuilder::Boolean(BooleanBufferBuilder::new(0)),
+            DataType::Int8 => ValueBuilder::Int8(Vec::new()),
+            DataType::Int16 => ValueBuilder::Int16(Vec::new()),
+            DataType::Int32 => ValueBuilder::Int32(Vec::new()),
+            DataType::Int64 => ValueBuilder::Int64(Vec::new()),
+            DataType::UInt8 => ValueBuilder::UInt8(Vec::new()),
+            DataType::UInt16 => ValueBuilder::UInt16(Vec::new()),
+            DataType::UInt32 => ValueBuilder::UInt32(Vec::new()),
+            DataType::UInt64 => ValueBuilder::UInt64(Vec::new()),
+            DataType::Float32 => ValueBuilder::Float32(Vec::new()),
+            DataType::Float64 => ValueBuilder::Float64(Vec::new()),
+            DataType::Date32 => ValueBuilder::Date(Vec::new()),
+            DataType::Time32(unit) | DataType::Time64(unit) => {
+                ValueBuilder::Time(*unit, Vec::new())
+            }
+            DataType::Timestamp(unit, _) => ValueBuilder::Timestamp(*unit, Vec::new()),
             DataType::Decimal128(precision, scale) => {
-                Values::Decimal128(*precision, *scale, Vec::new())
+                ValueBuilder::Decimal128(*precision, *scale, Vec::new())
             }
             DataType::Decimal256(precision, scale) => {
-                Values::Decimal256(*precision, *scale, Vec::new())
+                ValueBuilder::Decimal256(*precision, *scale, Vec::new())
             }
-            DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => Values::Text(Bytes::new()),
+            DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => {
+                ValueBuilder::Text(BytesBuilder::new())
+            }
             DataType::Binary | DataType::LargeBinary | DataType::BinaryView => {
-                Values::Binary(Bytes::new())
+                ValueBuilder::Binary(BytesBuilder::new())
             }
             DataType::List(item) => {
-                let child = Column::try_new(item, format!("{path}[]"))?;
-                Values::List(vec![0], Box::new(child))
+                let child = ColumnBuilder::try_new(item, format!("{path}[]"))?;
+                ValueBuilder::List(vec![0], Box::new(child))
             }
             DataType::Map(entries, _) => {
                 let DataType::Struct(fields) = entries.data_type() else {
@@ -261,12 +268,12 @@ impl Column {
                 if key.data_type().is_nested() {
                     return Err(unsupported(&path, field.data_type()));
                 }
-                let keys = Column::try_new(key, format!("{path} (key)"))?;
-                let values = Column::try_new(value, format!("{path} (value)"))?;
-                Values::Map(vec![0], Box::new(keys), Box::new(values))
+                let keys = ColumnBuilder::try_new(key, format!("{path} (key)"))?;
+                let values = ColumnBuilder::try_new(value, format!("{path} (value)"))?;
+                ValueBuilder::Map(vec![0], Box::new(keys), Box::new(values))
             }
             DataType::Struct(fields) if !fields.is_empty() => {
-                Values::Struct(Columns::try_new(fields, &path)?)
+                ValueBuilder::Struct(ColumnBuilders::try_new(fields, &path)?)
             }
             other => return Err(unsupported(&path, other)),
         };
@@ -286,25 +293,27 @@ impl Column {
     pub(crate) fn push_null(&mut self) {
         self.validity.append_null();
         match &mut self.values {
-            Values::Boolean(values) => values.append(false),
-            Values::Int8(values) => values.push(0),
-            Values::Int16(values) => values.push(0),
-            Values::Int32(values) | Values::Date(values) => values.push(0),
-            Values::Int64(values) | Values::Time(_, values) | Values::Timestamp(_, values) => {
+            ValueBuilder::Boolean(values) => values.append(false),
+            ValueBuilder::Int8(values) => values.push(0),
+            ValueBuilder::Int16(values) => values.push(0),
+            ValueBuilder::Int32(values) | ValueBuilder::Date(values) => values.push(0),
+            ValueBuilder::Int64(values)
+            | ValueBuilder::Time(_, values)
+            | ValueBuilder::Timestamp(_, values) => {
                 values.push(0);
             }
-            Values::UInt8(values) => values.push(0),
-            Values::UInt16(values) => values.push(0),
-            Values::UInt32(values) => values.push(0),
-            Values::UInt64(values) => values.push(0),
-            Values::Float32(values) => values.push(0.0),
-            Values::Float64(values) => values.push(0.0),
-            Values::Decimal128(_, _, values) => values.push(0),
-            Values::Decimal256(_, _, values) => values.push(i256::ZERO),
-            Values::Text(values) | Values::Binary(values) => values.push(&[]),
-            Values::List(offsets, child) => offsets.push(offset_of(child)),
-            Values::Map(offsets, keys, _) => offsets.push(offset_of(keys)),
-            Values::Struct(columns) => columns.push_null(),
+            ValueBuilder::UInt8(values) => values.push(0),
+            ValueBuilder::UInt16(values) => values.push(0),
+            ValueBuilder::UInt32(values) => values.push(0),
+            ValueBuilder::UInt64(values) => values.push(0),
+            ValueBuilder::Float32(values) => values.push(0.0),
+            ValueBuilder::Float64(values) => values.push(0.0),
+            ValueBuilder::Decimal128(_, _, values) => values.push(0),
+            ValueBuilder::Decimal256(_, _, values) => values.push(i256::ZERO),
+            ValueBuilder::Text(values) | ValueBuilder::Binary(values) => values.push(&[]),
+            ValueBuilder::List(offsets, child) => offsets.push(offset_of(child)),
+            ValueBuilder::Map(offsets, keys, _) => offsets.push(offset_of(keys)),
+            ValueBuilder::Struct(columns) => columns.push_null(),
         }
     }
 
@@ -348,29 +357,31 @@ impl Column {
         }
         self.validity.truncate(len);
         match &mut self.values {
-            Values::Boolean(values) => values.truncate(len),
-            Values::Int8(values) => values.truncate(len),
-            Values::Int16(values) => values.truncate(len),
-            Values::Int32(values) | Values::Date(values) => values.truncate(len),
-            Values::Int64(values) | Values::Time(_, values) | Values::Timestamp(_, values) => {
+            ValueBuilder::Boolean(values) => values.truncate(len),
+            ValueBuilder::Int8(values) => values.truncate(len),
+            ValueBuilder::Int16(values) => values.truncate(len),
+            ValueBuilder::Int32(values) | ValueBuilder::Date(values) => values.truncate(len),
+            ValueBuilder::Int64(values)
+            | ValueBuilder::Time(_, values)
+            | ValueBuilder::Timestamp(_, values) => {
                 values.truncate(len);
             }
-            Values::UInt8(values) => values.truncate(len),
-            Values::UInt16(values) => values.truncate(len),
-            Values::UInt32(values) => values.truncate(len),
-            Values::UInt64(values) => values.truncate(len),
-            Values::Float32(values) => values.truncate(len),
-            Values::Float64(values) => values.truncate(len),
-            Values::Decimal128(_, _, values) => values.truncate(len),
-            Values::Decimal256(_, _, values) => values.truncate(len),
-            Values::Text(values) | Values::Binary(values) => values.truncate(len),
-            Values::List(offsets, child) => child.truncate(cut_offsets(offsets, len)),
-            Values::Map(offsets, keys, values) => {
+            ValueBuilder::UInt8(values) => values.truncate(len),
+            ValueBuilder::UInt16(values) => values.truncate(len),
+            ValueBuilder::UInt32(values) => values.truncate(len),
+            ValueBuilder::UInt64(values) => values.truncate(len),
+            ValueBuilder::Float32(values) => values.truncate(len),
+            ValueBuilder::Float64(values) => values.truncate(len),
+            ValueBuilder::Decimal128(_, _, values) => values.truncate(len),
+            ValueBuilder::Decimal256(_, _, values) => values.truncate(len),
+            ValueBuilder::Text(values) | ValueBuilder::Binary(values) => values.truncate(len),
+            ValueBuilder::List(offsets, child) => child.truncate(cut_offsets(offsets, len)),
+            ValueBuilder::Map(offsets, keys, values) => {
                 let entries = cut_offsets(offsets, len);
                 keys.truncate(entries);
                 values.truncate(entries);
             }
-            Values::Struct(columns) => columns.truncate(len),
+            ValueBuilder::Struct(columns) => columns.truncate(len),
         }
     }
 
@@ -380,44 +391,44 @@ impl Column {
         let nulls = self.validity.finish();
         let data_type = &self.data_type;
         let array: ArrayRef = match &mut self.values {
-            Values::Boolean(values) => Arc::new(BooleanArray::new(values.finish(), nulls)),
-            Values::Int8(values) => primitive::<Int8Type>(values, nulls)?,
-            Values::Int16(values) => primitive::<Int16Type>(values, nulls)?,
-            Values::Int32(values) => primitive::<Int32Type>(values, nulls)?,
-            Values::Int64(values) => primitive::<Int64Type>(values, nulls)?,
-            Values::UInt8(values) => primitive::<UInt8Type>(values, nulls)?,
-            Values::UInt16(values) => primitive::<UInt16Type>(values, nulls)?,
-            Values::UInt32(values) => primitive::<UInt32Type>(values, nulls)?,
-            Values::UInt64(values) => primitive::<UInt64Type>(values, nulls)?,
-            Values::Float32(values) => primitive::<Float32Type>(values, nulls)?,
-            Values::Float64(values) => primitive::<Float64Type>(values, nulls)?,
-            Values::Date(values) => primitive::<Date32Type>(values, nulls)?,
+            ValueBuilder::Boolean(values) => Arc::new(BooleanArray::new(values.finish(), nulls)),
+            ValueBuilder::Int8(values) => primitive::<Int8Type>(values, nulls)?,
+            ValueBuilder::Int16(values) => primitive::<Int16Type>(values, nulls)?,
+            ValueBuilder::Int32(values) => primitive::<Int32Type>(values, nulls)?,
+            ValueBuilder::Int64(values) => primitive::<Int64Type>(values, nulls)?,
+            ValueBuilder::UInt8(values) => primitive::<UInt8Type>(values, nulls)?,
+            ValueBuilder::UInt16(values) => primitive::<UInt16Type>(values, nulls)?,
+            ValueBuilder::UInt32(values) => primitive::<UInt32Type>(values, nulls)?,
+            ValueBuilder::UInt64(values) => primitive::<UInt64Type>(values, nulls)?,
+            ValueBuilder::Float32(values) => primitive::<Float32Type>(values, nulls)?,
+            ValueBuilder::Float64(values) => primitive::<Float64Type>(values, nulls)?,
+            ValueBuilder::Date(values) => primitive::<Date32Type>(values, nulls)?,
             // The integers are the type's own representation: the cast changes no value.
-            Values::Timestamp(_, values) => primitive::<Int64Type>(values, nulls)?,
-            Values::Time(_, values) => {
+            ValueBuilder::Timestamp(_, values) => primitive::<Int64Type>(values, nulls)?,
+            ValueBuilder::Time(_, values) => {
                 let wide = primitive::<Int64Type>(values, nulls)?;
                 match data_type {
                     DataType::Time32(_) => cast(&wide, &DataType::Int32)?,
                     _ => wide,
                 }
             }
-            Values::Decimal128(precision, scale, values) => Arc::new(
+            ValueBuilder::Decimal128(precision, scale, values) => Arc::new(
                 PrimitiveArray::<Decimal128Type>::try_new(std::mem::take(values).into(), nulls)?
                     .with_precision_and_scale(*precision, *scale)?,
             ),
-            Values::Decimal256(precision, scale, values) => Arc::new(
+            ValueBuilder::Decimal256(precision, scale, values) => Arc::new(
                 PrimitiveArray::<Decimal256Type>::try_new(std::mem::take(values).into(), nulls)?
                     .with_precision_and_scale(*precision, *scale)?,
             ),
-            Values::Text(values) => {
+            ValueBuilder::Text(values) => {
                 let (offsets, data) = values.take();
                 Arc::new(StringArray::try_new(offsets, data, nulls)?)
             }
-            Values::Binary(values) => {
+            ValueBuilder::Binary(values) => {
                 let (offsets, data) = values.take();
                 Arc::new(BinaryArray::try_new(offsets, data, nulls)?)
             }
-            Values::List(offsets, child) => {
+            ValueBuilder::List(offsets, child) => {
                 let DataType::List(item) = data_type else {
                     return Err(mismatch(data_type));
                 };
@@ -429,7 +440,7 @@ impl Column {
                     nulls,
                 )?)
             }
-            Values::Map(offsets, keys, values) => {
+            ValueBuilder::Map(offsets, keys, values) => {
                 let DataType::Map(entries, sorted) = data_type else {
                     return Err(mismatch(data_type));
                 };
@@ -447,7 +458,7 @@ impl Column {
                     *sorted,
                 )?)
             }
-            Values::Struct(columns) => {
+            ValueBuilder::Struct(columns) => {
                 let children = columns.finish()?;
                 Arc::new(StructArray::try_new_with_length(
                     columns.fields.clone(),
@@ -466,7 +477,7 @@ impl Column {
 }
 
 /// The end of the last value of a list or map whose items are in `child`.
-pub(crate) fn offset_of(child: &Column) -> i32 {
+pub(crate) fn offset_of(child: &ColumnBuilder) -> i32 {
     // A batch has fewer bytes, and so fewer items, than this.
     i32::try_from(child.len()).unwrap_or(i32::MAX)
 }

@@ -3,18 +3,18 @@
 use arrow::datatypes::SchemaRef;
 
 use super::codec::{BadRow, Decoded, batch_of, check_total_bytes};
-use super::column::{Columns, ReadContext};
-use super::spelling::renamed;
+use super::column::{ColumnBuilders, ReadContext};
+use super::column_spelling::renamed;
 use crate::error::{Error, Result};
 
 /// Decodes messages one by one into column builders. `read` gets a message and its row and either pushes one value to each
 /// column or returns why the message is bad; a tombstone is a row of NULLs.
 pub(super) fn decode_rows(
     schema: &SchemaRef,
-    columns: &mut Columns,
+    columns: &mut ColumnBuilders,
     context: &mut ReadContext,
     payloads: &[Option<&[u8]>],
-    mut read: impl FnMut(&mut Columns, &mut ReadContext, &[u8], usize) -> Result<(), String>,
+    mut read: impl FnMut(&mut ColumnBuilders, &mut ReadContext, &[u8], usize) -> Result<(), String>,
 ) -> Result<Decoded> {
     check_total_bytes(payloads)?;
     let mut bad = Vec::new();

@@ -12,24 +12,24 @@
 pub(crate) mod avro;
 mod codec;
 mod column;
+mod column_spelling;
 mod csv;
 mod decode_rows;
 mod excerpt;
 pub(crate) mod json;
 mod map_keys;
+mod number_texts;
 mod options;
 mod raw;
 mod registry;
 mod settings;
-mod spelling;
 pub(crate) mod text;
-mod texts;
 mod type_name;
 
 pub use crate::formats::registry::http::{HttpRegistryOptions, HttpSchemaRegistry};
 pub use codec::{BadRow, Decoded, EncodedRows, RecordDecoder, RecordEncoder};
+pub use column_spelling::{plain_field, renamed, typed_as, typed_name};
+pub(crate) use number_texts::{is_exact, numbers};
 pub use options::{FormatKind, FormatOptions, OPTION_NAMES};
 pub use registry::SchemaRegistry;
-pub use spelling::{plain_field, renamed, typed_as, typed_name};
-pub(crate) use texts::{is_exact, numbers};
 pub(crate) use type_name::sql_name;

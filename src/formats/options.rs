@@ -6,12 +6,12 @@ use std::sync::Arc;
 use arrow::datatypes::{SchemaRef, TimeUnit};
 
 use super::codec::{RecordDecoder, RecordEncoder};
-use super::column::Columns;
+use super::column::ColumnBuilders;
+use super::column_spelling::{plain_schema, written_schema};
 use super::csv::{self, CsvDecoder, CsvEncoder};
 use super::raw::{self, RawDecoder, RawEncoder};
 use super::registry::SchemaRegistry;
 use super::settings::{ReadOptions, WriteOptions};
-use super::spelling::{plain_schema, written_schema};
 use crate::core::suggest::closest;
 use crate::error::{Error, Result, Subject};
 use crate::formats::avro::decode::AvroDecoder;
@@ -245,7 +245,7 @@ impl FormatOptions {
     fn check_declared(&self) -> Result<()> {
         match self.kind {
             FormatKind::Json | FormatKind::Avro => {
-                Columns::try_new(self.declared.fields(), "").map(|_| ())
+                ColumnBuilders::try_new(self.declared.fields(), "").map(|_| ())
             }
             FormatKind::Csv => csv::check_declared(&self.declared),
             FormatKind::Raw => raw::check_declared(&self.declared),

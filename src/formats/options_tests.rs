@@ -18,7 +18,7 @@ fn text(name: &str) -> Field {
 }
 
 #[test]
-fn json_is_the_default_and_strangers_are_left_alone() {
+fn json_is_the_default_and_unknown_options_are_ignored() {
     let format = options(
         &[("kafka.bootstrap.servers", "b:9092"), ("fromat", "x")],
         vec![text("a")],
@@ -27,7 +27,7 @@ fn json_is_the_default_and_strangers_are_left_alone() {
 }
 
 #[test]
-fn typos_are_pointed_out() {
+fn typos_in_options_get_a_suggestion() {
     for (name, value, help) in [
         ("format", "jsn", "did you mean 'json'?"),
         (
@@ -54,7 +54,7 @@ fn typos_are_pointed_out() {
 }
 
 #[test]
-fn formats_to_come_are_refused_as_such() {
+fn planned_formats_are_refused_as_not_supported_yet() {
     for name in ["protobuf", "debezium"] {
         let error = options(&[("format", name)], vec![text("a")]).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Unsupported);

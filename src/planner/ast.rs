@@ -5,7 +5,7 @@ use datafusion::sql::parser::Statement as SqlStatement;
 use datafusion::sql::sqlparser::ast::{DataType as SqlType, Expr, Ident, ObjectName, Query};
 use datafusion::sql::sqlparser::tokenizer::Span;
 
-use crate::planner::error_spans::Places;
+use crate::planner::error_spans::WordSpans;
 use crate::planner::statement_class::Effect;
 
 /// A statement with its text.
@@ -16,7 +16,7 @@ pub struct ParsedStatement {
     /// How the statement is run, and which changes it makes.
     pub effect: Effect,
     /// Finds a place for errors that have none.
-    pub places: Places,
+    pub places: WordSpans,
     /// The statement as typed.
     pub text: String,
     /// Rows of values for its parameters, if they are bound all at once.
@@ -52,7 +52,7 @@ pub enum Statement {
         /// The table.
         table: ObjectName,
         /// Hours of history to keep; the table's own setting if not given.
-        retain_hours: Option<Text>,
+        retain_hours: Option<TextValue>,
         /// Only list what would be deleted.
         dry_run: bool,
     },
@@ -61,7 +61,7 @@ pub enum Statement {
     /// `SHOW QUERIES`: the running statements of a server.
     ShowQueries,
     /// `KILL QUERY 'id'`.
-    KillQuery(Text),
+    KillQuery(TextValue),
     /// Statements about jobs and reprocessing.
     Job(Box<JobStatement>),
     /// Everything DataFusion's own SQL has.
@@ -70,7 +70,7 @@ pub enum Statement {
 
 /// A string literal or a parameter in its place, with its position.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Text {
+pub struct TextValue {
     /// The text; for an unbound parameter its name with the `$`.
     pub value: String,
     /// True until a parameter is bound.
@@ -108,7 +108,7 @@ pub struct CreateTable {
     /// `PARTITIONED BY (…)`.
     pub partitioned_by: Vec<Ident>,
     /// `LOCATION`.
-    pub location: Text,
+    pub location: TextValue,
     /// `OPTIONS (…)`.
     pub options: Vec<TableOption>,
 }
@@ -121,7 +121,7 @@ pub struct TableOption {
     /// The key's place.
     pub key_span: Span,
     /// The value.
-    pub value: Text,
+    pub value: TextValue,
 }
 
 /// A column of `CREATE EXTERNAL TABLE`.
@@ -206,7 +206,7 @@ pub enum JobStatement {
         /// Tables that were replaced since the last batch: for each, whether it holds the same rows as before.
         accepting: Vec<(Ident, bool)>,
         /// The batch whose commit is in doubt, and whether the sink has it.
-        assuming: Option<(Text, bool)>,
+        assuming: Option<(TextValue, bool)>,
     },
     /// `DROP JOB [IF EXISTS] name [CASCADE]`.
     Drop {
@@ -222,7 +222,7 @@ pub enum JobStatement {
         /// The job's name.
         name: Ident,
         /// The batch to go back to.
-        batch: Text,
+        batch: TextValue,
     },
     /// `SHOW JOBS`.
     ShowJobs,
@@ -235,9 +235,9 @@ pub enum JobStatement {
         /// The job's name.
         name: Ident,
         /// Start of the range.
-        from: Text,
+        from: TextValue,
         /// End of the range, exclusive.
-        to: Text,
+        to: TextValue,
         /// `WITH (…)`.
         options: Vec<TableOption>,
     },

@@ -12,16 +12,16 @@ use datafusion::sql::sqlparser::tokenizer::{Location, Token};
 use crate::core::suggest::closest;
 use crate::error::{Error, Result};
 use crate::planner::ast::{
-    ColumnKind, JobStatement, ParsedStatement, Statement, TableOption, Text,
+    ColumnKind, JobStatement, ParsedStatement, Statement, TableOption, TextValue,
 };
-use crate::planner::bound::BoundText;
+use crate::planner::bound_text::BoundText;
 use crate::planner::script::RawStatement;
 use crate::planner::value::BoundValue;
 
 /// Values for `$name`, and which of them were used.
 #[derive(Debug, Clone, Default)]
 pub struct Parameters {
-    values: BTreeMap<String, Given>,
+    values: BTreeMap<String, ParameterValue>,
     used: BTreeSet<String>,
     /// The values bound in the last statement, by place.
     bound: BTreeMap<Location, BoundValue>,
@@ -29,28 +29,28 @@ pub struct Parameters {
 
 /// A parameter's value as it was given.
 #[derive(Debug, Clone)]
-enum Given {
+enum ParameterValue {
     /// As text, which is read as a literal.
     Text(String),
     /// With its type.
     Value(Box<BoundValue>),
 }
 
-impl Given {
+impl ParameterValue {
     fn value(&self) -> BoundValue {
         match self {
-            Given::Text(text) => BoundValue {
+            ParameterValue::Text(text) => BoundValue {
                 plain: literal(text),
                 typed: None,
             },
-            Given::Value(value) => (**value).clone(),
+            ParameterValue::Value(value) => (**value).clone(),
         }
     }
 
     fn text(&self) -> String {
         match self {
-            Given::Text(text) => unquote(text).unwrap_or(text).to_owned(),
-            Given::Value(value) => match &value.plain {
+            ParameterValue::Text(text) => unquote(text).unwrap_or(text).to_owned(),
+            ParameterValue::Value(value) => match &value.plain {
                 Value::Number(number, _) => number.clone(),
                 plain => {
                     let text = plain.clone().into_string();
@@ -64,20 +64,21 @@ impl Given {
 impl Parameters {
     /// Sets a value; one set before is replaced.
     pub fn set(&mut self, name: impl Into<String>, value: impl Into<String>) {
-        self.values.insert(name.into(), Given::Text(value.into()));
+        self.values
+            .insert(name.into(), ParameterValue::Text(value.into()));
     }
 
     /// Sets a value that keeps its type; one set before is replaced.
     pub fn set_value(&mut self, name: impl Into<String>, value: BoundValue) {
         self.values
-            .insert(name.into(), Given::Value(Box::new(value)));
+            .insert(name.into(), ParameterValue::Value(Box::new(value)));
     }
 
     /// Names and values of the parameters that were given as text.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
         self.values.iter().filter_map(|(name, value)| match value {
-            Given::Text(text) => Some((name.as_str(), text.as_str())),
-            Given::Value(_) => None,
+            ParameterValue::Text(text) => Some((name.as_str(), text.as_str())),
+            ParameterValue::Value(_) => None,
         })
     }
 
@@ -214,7 +215,7 @@ impl Parameters {
             .try_for_each(|option| self.text(&mut option.value))
     }
 
-    fn text(&mut self, text: &mut Text) -> Result<()> {
+    fn text(&mut self, text: &mut TextValue) -> Result<()> {
         if text.is_parameter {
             let value = self
                 .lookup(&text.value)
@@ -238,7 +239,7 @@ impl Parameters {
     }
 
     fn node(&mut self, node: &mut impl VisitMut) -> Result<()> {
-        let mut binder = Binder {
+        let mut binder = ParameterBinder {
             parameters: self,
             in_arguments: vec![false],
         };
@@ -248,7 +249,7 @@ impl Parameters {
         }
     }
 
-    fn lookup(&mut self, placeholder: &str) -> Result<&Given> {
+    fn lookup(&mut self, placeholder: &str) -> Result<&ParameterValue> {
         let name = placeholder.trim_start_matches('$');
         let Some(value) = self.values.get(name) else {
             let known = self.values.keys().map(String::as_str);
@@ -263,13 +264,13 @@ impl Parameters {
     }
 }
 
-struct Binder<'a> {
+struct ParameterBinder<'a> {
     parameters: &'a mut Parameters,
     /// For each query and call in FROM that the visitor is in, whether it is in the arguments of the call: these are literals.
     in_arguments: Vec<bool>,
 }
 
-impl Binder<'_> {
+impl ParameterBinder<'_> {
     fn bind(&mut self, value: &ValueWithSpan) -> Result<Option<BoundValue>> {
         let Value::Placeholder(name) = &value.value else {
             return Ok(None);
@@ -308,7 +309,7 @@ impl Binder<'_> {
     }
 }
 
-impl VisitorMut for Binder<'_> {
+impl VisitorMut for ParameterBinder<'_> {
     type Break = Error;
 
     fn pre_visit_query(&mut self, _: &mut Query) -> ControlFlow<Error> {

@@ -28,7 +28,7 @@ pub fn inserts_one_row(parsed: &ParsedStatement) -> bool {
         return false;
     };
     one_row(insert).is_some_and(|row| {
-        let mut other = Other { is_found: false };
+        let mut other = UnsupportedPart { is_found: false };
         for expr in row {
             let _ = Visit::visit(expr, &mut other);
         }
@@ -60,7 +60,7 @@ pub fn read_bound_rows(statement: &mut SqlStatement) -> Result<()> {
         return Err(internal());
     };
     let items = row.into_iter().enumerate().map(|(place, mut expr)| {
-        let _ = VisitMut::visit(&mut expr, &mut Columns);
+        let _ = VisitMut::visit(&mut expr, &mut ParameterColumns);
         SelectItem::ExprWithAlias {
             expr,
             alias: Ident::with_quote('"', format!("value {place}")),
@@ -92,11 +92,11 @@ fn one_row(insert: &Insert) -> Option<&[Expr]> {
 }
 
 /// Finds parts that must stay literals, or that have a meaning in VALUES only.
-struct Other {
+struct UnsupportedPart {
     is_found: bool,
 }
 
-impl Visitor for Other {
+impl Visitor for UnsupportedPart {
     type Break = ();
 
     fn pre_visit_expr(&mut self, expr: &Expr) -> ControlFlow<()> {
@@ -115,9 +115,9 @@ impl Visitor for Other {
 }
 
 /// Replaces parameters by columns.
-struct Columns;
+struct ParameterColumns;
 
-impl VisitorMut for Columns {
+impl VisitorMut for ParameterColumns {
     type Break = ();
 
     fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {

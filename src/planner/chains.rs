@@ -12,8 +12,8 @@ use datafusion::sql::sqlparser::tokenizer::Span;
 
 use crate::error::{Error, Result};
 use crate::planner::ast::{ColumnKind, JobStatement, Statement};
-use crate::planner::derivation::Derivation;
-use crate::planner::gate::too_deep;
+use crate::planner::derivation_limit::Derivation;
+use crate::planner::token_limits::too_deep;
 
 /// Depth of nested expressions, and of nested queries.
 const DEPTH: usize = 400;
@@ -73,19 +73,19 @@ fn sql(statement: &mut SqlStatement) -> Result<()> {
 }
 
 fn node(node: &mut impl VisitMut) -> Result<()> {
-    match node.visit(&mut Balance::default()) {
+    match node.visit(&mut ChainBalancer::default()) {
         ControlFlow::Continue(()) => Ok(()),
         ControlFlow::Break(error) => Err(error),
     }
 }
 
 #[derive(Default)]
-struct Balance {
+struct ChainBalancer {
     depth: usize,
     derivation: Derivation,
 }
 
-impl Balance {
+impl ChainBalancer {
     fn enter(&mut self) -> ControlFlow<()> {
         self.depth += 1;
         match self.depth > DEPTH {
@@ -107,7 +107,7 @@ fn flow(done: Result<()>) -> ControlFlow<Error> {
     }
 }
 
-impl VisitorMut for Balance {
+impl VisitorMut for ChainBalancer {
     type Break = Error;
 
     // To compute the span of a deep tree its whole depth is walked: the spans of its ends are near enough.
@@ -219,7 +219,7 @@ fn groupings(groups: &[Expr]) -> Result<()> {
             return Err(Error::invalid(format!(
                 "the grouping sets of one GROUP BY have more than {GROUPED} expressions"
             ))
-            .with_help("make several statements of it")
+            .with_help("split it into several statements")
             .at(expr.span()));
         }
     }
@@ -246,7 +246,7 @@ fn terms(expr: &mut Expr) -> Result<()> {
     }
     if count > TERMS {
         return Err(Error::invalid(format!(
-            "one {op} has {count} conditions, and may have {TERMS}"
+            "one {op} has {count} conditions, and the limit is {TERMS}"
         ))
         .with_help("write values as a list, x IN (1, 2, …), or join with a table that has them")
         .at(end_of(right)));
@@ -306,10 +306,10 @@ fn branches(body: &mut Box<SetExpr>) -> Result<()> {
     }
     if stacked > STACKED || count > BRANCHES {
         return Err(Error::invalid(format!(
-            "{count} queries are put together here, and may be {} of one kind and {} of different kinds",
+            "{count} queries are combined here, and the limit is {} of one kind and {} of different kinds",
             BRANCHES, STACKED
         ))
-        .with_help("make several statements of it"));
+        .with_help("split it into several statements"));
     }
     if count > SHORT {
         take_apart(body);
@@ -407,8 +407,8 @@ mod tests {
 
     /// How deep the first condition of a query is.
     fn depth(sql: &str) -> usize {
-        struct Deepest(usize, usize);
-        impl VisitorMut for Deepest {
+        struct DepthMeasure(usize, usize);
+        impl VisitorMut for DepthMeasure {
             type Break = ();
             fn pre_visit_expr(&mut self, _: &mut Expr) -> ControlFlow<()> {
                 self.0 += 1;
@@ -427,13 +427,13 @@ mod tests {
         let SqlStatement::Statement(ansi) = sql.as_mut() else {
             panic!("no statement")
         };
-        let mut deepest = Deepest(0, 0);
+        let mut deepest = DepthMeasure(0, 0);
         let _ = ansi.visit(&mut deepest);
         deepest.1
     }
 
     #[test]
-    fn long_chains_are_shallow_and_say_the_same() {
+    fn balanced_chains_are_shallow_and_equivalent() {
         for (word, count) in [("OR", 3_000), ("AND", 3_000), ("OR", 17)] {
             let terms: Vec<String> = (0..count).map(|n| format!("a = {n}")).collect();
             let sql = format!("SELECT * FROM t WHERE {}", terms.join(&format!(" {word} ")));
@@ -473,7 +473,7 @@ mod tests {
         assert!(
             error
                 .message()
-                .contains("5000 conditions, and may have 4000"),
+                .contains("5000 conditions, and the limit is 4000"),
             "{error}"
         );
         let except = vec!["SELECT 1"; 500].join(" EXCEPT ");
@@ -483,7 +483,7 @@ mod tests {
     }
 
     #[test]
-    fn grouping_sets_have_a_number() {
+    fn grouping_sets_are_limited() {
         let columns = |n: usize| {
             let columns: Vec<String> = (0..n).map(|n| format!("c{n}")).collect();
             columns.join(", ")
@@ -527,7 +527,7 @@ mod tests {
     }
 
     #[test]
-    fn the_parser_does_not_try_for_ever() {
+    fn backtracking_of_the_parser_is_limited() {
         for (open, close) in [
             ("CAST(", " AS BIGINT)"),
             ("TRY_CAST(", " AS BIGINT)"),

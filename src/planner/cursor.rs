@@ -6,12 +6,12 @@ use datafusion::sql::sqlparser::ast::{Ident, ObjectName, Value};
 use datafusion::sql::sqlparser::parser::{Parser, ParserError};
 use datafusion::sql::sqlparser::tokenizer::{Span, Token, TokenWithSpan};
 
-use crate::error::engine::Syntax;
+use crate::error::engine::SyntaxReason;
 use crate::error::{Error, Result};
-use crate::planner::ast::{TableOption, Text};
+use crate::planner::ast::{TableOption, TextValue};
 use crate::planner::dialect::AnabranchDialect;
-use crate::planner::gate::too_deep;
 use crate::planner::script::{is_significant, lower_first, next_column};
+use crate::planner::token_limits::too_deep;
 
 /// How deep the parser may recurse: each bracket that the gate lets through may take it several levels down.
 const RECURSION: usize = 250;
@@ -158,7 +158,7 @@ impl<'a> Cursor<'a> {
     }
 
     /// A string literal, or a parameter that stands for one.
-    pub(crate) fn text(&mut self, what: &str) -> Result<Text> {
+    pub(crate) fn text(&mut self, what: &str) -> Result<TextValue> {
         let span = self.span();
         let token = self.inner.parser.peek_token_ref().token.clone();
         let (value, is_parameter) = match token {
@@ -167,7 +167,7 @@ impl<'a> Cursor<'a> {
             _ => return Err(self.expected(what)),
         };
         self.inner.parser.next_token();
-        Ok(Text {
+        Ok(TextValue {
             value,
             is_parameter,
             span,
@@ -175,7 +175,7 @@ impl<'a> Cursor<'a> {
     }
 
     /// A literal of any simple kind as text, or a parameter.
-    pub(crate) fn literal(&mut self, what: &str) -> Result<Text> {
+    pub(crate) fn literal(&mut self, what: &str) -> Result<TextValue> {
         let span = self.span();
         let expected = self.expected(what);
         let value = self.parse(Parser::parse_value).map_err(|_| expected)?;
@@ -188,7 +188,7 @@ impl<'a> Cursor<'a> {
                 None => return Err(Error::invalid(format!("expected {what}")).at(span)),
             },
         };
-        Ok(Text {
+        Ok(TextValue {
             value,
             is_parameter,
             span,
@@ -236,10 +236,10 @@ impl<'a> Cursor<'a> {
 
 /// Gives a parser's error the place it names in its text, or the end of the statement.
 fn parse_error(error: DataFusionError, end: Span) -> Error {
-    match Syntax::of(error) {
-        Syntax::TooDeep => too_deep(end),
-        Syntax::Placed(error) => error,
-        Syntax::Said { message, place } => {
+    match SyntaxReason::of(error) {
+        SyntaxReason::TooDeep => too_deep(end),
+        SyntaxReason::Placed(error) => error,
+        SyntaxReason::Said { message, place } => {
             let place = place.map_or(end, |place| Span::new(place, next_column(place)));
             Error::invalid(lower_first(&message)).at(place)
         }

@@ -15,7 +15,9 @@ use datafusion::sql::sqlparser::ast::{
 
 use crate::error::{Error, Result};
 use crate::planner::ast::{JobStatement, Statement};
-use crate::planner::statement_class::{Change, Class, Effect, Object, Role, Writes};
+use crate::planner::statement_class::{
+    ChangeKind, Effect, ObjectKind, Role, StatementClass, Writes,
+};
 use crate::planner::tables::normalize;
 
 impl Effect {
@@ -30,7 +32,7 @@ impl Effect {
     /// A query about the catalog, the session or the server.
     fn shown() -> Self {
         Self {
-            class: Class::Query,
+            class: StatementClass::Query,
             role: Role::Read,
             writes: Writes::Nothing,
             reads: false,
@@ -41,21 +43,21 @@ impl Effect {
 
     fn setting() -> Self {
         Self {
-            class: Class::Setting,
+            class: StatementClass::Setting,
             ..Self::shown()
         }
     }
 
     fn definition(writes: Writes) -> Self {
         Self {
-            class: Class::Definition,
+            class: StatementClass::Definition,
             role: Role::Write,
             writes,
             ..Self::shown()
         }
     }
 
-    fn creates(name: &ObjectName, object: Object, only_if_new: bool) -> Self {
+    fn creates(name: &ObjectName, object: ObjectKind, only_if_new: bool) -> Self {
         Self::definition(Writes::Creates {
             name: last(name),
             object,
@@ -66,16 +68,16 @@ impl Effect {
     /// A change of a table's files that returns rows about them.
     fn layout(table: &ObjectName, role: Role) -> Self {
         Self {
-            class: Class::Report,
+            class: StatementClass::Report,
             role,
             writes: Writes::Layout { table: last(table) },
             ..Self::shown()
         }
     }
 
-    fn rows(table: Option<String>, change: Change) -> Self {
+    fn rows(table: Option<String>, change: ChangeKind) -> Self {
         Self {
-            class: Class::Update,
+            class: StatementClass::Update,
             role: Role::Write,
             writes: Writes::Rows { table, change },
             ..Self::query()
@@ -94,10 +96,12 @@ impl Effect {
     /// are fetched. Without, it is planned, which for changes of rows takes no more than reading.
     fn explained(inner: Self, runs: bool) -> Self {
         let class = match inner.class {
-            Class::Query => Class::Query,
-            Class::Report | Class::Update | Class::Definition | Class::Setting | Class::Cancel => {
-                Class::Report
-            }
+            StatementClass::Query => StatementClass::Query,
+            StatementClass::Report
+            | StatementClass::Update
+            | StatementClass::Definition
+            | StatementClass::Setting
+            | StatementClass::Cancel => StatementClass::Report,
         };
         match (runs, &inner.writes) {
             (true, _) => Self { class, ..inner },
@@ -122,10 +126,10 @@ impl Effect {
 pub fn effect(statement: &Statement) -> Result<Effect> {
     Ok(match statement {
         Statement::CreateTable(table) => {
-            Effect::creates(&table.name, Object::Table, table.if_not_exists)
+            Effect::creates(&table.name, ObjectKind::Table, table.if_not_exists)
         }
         Statement::CreateView(view) => {
-            Effect::creates(&view.name, Object::View, view.if_not_exists)
+            Effect::creates(&view.name, ObjectKind::View, view.if_not_exists)
         }
         Statement::ShowTables
         | Statement::Describe(_)
@@ -136,7 +140,7 @@ pub fn effect(statement: &Statement) -> Result<Effect> {
         Statement::Optimize { table, .. } => Effect::layout(table, Role::Write),
         Statement::Vacuum { table, .. } => Effect::layout(table, Role::Admin),
         Statement::KillQuery(_) => Effect {
-            class: Class::Cancel,
+            class: StatementClass::Cancel,
             ..Effect::shown()
         },
         Statement::Job(job) => of_job(job),
@@ -179,7 +183,7 @@ fn of_sql(sql: &SqlStatement) -> Result<Effect> {
             Effect::explained(of_sql(&explain.statement)?, explain.options.analyze)
         }
         SqlStatement::CreateExternalTable(table) => {
-            Effect::creates(&table.name, Object::Table, table.if_not_exists)
+            Effect::creates(&table.name, ObjectKind::Table, table.if_not_exists)
         }
         SqlStatement::Reset(_) => Effect::setting(),
         SqlStatement::CopyTo(copy) => {
@@ -187,7 +191,7 @@ fn of_sql(sql: &SqlStatement) -> Result<Effect> {
                 only_reads(query)?;
             }
             Effect {
-                class: Class::Update,
+                class: StatementClass::Update,
                 role: Role::Admin,
                 writes: Writes::Files,
                 ..Effect::query()
@@ -210,24 +214,24 @@ fn of_ansi(ansi: &AnsiStatement) -> Result<Effect> {
                 TableObject::TableName(name) => last(name),
                 TableObject::TableFunction(_) | TableObject::TableQuery(_) => None,
             };
-            Effect::rows(table, Change::Insert)
+            Effect::rows(table, ChangeKind::Insert)
         }
         AnsiStatement::Delete(delete) => {
             let (FromTable::WithFromKeyword(from) | FromTable::WithoutKeyword(from)) = &delete.from;
             let table = from.first().and_then(|from| table_of(&from.relation));
-            Effect::rows(table, Change::Delete)
+            Effect::rows(table, ChangeKind::Delete)
         }
         AnsiStatement::Update(update) => {
-            Effect::rows(table_of(&update.table.relation), Change::Update)
+            Effect::rows(table_of(&update.table.relation), ChangeKind::Update)
         }
-        AnsiStatement::Merge(merge) => Effect::rows(table_of(&merge.table), Change::Merge),
+        AnsiStatement::Merge(merge) => Effect::rows(table_of(&merge.table), ChangeKind::Merge),
         AnsiStatement::CreateTable(table) => {
             if let Some(query) = &table.query {
                 only_reads(query)?;
             }
             Effect {
                 reads: table.query.is_some(),
-                ..Effect::creates(&table.name, Object::TableInMemory, table.if_not_exists)
+                ..Effect::creates(&table.name, ObjectKind::TableInMemory, table.if_not_exists)
             }
         }
         AnsiStatement::CreateView(view) if view.materialized => {
@@ -235,7 +239,7 @@ fn of_ansi(ansi: &AnsiStatement) -> Result<Effect> {
         }
         AnsiStatement::CreateView(view) => {
             only_reads(&view.query)?;
-            Effect::creates(&view.name, Object::View, view.if_not_exists)
+            Effect::creates(&view.name, ObjectKind::View, view.if_not_exists)
         }
         AnsiStatement::Drop {
             object_type, names, ..
@@ -414,9 +418,9 @@ fn refused(name: &str) -> Result<Effect> {
             "clients of a server prepare statements through their driver; in a text $name is a parameter",
         ),
         "CREATE" | "DROP" | "ALTER" => error.with_help(
-            "tables, views and jobs are made and dropped; they are all in the schema public",
+            "only tables, views and jobs can be created and dropped; all are in the schema public",
         ),
-        "TRUNCATE" => error.with_help("DELETE FROM t takes all rows out of a Delta table"),
+        "TRUNCATE" => error.with_help("DELETE FROM t removes all rows of a Delta table"),
         "SHOW" => error.with_help(
             "SHOW TABLES, SHOW JOBS, SHOW QUERIES; SELECT from information_schema for the rest",
         ),
@@ -426,9 +430,9 @@ fn refused(name: &str) -> Result<Effect> {
 
 /// SQL allows an INSERT where a query may stand, in WITH and in brackets; here a query only reads.
 fn only_reads(query: &Query) -> Result<()> {
-    struct Statements;
+    struct NestedStatements;
 
-    impl Visitor for Statements {
+    impl Visitor for NestedStatements {
         type Break = &'static str;
 
         fn pre_visit_statement(&mut self, inner: &AnsiStatement) -> ControlFlow<&'static str> {
@@ -442,7 +446,7 @@ fn only_reads(query: &Query) -> Result<()> {
         }
     }
 
-    match query.visit(&mut Statements) {
+    match query.visit(&mut NestedStatements) {
         ControlFlow::Continue(()) => Ok(()),
         ControlFlow::Break(name) => Err(Error::unsupported(format!(
             "{name} inside a query is not supported"
@@ -553,76 +557,131 @@ mod tests {
     }
 
     /// The effect of each statement of our own.
-    const OWN: [(&str, &str, Class, Role); 24] = [
+    const OWN: [(&str, &str, StatementClass, Role); 24] = [
         (
             "CreateTable",
             "CREATE EXTERNAL TABLE t (a INT) STORED AS DELTA LOCATION 't'",
-            Class::Definition,
+            StatementClass::Definition,
             Role::Write,
         ),
         (
             "CreateView",
             "CREATE VIEW v AS SELECT 1",
-            Class::Definition,
+            StatementClass::Definition,
             Role::Write,
         ),
-        ("ShowTables", "SHOW TABLES", Class::Query, Role::Read),
-        ("Describe", "DESCRIBE t", Class::Query, Role::Read),
+        (
+            "ShowTables",
+            "SHOW TABLES",
+            StatementClass::Query,
+            Role::Read,
+        ),
+        ("Describe", "DESCRIBE t", StatementClass::Query, Role::Read),
         (
             "DescribeQuery",
             "DESCRIBE SELECT 1",
-            Class::Query,
+            StatementClass::Query,
             Role::Read,
         ),
-        ("Summarize", "SUMMARIZE t", Class::Query, Role::Read),
+        (
+            "Summarize",
+            "SUMMARIZE t",
+            StatementClass::Query,
+            Role::Read,
+        ),
         (
             "ShowCreateTable",
             "SHOW CREATE TABLE t",
-            Class::Query,
+            StatementClass::Query,
             Role::Read,
         ),
-        ("Optimize", "OPTIMIZE t", Class::Report, Role::Write),
-        ("Vacuum", "VACUUM t", Class::Report, Role::Admin),
-        ("History", "DESCRIBE HISTORY t", Class::Query, Role::Read),
-        ("ShowQueries", "SHOW QUERIES", Class::Query, Role::Read),
-        ("KillQuery", "KILL QUERY 'a'", Class::Cancel, Role::Read),
-        ("Sql", "SELECT 1", Class::Query, Role::Read),
+        (
+            "Optimize",
+            "OPTIMIZE t",
+            StatementClass::Report,
+            Role::Write,
+        ),
+        ("Vacuum", "VACUUM t", StatementClass::Report, Role::Admin),
+        (
+            "History",
+            "DESCRIBE HISTORY t",
+            StatementClass::Query,
+            Role::Read,
+        ),
+        (
+            "ShowQueries",
+            "SHOW QUERIES",
+            StatementClass::Query,
+            Role::Read,
+        ),
+        (
+            "KillQuery",
+            "KILL QUERY 'a'",
+            StatementClass::Cancel,
+            Role::Read,
+        ),
+        ("Sql", "SELECT 1", StatementClass::Query, Role::Read),
         (
             "ExplainJob",
             "EXPLAIN CREATE JOB j AS INSERT INTO t SELECT 1",
-            Class::Query,
+            StatementClass::Query,
             Role::Read,
         ),
         (
             "CreateJob",
             "CREATE JOB j AS INSERT INTO t SELECT 1",
-            Class::Definition,
+            StatementClass::Definition,
             Role::Write,
         ),
-        ("Pause", "PAUSE JOB j", Class::Definition, Role::Write),
-        ("Resume", "RESUME JOB j", Class::Definition, Role::Write),
-        ("Drop", "DROP JOB j", Class::Definition, Role::Write),
+        (
+            "Pause",
+            "PAUSE JOB j",
+            StatementClass::Definition,
+            Role::Write,
+        ),
+        (
+            "Resume",
+            "RESUME JOB j",
+            StatementClass::Definition,
+            Role::Write,
+        ),
+        (
+            "Drop",
+            "DROP JOB j",
+            StatementClass::Definition,
+            Role::Write,
+        ),
         (
             "Rewind",
             "REWIND JOB j TO BATCH 1",
-            Class::Definition,
+            StatementClass::Definition,
             Role::Write,
         ),
-        ("ShowJobs", "SHOW JOBS", Class::Query, Role::Read),
+        ("ShowJobs", "SHOW JOBS", StatementClass::Query, Role::Read),
         (
             "ShowBatches",
             "SHOW BATCHES FOR JOB j",
-            Class::Query,
+            StatementClass::Query,
             Role::Read,
         ),
-        ("DescribeJob", "SHOW CREATE JOB j", Class::Query, Role::Read),
+        (
+            "DescribeJob",
+            "SHOW CREATE JOB j",
+            StatementClass::Query,
+            Role::Read,
+        ),
         (
             "Reprocess",
             "REPROCESS JOB j FROM '2025-01-01' TO '2025-01-02'",
-            Class::Definition,
+            StatementClass::Definition,
             Role::Write,
         ),
-        ("Subscribe", "SUBSCRIBE SELECT 1", Class::Query, Role::Read),
+        (
+            "Subscribe",
+            "SUBSCRIBE SELECT 1",
+            StatementClass::Query,
+            Role::Read,
+        ),
     ];
 
     fn parsed(sql: &str) -> Result<crate::planner::ParsedStatement> {
@@ -698,7 +757,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_refused_is_named() {
+    fn refused_statements_are_named() {
         for (sql, name) in [
             ("DROP SCHEMA public CASCADE", "DROP SCHEMA"),
             ("DROP INDEX i", "DROP INDEX"),
@@ -719,13 +778,13 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_has_its_name() {
+    fn the_written_table_is_named() {
         let writes = |sql: &str| parsed(sql).unwrap().effect.writes;
         assert_eq!(
             writes("INSERT INTO anabranch.public.\"T\" SELECT 1"),
             Writes::Rows {
                 table: Some("T".to_owned()),
-                change: Change::Insert
+                change: ChangeKind::Insert
             }
         );
         assert_eq!(
@@ -739,7 +798,7 @@ mod tests {
             writes("CREATE TABLE IF NOT EXISTS t AS SELECT 1"),
             Writes::Creates {
                 name: Some("t".to_owned()),
-                object: Object::TableInMemory,
+                object: ObjectKind::TableInMemory,
                 only_if_new: true
             }
         );
@@ -756,7 +815,7 @@ mod tests {
             "MERGE INTO t USING s ON t.a = s.a WHEN MATCHED THEN DELETE",
         ] {
             let inner = effect(sql);
-            assert_eq!(inner.class, Class::Update, "{sql}");
+            assert_eq!(inner.class, StatementClass::Update, "{sql}");
             for runs in [
                 "EXPLAIN ANALYZE",
                 "EXPLAIN ANALYZE VERBOSE",
@@ -766,7 +825,7 @@ mod tests {
             ] {
                 let explained = effect(&format!("{runs} {sql}"));
                 let once = Effect {
-                    class: Class::Report,
+                    class: StatementClass::Report,
                     ..inner.clone()
                 };
                 assert_eq!(explained, once, "{runs} {sql}");
@@ -783,17 +842,25 @@ mod tests {
             }
         }
         for (sql, class, role) in [
-            ("EXPLAIN SELECT 1", Class::Query, Role::Read),
-            ("EXPLAIN ANALYZE SELECT 1", Class::Query, Role::Read),
-            ("EXPLAIN COPY t TO 'f.csv'", Class::Query, Role::Admin),
+            ("EXPLAIN SELECT 1", StatementClass::Query, Role::Read),
+            (
+                "EXPLAIN ANALYZE SELECT 1",
+                StatementClass::Query,
+                Role::Read,
+            ),
+            (
+                "EXPLAIN COPY t TO 'f.csv'",
+                StatementClass::Query,
+                Role::Admin,
+            ),
             (
                 "EXPLAIN ANALYZE COPY t TO 'f.csv'",
-                Class::Report,
+                StatementClass::Report,
                 Role::Admin,
             ),
             (
                 "EXPLAIN ANALYZE CREATE TABLE t AS SELECT 1",
-                Class::Report,
+                StatementClass::Report,
                 Role::Write,
             ),
         ] {

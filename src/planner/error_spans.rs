@@ -15,7 +15,7 @@ use crate::error::{Error, Subject};
 
 /// The words of a statement, with their places. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct Places {
+pub struct WordSpans {
     first: Span,
     words: Arc<[Word]>,
 }
@@ -24,11 +24,11 @@ pub struct Places {
 struct Word {
     text: String,
     span: Span,
-    kind: Kind,
+    kind: WordKind,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
+enum WordKind {
     /// A name followed by a parenthesis.
     Call,
     Name,
@@ -41,11 +41,16 @@ enum Kind {
 }
 
 /// The kinds of words that may be a table, with the most likely first: a table may be followed by columns, as in `t (a INT)`.
-const TABLES: &[Kind] = &[Kind::Name, Kind::Call, Kind::Text, Kind::Keyword];
+const TABLES: &[WordKind] = &[
+    WordKind::Name,
+    WordKind::Call,
+    WordKind::Text,
+    WordKind::Keyword,
+];
 /// The same for a column or a job, which may be the text argument of a function.
-const NAMES: &[Kind] = &[Kind::Name, Kind::Text, Kind::Keyword];
+const NAMES: &[WordKind] = &[WordKind::Name, WordKind::Text, WordKind::Keyword];
 
-impl Places {
+impl WordSpans {
     /// The places of a statement whose first word is at `first`.
     pub(crate) fn new(tokens: &[TokenWithSpan], first: Span) -> Self {
         let significant: Vec<&TokenWithSpan> = tokens
@@ -57,15 +62,15 @@ impl Places {
                 .get(at + 1)
                 .is_some_and(|next| next.token == Token::LParen);
             let (text, kind) = match &token.token {
-                Token::Word(word) if called => (&word.value, Kind::Call),
+                Token::Word(word) if called => (&word.value, WordKind::Call),
                 Token::Word(word)
                     if word.keyword == Keyword::NoKeyword || word.quote_style.is_some() =>
                 {
-                    (&word.value, Kind::Name)
+                    (&word.value, WordKind::Name)
                 }
-                Token::Word(word) if is_reserved(word.keyword) => (&word.value, Kind::Reserved),
-                Token::Word(word) => (&word.value, Kind::Keyword),
-                Token::SingleQuotedString(text) => (text, Kind::Text),
+                Token::Word(word) if is_reserved(word.keyword) => (&word.value, WordKind::Reserved),
+                Token::Word(word) => (&word.value, WordKind::Keyword),
+                Token::SingleQuotedString(text) => (text, WordKind::Text),
                 _ => return None,
             };
             Some(Word {
@@ -95,29 +100,29 @@ impl Places {
     /// The first place of a subject in the statement.
     fn of(&self, subject: &Subject) -> Option<Span> {
         match subject {
-            Subject::Function(name) => self.find(name, |kind| kind == Kind::Call),
+            Subject::Function(name) => self.find(name, |kind| kind == WordKind::Call),
             Subject::Table(name) | Subject::UnknownTable(name) => self.find_as(TABLES, name),
             Subject::Column(name) | Subject::Job(name) => self.find_as(NAMES, name),
             Subject::Option(name) | Subject::UnknownOption(name) => {
-                self.find(name, |kind| kind == Kind::Text)
+                self.find(name, |kind| kind == WordKind::Text)
             }
             Subject::Location(text) | Subject::Text(text) => self.find(text, |_| true),
             Subject::Output => None,
         }
     }
 
-    fn find_as(&self, kinds: &[Kind], name: &str) -> Option<Span> {
+    fn find_as(&self, kinds: &[WordKind], name: &str) -> Option<Span> {
         let mut kinds = kinds.iter();
         kinds.find_map(|wanted| self.find(name, |kind| kind == *wanted))
     }
 
-    fn find(&self, text: &str, is_wanted: impl Fn(Kind) -> bool) -> Option<Span> {
+    fn find(&self, text: &str, is_wanted: impl Fn(WordKind) -> bool) -> Option<Span> {
         if text.is_empty() {
             return None;
         }
         let same = |word: &&Word| match word.kind {
-            Kind::Text => word.text == text,
-            Kind::Call | Kind::Name | Kind::Keyword | Kind::Reserved => {
+            WordKind::Text => word.text == text,
+            WordKind::Call | WordKind::Name | WordKind::Keyword | WordKind::Reserved => {
                 word.text.eq_ignore_ascii_case(text)
             }
         };
@@ -150,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_is_placed_at_what_it_is_about() {
+    fn an_error_is_placed_at_its_subject() {
         let sql = "SELECT * FROM visits WHERE offsets_in(p, o, '{}', 'x') AND ts > 'now'";
         for (subject, at) in [
             (Subject::function("offsets_in"), 28),
@@ -200,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_that_is_about_nothing_is_placed_at_the_first_word() {
+    fn an_error_without_a_subject_is_placed_at_the_first_word() {
         let sql = "  SELECT p FROM visits WHERE o > 1";
         assert_eq!(column(sql, &[]), 3);
         assert_eq!(column(sql, &[Subject::text("")]), 3);
@@ -209,11 +214,11 @@ mod tests {
         let located = parse_statement(&raw)
             .unwrap()
             .places
-            .locate(error.at(somewhere()));
+            .locate(error.at(any_span()));
         assert_eq!(located.span().unwrap().start.column, 7);
     }
 
-    fn somewhere() -> super::Span {
+    fn any_span() -> super::Span {
         use datafusion::sql::sqlparser::tokenizer::Location;
         super::Span::new(Location::new(1, 7), Location::new(1, 8))
     }

@@ -5,34 +5,34 @@
 
 pub mod ast;
 pub mod bind;
-pub mod bound;
 mod bound_rows;
+pub mod bound_text;
 mod chains;
 mod cursor;
-mod derivation;
+mod derivation_limit;
 pub mod dialect;
 pub mod effect;
 mod error_spans;
-mod gate;
 mod jobs;
 mod numbers;
 pub mod parse;
 pub mod script;
 mod statement_class;
 mod tables;
+mod token_limits;
 pub mod types;
 mod value;
 
-pub use crate::planner::error_spans::Places;
+pub use crate::planner::error_spans::WordSpans;
 pub use ast::{
     Column, ColumnKind, CreateTable, CreateView, JobStatement, ParsedStatement, Statement,
-    TableKind, TableOption, Text,
+    TableKind, TableOption, TextValue,
 };
 pub use bind::Parameters;
-pub use bound::BoundText;
 pub use bound_rows::{BOUND_ROWS, inserts_one_row, read_bound_rows};
+pub use bound_text::BoundText;
 pub use parse::parse_statement;
 pub use script::{RawStatement, Script};
-pub use statement_class::{Change, Class, Effect, Object, Role, Writes};
+pub use statement_class::{ChangeKind, Effect, ObjectKind, Role, StatementClass, Writes};
 pub(crate) use tables::normalize;
 pub use value::{BoundValue, bound_column, bound_value};

@@ -67,7 +67,7 @@ fn separates_digits(number: &str) -> bool {
 
 fn no_number(text: &str) -> Error {
     Error::invalid(format!(
-        "{text} is no number: letters stand right behind it, or an underscore not between two digits"
+        "invalid number {text}: it is followed by letters, or has an underscore that is not between two digits"
     ))
     .with_help("write AS before a name, and quote a name that begins with a digit: \"1a\"")
 }
@@ -103,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn letters_behind_a_number_are_refused_where_they_stand() {
+    fn letters_after_a_number_are_refused_at_their_position() {
         for sql in [
             "SELECT 123abc",
             "SELECT 1.5e",

@@ -14,19 +14,19 @@ use crate::planner::chains;
 use crate::planner::cursor::Cursor;
 use crate::planner::dialect::AnabranchDialect;
 use crate::planner::effect::effect;
-use crate::planner::error_spans::Places;
-use crate::planner::gate;
+use crate::planner::error_spans::WordSpans;
 use crate::planner::jobs::parse_job;
 use crate::planner::numbers;
 use crate::planner::script::{RawStatement, is_significant, quoted};
 use crate::planner::tables::parse_create_table;
+use crate::planner::token_limits;
 
 /// Parses one statement.
 ///
 /// # Errors
 /// [`crate::error::ErrorKind::Invalid`] with the place of the first token that does not fit.
 pub fn parse_statement(raw: &RawStatement) -> Result<ParsedStatement> {
-    gate::check(&raw.tokens)?;
+    token_limits::check(&raw.tokens)?;
     with_stack(|| parse_checked(raw))
 }
 
@@ -40,10 +40,10 @@ fn parse_checked(raw: &RawStatement) -> Result<ParsedStatement> {
     let mut cursor = Cursor::new(&dialect, tokens)?;
     let parsed = parse(&mut cursor, emit.map(|(emit, _)| emit));
     let parsed = parsed.map_err(|error| match dialect.has_given_up() {
-        true => Error::invalid(
-            "the statement cannot be read: it is wrong somewhere in the middle of deep nesting",
-        )
-        .with_help("parse its parts by themselves"),
+        true => {
+            Error::invalid("the statement cannot be parsed: there is an error within deep nesting")
+                .with_help("parse its parts separately")
+        }
         false => error,
     });
     let balanced = parsed.and_then(|mut statement| {
@@ -61,7 +61,7 @@ fn parse_checked(raw: &RawStatement) -> Result<ParsedStatement> {
     Ok(ParsedStatement {
         statement,
         effect,
-        places: Places::new(&raw.tokens, raw.span),
+        places: WordSpans::new(&raw.tokens, raw.span),
         text,
         rows: None,
     })
@@ -100,7 +100,7 @@ fn shown_text(raw: &RawStatement, statement: &Statement) -> String {
 
 /// Where unquoted words are keys of options.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Keys {
+enum OptionKeys {
     /// Nowhere: the statement is a query, or has one. Only a quoted key names a secret, and its value is the next text.
     Texts,
     /// In the brackets after OPTIONS or WITH.
@@ -109,28 +109,28 @@ enum Keys {
     All,
 }
 
-fn keys_of(statement: &Statement) -> Keys {
-    fn of_sql(sql: &SqlStatement) -> Keys {
+fn keys_of(statement: &Statement) -> OptionKeys {
+    fn of_sql(sql: &SqlStatement) -> OptionKeys {
         match sql {
-            SqlStatement::CreateExternalTable(_) | SqlStatement::CopyTo(_) => Keys::Listed,
+            SqlStatement::CreateExternalTable(_) | SqlStatement::CopyTo(_) => OptionKeys::Listed,
             SqlStatement::Explain(explain) => of_sql(&explain.statement),
             SqlStatement::Statement(ansi) => match ansi.as_ref() {
-                AnsiStatement::Set(_) => Keys::All,
-                AnsiStatement::CreateTable(_) => Keys::Listed,
-                _ => Keys::Texts,
+                AnsiStatement::Set(_) => OptionKeys::All,
+                AnsiStatement::CreateTable(_) => OptionKeys::Listed,
+                _ => OptionKeys::Texts,
             },
-            SqlStatement::Reset(_) => Keys::Texts,
+            SqlStatement::Reset(_) => OptionKeys::Texts,
         }
     }
 
     match statement {
         Statement::Sql(sql) => of_sql(sql),
-        _ => Keys::Texts,
+        _ => OptionKeys::Texts,
     }
 }
 
 /// Hides the values of keys that name secrets, and users and passwords in URLs.
-fn hide_values(raw: &RawStatement, keys: Keys, shown: &mut BTreeMap<Location, String>) {
+fn hide_values(raw: &RawStatement, keys: OptionKeys, shown: &mut BTreeMap<Location, String>) {
     // Brackets that were opened since the list of options began; `None` outside of a list.
     let mut open = 0_usize;
     let mut list_begins = false;
@@ -140,7 +140,7 @@ fn hide_values(raw: &RawStatement, keys: Keys, shown: &mut BTreeMap<Location, St
     // The part before the next comma is the value of a secret.
     let mut hides = false;
     for token in raw.tokens.iter().filter(|token| is_significant(token)) {
-        let words_are_keys = keys == Keys::All || open > 0;
+        let words_are_keys = keys == OptionKeys::All || open > 0;
         let start = token.span.start;
         let begins_here = std::mem::take(&mut list_begins);
         match &token.token {
@@ -169,7 +169,7 @@ fn hide_values(raw: &RawStatement, keys: Keys, shown: &mut BTreeMap<Location, St
             Token::Word(word) => Some(word.value.as_str()),
             _ => None,
         };
-        if keys == Keys::Listed && open == 0 {
+        if keys == OptionKeys::Listed && open == 0 {
             list_begins = is_word(token, "OPTIONS") || is_word(token, "WITH");
         }
         if let (true, Some(key), Some(word)) = (goes_on, &mut key, word) {
@@ -187,7 +187,7 @@ fn hide_values(raw: &RawStatement, keys: Keys, shown: &mut BTreeMap<Location, St
             }
             continue;
         }
-        if keys != Keys::Texts {
+        if keys != OptionKeys::Texts {
             let url = without_user(&token.token);
             shown.extend(url.map(|text| (start, text)));
         }
@@ -461,7 +461,7 @@ mod tests {
     }
 
     #[test]
-    fn statements_about_jobs_are_whole() {
+    fn job_statements_are_parsed_completely() {
         for (sql, verb) in [
             (
                 "CREATE OR REPLACE JOB j WITH ('trigger' '1 second') AS INSERT INTO t SELECT 1 EMIT PER BATCH",
@@ -586,7 +586,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_words_parse_or_err(
+        fn any_words_parse_or_return_an_error(
             words in prop::collection::vec(
                 prop::sample::select(vec![
                     "CREATE", "EXTERNAL", "TABLE", "t", "(", ")", ",", "a", "INT", "METADATA", "FROM", "'x'", "STORED",

@@ -89,7 +89,7 @@ impl RawStatement {
 
     /// The tokens from the first word on, each with its text as typed.
     pub(crate) fn typed_tokens(&self) -> impl Iterator<Item = (&TokenWithSpan, &str)> {
-        let mut rest = Rest::new(&self.source, self.span.start);
+        let mut rest = RemainingText::new(&self.source, self.span.start);
         self.tokens
             .iter()
             .skip_while(|token| !is_significant(token))
@@ -98,12 +98,12 @@ impl RawStatement {
 }
 
 /// The rest of a text, and the place where it begins.
-struct Rest<'a> {
+struct RemainingText<'a> {
     text: &'a str,
     at: Location,
 }
 
-impl<'a> Rest<'a> {
+impl<'a> RemainingText<'a> {
     fn new(text: &'a str, at: Location) -> Self {
         Self { text, at }
     }
@@ -166,7 +166,7 @@ fn split(text: &str) -> Result<Vec<RawStatement>> {
             let place = error.location;
             Error::invalid(lower_first(&error.message)).at(Span::new(place, next_column(place)))
         })?;
-    let mut rest = Rest::new(text, Location::new(1, 1));
+    let mut rest = RemainingText::new(text, Location::new(1, 1));
     let mut statements = Vec::new();
     // Tokens are many times as large as the text: they are moved, not copied.
     let mut tokens = tokens.into_iter().peekable();

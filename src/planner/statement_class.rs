@@ -4,7 +4,7 @@
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Effect {
     /// How the statement is run, and the form of its answer.
-    pub class: Class,
+    pub class: StatementClass,
     /// The least role that may run it.
     pub role: Role,
     /// The changes that it makes.
@@ -19,7 +19,7 @@ pub struct Effect {
 
 /// How a statement is run, and the form of its answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Class {
+pub enum StatementClass {
     /// Returns rows and changes nothing: it may be run again.
     Query,
     /// Returns rows, and makes a change.
@@ -67,7 +67,7 @@ pub enum Writes {
         /// The table, without catalog and schema; `None` for a table function.
         table: Option<String>,
         /// How they change.
-        change: Change,
+        change: ChangeKind,
     },
     /// The files of a table; its rows do not change.
     Layout {
@@ -81,7 +81,7 @@ pub enum Writes {
         /// Without catalog and schema.
         name: Option<String>,
         /// The kind of the created object.
-        object: Object,
+        object: ObjectKind,
         /// `IF NOT EXISTS`.
         only_if_new: bool,
     },
@@ -96,7 +96,7 @@ pub enum Writes {
 
 /// The kind of a created object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Object {
+pub enum ObjectKind {
     /// A table over a topic, a Delta table or files.
     Table,
     /// A table whose rows are in memory.
@@ -107,7 +107,7 @@ pub enum Object {
 
 /// How rows change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Change {
+pub enum ChangeKind {
     /// `INSERT`.
     Insert,
     /// `DELETE`.
@@ -118,7 +118,7 @@ pub enum Change {
     Merge,
 }
 
-impl Change {
+impl ChangeKind {
     /// The statement's first word.
     pub fn verb(self) -> &'static str {
         match self {
@@ -133,29 +133,32 @@ impl Change {
 impl Effect {
     /// Whether it leaves the catalog, all rows and the session unchanged.
     pub fn is_query(&self) -> bool {
-        self.class == Class::Query
+        self.class == StatementClass::Query
     }
 
     /// Whether planning it changes nothing and tells the columns of its rows. OPTIMIZE and VACUUM do their work while they
     /// are planned.
     pub fn is_known_by_planning(&self) -> bool {
         match self.class {
-            Class::Query => true,
-            Class::Report => !matches!(self.writes, Writes::Layout { .. }),
-            Class::Update | Class::Definition | Class::Setting | Class::Cancel => false,
+            StatementClass::Query => true,
+            StatementClass::Report => !matches!(self.writes, Writes::Layout { .. }),
+            StatementClass::Update
+            | StatementClass::Definition
+            | StatementClass::Setting
+            | StatementClass::Cancel => false,
         }
     }
 
     /// Whether it removes or replaces rows of a table.
     pub fn changes_rows(&self) -> bool {
         match self.change() {
-            Some(Change::Delete | Change::Update | Change::Merge) => true,
-            Some(Change::Insert) | None => false,
+            Some(ChangeKind::Delete | ChangeKind::Update | ChangeKind::Merge) => true,
+            Some(ChangeKind::Insert) | None => false,
         }
     }
 
     /// The change of a table's rows, if the statement makes one.
-    pub fn change(&self) -> Option<Change> {
+    pub fn change(&self) -> Option<ChangeKind> {
         match self.writes {
             Writes::Rows { change, .. } => Some(change),
             _ => None,
@@ -176,7 +179,7 @@ impl Effect {
         matches!(
             self.writes,
             Writes::Creates {
-                object: Object::TableInMemory,
+                object: ObjectKind::TableInMemory,
                 ..
             }
         )

@@ -12,7 +12,7 @@ use crate::planner::ast::{Column, ColumnKind, CreateTable, TableKind};
 use crate::planner::cursor::Cursor;
 
 #[derive(Default)]
-struct Body {
+struct TableBody {
     columns: Vec<Column>,
     primary_key: Vec<datafusion::sql::sqlparser::ast::Ident>,
     watermark: Option<(datafusion::sql::sqlparser::ast::Ident, Expr)>,
@@ -29,7 +29,7 @@ pub(crate) fn parse_create_table(cursor: &mut Cursor<'_>) -> Result<CreateTable>
     let body = if cursor.take(&Token::LParen) {
         parse_body(cursor)?
     } else {
-        Body::default()
+        TableBody::default()
     };
     let mut kind = None;
     let mut partitioned_by = Vec::new();
@@ -43,7 +43,7 @@ pub(crate) fn parse_create_table(cursor: &mut Cursor<'_>) -> Result<CreateTable>
                 "DELTA" | "DELTATABLE" => TableKind::Delta,
                 other => {
                     return Err(Error::invalid(format!("unknown table kind {other}"))
-                        .with_help("STORED AS takes KAFKA or DELTA here")
+                        .with_help("STORED AS must be KAFKA or DELTA here")
                         .at(span));
                 }
             });
@@ -83,8 +83,8 @@ pub(crate) fn parse_create_table(cursor: &mut Cursor<'_>) -> Result<CreateTable>
     })
 }
 
-fn parse_body(cursor: &mut Cursor<'_>) -> Result<Body> {
-    let mut body = Body::default();
+fn parse_body(cursor: &mut Cursor<'_>) -> Result<TableBody> {
+    let mut body = TableBody::default();
     let mut seen = HashSet::new();
     while !cursor.take(&Token::RParen) {
         let span = cursor.span();
@@ -121,7 +121,8 @@ fn parse_body(cursor: &mut Cursor<'_>) -> Result<Body> {
     for key in &body.primary_key {
         if !seen.contains(&normalize(key)) {
             return Err(
-                Error::invalid(format!("PRIMARY KEY names {key}, which is no column")).at(key.span),
+                Error::invalid(format!("PRIMARY KEY names {key}, which is not a column"))
+                    .at(key.span),
             );
         }
     }
@@ -131,7 +132,8 @@ fn parse_body(cursor: &mut Cursor<'_>) -> Result<Body> {
         && !seen.contains(&normalize(column))
     {
         return Err(
-            Error::invalid(format!("WATERMARK names {column}, which is no column")).at(column.span),
+            Error::invalid(format!("WATERMARK names {column}, which is not a column"))
+                .at(column.span),
         );
     }
     Ok(body)

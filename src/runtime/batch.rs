@@ -4,20 +4,20 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::core::jobs::{
-    BatchVersion, Gaps, Lost, PartitionEnds, PartitionFacts, Partitions, PlannedRange, Reported,
-    SourceProgress, choose,
+    BatchVersion, Gaps, LostOffsets, PartitionEnds, PartitionFacts, Partitions, PlannedRange,
+    ReportedChange, SourceProgress, choose,
 };
 use crate::error::{Error, ErrorKind, Result, Subject};
-use crate::runtime::aside::{Aside, Place};
-use crate::runtime::ends::Ends;
 use crate::runtime::identities::Identities;
+use crate::runtime::set_aside_records::{RecordPosition, SetAsideRecords};
 use crate::runtime::source::{Read, SourcePlan, SourcePlans};
+use crate::runtime::source_ends::SourceEnds;
 use crate::streaming::BatchSource;
 use crate::tables::time::BatchTime;
 
 /// Ranges chosen for a batch, by table.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Ranges {
+pub(super) struct BatchRanges {
     pub(super) planned: BTreeMap<String, Vec<PlannedRange>>,
     /// Offsets that are lost or not needed, and that the user allows the job to skip.
     pub(super) skipped: Gaps,
@@ -27,12 +27,12 @@ pub(super) struct Ranges {
     /// Identities of the sources.
     pub(super) identities: Identities,
     /// Records that the scans set aside as dead letters, by table.
-    pub(super) aside: Aside,
+    pub(super) aside: SetAsideRecords,
 }
 
 /// Input for the choice of a batch.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Choice<'a> {
+pub(super) struct BatchChoice<'a> {
     /// The last version of the job.
     pub(super) last: Option<&'a BatchVersion>,
     /// What the sources have.
@@ -46,12 +46,12 @@ pub(super) struct Choice<'a> {
     pub(super) identities: &'a Identities,
 }
 
-impl Ranges {
+impl BatchRanges {
     /// Chooses the ranges after the last version.
-    pub(super) fn choose(by: Choice<'_>) -> Result<Self> {
+    pub(super) fn choose(by: BatchChoice<'_>) -> Result<Self> {
         let mut ranges = Self {
             identities: by.identities.clone(),
-            begins: by.identities.is_to_be_kept(),
+            begins: by.identities.must_be_stored(),
             ..Self::default()
         };
         let nothing = BTreeMap::new();
@@ -111,7 +111,7 @@ impl Ranges {
     }
 
     /// Sets a record aside: it becomes a dead letter.
-    pub(super) fn set_aside(&mut self, place: &Place, reason: String) {
+    pub(super) fn set_aside(&mut self, place: &RecordPosition, reason: String) {
         let of_table = self.aside.entry(place.table.clone()).or_default();
         Arc::make_mut(of_table).insert((place.partition, place.offset), reason);
     }
@@ -159,7 +159,7 @@ impl Ranges {
 pub(super) fn check_readable(
     first: &BatchVersion,
     newest: &BatchVersion,
-    ends: &Ends,
+    ends: &SourceEnds,
 ) -> Result<()> {
     for (table, partitions) in ends {
         let Some(read) = first.sources.get(table) else {
@@ -170,7 +170,7 @@ pub(super) fn check_readable(
             let until = newest.next_offset(table, ends.partition)?;
             let partition = ends.partition;
             if until > ends.high {
-                return Some(Lost {
+                return Some(LostOffsets {
                     partition,
                     from: until,
                     to: ends.high,
@@ -178,14 +178,14 @@ pub(super) fn check_readable(
                 });
             }
             let to = ends.low;
-            (from < until && from < to).then_some(Lost {
+            (from < until && from < to).then_some(LostOffsets {
                 partition,
                 from,
                 to,
                 is_short: false,
             })
         };
-        let lost: Vec<Lost> = partitions.iter().filter_map(lost).collect();
+        let lost: Vec<LostOffsets> = partitions.iter().filter_map(lost).collect();
         if !lost.is_empty() {
             return Err(lost_offsets(table, &lost).with_help(
                 "the batches cannot be run again from the topic; REWIND to a later batch, or reprocess from an archive",
@@ -196,11 +196,11 @@ pub(super) fn check_readable(
 }
 
 /// LOSS-1: error for offsets that were not read and are lost.
-fn lost_offsets(table: &str, lost: &[Lost]) -> Error {
+fn lost_offsets(table: &str, lost: &[LostOffsets]) -> Error {
     let gaps: Vec<String> = lost
         .iter()
         .map(|lost| match lost {
-            Lost {
+            LostOffsets {
                 is_short: false, ..
             } => format!(
                 "partition {} lacks offsets {} to {}",
@@ -208,18 +208,18 @@ fn lost_offsets(table: &str, lost: &[Lost]) -> Error {
                 lost.from,
                 lost.to - 1
             ),
-            Lost { to: 0, .. } => format!(
-                "partition {} ends before offset {}, where the job stands: the topic was made anew, or its end was cut off",
+            LostOffsets { to: 0, .. } => format!(
+                "partition {} ends before offset {}, where the job stands: the topic was recreated or truncated",
                 lost.partition, lost.from
             ),
             _ => format!(
-                "partition {} ends before offset {}, where the job stands: its end was cut off from offset {} on",
+                "partition {} ends before offset {}, where the job stands: it was truncated at offset {}",
                 lost.partition, lost.from, lost.to
             ),
         })
         .collect();
-    let mut report = Reported::default();
-    let of_partition = |lost: &Lost| {
+    let mut report = ReportedChange::default();
+    let of_partition = |lost: &LostOffsets| {
         let gap = SourceProgress {
             start: lost.from,
             end: lost.to,
@@ -230,7 +230,7 @@ fn lost_offsets(table: &str, lost: &[Lost]) -> Error {
     report.lost.insert(table.to_owned(), partitions);
     Error::new(ErrorKind::Data, format!("{table}: {}", gaps.join("; "))).about(Subject::table(table))
         .with_help(
-            "RESUME JOB … SKIPPING LOST goes on at the first offset there is, or where the end was cut off, and records the gap; \
+            "RESUME JOB … SKIPPING LOST continues at the first available offset, or where it was truncated, and records the gap; \
              it holds for what is reported here",
         )
         .with_report(report)

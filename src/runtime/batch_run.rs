@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 
 use crate::core::jobs::{
-    BatchVersion, ClockReading, DeadLetter, Entry, JobHistory, Partitions, Phase,
+    BatchVersion, ClockReading, DeadLetter, JobHistory, JobPhase, LogEntry, Partitions,
 };
 use crate::error::{Error, Result};
-use crate::runtime::batch::Ranges;
+use crate::runtime::batch::BatchRanges;
 use crate::runtime::batch_phase::BatchPhase;
 use crate::runtime::failpoint;
 use crate::runtime::identities::Identities;
@@ -14,11 +14,11 @@ use crate::runtime::job::ReadyJob;
 use crate::runtime::job_clock::RunningClock;
 use crate::runtime::observer::Observer;
 use crate::runtime::phases::BatchPhases;
-use crate::runtime::sink::{JobSink, Pending};
+use crate::runtime::sink::{JobSink, PendingRows};
 use crate::runtime::source::{JobSources, SourcePlans};
 use crate::runtime::takeover::{ATTEMPTS, taken_over};
 use crate::runtime::version::{BatchFacts, BatchNumber, DeadLetterFile, TimeFacts};
-use crate::runtime::windows::{Staged, Windows};
+use crate::runtime::window_state::{Staged, WindowState};
 use crate::store::JobStore;
 use crate::tables::bad_records::BadRecord;
 
@@ -40,7 +40,7 @@ pub(super) struct ChosenBatch<'a> {
     /// What the sources have.
     pub(super) plans: &'a SourcePlans,
     /// What of that is read.
-    pub(super) ranges: &'a Ranges,
+    pub(super) ranges: &'a BatchRanges,
     /// The partitions that count for event time.
     pub(super) known: &'a Partitions,
     /// Those that hold the watermark back no longer.
@@ -71,7 +71,7 @@ impl BatchRun<'_> {
         &self,
         history: &JobHistory,
         sink: &mut dyn JobSink,
-        windows: &Windows,
+        windows: &WindowState,
         last: Option<&(String, BatchVersion)>,
         chosen: &ChosenBatch<'_>,
     ) -> Result<CommittedBatch> {
@@ -83,7 +83,7 @@ impl BatchRun<'_> {
             sequence: history.next,
         };
         let name = JobStore::version_name(number.sequence);
-        let mut guard = Guard {
+        let mut guard = AbortGuard {
             sink,
             pending: None,
             armed: true,
@@ -98,7 +98,7 @@ impl BatchRun<'_> {
                     chosen.known,
                     chosen.idle,
                     |read| {
-                        self.clock.saw_records(read);
+                        self.clock.observe_records(read);
                         self.clock.time().at
                     },
                 );
@@ -121,7 +121,7 @@ impl BatchRun<'_> {
             };
             let (prepared, mut input) = phases.time(BatchPhase::Run, run).await?;
             failpoint::reach("written");
-            self.clock.saw_records(&input.last_records);
+            self.clock.observe_records(&input.last_records);
             let bad_records = std::mem::take(&mut input.bad_records);
             let letters: Vec<DeadLetter> = bad_records.into_iter().map(dead_letter).collect();
             let written = guard.pending.as_ref().map(|pending| pending.written());
@@ -164,7 +164,7 @@ impl BatchRun<'_> {
             if let Some(pending) = guard.pending.take() {
                 // Only the sink knows whether it has the batch.
                 let away =
-                    "the sink has not confirmed the batch yet; its broker or store may be away";
+                    "the sink has not confirmed the batch yet; its broker or store may be down";
                 let commit = guard.sink.commit(pending, &name, &version);
                 let commit = self.observer.answered(away, commit);
                 phases.time(BatchPhase::Commit, commit).await?;
@@ -200,7 +200,7 @@ impl BatchRun<'_> {
     ) -> Result<()> {
         let parent = history.last().cloned();
         for _ in 0..ATTEMPTS {
-            let entry = Entry::Committed {
+            let entry = LogEntry::Committed {
                 batch: committed.version.batch,
                 version: committed.name.clone(),
                 at: self.clock.time().at,
@@ -210,25 +210,25 @@ impl BatchRun<'_> {
             }
             *history = self.store.history(self.job.id).await?;
             let is_mine =
-                history.owner.as_deref() == Some(self.owner) && history.phase != Phase::Dropped;
+                history.owner.as_deref() == Some(self.owner) && history.phase != JobPhase::Dropped;
             if !is_mine || history.last() != parent.as_ref() {
                 return Err(taken_over());
             }
         }
         Err(Error::unavailable(
-            "the job's log is written to by others all the time",
+            "other processes keep writing to the job's log",
         ))
     }
 }
 
 /// Aborts the rows of a batch that is dropped half-way.
-struct Guard<'s> {
+struct AbortGuard<'s> {
     sink: &'s mut dyn JobSink,
-    pending: Option<Box<dyn Pending>>,
+    pending: Option<Box<dyn PendingRows>>,
     armed: bool,
 }
 
-impl Drop for Guard<'_> {
+impl Drop for AbortGuard<'_> {
     fn drop(&mut self) {
         // The runner was stopped: the batch's future was dropped, so the abort runs in the background.
         if self.armed && tokio::runtime::Handle::try_current().is_ok() {

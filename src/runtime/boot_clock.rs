@@ -82,7 +82,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_does_not_go_back_and_is_one_clock() {
+    fn the_boot_clock_is_monotonic_and_shared() {
         let (first, second) = (steady_time(), steady_time());
         assert!(second.since(&first).is_some(), "{first:?} {second:?}");
         let (first, second) = (of_process(), of_process());
@@ -93,7 +93,7 @@ mod tests {
     /// Compared to the millisecond: `/proc/uptime` has only hundredths of a second.
     #[cfg(target_os = "linux")]
     #[test]
-    fn it_is_the_clock_of_the_kernel() {
+    fn the_boot_clock_is_the_clock_of_the_kernel() {
         let boottime = || {
             let time = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
             u64::try_from(time.tv_sec * 1_000 + time.tv_nsec / 1_000_000).unwrap()
@@ -108,7 +108,7 @@ mod tests {
     /// On a machine without containers earlier releases wrote the same time; with an uptime of the container it is another
     /// clock.
     #[test]
-    fn what_earlier_releases_wrote_is_read_where_it_is_the_same_time() {
+    fn readings_of_earlier_releases_are_read_if_comparable() {
         const HOUR: u64 = 3_600_000;
         for uptime in [None, Some(HOUR), Some(HOUR - 10), Some(HOUR + 10)] {
             assert_eq!(boot_name("7f", uptime, HOUR), "7f", "{uptime:?}");

@@ -7,10 +7,10 @@ use futures::TryStreamExt as _;
 
 use crate::core::jobs::log::sequence_of;
 use crate::core::jobs::recovery::{BEGINNING, recover};
-use crate::core::jobs::{Decision, Identity, JobHistory, Phase, Sameness};
+use crate::core::jobs::{Identity, IdentityMatch, JobHistory, JobPhase, RecoveryDecision};
 use crate::error::{Error, ErrorKind, Result};
 use crate::planner::{JobStatement, Parameters, Script, Statement, parse_statement};
-use crate::runtime::check::{CheckReport, Finding};
+use crate::runtime::consistency_check::{CheckReport, Finding};
 use crate::runtime::sink::JobLog;
 use crate::runtime::sinks;
 use crate::session::Session;
@@ -40,14 +40,14 @@ pub async fn check_sinks(
     for FoundJob { name, found } in store.found(names).await? {
         // Jobs that cannot be read were reported already.
         let Ok((id, history)) = found else { continue };
-        if history.phase == Phase::Dropped {
+        if history.phase == JobPhase::Dropped {
             continue;
         }
         let finding = match settled(&store, id, history, session).await {
             Ok(None) => continue,
             Ok(Some(finding)) => finding,
             Err(error) if error.kind() == ErrorKind::Internal => return Err(error),
-            Err(error) => Difference {
+            Err(error) => SinkDifference {
                 problem: format!("it cannot be compared: {}", error.message()),
                 lost: "nothing is known".to_owned(),
                 help: error
@@ -77,20 +77,20 @@ async fn settled(
     id: JobId,
     history: JobHistory,
     session: &Session,
-) -> Result<Option<Difference>> {
+) -> Result<Option<SinkDifference>> {
     let found = check_sink(store, id, &history, session).await?;
     if found.is_none() {
         return Ok(None);
     }
     tokio::time::sleep(SETTLING).await;
     let history = store.history(id).await?;
-    if history.phase == Phase::Dropped {
+    if history.phase == JobPhase::Dropped {
         return Ok(None);
     }
     check_sink(store, id, &history, session).await
 }
 
-struct Difference {
+struct SinkDifference {
     problem: String,
     lost: String,
     help: String,
@@ -101,7 +101,7 @@ async fn check_sink(
     id: JobId,
     history: &JobHistory,
     session: &Session,
-) -> Result<Option<Difference>> {
+) -> Result<Option<SinkDifference>> {
     let session = session.fork_alike()?;
     for definition in &history.tables {
         // Tables that do not open are reported by the statement that needs them.
@@ -109,10 +109,12 @@ async fn check_sink(
     }
     let text = parsed(&history.text)?;
     let Statement::Job(job) = text.statement else {
-        return Err(Error::internal("the text of a job is no job"));
+        return Err(Error::internal("the stored statement is not a job"));
     };
     let JobStatement::Create { insert, .. } = *job else {
-        return Err(Error::internal("the text of a job does not create it"));
+        return Err(Error::internal(
+            "the stored statement does not create the job",
+        ));
     };
     let staged = store.staged_for_next(id, history).await?;
     // Which topics the job reads plays no part while it writes nothing.
@@ -125,11 +127,11 @@ async fn check_sink(
     };
     let told = sink.witness(log).await?;
     if let Some(version) = told.untold_since {
-        return Ok(Some(untold(history, version)));
+        return Ok(Some(unknown_restore(history, version)));
     }
     let (witness, missing) = match (&told.rows, sink.identity_before().await?) {
         (Some(rows), Some(identity)) => {
-            let missing = lacks(log, rows, &identity).await?;
+            let missing = first_missing_batch(log, rows, &identity).await?;
             (told.version, Some(missing))
         }
         _ => (told.version, None),
@@ -140,30 +142,30 @@ async fn check_sink(
         return Ok(None);
     }
     if let Some(Some(batch)) = missing {
-        return Ok(Some(older(history, batch)));
+        return Ok(Some(older_sink(history, batch)));
     }
     let last = history.last().map(|last| last.version.as_str());
     let witness = witness.as_deref();
     Ok(
         match recover(history, history.owner.is_none(), witness, &staged) {
-            Decision::Unclear { batch, reason } => Some(Difference {
+            RecoveryDecision::Unclear { batch, reason } => Some(SinkDifference {
                 problem: reason,
-                lost: format!("whether batch {batch} is in it cannot be told"),
+                lost: format!("it is unknown whether batch {batch} is in it"),
                 help: format!(
-                    "look into it; then RESUME JOB {0} ASSUMING BATCH {batch} COMMITTED, or NOT COMMITTED",
+                    "inspect it; then RESUME JOB {0} ASSUMING BATCH {batch} COMMITTED, or NOT COMMITTED",
                     history.name
                 ),
             }),
-            Decision::OlderLog { batch, witness } => Some(Difference {
+            RecoveryDecision::OlderLog { batch, witness } => Some(SinkDifference {
                 problem: format!(
                     "it has {witness}, which the log does not have: the data directory is older than the sink"
                 ),
                 lost: format!("the job would run batch {batch} and those after it again"),
-                help: "restore the newer data directory, or a sink of the same time".to_owned(),
+                help: "restore the newer data directory, or a backup of the sink from the same time".to_owned(),
             }),
             // The next runner brings the log up to date.
-            Decision::AppendCommitted { .. } => None,
-            Decision::GoOn => match (witness, last) {
+            RecoveryDecision::AppendCommitted { .. } => None,
+            RecoveryDecision::Continue => match (witness, last) {
                 (Some(witness), Some(last)) if missing.is_none() && witness != last => {
                     let named = history
                         .batches
@@ -173,13 +175,13 @@ async fn check_sink(
                     // After a rewind it names an abandoned batch until the next commit.
                     match is_known && history.abandoned.iter().any(|one| one == witness) {
                         true => None,
-                        false => Some(older(history, named.map_or(0, |batch| batch.batch) + 1)),
+                        false => Some(older_sink(history, named.map_or(0, |batch| batch.batch) + 1)),
                     }
                 }
-                (None, Some(_)) if missing.is_none() => Some(Difference {
+                (None, Some(_)) if missing.is_none() => Some(SinkDifference {
                     problem: "it does not say which batch of the job it has: the offsets of the job's group have expired, or it is another topic".to_owned(),
                     lost: "nothing, if the rows are there".to_owned(),
-                    help: "look into it: a job that starts goes by its log, and asks where that says too little".to_owned(),
+                    help: "inspect it: a job that starts uses its log, and asks the user if the log is not sufficient".to_owned(),
                 }),
                 _ => None,
             },
@@ -189,7 +191,7 @@ async fn check_sink(
 
 /// The first batch with rows that a sink lacks, although the log says that it was committed to this sink, which has the rows up to
 /// a version.
-async fn lacks(log: JobLog<'_>, rows: &str, sink: &Identity) -> Result<Option<u64>> {
+async fn first_missing_batch(log: JobLog<'_>, rows: &str, sink: &Identity) -> Result<Option<u64>> {
     let newest_first = log.history.batches.iter().rev();
     let names = newest_first.map(|batch| batch.version.clone()).collect();
     let mut versions = std::pin::pin!(log.store.versions(log.id, names));
@@ -198,7 +200,7 @@ async fn lacks(log: JobLog<'_>, rows: &str, sink: &Identity) -> Result<Option<u6
     while let Some(version) = versions.try_next().await? {
         // Batches before it were written to another table.
         let written_to = version.sink.as_ref();
-        let is_other = written_to.is_some_and(|then| then.compare(sink) == Sameness::Other);
+        let is_other = written_to.is_some_and(|then| then.compare(sink) == IdentityMatch::Other);
         if is_other || number.is_some_and(|number| version.sequence <= number) {
             break;
         }
@@ -210,9 +212,9 @@ async fn lacks(log: JobLog<'_>, rows: &str, sink: &Identity) -> Result<Option<u6
 }
 
 /// Difference of a sink that was restored to an earlier state, or of a log that belongs to another sink.
-fn older(history: &JobHistory, from: u64) -> Difference {
+fn older_sink(history: &JobHistory, from: u64) -> SinkDifference {
     let last = history.last().map_or(0, |last| last.batch);
-    Difference {
+    SinkDifference {
         problem: format!("it is older than the job's log: it does not have batch {from}"),
         lost: format!("rows of batches {from} to {last}"),
         help: format!(
@@ -224,15 +226,15 @@ fn older(history: &JobHistory, from: u64) -> Difference {
 }
 
 /// Difference of a sink that was restored to a state that its log no longer describes.
-fn untold(history: &JobHistory, version: u64) -> Difference {
+fn unknown_restore(history: &JobHistory, version: u64) -> SinkDifference {
     let last = history.last().map_or(0, |last| last.batch);
-    Difference {
+    SinkDifference {
         problem: format!(
-            "version {version} has restored it to an earlier state, of which its log tells nothing any more"
+            "version {version} has restored it to an earlier state, which its log no longer describes"
         ),
-        lost: format!("whether rows up to batch {last} are in it cannot be told"),
+        lost: format!("it is unknown whether rows up to batch {last} are in it"),
         help: format!(
-            "look into it; restore it to the version before {version}, or RESUME JOB {} ASSUMING BATCH {last} COMMITTED",
+            "inspect it; restore it to the version before {version}, or RESUME JOB {} ASSUMING BATCH {last} COMMITTED",
             history.name
         ),
     }

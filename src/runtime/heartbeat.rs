@@ -12,7 +12,7 @@ use crate::store::{JobId, JobStore};
 const LOOK: Duration = Duration::from_millis(250);
 
 /// The heartbeats of one runner.
-pub(super) struct Heart {
+pub(super) struct HeartbeatTask {
     pub(super) store: JobStore,
     pub(super) id: JobId,
     pub(super) name: String,
@@ -20,11 +20,11 @@ pub(super) struct Heart {
     pub(super) statuses: JobStatuses,
 }
 
-impl Heart {
+impl HeartbeatTask {
     /// Writes heartbeats until the future is dropped. A heartbeat that cannot be written is skipped: no decision depends on it.
     #[expect(
         clippy::disallowed_methods,
-        reason = "a sign of life says what is so in real time; no decision waits for it"
+        reason = "a heartbeat shows the state in real time; no decision waits for it"
     )]
     pub(super) async fn beat(&self) {
         let mut said: Option<Heartbeat> = None;
@@ -40,7 +40,7 @@ impl Heart {
             });
             if is_due {
                 if let Err(error) = self.store.put_heartbeat(self.id, &beat).await {
-                    tracing::debug!(job = self.name, %error, "no sign of life");
+                    tracing::debug!(job = self.name, %error, "no heartbeat was written");
                 }
                 said = Some(beat);
             }

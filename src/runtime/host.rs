@@ -5,9 +5,9 @@ use std::future::Future;
 use std::sync::{Arc, OnceLock};
 
 use crate::error::{Error, Result};
-use crate::planner::{Class, JobStatement, ParsedStatement, Places, Statement};
+use crate::planner::{JobStatement, ParsedStatement, Statement, StatementClass, WordSpans};
 use crate::runtime::statements::Jobs;
-use crate::session::{Outcome, Planned, Ready, Session};
+use crate::session::{Planned, PlannedStatement, Session, StatementOutcome};
 use crate::store::{DataDir, JobStore};
 
 /// The number of attempts for a statement that changes rows, if other writers change the same rows.
@@ -56,10 +56,12 @@ pub(crate) fn run<F: Frontend>(frontend: &F, parsed: ParsedStatement) -> Result<
         return Ok(frontend.endless(parsed));
     }
     Ok(match parsed.effect.class {
-        Class::Query | Class::Report | Class::Update => frontend.rows(parsed),
-        Class::Definition => frontend.definition(parsed),
-        Class::Setting => frontend.setting(parsed),
-        Class::Cancel => frontend.cancel(parsed),
+        StatementClass::Query | StatementClass::Report | StatementClass::Update => {
+            frontend.rows(parsed)
+        }
+        StatementClass::Definition => frontend.definition(parsed),
+        StatementClass::Setting => frontend.setting(parsed),
+        StatementClass::Cancel => frontend.cancel(parsed),
     })
 }
 
@@ -158,7 +160,7 @@ impl Host {
         &self,
         session: &Session,
         parsed: ParsedStatement,
-    ) -> Result<Outcome> {
+    ) -> Result<StatementOutcome> {
         match part_of(parsed)? {
             Part::Session(parsed) => session.execute(*parsed).await,
             Part::Jobs { job, text, places } => {
@@ -201,7 +203,7 @@ impl Host {
             Part::Session(parsed) => session.plan(*parsed).await,
             Part::Jobs { job, text, places } => {
                 let ready = async { self.jobs()?.execute(session, *job, &text).await };
-                let planned = Box::pin(ready).await.and_then(Ready::planned);
+                let planned = Box::pin(ready).await.and_then(PlannedStatement::planned);
                 planned.map_err(|error| places.locate(error))
             }
         }
@@ -216,7 +218,7 @@ enum Part {
     Jobs {
         job: Box<JobStatement>,
         text: String,
-        places: Places,
+        places: WordSpans,
     },
 }
 
@@ -367,7 +369,7 @@ mod tests {
         let data_dir = folder.path().join("data");
         let host = Host::of_dir(&data_dir.display().to_string(), false);
         let done = host.begin(&session, parsed("SHOW TABLES")).await.unwrap();
-        assert!(matches!(done, Outcome::Rows(_)));
+        assert!(matches!(done, StatementOutcome::Rows(_)));
         assert!(host.open_jobs().is_none());
         assert!(!data_dir.exists());
         host.plan(&session, parsed("SHOW JOBS")).await.unwrap();

@@ -3,17 +3,18 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::core::jobs::{
-    BatchVersion, Gaps, Identity, JobHistory, Reported, Sameness, Standing, standing,
+    BatchVersion, Gaps, Identity, IdentityMatch, IdentityStatus, JobHistory, ReportedChange,
+    identity_status,
 };
 use crate::error::{Error, ErrorKind, Result, Subject};
 use crate::runtime::sink::JobSink;
 use crate::runtime::source::{JobSources, SourcePlans};
-use crate::streaming::reads_what_it_writes;
+use crate::streaming::reads_own_sink;
 
 /// Present identities of a job's tables, and how they relate to the stored ones.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Identities {
-    sources: BTreeMap<String, (Identity, Standing)>,
+    sources: BTreeMap<String, (Identity, IdentityStatus)>,
     sink: Option<Identity>,
     /// No version stores them yet: the user has resumed the job with ACCEPTING, or the last version is of an earlier release.
     is_to_be_kept: bool,
@@ -38,22 +39,22 @@ impl Identities {
             is_to_be_kept: last
                 .is_some_and(|last| !history.accepted.is_empty() || last.identities.is_empty()),
         };
-        let mut others = Others::default();
+        let mut others = ChangedTables::default();
         for (table, source) in sources {
             let now = source.identity().await?;
             if sink.is_some_and(|sink| sink.is_certainly(&now)) {
-                return Err(feeds_itself(table, &now));
+                return Err(reads_own_rows(table, &now));
             }
             let last = last.filter(|last| last.sources.contains_key(table));
             let stored = last.and_then(|last| last.identities.get(table));
             let accepted = last.and_then(|_| history.accepted.get(table));
-            let standing = standing(stored, &now, accepted);
-            if let (Standing::Other, Some(stored)) = (standing, stored) {
+            let standing = identity_status(stored, &now, accepted);
+            if let (IdentityStatus::Other, Some(stored)) = (standing, stored) {
                 others.add(table, stored.difference(&now), &now);
             }
             identities.sources.insert(table.clone(), (now, standing));
         }
-        others.into_error(Role::Source)?;
+        others.into_error(TableRole::Source)?;
         Ok(identities)
     }
 
@@ -68,7 +69,7 @@ impl Identities {
         last: Option<&BatchVersion>,
         plans: &SourcePlans,
     ) -> Result<()> {
-        let mut others = Others::default();
+        let mut others = ChangedTables::default();
         for (table, (now, _)) in &self.sources {
             if self.is_accepted(table) {
                 continue;
@@ -93,13 +94,13 @@ impl Identities {
             }
             if !gone.is_empty() {
                 let difference = format!(
-                    "{now} no longer has partition {}, where the job stands: it was made anew",
+                    "{now} no longer has partition {}, where the job stands: it was recreated",
                     gone.join(", ")
                 );
                 others.add(table, difference, now);
             }
         }
-        others.into_error(Role::Source)
+        others.into_error(TableRole::Source)
     }
 
     /// Checks that the sources still have the records that were read last: all sources when a run begins, later only those
@@ -116,7 +117,7 @@ impl Identities {
         skipping: &Gaps,
         begins: bool,
     ) -> Result<()> {
-        let mut others = Others::default();
+        let mut others = ChangedTables::default();
         for (table, source) in sources {
             let plan = plans.get(table);
             if !begins && !plan.is_some_and(|plan| plan.checks_marks) {
@@ -136,7 +137,7 @@ impl Identities {
             // Records that the source no longer has cannot be compared.
             for ends in plan.into_iter().flat_map(|plan| &plan.ends) {
                 if let Some(mark) = marks.get(&ends.partition)
-                    && !source.can_tell(mark.offset, ends)
+                    && !source.still_has_record(mark.offset, ends)
                 {
                     marks.remove(&ends.partition);
                 }
@@ -148,13 +149,13 @@ impl Identities {
             if let Some(first) = differ.first() {
                 let offset = marks.get(first).map_or(0, |mark| mark.offset);
                 let difference = format!(
-                    "{now} has another record at offset {offset} of partition {first}, which the job has read: it was made anew, \
-                     restored, or cut off and written to again"
+                    "{now} has another record at offset {offset} of partition {first}, which the job has read: it was recreated, \
+                     restored, or truncated and written to again"
                 );
                 others.add(table, difference, now);
             }
         }
-        others.into_error(Role::Source)
+        others.into_error(TableRole::Source)
     }
 
     /// Asks for the identities again after a batch was read and written: whether its records came from these sources, and its
@@ -167,13 +168,13 @@ impl Identities {
         for (table, source) in sources {
             if let Some((before, _)) = self.sources.get(table) {
                 let now = source.identity().await?;
-                if before.compare(&now) == Sameness::Other {
+                if before.compare(&now) == IdentityMatch::Other {
                     return Err(changed(table, &before.difference(&now)));
                 }
             }
         }
         if let (Some(before), Some(now)) = (&self.sink, sink.identity().await?)
-            && before.compare(&now) == Sameness::Other
+            && before.compare(&now) == IdentityMatch::Other
         {
             return Err(changed("the sink", &before.difference(&now)));
         }
@@ -182,29 +183,32 @@ impl Identities {
 
     /// Whether the user has accepted the other identity of a table.
     pub(super) fn is_accepted(&self, table: &str) -> bool {
-        matches!(self.of(table), Some(Standing::New | Standing::Moved))
+        matches!(
+            self.of(table),
+            Some(IdentityStatus::New | IdentityStatus::Moved)
+        )
     }
 
     /// Whether the user has accepted a table as a new one.
     pub(super) fn is_new(&self, table: &str) -> bool {
-        self.of(table) == Some(Standing::New)
+        self.of(table) == Some(IdentityStatus::New)
     }
 
     /// Whether a table is certainly the one that was read.
     pub(super) fn is_same(&self, table: &str) -> bool {
-        self.of(table) == Some(Standing::Same)
+        self.of(table) == Some(IdentityStatus::Same)
     }
 
     /// Tables that are new ones, so that the stored event time of their partitions no longer applies.
     pub(super) fn new_tables(&self) -> impl Iterator<Item = &str> {
         let tables = self.sources.iter();
         tables
-            .filter(|(_, (_, standing))| *standing == Standing::New)
+            .filter(|(_, (_, standing))| *standing == IdentityStatus::New)
             .map(|(table, _)| table.as_str())
     }
 
     /// Whether a version has to store them, even if there are no records to read.
-    pub(super) fn is_to_be_kept(&self) -> bool {
+    pub(super) fn must_be_stored(&self) -> bool {
         self.is_to_be_kept
     }
 
@@ -221,7 +225,7 @@ impl Identities {
         self.sink.clone()
     }
 
-    fn of(&self, table: &str) -> Option<Standing> {
+    fn of(&self, table: &str) -> Option<IdentityStatus> {
         self.sources.get(table).map(|(_, standing)| *standing)
     }
 }
@@ -236,22 +240,22 @@ pub(super) fn check_sink(
     now: &Identity,
     last: Option<&BatchVersion>,
     history: &JobHistory,
-) -> Result<Standing> {
+) -> Result<IdentityStatus> {
     let stored = last.and_then(|last| last.sink.as_ref());
-    let standing = standing(stored, now, history.accepted.get(table));
-    if let (Standing::Other, Some(stored)) = (standing, stored) {
-        let mut others = Others::default();
+    let standing = identity_status(stored, now, history.accepted.get(table));
+    if let (IdentityStatus::Other, Some(stored)) = (standing, stored) {
+        let mut others = ChangedTables::default();
         others.add(table, stored.difference(now), now);
-        others.into_error(Role::Sink)?;
+        others.into_error(TableRole::Sink)?;
     }
     Ok(standing)
 }
 
 /// Error for a job that would read its own rows for ever. If the statement reaches the brokers by different addresses, only
 /// their answer shows this.
-fn feeds_itself(table: &str, now: &Identity) -> Error {
-    reads_what_it_writes(now, table)
-        .with_help("let it write to another one, with CREATE OR REPLACE JOB; then RESUME JOB")
+fn reads_own_rows(table: &str, now: &Identity) -> Error {
+    reads_own_sink(now, table)
+        .with_help("change its sink with CREATE OR REPLACE JOB; then RESUME JOB")
 }
 
 fn changed(table: &str, difference: &str) -> Error {
@@ -262,25 +266,25 @@ fn changed(table: &str, difference: &str) -> Error {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Role {
+enum TableRole {
     Source,
     Sink,
 }
 
 /// Tables whose identity has changed.
 #[derive(Debug, Default)]
-struct Others {
-    report: Reported,
+struct ChangedTables {
+    report: ReportedChange,
     differences: Vec<String>,
 }
 
-impl Others {
+impl ChangedTables {
     fn add(&mut self, table: &str, difference: String, now: &Identity) {
         self.report.others.insert(table.to_owned(), now.clone());
         self.differences.push(format!("{table}: {difference}"));
     }
 
-    fn into_error(self, role: Role) -> Result<()> {
+    fn into_error(self, role: TableRole) -> Result<()> {
         if self.differences.is_empty() {
             return Ok(());
         }
@@ -291,19 +295,19 @@ impl Others {
         };
         let (new, moved) = (list("NEW"), list("MOVED"));
         let help = match role {
-            Role::Source => format!(
+            TableRole::Source => format!(
                 "RESUME JOB … ACCEPTING {new} reads it as a new source, from where 'scan.startup' says; RESUME JOB … ACCEPTING \
-                 {moved} goes on at the same offsets, if it holds the same records; or put back what was there and RESUME JOB"
+                 {moved} continues at the same offsets, if it holds the same records; or restore the previous one and RESUME JOB"
             ),
-            Role::Sink => format!(
-                "RESUME JOB … ACCEPTING {new} goes on with the next batch, and rows of earlier ones are not in it; RESUME JOB … \
+            TableRole::Sink => format!(
+                "RESUME JOB … ACCEPTING {new} continues with the next batch, and rows of earlier ones are not in it; RESUME JOB … \
                  ACCEPTING {moved} does so if it holds the rows that were written; DROP JOB and CREATE JOB fill it from the \
-                 beginning; or put back what was there and RESUME JOB"
+                 beginning; or restore the previous one and RESUME JOB"
             ),
         };
         let what = match role {
-            Role::Source => "a source of the job is another one",
-            Role::Sink => "the sink of the job is another one",
+            TableRole::Source => "a source of the job was replaced by another one",
+            TableRole::Sink => "the sink of the job was replaced by another one",
         };
         let message = format!("{what}: {}", self.differences.join("; "));
         let tables = self.report.others.keys().map(Subject::table);

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
-use crate::core::jobs::{BatchVersion, ClockReading, JobClock, Wall};
+use crate::core::jobs::{BatchVersion, ClockReading, JobClock, WallClock};
 use crate::runtime::clock::Clock;
 use crate::streaming::LastRecords;
 
@@ -15,7 +15,7 @@ pub(super) struct RunningClock<'a> {
     machine: &'a dyn Clock,
     clock: Mutex<JobClock>,
     /// How the wall clock compared with the job's clock at the last look.
-    wall: Mutex<Wall>,
+    wall: Mutex<WallClock>,
 }
 
 impl<'a> RunningClock<'a> {
@@ -25,7 +25,7 @@ impl<'a> RunningClock<'a> {
             job,
             machine,
             clock: Mutex::default(),
-            wall: Mutex::new(Wall::Believed),
+            wall: Mutex::new(WallClock::Trusted),
         }
     }
 
@@ -50,13 +50,15 @@ impl<'a> RunningClock<'a> {
         if std::mem::discriminant(&before) != std::mem::discriminant(&seen) {
             let job = self.job;
             match seen {
-                Wall::Believed => tracing::info!(job, "the job's clock is the wall clock again"),
-                Wall::Off(by) => tracing::warn!(
+                WallClock::Trusted => {
+                    tracing::info!(job, "the job's clock is the wall clock again")
+                }
+                WallClock::Drifted(by) => tracing::warn!(
                     job,
                     milliseconds = by,
-                    "the wall clock is off from the time that has passed: the job goes by the time that has passed"
+                    "the wall clock differs from the elapsed time: the job uses the elapsed time"
                 ),
-                Wall::Unconfirmed(by) => tracing::warn!(
+                WallClock::Unconfirmed(by) => tracing::warn!(
                     job,
                     milliseconds = by,
                     "the wall clock is ahead of the job's, which ran on another machine or before this one was started again, and no \
@@ -68,10 +70,10 @@ impl<'a> RunningClock<'a> {
     }
 
     /// Takes the timestamps of the last records, which confirm the wall clock.
-    pub(super) fn saw_records(&self, last: &LastRecords) {
+    pub(super) fn observe_records(&self, last: &LastRecords) {
         let times = last.values().flat_map(BTreeMap::values);
         if let Some(latest) = times.filter_map(|mark| mark.timestamp).max() {
-            lock(&self.clock).saw_record(latest);
+            lock(&self.clock).observe_record(latest);
         }
     }
 }

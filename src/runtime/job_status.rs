@@ -10,11 +10,11 @@ use crate::runtime::metrics::Metrics;
 
 /// Stop signal for running jobs. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct Stop {
+pub struct StopSignal {
     sender: Arc<watch::Sender<bool>>,
 }
 
-impl Default for Stop {
+impl Default for StopSignal {
     fn default() -> Self {
         Self {
             sender: Arc::new(watch::Sender::new(false)),
@@ -22,7 +22,7 @@ impl Default for Stop {
     }
 }
 
-impl Stop {
+impl StopSignal {
     /// Stops the jobs: each aborts its current batch; no record is lost.
     pub fn stop(&self) {
         self.sender.send_replace(true);
@@ -46,7 +46,7 @@ pub struct JobStatuses {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct JobStatus {
     /// Its work since it was started in this process.
-    pub report: Report,
+    pub report: RunReport,
     /// Records in the sources that no batch has read.
     pub lag: u64,
     /// How long the last batch took.
@@ -85,7 +85,7 @@ pub struct RunOptions {
     /// A job ends when all that was there at its start is committed.
     pub until_caught_up: bool,
     /// The stop signal of the jobs.
-    pub stop: Stop,
+    pub stop: StopSignal,
     /// Status that the jobs update.
     pub statuses: JobStatuses,
     /// Metrics that the jobs update, if there are any.
@@ -94,7 +94,7 @@ pub struct RunOptions {
 
 /// Totals of one run of a job.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Report {
+pub struct RunReport {
     /// Batches committed.
     pub batches: u64,
     /// Records read.

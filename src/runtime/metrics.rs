@@ -13,8 +13,8 @@ use prometheus::{
 use crate::core::jobs::BatchVersion;
 use crate::error::{Error, Result};
 use crate::runtime::batch_phase::BatchPhase;
-use crate::runtime::ends::{Ends, lags};
-use crate::runtime::windows::Windows;
+use crate::runtime::source_ends::{SourceEnds, lags};
+use crate::runtime::window_state::WindowState;
 
 /// Seconds: batches take from milliseconds to minutes.
 const BUCKETS: &[f64] = &[
@@ -25,8 +25,8 @@ const BUCKETS: &[f64] = &[
 #[derive(Debug, Clone)]
 pub struct Metrics {
     registry: Registry,
-    families: Arc<Families>,
-    jobs: Arc<Mutex<BTreeMap<String, Arc<OfJob>>>>,
+    families: Arc<MetricFamilies>,
+    jobs: Arc<Mutex<BTreeMap<String, Arc<MetricsOfJob>>>>,
     /// Tables of a server that are defined and cannot be opened.
     unopened: Arc<Mutex<Vec<String>>>,
 }
@@ -59,7 +59,7 @@ impl JobState {
 }
 
 #[derive(Debug)]
-struct Families {
+struct MetricFamilies {
     rows_in: IntCounterVec,
     bytes_in: IntCounterVec,
     rows_out: IntCounterVec,
@@ -81,9 +81,9 @@ struct Families {
 
 /// The metrics of one job, found once.
 #[derive(Debug)]
-struct OfJob {
+struct MetricsOfJob {
     name: String,
-    families: Arc<Families>,
+    families: Arc<MetricFamilies>,
     rows_in: IntCounter,
     bytes_in: IntCounter,
     rows_out: IntCounter,
@@ -96,12 +96,12 @@ struct OfJob {
     batch_seconds: Histogram,
     phase_seconds: [Histogram; 5],
     /// Created when they are known: a job without windows has none.
-    of_time: Mutex<Option<OfTime>>,
+    of_time: Mutex<Option<WatermarkGauges>>,
     last_commit: Mutex<Option<Gauge>>,
 }
 
 #[derive(Debug)]
-struct OfTime {
+struct WatermarkGauges {
     /// Microseconds since 1970 UTC.
     watermark: i64,
     seconds: Gauge,
@@ -116,7 +116,7 @@ impl Metrics {
     /// None that a caller could cause.
     pub fn try_new() -> Result<Self> {
         let registry = Registry::new();
-        let families = Families::register(&registry)?;
+        let families = MetricFamilies::register(&registry)?;
         Ok(Self {
             registry,
             families: Arc::new(families),
@@ -146,7 +146,7 @@ impl Metrics {
 
     /// The state of each job; none for a job that has ended or was taken over by another process.
     pub fn states(&self) -> BTreeMap<String, Option<JobState>> {
-        let state = |job: &OfJob| {
+        let state = |job: &MetricsOfJob| {
             let mut states = JobState::ALL.iter().zip(&job.states);
             states
                 .find(|(_, gauge)| gauge.get() == 1)
@@ -168,24 +168,24 @@ impl Metrics {
         *lock(&self.unopened) = names;
     }
 
-    fn job(&self, name: &str) -> Result<Arc<OfJob>> {
+    fn job(&self, name: &str) -> Result<Arc<MetricsOfJob>> {
         if let Some(job) = self.lock().get(name) {
             return Ok(Arc::clone(job));
         }
-        let job = OfJob::try_new(name, &self.families)?;
+        let job = MetricsOfJob::try_new(name, &self.families)?;
         let job = Arc::new(job);
         self.lock().insert(name.to_owned(), Arc::clone(&job));
         Ok(job)
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Arc<OfJob>>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Arc<MetricsOfJob>>> {
         lock(&self.jobs)
     }
 }
 
 /// The metrics of one job, for its runner; does nothing if metrics are off. Cheap to clone.
 #[derive(Debug, Clone)]
-pub(super) struct JobMetrics(Option<Arc<OfJob>>);
+pub(super) struct JobMetrics(Option<Arc<MetricsOfJob>>);
 
 impl JobMetrics {
     pub(super) fn try_new(metrics: Option<&Metrics>, job: &str) -> Result<Self> {
@@ -217,7 +217,7 @@ impl JobMetrics {
     }
 
     /// Updates the lag: topics end at `ends`, and `last` is the job's last version.
-    pub(super) fn lag(&self, last: Option<&BatchVersion>, ends: &Ends) {
+    pub(super) fn lag(&self, last: Option<&BatchVersion>, ends: &SourceEnds) {
         let Some(job) = &self.0 else { return };
         for (table, partition, lag) in lags(last, ends) {
             let labels = [job.name.as_str(), table, &partition.to_string()];
@@ -251,7 +251,7 @@ impl JobMetrics {
     }
 
     /// Updates the metrics of the job's windows; a job without state has none.
-    pub(super) fn windows(&self, windows: &Windows) {
+    pub(super) fn windows(&self, windows: &WindowState) {
         let Some(job) = self.0.as_ref().filter(|_| windows.keep_state()) else {
             return;
         };
@@ -264,7 +264,7 @@ impl JobMetrics {
             return;
         };
         let mut of_time = lock(&job.of_time);
-        let time = of_time.get_or_insert_with(|| OfTime {
+        let time = of_time.get_or_insert_with(|| WatermarkGauges {
             watermark,
             seconds: families.watermark.with_label_values(&labels),
             delay: families.watermark_delay.with_label_values(&labels),
@@ -274,7 +274,7 @@ impl JobMetrics {
     }
 }
 
-impl Families {
+impl MetricFamilies {
     fn register(registry: &Registry) -> prometheus::Result<Self> {
         let built = IntGaugeVec::new(
             Opts::new("anabranch_build_info", "The running program; always 1"),
@@ -327,7 +327,7 @@ impl Families {
             batches: counter("anabranch_job_batches_total", "Batches committed")?,
             retries: counter(
                 "anabranch_job_retries_total",
-                "Faults that may pass, each waited out before another attempt",
+                "Temporary failures, each followed by another attempt",
             )?,
             failures: counter(
                 "anabranch_job_failures_total",
@@ -335,7 +335,7 @@ impl Families {
             )?,
             lag: integer(
                 "anabranch_job_lag_offsets",
-                "Offsets that are in the topic's partition and that no committed batch has read, as of the last look",
+                "Offsets that are in the topic's partition and that no committed batch has read, as of the last poll",
                 &["job", "table", "partition"],
             )?,
             watermark: gauge(
@@ -352,7 +352,7 @@ impl Families {
             )?,
             state: integer(
                 "anabranch_job_state",
-                "1 for what the job is at, 0 for the others; all 0 when it has ended in this process",
+                "1 for the current state of the job, 0 for the others; all 0 when it has ended in this process",
                 &["job", "state"],
             )?,
             state_rows: integer(
@@ -379,8 +379,8 @@ impl Families {
     }
 }
 
-impl OfJob {
-    fn try_new(name: &str, families: &Arc<Families>) -> prometheus::Result<Self> {
+impl MetricsOfJob {
+    fn try_new(name: &str, families: &Arc<MetricFamilies>) -> prometheus::Result<Self> {
         let counter = |family: &IntCounterVec| family.get_metric_with_label_values(&[name]);
         let state = |state: JobState| {
             let labels = [name, state.name()];
@@ -443,7 +443,7 @@ mod tests {
     }
 
     #[test]
-    fn two_recorders_know_nothing_of_each_other() {
+    fn two_recorders_are_independent() {
         let (one, other) = (Metrics::try_new().unwrap(), Metrics::try_new().unwrap());
         let job = JobMetrics::try_new(Some(&one), "j").unwrap();
         job.retry();
@@ -462,7 +462,7 @@ mod tests {
     }
 
     #[test]
-    fn a_job_is_at_one_thing_at_a_time() {
+    fn a_job_has_one_state_at_a_time() {
         let metrics = Metrics::try_new().unwrap();
         let job = JobMetrics::try_new(Some(&metrics), "j").unwrap();
         let mut seen = vec![metrics.states()["j"]];
@@ -487,13 +487,13 @@ mod tests {
     }
 
     #[test]
-    fn the_delay_is_told_by_the_time_of_the_question() {
+    fn the_watermark_delay_is_computed_at_scrape_time() {
         let metrics = Metrics::try_new().unwrap();
         let job = JobMetrics::try_new(Some(&metrics), "j").unwrap();
         let delay = "anabranch_job_watermark_delay_seconds{job=\"j\"}";
         assert_eq!(value(&metrics.text(0).unwrap(), delay), None, "no windows");
         let of = job.0.as_ref().unwrap();
-        *lock(&of.of_time) = Some(OfTime {
+        *lock(&of.of_time) = Some(WatermarkGauges {
             watermark: 2_000_000,
             seconds: of.families.watermark.with_label_values(&["j"]),
             delay: of.families.watermark_delay.with_label_values(&["j"]),
@@ -503,7 +503,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_recorder_nothing_is_kept() {
+    fn without_a_recorder_no_metrics_are_kept() {
         let job = JobMetrics::try_new(None, "j").unwrap();
         job.retry();
         job.failed();

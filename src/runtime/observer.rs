@@ -22,7 +22,7 @@ pub(super) struct Observer<'a> {
 
 impl Observer<'_> {
     /// Changes the live status.
-    pub(super) fn tell(&self, change: impl FnOnce(&mut JobStatus)) {
+    pub(super) fn update_status(&self, change: impl FnOnce(&mut JobStatus)) {
         self.statuses.update(self.job, change);
     }
 
@@ -41,10 +41,10 @@ impl Observer<'_> {
             done = &mut answer => return done,
             () = self.clock.sleep(LONG_ANSWER) => {}
         }
-        self.tell(|status| status.waiting = Some(waiting.to_owned()));
+        self.update_status(|status| status.waiting = Some(waiting.to_owned()));
         self.metrics.state(Some(JobState::Waiting));
         let done = answer.await?;
-        self.tell(|status| status.waiting = None);
+        self.update_status(|status| status.waiting = None);
         self.metrics.state(Some(JobState::Running));
         Ok(done)
     }

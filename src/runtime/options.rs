@@ -215,11 +215,11 @@ impl JobOptions {
     fn check_ttl(&self, is_keyed: bool, given: &[TableOption]) -> Result<()> {
         if is_keyed && self.state_ttl.is_none() {
             return Err(Error::invalid(
-                "an aggregate without a window keeps every key it has met: say for how long",
+                "an aggregate without a window keeps every key: set for how long",
             )
             .with_help(
-                "WITH ('state.ttl' '7 days') forgets a key that no batch has touched for so long, 'state.ttl' 'none' \
-                 keeps all; or group by the window_start of TUMBLE, HOP, CUMULATE or SESSION, or say EMIT PER BATCH",
+                "WITH ('state.ttl' '7 days') drops a key that no batch has touched for this time, 'state.ttl' 'none' \
+                 keeps all; or group by the window_start of TUMBLE, HOP, CUMULATE or SESSION, or use EMIT PER BATCH",
             ));
         }
         let option = given
@@ -227,7 +227,7 @@ impl JobOptions {
             .find(|option| option.key.eq_ignore_ascii_case("state.ttl"));
         match option {
             Some(option) if !is_keyed => Err(Error::invalid(
-                "'state.ttl' is about the keys of an aggregate without a window, and the job keeps none",
+                "'state.ttl' applies to the keys of an aggregate without a window, and the job has none",
             )
             .with_help("leave it out: the state of a window goes when the window closes")
             .at(option.key_span)),
@@ -256,7 +256,7 @@ impl JobOptions {
                     "as fast as possible" => Trigger::AsFastAsPossible,
                     _ => Trigger::Every(options::duration(one, key, Duration::ZERO).map_err(
                         |_| {
-                            Error::invalid(format!("option 'trigger' does not take '{value}'"))
+                            Error::invalid(format!("option 'trigger' does not accept '{value}'"))
                                 .about(Subject::option("trigger"))
                                 .with_help(
                                     "it takes a duration such as '100 milliseconds', 'as fast as possible' or 'once'",
@@ -313,7 +313,7 @@ impl JobOptions {
                         Ok(ttl) if !ttl.is_zero() => StateTtl::After(ttl),
                         _ => {
                             return Err(Error::invalid(format!(
-                                "option 'state.ttl' does not take '{value}'"
+                                "option 'state.ttl' does not accept '{value}'"
                             ))
                             .about(Subject::option("state.ttl"))
                             .with_help("it takes a duration such as '7 days', or 'none'"));

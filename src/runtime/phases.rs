@@ -79,11 +79,11 @@ fn span_of(phase: BatchPhase, batch: &Span) -> Span {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::core::jobs::Entry;
+    use crate::core::jobs::LogEntry;
 
     #[tokio::test]
-    async fn spans_that_nobody_asked_for_are_not_made() {
-        let created = Entry::Created {
+    async fn disabled_spans_are_not_created() {
+        let created = LogEntry::Created {
             name: "j".into(),
             text: String::new(),
             tables: vec![],

@@ -7,10 +7,12 @@
 use futures::{StreamExt as _, TryStreamExt as _};
 use tokio::task::JoinHandle;
 
-use crate::core::jobs::{Committed, Entry, JobHistory, Retention, is_sweep_due, oldest_to_stay};
+use crate::core::jobs::{
+    BatchCommit, JobHistory, LogEntry, Retention, is_sweep_due, oldest_to_stay,
+};
 use crate::error::{Error, Result};
 use crate::runtime::failpoint;
-use crate::store::{JobId, JobStore, Pack, Packed};
+use crate::store::{JobId, JobStore, Pack, PackedBatch};
 
 /// A pack grows up to about this size; then another one is begun.
 const PACK_BYTES: usize = 8 << 20;
@@ -25,16 +27,16 @@ pub(super) struct Sweeper {
     id: JobId,
     job: String,
     retention: Retention,
-    work: Work,
+    work: SweepWork,
     /// Time of the next attempt, in milliseconds since 1970 UTC.
     rests_until: i64,
 }
 
 /// Work that runs beside the batches.
-enum Work {
+enum SweepWork {
     None,
     /// Packs the late rows and dead letters of the batches that will be trimmed; returns the entry that trims the history.
-    Packing(JoinHandle<Result<Option<Entry>>>),
+    Packing(JoinHandle<Result<Option<LogEntry>>>),
     /// Writes a checkpoint and deletes files; returns the number of the checkpoint.
     Deleting(JoinHandle<Result<u64>>),
 }
@@ -46,7 +48,7 @@ impl Sweeper {
             id,
             job: job.to_owned(),
             retention,
-            work: Work::None,
+            work: SweepWork::None,
             rests_until: i64::MIN,
         }
     }
@@ -58,9 +60,9 @@ impl Sweeper {
     /// The log cannot be written to.
     pub(super) async fn go_on(&mut self, history: &mut JobHistory, now: i64) -> Result<()> {
         let is_done = match &self.work {
-            Work::None => true,
-            Work::Packing(work) => work.is_finished(),
-            Work::Deleting(work) => work.is_finished(),
+            SweepWork::None => true,
+            SweepWork::Packing(work) => work.is_finished(),
+            SweepWork::Deleting(work) => work.is_finished(),
         };
         if is_done {
             self.step(history, now).await?;
@@ -76,7 +78,7 @@ impl Sweeper {
     pub(super) async fn finish(&mut self, history: &mut JobHistory, now: i64) -> Result<()> {
         loop {
             self.step(history, now).await?;
-            if matches!(self.work, Work::None) {
+            if matches!(self.work, SweepWork::None) {
                 return Ok(());
             }
         }
@@ -88,9 +90,9 @@ impl Sweeper {
         reason = "sweeping runs beside the batches, and the sweep is a decision of its own"
     )]
     async fn step(&mut self, history: &mut JobHistory, now: i64) -> Result<()> {
-        match std::mem::replace(&mut self.work, Work::None) {
-            Work::None => self.begin(history, now),
-            Work::Packing(work) => {
+        match std::mem::replace(&mut self.work, SweepWork::None) {
+            SweepWork::None => self.begin(history, now),
+            SweepWork::Packing(work) => {
                 let Some(packed) = self.outcome(work, now).await else {
                     return Ok(());
                 };
@@ -103,9 +105,9 @@ impl Sweeper {
                 }
                 let (store, id, kept) = (self.store.clone(), self.id, history.clone());
                 let work = async move { delete(&store, id, &kept).await };
-                self.work = Work::Deleting(tokio::spawn(work));
+                self.work = SweepWork::Deleting(tokio::spawn(work));
             }
-            Work::Deleting(work) => {
+            SweepWork::Deleting(work) => {
                 if let Some(checkpoint) = self.outcome(work, now).await {
                     history.checkpoint = checkpoint;
                 }
@@ -125,13 +127,15 @@ impl Sweeper {
         let (store, id, retention) = (self.store.clone(), self.id, self.retention);
         let history = history.clone();
         let work = async move { pack(&store, id, &history, retention, now).await };
-        self.work = Work::Packing(tokio::spawn(work));
+        self.work = SweepWork::Packing(tokio::spawn(work));
     }
 
     /// Result of a task; after a fault it logs a warning and pauses the sweeper.
     async fn outcome<T>(&mut self, work: JoinHandle<Result<T>>, now: i64) -> Option<T> {
         let done = work.await.unwrap_or_else(|error| {
-            Err(Error::internal(format!("sweeping was broken off: {error}")))
+            Err(Error::internal(format!(
+                "sweeping was interrupted: {error}"
+            )))
         });
         done.inspect_err(|error| {
             tracing::warn!(job = self.job, %error, "old batches are not swept; trying again later");
@@ -148,13 +152,13 @@ async fn pack(
     history: &JobHistory,
     retention: Retention,
     now: i64,
-) -> Result<Option<Entry>> {
+) -> Result<Option<LogEntry>> {
     let Some(oldest) = oldest_to_stay(history, retention, now) else {
         return Ok(None);
     };
     // A subscription ends with its process, so its late rows and dead letters are not kept.
-    let keeps = |of: &Committed| of.batch < oldest && !store.is_fleeting();
-    let leaving: Vec<Committed> = history.batches.iter().cloned().take_while(keeps).collect();
+    let keeps = |of: &BatchCommit| of.batch < oldest && !store.is_ephemeral();
+    let leaving: Vec<BatchCommit> = history.batches.iter().cloned().take_while(keeps).collect();
     let mut set_aside = futures::stream::iter(leaving)
         .map(|batch| set_aside(store.clone(), id, batch))
         .buffered(READS_AT_ONCE);
@@ -177,7 +181,7 @@ async fn pack(
         packs.push(write(store, id, history, &pack).await?);
     }
     failpoint::reach("packed");
-    Ok(Some(Entry::Trimmed {
+    Ok(Some(LogEntry::Trimmed {
         oldest,
         packs,
         at: now,
@@ -202,7 +206,7 @@ async fn write(store: &JobStore, id: JobId, history: &JobHistory, pack: &Pack) -
     Ok(name)
 }
 
-async fn set_aside(store: JobStore, id: JobId, batch: Committed) -> Result<Option<Packed>> {
+async fn set_aside(store: JobStore, id: JobId, batch: BatchCommit) -> Result<Option<PackedBatch>> {
     let version = store.version(id, &batch.version).await?;
     let late = match version.late_rows {
         0 => None,
@@ -210,7 +214,7 @@ async fn set_aside(store: JobStore, id: JobId, batch: Committed) -> Result<Optio
     };
     let dead_letters = store.dead_letters(id, &batch.version, &version).await?;
     let is_empty = late.is_none() && dead_letters.is_empty();
-    Ok((!is_empty).then_some(Packed {
+    Ok((!is_empty).then_some(PackedBatch {
         batch: batch.batch,
         dead_letters,
         late,
@@ -280,7 +284,7 @@ mod tests {
         };
         store.put_state(id, &name, b"x".to_vec()).await.unwrap();
         store.stage(id, &name, &version).await.unwrap();
-        let entry = Entry::Committed {
+        let entry = LogEntry::Committed {
             batch,
             version: name,
             at: 0,
@@ -325,7 +329,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let data = DataDir::open(&dir.path().display().to_string()).unwrap();
         let store = JobStore::new(data);
-        let created = Entry::Created {
+        let created = LogEntry::Created {
             name: "j".into(),
             text: String::new(),
             tables: vec![],
@@ -358,7 +362,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn loss_1_a_runner_that_slept_before_its_checkpoint_deletes_nothing_that_lives() {
+    async fn loss_1_a_runner_that_stalled_before_its_checkpoint_deletes_no_live_files() {
         let (_dir, store, id, slept, history) = slept().await;
         let before = store.inventory(id).await.unwrap().files();
         // Newer checkpoints than its own are there: it deletes nothing.
@@ -385,7 +389,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn whoever_read_the_log_before_the_last_checkpoint_still_finds_its_files() {
+    async fn readers_from_before_the_last_checkpoint_still_find_their_files() {
         let (_dir, store, id, mut history) = job().await;
         let mut read = history.clone();
         for _ in 0..5 {

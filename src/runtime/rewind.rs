@@ -5,17 +5,19 @@ use std::collections::{BTreeMap, BTreeSet};
 use futures::TryStreamExt as _;
 
 use crate::core::jobs::log::sequence_of;
-use crate::core::jobs::{BatchVersion, Entry, Identity, JobHistory, Sameness, SourceProgress};
+use crate::core::jobs::{
+    BatchVersion, Identity, IdentityMatch, JobHistory, LogEntry, SourceProgress,
+};
 use crate::error::{Error, Result, Subject};
 use crate::runtime::batch::check_readable;
-use crate::runtime::ends::Ends;
 use crate::runtime::failpoint;
 use crate::runtime::job::ReadyJob;
 use crate::runtime::owner::{STATEMENT, now, owner};
-use crate::runtime::source::{JobSource, Look};
+use crate::runtime::source::{JobSource, SourcePoll};
+use crate::runtime::source_ends::SourceEnds;
 use crate::runtime::statements::Jobs;
 use crate::runtime::takeover::{TakenOver, files_in, files_of, take_over};
-use crate::session::Ready;
+use crate::session::PlannedStatement;
 use crate::store::JobId;
 
 impl Jobs {
@@ -24,7 +26,7 @@ impl Jobs {
     /// # Errors
     ///
     /// The batches cannot be run again or taken back; the sink or the store does not answer.
-    pub(super) async fn rewind(&self, name: &str, to: u64) -> Result<Ready> {
+    pub(super) async fn rewind(&self, name: &str, to: u64) -> Result<PlannedStatement> {
         let (id, history) = self.find(name).await?;
         check_batch(&history, to)?;
         let ready = self.ready.lock().await.get(name).cloned();
@@ -48,7 +50,7 @@ impl Jobs {
         // The job's runner may have committed batches until the takeover.
         check_batch(&history, to)?;
         let mut abandoned = history.clone();
-        let entry = Entry::Rewound { to, at: now() };
+        let entry = LogEntry::Rewound { to, at: now() };
         abandoned.apply(&entry);
         // Rows that a restored sink lacks cannot be removed from it.
         let is_there = |version: &str| {
@@ -65,7 +67,7 @@ impl Jobs {
         let files = files_of(there.iter().copied());
         // Rows that were written to an earlier table, which this one has replaced, are not in it.
         let own = files_in(there, identity.as_ref());
-        sink.check_take_back(&own).await?;
+        sink.check_revert(&own).await?;
         // A sink in an earlier state has rows again that were removed from it: those of batches that were abandoned before.
         let again: Vec<String> = match missing {
             Some(missing) => history
@@ -84,7 +86,7 @@ impl Jobs {
         };
         let again: Vec<BatchVersion> = self.store.versions(id, again).try_collect().await?;
         let again = files_in(&again, identity.as_ref());
-        sink.check_take_back(&again).await?;
+        sink.check_revert(&again).await?;
         let behind = read
             .iter()
             .filter(|(name, _)| behind.contains(name.as_str()));
@@ -98,7 +100,7 @@ impl Jobs {
                 "job {name} was taken over by a runner at the same time"
             ))
             .about(Subject::job(name))
-            .with_help("say it again"));
+            .with_help("run the statement again"));
         }
         failpoint::reach("rewound");
         let batches = history.batches.len() - abandoned.batches.len();
@@ -106,8 +108,8 @@ impl Jobs {
         sink.take_back(&files).await?;
         sink.mark(&history).await?;
         let rows = sink.abandoned_rows(&published);
-        Ok(Ready::Done(format!(
-            "job {name} goes on from batch {to}; {batches} batches are abandoned, and {rows}"
+        Ok(PlannedStatement::Done(format!(
+            "job {name} continues from batch {to}; {batches} batches are abandoned, and {rows}"
         )))
     }
 
@@ -143,7 +145,7 @@ impl Jobs {
             }
         }
         if let (Some(first), Some(newest)) = (versions.first(), versions.last()) {
-            let mut ends = Ends::new();
+            let mut ends = SourceEnds::new();
             let stands = match history.batches.iter().find(|batch| batch.batch == to) {
                 Some(last) => Some(self.store.version(job.id, &last.version).await?),
                 None => None,
@@ -151,7 +153,7 @@ impl Jobs {
             let tables = &job.environment.tables;
             for (table, source) in tables.sources(&job.query, None)? {
                 check_same_source(&table, &*source, &first.identities).await?;
-                let look = Look {
+                let look = SourcePoll {
                     table: &table,
                     last: stands.as_ref(),
                     max_rows: 1,
@@ -179,7 +181,7 @@ async fn check_same_source(
         return Ok(());
     };
     let now = source.identity().await?;
-    if read.compare(&now) != Sameness::Other {
+    if read.compare(&now) != IdentityMatch::Other {
         return Ok(());
     }
     Err(Error::data(format!(
@@ -205,7 +207,7 @@ fn check_batch(history: &JobHistory, to: u64) -> Result<()> {
         );
         return Err(Error::not_found(gone).about(Subject::job(name)).with_help(
             "the options 'retention.versions' and 'retention.age' of CREATE JOB say how many are kept; \
-             to begin anew, DROP JOB and CREATE JOB, or reprocess from an archive",
+             to start over, DROP JOB and CREATE JOB, or reprocess from an archive",
         ));
     }
     Err(Error::not_found(format!(

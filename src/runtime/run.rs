@@ -6,11 +6,11 @@ use std::sync::Arc;
 
 use futures::FutureExt as _;
 
-use crate::core::jobs::Entry;
+use crate::core::jobs::LogEntry;
 use crate::error::{Error, Result};
-use crate::runtime::heartbeat::Heart;
+use crate::runtime::heartbeat::HeartbeatTask;
 use crate::runtime::job::ReadyJob;
-use crate::runtime::job_status::{Report, RunOptions};
+use crate::runtime::job_status::{RunOptions, RunReport};
 use crate::runtime::owner::now;
 use crate::runtime::runner::JobRunner;
 use crate::runtime::takeover::append_to;
@@ -21,9 +21,9 @@ pub(super) async fn run_job(
     store: JobStore,
     job: Arc<ReadyJob>,
     options: RunOptions,
-) -> Result<Report> {
+) -> Result<RunReport> {
     let runner = JobRunner::try_new(&store, &job, &options)?;
-    let heart = Heart {
+    let heart = HeartbeatTask {
         store: store.clone(),
         id: job.id,
         name: job.name.clone(),
@@ -32,8 +32,8 @@ pub(super) async fn run_job(
     };
     let run = AssertUnwindSafe(runner.run()).catch_unwind();
     let outcome = tokio::select! {
-        outcome = run => outcome.map_err(|panic| said_by(&*panic)),
-        () = heart.beat() => Ok(Err(Error::internal("the signs of life have ended"))),
+        outcome = run => outcome.map_err(|panic| panic_message(&*panic)),
+        () = heart.beat() => Ok(Err(Error::internal("the heartbeats have ended"))),
     };
     let outcome = match outcome {
         Ok(outcome) => outcome,
@@ -44,7 +44,7 @@ pub(super) async fn run_job(
 }
 
 /// The message of a panic.
-fn said_by(panic: &(dyn Any + Send)) -> String {
+fn panic_message(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().copied();
     let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
     text.unwrap_or("it gave no message").to_owned()
@@ -53,7 +53,7 @@ fn said_by(panic: &(dyn Any + Send)) -> String {
 /// Records a panic of this program in the job's log, unless another process runs the job by now.
 async fn panicked(store: &JobStore, id: JobId, owner: &str, said: &str) -> Error {
     let error = Error::internal(format!("the program has failed: {said}"));
-    let paused = Entry::Paused {
+    let paused = LogEntry::Paused {
         reason: Some(error.message().to_owned()),
         reported: None,
         at: now(),

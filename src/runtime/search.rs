@@ -7,28 +7,28 @@
 
 use crate::core::jobs::PlannedRange;
 use crate::error::{Error, ErrorKind, Result};
-use crate::runtime::aside::Place;
-use crate::runtime::batch::Ranges;
+use crate::runtime::batch::BatchRanges;
+use crate::runtime::set_aside_records::RecordPosition;
 
 /// The most records of a batch that are set aside. With more the job fails, as with more than half of the batch.
 const MOST: u64 = 1_000;
 
 /// Result of a search.
 #[derive(Debug)]
-pub(super) enum Blamed {
+pub(super) enum SearchResult {
     /// No record is to blame: the batch fails for another reason.
     NoRecord,
     /// None of its records is known to fail alone.
-    NotAlone,
+    OnlyTogether,
     /// These records, each with its own error.
-    Records(Vec<(Place, Error)>),
+    Records(Vec<(RecordPosition, Error)>),
     /// More records fail than a job may set aside; the first one.
-    TooMany(Place, Error),
+    TooMany(RecordPosition, Error),
 }
 
 /// Whether an error may be caused by one record of the batch without naming it. A refusal by a store, a broker or a registry is
 /// the fault of no record, and neither is an exhausted memory pool.
-pub(super) fn may_blame(error: &Error) -> bool {
+pub(super) fn may_be_caused_by_record(error: &Error) -> bool {
     let kinds = [
         ErrorKind::Invalid,
         ErrorKind::Data,
@@ -50,19 +50,19 @@ pub(super) fn may_blame(error: &Error) -> bool {
 ///
 /// The fault that keeps a part from running before a record is found, such as a broker that does not answer.
 pub(super) async fn search<F: Future<Output = Result<()>>>(
-    ranges: &Ranges,
+    ranges: &BatchRanges,
     from_start: bool,
     all: bool,
     is_enough: impl Fn() -> bool,
-    run: impl Fn(Ranges) -> F,
-) -> Result<Blamed> {
+    run: impl Fn(BatchRanges) -> F,
+) -> Result<SearchResult> {
     let mut ranges = ranges.clone();
     let total = positions(&ranges);
     let before = count_aside(&ranges);
-    let run = |part: Ranges| fault(run(part));
+    let run = |part: BatchRanges| fault(run(part));
     // The batch fails even without records: a table or the sink is missing.
     if run(part(&ranges, 0, 0)).await?.is_some() {
-        return Ok(Blamed::NoRecord);
+        return Ok(SearchResult::NoRecord);
     }
     let mut found = Vec::new();
     let mut next = 0;
@@ -74,38 +74,38 @@ pub(super) async fn search<F: Future<Output = Result<()>>>(
             Err(error) => return Err(error),
         };
         let (Some(error), Some(place)) = (alone, place(&ranges, at)) else {
-            return Ok(Blamed::NotAlone);
+            return Ok(SearchResult::OnlyTogether);
         };
         // It fails although it is set aside already.
         if is_aside(&ranges, &place) {
-            return Ok(Blamed::NoRecord);
+            return Ok(SearchResult::NoRecord);
         }
         if !all {
-            return Ok(Blamed::Records(vec![(place, error)]));
+            return Ok(SearchResult::Records(vec![(place, error)]));
         }
         found.push((place.clone(), error));
         let count = before + found.len() as u64;
         if count > MOST || (total >= 100 && count * 2 > total) {
             let (place, error) = found.swap_remove(0);
-            return Ok(Blamed::TooMany(place, error));
+            return Ok(SearchResult::TooMany(place, error));
         }
         ranges.set_aside(&place, String::new());
         next = at + 1;
     }
     Ok(match found.is_empty() {
         // The failing step does not run here, such as the part of the plan above an aggregate.
-        true => Blamed::NotAlone,
-        false => Blamed::Records(found),
+        true => SearchResult::OnlyTogether,
+        false => SearchResult::Records(found),
     })
 }
 
 /// The position of the first record from `next` on with which the batch fails, and the error of that record alone, if it fails
 /// alone; `None` if the rest of the batch does not fail.
 async fn first_fault<F: Future<Output = Result<Option<Error>>>>(
-    ranges: &Ranges,
+    ranges: &BatchRanges,
     next: u64,
     from_start: bool,
-    run: &impl Fn(Ranges) -> F,
+    run: &impl Fn(BatchRanges) -> F,
 ) -> Result<Option<(u64, Option<Error>)>> {
     let total = positions(ranges);
     let begin = |from| if from_start { 0 } else { from };
@@ -139,7 +139,7 @@ pub(super) async fn halve<F: Future<Output = Result<Option<Error>>>>(
 pub(super) async fn fault(run: impl Future<Output = Result<()>>) -> Result<Option<Error>> {
     match run.await {
         Ok(()) => Ok(None),
-        Err(error) if may_blame(&error) => Ok(Some(error)),
+        Err(error) if may_be_caused_by_record(&error) => Ok(Some(error)),
         Err(error) => Err(error),
     }
 }
@@ -149,12 +149,12 @@ fn length(range: &PlannedRange) -> u64 {
 }
 
 /// Number of offsets of a batch. A position counts through them, partition after partition.
-fn positions(ranges: &Ranges) -> u64 {
+fn positions(ranges: &BatchRanges) -> u64 {
     ranges.planned.values().flatten().map(length).sum()
 }
 
 /// The part of the batch with these positions.
-fn part(ranges: &Ranges, from: u64, to: u64) -> Ranges {
+fn part(ranges: &BatchRanges, from: u64, to: u64) -> BatchRanges {
     let mut part = ranges.clone();
     let mut passed = 0;
     for range in part.planned.values_mut().flatten() {
@@ -170,7 +170,7 @@ fn part(ranges: &Ranges, from: u64, to: u64) -> Ranges {
 }
 
 /// How many records of the batch are set aside already.
-fn count_aside(ranges: &Ranges) -> u64 {
+fn count_aside(ranges: &BatchRanges) -> u64 {
     let of_table = |(table, planned): (&String, &Vec<PlannedRange>)| {
         let aside = ranges.aside.get(table).into_iter();
         let aside = aside.flat_map(|aside| aside.keys());
@@ -184,13 +184,13 @@ fn count_aside(ranges: &Ranges) -> u64 {
 }
 
 /// Whether a record is set aside already.
-fn is_aside(ranges: &Ranges, place: &Place) -> bool {
+fn is_aside(ranges: &BatchRanges, place: &RecordPosition) -> bool {
     let aside = ranges.aside.get(&place.table);
     aside.is_some_and(|aside| aside.contains_key(&(place.partition, place.offset)))
 }
 
 /// The record at a position.
-fn place(ranges: &Ranges, at: u64) -> Option<Place> {
+fn place(ranges: &BatchRanges, at: u64) -> Option<RecordPosition> {
     let part = part(ranges, at, at + 1);
     let all = part.planned.into_iter();
     let mut all = all.flat_map(|(table, ranges)| {
@@ -198,7 +198,7 @@ fn place(ranges: &Ranges, at: u64) -> Option<Place> {
         ranges.into_iter().map(move |range| (table(), range))
     });
     let (table, range) = all.find(|(_, range)| range.end > range.start)?;
-    Some(Place {
+    Some(RecordPosition {
         table,
         partition: range.partition,
         offset: range.start,
@@ -213,7 +213,7 @@ mod tests {
 
     use super::*;
 
-    fn batch() -> Ranges {
+    fn batch() -> BatchRanges {
         let range = |partition, start, end| PlannedRange {
             partition,
             start,
@@ -221,14 +221,14 @@ mod tests {
         };
         let of_a = vec![range(0, 10, 70), range(1, 0, 0), range(2, 5, 45)];
         let of_b = vec![range(0, 0, 30)];
-        Ranges {
+        BatchRanges {
             planned: BTreeMap::from([("a".to_owned(), of_a), ("b".to_owned(), of_b)]),
-            ..Ranges::default()
+            ..BatchRanges::default()
         }
     }
 
-    fn at(table: &str, partition: i32, offset: i64) -> Place {
-        Place {
+    fn at(table: &str, partition: i32, offset: i64) -> RecordPosition {
+        RecordPosition {
             table: table.to_owned(),
             partition,
             offset,
@@ -236,7 +236,7 @@ mod tests {
     }
 
     /// Whether a part has a record that is not set aside.
-    fn has(part: &Ranges, place: &Place) -> bool {
+    fn has(part: &BatchRanges, place: &RecordPosition) -> bool {
         let in_range = part.planned[&place.table].iter().any(|range| {
             range.partition == place.partition && (range.start..range.end).contains(&place.offset)
         });
@@ -246,9 +246,9 @@ mod tests {
     }
 
     /// Result of a search in which these records fail, and the number of parts that it ran.
-    async fn found(bad: &[Place], from_start: bool, all: bool) -> (Blamed, u32) {
+    async fn found(bad: &[RecordPosition], from_start: bool, all: bool) -> (SearchResult, u32) {
         let runs = Cell::new(0);
-        let run = |part: Ranges| {
+        let run = |part: BatchRanges| {
             runs.set(runs.get() + 1);
             if from_start && positions(&part) > 1 {
                 assert_eq!(part.planned["a"][0].start, 10);
@@ -265,7 +265,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_records_that_fail_are_found_and_no_others() {
+    async fn exactly_the_failing_records_are_found() {
         let bad = [
             at("a", 0, 10),
             at("a", 2, 5),
@@ -274,7 +274,7 @@ mod tests {
         ];
         for from_start in [false, true] {
             let (blamed, runs) = found(&bad, from_start, true).await;
-            let Blamed::Records(records) = blamed else {
+            let SearchResult::Records(records) = blamed else {
                 panic!("{blamed:?}");
             };
             for ((place, error), expected) in records.iter().zip(&bad) {
@@ -285,7 +285,7 @@ mod tests {
             assert!(runs < 60, "{runs}");
             let (blamed, runs) = found(&bad[2..], from_start, false).await;
             assert!(
-                matches!(&blamed, Blamed::Records(one) if one.len() == 1 && one[0].0 == bad[2])
+                matches!(&blamed, SearchResult::Records(one) if one.len() == 1 && one[0].0 == bad[2])
             );
             assert!(runs < 12, "{runs}");
         }
@@ -295,7 +295,7 @@ mod tests {
     async fn a_fault_of_no_record_blames_none() {
         // A sum that is too large from some record on, and a table that does not exist.
         for (most, is_of_records) in [(90, true), (0, false)] {
-            let run = |part: Ranges| {
+            let run = |part: BatchRanges| {
                 ready(match positions(&part) >= most {
                     true => Err(Error::data("too many")),
                     false => Ok(()),
@@ -303,18 +303,18 @@ mod tests {
             };
             let blamed = search(&batch(), true, true, || false, run).await.unwrap();
             match is_of_records {
-                true => assert!(matches!(blamed, Blamed::NotAlone), "{blamed:?}"),
-                false => assert!(matches!(blamed, Blamed::NoRecord), "{blamed:?}"),
+                true => assert!(matches!(blamed, SearchResult::OnlyTogether), "{blamed:?}"),
+                false => assert!(matches!(blamed, SearchResult::NoRecord), "{blamed:?}"),
             }
         }
         let (blamed, _) = found(&[], false, true).await;
-        assert!(matches!(blamed, Blamed::NotAlone), "{blamed:?}");
+        assert!(matches!(blamed, SearchResult::OnlyTogether), "{blamed:?}");
     }
 
     #[tokio::test]
-    async fn a_record_that_fails_although_it_is_set_aside_is_not_blamed_again() {
+    async fn a_record_that_was_set_aside_is_not_blamed_again() {
         let bad = at("a", 2, 7);
-        let run = |mut part: Ranges| {
+        let run = |mut part: BatchRanges| {
             part.aside.clear();
             ready(match has(&part, &bad) {
                 true => Err(Error::data("damaged")),
@@ -324,35 +324,35 @@ mod tests {
         let mut batch = batch();
         batch.set_aside(&bad, "damaged".to_owned());
         let blamed = search(&batch, false, true, || false, run).await.unwrap();
-        assert!(matches!(blamed, Blamed::NoRecord), "{blamed:?}");
+        assert!(matches!(blamed, SearchResult::NoRecord), "{blamed:?}");
     }
 
     #[test]
-    fn a_store_that_refuses_is_the_fault_of_no_record() {
-        assert!(may_blame(&Error::data("1 / 0")));
-        assert!(!may_blame(&Error::data("1 / 0").of_record()));
-        assert!(!may_blame(
+    fn a_store_error_blames_no_record() {
+        assert!(may_be_caused_by_record(&Error::data("1 / 0")));
+        assert!(!may_be_caused_by_record(&Error::data("1 / 0").of_record()));
+        assert!(!may_be_caused_by_record(
             &Error::data("the data file is gone").of_no_row()
         ));
         // A value that is too large comes from a record; a pool that others have exhausted does not.
         let exhausted = || Error::new(ErrorKind::Exhausted, "too much");
-        assert!(may_blame(&exhausted()));
-        assert!(!may_blame(&exhausted().of_pool()));
+        assert!(may_be_caused_by_record(&exhausted()));
+        assert!(!may_be_caused_by_record(&exhausted().of_pool()));
     }
 
     #[tokio::test]
-    async fn a_batch_of_which_most_fails_is_not_set_aside() {
-        let bad: Vec<Place> = (10..70).map(|offset| at("a", 0, offset)).collect();
+    async fn a_batch_with_mostly_failing_records_is_not_set_aside() {
+        let bad: Vec<RecordPosition> = (10..70).map(|offset| at("a", 0, offset)).collect();
         let (blamed, _) = found(&bad, false, true).await;
-        assert!(matches!(blamed, Blamed::Records(all) if all.len() == 60));
+        assert!(matches!(blamed, SearchResult::Records(all) if all.len() == 60));
         let more = [bad, (0..30).map(|offset| at("b", 0, offset)).collect()].concat();
         let (blamed, _) = found(&more, false, true).await;
-        assert!(matches!(blamed, Blamed::TooMany(first, _) if first == at("a", 0, 10)));
+        assert!(matches!(blamed, SearchResult::TooMany(first, _) if first == at("a", 0, 10)));
     }
 
     #[tokio::test]
-    async fn a_broker_that_goes_away_meanwhile_is_an_error() {
-        let run = |part: Ranges| {
+    async fn a_broker_failure_during_the_search_is_an_error() {
+        let run = |part: BatchRanges| {
             ready(match positions(&part) {
                 0 => Ok(()),
                 _ => Err(Error::unavailable("away")),
@@ -367,8 +367,8 @@ mod tests {
     }
 
     /// The places of the records that a search has found.
-    fn places(blamed: Blamed) -> Vec<Place> {
-        let Blamed::Records(records) = blamed else {
+    fn places(blamed: SearchResult) -> Vec<RecordPosition> {
+        let SearchResult::Records(records) = blamed else {
             panic!("{blamed:?}");
         };
         records.into_iter().map(|(place, _)| place).collect()
@@ -377,9 +377,9 @@ mod tests {
     /// Searches again without the records found before, as a job does, while each search ends when `is_enough` or `run` make it
     /// end.
     #[tokio::test]
-    async fn what_was_found_stays_found_when_a_search_ends_early() {
-        let bad: Vec<Place> = (0..5).map(|n| at("a", 0, 12 + 9 * n)).collect();
-        let fails = |part: &Ranges| match bad.iter().find(|place| has(part, place)) {
+    async fn records_found_before_a_search_ends_early_are_kept() {
+        let bad: Vec<RecordPosition> = (0..5).map(|n| at("a", 0, 12 + 9 * n)).collect();
+        let fails = |part: &BatchRanges| match bad.iter().find(|place| has(part, place)) {
             Some(place) => Err(Error::data(format!("{place:?}"))),
             None => Ok(()),
         };
@@ -387,7 +387,7 @@ mod tests {
             // The search is long enough when it has found the first record.
             let mut batch = batch();
             for expected in &bad {
-                let run = |part: Ranges| ready(fails(&part));
+                let run = |part: BatchRanges| ready(fails(&part));
                 let blamed = search(&batch, from_start, true, || true, run)
                     .await
                     .unwrap();
@@ -402,7 +402,7 @@ mod tests {
             let (mut batch, mut found) = (batch(), Vec::new());
             let left = Cell::new(most);
             while fails(&batch).is_err() {
-                let run = |part: Ranges| {
+                let run = |part: BatchRanges| {
                     let is_there = left.get() > 0;
                     left.set(if is_there { left.get() - 1 } else { 0 });
                     ready(match is_there {
@@ -431,26 +431,26 @@ mod tests {
     /// However many searches it takes, no more than half of a batch is set aside.
     #[tokio::test]
     async fn records_that_earlier_searches_found_count() {
-        let bad: Vec<Place> = (10..70).map(|offset| at("a", 0, offset)).collect();
+        let bad: Vec<RecordPosition> = (10..70).map(|offset| at("a", 0, offset)).collect();
         let more = [bad, (0..30).map(|offset| at("b", 0, offset)).collect()].concat();
         let mut batch = batch();
         let mut rounds = 0;
         let first = loop {
             rounds += 1;
-            let run = |part: Ranges| {
+            let run = |part: BatchRanges| {
                 ready(match more.iter().find(|place| has(&part, place)) {
                     Some(place) => Err(Error::data(format!("{place:?}"))),
                     None => Ok(()),
                 })
             };
             match search(&batch, false, true, || true, run).await.unwrap() {
-                Blamed::Records(records) => {
+                SearchResult::Records(records) => {
                     for (place, _) in records {
                         batch.set_aside(&place, String::new());
                     }
                 }
-                Blamed::TooMany(first, _) => break first,
-                Blamed::NoRecord | Blamed::NotAlone => panic!("the batch fails"),
+                SearchResult::TooMany(first, _) => break first,
+                SearchResult::NoRecord | SearchResult::OnlyTogether => panic!("the batch fails"),
             }
         };
         assert_eq!((rounds, first), (66, at("b", 0, 5)));

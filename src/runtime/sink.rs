@@ -8,7 +8,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use datafusion::arrow::array::RecordBatch;
 
-use crate::core::jobs::{BatchVersion, Identity, JobHistory, SourceProgress, Staged};
+use crate::core::jobs::{BatchVersion, Identity, JobHistory, SourceProgress, StagedVersion};
 use crate::error::{Error, Result};
 use crate::store::{JobId, JobStore};
 use crate::streaming::BatchPlan;
@@ -65,7 +65,7 @@ pub(super) trait JobSink: Send + Sync {
     async fn mark(&self, history: &JobHistory) -> Result<()>;
 
     /// Whether the sink forgets the witness of a job that commits nothing for days.
-    fn forgets(&self) -> bool {
+    fn loses_old_witness(&self) -> bool {
         false
     }
 
@@ -79,7 +79,7 @@ pub(super) trait JobSink: Send + Sync {
     /// # Errors
     ///
     /// They cannot be removed, or the sink does not answer.
-    async fn check_take_back(&self, _files: &[String]) -> Result<()> {
+    async fn check_revert(&self, _files: &[String]) -> Result<()> {
         Ok(())
     }
 
@@ -104,7 +104,7 @@ pub(super) trait JobSink: Send + Sync {
         &self,
         withdrawn: Option<&RecordBatch>,
         batch: &BatchPlan,
-    ) -> Result<Box<dyn Pending>>;
+    ) -> Result<Box<dyn PendingRows>>;
 
     /// Computes and encodes the rows of a batch as for a write, but writes nothing that stays.
     ///
@@ -125,20 +125,20 @@ pub(super) trait JobSink: Send + Sync {
     /// tells it after the next takeover.
     async fn commit(
         &mut self,
-        pending: Box<dyn Pending>,
+        pending: Box<dyn PendingRows>,
         name: &str,
         version: &BatchVersion,
     ) -> Result<()>;
 
     /// Aborts uncommitted rows, also those of a write that has failed half-way and given none.
-    async fn abort(&self, pending: Option<Box<dyn Pending>>);
+    async fn abort(&self, pending: Option<Box<dyn PendingRows>>);
 
     /// Aborts them without waiting for the sink: for a batch that was dropped half-way. It is called within a Tokio runtime.
-    fn abandon(&self, pending: Option<Box<dyn Pending>>);
+    fn abandon(&self, pending: Option<Box<dyn PendingRows>>);
 }
 
 /// Rows that a sink has and does not show to readers yet.
-pub(super) trait Pending: Any + Send {
+pub(super) trait PendingRows: Any + Send {
     /// What the version of the batch says about them.
     fn written(&self) -> Written;
 }
@@ -164,7 +164,7 @@ pub(super) struct JobLog<'a> {
     /// What its log says.
     pub(super) history: &'a JobHistory,
     /// Versions that were written and that the log does not name.
-    pub(super) staged: &'a [Staged],
+    pub(super) staged: &'a [StagedVersion],
 }
 
 /// What a sink tells about the batches that it has.
@@ -184,7 +184,7 @@ pub(super) struct Witness {
 /// # Errors
 ///
 /// Another sink has written them.
-pub(super) fn own<P: Pending>(pending: Box<dyn Pending>) -> Result<P> {
+pub(super) fn own<P: PendingRows>(pending: Box<dyn PendingRows>) -> Result<P> {
     let pending: Box<dyn Any> = pending;
     let own = pending.downcast::<P>();
     own.map(|own| *own)
@@ -199,7 +199,7 @@ mod tests {
 
     struct InFiles;
 
-    impl Pending for InMemory {
+    impl PendingRows for InMemory {
         fn written(&self) -> Written {
             Written {
                 rows: self.0,
@@ -208,7 +208,7 @@ mod tests {
         }
     }
 
-    impl Pending for InFiles {
+    impl PendingRows for InFiles {
         fn written(&self) -> Written {
             Written::default()
         }
@@ -216,7 +216,7 @@ mod tests {
 
     #[test]
     fn a_sink_takes_back_its_own_rows_and_no_others() {
-        let pending = || -> Box<dyn Pending> { Box::new(InMemory(7)) };
+        let pending = || -> Box<dyn PendingRows> { Box::new(InMemory(7)) };
         assert_eq!(pending().written().rows, 7);
         assert_eq!(own::<InMemory>(pending()).unwrap().0, 7);
         assert!(own::<InFiles>(pending()).is_err());

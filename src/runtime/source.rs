@@ -38,7 +38,7 @@ pub(super) trait JobSource: Debug + Send + Sync {
     async fn other_records(&self, marks: &BTreeMap<i32, RecordMark>) -> Result<Vec<i32>>;
 
     /// Whether a partition with these ends can still show the record at an offset. By default it shows those that it keeps.
-    fn can_tell(&self, offset: i64, ends: &PartitionEnds) -> bool {
+    fn still_has_record(&self, offset: i64, ends: &PartitionEnds) -> bool {
         (ends.low..ends.high).contains(&offset)
     }
 
@@ -47,7 +47,7 @@ pub(super) trait JobSource: Debug + Send + Sync {
     /// # Errors
     ///
     /// The table does not answer; LOSS-1: the next records are lost, and the job may not skip them.
-    async fn plan(&self, look: Look<'_>) -> Result<SourcePlan>;
+    async fn plan(&self, look: SourcePoll<'_>) -> Result<SourcePlan>;
 
     /// The topic, if each record has an offset of its own by which it can be named and set aside.
     fn topic(&self) -> Option<&str> {
@@ -57,7 +57,7 @@ pub(super) trait JobSource: Debug + Send + Sync {
 
 /// Input for the plan of a source.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Look<'a> {
+pub(super) struct SourcePoll<'a> {
     /// The table's name.
     pub(super) table: &'a str,
     /// The last version of the job; none if the job has read nothing from the present source.

@@ -6,22 +6,22 @@ use std::sync::Arc;
 use datafusion::sql::parser::Statement as SqlStatement;
 use datafusion::sql::sqlparser::ast::Ident;
 
-use crate::core::jobs::{Accepted, Entry, Gaps, JobHistory, Phase};
+use crate::core::jobs::{AcceptedChange, Gaps, JobHistory, JobPhase, LogEntry};
 use crate::error::{Error, ErrorKind, Result, Subject};
 use crate::planner::ast::Emit;
 use crate::planner::{JobStatement, TableOption, normalize};
+use crate::runtime::describe;
 use crate::runtime::environment::Environment;
 use crate::runtime::failpoint;
 use crate::runtime::job::ReadyJob;
-use crate::runtime::job_status::{Report, RunOptions};
+use crate::runtime::job_status::{RunOptions, RunReport};
 use crate::runtime::options::JobOptions;
 use crate::runtime::owner::now;
 use crate::runtime::run::run_job;
-use crate::runtime::show;
 use crate::runtime::subscribe::subscribe;
 use crate::runtime::takeover::append_to;
-use crate::runtime::windows::keyed::{changed, goes_on_from};
-use crate::session::{Outcome, Ready, Session, batch_rows, job_rows, versions};
+use crate::runtime::window_state::keyed::{can_continue_from, changed};
+use crate::session::{PlannedStatement, Session, StatementOutcome, batch_rows, job_rows, versions};
 use crate::store::{JobId, JobStore};
 use crate::streaming::{JobQuery, JobSinkTable};
 use crate::tables::kafka::Delivery;
@@ -38,11 +38,11 @@ pub struct Jobs {
 
 /// The next action of a process for a job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ToDo {
+pub enum NextAction {
     /// Run it.
     Run,
     /// Leave it: it is paused or has failed, or another process has dropped it and may create it again.
-    Rest,
+    Nothing,
     /// Make it ready again: the job has changed.
     MakeReady,
     /// Forget it: it was dropped.
@@ -76,7 +76,7 @@ impl Jobs {
         session: &Session,
         statement: JobStatement,
         text: &str,
-    ) -> Result<Outcome> {
+    ) -> Result<StatementOutcome> {
         session.begin_ready(self.execute(session, statement, text).await?)
     }
 
@@ -90,7 +90,7 @@ impl Jobs {
         session: &Session,
         statement: JobStatement,
         text: &str,
-    ) -> Result<Ready> {
+    ) -> Result<PlannedStatement> {
         match statement {
             JobStatement::Create {
                 explain,
@@ -102,7 +102,7 @@ impl Jobs {
             } => {
                 let (options, query) = self.planned(session, &options, *insert, emit).await?;
                 if explain {
-                    return session.report(show::explanation(&query, &options).await?);
+                    return session.report(describe::explanation(&query, &options).await?);
                 }
                 let name = normalize(&name);
                 self.create(name, or_replace, options, query, text).await
@@ -110,15 +110,15 @@ impl Jobs {
             JobStatement::Pause(name) => {
                 let (id, history) = self.find(&normalize(&name)).await?;
                 let done = format!("job {} paused", history.name);
-                if history.phase == Phase::Active {
-                    let entry = Entry::Paused {
+                if history.phase == JobPhase::Active {
+                    let entry = LogEntry::Paused {
                         reason: None,
                         reported: None,
                         at: now(),
                     };
                     append_to(&self.store, id, history, &entry).await?;
                 }
-                Ok(Ready::Done(done))
+                Ok(PlannedStatement::Done(done))
             }
             JobStatement::Resume {
                 name,
@@ -138,9 +138,9 @@ impl Jobs {
                 };
                 let mut done = format!("job {} resumed", history.name);
                 if skipping_lost && lost.is_empty() {
-                    done += "\nwarning: it has reported nothing lost, and skips nothing; if it reports something now, say it again";
+                    done += "\nwarning: it has reported no lost offsets, and skips none; if it reports some now, run the statement again";
                 }
-                let entry = Entry::Resumed {
+                let entry = LogEntry::Resumed {
                     skipping_lost,
                     lost,
                     accepting,
@@ -148,7 +148,7 @@ impl Jobs {
                     at: now(),
                 };
                 append_to(&self.store, id, history, &entry).await?;
-                Ok(Ready::Done(done))
+                Ok(PlannedStatement::Done(done))
             }
             JobStatement::Drop {
                 name,
@@ -157,13 +157,13 @@ impl Jobs {
             } => {
                 let name = normalize(&name);
                 match self.store.find(&name).await? {
-                    None if if_exists => Ok(Ready::Done(format!("no job {name}"))),
+                    None if if_exists => Ok(PlannedStatement::Done(format!("no job {name}"))),
                     None => Err(self.no_such_job(&name).await),
                     Some((id, history)) => {
                         self.check_drop(id, &history, cascade).await?;
                         // A DROP JOB that was interrupted is completed.
-                        if history.phase != Phase::Dropped {
-                            let dropped = Entry::Dropped { at: now() };
+                        if history.phase != JobPhase::Dropped {
+                            let dropped = LogEntry::Dropped { at: now() };
                             append_to(&self.store, id, history, &dropped).await?;
                         }
                         failpoint::reach("drop-logged");
@@ -173,7 +173,7 @@ impl Jobs {
                         if let Err(error) = self.store.sweep_dropped().await {
                             tracing::warn!(job = name, %error, "its files are left to the next DROP JOB");
                         }
-                        Ok(Ready::Done(format!("dropped job {name}")))
+                        Ok(PlannedStatement::Done(format!("dropped job {name}")))
                     }
                 }
             }
@@ -191,7 +191,7 @@ impl Jobs {
             }
             JobStatement::Describe(name) => {
                 let (_, history) = self.find(&normalize(&name)).await?;
-                session.report(show::definition(&history)?)
+                session.report(describe::definition(&history)?)
             }
             JobStatement::Rewind { name, batch } => {
                 let (number, span) = (batch_number(&batch)?, batch.span);
@@ -205,7 +205,7 @@ impl Jobs {
                 emit,
             } => {
                 let planned = subscribe(session, &options, *query, emit).await?;
-                Ok(Ready::Rows(planned))
+                Ok(PlannedStatement::Rows(planned))
             }
             other @ JobStatement::Reprocess { .. } => Err(Error::unsupported(format!(
                 "{} does not run yet",
@@ -215,7 +215,7 @@ impl Jobs {
     }
 
     /// Runs the jobs that this process has created or confirmed, in parallel. Returns the outcome of each by name.
-    pub async fn run(&self, options: &RunOptions) -> Vec<(String, Result<Report>)> {
+    pub async fn run(&self, options: &RunOptions) -> Vec<(String, Result<RunReport>)> {
         let ready: Vec<_> = self.ready.lock().await.values().cloned().collect();
         let mut names = HashMap::new();
         let mut runs = tokio::task::JoinSet::new();
@@ -237,7 +237,7 @@ impl Jobs {
     }
 
     /// Runs one of these jobs as [`Self::run`] does; `None` if there is none of that name.
-    pub async fn run_one(&self, name: &str, options: &RunOptions) -> Option<Result<Report>> {
+    pub async fn run_one(&self, name: &str, options: &RunOptions) -> Option<Result<RunReport>> {
         let job = self.ready.lock().await.get(name).cloned()?;
         Some(run_job(self.store.clone(), job, options.clone()).await)
     }
@@ -253,28 +253,28 @@ impl Jobs {
     /// # Errors
     ///
     /// The store does not answer.
-    pub async fn to_do(&self, name: &str) -> Result<ToDo> {
+    pub async fn next_action(&self, name: &str) -> Result<NextAction> {
         let ready = self.ready.lock().await.get(name).cloned();
         // A job that this process has dropped is no longer ready.
         let Some(job) = ready else {
-            return Ok(ToDo::Forget);
+            return Ok(NextAction::Forget);
         };
         let found = self.store.find(name).await?;
-        let found = found.filter(|(_, history)| history.phase != Phase::Dropped);
+        let found = found.filter(|(_, history)| history.phase != JobPhase::Dropped);
         let Some((id, history)) = found else {
-            return Ok(ToDo::Rest);
+            return Ok(NextAction::Nothing);
         };
         if id != job.id || !job.is_of(&history) {
             let mut all = self.ready.lock().await;
             // A statement of this process may have made the changed job ready meanwhile.
             if all.get(name).is_some_and(|now| Arc::ptr_eq(now, &job)) {
                 all.remove(name);
-                return Ok(ToDo::MakeReady);
+                return Ok(NextAction::MakeReady);
             }
         }
         Ok(match history.phase {
-            Phase::Active => ToDo::Run,
-            _ => ToDo::Rest,
+            JobPhase::Active => NextAction::Run,
+            _ => NextAction::Nothing,
         })
     }
 
@@ -304,7 +304,7 @@ impl Jobs {
                     table.topic()
                 ))
                 .about(Subject::location(table.topic()))
-                .with_help("leave the option out: it is for the demo's broker, which keeps no transactions"))
+                .with_help("remove the option: it is for the demo's broker, which has no transactions"))
             }
             _ => Ok(()),
         }
@@ -322,11 +322,11 @@ impl Jobs {
         options: JobOptions,
         query: JobQuery,
         text: &str,
-    ) -> Result<Ready> {
+    ) -> Result<PlannedStatement> {
         let tables = query.definitions();
         let found = match self.store.find(&name).await? {
             // The process that dropped it died half-way: this completes the drop, so that the name is free.
-            Some((id, history)) if history.phase == Phase::Dropped => {
+            Some((id, history)) if history.phase == JobPhase::Dropped => {
                 self.store.forget(&name, id).await?;
                 None
             }
@@ -334,7 +334,7 @@ impl Jobs {
         };
         let (id, done) = match found {
             None => {
-                let created = Entry::Created {
+                let created = LogEntry::Created {
                     name: name.clone(),
                     text: text.to_owned(),
                     tables: tables.clone(),
@@ -353,7 +353,7 @@ impl Jobs {
             Some((id, history)) if or_replace => {
                 self.check_replacement(id, &history, &query, options)
                     .await?;
-                let replaced = Entry::Replaced {
+                let replaced = LogEntry::Replaced {
                     text: text.to_owned(),
                     tables: tables.clone(),
                     at: now(),
@@ -373,12 +373,12 @@ impl Jobs {
                 )
                 .about(Subject::job(&name))
                 .with_help(
-                    "CREATE OR REPLACE JOB changes it and goes on where it stands; DROP JOB forgets it",
+                    "CREATE OR REPLACE JOB changes it and continues where it stands; DROP JOB deletes it",
                 ));
             }
         };
         let mut done = done;
-        for warning in show::warnings(&query) {
+        for warning in describe::warnings(&query) {
             done += &format!("\nwarning: {warning}");
         }
         let ready = ReadyJob {
@@ -391,7 +391,7 @@ impl Jobs {
             environment: Environment::real(),
         };
         self.ready.lock().await.insert(name, Arc::new(ready));
-        Ok(Ready::Done(done))
+        Ok(PlannedStatement::Done(done))
     }
 
     /// Refuses to drop a job with state unless CASCADE is given, so that state is not lost by accident.
@@ -425,7 +425,8 @@ impl Jobs {
         };
         let version = self.store.version(id, &last.version).await?;
         if version.sources.keys().eq(query.sources().keys()) {
-            if !goes_on_from(&history.name, query.stream(), &version)? && !options.resets_on_change
+            if !can_continue_from(&history.name, query.stream(), &version)?
+                && !options.resets_on_change
             {
                 return Err(changed(&history.name, query.stream(), &version));
             }
@@ -438,13 +439,13 @@ impl Jobs {
                 .join(", ")
         };
         Err(Error::invalid(format!(
-            "job {} reads {}, and its replacement {}: where it would go on is not known",
+            "job {} reads {}, and its replacement {}: the position to continue from is not known",
             history.name,
             names(version.sources.keys().collect()),
             names(query.sources().keys().collect()),
         ))
         .about(Subject::job(&history.name))
-        .with_help("drop the job and create it anew"))
+        .with_help("drop the job and create it again"))
     }
 
     /// The job of this name.
@@ -472,35 +473,32 @@ impl Jobs {
 fn accepted(
     history: &JobHistory,
     accepting: &[(Ident, bool)],
-) -> Result<BTreeMap<String, Accepted>> {
+) -> Result<BTreeMap<String, AcceptedChange>> {
     let mut accepted = BTreeMap::new();
     for (table, is_moved) in accepting {
         let name = normalize(table);
         let Some(identity) = history.reported.others.get(&name) else {
             let others: Vec<&str> = history.reported.others.keys().map(String::as_str).collect();
             let help = match others.is_empty() {
-                true => {
-                    "RESUME JOB alone lets it go on; it looks whether its tables are those it knows"
-                        .to_owned()
-                }
+                true => "RESUME JOB alone continues it; the job checks its tables first".to_owned(),
                 false => format!("it has reported {}", others.join(", ")),
             };
             let message = format!(
-                "job {} has not reported that {name} is another table than it was",
+                "job {} has not reported that table {name} was replaced",
                 history.name
             );
             return Err(Error::invalid(message).with_help(help).at(table.span));
         };
         let identity = identity.clone();
         let is_moved = *is_moved;
-        accepted.insert(name, Accepted { identity, is_moved });
+        accepted.insert(name, AcceptedChange { identity, is_moved });
     }
     Ok(accepted)
 }
 
-fn batch_number(text: &crate::planner::Text) -> Result<u64> {
+fn batch_number(text: &crate::planner::TextValue) -> Result<u64> {
     text.value.parse().map_err(|_| {
-        Error::invalid(format!("'{}' is no number of a batch", text.value))
+        Error::invalid(format!("invalid batch number '{}'", text.value))
             .about(Subject::text(&text.value))
             .at(text.span)
     })

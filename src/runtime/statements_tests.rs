@@ -6,14 +6,14 @@ use super::*;
 use crate::core::jobs::BatchVersion;
 use crate::planner::{Script, Statement, parse_statement};
 use crate::session::SessionOptions;
-use crate::store::simulated::{Faults, Reads, SimulatedDisk};
+use crate::store::simulated::{Faults, RecordedReads, SimulatedDisk};
 
 const JOBS: usize = 5;
 const BATCHES: u64 = 4;
 
 /// A job with some batches.
 async fn job(store: &JobStore, name: &str) -> JobId {
-    let created = Entry::Created {
+    let created = LogEntry::Created {
         name: name.to_owned(),
         text: String::new(),
         tables: vec![],
@@ -28,7 +28,7 @@ async fn job(store: &JobStore, name: &str) -> JobId {
         };
         let name = format!("{number:010}-v");
         store.stage(id, &name, &version).await.unwrap();
-        let committed = Entry::Committed {
+        let committed = LogEntry::Committed {
             batch: number,
             version: name,
             at: 0,
@@ -47,8 +47,8 @@ fn statement(text: &str) -> JobStatement {
 }
 
 #[tokio::test]
-async fn a_statement_reads_what_it_needs_of_its_own_job() {
-    let reads = Arc::new(Reads::default());
+async fn a_statement_reads_only_files_of_its_own_job() {
+    let reads = Arc::new(RecordedReads::default());
     let dir = SimulatedDisk::default().seen_with(Arc::clone(&reads) as Arc<dyn Faults>);
     let store = JobStore::new(dir);
     let mut ids = Vec::new();
@@ -86,5 +86,8 @@ async fn a_statement_reads_what_it_needs_of_its_own_job() {
     // Only the entry that it was dropped is left.
     let names = store.names().await.unwrap();
     assert_eq!(names, ["j0", "j1", "j2", "j4"]);
-    assert_eq!(store.history(ids[3]).await.unwrap().phase, Phase::Dropped);
+    assert_eq!(
+        store.history(ids[3]).await.unwrap().phase,
+        JobPhase::Dropped
+    );
 }

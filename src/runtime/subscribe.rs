@@ -9,17 +9,17 @@ use datafusion::physical_plan::stream::RecordBatchReceiverStreamBuilder;
 use datafusion::physical_plan::streaming::PartitionStream;
 use datafusion::sql::parser::Statement as SqlStatement;
 
-use crate::core::jobs::Entry;
+use crate::core::jobs::LogEntry;
 use crate::error::{Error, Result};
 use crate::planner::TableOption;
 use crate::planner::ast::Emit;
+use crate::runtime::describe;
 use crate::runtime::environment::Environment;
 use crate::runtime::job::ReadyJob;
 use crate::runtime::job_status::RunOptions;
 use crate::runtime::options::{JobOptions, Trigger};
 use crate::runtime::owner::now;
 use crate::runtime::runner::JobRunner;
-use crate::runtime::show;
 use crate::runtime::sinks::subscriber::Subscriber;
 use crate::session::{Planned, Session};
 use crate::store::JobStore;
@@ -47,7 +47,7 @@ pub(super) async fn subscribe(
     }
     let query = JobQuery::subscription(session, query, emit).await?;
     options.check(query.stream(), given)?;
-    for warning in show::warnings(&query) {
+    for warning in describe::warnings(&query) {
         session.warn(warning);
     }
     let subscription = Subscription {
@@ -92,8 +92,8 @@ impl PartitionStream for Subscription {
 
 /// Runs batches until one fails for good, or all records are read and the trigger is `once`.
 async fn run(query: Arc<JobQuery>, options: JobOptions, subscriber: Subscriber) -> Result<()> {
-    let store = JobStore::fleeting();
-    let created = Entry::Created {
+    let store = JobStore::ephemeral();
+    let created = LogEntry::Created {
         name: NAME.to_owned(),
         text: String::new(),
         tables: Vec::new(),

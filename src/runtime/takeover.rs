@@ -3,10 +3,10 @@
 use futures::TryStreamExt as _;
 
 use crate::core::jobs::log::sequence_of;
-use crate::core::jobs::recovery::{Staged, recover, recover_in_new_sink};
+use crate::core::jobs::recovery::{StagedVersion, recover, recover_in_new_sink};
 use crate::core::jobs::{
-    BatchVersion, Decision, Entry, Identity, JobHistory, Missing, Phase, Sameness, Standing,
-    missing_in_sink,
+    BatchVersion, Identity, IdentityMatch, IdentityStatus, JobHistory, JobPhase, LogEntry,
+    MissingBatches, RecoveryDecision, missing_in_sink,
 };
 use crate::error::{Error, ErrorKind, Result, Subject};
 use crate::runtime::failpoint;
@@ -30,17 +30,17 @@ pub(super) fn files_in<'v>(
     sink: Option<&Identity>,
 ) -> Vec<String> {
     let is_in = |version: &&BatchVersion| match version.sink.as_ref().zip(sink) {
-        Some((then, now)) => then.compare(now) != Sameness::Other,
+        Some((then, now)) => then.compare(now) != IdentityMatch::Other,
         None => true,
     };
     files_of(versions.into_iter().filter(is_in))
 }
 
 /// Error for a job that was dropped.
-pub(super) fn dropped(job: &str) -> Error {
+pub(super) fn job_dropped(job: &str) -> Error {
     Error::new(ErrorKind::NotFound, format!("job {job} was dropped"))
         .about(Subject::job(job))
-        .with_help("CREATE JOB makes it anew, from the beginning")
+        .with_help("CREATE JOB creates it again, from the beginning")
 }
 
 /// Appends an entry, whose place in the log does not matter, to a log that has been read; the log is read again only if it has
@@ -49,11 +49,11 @@ pub(super) async fn append_to(
     store: &JobStore,
     id: JobId,
     mut history: JobHistory,
-    entry: &Entry,
+    entry: &LogEntry,
 ) -> Result<JobHistory> {
     for _ in 0..ATTEMPTS {
-        if history.phase == Phase::Dropped {
-            return Err(dropped(&history.name));
+        if history.phase == JobPhase::Dropped {
+            return Err(job_dropped(&history.name));
         }
         if store.append_next(id, &mut history, entry).await? {
             return Ok(history);
@@ -61,7 +61,7 @@ pub(super) async fn append_to(
         history = store.history(id).await?;
     }
     Err(Error::unavailable(
-        "the job's log is written to by others all the time",
+        "other processes keep writing to the job's log",
     ))
 }
 
@@ -74,7 +74,7 @@ pub(super) struct TakenOver {
     /// The version where the job stands, with its name.
     pub(super) last: Option<(String, BatchVersion)>,
     /// The batches that the sink lacks, if it was restored to an earlier state and a rewind repairs that.
-    pub(super) missing: Option<Missing>,
+    pub(super) missing: Option<MissingBatches>,
 }
 
 /// Makes this process the owner of the job: first in the log, then in the sink. Then it brings the log up to date with the sink
@@ -89,7 +89,7 @@ pub(super) async fn take_over(
 ) -> Result<TakenOver> {
     let (id, environment) = (job.id, &job.environment);
     let before = store.history(id).await?;
-    let takeover = Entry::Takeover {
+    let takeover = LogEntry::Takeover {
         owner: owner.to_owned(),
         at: environment.clock.now(),
     };
@@ -111,7 +111,7 @@ pub(super) async fn take_over(
     let identity = sink.identity().await?;
     let standing = match &identity {
         Some(now) => check_sink(sink_name(job), now, version_of(last.as_ref()), &history)?,
-        None => Standing::Unknown,
+        None => IdentityStatus::NotStored,
     };
     let staged = store.staged(id, &history).await?;
     let log = JobLog {
@@ -124,19 +124,19 @@ pub(super) async fn take_over(
     if let Some(version) = witness.untold_since {
         let last = history.last().map_or(0, |last| last.batch);
         if history.assuming != Some((last, true)) {
-            return Err(untold(&history.name, last, version));
+            return Err(unknown_restore(&history.name, last, version));
         }
     }
     let mut missing = None;
     let decision = match standing {
         // It has no row of batches that were staged for the sink before it; of a batch that was staged for it, it may have all
         // rows.
-        Standing::New => {
+        IdentityStatus::New => {
             let own = staged_for(store, id, &staged, identity.as_ref()).await?;
             recover_in_new_sink(&history, witness.version.as_deref(), &own)
         }
         _ => {
-            missing = lacking(log, &witness, identity.as_ref()).await?;
+            missing = missing_batches(log, &witness, identity.as_ref()).await?;
             recover(&history, is_first, witness.version.as_deref(), &staged)
         }
     };
@@ -149,10 +149,10 @@ pub(super) async fn take_over(
         }
     }
     match decision {
-        Decision::GoOn => {}
-        Decision::AppendCommitted { batch, version } => {
+        RecoveryDecision::Continue => {}
+        RecoveryDecision::AppendCommitted { batch, version } => {
             let staged = store.version(id, &version).await?;
-            let entry = Entry::Committed {
+            let entry = LogEntry::Committed {
                 batch,
                 version,
                 at: match &staged.clock {
@@ -199,14 +199,14 @@ pub(super) async fn take_over(
 async fn staged_for(
     store: &JobStore,
     id: JobId,
-    staged: &[Staged],
+    staged: &[StagedVersion],
     sink: Option<&Identity>,
-) -> Result<Vec<Staged>> {
+) -> Result<Vec<StagedVersion>> {
     let mut own = Vec::new();
     for version in staged {
         let written_to = store.version(id, &version.name).await?.sink;
         let is_own = written_to.zip(sink);
-        if is_own.is_some_and(|(then, now)| then.compare(now) != Sameness::Other) {
+        if is_own.is_some_and(|(then, now)| then.compare(now) != IdentityMatch::Other) {
             own.push(version.clone());
         }
     }
@@ -214,11 +214,11 @@ async fn staged_for(
 }
 
 /// The batches of the log that the sink lacks.
-async fn lacking(
+async fn missing_batches(
     log: JobLog<'_>,
     witness: &Witness,
     sink: Option<&Identity>,
-) -> Result<Option<Missing>> {
+) -> Result<Option<MissingBatches>> {
     let JobLog {
         store, id, history, ..
     } = log;
@@ -240,7 +240,8 @@ async fn lacking(
     let mut versions = std::pin::pin!(store.versions(id, names));
     while let Some(version) = versions.try_next().await? {
         let written_to = version.sink.as_ref().zip(sink);
-        let is_same = written_to.is_some_and(|(then, now)| then.compare(now) != Sameness::Other);
+        let is_same =
+            written_to.is_some_and(|(then, now)| then.compare(now) != IdentityMatch::Other);
         if !is_same || sequence_of(witness).is_some_and(|known| version.sequence <= known) {
             break;
         }
@@ -249,51 +250,51 @@ async fn lacking(
     Ok(missing_in_sink(history, witness, keeps_all, &rows))
 }
 
-fn restored_sink(job: &str, missing: Missing) -> Error {
-    let Missing { first, last, .. } = missing;
+fn restored_sink(job: &str, missing: MissingBatches) -> Error {
+    let MissingBatches { first, last, .. } = missing;
     let before = first.saturating_sub(1);
     Error::data(format!(
-        "job {job}: the log has batches {first} to {last} and the sink does not: the sink is of an earlier state"
+        "job {job}: the log has batches {first} to {last} and the sink does not: the sink was restored to an earlier state"
     ))
     .about(Subject::job(job))
     .with_help(format!(
         "REWIND JOB {job} TO BATCH {before} runs them again, as far as their records are there; RESUME JOB {job} ASSUMING BATCH \
-         {last} COMMITTED goes on without their rows; or put the newer sink back, then RESUME JOB {job}"
+         {last} COMMITTED continues without their rows; or restore the newer sink, then RESUME JOB {job}"
     ))
 }
 
 /// Error if the log of the sink does not show which batches it lacks.
-fn untold(job: &str, last: u64, version: u64) -> Error {
+fn unknown_restore(job: &str, last: u64, version: u64) -> Error {
     Error::data(format!(
-        "job {job}: whether batch {last} is in the sink cannot be told: version {version} has restored it to an earlier state, of \
-         which its log tells nothing any more"
+        "job {job}: it is unknown whether batch {last} is in the sink: version {version} has restored it to an earlier state, which \
+         its log no longer describes"
     ))
     .about(Subject::job(job))
     .with_help(format!(
-        "look into the sink; RESUME JOB {job} ASSUMING BATCH {last} COMMITTED goes on, and rows that are not there are missing; or \
+        "inspect the sink; RESUME JOB {job} ASSUMING BATCH {last} COMMITTED continues, and rows that are not there are missing; or \
          restore the sink to the version before {version}, then RESUME JOB {job}"
     ))
 }
 
 /// Error for a job that cannot find out which batches the sink has.
-fn unclear(job: &str, decision: Decision) -> Error {
+fn unclear(job: &str, decision: RecoveryDecision) -> Error {
     match decision {
-        Decision::OlderLog { batch, witness } => Error::data(format!(
+        RecoveryDecision::OlderLog { batch, witness } => Error::data(format!(
             "job {job}: the data directory is older than the sink, which has {witness}; the log's next batch is {batch}"
         ))
         .about(Subject::job(job))
         .with_help(format!(
-            "restore the newer data directory, or a sink of the same time, then RESUME JOB {job}; RESUME JOB {job} ASSUMING BATCH \
+            "restore the newer data directory, or a backup of the sink from the same time, then RESUME JOB {job}; RESUME JOB {job} ASSUMING BATCH \
              {batch} NOT COMMITTED runs batch {batch} and those after it again, and their rows are in the sink twice"
         )),
-        Decision::Unclear { batch, reason } => Error::data(format!(
-            "job {job}: whether batch {batch} is in the sink cannot be told: {reason}"
+        RecoveryDecision::Unclear { batch, reason } => Error::data(format!(
+            "job {job}: it is unknown whether batch {batch} is in the sink: {reason}"
         ))
         .about(Subject::job(job))
         .with_help(format!(
-            "look into the sink, then say RESUME JOB {job} ASSUMING BATCH {batch} COMMITTED, or NOT COMMITTED"
+            "inspect the sink, then run RESUME JOB {job} ASSUMING BATCH {batch} COMMITTED, or NOT COMMITTED"
         )),
-        Decision::GoOn | Decision::AppendCommitted { .. } => Error::internal("a decision that is clear"),
+        RecoveryDecision::Continue | RecoveryDecision::AppendCommitted { .. } => Error::internal("a decision that is clear"),
     }
 }
 

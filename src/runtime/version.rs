@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::core::jobs::{BatchVersion, ClockReading, Gaps, JobTime, OperatorState, SourceProgress};
-use crate::runtime::batch::Ranges;
+use crate::runtime::batch::BatchRanges;
 use crate::runtime::sink::Written;
 use crate::streaming::LastRecords;
 use crate::tables::bad_records::BadRecord;
@@ -14,7 +14,7 @@ pub(super) struct BatchFacts<'a> {
     pub(super) last: Option<(&'a str, &'a BatchVersion)>,
     pub(super) number: BatchNumber,
     /// What was chosen to be read.
-    pub(super) ranges: Ranges,
+    pub(super) ranges: BatchRanges,
     /// What was read.
     pub(super) input: Input,
     pub(super) dead_letters: DeadLetterFile,
@@ -161,7 +161,7 @@ mod tests {
             start,
             end,
         };
-        let mut ranges = Ranges::default();
+        let mut ranges = BatchRanges::default();
         let of_t = vec![range(0, 5, 8), range(1, 3, 3), range(2, 9, 9)];
         ranges.planned.insert("t".to_owned(), of_t);
         let gap = SourceProgress { start: 4, end: 9 };

@@ -2,8 +2,8 @@
 //! hold.
 
 use crate::error::{Error, Result};
-use crate::planner::{Effect, Object, Parameters, ParsedStatement, Writes};
-use crate::server::parsing::parse;
+use crate::planner::{Effect, ObjectKind, Parameters, ParsedStatement, Writes};
+use crate::server::parse::parse;
 use crate::store::CatalogEntry;
 
 /// A definition that holds.
@@ -26,7 +26,7 @@ pub(crate) fn in_force(entries: Vec<CatalogEntry>) -> Vec<Definition> {
         let writes = match &parsed {
             Ok(parsed) => parsed.effect.writes.clone(),
             // This program cannot parse the statement. Its name stays taken until a program can read it again.
-            Err(_) => guessed(&entry.statement),
+            Err(_) => guessed_writes(&entry.statement),
         };
         match writes {
             Writes::Drops { names, are_views } => definitions.retain(|(is_view, known)| {
@@ -38,7 +38,7 @@ pub(crate) fn in_force(entries: Vec<CatalogEntry>) -> Vec<Definition> {
                 object,
                 only_if_new,
             } => {
-                let is_view = object == Object::View;
+                let is_view = object == ObjectKind::View;
                 let known = definitions
                     .iter_mut()
                     .find(|(_, known)| known.name.as_ref() == Some(&name));
@@ -81,7 +81,7 @@ pub(crate) fn defined(effect: &Effect) -> Option<String> {
 }
 
 /// The table or view that a statement creates or replaces; `is_there` tells which ones exist.
-pub(crate) fn made(effect: &Effect, is_there: impl Fn(&str) -> bool) -> Option<String> {
+pub(crate) fn defined_name(effect: &Effect, is_there: impl Fn(&str) -> bool) -> Option<String> {
     match &effect.writes {
         Writes::Creates {
             name: Some(name),
@@ -101,7 +101,7 @@ fn read(entry: &CatalogEntry) -> Result<ParsedStatement> {
 }
 
 /// The effect of a statement that cannot be parsed, guessed from its first words.
-fn guessed(text: &str) -> Writes {
+fn guessed_writes(text: &str) -> Writes {
     let upper = |word: &str| word.to_ascii_uppercase();
     let mut words = text.split_whitespace().peekable();
     if words.next().map(upper).as_deref() != Some("CREATE") {
@@ -130,8 +130,8 @@ fn guessed(text: &str) -> Writes {
         false => Writes::Creates {
             name: Some(name),
             object: match is_view {
-                true => Object::View,
-                false => Object::Table,
+                true => ObjectKind::View,
+                false => ObjectKind::Table,
             },
             only_if_new,
         },
@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_replaced_or_dropped_is_not_run_again() {
+    fn replaced_or_dropped_definitions_are_not_run_again() {
         let mut statements = Vec::new();
         for _ in 0..200 {
             statements.push("CREATE OR REPLACE VIEW v AS SELECT 1 AS n");
@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn what_changed_nothing_changes_nothing() {
+    fn statements_without_effect_change_no_definitions() {
         let first = "CREATE TABLE t AS SELECT 1 AS n";
         let statements = [
             first,
@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn what_this_program_cannot_read_keeps_its_name() {
+    fn definitions_of_newer_programs_keep_their_names() {
         for (text, name) in [
             (
                 "CREATE EXTERNAL TABLE new (id FUTURE<1>) STORED AS DELTA LOCATION 'x'",

@@ -13,51 +13,53 @@ use futures::future::BoxFuture;
 use crate::core::redact::HIDDEN;
 use crate::error::{Error, Result, Subject};
 use crate::planner::{
-    Class, JobStatement, Object, Parameters, ParsedStatement, Script, Statement, Text, Writes,
-    normalize, parse_statement,
+    JobStatement, ObjectKind, Parameters, ParsedStatement, Script, Statement, StatementClass,
+    TextValue, Writes, normalize, parse_statement,
 };
 use crate::runtime::host::{Frontend, Host, repeated, run};
 use crate::runtime::{JobStatus, Jobs};
 use crate::server::auth::access::{Caller, Role};
-use crate::server::auth::places;
-use crate::server::auth::places::Places;
-use crate::server::definitions::{defined, made};
+use crate::server::auth::locations;
+use crate::server::auth::locations::AllowedLocations;
+use crate::server::definitions::{defined, defined_name};
 use crate::server::flight::sessions::{Sessions, Settings, setting};
-use crate::server::parsing::definition;
+use crate::server::parse::definition;
 use crate::server::queries;
-use crate::server::queries::scheduler::Work;
-use crate::server::queries::session_pool::Forks;
-use crate::server::queries::statement::{Statement as Running, Time};
+use crate::server::queries::scheduler::QueryScheduler;
+use crate::server::queries::session_pool::SessionPool;
+use crate::server::queries::statement::{ClientStatement as Running, TimeLimit};
 use crate::server::running_jobs::RunningJobs;
 use crate::server::waiting_jobs::WaitingJobs;
-use crate::session::{Answer, ForkOptions, IsClosed, MayName, Outcome, Planned, SCHEMA, Session};
+use crate::session::{
+    ClosedTables, ForkOptions, Planned, PlannedRows, SCHEMA, Session, StatementOutcome, TableFilter,
+};
 use crate::store::{CatalogEntry, CatalogStore};
 
 /// The caller, with the settings of their session and of the headers of the call.
 #[derive(Debug, Clone)]
-pub(crate) struct Asked {
+pub(crate) struct RequestContext {
     pub(crate) caller: Caller,
     pub(crate) settings: Settings,
 }
 
 /// The result of planning a query.
-pub(crate) enum Plan {
+pub(crate) enum QueryPlan {
     /// Its rows come when it is started.
     Open(Box<(Session, Planned)>),
     /// Its rows are known already.
-    Answered(Answer),
+    Answered(PlannedRows),
 }
 
 /// The result of a statement that was run to its end.
 #[derive(Debug)]
-pub(crate) struct Done {
+pub(crate) struct CompletedStatement {
     /// The rows for a client that asks for rows.
     pub(crate) batch: RecordBatch,
     /// Rows written, for a statement that writes rows.
     pub(crate) rows: Option<i64>,
 }
 
-impl Done {
+impl CompletedStatement {
     /// A word for the user.
     fn said(said: String) -> Result<Self> {
         let said: ArrayRef = Arc::new(StringArray::from(vec![said]));
@@ -87,25 +89,25 @@ impl Done {
 
 /// The tables, views and jobs of a server.
 pub(crate) struct Engine {
-    pub(crate) forks: Forks,
+    pub(crate) forks: SessionPool,
     pub(crate) store: CatalogStore,
     /// Runs statements in a fork, and over the jobs.
     pub(crate) host: Host,
     pub(crate) jobs: Arc<Jobs>,
     pub(crate) running: RunningJobs,
-    pub(crate) work: Arc<Work>,
+    pub(crate) work: Arc<QueryScheduler>,
     pub(crate) sessions: Sessions,
     /// Where others than administrators may have tables.
-    pub(crate) places: Places,
+    pub(crate) places: AllowedLocations,
     /// Jobs that could not be started so far.
     pub(crate) waiting: WaitingJobs,
 }
 
 impl Engine {
     /// The caller with their settings, for one call.
-    pub(crate) fn asked(&self, caller: Caller) -> Asked {
+    pub(crate) fn asked(&self, caller: Caller) -> RequestContext {
         let settings = self.sessions.of(&caller, Instant::now());
-        Asked { caller, settings }
+        RequestContext { caller, settings }
     }
 
     /// A statement that is about to be run, by its number.
@@ -113,16 +115,20 @@ impl Engine {
         clippy::disallowed_methods,
         reason = "statements are listed by the time of the server"
     )]
-    pub(crate) fn statement(&self, asked: &Asked, parsed: &ParsedStatement) -> Arc<Running> {
+    pub(crate) fn statement(
+        &self,
+        asked: &RequestContext,
+        parsed: &ParsedStatement,
+    ) -> Arc<Running> {
         let at = chrono::Utc::now().timestamp_millis();
         let timeouts = [asked.settings.timeout, self.work.limits().timeout];
         let time = match parsed.effect.endless {
-            true => Time::Endless,
+            true => TimeLimit::Endless,
             false => timeouts
                 .into_iter()
                 .flatten()
                 .min()
-                .map_or(Time::Any, Time::AtMost),
+                .map_or(TimeLimit::Any, TimeLimit::AtMost),
         };
         Running::new(&asked.caller, &parsed.text, at, time)
     }
@@ -139,7 +145,7 @@ impl Engine {
             let places = parsed.places.clone();
             let text = parsed.text.clone();
             parameters.bind(&mut parsed)?;
-            if parsed.effect.class != Class::Definition {
+            if parsed.effect.class != StatementClass::Definition {
                 return Err(places.locate(
                     Error::invalid("a file of a server defines tables, views and jobs only")
                         .with_help("it is applied at each start; a client runs the rest"),
@@ -165,8 +171,8 @@ impl Engine {
     }
 
     /// A session for one query of a caller: the tables are those of now that the caller may name.
-    pub(crate) fn fork(&self, asked: &Asked) -> Result<Session> {
-        let may_name = asked.caller.may_name();
+    pub(crate) fn fork(&self, asked: &RequestContext) -> Result<Session> {
+        let may_name = asked.caller.table_filter();
         let is_closed = may_name.as_ref().map(|may_name| self.closed_to(may_name));
         let fork = ForkOptions {
             time_zone: asked.settings.time_zone.clone(),
@@ -180,11 +186,11 @@ impl Engine {
 
     /// Tables declared by restricted users that this caller may not open: another table, which the caller may not name, lies at the same
     /// place.
-    fn closed_to(&self, may_name: &MayName) -> IsClosed {
+    fn closed_to(&self, may_name: &TableFilter) -> ClosedTables {
         let (defined, may_name) = (self.forks.defined(), Arc::clone(may_name));
         Arc::new(move |name: &str| {
             defined.is_restricted(name)
-                && places::is_closed(
+                && locations::is_closed(
                     name,
                     |is_wanted| defined.places_of(is_wanted),
                     |other| may_name(SCHEMA, other),
@@ -197,7 +203,7 @@ impl Engine {
     /// # Errors
     ///
     /// The right that is missing, with the position in the text.
-    pub(crate) fn check(&self, asked: &Asked, parsed: &ParsedStatement) -> Result<()> {
+    pub(crate) fn check(&self, asked: &RequestContext, parsed: &ParsedStatement) -> Result<()> {
         let checked = asked.caller.check(parsed, &self.places);
         checked.map_err(|error| parsed.places.locate(error))
     }
@@ -210,10 +216,10 @@ impl Engine {
     /// The statement's, with its place.
     pub(crate) async fn describe_or_answer(
         &self,
-        asked: &Asked,
+        asked: &RequestContext,
         parsed: ParsedStatement,
         running: &Arc<Running>,
-    ) -> Result<Plan> {
+    ) -> Result<QueryPlan> {
         /// A larger answer is made when it is fetched, and not held until then.
         const SMALL: usize = 64 << 10;
         let (session, planned) = self.describe(asked, parsed, running).await?;
@@ -222,12 +228,12 @@ impl Engine {
             let limit = self.work.limits().result_bytes.unwrap_or(u64::MAX);
             if bytes <= SMALL && limit >= SMALL as u64 {
                 drop(planned);
-                self.forks.give_back(session);
+                self.forks.return_fork(session);
                 running.count(answer.rows.num_rows(), bytes);
-                return Ok(Plan::Answered(answer));
+                return Ok(QueryPlan::Answered(answer));
             }
         }
-        Ok(Plan::Open(Box::new((session, planned))))
+        Ok(QueryPlan::Open(Box::new((session, planned))))
     }
 
     /// Plans a query.
@@ -237,7 +243,7 @@ impl Engine {
     /// The statement's, with its place.
     pub(crate) async fn plan(
         &self,
-        asked: &Asked,
+        asked: &RequestContext,
         parsed: ParsedStatement,
         running: &Arc<Running>,
     ) -> Result<(Session, Planned)> {
@@ -251,7 +257,7 @@ impl Engine {
     /// The statement's, with its place.
     pub(crate) async fn describe(
         &self,
-        asked: &Asked,
+        asked: &RequestContext,
         parsed: ParsedStatement,
         running: &Arc<Running>,
     ) -> Result<(Session, Planned)> {
@@ -260,7 +266,7 @@ impl Engine {
 
     async fn plan_for(
         &self,
-        asked: &Asked,
+        asked: &RequestContext,
         parsed: ParsedStatement,
         running: &Arc<Running>,
         is_described: bool,
@@ -272,7 +278,8 @@ impl Engine {
             let planned = session.planned_batch(rows)?;
             return Ok((session, planned));
         }
-        let is_work = parsed.effect.class == Class::Report && !parsed.effect.is_known_by_planning();
+        let is_work =
+            parsed.effect.class == StatementClass::Report && !parsed.effect.is_known_by_planning();
         let planning = async {
             match is_described {
                 true => self.host.describe(&session, parsed).await,
@@ -294,9 +301,9 @@ impl Engine {
     /// The statement's, with its place.
     pub(crate) async fn complete(
         self: &Arc<Self>,
-        asked: &Asked,
+        asked: &RequestContext,
         parsed: ParsedStatement,
-    ) -> Result<Done> {
+    ) -> Result<CompletedStatement> {
         let running = self.statement(asked, &parsed);
         self.complete_as(&running, asked, parsed).await
     }
@@ -309,9 +316,9 @@ impl Engine {
     pub(crate) async fn complete_as(
         self: &Arc<Self>,
         running: &Arc<Running>,
-        asked: &Asked,
+        asked: &RequestContext,
         parsed: ParsedStatement,
-    ) -> Result<Done> {
+    ) -> Result<CompletedStatement> {
         let call = Call {
             engine: Arc::clone(self),
             asked: asked.clone(),
@@ -322,25 +329,25 @@ impl Engine {
 
     async fn run_once(
         &self,
-        asked: &Asked,
+        asked: &RequestContext,
         parsed: ParsedStatement,
         running: &Arc<Running>,
-    ) -> Result<Done> {
+    ) -> Result<CompletedStatement> {
         let places = parsed.places.clone();
-        let is_update = parsed.effect.class == Class::Update;
+        let is_update = parsed.effect.class == StatementClass::Update;
         let (session, planned) = self.plan(asked, parsed, running).await?;
         let execution = session.begin(planned)?;
         let done = async {
             if is_update {
                 let rows = execution.written().await?;
                 running.count(usize::try_from(rows).unwrap_or(usize::MAX), 0);
-                return Done::written(i64::try_from(rows).unwrap_or(i64::MAX));
+                return CompletedStatement::written(i64::try_from(rows).unwrap_or(i64::MAX));
             }
             let batch = execution.rows().await?;
-            Ok(Done { batch, rows: None })
+            Ok(CompletedStatement { batch, rows: None })
         };
         let done = done.await.map_err(|error| places.locate(error))?;
-        self.forks.give_back(session);
+        self.forks.return_fork(session);
         Ok(done)
     }
 
@@ -349,9 +356,9 @@ impl Engine {
     /// # Errors
     ///
     /// The caller may not do so; the statement's error.
-    pub(crate) async fn define_here(
+    pub(crate) async fn define_in_session(
         self: &Arc<Self>,
-        asked: &Asked,
+        asked: &RequestContext,
         parsed: ParsedStatement,
     ) -> Result<String> {
         asked.caller.check_own(&parsed)?;
@@ -365,7 +372,7 @@ impl Engine {
     async fn define_as(
         self: Arc<Self>,
         running: Arc<Running>,
-        asked: Asked,
+        asked: RequestContext,
         parsed: ParsedStatement,
     ) -> Result<String> {
         let defined = self.define(&asked, parsed, BTreeMap::new());
@@ -379,7 +386,7 @@ impl Engine {
     /// The caller may not; the statement's, or one of the rows'.
     pub(crate) async fn insert_stream(
         self: &Arc<Self>,
-        asked: &Asked,
+        asked: &RequestContext,
         insert: &str,
         name: &'static str,
         rows: SendableRecordBatchStream,
@@ -401,12 +408,12 @@ impl Engine {
     }
 
     /// Ends a statement; gives a word for the user.
-    fn cancel(&self, asked: &Asked, id: &Text) -> Result<String> {
+    fn cancel(&self, asked: &RequestContext, id: &TextValue) -> Result<String> {
         let found = self.work.find(&id.value);
         // Only administrators learn that statements of other users exist.
         let found = found.filter(|running| asked.caller.may_see(&running.user));
         let found = found.ok_or_else(|| {
-            Error::not_found(format!("no statement at work has the id '{}'", id.value))
+            Error::not_found(format!("no running statement has the id '{}'", id.value))
                 .about(Subject::text(&id.value))
                 .with_help("SHOW QUERIES lists them")
                 .at(id.span)
@@ -416,7 +423,7 @@ impl Engine {
     }
 
     /// Changes the session of a client; gives a word for the user.
-    fn set(&self, asked: &Asked, parsed: &ParsedStatement) -> Result<String> {
+    fn set(&self, asked: &RequestContext, parsed: &ParsedStatement) -> Result<String> {
         let (name, value) =
             setting(parsed).ok_or_else(|| Error::internal("the statement sets nothing"))??;
         // Not those of the call's headers, which are for it alone.
@@ -434,19 +441,19 @@ impl Engine {
     )]
     pub(crate) async fn define(
         &self,
-        asked: &Asked,
+        asked: &RequestContext,
         parsed: ParsedStatement,
         parameters: BTreeMap<String, String>,
     ) -> Result<String> {
         if let Statement::Job(job) = &parsed.statement {
-            let begun_again = begun_again(job);
+            let begun_again = job_to_restart(job);
             // Its runner would fight for the job with the statement.
             if let JobStatement::Rewind { name, .. } = job.as_ref() {
                 self.running.stop(&normalize(name)).await;
             }
             // A statement about jobs may wait for a broker: queries do not wait for it.
             let session = self.fork(asked)?;
-            let done = self.host.begin(&session, parsed).await.map(said);
+            let done = self.host.begin(&session, parsed).await.map(outcome_text);
             if let Some(name) = begun_again.filter(|_| done.is_ok()) {
                 self.running.stop(&name).await;
             }
@@ -470,7 +477,7 @@ impl Engine {
         let makes_view = matches!(
             parsed.effect.writes,
             Writes::Creates {
-                object: Object::View,
+                object: ObjectKind::View,
                 ..
             }
         );
@@ -480,14 +487,14 @@ impl Engine {
             let fork = self.fork(asked)?;
             self.host.begin(&fork, parsed.clone()).await?;
         }
-        let whole = self.forks.whole().await;
-        if let Some(may_name) = asked.caller.may_name() {
+        let whole = self.forks.exclusive().await;
+        if let Some(may_name) = asked.caller.table_filter() {
             let hidden = whole.session.places_of(|name| !may_name(SCHEMA, name));
-            let checked = places::check_hidden(&parsed.statement, &hidden);
+            let checked = locations::check_hidden(&parsed.statement, &hidden);
             checked.map_err(|error| parsed.places.locate(error))?;
         }
         let text = parsed.text.clone();
-        let made = made(&parsed.effect, |name| {
+        let made = defined_name(&parsed.effect, |name| {
             whole.session.table_names().iter().any(|of| of == name)
         });
         let said = match parsed.statement {
@@ -495,7 +502,7 @@ impl Engine {
                 let defined = whole.session.define_view(*view, &parsed.text);
                 defined.map_err(|error| parsed.places.locate(error))?
             }
-            _ => said(self.host.begin(whole.session, parsed).await?),
+            _ => outcome_text(self.host.begin(whole.session, parsed).await?),
         };
         let is_restricted = asked.caller.tables.is_some();
         if let Some(name) = made {
@@ -506,7 +513,7 @@ impl Engine {
         let entry = CatalogEntry::new(text, parameters, at).restricted(is_restricted);
         let number = self.store.append(&entry).await?;
         drop(whole);
-        self.shorten_now_and_then(number).await;
+        self.maybe_shorten(number).await;
         Ok(said)
     }
 
@@ -525,13 +532,13 @@ impl Engine {
 #[derive(Clone)]
 struct Call {
     engine: Arc<Engine>,
-    asked: Asked,
+    asked: RequestContext,
     running: Arc<Running>,
 }
 
 impl Frontend for Call {
-    type Done = Done;
-    type Run<'r> = BoxFuture<'r, Result<Done>>;
+    type Done = CompletedStatement;
+    type Run<'r> = BoxFuture<'r, Result<CompletedStatement>>;
 
     fn check(&self, parsed: &ParsedStatement) -> Result<()> {
         self.engine.check(&self.asked, parsed)
@@ -548,7 +555,7 @@ impl Frontend for Call {
     }
 
     fn endless(&self, parsed: ParsedStatement) -> Self::Run<'_> {
-        let error = Error::invalid("the statement gives rows without an end");
+        let error = Error::invalid("the statement returns endless rows");
         let error = error.with_help("ask for its rows and read them as they come");
         std::future::ready(Err(parsed.places.locate(error))).boxed()
     }
@@ -557,12 +564,12 @@ impl Frontend for Call {
         let (engine, asked) = (Arc::clone(&self.engine), self.asked.clone());
         let defined = engine.define_as(Arc::clone(&self.running), asked, parsed);
         let said = self.engine.work.finish(&self.running, Box::pin(defined));
-        async move { Done::said(said.await?) }.boxed()
+        async move { CompletedStatement::said(said.await?) }.boxed()
     }
 
     fn setting(&self, parsed: ParsedStatement) -> Self::Run<'_> {
         let said = self.engine.set(&self.asked, &parsed);
-        let done = said.and_then(Done::said);
+        let done = said.and_then(CompletedStatement::said);
         let done = done.map_err(|error| parsed.places.locate(error));
         std::future::ready(done).boxed()
     }
@@ -573,22 +580,22 @@ impl Frontend for Call {
             return std::future::ready(Err(error)).boxed();
         };
         let said = self.engine.cancel(&self.asked, id);
-        let done = said.and_then(Done::said);
+        let done = said.and_then(CompletedStatement::said);
         let done = done.map_err(|error| parsed.places.locate(error));
         std::future::ready(done).boxed()
     }
 }
 
 /// The word for the user of a statement without rows.
-fn said(outcome: Outcome) -> String {
+fn outcome_text(outcome: StatementOutcome) -> String {
     match outcome {
-        Outcome::Done(said) => said,
-        Outcome::Rows(_) | Outcome::Insert(_) => String::new(),
+        StatementOutcome::Done(said) => said,
+        StatementOutcome::Rows(_) | StatementOutcome::Insert(_) => String::new(),
     }
 }
 
 /// The job that has to be started again after this statement.
-fn begun_again(job: &JobStatement) -> Option<String> {
+fn job_to_restart(job: &JobStatement) -> Option<String> {
     match job {
         JobStatement::Create {
             explain: false,

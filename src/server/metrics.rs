@@ -9,14 +9,14 @@ use prometheus::{IntGauge, Registry};
 use crate::core::heap;
 use crate::error::Result;
 use crate::server::engine::Engine;
-use crate::server::flight::Flight;
+use crate::server::flight::FlightHandler;
 
-type Look = Box<dyn Fn() -> u64 + Send + Sync>;
+type ReadGauge = Box<dyn Fn() -> u64 + Send + Sync>;
 
 /// Gauges that are read when Prometheus asks for them.
-struct Looked(Vec<(IntGauge, Look)>);
+struct GaugeCollector(Vec<(IntGauge, ReadGauge)>);
 
-impl Collector for Looked {
+impl Collector for GaugeCollector {
     fn desc(&self) -> Vec<&Desc> {
         self.0.iter().flat_map(|(gauge, _)| gauge.desc()).collect()
     }
@@ -35,17 +35,21 @@ impl Collector for Looked {
 /// # Errors
 ///
 /// None that a caller could cause.
-pub(crate) fn register(registry: &Registry, engine: &Arc<Engine>, flight: &Flight) -> Result<()> {
+pub(crate) fn register(
+    registry: &Registry,
+    engine: &Arc<Engine>,
+    flight: &FlightHandler,
+) -> Result<()> {
     // The registry is the jobs' as well, which the engine holds.
-    let of_engine = |look: fn(&Engine) -> u64| -> Look {
+    let of_engine = |look: fn(&Engine) -> u64| -> ReadGauge {
         let engine = Arc::downgrade(engine);
         Box::new(move || engine.upgrade().map_or(0, |engine| look(&engine)))
     };
     let [results, prepared] = flight.held();
-    let gauges: [(&str, &str, Look); 9] = [
+    let gauges: [(&str, &str, ReadGauge); 9] = [
         (
             "anabranch_statements_running",
-            "Statements and subscriptions at work, and those that wait for others",
+            "Running statements and subscriptions, and those that wait for others",
             of_engine(|engine| engine.work.running().len() as u64),
         ),
         (
@@ -92,7 +96,7 @@ pub(crate) fn register(registry: &Registry, engine: &Arc<Engine>, flight: &Fligh
     let looked = gauges
         .into_iter()
         .map(|(name, help, look)| Ok((IntGauge::new(name, help)?, look)));
-    registry.register(Box::new(Looked(looked.collect::<Result<_>>()?)))?;
+    registry.register(Box::new(GaugeCollector(looked.collect::<Result<_>>()?)))?;
     let counts = &engine.work.counts;
     registry.register(Box::new(counts.ended.clone()))?;
     registry.register(Box::new(counts.seconds.clone()))?;

@@ -4,13 +4,13 @@
 
 pub(crate) mod auth;
 mod console;
-mod counts;
+mod counters;
 mod definitions;
 mod engine;
 mod flight;
 mod metrics;
 pub(crate) mod network;
-mod parsing;
+mod parse;
 mod queries;
 mod restore;
 mod running_jobs;
@@ -35,19 +35,19 @@ use crate::core::stack::STACK;
 use crate::error::{Error, ErrorKind, Result};
 use crate::planner::{Parameters, Script};
 use crate::runtime::host::Host;
-use crate::runtime::{Jobs, Metrics, Stop};
-use crate::server::auth::gate::Gate;
+use crate::runtime::{Jobs, Metrics, StopSignal};
+use crate::server::auth::layer::AuthLayer;
+use crate::server::auth::locations::AllowedLocations;
 use crate::server::auth::login::Login;
-use crate::server::auth::places::Places;
-use crate::server::console::SeenAs;
-use crate::server::counts::Counts;
+use crate::server::console::PublicAddress;
+use crate::server::counters::StatementCounters;
 use crate::server::engine::Engine;
-use crate::server::flight::Flight;
+use crate::server::flight::FlightHandler;
 use crate::server::flight::sessions::Sessions;
 use crate::server::network::admission::Connections;
 use crate::server::network::connection::admitted;
-use crate::server::queries::scheduler::Work;
-use crate::server::queries::session_pool::Forks;
+use crate::server::queries::scheduler::QueryScheduler;
+use crate::server::queries::session_pool::SessionPool;
 use crate::server::running_jobs::RunningJobs;
 use crate::server::waiting_jobs::WaitingJobs;
 use crate::session::{Session, SessionOptions};
@@ -85,7 +85,7 @@ pub struct ServeOptions {
     pub http_hosts: Vec<String>,
     /// A proxy before the console speaks TLS.
     pub http_behind_tls: bool,
-    /// Listen for other machines although the server has no logins.
+    /// Accept connections from other machines without logins.
     pub insecure: bool,
     /// The data directory with the catalog and the jobs.
     pub data_dir: String,
@@ -111,26 +111,26 @@ pub struct ServeOptions {
 pub struct Server {
     engine: Arc<Engine>,
     login: Arc<Login>,
-    flight: Flight,
+    flight: FlightHandler,
     tls: Option<ServerTlsConfig>,
     /// The same for the console.
     web_tls: Option<ServerConfig>,
     listener: TcpListener,
     /// The listener of the console.
     http: Option<TcpListener>,
-    seen_as: SeenAs,
+    seen_as: PublicAddress,
     /// Watches the memory that the process holds.
     _memory: AbortOnDropHandle<()>,
     /// Watches statements that are planned.
     _plans: AbortOnDropHandle<()>,
     /// Where statements and jobs run, apart from the network and from each other; held until the server ends.
-    _threads: Threads,
+    _threads: ServerRuntimes,
 }
 
 /// Runtimes that are shut down here without waiting for their running work.
-struct Threads(Vec<Runtime>);
+struct ServerRuntimes(Vec<Runtime>);
 
-impl Drop for Threads {
+impl Drop for ServerRuntimes {
     fn drop(&mut self) {
         // To wait for them is not allowed where others are served.
         for runtime in self.0.drain(..) {
@@ -158,7 +158,7 @@ impl Server {
             }
             None => None,
         };
-        let counts = Arc::new(Counts::try_new().map_err(plain)?);
+        let counts = Arc::new(StatementCounters::try_new().map_err(plain)?);
         let login = Login::try_new(&options.login, Arc::clone(&counts)).map_err(plain)?;
         let login = Arc::new(login);
         let secured = options.tls.as_ref();
@@ -176,32 +176,33 @@ impl Server {
         let (work, of_jobs) = (work.map_err(plain)?, of_jobs.map_err(plain)?);
         let (runtime, for_jobs) = (work.handle().clone(), of_jobs.handle().clone());
         let runtime_of_work = work.handle().clone();
-        let threads = Threads(vec![work, of_jobs]);
+        let threads = ServerRuntimes(vec![work, of_jobs]);
         let jobs = Arc::new(Jobs::new(JobStore::new(dir.clone())));
         let engine = Engine {
-            forks: Forks::try_new(session, options.limits.statements).map_err(plain)?,
+            forks: SessionPool::try_new(session, options.limits.statements).map_err(plain)?,
             store: CatalogStore::new(dir.clone()),
             running: RunningJobs::new(Arc::clone(&jobs), options.metrics.clone(), for_jobs),
             host: Host::over(Arc::clone(&jobs)),
             jobs,
             sessions: Sessions::new(options.limits.sessions, options.limits.idle),
-            work: Work::new(runtime, options.limits, counts),
+            work: QueryScheduler::new(runtime, options.limits, counts),
             waiting: WaitingJobs::default(),
-            places: Places {
+            places: AllowedLocations {
                 roots: options.roots,
                 data_dir: Some(options.data_dir.clone()),
             },
         };
-        let seen_as = SeenAs {
+        let seen_as = PublicAddress {
             hosts: options.http_hosts.into(),
             is_secure: options.http_behind_tls,
         };
         let engine = Arc::new(engine);
         let memory_of_all = engine.forks.defined().memory_of_all();
         engine.work.may_hold(memory_of_all);
-        let memory = crate::server::queries::memory::watch(Arc::clone(&engine.work), memory_of_all);
+        let memory =
+            crate::server::queries::memory_watch::watch(Arc::clone(&engine.work), memory_of_all);
         let plans = crate::server::queries::scheduler::watch(Arc::clone(&engine.work));
-        let flight = Flight::new(Arc::clone(&engine), Arc::clone(&login));
+        let flight = FlightHandler::new(Arc::clone(&engine), Arc::clone(&login));
         if let Some(metrics) = &options.metrics {
             metrics::register(metrics.registry(), &engine, &flight).map_err(plain)?;
         }
@@ -214,7 +215,7 @@ impl Server {
                 return Err((error, Some(script)));
             }
         }
-        runtime_of_work.spawn(restore::keep_trying(Arc::downgrade(&engine)));
+        runtime_of_work.spawn(restore::retry_until_opened(Arc::downgrade(&engine)));
         Ok(Self {
             engine,
             login,
@@ -267,9 +268,11 @@ impl Server {
             .max_decoding_message_size(MAX_MESSAGE)
             .max_encoding_message_size(usize::MAX);
         let (health, health_service) = tonic_health::server::health_reporter();
-        health.set_serving::<FlightServiceServer<Flight>>().await;
-        let stopping = Stop::default();
-        let drained = |stopping: &Stop| {
+        health
+            .set_serving::<FlightServiceServer<FlightHandler>>()
+            .await;
+        let stopping = StopSignal::default();
+        let drained = |stopping: &StopSignal| {
             let stopping = stopping.clone();
             async move { stopping.wait().await }
         };
@@ -286,8 +289,10 @@ impl Server {
         let incoming = TcpIncoming::from(self.listener)
             .with_nodelay(Some(true))
             .with_keepalive(Some(KEEP_ALIVE));
-        let connections =
-            Connections::new(crate::server::network::files::connections(CONNECTIONS, 2));
+        let connections = Connections::new(crate::server::network::file_limit::connections(
+            CONNECTIONS,
+            2,
+        ));
         #[expect(
             clippy::disallowed_methods,
             reason = "connections are silent in real time"
@@ -298,7 +303,7 @@ impl Server {
             .initial_connection_window_size(CONNECTION_WINDOW)
             .http2_keepalive_interval(Some(KEEP_ALIVE))
             .http2_max_header_list_size(MAX_HEADERS)
-            .layer(Gate::new(Arc::clone(&self.login)))
+            .layer(AuthLayer::new(Arc::clone(&self.login)))
             .add_service(health_service)
             .add_service(flight)
             .serve_with_incoming_shutdown(incoming, drained(&stopping));
@@ -327,13 +332,14 @@ impl Server {
         let told = async {
             stop.await;
             health
-                .set_not_serving::<FlightServiceServer<Flight>>()
+                .set_not_serving::<FlightServiceServer<FlightHandler>>()
                 .await;
             stopping.stop();
             self.engine.work.drain();
         };
         let serving = async { tokio::try_join!(server, console).map(|_| ()) };
-        crate::server::network::ending::serve_until(serving, told, self.engine.stop(), GRACE).await
+        crate::server::network::shutdown::serve_until(serving, told, self.engine.stop(), GRACE)
+            .await
     }
 }
 
@@ -345,7 +351,7 @@ fn runtime(name: &str) -> Result<Runtime> {
         .thread_stack_size(STACK)
         .enable_all()
         .build();
-    runtime.map_err(|error| Error::internal(format!("no threads can be had: {error}")))
+    runtime.map_err(|error| Error::internal(format!("threads cannot be started: {error}")))
 }
 
 /// The message of the error at the end of the chain of sources.
@@ -366,9 +372,11 @@ async fn listen(address: &str, is_open: bool, example: &str) -> Result<TcpListen
     if is_open && !found.iter().all(|address| address.ip().is_loopback()) {
         return Err(Error::new(
             ErrorKind::Permission,
-            format!("'{address}' can be reached from other machines, and nobody has to log in"),
+            format!("'{address}' can be reached from other machines, and no login is required"),
         )
-        .with_help("give --users FILE, listen at 127.0.0.1, or say --insecure if the network is yours alone"));
+        .with_help(
+            "give --users FILE, listen at 127.0.0.1, or use --insecure if the network is private",
+        ));
     }
     TcpListener::bind(found.as_slice()).await.map_err(|error| {
         Error::unavailable(format!("cannot listen at '{address}': {error}"))

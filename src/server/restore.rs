@@ -12,10 +12,10 @@ use crate::error::{Error, Result};
 use crate::planner::{
     JobStatement, Parameters, ParsedStatement, Statement, normalize, parse_statement,
 };
-use crate::runtime::Stop;
+use crate::runtime::StopSignal;
 use crate::server::definitions::{Definition, defined, in_force, unreadable};
 use crate::server::engine::Engine;
-use crate::server::parsing::{one_statement, parse};
+use crate::server::parse::{one_statement, parse};
 use crate::session::{ForkOptions, Session};
 use crate::store::{CatalogEntry, CatalogList, FoundJob, JobId, JobStore};
 
@@ -52,7 +52,7 @@ impl Engine {
             })
             .await;
         self.running.start_new().await;
-        self.tell_what_waits().await;
+        self.report_waiting_jobs().await;
         Ok(())
     }
 
@@ -77,7 +77,7 @@ impl Engine {
         } = list;
         let definitions = in_force(entries);
         let holds: Vec<CatalogEntry> = definitions.iter().map(|one| one.entry.clone()).collect();
-        let whole = self.forks.whole().await;
+        let whole = self.forks.exclusive().await;
         let is_table = |one: &Definition| {
             let statement = one.parsed.as_ref().map(|parsed| &parsed.statement);
             matches!(statement, Ok(Statement::CreateTable(_)))
@@ -96,7 +96,7 @@ impl Engine {
     }
 
     /// Makes the list of definitions shorter, after an entry of this number was added.
-    pub(crate) async fn shorten_now_and_then(&self, number: u64) {
+    pub(crate) async fn maybe_shorten(&self, number: u64) {
         if number % MANY_ENTRIES != MANY_ENTRIES - 1 {
             return;
         }
@@ -108,13 +108,13 @@ impl Engine {
                     self.shorten(list.next, holds).await;
                 }
             }
-            Err(error) => tracing::warn!(%error, "the list of definitions is not made shorter"),
+            Err(error) => tracing::warn!(%error, "the list of definitions was not shortened"),
         }
     }
 
     async fn shorten(&self, next: u64, holds: Vec<CatalogEntry>) {
         if let Err(error) = self.store.compact(next, holds).await {
-            tracing::warn!(%error, "the list of definitions is not made shorter");
+            tracing::warn!(%error, "the list of definitions was not shortened");
         }
     }
 
@@ -130,7 +130,7 @@ impl Engine {
         let ready = tokio::time::timeout(limit, self.ready_job(session, id, history)).await;
         let ready = ready.unwrap_or_else(|_| {
             Err(Error::unavailable(format!(
-                "what the job reads or writes has not answered within {seconds} seconds"
+                "the job's sources or sink have not answered within {seconds} seconds"
             )))
         });
         match ready {
@@ -138,7 +138,7 @@ impl Engine {
             Err(error) => {
                 if self.waiting.put(name, error.with_its_help()) {
                     let reason = error.message();
-                    tracing::warn!(job = name, "not run yet: {reason}; it is tried again");
+                    tracing::warn!(job = name, "not run yet: {reason}; it is retried");
                 }
             }
         }
@@ -165,7 +165,7 @@ impl Engine {
         let parsed = parse(&history.text, &mut Parameters::default());
         let parsed = parsed.map_err(|error| unreadable(&error))?;
         let Statement::Job(job) = parsed.statement else {
-            return Err(Error::internal("the text of a job is no job"));
+            return Err(Error::internal("the stored statement is not a job"));
         };
         Box::pin(self.jobs.make_ready(&session, *job, id, history)).await
     }
@@ -222,7 +222,7 @@ impl Engine {
             })
             .await;
         for table in again {
-            let whole = self.forks.whole().await;
+            let whole = self.forks.exclusive().await;
             opened(&table, whole.session.run_again(&table, PATIENCE).await);
         }
         let session = self.forks.defined();
@@ -233,7 +233,7 @@ impl Engine {
             })
             .await;
         self.running.start_new().await;
-        self.tell_what_waits().await;
+        self.report_waiting_jobs().await;
         true
     }
 
@@ -250,12 +250,12 @@ impl Engine {
 
     /// Reports jobs that cannot be started as waiting, with the reason: in SHOW JOBS, in the metrics, on the health
     /// page.
-    async fn tell_what_waits(&self) {
+    async fn report_waiting_jobs(&self) {
         let waiting = self.waiting.lock().clone();
-        let options = self.running.options(Stop::default());
+        let options = self.running.options(StopSignal::default());
         for (name, reason) in &waiting {
-            if let Err(error) = self.jobs.say_waiting(name, reason, &options).await {
-                tracing::debug!(job = name, %error, "no sign of life");
+            if let Err(error) = self.jobs.report_waiting(name, reason, &options).await {
+                tracing::debug!(job = name, %error, "no heartbeat was written");
             }
         }
         if let Some(metrics) = &options.metrics {
@@ -270,7 +270,7 @@ impl Engine {
     clippy::disallowed_methods,
     reason = "tables that could not be opened are tried again in real time"
 )]
-pub(crate) async fn keep_trying(engine: Weak<Engine>) {
+pub(crate) async fn retry_until_opened(engine: Weak<Engine>) {
     let mut pause = FIRST_PAUSE;
     loop {
         tokio::time::sleep(pause).await;

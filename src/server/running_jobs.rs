@@ -10,7 +10,7 @@ use tokio::runtime::Handle;
 use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
 
-use crate::runtime::{JobStatus, JobStatuses, Jobs, Metrics, RunOptions, Stop, ToDo};
+use crate::runtime::{JobStatus, JobStatuses, Jobs, Metrics, NextAction, RunOptions, StopSignal};
 
 /// How often a job that does not run is checked.
 const LOOK: Duration = Duration::from_millis(500);
@@ -24,14 +24,14 @@ pub(crate) struct RunningJobs {
     metrics: Option<Metrics>,
     /// Where they run.
     runtime: Handle,
-    tasks: Mutex<HashMap<String, Task>>,
+    tasks: Mutex<HashMap<String, JobTask>>,
     /// Set when the server ends: no job begins any more.
     has_ended: AtomicBool,
-    changed: Changed,
+    changed: ChangedJobs,
 }
 
-struct Task {
-    stop: Stop,
+struct JobTask {
+    stop: StopSignal,
     handle: JoinHandle<()>,
 }
 
@@ -44,7 +44,7 @@ impl RunningJobs {
             runtime,
             tasks: Mutex::default(),
             has_ended: AtomicBool::new(false),
-            changed: Changed::default(),
+            changed: ChangedJobs::default(),
         }
     }
 
@@ -57,13 +57,13 @@ impl RunningJobs {
         tasks.retain(|_, task| !task.handle.is_finished());
         for name in self.jobs.ready_names().await {
             tasks.entry(name.clone()).or_insert_with(|| {
-                let stop = Stop::default();
+                let stop = StopSignal::default();
                 let options = self.options(stop.clone());
                 let jobs = Arc::clone(&self.jobs);
                 let changed = self.changed.clone();
                 let kept = async move { keep_running(&jobs, &name, &options, &changed).await };
                 let handle = self.runtime.spawn(kept);
-                Task { stop, handle }
+                JobTask { stop, handle }
             });
         }
     }
@@ -74,7 +74,7 @@ impl RunningJobs {
     }
 
     /// How they are run.
-    pub(crate) fn options(&self, stop: Stop) -> RunOptions {
+    pub(crate) fn options(&self, stop: StopSignal) -> RunOptions {
         RunOptions {
             until_caught_up: false,
             stop,
@@ -100,7 +100,7 @@ impl RunningJobs {
     /// Stops all; the batches in hand are taken back.
     pub(crate) async fn stop_all(&self) {
         self.has_ended.store(true, Ordering::Relaxed);
-        let tasks: Vec<Task> = self
+        let tasks: Vec<JobTask> = self
             .tasks
             .lock()
             .await
@@ -116,9 +116,9 @@ impl RunningJobs {
 
 /// The names of jobs that another process has changed.
 #[derive(Debug, Clone, Default)]
-struct Changed(Arc<std::sync::Mutex<BTreeSet<String>>>);
+struct ChangedJobs(Arc<std::sync::Mutex<BTreeSet<String>>>);
 
-impl Changed {
+impl ChangedJobs {
     fn put(&self, name: &str) {
         self.lock().insert(name.to_owned());
     }
@@ -132,7 +132,7 @@ impl Changed {
     clippy::disallowed_methods,
     reason = "a job that ended is looked at again in real time"
 )]
-async fn keep_running(jobs: &Jobs, name: &str, options: &RunOptions, changed: &Changed) {
+async fn keep_running(jobs: &Jobs, name: &str, options: &RunOptions, changed: &ChangedJobs) {
     loop {
         match jobs.run_one(name, options).await {
             None => return,
@@ -148,14 +148,14 @@ async fn keep_running(jobs: &Jobs, name: &str, options: &RunOptions, changed: &C
                 () = options.stop.wait() => return,
             }
             let to_do = tokio::select! {
-                to_do = jobs.to_do(name) => to_do,
+                to_do = jobs.next_action(name) => to_do,
                 () = options.stop.wait() => return,
             };
             match to_do {
-                Ok(ToDo::Run) => break,
-                Ok(ToDo::Rest) => pause = LOOK,
-                Ok(ToDo::Forget) => return,
-                Ok(ToDo::MakeReady) => {
+                Ok(NextAction::Run) => break,
+                Ok(NextAction::Nothing) => pause = LOOK,
+                Ok(NextAction::Forget) => return,
+                Ok(NextAction::MakeReady) => {
                     changed.put(name);
                     return;
                 }

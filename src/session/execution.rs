@@ -17,19 +17,21 @@ use datafusion::sql::sqlparser::ast::Statement as AnsiStatement;
 use crate::core::stack::on_stack;
 use crate::error::{Error, Result, Subject};
 use crate::planner::{
-    BOUND_ROWS, Effect, ParsedStatement, Statement, Text, Writes, normalize, read_bound_rows,
+    BOUND_ROWS, Effect, ParsedStatement, Statement, TextValue, Writes, normalize, read_bound_rows,
 };
 use crate::session::catalog::dead_letters;
 use crate::session::catalog::file_names;
-use crate::session::context::states::StatementState;
+use crate::session::context::state_cache::StatementState;
 use crate::session::limits::plan_limits;
-use crate::session::names::apart::plan_apart;
+use crate::session::names::distinct_columns::plan_apart;
 use crate::session::names::inner_names;
 use crate::session::names::labels::{Labels, readable};
-use crate::session::results::{Answer, Execution, Outcome, Planned, Ready};
+use crate::session::results::{
+    Planned, PlannedRows, PlannedStatement, StatementExecution, StatementOutcome,
+};
 use crate::session::rewrite;
 use crate::session::rewrite::arguments::Purpose;
-use crate::session::rewrite::inserted;
+use crate::session::rewrite::insert_values;
 use crate::session::rewrite::recursion;
 use crate::session::rewrite::standard::{cast_types, with_spans};
 use crate::session::sessions::Session;
@@ -69,7 +71,7 @@ impl Session {
     ///
     /// # Errors
     /// With the place in the statement's text if it is known, or else that of its first word.
-    pub async fn execute(&self, parsed: ParsedStatement) -> Result<Outcome> {
+    pub async fn execute(&self, parsed: ParsedStatement) -> Result<StatementOutcome> {
         let places = parsed.places.clone();
         let begun = async { self.begin_ready(self.ready(parsed, Purpose::Run).await?) };
         on_stack(begun).await.map_err(|error| places.locate(error))
@@ -105,11 +107,11 @@ impl Session {
     ///
     /// # Errors
     /// A source that cannot be opened.
-    pub fn begin_ready(&self, ready: Ready) -> Result<Outcome> {
+    pub fn begin_ready(&self, ready: PlannedStatement) -> Result<StatementOutcome> {
         Ok(match ready {
-            Ready::Rows(planned) => Outcome::Rows(self.begin(planned)?),
-            Ready::Insert(planned) => Outcome::Insert(self.begin(planned)?),
-            Ready::Done(said) => Outcome::Done(said),
+            PlannedStatement::Rows(planned) => StatementOutcome::Rows(self.begin(planned)?),
+            PlannedStatement::Insert(planned) => StatementOutcome::Insert(self.begin(planned)?),
+            PlannedStatement::Done(said) => StatementOutcome::Done(said),
         })
     }
 
@@ -117,7 +119,7 @@ impl Session {
     ///
     /// # Errors
     /// A source that cannot be opened.
-    pub fn begin(&self, planned: Planned) -> Result<Execution> {
+    pub fn begin(&self, planned: Planned) -> Result<StatementExecution> {
         let Planned {
             plan,
             task,
@@ -132,7 +134,7 @@ impl Session {
             true => dead_letters::count(stream, &self.catalog, &self.warnings),
             false => dead_letters::keep(stream, &self.catalog, &self.context),
         };
-        Ok(Execution { stream, plan })
+        Ok(StatementExecution { stream, plan })
     }
 
     /// Runs a query or INSERT to its end and collects its rows: for tests and small results.
@@ -142,8 +144,8 @@ impl Session {
     pub async fn collect(&self, parsed: ParsedStatement) -> Result<Vec<RecordBatch>> {
         let places = parsed.places.clone();
         match self.execute(parsed).await? {
-            Outcome::Done(_) => Ok(Vec::new()),
-            Outcome::Rows(execution) | Outcome::Insert(execution) => {
+            StatementOutcome::Done(_) => Ok(Vec::new()),
+            StatementOutcome::Rows(execution) | StatementOutcome::Insert(execution) => {
                 datafusion::physical_plan::common::collect(execution.stream)
                     .await
                     .map_err(|error| places.locate(error.into()))
@@ -153,7 +155,7 @@ impl Session {
 
     /// Plans statements that return rows, and runs the others. The futures of rare statements are boxed: a query's future need
     /// not carry them.
-    async fn ready(&self, parsed: ParsedStatement, purpose: Purpose) -> Result<Ready> {
+    async fn ready(&self, parsed: ParsedStatement, purpose: Purpose) -> Result<PlannedStatement> {
         self.catalog
             .begin(match shows_only_columns(&parsed.statement) {
                 true => Purpose::Describe,
@@ -164,15 +166,15 @@ impl Session {
         ready
     }
 
-    async fn planned_or_done(&self, parsed: ParsedStatement) -> Result<Ready> {
+    async fn planned_or_done(&self, parsed: ParsedStatement) -> Result<PlannedStatement> {
         match parsed.statement {
             Statement::CreateTable(table) => {
                 let made = create_table(&self.catalog, &table, &parsed.text);
-                Box::pin(made).await.map(Ready::Done)
+                Box::pin(made).await.map(PlannedStatement::Done)
             }
             Statement::CreateView(view) => {
                 let made = create_view(&self.context, &self.catalog, *view, &parsed.text);
-                Box::pin(made).await.map(Ready::Done)
+                Box::pin(made).await.map(PlannedStatement::Done)
             }
             Statement::ShowTables => self.report(describe::tables(&self.catalog)?),
             Statement::Describe(name) => {
@@ -193,7 +195,7 @@ impl Session {
                 let names: Vec<String> =
                     schema.fields().iter().map(|of| of.name().clone()).collect();
                 let summary = summarize::summary(&state, plan, &names)?;
-                Ok(Ready::Rows(
+                Ok(PlannedStatement::Rows(
                     Box::pin(self.physical_plan(&state, &summary)).await?,
                 ))
             }
@@ -249,7 +251,12 @@ impl Session {
         }
     }
 
-    async fn run_sql(&self, sql: SqlStatement, effect: &Effect, text: &str) -> Result<Ready> {
+    async fn run_sql(
+        &self,
+        sql: SqlStatement,
+        effect: &Effect,
+        text: &str,
+    ) -> Result<PlannedStatement> {
         if let Writes::Drops { names, .. } = &effect.writes {
             for name in names {
                 self.catalog.pin_for_drop(name);
@@ -265,30 +272,32 @@ impl Session {
                 Box::pin(made).await?;
                 self.states.change();
                 self.catalog.describe_new(text);
-                Ok(Ready::Done(verb))
+                Ok(PlannedStatement::Done(verb))
             }
             LogicalPlan::Ddl(ddl) => {
                 let verb = done_message(ddl)?;
                 Box::pin(self.context.execute_logical_plan(plan)).await?;
                 self.states.change();
                 self.catalog.describe_new(text);
-                Ok(Ready::Done(verb))
+                Ok(PlannedStatement::Done(verb))
             }
             LogicalPlan::Statement(_) => {
                 Box::pin(self.context.execute_logical_plan(plan)).await?;
                 self.states.change();
-                Ok(Ready::Done(first_words(text)))
+                Ok(PlannedStatement::Done(first_words(text)))
             }
-            LogicalPlan::Dml(_) => Ok(Ready::Insert(self.physical_plan(&state, &plan).await?)),
+            LogicalPlan::Dml(_) => Ok(PlannedStatement::Insert(
+                self.physical_plan(&state, &plan).await?,
+            )),
             _ => match constants::row(&state, &plan)? {
                 Some(mut answer) => {
                     answer.rows = labels.rows(&answer.rows)?;
-                    Ok(Ready::Rows(self.planned_answer(answer)?))
+                    Ok(PlannedStatement::Rows(self.planned_answer(answer)?))
                 }
                 None => {
                     let mut planned = self.physical_plan(&state, &plan).await?;
                     planned.plan = labels.plan(readable(planned.plan))?;
-                    Ok(Ready::Rows(planned))
+                    Ok(PlannedStatement::Rows(planned))
                 }
             },
         }
@@ -310,7 +319,7 @@ impl Session {
         if !keeps {
             let files = self.context.table_provider(name.clone()).await?;
             self.context.deregister_table(name.clone())?;
-            let renamed = file_names::Renamed::new(files, &names);
+            let renamed = file_names::RenamedTable::new(files, &names);
             self.context.register_table(name, Arc::new(renamed))?;
         }
         Ok(())
@@ -339,29 +348,29 @@ impl Session {
                 plan_limits::check(&plan)?;
                 recursion::check(&plan, &sql)?;
                 let plan = match made {
-                    Some(names) => inner_names::made(plan, &names)?,
+                    Some(names) => inner_names::with_created_names(plan, &names)?,
                     None => plan,
                 };
-                Ok((state, inserted::with_nullable_values(plan)?))
+                Ok((state, insert_values::with_nullable_values(plan)?))
             }
             Err(error) => Err(self.catalog.missing_table(error, sql)),
         }
     }
 
     /// A batch as the rows of a statement.
-    pub(crate) fn report(&self, batch: RecordBatch) -> Result<Ready> {
-        Ok(Ready::Rows(self.planned_batch(batch)?))
+    pub(crate) fn report(&self, batch: RecordBatch) -> Result<PlannedStatement> {
+        Ok(PlannedStatement::Rows(self.planned_batch(batch)?))
     }
 
     /// A batch as the rows of a statement that is started later.
     pub(crate) fn planned_batch(&self, batch: RecordBatch) -> Result<Planned> {
-        self.planned_answer(Answer {
+        self.planned_answer(PlannedRows {
             rows: batch,
             is_always: false,
         })
     }
 
-    fn planned_answer(&self, answer: Answer) -> Result<Planned> {
+    fn planned_answer(&self, answer: PlannedRows) -> Result<Planned> {
         let (rows, schema) = (answer.rows.clone(), answer.rows.schema());
         let plan = MemorySourceConfig::try_new_exec(&[vec![rows]], schema, None)?;
         Ok(Planned {
@@ -416,7 +425,7 @@ fn of_the_host(statement: &str) -> Error {
         .with_help("run it with `anabranch sql`, or send it to `anabranch serve`")
 }
 
-fn parse_hours(hours: Text) -> Result<u64> {
+fn parse_hours(hours: TextValue) -> Result<u64> {
     hours.value.parse().map_err(|_| {
         Error::invalid(format!(
             "RETAIN takes a whole number of hours, not '{}'",
@@ -438,7 +447,7 @@ fn done_message(ddl: &DdlStatement) -> Result<String> {
         other => {
             let verb = other.name().to_lowercase();
             return Err(Error::unsupported(format!("{verb} is not supported"))
-                .with_help("tables, views and jobs are made and dropped; they are all in the schema public"));
+                .with_help("only tables, views and jobs can be created and dropped; all are in the schema public"));
         }
     })
 }

@@ -17,11 +17,12 @@ pub(crate) mod syntax;
 pub(crate) mod system;
 pub(crate) mod views;
 
-pub(crate) use limits::unwanted::{Unwanted, until_unwanted};
+pub(crate) use limits::cancellation::{CancelFlag, with_cancel_flag};
 pub use options::{
-    CATALOG, ForkOptions, IsClosed, JobMemory, MayName, SCHEMA, SessionOptions, TablePlace,
+    CATALOG, ClosedTables, ForkOptions, JobMemory, SCHEMA, SessionOptions, TableFilter,
+    TableLocation,
 };
-pub(crate) use results::Answer;
-pub use results::{Execution, Outcome, Planned, Ready};
+pub(crate) use results::PlannedRows;
+pub use results::{Planned, PlannedStatement, StatementExecution, StatementOutcome};
 pub use sessions::Session;
 pub use system::rows::{batch_rows, job_rows, versions};

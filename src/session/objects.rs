@@ -5,7 +5,7 @@ use datafusion::arrow::datatypes::SchemaRef;
 
 use crate::error::Result;
 use crate::session::catalog::TableEntry;
-use crate::session::options::{CATALOG, SCHEMA, TablePlace};
+use crate::session::options::{CATALOG, SCHEMA, TableLocation};
 use crate::session::rewrite::arguments::Purpose;
 use crate::session::sessions::Session;
 use crate::session::system::SYSTEM;
@@ -59,7 +59,7 @@ impl Session {
     }
 
     /// The locations of the tables with these names.
-    pub(crate) fn places_of(&self, is_wanted: impl Fn(&str) -> bool) -> Vec<TablePlace> {
+    pub(crate) fn places_of(&self, is_wanted: impl Fn(&str) -> bool) -> Vec<TableLocation> {
         self.catalog.places(is_wanted)
     }
 

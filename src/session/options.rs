@@ -45,17 +45,17 @@ pub struct ForkOptions {
     /// Bytes of the session's memory that its statements may hold; `None`: all.
     pub memory_limit: Option<usize>,
     /// Decides whether its statements may use a table of a schema; `None`: all of them.
-    pub may_name: Option<MayName>,
+    pub may_name: Option<TableFilter>,
     /// Decides whether a table is not opened although its statements may use it, since another table at the same location is
     /// not permitted; `None`: all are opened.
-    pub is_closed: Option<IsClosed>,
+    pub is_closed: Option<ClosedTables>,
     /// Its statements write nothing, not even the dead letters of a query.
     pub only_reads: bool,
 }
 
 /// The location of a table's rows.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum TablePlace {
+pub enum TableLocation {
     /// A folder or a file, on disk or in a store.
     Files(String),
     /// A topic.
@@ -63,7 +63,7 @@ pub enum TablePlace {
 }
 
 /// Whether a table may be used, by schema and name.
-pub type MayName = Arc<dyn Fn(&str, &str) -> bool + Send + Sync>;
+pub type TableFilter = Arc<dyn Fn(&str, &str) -> bool + Send + Sync>;
 
 /// Whether a table may not be opened, by name; checked when a statement opens it.
-pub type IsClosed = Arc<dyn Fn(&str) -> bool + Send + Sync>;
+pub type ClosedTables = Arc<dyn Fn(&str) -> bool + Send + Sync>;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::error::{Error, Result};
 use crate::planner::{CreateView, Effect, ParsedStatement, Statement, Writes};
 use crate::session::catalog::TableEntry;
-use crate::session::catalog::unopened::{Unopened, within};
+use crate::session::catalog::unopened_table::{UnopenedTable, within};
 use crate::session::sessions::Session;
 use crate::session::statements::create::{ViewName, check_name, keep_view};
 use crate::session::statements::declaration::{IfMissing, open_table};
@@ -78,7 +78,7 @@ impl Session {
     }
 
     fn keep(&self, name: &str, statement: Option<ParsedStatement>, text: &str, error: &Error) {
-        let unopened = Unopened::new(name, statement, error);
+        let unopened = UnopenedTable::new(name, statement, error);
         let entry = TableEntry::Unopened(Arc::new(unopened));
         self.catalog.put(name, entry, text.to_owned());
     }

@@ -12,11 +12,11 @@ use futures::StreamExt as _;
 use crate::error::{Error, Result};
 
 /// The result of a statement.
-pub enum Outcome {
+pub enum StatementOutcome {
     /// Rows, as a stream.
-    Rows(Execution),
+    Rows(StatementExecution),
     /// A running INSERT, DELETE, UPDATE or MERGE: its stream has one row with one count.
-    Insert(Execution),
+    Insert(StatementExecution),
     /// The statement is done; with a message for the user.
     Done(String),
 }
@@ -26,14 +26,14 @@ pub enum Outcome {
 pub struct Planned {
     pub(super) plan: Arc<dyn ExecutionPlan>,
     pub(super) task: Arc<TaskContext>,
-    pub(super) answer: Option<Answer>,
+    pub(super) answer: Option<PlannedRows>,
     /// An argument has no value: the plan has the statement's columns, and does not run.
     pub(super) is_left_open: bool,
 }
 
 /// The rows of a statement, if planning already computed them.
 #[derive(Clone)]
-pub(crate) struct Answer {
+pub(crate) struct PlannedRows {
     pub(crate) rows: RecordBatch,
     /// Whether the same text gives these rows to every user at any time.
     pub(crate) is_always: bool,
@@ -46,7 +46,7 @@ impl Planned {
     }
 
     /// Its rows, if planning already computed them.
-    pub(crate) fn answer(&self) -> Option<&Answer> {
+    pub(crate) fn answer(&self) -> Option<&PlannedRows> {
         self.answer.as_ref()
     }
 
@@ -57,37 +57,37 @@ impl Planned {
 }
 
 /// The result of planning a statement.
-pub enum Ready {
+pub enum PlannedStatement {
     /// Rows, once the statement is started.
     Rows(Planned),
-    /// A statement that writes rows, as in [`Outcome::Insert`].
+    /// A statement that writes rows, as in [`StatementOutcome::Insert`].
     Insert(Planned),
     /// A statement without rows, already run; with a message for the user.
     Done(String),
 }
 
-impl Ready {
+impl PlannedStatement {
     /// The plan of a statement that returns rows.
     ///
     /// # Errors
     /// The statement returns no rows.
     pub fn planned(self) -> Result<Planned> {
         match self {
-            Ready::Rows(planned) | Ready::Insert(planned) => Ok(planned),
-            Ready::Done(_) => Err(Error::internal("the statement has no rows")),
+            PlannedStatement::Rows(planned) | PlannedStatement::Insert(planned) => Ok(planned),
+            PlannedStatement::Done(_) => Err(Error::internal("the statement has no rows")),
         }
     }
 }
 
 /// A running statement.
-pub struct Execution {
+pub struct StatementExecution {
     /// The rows.
     pub stream: SendableRecordBatchStream,
     /// The plan, whose metrics grow while the stream is read.
     pub plan: Arc<dyn ExecutionPlan>,
 }
 
-impl Execution {
+impl StatementExecution {
     /// The columns.
     pub fn schema(&self) -> SchemaRef {
         self.stream.schema()

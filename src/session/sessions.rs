@@ -9,9 +9,9 @@ use datafusion::prelude::SessionContext;
 use crate::error::Result;
 use crate::session::catalog::Catalog;
 use crate::session::context;
-use crate::session::context::Resources;
+use crate::session::context::SessionResources;
 use crate::session::context::memory::JobPool;
-use crate::session::context::states::States;
+use crate::session::context::state_cache::StateCache;
 use crate::session::options::{ForkOptions, SCHEMA, SessionOptions};
 
 /// Tables, views and settings, and the engine that runs statements over them, for one user at a time.
@@ -25,8 +25,8 @@ pub struct Session {
     /// The state that it shares with its forks.
     common: Arc<SessionState>,
     /// The memory and disk of the session and its forks.
-    resources: Resources,
-    pub(crate) states: States,
+    resources: SessionResources,
+    pub(crate) states: StateCache,
     pub(super) warnings: Arc<Mutex<Vec<String>>>,
 }
 
@@ -36,7 +36,7 @@ impl Session {
     /// # Errors
     /// Options that the engine refuses.
     pub fn try_new(options: &SessionOptions) -> Result<Self> {
-        let resources = Resources::try_new(options)?;
+        let resources = SessionResources::try_new(options)?;
         let common = context::common(options, Arc::clone(&resources.statements))?;
         let whole = ForkOptions::default();
         Self::with_catalog(options, &whole, Catalog::default(), common, resources)
@@ -133,7 +133,7 @@ impl Session {
         fork: &ForkOptions,
         catalog: Catalog,
         common: Arc<SessionState>,
-        resources: Resources,
+        resources: SessionResources,
     ) -> Result<Self> {
         let notices: Arc<CompletionNotices> = Arc::default();
         let told = Arc::clone(&notices);
@@ -143,7 +143,7 @@ impl Session {
             fork: fork.clone(),
             common,
             resources,
-            states: States::new(context.clone()),
+            states: StateCache::new(context.clone()),
             warnings: Arc::default(),
             context,
             catalog,

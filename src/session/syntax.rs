@@ -32,7 +32,7 @@ pub(crate) fn visit<V: VisitorMut>(
 pub(crate) fn plain_name(name: &ObjectName) -> Result<String> {
     match name.0.last().and_then(ObjectNamePart::as_ident) {
         Some(ident) => Ok(normalize(ident)),
-        None => Err(Error::invalid(format!("{name} is no table name"))),
+        None => Err(Error::invalid(format!("{name} is not a table name"))),
     }
 }
 
@@ -46,9 +46,9 @@ pub(crate) fn at_name(error: Error, name: &ObjectName) -> Error {
 
 /// The place of the first relation of this name.
 pub(crate) fn find_relation(statement: &mut SqlStatement, table: &str) -> Option<Span> {
-    struct Finder<'a>(&'a str, Option<Span>);
+    struct TableFinder<'a>(&'a str, Option<Span>);
 
-    impl VisitorMut for Finder<'_> {
+    impl VisitorMut for TableFinder<'_> {
         type Break = ();
 
         fn pre_visit_relation(&mut self, name: &mut ObjectName) -> ControlFlow<()> {
@@ -62,7 +62,7 @@ pub(crate) fn find_relation(statement: &mut SqlStatement, table: &str) -> Option
         }
     }
 
-    let mut finder = Finder(table, None);
+    let mut finder = TableFinder(table, None);
     match statement {
         SqlStatement::Statement(ansi) => {
             let _ = ansi.visit(&mut finder);

@@ -13,7 +13,7 @@ use futures::future::BoxFuture;
 use crate::error::{Error, Result, Subject};
 use crate::session::catalog::{Catalog, PlanViews};
 use crate::session::limits::plan_limits;
-use crate::session::names::apart::plan_apart;
+use crate::session::names::distinct_columns::plan_apart;
 use crate::session::rewrite;
 use crate::session::rewrite::recursion;
 

@@ -4,7 +4,7 @@ use datafusion::arrow::array::{DynComparator, RecordBatch, make_comparator};
 use datafusion::arrow::compute::SortOptions;
 use datafusion::error::Result;
 
-use crate::state::index::Place;
+use crate::state::index::RowPlace;
 
 /// Compares keys of one batch with those in chunks of the state. NULL is a key like any other.
 pub(super) struct Comparators {
@@ -35,7 +35,7 @@ impl Comparators {
         Ok(Self { of_chunk })
     }
 
-    pub(super) fn is_same(&self, row: usize, place: Place) -> bool {
+    pub(super) fn is_same(&self, row: usize, place: RowPlace) -> bool {
         let compare = &self.of_chunk[place.chunk as usize];
         compare
             .iter()

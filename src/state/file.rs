@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn files_are_shown_in_the_columns_of_the_last() {
+    fn state_files_are_shown_with_the_newest_columns() {
         let file = |key: i64, sum: ArrayRef| {
             let fields = vec![
                 Field::new("key", DataType::Int64, true),

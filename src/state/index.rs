@@ -11,7 +11,7 @@ use crate::state::compare::Comparators;
 
 /// Where a row is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) struct Place {
+pub(super) struct RowPlace {
     pub(super) chunk: u32,
     pub(super) row: u32,
 }
@@ -21,12 +21,12 @@ const LIST: u32 = u32::MAX;
 
 /// The hash of a key, with its place or its list of places. Nearly every key has one place, so it must not pay for the others.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Entry {
+pub(super) struct IndexEntry {
     hash: u32,
-    place: Place,
+    place: RowPlace,
 }
 
-impl Entry {
+impl IndexEntry {
     fn hash(&self) -> u64 {
         spread(self.hash)
     }
@@ -44,8 +44,8 @@ fn spread(hash: u32) -> u64 {
 /// Maps keys to the places of their rows: the key of a window has one, the key of a session one per session.
 #[derive(Debug, Default)]
 pub(super) struct PlaceIndex {
-    entries: HashTable<Entry>,
-    lists: Vec<Vec<Place>>,
+    entries: HashTable<IndexEntry>,
+    lists: Vec<Vec<RowPlace>>,
     free_lists: Vec<u32>,
 }
 
@@ -63,17 +63,17 @@ impl PlaceIndex {
     pub(super) fn size(&self) -> usize {
         let lists = self.lists.iter();
         let places =
-            lists.map(|list| size_of::<Vec<Place>>() + list.capacity() * size_of::<Place>());
+            lists.map(|list| size_of::<Vec<RowPlace>>() + list.capacity() * size_of::<RowPlace>());
         self.entries.allocation_size() + places.sum::<usize>() + self.free_lists.capacity() * 4
     }
 
     /// Reserves room for so many more keys.
     pub(super) fn reserve(&mut self, keys: usize) {
-        self.entries.reserve(keys, Entry::hash);
+        self.entries.reserve(keys, IndexEntry::hash);
     }
 
     /// The entry that each key may have, by its hash: looking up all keys together overlaps the cache misses.
-    pub(super) fn candidates(&self, hashes: &[u32]) -> Vec<Option<&Entry>> {
+    pub(super) fn candidates(&self, hashes: &[u32]) -> Vec<Option<&IndexEntry>> {
         let by_hash = |hash: &u32| {
             self.entries
                 .find(spread(*hash), |entry| entry.hash == *hash)
@@ -86,12 +86,12 @@ impl PlaceIndex {
         &'i self,
         hash: u32,
         row: usize,
-        candidate: Option<&'i Entry>,
+        candidate: Option<&'i IndexEntry>,
         compared: &Comparators,
-    ) -> &'i [Place] {
-        let is_same = |entry: &&Entry| compared.is_same(row, first(&self.lists, entry));
+    ) -> &'i [RowPlace] {
+        let is_same = |entry: &&IndexEntry| compared.is_same(row, first(&self.lists, entry));
         let another = || {
-            let found = |entry: &Entry| entry.hash == hash && is_same(&entry);
+            let found = |entry: &IndexEntry| entry.hash == hash && is_same(&entry);
             self.entries.find(spread(hash), found)
         };
         match candidate.and_then(|entry| Some(entry).filter(is_same).or_else(another)) {
@@ -104,16 +104,22 @@ impl PlaceIndex {
     }
 
     /// Adds `place` to the key of `row`.
-    pub(super) fn insert(&mut self, hash: u32, row: usize, place: Place, compared: &Comparators) {
+    pub(super) fn insert(
+        &mut self,
+        hash: u32,
+        row: usize,
+        place: RowPlace,
+        compared: &Comparators,
+    ) {
         let lists = &self.lists;
         let found = self.entries.entry(
             spread(hash),
             |entry| entry.hash == hash && compared.is_same(row, first(lists, entry)),
-            Entry::hash,
+            IndexEntry::hash,
         );
         match found {
             TableEntry::Vacant(vacant) => {
-                vacant.insert(Entry { hash, place });
+                vacant.insert(IndexEntry { hash, place });
             }
             TableEntry::Occupied(mut occupied) => {
                 let entry = occupied.get_mut();
@@ -131,7 +137,7 @@ impl PlaceIndex {
                                 u32::try_from(self.lists.len() - 1).unwrap_or(LIST)
                             }
                         };
-                        entry.place = Place {
+                        entry.place = RowPlace {
                             chunk: LIST,
                             row: list,
                         };
@@ -159,7 +165,7 @@ impl PlaceIndex {
         hash: u32,
         row: usize,
         compared: &Comparators,
-        is_live: impl Fn(Place) -> bool,
+        is_live: impl Fn(RowPlace) -> bool,
         done: &mut HashSet<usize>,
     ) {
         let lists = &self.lists;
@@ -193,7 +199,7 @@ impl PlaceIndex {
     }
 
     /// Updates the place of a row, whose key has this hash, from `from` to `to`.
-    pub(super) fn moved(&mut self, hash: u32, from: Place, to: Place) {
+    pub(super) fn moved(&mut self, hash: u32, from: RowPlace, to: RowPlace) {
         let lists = &self.lists;
         let found = self
             .entries
@@ -217,7 +223,7 @@ impl PlaceIndex {
         }
     }
 
-    fn free(&mut self, entry: &Entry) {
+    fn free(&mut self, entry: &IndexEntry) {
         if let Some(list) = entry.list() {
             self.lists[list] = Vec::new();
             self.free_lists.push(entry.place.row);
@@ -226,7 +232,7 @@ impl PlaceIndex {
 }
 
 /// A place of an entry's key.
-fn first(lists: &[Vec<Place>], entry: &Entry) -> Place {
+fn first(lists: &[Vec<RowPlace>], entry: &IndexEntry) -> RowPlace {
     match entry.list() {
         Some(list) => lists[list][0],
         None => entry.place,

@@ -6,12 +6,12 @@ mod compare;
 mod file;
 mod index;
 mod late;
-mod pending;
+mod pending_chunks;
 mod slices;
 mod step;
 mod table;
 
 pub use file::{count_rows, decode_states, encode_states, read_state_file, read_states, replay};
 pub(crate) use late::{late_rows, late_schema};
-pub use step::{Step, StepRule, step};
+pub use step::{StepResult, StepRule, step};
 pub use table::{StateChange, StateTable};

@@ -2,24 +2,24 @@
 
 use std::ops::Range;
 
-use anabranch_udfs::{IncrementalAggregate, Merged, Slices};
+use anabranch_udfs::{IncrementalAggregate, MergedRows, Slices};
 use datafusion::arrow::array::{BooleanArray, RecordBatch};
 use datafusion::arrow::compute::{concat_batches, filter_record_batch};
 use datafusion::common::HashSet;
 use datafusion::error::Result;
 
-use crate::state::index::Place;
+use crate::state::index::RowPlace;
 use crate::state::step::StepRule;
 use crate::state::table::StateTable;
 
 /// The slices that a batch has touched.
-pub(super) struct Touched<'a> {
+pub(super) struct TouchedSlices<'a> {
     /// Their places in the state.
-    pub(super) places: &'a [Place],
+    pub(super) places: &'a [RowPlace],
     /// Their rows before the batch.
     pub(super) kept: &'a RecordBatch,
     /// Their rows after it.
-    pub(super) merged: &'a Merged,
+    pub(super) merged: &'a MergedRows,
 }
 
 /// The windows that are emitted, and the rows that the windows of touched slices gave before.
@@ -27,11 +27,11 @@ pub(super) fn emit_windows(
     table: &StateTable,
     aggregate: &IncrementalAggregate,
     slices: &Slices,
-    touched: &Touched,
+    touched: &TouchedSlices,
     rule: StepRule,
 ) -> Result<(RecordBatch, RecordBatch)> {
     let schema = aggregate.state_schema();
-    let Merged {
+    let MergedRows {
         rows, is_touched, ..
     } = touched.merged;
     let closing = slices.ended(rule.closed_before, rule.closed_by);
@@ -41,8 +41,8 @@ pub(super) fn emit_windows(
         let nothing = RecordBatch::new_empty(aggregate.output().clone());
         return Ok((nothing.clone(), nothing));
     }
-    let mut seen: HashSet<Place> = touched.places.iter().copied().collect();
-    let mut others: Vec<Place> = Vec::new();
+    let mut seen: HashSet<RowPlace> = touched.places.iter().copied().collect();
+    let mut others: Vec<RowPlace> = Vec::new();
     let is_touched = BooleanArray::from(is_touched.clone());
     if rule.changes {
         let new = filter_record_batch(rows, &is_touched)?;

@@ -1,11 +1,11 @@
 //! Step of a batch over the state: the merged rows, the emitted and withdrawn rows, and the change to apply.
 
-use anabranch_udfs::{IncrementalAggregate, Merged};
+use anabranch_udfs::{IncrementalAggregate, MergedRows};
 use datafusion::arrow::array::{BooleanArray, RecordBatch, UInt32Array};
 use datafusion::arrow::compute::{concat_batches, filter_record_batch, take_record_batch};
 use datafusion::error::Result;
 
-use crate::state::slices::{Touched, emit_windows};
+use crate::state::slices::{TouchedSlices, emit_windows};
 use crate::state::table::{StateChange, StateTable};
 
 /// How a batch emits.
@@ -24,7 +24,7 @@ pub struct StepRule {
 
 /// Result of a step.
 #[derive(Debug)]
-pub struct Step {
+pub struct StepResult {
     /// Rows of the aggregate's output.
     pub emitted: RecordBatch,
     /// Rows of the aggregate's output that touched groups gave before.
@@ -47,7 +47,7 @@ pub fn step(
     aggregate: &IncrementalAggregate,
     partials: &[RecordBatch],
     rule: StepRule,
-) -> Result<Step> {
+) -> Result<StepResult> {
     let (touched, kept) = table.touched(partials)?;
     let closed_by = rule.closed_by.unwrap_or(i64::MIN);
     let kept = match aggregate.is_keyed() {
@@ -60,7 +60,7 @@ pub fn step(
     let (closing, closed) = table.closing(closed_by, &touched)?;
     let (emitted, before) = match aggregate.slices() {
         Some(slices) => {
-            let batch = Touched {
+            let batch = TouchedSlices {
                 places: &touched,
                 kept: &kept,
                 merged: &merged,
@@ -78,7 +78,7 @@ pub fn step(
     let added = take_record_batch(&merged.rows, &open)?;
     let mut dead = touched;
     dead.extend(closing);
-    Ok(Step {
+    Ok(StepResult {
         emitted,
         before,
         rows_after: table.len() - dead.len() + added.num_rows(),
@@ -96,12 +96,12 @@ pub fn step(
 fn emit_rows(
     aggregate: &IncrementalAggregate,
     kept: &RecordBatch,
-    merged: &Merged,
+    merged: &MergedRows,
     is_done: &[bool],
     closed: &RecordBatch,
     rule: StepRule,
 ) -> Result<(RecordBatch, RecordBatch)> {
-    let Merged {
+    let MergedRows {
         rows,
         is_touched,
         group_of_kept,

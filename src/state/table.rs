@@ -11,8 +11,8 @@ use datafusion::common::HashSet;
 use datafusion::error::{DataFusionError, Result};
 
 use crate::state::compare::Comparators;
-use crate::state::index::{Place, PlaceIndex, hashes};
-use crate::state::pending::Pending;
+use crate::state::index::{PlaceIndex, RowPlace, hashes};
+use crate::state::pending_chunks::PendingChunks;
 
 /// The most rows of a chunk.
 const CHUNK_ROWS: usize = 65_536;
@@ -24,7 +24,7 @@ const MANY_ROWS: usize = CHUNK_ROWS;
 const WORTHWHILE: usize = 1_024;
 
 #[derive(Debug)]
-struct Chunk {
+struct StateChunk {
     rows: RecordBatch,
     /// The time at which each row is final, ascending.
     closes_at: Vec<i64>,
@@ -35,7 +35,7 @@ struct Chunk {
     bytes: usize,
 }
 
-impl Chunk {
+impl StateChunk {
     /// Rows in the order of `closes_at`, all alive.
     fn try_new(rows: RecordBatch, closes_at: Vec<i64>) -> Result<Self> {
         let live = rows.num_rows();
@@ -71,7 +71,7 @@ impl Chunk {
 #[derive(Debug)]
 pub struct StateChange {
     /// Places of rows that are replaced or final.
-    pub(super) dead: Vec<Place>,
+    pub(super) dead: Vec<RowPlace>,
     /// Rows, in the columns of the state, whose keys keep only the rows in `added`.
     pub(super) replaced: Vec<RecordBatch>,
     /// Rows that are final and were not touched.
@@ -86,9 +86,9 @@ pub struct StateTable {
     schema: SchemaRef,
     keys: usize,
     /// Places name chunks by number: a removed chunk leaves a gap, which the next one fills.
-    chunks: Vec<Option<Chunk>>,
+    chunks: Vec<Option<StateChunk>>,
     index: PlaceIndex,
-    pending: Pending,
+    pending: PendingChunks,
     many_rows: usize,
     live: usize,
 }
@@ -108,7 +108,7 @@ impl StateTable {
             keys,
             chunks: Vec::new(),
             index: PlaceIndex::default(),
-            pending: Pending::default(),
+            pending: PendingChunks::default(),
             many_rows: MANY_ROWS,
             live: 0,
         })
@@ -137,7 +137,7 @@ impl StateTable {
 
     /// The time at which the next row is final.
     pub fn next_close(&self) -> Option<i64> {
-        let first = |(_, chunk): (u32, &Chunk)| chunk.closes_at.get(chunk.cursor).copied();
+        let first = |(_, chunk): (u32, &StateChunk)| chunk.closes_at.get(chunk.cursor).copied();
         self.numbered().filter_map(first).min()
     }
 
@@ -147,7 +147,7 @@ impl StateTable {
     ///
     /// None that a caller could cause.
     pub fn rows(&self) -> Result<RecordBatch> {
-        let places: Vec<Place> = self
+        let places: Vec<RowPlace> = self
             .numbered()
             .flat_map(|(number, chunk)| live_places(number, chunk))
             .collect();
@@ -185,7 +185,7 @@ impl StateTable {
     }
 
     /// The places and rows of the keys that `rows`, in the columns of the state, have.
-    pub(super) fn touched(&self, rows: &[RecordBatch]) -> Result<(Vec<Place>, RecordBatch)> {
+    pub(super) fn touched(&self, rows: &[RecordBatch]) -> Result<(Vec<RowPlace>, RecordBatch)> {
         let places = self.places_of(rows)?;
         let rows = self.gather(&places)?;
         Ok((places, rows))
@@ -195,9 +195,9 @@ impl StateTable {
     pub(super) fn closing(
         &self,
         watermark: i64,
-        without: &[Place],
-    ) -> Result<(Vec<Place>, RecordBatch)> {
-        let without: HashSet<Place> = without.iter().copied().collect();
+        without: &[RowPlace],
+    ) -> Result<(Vec<RowPlace>, RecordBatch)> {
+        let without: HashSet<RowPlace> = without.iter().copied().collect();
         let mut places = self.done_by(watermark);
         places.retain(|place| !without.contains(place));
         let rows = self.gather(&places)?;
@@ -205,7 +205,7 @@ impl StateTable {
     }
 
     /// The places of the rows that are final at `watermark`.
-    pub(super) fn done_by(&self, watermark: i64) -> Vec<Place> {
+    pub(super) fn done_by(&self, watermark: i64) -> Vec<RowPlace> {
         let mut places = Vec::new();
         for (number, chunk) in self.numbered() {
             let end = chunk.closes_at.partition_point(|at| *at <= watermark);
@@ -312,12 +312,12 @@ impl StateTable {
         }
     }
 
-    fn numbered(&self) -> impl Iterator<Item = (u32, &Chunk)> {
+    fn numbered(&self) -> impl Iterator<Item = (u32, &StateChunk)> {
         let chunks = (0_u32..).zip(&self.chunks);
         chunks.filter_map(|(number, chunk)| Some((number, chunk.as_ref()?)))
     }
 
-    fn is_live(&self, place: Place) -> bool {
+    fn is_live(&self, place: RowPlace) -> bool {
         let chunk = self.chunks[place.chunk as usize].as_ref();
         chunk.is_some_and(|chunk| chunk.is_live[place.row as usize])
     }
@@ -329,8 +329,8 @@ impl StateTable {
     }
 
     /// The places of the rows of the keys in `rows`.
-    pub(super) fn places_of(&self, rows: &[RecordBatch]) -> Result<Vec<Place>> {
-        let mut seen: HashSet<Place> = HashSet::default();
+    pub(super) fn places_of(&self, rows: &[RecordBatch]) -> Result<Vec<RowPlace>> {
+        let mut seen: HashSet<RowPlace> = HashSet::default();
         let mut places = Vec::new();
         for batch in rows {
             if self.is_empty() || batch.num_rows() == 0 {
@@ -356,7 +356,7 @@ impl StateTable {
     }
 
     /// The rows at these places.
-    pub(super) fn gather(&self, places: &[Place]) -> Result<RecordBatch> {
+    pub(super) fn gather(&self, places: &[RowPlace]) -> Result<RecordBatch> {
         let rows = |chunk: u32| {
             self.chunks[chunk as usize]
                 .as_ref()
@@ -372,7 +372,7 @@ impl StateTable {
         }
         let (hashes, compared) = (hashes(closed, self.keys)?, self.comparators(closed)?);
         let chunks = &self.chunks;
-        let is_live = |place: Place| {
+        let is_live = |place: RowPlace| {
             let chunk = chunks[place.chunk as usize].as_ref();
             chunk.is_some_and(|chunk| chunk.is_live[place.row as usize])
         };
@@ -391,7 +391,7 @@ impl StateTable {
         }
         if closes_at.is_sorted() && closes_at.len() <= CHUNK_ROWS {
             self.live += rows.num_rows();
-            new.push(self.put(Chunk::try_new(rows, closes_at)?));
+            new.push(self.put(StateChunk::try_new(rows, closes_at)?));
             return Ok(());
         }
         let mut order: Vec<u32> = (0..u32::try_from(closes_at.len()).unwrap_or(u32::MAX)).collect();
@@ -400,7 +400,7 @@ impl StateTable {
             let closes_at = order.iter().map(|row| closes_at[*row as usize]).collect();
             let rows = take_record_batch(&rows, &UInt32Array::from(order.to_vec()))?;
             self.live += rows.num_rows();
-            new.push(self.put(Chunk::try_new(rows, closes_at)?));
+            new.push(self.put(StateChunk::try_new(rows, closes_at)?));
         }
         Ok(())
     }
@@ -428,7 +428,7 @@ impl StateTable {
     }
 
     /// Stores the chunk and returns its number.
-    fn put(&mut self, chunk: Chunk) -> u32 {
+    fn put(&mut self, chunk: StateChunk) -> u32 {
         let number = match self.chunks.iter().position(Option::is_none) {
             Some(gap) => {
                 self.chunks[gap] = Some(chunk);
@@ -454,7 +454,7 @@ impl StateTable {
         if moving.is_empty() {
             return Ok(());
         }
-        let mut rows: Vec<(i64, Place)> = Vec::new();
+        let mut rows: Vec<(i64, RowPlace)> = Vec::new();
         for (number, chunk) in self.numbered() {
             if moving.contains(&number) {
                 let places = live_places(number, chunk);
@@ -463,12 +463,12 @@ impl StateTable {
         }
         rows.sort_unstable_by_key(|(closes_at, place)| (*closes_at, place.chunk, place.row));
         for rows in rows.chunks(CHUNK_ROWS) {
-            let from: Vec<Place> = rows.iter().map(|(_, place)| *place).collect();
+            let from: Vec<RowPlace> = rows.iter().map(|(_, place)| *place).collect();
             let moved = self.gather(&from)?;
             let hashes = hashes(&moved, self.keys)?;
             let closes_at = rows.iter().map(|(closes_at, _)| *closes_at).collect();
             // The old chunks keep their numbers until all rows have moved: so no place stands for two rows.
-            let number = self.put(Chunk::try_new(moved, closes_at)?);
+            let number = self.put(StateChunk::try_new(moved, closes_at)?);
             for (row, (hash, from)) in hashes.into_iter().zip(from).enumerate() {
                 self.index.moved(hash, from, place(number, row));
             }
@@ -483,7 +483,7 @@ impl StateTable {
     /// low.
     fn to_move(&self, changed: usize) -> HashSet<u32> {
         let mut moving = HashSet::default();
-        let mut wasteful: Vec<(u32, &Chunk)> = self
+        let mut wasteful: Vec<(u32, &StateChunk)> = self
             .numbered()
             .filter(|(number, chunk)| chunk.is_wasteful() && !self.pending.contains(*number))
             .collect();
@@ -496,7 +496,7 @@ impl StateTable {
             budget = budget.saturating_sub(chunk.live);
             moving.insert(number);
         }
-        let mut small: Vec<(u32, &Chunk)> = self
+        let mut small: Vec<(u32, &StateChunk)> = self
             .numbered()
             .filter(|(number, chunk)| chunk.is_small() && !self.pending.contains(*number))
             .collect();
@@ -516,14 +516,14 @@ impl StateTable {
     }
 }
 
-fn place(chunk: u32, row: usize) -> Place {
-    Place {
+fn place(chunk: u32, row: usize) -> RowPlace {
+    RowPlace {
         chunk,
         row: u32::try_from(row).unwrap_or(u32::MAX),
     }
 }
 
-fn live_places(number: u32, chunk: &Chunk) -> impl Iterator<Item = Place> + '_ {
+fn live_places(number: u32, chunk: &StateChunk) -> impl Iterator<Item = RowPlace> + '_ {
     let rows = chunk.cursor..chunk.is_live.len();
     rows.filter(move |row| chunk.is_live[*row])
         .map(move |row| place(number, row))
@@ -532,7 +532,7 @@ fn live_places(number: u32, chunk: &Chunk) -> impl Iterator<Item = Place> + '_ {
 /// The rows at `places`; `rows` returns the rows of a chunk.
 fn gather<'a>(
     schema: &SchemaRef,
-    places: &[Place],
+    places: &[RowPlace],
     rows: impl Fn(u32) -> Option<&'a RecordBatch>,
 ) -> Result<RecordBatch> {
     if places.is_empty() {

@@ -113,7 +113,7 @@ proptest! {
 
     /// So many small changes that chunks are merged many times; keys with several rows, as sessions have.
     #[test]
-    fn many_changes_leave_what_a_map_would_hold(
+    fn many_changes_match_a_map(
         changes in prop::collection::vec(
             (prop::collection::vec(row(60), 0..6), 0..3_i64, 1..4_usize, prop::bool::weighted(0.05)),
             0..200,
@@ -148,7 +148,7 @@ proptest! {
 
     /// Chunks of many keys, large enough to be rewritten because of their dead rows.
     #[test]
-    fn large_changes_leave_what_a_map_would_hold(
+    fn large_changes_match_a_map(
         changes in prop::collection::vec(
             (1..3_000_usize, 0..20_000_i64, 1..30_i64, 0..40_i64, prop::bool::weighted(0.1)),
             1..60,
@@ -186,7 +186,7 @@ proptest! {
 }
 
 #[test]
-fn one_key_may_have_rows_without_number() {
+fn one_key_may_have_many_rows() {
     let mut table = StateTable::try_new(schema(), 2).unwrap();
     let rows: Vec<Row> = (0..10_000).map(|at| (Some(1), None, at, at)).collect();
     table.restore(vec![batch(&rows)], None).unwrap();
@@ -198,7 +198,7 @@ fn one_key_may_have_rows_without_number() {
 }
 
 #[test]
-fn a_state_without_keys_has_one() {
+fn a_state_without_key_columns_has_one_key() {
     let mut table = StateTable::try_new(schema(), 0).unwrap();
     let one = |at: i64| vec![batch(&[(Some(at), None, 10 * at, at)])];
     table.restore(one(1), None).unwrap();
@@ -210,7 +210,7 @@ fn a_state_without_keys_has_one() {
 
 /// More rows at once than are indexed before the first lookup.
 #[test]
-fn what_is_held_is_what_is_counted() {
+fn the_counted_size_is_the_held_size() {
     let mut table = StateTable::try_new(schema(), 2).unwrap();
     let rows: Vec<Row> = (0..200_000)
         .map(|at| {

@@ -65,7 +65,7 @@ impl CatalogEntry {
 
 /// The entries before a number that are still in force.
 #[derive(Debug, Serialize, Deserialize)]
-struct Snapshot {
+struct CatalogSnapshot {
     format: u32,
     in_force: Vec<CatalogEntry>,
 }
@@ -120,16 +120,16 @@ impl CatalogStore {
             }
         }
         Err(Error::unavailable(
-            "the catalog is written to by others all the time",
+            "other processes keep writing to the catalog",
         ))
     }
 
-    async fn read_from(&self, files: &Files) -> Result<CatalogList> {
+    async fn read_from(&self, files: &CatalogFiles) -> Result<CatalogList> {
         let snapshot = files.snapshot();
         let mut entries = Vec::new();
         if let Some(number) = snapshot {
             let path = snapshot_path(number);
-            let read: Snapshot = self.parsed(&path).await?;
+            let read: CatalogSnapshot = self.parsed(&path).await?;
             self.check_format(&path, read.format)?;
             for entry in &read.in_force {
                 self.check_format(&path, entry.format)?;
@@ -193,7 +193,7 @@ impl CatalogStore {
             }
         }
         Err(Error::unavailable(
-            "the catalog is written to by others all the time",
+            "other processes keep writing to the catalog",
         ))
     }
 
@@ -204,7 +204,7 @@ impl CatalogStore {
     ///
     /// The store does not answer.
     pub async fn compact(&self, next: u64, in_force: Vec<CatalogEntry>) -> Result<()> {
-        let snapshot = Snapshot {
+        let snapshot = CatalogSnapshot {
             format: FORMAT,
             in_force,
         };
@@ -225,8 +225,8 @@ impl CatalogStore {
         Ok(())
     }
 
-    async fn files(&self) -> Result<Files> {
-        let mut files = Files::default();
+    async fn files(&self) -> Result<CatalogFiles> {
+        let mut files = CatalogFiles::default();
         for name in self.dir.list("catalog").await? {
             let number = |name: &str| name.strip_suffix(".json")?.parse::<u64>().ok();
             if let Some(name) = name.strip_prefix("snapshot/") {
@@ -262,12 +262,12 @@ impl CatalogStore {
 
 /// The numbers of the entries and snapshots in the folder, ascending.
 #[derive(Debug, Default)]
-struct Files {
+struct CatalogFiles {
     entries: Vec<u64>,
     snapshots: Vec<u64>,
 }
 
-impl Files {
+impl CatalogFiles {
     fn snapshot(&self) -> Option<u64> {
         self.snapshots.last().copied()
     }
@@ -299,7 +299,7 @@ mod tests {
     use futures::future::BoxFuture;
 
     use super::*;
-    use crate::store::simulated::{Fate, Faults, Later, Reads, SimulatedDisk};
+    use crate::store::simulated::{CallFate, DelayedWrite, Faults, RecordedReads, SimulatedDisk};
 
     fn entry(text: &str) -> CatalogEntry {
         CatalogEntry::new(text.to_owned(), BTreeMap::new(), 7)
@@ -317,7 +317,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_list_that_was_made_shorter_says_what_holds() {
+    async fn a_compacted_catalog_lists_current_definitions() {
         let (dir, store) = store();
         for number in 0..30 {
             assert_eq!(
@@ -361,16 +361,16 @@ mod tests {
             Box::pin(std::future::ready(()))
         }
 
-        fn fate(&self, _: &str, writes: bool) -> Fate {
+        fn fate(&self, _: &str, writes: bool) -> CallFate {
             use std::sync::atomic::Ordering::SeqCst;
             let count = |left: u32| left.checked_sub(1);
             match writes && self.0.fetch_update(SeqCst, SeqCst, count).is_ok() {
-                true => Fate::Repeated,
-                false => Fate::Done,
+                true => CallFate::Repeated,
+                false => CallFate::Done,
             }
         }
 
-        fn later(&self, _: Later) {
+        fn later(&self, _: DelayedWrite) {
             panic!("a client repeats the write of an entry");
         }
     }
@@ -388,8 +388,8 @@ mod tests {
 
     /// Entries that others have undone are read once, by the process that shortens the list.
     #[tokio::test]
-    async fn what_was_undone_is_not_read_again() {
-        let reads = Arc::new(Reads::default());
+    async fn undone_definitions_are_not_read_again() {
+        let reads = Arc::new(RecordedReads::default());
         let dir = SimulatedDisk::default().seen_with(Arc::clone(&reads) as Arc<dyn Faults>);
         let store = CatalogStore::new(dir);
         for number in 0..200 {
@@ -408,7 +408,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_list_of_an_earlier_release_is_read_and_a_gap_is_told() {
+    async fn a_catalog_of_an_earlier_release_is_read_and_a_gap_reported() {
         let (dir, store) = store();
         let folder = dir.path().join("catalog");
         std::fs::create_dir_all(&folder).unwrap();
@@ -427,7 +427,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_entry_or_a_snapshot_that_was_damaged_is_told() {
+    async fn a_damaged_entry_or_snapshot_is_reported() {
         let (dir, store) = store();
         for text in ["a", "b"] {
             store.append(&entry(text)).await.unwrap();

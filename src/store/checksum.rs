@@ -46,7 +46,7 @@ pub(super) fn seal(value: &impl Serialize) -> Result<Vec<u8>> {
         .strip_prefix(b"{")
         .and_then(|json| json.strip_suffix(b"}"))
         .filter(|inner| !inner.is_empty())
-        .ok_or_else(|| Error::internal("what is to be kept is no JSON object"))?;
+        .ok_or_else(|| Error::internal("the stored value is not a JSON object"))?;
     let mut bytes = Vec::with_capacity(HEAD.len() + inner.len() + TAIL.len() + DIGITS + 2);
     bytes.extend_from_slice(HEAD);
     bytes.extend_from_slice(inner);
@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn any_bit_that_flips_and_any_end_that_is_missing_is_seen() {
+    fn any_flipped_bit_or_truncation_is_detected() {
         for text in ["", "a \"quoted\" text", ",\"crc32\":\"00000000\"}"] {
             let sealed = seal(&value(text)).unwrap();
             let read: Value = unseal(&sealed).unwrap();
@@ -139,14 +139,14 @@ mod tests {
     }
 
     #[test]
-    fn what_was_written_without_a_checksum_is_read() {
+    fn files_without_a_checksum_are_read() {
         let plain = serde_json::to_vec(&value("t")).unwrap();
         assert_eq!(unseal::<Value>(&plain).unwrap(), value("t"));
         assert!(seal(&7).is_err(), "there is no place for a checksum");
     }
 
     #[test]
-    fn a_file_is_checked_whole_and_can_then_be_read_from_its_beginning() {
+    fn a_file_is_verified_then_read_from_its_beginning() {
         for length in [0, 1, 64 << 10, (64 << 10) + 1, 300_000] {
             let bytes: Vec<u8> = (0..length).map(|at| (at % 251) as u8).collect();
             let mut file = Cursor::new(&bytes[..]);

@@ -21,7 +21,7 @@ use tokio::sync::OnceCell;
 
 use super::s3::{Bucket, is_s3};
 use crate::error::{Error, ErrorKind, Result};
-use crate::store::unfinished::{ABANDONED, unfinished_files};
+use crate::store::unfinished_files::{ABANDONED, unfinished_files};
 
 /// The folder or object store that keeps logs, versions, state, late rows and runs. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -162,7 +162,7 @@ impl DataDir {
             Err(StoreError::AlreadyExists { .. } | StoreError::Precondition { .. }) => Ok(()),
             Err(error) => Err(failed(&error)),
             Ok(_) => Err(Error::unsupported(format!(
-                "the data directory '{}': its store writes over what exists although it was told not to",
+                "the data directory '{}': its store overwrites existing objects although a write is conditional",
                 self.shown
             ))
             .with_help("jobs need a store with conditional writes (If-None-Match), or a folder")),
@@ -294,13 +294,13 @@ impl DataDir {
     }
 
     /// Opens an object for reading; `None` if there is none.
-    pub(super) async fn open_object(&self, name: &str) -> Result<Option<Opened>> {
+    pub(super) async fn open_object(&self, name: &str) -> Result<Option<OpenObject>> {
         let Some(folder) = &self.folder else {
             let bytes = self.read(name).await?;
-            return Ok(bytes.map(|bytes| Opened::Bytes(Cursor::new(bytes))));
+            return Ok(bytes.map(|bytes| OpenObject::Bytes(Cursor::new(bytes))));
         };
         match std::fs::File::open(folder.join(name)) {
-            Ok(file) => Ok(Some(Opened::File(file))),
+            Ok(file) => Ok(Some(OpenObject::File(file))),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
             Err(error) => {
                 Err(Error::from(error).context(format!("the data directory '{}'", self.shown)))
@@ -343,14 +343,14 @@ impl DataDir {
 
 /// An object that is being read.
 #[derive(Debug)]
-pub enum Opened {
+pub enum OpenObject {
     /// A file of a folder.
     File(std::fs::File),
     /// An object of a store, which has been read whole.
     Bytes(Cursor<Bytes>),
 }
 
-impl Read for Opened {
+impl Read for OpenObject {
     fn read(&mut self, into: &mut [u8]) -> std::io::Result<usize> {
         match self {
             Self::File(file) => file.read(into),
@@ -359,7 +359,7 @@ impl Read for Opened {
     }
 }
 
-impl Seek for Opened {
+impl Seek for OpenObject {
     fn seek(&mut self, to: SeekFrom) -> std::io::Result<u64> {
         match self {
             Self::File(file) => file.seek(to),

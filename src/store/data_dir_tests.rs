@@ -11,9 +11,9 @@ use super::*;
 
 /// Accepts conditional writes and ignores the condition.
 #[derive(Debug, Default)]
-struct Careless(InMemory);
+struct UnconditionalStore(InMemory);
 
-impl std::fmt::Display for Careless {
+impl std::fmt::Display for UnconditionalStore {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Careless")
     }
@@ -22,7 +22,7 @@ impl std::fmt::Display for Careless {
 type StoreResult<T> = std::result::Result<T, StoreError>;
 
 #[async_trait::async_trait]
-impl ObjectStore for Careless {
+impl ObjectStore for UnconditionalStore {
     async fn put_opts(
         &self,
         location: &Path,
@@ -69,7 +69,7 @@ impl ObjectStore for Careless {
 }
 
 #[tokio::test]
-async fn what_exists_is_not_written_over() {
+async fn existing_objects_are_not_overwritten() {
     let dir = DataDir::in_store(Arc::new(InMemory::new()), Path::default(), "memory://");
     assert!(dir.create("a/1", b"mine".to_vec()).await.unwrap());
     assert!(!dir.create("a/1", b"yours".to_vec()).await.unwrap());
@@ -80,7 +80,7 @@ async fn what_exists_is_not_written_over() {
 #[tokio::test]
 async fn exact_1_a_store_that_ignores_conditions_is_refused() {
     let dir = DataDir::in_store(
-        Arc::new(Careless::default()),
+        Arc::new(UnconditionalStore::default()),
         Path::default(),
         "s3://bucket",
     );
@@ -88,13 +88,13 @@ async fn exact_1_a_store_that_ignores_conditions_is_refused() {
     assert_eq!(error.kind(), ErrorKind::Unsupported);
     assert!(error.message().contains("s3://bucket"), "{error}");
     assert!(
-        error.message().contains("writes over what exists"),
+        error.message().contains("overwrites existing objects"),
         "{error}"
     );
 }
 
 #[tokio::test]
-async fn what_a_writer_left_unfinished_is_swept_when_it_is_old() {
+async fn old_unfinished_files_are_deleted() {
     let root = tempfile::tempdir().unwrap();
     let dir = DataDir::open(&root.path().display().to_string()).unwrap();
     assert!(

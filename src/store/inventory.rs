@@ -3,7 +3,7 @@
 use crate::error::{Error, Result};
 use crate::store::job_store::paths::{checkpoint_path, entry_path, log_folder, number_of};
 use crate::store::job_store::{JobId, JobStore};
-use crate::store::wire::{Unreadable, read_checkpoint, read_entry};
+use crate::store::wire::{UnreadableFile, read_checkpoint, read_entry};
 
 /// The files of a job by kind; each list is sorted.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -26,7 +26,7 @@ pub struct Inventory {
 
 /// Why a file cannot be read.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Problem {
+pub struct FileProblem {
     /// For the user.
     pub reason: String,
     /// Nothing is wrong with it: a newer program wrote it.
@@ -79,7 +79,11 @@ impl JobStore {
     /// # Errors
     ///
     /// The store does not answer.
-    pub async fn check_entry(&self, id: JobId, number: u64) -> Result<(String, Option<Problem>)> {
+    pub async fn check_entry(
+        &self,
+        id: JobId,
+        number: u64,
+    ) -> Result<(String, Option<FileProblem>)> {
         let read = |bytes: &[u8]| read_entry(bytes).map(drop);
         self.check_json(entry_path(id, number), read).await
     }
@@ -93,7 +97,7 @@ impl JobStore {
         &self,
         id: JobId,
         number: u64,
-    ) -> Result<(String, Option<Problem>)> {
+    ) -> Result<(String, Option<FileProblem>)> {
         let read = |bytes: &[u8]| read_checkpoint(bytes, number).map(drop);
         self.check_json(checkpoint_path(id, number), read).await
     }
@@ -101,15 +105,15 @@ impl JobStore {
     async fn check_json(
         &self,
         path: String,
-        read: impl Fn(&[u8]) -> Result<(), Unreadable>,
-    ) -> Result<(String, Option<Problem>)> {
+        read: impl Fn(&[u8]) -> Result<(), UnreadableFile>,
+    ) -> Result<(String, Option<FileProblem>)> {
         let found = self.dir().read(&path).await?;
         let reason = match found {
             // A runner that shortens the log may just have deleted it.
             None => None,
-            Some(bytes) => read(&bytes).err().map(|why| Problem {
+            Some(bytes) => read(&bytes).err().map(|why| FileProblem {
                 reason: why.to_string(),
-                is_newer: matches!(why, Unreadable::Newer(_)),
+                is_newer: matches!(why, UnreadableFile::Newer(_)),
             }),
         };
         Ok((path, reason))

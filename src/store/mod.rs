@@ -6,24 +6,24 @@
 mod catalog;
 mod checksum;
 mod data_dir;
+mod dead_letters;
 mod inventory;
 mod job_store;
-mod letters;
 mod pack;
 mod profile;
 mod s3;
 #[cfg(test)]
 pub(crate) mod simulated;
-mod unfinished;
+mod unfinished_files;
 mod wire;
 
-pub use crate::store::data_dir::{DataDir, Opened};
+pub use crate::store::data_dir::{DataDir, OpenObject};
 pub use crate::store::job_store::{FoundJob, JobId, JobStore};
 pub use catalog::{CatalogEntry, CatalogList, CatalogStore};
 pub use checksum::{check_crc32, crc32, crc32_of};
-pub use inventory::{Inventory, Problem};
-pub use pack::{Pack, Packed};
+pub use inventory::{FileProblem, Inventory};
+pub use pack::{Pack, PackedBatch};
 pub use s3::open_s3;
-pub(crate) use unfinished::{ABANDONED, unfinished_files};
+pub(crate) use unfinished_files::{ABANDONED, unfinished_files};
 #[cfg(test)]
 pub(crate) use wire::version_as_stored;

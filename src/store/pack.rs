@@ -9,19 +9,19 @@ use serde::{Deserialize, Serialize};
 use crate::core::jobs::DeadLetter;
 use crate::error::Result;
 use crate::store::checksum::{check_crc32, crc32, seal, unsealed};
-use crate::store::letters::{decode_letters, encode_letters};
-use crate::store::wire::{DeadLetterFile, FORMAT, Unreadable};
+use crate::store::dead_letters::{decode_letters, encode_letters};
+use crate::store::wire::{DeadLetterFile, FORMAT, UnreadableFile};
 
 /// The late rows and dead letters of batches.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Pack {
     /// In the order of the batches, without those that have none.
-    pub batches: Vec<Packed>,
+    pub batches: Vec<PackedBatch>,
 }
 
 /// The late rows and dead letters of one batch.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Packed {
+pub struct PackedBatch {
     /// Its number.
     pub batch: u64,
     /// Records that could not be decoded.
@@ -81,7 +81,7 @@ impl Pack {
             let bytes = |part: &Option<Vec<u8>>| part.as_ref().map_or(0, Vec::len);
             bytes(&letter.key) + bytes(&letter.value) + letter.reason.len() + 100
         };
-        let of_batch = |packed: &Packed| {
+        let of_batch = |packed: &PackedBatch| {
             let letters: usize = packed.dead_letters.iter().map(of_letter).sum();
             letters + packed.late.as_ref().map_or(0, Bytes::len)
         };
@@ -115,12 +115,12 @@ impl Pack {
     }
 
     /// The pack that bytes are, or why they are none.
-    pub(super) fn decode(bytes: &Bytes) -> Result<Self, Unreadable> {
-        let damaged = Unreadable::Damaged;
+    pub(super) fn decode(bytes: &Bytes) -> Result<Self, UnreadableFile> {
+        let damaged = UnreadableFile::Damaged;
         let end = bytes.iter().position(|byte| *byte == b'\n');
         let end = end.ok_or_else(|| damaged("it is cut off".to_owned()))?;
         let head = unsealed(&bytes[..end]).map_err(damaged)?;
-        let mut files = Files(bytes.slice(end + 1..));
+        let mut files = PackFiles(bytes.slice(end + 1..));
         let of_format = |format: u32| {
             move |error: serde_json::Error| {
                 damaged(format!("it is not of format {format}: {error}"))
@@ -134,7 +134,7 @@ impl Pack {
                 let head: FirstHead = serde_json::from_slice(&head).map_err(of_format(1))?;
                 check_crc32(crc32(&files.0), head.late_crc32).map_err(damaged)?;
                 for of in head.batches {
-                    pack.batches.push(Packed {
+                    pack.batches.push(PackedBatch {
                         batch: of.batch,
                         dead_letters: of.dead_letters.into_iter().map(Into::into).collect(),
                         late: files.next(of.late).map_err(damaged)?,
@@ -148,26 +148,26 @@ impl Pack {
                     let letters = files.next(of.letters).map_err(damaged)?;
                     let letters =
                         letters.map_or_else(|| Ok(Vec::new()), |file| decode_letters(&file));
-                    pack.batches.push(Packed {
+                    pack.batches.push(PackedBatch {
                         batch: of.batch,
                         dead_letters: letters.map_err(damaged)?,
                         late: files.next(of.late).map_err(damaged)?,
                     });
                 }
             }
-            newer => return Err(Unreadable::Newer(newer)),
+            newer => return Err(UnreadableFile::Newer(newer)),
         }
         match files.0.is_empty() {
             true => Ok(pack),
-            false => Err(damaged("it has more than it says".to_owned())),
+            false => Err(damaged("it is longer than its header says".to_owned())),
         }
     }
 }
 
 /// The files behind the head.
-struct Files(Bytes);
+struct PackFiles(Bytes);
 
-impl Files {
+impl PackFiles {
     /// The next file, of so many bytes, if there is one.
     fn next(&mut self, length: Option<usize>) -> Result<Option<Bytes>, String> {
         match length {
@@ -195,17 +195,17 @@ mod tests {
         };
         Pack {
             batches: vec![
-                Packed {
+                PackedBatch {
                     batch: 3,
                     dead_letters: vec![letter.clone()],
                     late: None,
                 },
-                Packed {
+                PackedBatch {
                     batch: 4,
                     dead_letters: vec![letter],
                     late: Some(Bytes::from_static(b"rows\nof 4")),
                 },
-                Packed {
+                PackedBatch {
                     batch: 9,
                     dead_letters: vec![],
                     late: Some(Bytes::from_static(b"9")),
@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn loss_1_what_is_packed_is_unpacked() {
+    fn loss_1_packed_batches_are_unpacked() {
         for pack in [pack(), Pack::default()] {
             let bytes = Bytes::from(pack.encode().unwrap());
             assert_eq!(Pack::decode(&bytes), Ok(pack));
@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_torn_or_newer_is_refused() {
+    fn torn_or_newer_packs_are_refused() {
         let bytes = Bytes::from(pack().encode().unwrap());
         for length in 0..bytes.len() {
             assert!(Pack::decode(&bytes.slice(..length)).is_err(), "{length}");
@@ -237,7 +237,7 @@ mod tests {
         }
         let newer = b"{\"format\":3,\"batches\":[]}\n";
         let refused = Pack::decode(&Bytes::from_static(newer));
-        assert_eq!(refused, Err(Unreadable::Newer(3)));
+        assert_eq!(refused, Err(UnreadableFile::Newer(3)));
     }
 
     #[test]

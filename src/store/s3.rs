@@ -96,44 +96,46 @@ impl Bucket {
 
 fn wrong(error: StoreError) -> Error {
     Error::invalid(format!("the options of the store do not fit: {error}"))
-        .with_help("look at the options 'aws.…' and the variables AWS_… of the environment")
+        .with_help("check the options 'aws.…' and the variables AWS_… of the environment")
 }
 
 /// The settings of the client of a bucket, and the path of the URL in it.
 fn builder(url: &Url, options: &HashMap<String, String>) -> Result<(AmazonS3Builder, Path)> {
-    let (_, path) = ObjectStoreScheme::parse(url)
-        .map_err(|error| Error::invalid(format!("'{url}' is no place in a bucket: {error}")))?;
-    let Settings { keys, source } = Settings::find(options, &Environment::of_process())?;
+    let (_, path) = ObjectStoreScheme::parse(url).map_err(|error| {
+        Error::invalid(format!("'{url}' is not a location in a bucket: {error}"))
+    })?;
+    let ClientSettings { keys, source } =
+        ClientSettings::find(options, &S3Environment::of_process())?;
     let mut builder = AmazonS3Builder::new().with_url(url.as_str());
     for (key, value) in keys {
         builder = builder.with_config(key, value);
     }
     builder = match source {
-        Source::Keys(credential) => {
+        CredentialSource::Keys(credential) => {
             builder.with_credentials(Arc::new(StaticCredentialProvider::new(credential)))
         }
-        Source::Machine => {
+        CredentialSource::Machine => {
             let asked = builder.clone().with_retry(RetryConfig {
                 max_retries: METADATA_RETRIES,
                 retry_timeout: METADATA_TIME,
                 ..RetryConfig::default()
             });
             let inner = Arc::clone(asked.build().map_err(wrong)?.credentials());
-            builder.with_credentials(Arc::new(OfMachine { inner }))
+            builder.with_credentials(Arc::new(MachineCredentials { inner }))
         }
-        Source::Unsigned | Source::Service => builder,
+        CredentialSource::Unsigned | CredentialSource::Service => builder,
     };
     Ok((builder, path))
 }
 
 /// The settings of S3 in the environment.
-struct Environment {
+struct S3Environment {
     /// Variables that begin with `AWS_`, by their names in lower case; those without a value are left out.
     variables: BTreeMap<String, String>,
     home: Option<PathBuf>,
 }
 
-impl Environment {
+impl S3Environment {
     fn of_process() -> Self {
         let variables = std::env::vars_os().filter_map(|(name, value)| {
             let name = name.to_str()?.to_ascii_lowercase();
@@ -167,7 +169,7 @@ impl Environment {
 }
 
 /// Source of the credentials of a store.
-enum Source {
+enum CredentialSource {
     /// Requests are not signed.
     Unsigned,
     Keys(AwsCredential),
@@ -178,14 +180,14 @@ enum Source {
 }
 
 /// Settings of the client of a store.
-struct Settings {
+struct ClientSettings {
     /// All but the keys.
     keys: HashMap<Key, String>,
-    source: Source,
+    source: CredentialSource,
 }
 
-impl Settings {
-    fn find(options: &HashMap<String, String>, environment: &Environment) -> Result<Self> {
+impl ClientSettings {
+    fn find(options: &HashMap<String, String>, environment: &S3Environment) -> Result<Self> {
         let sorted: BTreeMap<_, _> = options.iter().collect();
         let given = read_keys(sorted);
         let mut keys = read_keys(&environment.variables);
@@ -237,13 +239,13 @@ fn source(
     options: &HashMap<String, String>,
     given: &HashMap<Key, String>,
     of_process: &HashMap<Key, String>,
-    environment: &Environment,
-) -> Result<Source> {
+    environment: &S3Environment,
+) -> Result<CredentialSource> {
     let unsigned = given
         .get(&Key::SkipSignature)
         .or_else(|| of_process.get(&Key::SkipSignature));
     if unsigned.is_some_and(|value| is_true(value)) {
-        return Ok(Source::Unsigned);
+        return Ok(CredentialSource::Unsigned);
     }
     if SECRETS.iter().any(|key| given.contains_key(key)) {
         let credential = whole(given).ok_or_else(|| {
@@ -253,13 +255,13 @@ fn source(
             )
             .with_help("keys of options are not completed by those of the environment")
         })?;
-        return Ok(Source::Keys(credential));
+        return Ok(CredentialSource::Keys(credential));
     }
     let files = environment.profile_files();
     if let Some(name) = options.get("aws_profile") {
         let credential =
             profile::named(&files, name).map_err(|error| error.context("option 'aws.profile'"))?;
-        return Ok(Source::Keys(credential));
+        return Ok(CredentialSource::Keys(credential));
     }
     if let Some(name) = ASSUMED_ROLES
         .into_iter()
@@ -291,12 +293,12 @@ fn source(
             )
             .with_help("set both, or unset both")
         })?;
-        return Ok(Source::Keys(credential));
+        return Ok(CredentialSource::Keys(credential));
     }
     if let Some(name) = environment.get("aws_profile") {
         let credential =
             profile::named(&files, name).map_err(|error| error.context("AWS_PROFILE"))?;
-        return Ok(Source::Keys(credential));
+        return Ok(CredentialSource::Keys(credential));
     }
     if has(&Key::WebIdentityTokenFile) {
         if !has(&Key::RoleArn) {
@@ -305,22 +307,22 @@ fn source(
                     .with_help("set AWS_ROLE_ARN to the role of the web identity"),
             );
         }
-        return Ok(Source::Service);
+        return Ok(CredentialSource::Service);
     }
     if has(&Key::ContainerCredentialsRelativeUri) {
-        return Ok(Source::Service);
+        return Ok(CredentialSource::Service);
     }
     if has(&Key::ContainerCredentialsFullUri) {
         if !has(&Key::ContainerAuthorizationTokenFile) {
             return Err(Error::unsupported(
                 "AWS_CONTAINER_CREDENTIALS_FULL_URI is set without AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE",
             )
-            .with_help("the service of credentials is asked with a token that stands in a file"));
+            .with_help("the credentials service needs a token from a file"));
         }
-        return Ok(Source::Service);
+        return Ok(CredentialSource::Service);
     }
     if let Some(credential) = profile::default(&files)? {
-        return Ok(Source::Keys(credential));
+        return Ok(CredentialSource::Keys(credential));
     }
     if environment.is_true("aws_ec2_metadata_disabled") {
         return Err(Error::invalid(
@@ -331,7 +333,7 @@ fn source(
             "give 'aws.access_key_id' and 'aws.secret_access_key', or set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
         ));
     }
-    Ok(Source::Machine)
+    Ok(CredentialSource::Machine)
 }
 
 /// A key with its secret, and its session token if there is one; an empty token is none.
@@ -360,7 +362,7 @@ fn check_endpoint(endpoint: &str) -> Result<()> {
         return Ok(());
     }
     Err(
-        Error::invalid("the endpoint of the store is no http:// or https:// URL").with_help(
+        Error::invalid("the endpoint of the store is not an http:// or https:// URL").with_help(
             "write 'aws.endpoint', or AWS_ENDPOINT_URL, with its scheme: 'http://127.0.0.1:9000'",
         ),
     )
@@ -368,12 +370,12 @@ fn check_endpoint(endpoint: &str) -> Result<()> {
 
 /// The credentials of the machine, with an error that explains why they were needed.
 #[derive(Debug)]
-struct OfMachine {
+struct MachineCredentials {
     inner: AwsCredentialProvider,
 }
 
 #[async_trait]
-impl CredentialProvider for OfMachine {
+impl CredentialProvider for MachineCredentials {
     type Credential = AwsCredential;
 
     async fn get_credential(&self) -> object_store::Result<Arc<AwsCredential>> {

@@ -9,8 +9,8 @@ use super::*;
 use crate::error::ErrorKind;
 
 /// An environment with these variables, and a folder as the user's home.
-fn environment(variables: &[(&str, &str)], home: Option<&std::path::Path>) -> Environment {
-    Environment {
+fn environment(variables: &[(&str, &str)], home: Option<&std::path::Path>) -> S3Environment {
+    S3Environment {
         variables: variables
             .iter()
             .map(|(name, value)| (name.to_ascii_lowercase(), (*value).to_owned()))
@@ -26,15 +26,17 @@ fn options(pairs: &[(&str, &str)]) -> HashMap<String, String> {
         .collect()
 }
 
-fn find(given: &[(&str, &str)], variables: &[(&str, &str)]) -> Result<Settings> {
-    Settings::find(&options(given), &environment(variables, None))
+fn find(given: &[(&str, &str)], variables: &[(&str, &str)]) -> Result<ClientSettings> {
+    ClientSettings::find(&options(given), &environment(variables, None))
 }
 
 /// Key, secret and session token.
-fn keys(settings: Result<Settings>) -> (String, String, Option<String>) {
+fn keys(settings: Result<ClientSettings>) -> (String, String, Option<String>) {
     match settings.unwrap().source {
-        Source::Keys(found) => (found.key_id, found.secret_key, found.token),
-        Source::Unsigned | Source::Service | Source::Machine => panic!("no keys"),
+        CredentialSource::Keys(found) => (found.key_id, found.secret_key, found.token),
+        CredentialSource::Unsigned | CredentialSource::Service | CredentialSource::Machine => {
+            panic!("no keys")
+        }
     }
 }
 
@@ -49,7 +51,7 @@ const OF_PROCESS: [(&str, &str); 3] = [
 ];
 
 #[test]
-fn a_key_its_secret_and_its_token_come_from_one_place() {
+fn key_secret_and_token_come_from_one_source() {
     assert_eq!(
         keys(find(&[("aws_region", "eu-central-1")], &OF_PROCESS)),
         triple("env key", "env secret", Some("env token"))
@@ -166,18 +168,18 @@ fn an_endpoint_that_is_no_url_is_named_and_not_shown() {
 #[test]
 fn other_ways_to_credentials_are_taken_in_their_order_or_refused() {
     let is = |variables: &[(&str, &str)]| find(&[], variables).unwrap().source;
-    assert!(matches!(is(&[]), Source::Machine));
+    assert!(matches!(is(&[]), CredentialSource::Machine));
     assert!(matches!(
         is(&[("AWS_SKIP_SIGNATURE", "1")]),
-        Source::Unsigned
+        CredentialSource::Unsigned
     ));
     let identity = [
         ("AWS_WEB_IDENTITY_TOKEN_FILE", "/token"),
         ("AWS_ROLE_ARN", "arn:aws:iam::1:role/r"),
     ];
-    assert!(matches!(is(&identity), Source::Service));
+    assert!(matches!(is(&identity), CredentialSource::Service));
     let uri = ("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "/get");
-    assert!(matches!(is(&[uri]), Source::Service));
+    assert!(matches!(is(&[uri]), CredentialSource::Service));
     let pod = [
         (
             "AWS_CONTAINER_CREDENTIALS_FULL_URI",
@@ -185,7 +187,7 @@ fn other_ways_to_credentials_are_taken_in_their_order_or_refused() {
         ),
         ("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE", "/token"),
     ];
-    assert!(matches!(is(&pod), Source::Service));
+    assert!(matches!(is(&pod), CredentialSource::Service));
     for (variables, part) in [
         (&identity[..1], "AWS_ROLE_ARN"),
         (&pod[..1], "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE"),
@@ -229,7 +231,7 @@ fn keys_of_a_profile_are_read_and_other_profiles_are_refused() {
     )
     .unwrap();
     let find = |given: &[(&str, &str)], variables: &[(&str, &str)]| {
-        Settings::find(&options(given), &environment(variables, Some(home.path())))
+        ClientSettings::find(&options(given), &environment(variables, Some(home.path())))
     };
     assert_eq!(keys(find(&[], &[])), triple("first", "one", None));
     assert_eq!(
@@ -272,7 +274,7 @@ fn keys_of_a_profile_are_read_and_other_profiles_are_refused() {
     ];
     assert!(matches!(
         find(&[], &elsewhere).unwrap().source,
-        Source::Machine
+        CredentialSource::Machine
     ));
 }
 

@@ -18,45 +18,45 @@ use crate::store::DataDir;
 
 /// Outcome of a call to the store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Fate {
+pub(crate) enum CallFate {
     /// The call succeeds.
     Done,
     /// The call fails and has no effect.
     Refused,
     /// The call takes effect, but returns an error.
-    Unheard,
+    AnswerLost,
     /// The call returns an error, and its write takes effect later.
     Late,
     /// The call returns an error and writes half of the object.
     Torn,
     /// The call takes effect, and its answer is lost: a client that repeats calls makes the same write once more, later. One that
-    /// does not returns an error, as for [`Fate::Unheard`].
+    /// does not returns an error, as for [`CallFate::AnswerLost`].
     Repeated,
 }
 
 /// A delayed write.
-pub(crate) type Later = Box<dyn FnOnce() + Send>;
+pub(crate) type DelayedWrite = Box<dyn FnOnce() + Send>;
 
 /// Decides the outcome of calls to the store.
 pub(crate) trait Faults: fmt::Debug + Send + Sync + 'static {
     /// Gives other processes a chance to run: before each call and after it.
     fn step(&self) -> BoxFuture<'static, ()>;
     /// Decides about a call.
-    fn fate(&self, path: &str, writes: bool) -> Fate;
+    fn fate(&self, path: &str, writes: bool) -> CallFate;
     /// Takes a delayed write.
-    fn later(&self, later: Later);
+    fn later(&self, later: DelayedWrite);
     /// A folder is listed.
     fn listed(&self, _folder: &str) {}
 }
 
 /// Lets no call fail, and keeps the paths of the files that were read and of the folders that were listed.
 #[derive(Debug, Default)]
-pub(crate) struct Reads {
+pub(crate) struct RecordedReads {
     files: Mutex<Vec<String>>,
     folders: Mutex<Vec<String>>,
 }
 
-impl Reads {
+impl RecordedReads {
     /// The paths of the files that were read since the last call, in order.
     pub(crate) fn take(&self) -> Vec<String> {
         std::mem::take(&mut *self.files.lock().unwrap())
@@ -68,20 +68,20 @@ impl Reads {
     }
 }
 
-impl Faults for Reads {
+impl Faults for RecordedReads {
     fn step(&self) -> BoxFuture<'static, ()> {
         Box::pin(std::future::ready(()))
     }
 
-    fn fate(&self, path: &str, writes: bool) -> Fate {
+    fn fate(&self, path: &str, writes: bool) -> CallFate {
         // Listings of folders are not recorded.
         if !writes && (path.ends_with(".json") || path.starts_with("jobs/names/")) {
             self.files.lock().unwrap().push(path.to_owned());
         }
-        Fate::Done
+        CallFate::Done
     }
 
-    fn later(&self, later: Later) {
+    fn later(&self, later: DelayedWrite) {
         later();
     }
 
@@ -116,7 +116,7 @@ impl SimulatedDisk {
     /// The directory as one process sees it.
     pub(crate) fn seen_with(&self, faults: Arc<dyn Faults>) -> DataDir {
         let client = |is_repeating| {
-            Arc::new(Seen {
+            Arc::new(SeenPaths {
                 objects: Arc::clone(&self.objects),
                 faults: Arc::clone(&faults),
                 is_repeating,
@@ -127,14 +127,14 @@ impl SimulatedDisk {
 }
 
 #[derive(Debug)]
-struct Seen {
+struct SeenPaths {
     objects: Arc<InMemory>,
     faults: Arc<dyn Faults>,
     /// Whether it repeats a write whose answer was lost.
     is_repeating: bool,
 }
 
-impl fmt::Display for Seen {
+impl fmt::Display for SeenPaths {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("simulated")
     }
@@ -147,7 +147,7 @@ fn failed() -> StoreError {
     }
 }
 
-impl Seen {
+impl SeenPaths {
     fn put_later(&self, location: &Path, payload: PutPayload, opts: PutOptions) {
         let (objects, location) = (Arc::clone(&self.objects), location.clone());
         self.faults.later(Box::new(move || {
@@ -158,7 +158,7 @@ impl Seen {
 }
 
 #[async_trait]
-impl ObjectStore for Seen {
+impl ObjectStore for SeenPaths {
     async fn put_opts(
         &self,
         location: &Path,
@@ -167,17 +167,17 @@ impl ObjectStore for Seen {
     ) -> Result<PutResult> {
         self.faults.step().await;
         let done = match self.faults.fate(location.as_ref(), true) {
-            Fate::Done => self.objects.put_opts(location, payload, opts).await,
-            Fate::Refused => Err(failed()),
-            Fate::Unheard => {
+            CallFate::Done => self.objects.put_opts(location, payload, opts).await,
+            CallFate::Refused => Err(failed()),
+            CallFate::AnswerLost => {
                 let _ = self.objects.put_opts(location, payload, opts).await;
                 Err(failed())
             }
-            Fate::Late => {
+            CallFate::Late => {
                 self.put_later(location, payload, opts);
                 Err(failed())
             }
-            Fate::Repeated => {
+            CallFate::Repeated => {
                 let first = (payload.clone(), opts.clone());
                 let _ = self.objects.put_opts(location, first.0, first.1).await;
                 if self.is_repeating {
@@ -185,7 +185,7 @@ impl ObjectStore for Seen {
                 }
                 Err(failed())
             }
-            Fate::Torn => {
+            CallFate::Torn => {
                 let bytes = bytes::Bytes::from(payload);
                 let half = bytes.slice(..bytes.len() / 2);
                 let _ = self.objects.put_opts(location, half.into(), opts).await;
@@ -210,7 +210,7 @@ impl ObjectStore for Seen {
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
         self.faults.step().await;
         match self.faults.fate(location.as_ref(), false) {
-            Fate::Done => self.objects.get_opts(location, options).await,
+            CallFate::Done => self.objects.get_opts(location, options).await,
             _ => Err(failed()),
         }
     }
@@ -224,7 +224,7 @@ impl ObjectStore for Seen {
             let (objects, faults) = (Arc::clone(&objects), Arc::clone(&faults));
             async move {
                 faults.step().await;
-                if faults.fate(location.as_ref(), true) == Fate::Refused {
+                if faults.fate(location.as_ref(), true) == CallFate::Refused {
                     return Err(failed());
                 }
                 let one = futures::stream::once(async move { Ok(location) });
@@ -243,7 +243,7 @@ impl ObjectStore for Seen {
             let path = prefix.as_ref().map_or("", |path| path.as_ref());
             faults.listed(path);
             match faults.fate(path, false) {
-                Fate::Done => objects.list(prefix.as_ref()),
+                CallFate::Done => objects.list(prefix.as_ref()),
                 _ => futures::stream::once(async { Err(failed()) }).boxed(),
             }
         };

@@ -16,7 +16,7 @@ use crate::session::rewrite::arguments::{ArgumentQuery, Values, queries_of};
 use crate::session::rewrite::asked_version::AskedVersion;
 use crate::session::{SCHEMA, Session};
 use crate::streaming::batch_tables::BatchInputs;
-use crate::streaming::sides::{BatchTables, Sources, over, static_tables};
+use crate::streaming::stream_inputs::{BatchTables, StreamSources, over, static_tables};
 
 /// A job's statement, rewritten, planned and analyzed.
 #[derive(Debug)]
@@ -43,7 +43,7 @@ impl Analyzed {
         input: LogicalPlan,
         sink: Option<SchemaRef>,
         versions: Vec<AskedVersion>,
-        sources: &Sources,
+        sources: &StreamSources,
     ) -> Result<Self> {
         let mut statics = Vec::new();
         for version in &versions {
@@ -118,7 +118,7 @@ impl Analyzed {
 /// Adds the static tables of a plan and of the queries in its arguments.
 fn add_statics(
     plan: &LogicalPlan,
-    sources: &Sources,
+    sources: &StreamSources,
     found: &mut Vec<TableReference>,
 ) -> Result<()> {
     for name in static_tables(plan, sources) {
@@ -134,7 +134,7 @@ fn add_statics(
 
 /// Adds all tables of a query in an argument: it reads a stream whole, as it reads any table.
 fn add_tables(plan: &LogicalPlan, found: &mut Vec<TableReference>) -> Result<()> {
-    add_statics(plan, &Sources::new(), found)
+    add_statics(plan, &StreamSources::new(), found)
 }
 
 async fn opened(

@@ -9,16 +9,18 @@ use datafusion::datasource::memory::MemorySourceConfig;
 use datafusion::execution::TaskContext;
 use datafusion::physical_plan::ExecutionPlan;
 
-use crate::core::jobs::{Reached, RecordMark};
+use crate::core::jobs::{PartitionTimes, RecordMark};
 use crate::error::Result;
 use crate::state::late_rows;
-use crate::streaming::drain::{expected_of, whole};
+use crate::streaming::drain::{drained_scans, expected_of};
 use crate::streaming::side_output::SplitSideOutputExec;
-use crate::streaming::sides::{BatchSource, check_planned};
 use crate::streaming::stateful::FrontPlan;
+use crate::streaming::stream_inputs::{BatchSource, check_planned};
 use crate::tables::bad_records::BadRecord;
 use crate::tables::read_metrics::read;
-use crate::tables::side_output::{Expected, Report, check_reports, dead_letters, reports};
+use crate::tables::side_output::{
+    ExpectedReport, ScanReport, check_reports, dead_letters, reports,
+};
 
 /// The last record that was read, by table and partition.
 pub type LastRecords = BTreeMap<String, BTreeMap<i32, RecordMark>>;
@@ -59,13 +61,13 @@ pub struct BatchSides {
     pub dead_letters: Vec<(String, BadRecord)>,
     /// The last record that was read of each partition.
     pub last_records: LastRecords,
-    reports: Vec<Report>,
+    reports: Vec<ScanReport>,
 }
 
 impl BatchSides {
     /// By table and partition, what was reached in time.
-    pub fn reached(&self) -> BTreeMap<String, BTreeMap<i32, Reached>> {
-        let mut reached: BTreeMap<String, BTreeMap<i32, Reached>> = BTreeMap::new();
+    pub fn reached(&self) -> BTreeMap<String, BTreeMap<i32, PartitionTimes>> {
+        let mut reached: BTreeMap<String, BTreeMap<i32, PartitionTimes>> = BTreeMap::new();
         for report in &self.reports {
             if let Some(of_partition) = report.reached {
                 let of_table = reached.entry(report.table.clone()).or_default();
@@ -82,7 +84,7 @@ pub(super) struct PlannedSides {
     /// The plan.
     pub(super) split: Arc<SplitSideOutputExec>,
     /// What its scans are to report.
-    expected: Vec<Expected>,
+    expected: Vec<ExpectedReport>,
     last_records: LastRecords,
 }
 
@@ -92,7 +94,7 @@ impl PlannedSides {
         plan: Arc<dyn ExecutionPlan>,
         sources: BTreeMap<String, BatchSource>,
     ) -> Result<Self> {
-        let plan = whole(plan)?;
+        let plan = drained_scans(plan)?;
         let expected = expected_of(&plan);
         check_planned(&expected, &sources)?;
         let sources = sources.into_iter();

@@ -8,7 +8,7 @@ use datafusion::logical_expr::{LogicalPlan, TableScan};
 
 use crate::error::Result;
 use crate::session::rewrite::arguments::Values;
-use crate::streaming::sides::{BatchTables, over, table_of};
+use crate::streaming::stream_inputs::{BatchTables, over, table_of};
 
 /// What a batch reads.
 #[derive(Debug, Clone, Default)]

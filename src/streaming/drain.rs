@@ -1,4 +1,4 @@
-//! `WholeExec`, an operator that makes sure that its input is read to the end, even if its parent stops early; and the scans of
+//! `DrainExec`, an operator that makes sure that its input is read to the end, even if its parent stops early; and the scans of
 //! streams, which stand below it.
 //!
 //! A join that can give no more rows drops its inputs early. But a batch of a job must read all its records: they move the
@@ -23,7 +23,7 @@ use datafusion::physical_plan::{
 };
 use futures::{Stream, StreamExt as _};
 
-use crate::tables::side_output::Expected;
+use crate::tables::side_output::ExpectedReport;
 use crate::tables::stream_scans::scan_expected;
 
 /// Message for an operator that reads its input again.
@@ -33,24 +33,24 @@ const READ_AGAIN: &str = "a join ran short of memory and began to read the recor
 /// Passes on the rows of its input; [`read_to_end`] reads the rows that the parent did not take.
 ///
 /// A partition that is begun a second time is an error of the memory pool: a smaller batch may do without.
-pub struct WholeExec {
+pub struct DrainExec {
     input: Arc<dyn ExecutionPlan>,
     /// State of the read of each partition.
-    reads: Vec<Arc<Mutex<Read>>>,
+    reads: Vec<Arc<Mutex<DrainState>>>,
 }
 
 /// State of the read of one partition.
-enum Read {
+enum DrainState {
     NotBegun,
     Begun(SendableRecordBatchStream),
     Ended,
 }
 
-impl WholeExec {
+impl DrainExec {
     /// Wraps `input`.
     pub fn new(input: Arc<dyn ExecutionPlan>) -> Self {
         let partitions = input.properties().partitioning.partition_count();
-        let read = |_| Arc::new(Mutex::new(Read::NotBegun));
+        let read = |_| Arc::new(Mutex::new(DrainState::NotBegun));
         Self {
             input,
             reads: (0..partitions).map(read).collect(),
@@ -62,11 +62,11 @@ impl WholeExec {
         let Some(read) = self.reads.get(partition) else {
             return Ok(());
         };
-        if matches!(*lock(read), Read::NotBegun) {
+        if matches!(*lock(read), DrainState::NotBegun) {
             let stream = self.input.execute(partition, Arc::clone(context))?;
-            *lock(read) = Read::Begun(stream);
+            *lock(read) = DrainState::Begun(stream);
         }
-        let mut rest = WholeStream {
+        let mut rest = DrainStream {
             schema: self.schema(),
             read: Arc::clone(read),
         };
@@ -77,7 +77,7 @@ impl WholeExec {
     }
 }
 
-/// Reads the rest of the inputs of all [`WholeExec`]s in a plan that has run.
+/// Reads the rest of the inputs of all [`DrainExec`]s in a plan that has run.
 ///
 /// # Errors
 ///
@@ -85,7 +85,7 @@ impl WholeExec {
 pub async fn read_to_end(plan: &Arc<dyn ExecutionPlan>, context: &Arc<TaskContext>) -> Result<()> {
     let mut left = vec![plan];
     while let Some(plan) = left.pop() {
-        if let Some(whole) = plan.downcast_ref::<WholeExec>() {
+        if let Some(whole) = plan.downcast_ref::<DrainExec>() {
             let all = (0..whole.reads.len()).map(|partition| whole.finish(partition, context));
             futures::future::try_join_all(all).await?;
         }
@@ -95,10 +95,10 @@ pub async fn read_to_end(plan: &Arc<dyn ExecutionPlan>, context: &Arc<TaskContex
 }
 
 /// Wraps the scans of streams in `plan` so that they are read to their end, even if a join above needs fewer rows.
-pub(super) fn whole(plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
+pub(super) fn drained_scans(plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
     let whole = plan.transform_up(|plan| {
         Ok(match scan_expected(&plan) {
-            Some(_) => Transformed::yes(Arc::new(WholeExec::new(plan)) as _),
+            Some(_) => Transformed::yes(Arc::new(DrainExec::new(plan)) as _),
             None => Transformed::no(plan),
         })
     })?;
@@ -106,13 +106,13 @@ pub(super) fn whole(plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPla
 }
 
 /// What the scans of streams in a plan are to report.
-pub(super) fn expected_of(plan: &Arc<dyn ExecutionPlan>) -> Vec<Expected> {
+pub(super) fn expected_of(plan: &Arc<dyn ExecutionPlan>) -> Vec<ExpectedReport> {
     let of_children = plan.children().into_iter().flat_map(expected_of);
     let own = scan_expected(plan).unwrap_or_default();
     own.into_iter().chain(of_children).collect()
 }
 
-/// Passes on the rows of one input. Its other inputs are scans whose rows are not needed: below [`WholeExec`] they are read by
+/// Passes on the rows of one input. Its other inputs are scans whose rows are not needed: below [`DrainExec`] they are read by
 /// [`read_to_end`].
 #[derive(Debug)]
 pub(super) struct BesideExec {
@@ -174,38 +174,38 @@ impl ExecutionPlan for BesideExec {
 }
 
 /// The rows of a partition from the present place of its read on, whether the parent or [`read_to_end`] reads.
-struct WholeStream {
+struct DrainStream {
     schema: SchemaRef,
-    read: Arc<Mutex<Read>>,
+    read: Arc<Mutex<DrainState>>,
 }
 
-impl Stream for WholeStream {
+impl Stream for DrainStream {
     type Item = Result<RecordBatch>;
 
     fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let mut read = lock(&self.read);
-        let Read::Begun(stream) = &mut *read else {
+        let DrainState::Begun(stream) = &mut *read else {
             return Poll::Ready(None);
         };
         let polled = stream.poll_next_unpin(context);
         if matches!(polled, Poll::Ready(None | Some(Err(_)))) {
-            *read = Read::Ended;
+            *read = DrainState::Ended;
         }
         polled
     }
 }
 
-impl RecordBatchStream for WholeStream {
+impl RecordBatchStream for DrainStream {
     fn schema(&self) -> SchemaRef {
         Arc::clone(&self.schema)
     }
 }
 
-fn lock(read: &Mutex<Read>) -> MutexGuard<'_, Read> {
+fn lock(read: &Mutex<DrainState>) -> MutexGuard<'_, DrainState> {
     read.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl fmt::Debug for WholeExec {
+impl fmt::Debug for DrainExec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("WholeExec")
             .field("input", &self.input)
@@ -213,13 +213,13 @@ impl fmt::Debug for WholeExec {
     }
 }
 
-impl DisplayAs for WholeExec {
+impl DisplayAs for DrainExec {
     fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "WholeExec")
     }
 }
 
-impl ExecutionPlan for WholeExec {
+impl ExecutionPlan for DrainExec {
     fn name(&self) -> &'static str {
         "WholeExec"
     }
@@ -264,12 +264,12 @@ impl ExecutionPlan for WholeExec {
             return internal_err!("WholeExec has no partition {partition}");
         };
         let mut state = lock(read);
-        if !matches!(*state, Read::NotBegun) {
+        if !matches!(*state, DrainState::NotBegun) {
             return Err(DataFusionError::ResourcesExhausted(READ_AGAIN.to_owned()));
         }
-        *state = Read::Begun(self.input.execute(partition, context)?);
+        *state = DrainState::Begun(self.input.execute(partition, context)?);
         drop(state);
-        Ok(Box::pin(WholeStream {
+        Ok(Box::pin(DrainStream {
             schema: self.schema(),
             read: Arc::clone(read),
         }))
@@ -340,9 +340,9 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_nobody_took_is_read_once() {
+    async fn rows_not_taken_by_the_parent_are_read_once() {
         let taken: Vec<Arc<AtomicUsize>> = (0..3).map(|_| Arc::default()).collect();
-        let plan: Arc<dyn ExecutionPlan> = Arc::new(WholeExec::new(scan(&taken)));
+        let plan: Arc<dyn ExecutionPlan> = Arc::new(DrainExec::new(scan(&taken)));
         let context = Arc::new(TaskContext::default());
         // One partition is read to its end, one begun and dropped, one never begun.
         let mut first = plan.execute(0, Arc::clone(&context)).unwrap();
@@ -364,7 +364,7 @@ mod tests {
     async fn loss_1_a_join_that_runs_short_of_memory_reads_no_record_twice() {
         let (stream, table) = (Arc::<AtomicUsize>::default(), Arc::default());
         let left: Arc<dyn ExecutionPlan> =
-            Arc::new(WholeExec::new(scan(std::slice::from_ref(&stream))));
+            Arc::new(DrainExec::new(scan(std::slice::from_ref(&stream))));
         let right = scan(&[table]);
         let join = NestedLoopJoinExec::try_new(left, right, None, &JoinType::Inner, None).unwrap();
         let plan: Arc<dyn ExecutionPlan> = Arc::new(join);
@@ -385,7 +385,7 @@ mod tests {
     async fn a_partition_that_is_dropped_half_way_is_not_begun_again() {
         let taken = Arc::<AtomicUsize>::default();
         let plan: Arc<dyn ExecutionPlan> =
-            Arc::new(WholeExec::new(scan(std::slice::from_ref(&taken))));
+            Arc::new(DrainExec::new(scan(std::slice::from_ref(&taken))));
         let context = Arc::new(TaskContext::default());
         let mut rows = plan.execute(0, Arc::clone(&context)).unwrap();
         rows.next().await.unwrap().unwrap();

@@ -7,7 +7,9 @@ use anabranch_udfs::{EventWindow, SessionColumn, SessionWindow, as_kept};
 use datafusion::common::{DFSchema, DFSchemaRef};
 use datafusion::logical_expr::{Expr, ExprSchemable as _, Extension, LogicalPlan};
 
-use crate::core::jobs::fingerprint::{Place, StateDescription, Term, Typed, Window, is_versioned};
+use crate::core::jobs::fingerprint::{
+    GroupColumn, StateDescription, Term, TypedTerm, Window, is_versioned,
+};
 use crate::error::{Error, Result};
 use crate::streaming::literals::type_name;
 use crate::streaming::terms::term;
@@ -142,9 +144,11 @@ fn window(part: &Stateful<'_>) -> Result<Window> {
     let schema = window.input().schema();
     let keys = window.keys().iter().map(|key| kept_term(key, schema));
     let columns = session.groups().iter().map(|column| match column {
-        SessionColumn::Key(number) => Place::Group(i64::try_from(*number).unwrap_or(i64::MAX)),
-        SessionColumn::WindowStart => Place::Start,
-        SessionColumn::WindowEnd => Place::End,
+        SessionColumn::Key(number) => {
+            GroupColumn::Group(i64::try_from(*number).unwrap_or(i64::MAX))
+        }
+        SessionColumn::WindowStart => GroupColumn::Start,
+        SessionColumn::WindowEnd => GroupColumn::End,
     });
     Ok(Window::Session {
         keys: keys.collect::<Result<_>>()?,
@@ -154,8 +158,8 @@ fn window(part: &Stateful<'_>) -> Result<Window> {
     })
 }
 
-fn typed(expr: &Expr, schema: &DFSchema) -> Result<Typed> {
-    Ok(Typed {
+fn typed(expr: &Expr, schema: &DFSchema) -> Result<TypedTerm> {
+    Ok(TypedTerm {
         data_type: type_name(&expr.get_type(schema)?),
         term: kept_term(expr, schema)?,
     })

@@ -154,7 +154,7 @@ fn spellings_of_one_expression_have_one_form() {
 }
 
 #[test]
-fn what_means_something_else_has_another_form() {
+fn different_expressions_have_different_forms() {
     let avg = Expr::AggregateFunction(aggregate(avg_udaf(), vec![column("v")]));
     let mut distinct = aggregate(count_udaf(), vec![lit(1_i64)]);
     distinct.params.distinct = true;

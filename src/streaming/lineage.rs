@@ -4,11 +4,11 @@ use anabranch_udfs::{EventWindow, SessionWindow};
 use datafusion::common::{Column, JoinType};
 use datafusion::logical_expr::{Expr, Extension, Join, LogicalPlan, UserDefinedLogicalNodeCore};
 
-use crate::streaming::sides::{Sources, reads_stream, stream_inputs};
+use crate::streaming::stream_inputs::{StreamSources, reads_stream, stream_inputs};
 
 /// Origin of a column.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Origin {
+pub(super) enum ColumnOrigin {
     /// It is the start of a window.
     WindowStart,
     /// It is the end of a window.
@@ -27,17 +27,21 @@ pub(super) enum Origin {
 }
 
 /// All possible origins of `expr` over `plan`: several below a UNION.
-pub(super) fn origins(plan: &LogicalPlan, expr: &Expr, sources: &Sources) -> Vec<Origin> {
+pub(super) fn origins(
+    plan: &LogicalPlan,
+    expr: &Expr,
+    sources: &StreamSources,
+) -> Vec<ColumnOrigin> {
     match unaliased(expr) {
         Expr::Column(column) => of_column(plan, column, sources),
-        _ => vec![Origin::Computed],
+        _ => vec![ColumnOrigin::Computed],
     }
 }
 
 /// The window of the stream's rows in `plan`, if they have one.
 pub(super) fn window_below<'a>(
     plan: &'a LogicalPlan,
-    sources: &Sources,
+    sources: &StreamSources,
 ) -> Option<&'a LogicalPlan> {
     if let LogicalPlan::Extension(Extension { node }) = plan
         && (node.as_any().is::<EventWindow>() || node.as_any().is::<SessionWindow>())
@@ -54,10 +58,10 @@ pub(super) fn unaliased(expr: &Expr) -> &Expr {
     }
 }
 
-fn of_column(plan: &LogicalPlan, column: &Column, sources: &Sources) -> Vec<Origin> {
-    let unknown = || vec![Origin::Computed];
+fn of_column(plan: &LogicalPlan, column: &Column, sources: &StreamSources) -> Vec<ColumnOrigin> {
+    let unknown = || vec![ColumnOrigin::Computed];
     if !reads_stream(plan, sources) {
-        return vec![Origin::Static];
+        return vec![ColumnOrigin::Static];
     }
     let Some(index) = plan.schema().maybe_index_of_column(column) else {
         return unknown();
@@ -67,7 +71,7 @@ fn of_column(plan: &LogicalPlan, column: &Column, sources: &Sources) -> Vec<Orig
         None => unknown(),
     };
     match plan {
-        LogicalPlan::TableScan(scan) => vec![Origin::Table {
+        LogicalPlan::TableScan(scan) => vec![ColumnOrigin::Table {
             table: scan.table_name.table().to_owned(),
             column: column.name.clone(),
         }],
@@ -94,8 +98,8 @@ fn of_column(plan: &LogicalPlan, column: &Column, sources: &Sources) -> Vec<Orig
                 return unknown();
             };
             match width - index {
-                2 => vec![Origin::WindowStart],
-                1 => vec![Origin::WindowEnd],
+                2 => vec![ColumnOrigin::WindowStart],
+                1 => vec![ColumnOrigin::WindowEnd],
                 _ => at(input, index),
             }
         }

@@ -7,7 +7,7 @@ pub mod drain;
 mod fingerprint;
 #[cfg(test)]
 mod fingerprint_tests;
-mod hidden;
+mod hidden_columns;
 #[cfg(test)]
 mod laws;
 mod lineage;
@@ -18,17 +18,17 @@ mod scope;
 #[cfg(test)]
 mod scope_tests;
 pub mod side_output;
-mod sides;
 mod sink_table;
 mod slices;
 mod split;
 mod stateful;
+mod stream_inputs;
 mod terms;
 mod windowing;
 
 pub use batch::{BatchPlan, BatchSides, FrontBatch, LastRecords};
 pub use query::JobQuery;
-pub use sides::{BatchSource, StreamTable};
 pub use sink_table::JobSinkTable;
-pub(crate) use sink_table::reads_what_it_writes;
+pub(crate) use sink_table::reads_own_sink;
 pub use stateful::{FrontPlan, StreamQuery};
+pub use stream_inputs::{BatchSource, StreamTable};

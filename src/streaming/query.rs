@@ -14,14 +14,14 @@ use datafusion::execution::session_state::SessionState;
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::sql::parser::Statement as SqlStatement;
 
-use crate::core::jobs::Shortage;
+use crate::core::jobs::MemoryShortage;
 use crate::error::{Error, Result};
 use crate::planner::ast::Emit;
 use crate::session::catalog::view_barrier;
 use crate::session::catalog::{TableEntry, split_time_travel};
 use crate::session::context::memory::JobPool;
 use crate::session::limits::plan_limits;
-use crate::session::names::apart;
+use crate::session::names::distinct_columns;
 use crate::session::names::labels::Labels;
 use crate::session::rewrite::arguments::Purpose;
 use crate::session::rewrite::asked_version::VersionUnit;
@@ -33,9 +33,11 @@ use crate::streaming::batch::{BatchPlan, FrontBatch, PlannedSides, streams_of};
 use crate::streaming::batch_tables::BatchInputs;
 use crate::streaming::planning::plan_rows;
 use crate::streaming::scope::check_scope;
-use crate::streaming::sides::{BatchSource, Sources, StreamTable, table_of, with_removed};
-use crate::streaming::sink_table::{JobSinkTable, reads_what_it_writes, sink_name};
+use crate::streaming::sink_table::{JobSinkTable, reads_own_sink, sink_name};
 use crate::streaming::stateful::StreamQuery;
+use crate::streaming::stream_inputs::{
+    BatchSource, StreamSources, StreamTable, table_of, with_removed,
+};
 use crate::tables::delta::TimeTravel;
 
 /// A job's INSERT, or the query of a subscription, in a session of its own: its tables are those that existed when the job was
@@ -47,7 +49,7 @@ pub struct JobQuery {
     pool: Option<Arc<JobPool>>,
     statement: SqlStatement,
     /// The streams it reads, by table name.
-    sources: Sources,
+    sources: StreamSources,
     /// Its statement as it was planned last: once, and again when a table that it reads or writes has other columns.
     analyzed: Mutex<Arc<Analyzed>>,
     /// What the batch reads that is running, for the part of its plan above the aggregate.
@@ -156,7 +158,7 @@ impl JobQuery {
                 _ => None,
             };
             if let Some(same) = same {
-                return Err(reads_what_it_writes(format!("the {same}"), name));
+                return Err(reads_own_sink(format!("the {same}"), name));
             }
         }
         Ok(())
@@ -213,7 +215,7 @@ impl JobQuery {
     }
 
     /// Takes the last failed request for memory, if there was one since the last call.
-    pub(crate) fn take_shortage(&self) -> Option<Shortage> {
+    pub(crate) fn take_shortage(&self) -> Option<MemoryShortage> {
         self.pool.as_ref()?.take_shortage()
     }
 
@@ -400,7 +402,7 @@ fn reads_no_stream(sink: &JobSinkTable) -> Error {
         "the {what} reads no Kafka table, and no Delta table as a stream"
     ))
     .with_help(format!(
-        "it would go on for ever: what ends {ends}; {GROWS}"
+        "it would never end: the statement that ends {ends}; {GROWS}"
     ))
 }
 
@@ -418,7 +420,7 @@ async fn plan_input(
     }
     rewrite::prepare(context, catalog, &mut statement).await?;
     let state = session.states.state();
-    let planned = apart::plan_apart(&state, &statement).await;
+    let planned = distinct_columns::plan_apart(&state, &statement).await;
     let plan = planned.map_err(|error| catalog.missing_table(error, statement))?;
     plan_limits::check(&plan)?;
     let plan = catalog.with_arguments(context, plan).await?;
@@ -435,7 +437,7 @@ fn analyze(
     session: &Session,
     input: LogicalPlan,
     sink: Option<SchemaRef>,
-    sources: &Sources,
+    sources: &StreamSources,
 ) -> Result<Analyzed> {
     let state = session.states.state();
     let analyzer = state.analyzer();
@@ -459,7 +461,7 @@ async fn columns_of(
 }
 
 /// The streams that a plan reads, by table name.
-fn sources_of(session: &Session, input: &LogicalPlan) -> Result<Sources> {
+fn sources_of(session: &Session, input: &LogicalPlan) -> Result<StreamSources> {
     let mut sources = BTreeMap::new();
     input.apply_with_subqueries(|plan| {
         if let LogicalPlan::TableScan(scan) = plan

@@ -19,7 +19,7 @@ use datafusion::physical_plan::streaming::PartitionStream;
 use datafusion::physical_plan::{ExecutionPlan, collect, displayable};
 
 use super::JobQuery;
-use crate::core::jobs::{PlannedRange, Reached};
+use crate::core::jobs::{PartitionTimes, PlannedRange};
 use crate::error::{Error, ErrorKind};
 use crate::planner::ast::{JobStatement, Statement};
 use crate::planner::{Parameters, Script, parse_statement};
@@ -27,12 +27,12 @@ use crate::session::catalog::TableEntry;
 use crate::session::rewrite::arguments::tests::Counted;
 use crate::session::{ForkOptions, JobMemory, Session, SessionOptions};
 use crate::streaming::batch::PlannedSides;
-use crate::streaming::drain::WholeExec;
+use crate::streaming::drain::DrainExec;
 use crate::streaming::side_output::SplitSideOutputExec;
 use crate::streaming::{BatchSides, BatchSource, StreamTable};
 use crate::tables::bad_records::BadRecord;
 use crate::tables::kafka::{KafkaTable, KafkaTableProvider, OffsetRange};
-use crate::tables::side_output::{BatchOutlet, BatchScan, Expected, Progress};
+use crate::tables::side_output::{BatchOutlet, BatchScan, ExpectedReport, ScanProgress};
 use crate::tables::test_scan::TestTable;
 use crate::tables::time::row_field;
 
@@ -134,14 +134,14 @@ impl PartitionStream for Undecodable {
             outlet.give_bad(&[record], 10)?;
             if reports {
                 let watermark = Some(7);
-                outlet.report(&Progress {
+                outlet.report(&ScanProgress {
                     partition: 3,
                     stream: 0,
                     start: 10,
                     next: 20,
-                    reached: Some(Reached {
+                    reached: Some(PartitionTimes {
                         watermark,
-                        ..Reached::default()
+                        ..PartitionTimes::default()
                     }),
                     last: None,
                 })?;
@@ -163,7 +163,7 @@ fn undecodable(table: &'static str, schema: SchemaRef, reports: bool) -> BatchSo
         schema: Arc::clone(&schema),
         reports,
     };
-    let expected = Expected {
+    let expected = ExpectedReport {
         table: table.into(),
         scan: 0,
         partition: 3,
@@ -197,7 +197,7 @@ fn stopped(sides: &mut PlannedSides) -> Arc<dyn ExecutionPlan> {
     let rows = Arc::clone(task.children()[0]);
     let mut found = 0;
     let stopped = rows.transform_up(|plan| {
-        Ok(match plan.is::<WholeExec>() {
+        Ok(match plan.is::<DrainExec>() {
             true => {
                 found += 1;
                 Transformed::yes(Arc::clone(plan.children()[0]))
@@ -415,7 +415,7 @@ fn entries(caches: &CacheManager) -> [usize; 3] {
 }
 
 #[tokio::test]
-async fn safe_1_a_job_opens_files_without_the_caches_of_statements_and_each_batch_sees_all() {
+async fn safe_1_jobs_do_not_use_the_file_caches_of_statements() {
     let folder = tempfile::tempdir().unwrap();
     let place = folder.path().display();
     let (session, query) = planned(&format!(

@@ -8,8 +8,8 @@ use datafusion::logical_expr::{
 
 use crate::error::{Error, Result, Subject};
 use crate::planner::ast::Emit;
-use crate::streaming::sides::{Sources, reads_stream};
 use crate::streaming::split::aggregate_of;
+use crate::streaming::stream_inputs::{StreamSources, reads_stream};
 
 /// Refuses operators that do not run in a job, by name; queries of static tables may use all of them. Returns true if the job
 /// keeps state: it aggregates over more than one batch.
@@ -17,9 +17,13 @@ use crate::streaming::split::aggregate_of;
 /// # Errors
 ///
 /// The operator that does not run in a job.
-pub(crate) fn check_scope(input: &LogicalPlan, emit: Emit, sources: &Sources) -> Result<bool> {
+pub(crate) fn check_scope(
+    input: &LogicalPlan,
+    emit: Emit,
+    sources: &StreamSources,
+) -> Result<bool> {
     let is_stateful = emit != Emit::PerBatch && aggregate_of(input, sources).is_some();
-    let mut scope = Scope {
+    let mut scope = ScopeCheck {
         sources,
         is_stateful,
         aggregates: 0,
@@ -29,13 +33,13 @@ pub(crate) fn check_scope(input: &LogicalPlan, emit: Emit, sources: &Sources) ->
     Ok(is_stateful)
 }
 
-struct Scope<'a> {
-    sources: &'a Sources,
+struct ScopeCheck<'a> {
+    sources: &'a StreamSources,
     is_stateful: bool,
     aggregates: usize,
 }
 
-impl Scope<'_> {
+impl ScopeCheck<'_> {
     fn check(&mut self, plan: &LogicalPlan) -> Result<()> {
         if !reads_stream(plan, self.sources) {
             return Ok(());

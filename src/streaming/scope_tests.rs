@@ -90,7 +90,7 @@ async fn scope_1_keys_may_differ_by_a_cast_alone() {
 }
 
 #[tokio::test]
-async fn scope_1_what_joins_cannot_do_is_refused_by_name() {
+async fn scope_1_unsupported_joins_are_refused_by_name() {
     let session =
         "SESSION(TABLE visits PARTITION BY k, DESCRIPTOR(event_time), INTERVAL '10 seconds')";
     for (query, expected) in [

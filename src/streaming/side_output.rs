@@ -47,25 +47,25 @@ fn no_side_output(rows: usize) -> ArrayRef {
 /// Gives the rows of its input, and the side output of its task in a last partition.
 ///
 /// Schema: the input's columns, which may be NULL, then a column of [`side_schema`] that is NULL in the input's rows. The last
-/// partition waits for the others, reads what they left unread below [`WholeExec`](crate::streaming::drain::WholeExec), and ends the task.
+/// partition waits for the others, reads what they left unread below [`DrainExec`](crate::streaming::drain::WholeExec), and ends the task.
 #[derive(Debug)]
 pub struct SideOutputExec {
     input: Arc<dyn ExecutionPlan>,
     schema: SchemaRef,
     properties: Arc<PlanProperties>,
-    run: Arc<Run>,
+    run: Arc<PlanExecution>,
 }
 
 /// One execution of all partitions.
 #[derive(Debug)]
-struct Run {
-    begun: Mutex<Begun>,
+struct PlanExecution {
+    begun: Mutex<StartedExecution>,
     /// Partitions of the input that have not come to their end.
     open: watch::Sender<usize>,
 }
 
 #[derive(Debug)]
-struct Begun {
+struct StartedExecution {
     /// The context of the task, with its side output.
     task: Option<(Arc<TaskContext>, Arc<SideOutput>)>,
     partitions: Vec<bool>,
@@ -96,8 +96,8 @@ impl SideOutputExec {
             input,
             schema,
             properties: Arc::new(properties),
-            run: Arc::new(Run {
-                begun: Mutex::new(Begun {
+            run: Arc::new(PlanExecution {
+                begun: Mutex::new(StartedExecution {
                     task: None,
                     partitions: vec![false; partitions + 1],
                 }),
@@ -115,7 +115,7 @@ fn side_type() -> DataType {
     DataType::Struct(side_schema().fields().clone())
 }
 
-impl Run {
+impl PlanExecution {
     /// A partition begins: gives the context in which it runs.
     fn begin(
         &self,
@@ -156,9 +156,9 @@ fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// Says when it is dropped that a partition has come to its end, or is not read any further.
-struct Open(Arc<Run>);
+struct OpenPartition(Arc<PlanExecution>);
 
-impl Drop for Open {
+impl Drop for OpenPartition {
     fn drop(&mut self) {
         self.0
             .open
@@ -184,13 +184,13 @@ fn as_given(schema: &SchemaRef, columns: &[ArrayRef]) -> SchemaRef {
 }
 
 /// The rows of a partition of the input, with the column of side output.
-struct Rows {
+struct InputRows {
     schema: SchemaRef,
     /// Dropped at the end, the stream before what says so.
-    input: Option<(SendableRecordBatchStream, Open)>,
+    input: Option<(SendableRecordBatchStream, OpenPartition)>,
 }
 
-impl Rows {
+impl InputRows {
     fn widened(&self, rows: &RecordBatch) -> Result<RecordBatch> {
         let mut columns = rows.columns().to_vec();
         columns.push(no_side_output(rows.num_rows()));
@@ -201,7 +201,7 @@ impl Rows {
     }
 }
 
-impl Stream for Rows {
+impl Stream for InputRows {
     type Item = Result<RecordBatch>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
@@ -218,7 +218,7 @@ impl Stream for Rows {
     }
 }
 
-impl RecordBatchStream for Rows {
+impl RecordBatchStream for InputRows {
     fn schema(&self) -> SchemaRef {
         Arc::clone(&self.schema)
     }
@@ -306,9 +306,9 @@ impl ExecutionPlan for SideOutputExec {
         let (context, output) = self.run.begin(partition, &context)?;
         let schema = Arc::clone(&self.schema);
         if partition < partitions(&self.input) {
-            let open = Open(Arc::clone(&self.run));
+            let open = OpenPartition(Arc::clone(&self.run));
             let input = self.input.execute(partition, context)?;
-            return Ok(Box::pin(Rows {
+            return Ok(Box::pin(InputRows {
                 schema,
                 input: Some((input, open)),
             }));
@@ -343,11 +343,11 @@ pub struct SplitSideOutputExec {
     input: Arc<dyn ExecutionPlan>,
     /// Those of the plan below the operator that gives side output.
     properties: Arc<PlanProperties>,
-    kept: Arc<Kept>,
+    kept: Arc<KeptReports>,
 }
 
 #[derive(Debug)]
-struct Kept {
+struct KeptReports {
     schema: SchemaRef,
     side: Mutex<Vec<RecordBatch>>,
     /// By partition of the rows.
@@ -362,7 +362,7 @@ impl SplitSideOutputExec {
     }
 
     fn new(input: Arc<dyn ExecutionPlan>, properties: Arc<PlanProperties>) -> Self {
-        let kept = Kept {
+        let kept = KeptReports {
             schema: Arc::clone(properties.eq_properties.schema()),
             side: Mutex::default(),
             begun: Mutex::new(vec![false; properties.partitioning.partition_count()]),
@@ -399,7 +399,7 @@ impl SplitSideOutputExec {
     }
 }
 
-impl Kept {
+impl KeptReports {
     /// The rows of a batch in the plan's own columns; its side output is kept.
     fn split(&self, batch: &RecordBatch) -> Result<RecordBatch> {
         let Some((side, _)) = batch.columns().split_last() else {
@@ -409,7 +409,7 @@ impl Kept {
             batch.clone()
         } else {
             let Some(side) = side.as_struct_opt() else {
-                return internal_err!("a column of side output that is no struct");
+                return internal_err!("a column of side output that is not a struct");
             };
             let given = RecordBatch::try_new_with_options(
                 side_schema(),
@@ -505,7 +505,7 @@ mod tests {
     use datafusion::prelude::SessionConfig;
 
     use super::*;
-    use crate::streaming::drain::WholeExec;
+    use crate::streaming::drain::DrainExec;
 
     /// Rows with the numbers from `first` to 2 behind it, each of its own batch. With each it gives a late row of that offset.
     #[derive(Debug)]
@@ -548,7 +548,7 @@ mod tests {
         let none: [datafusion::physical_expr::LexOrdering; 0] = [];
         let scan =
             StreamingTableExec::try_new(Arc::clone(&schema), partitions, None, none, false, None);
-        Arc::new(WholeExec::new(Arc::new(scan.unwrap())))
+        Arc::new(DrainExec::new(Arc::new(scan.unwrap())))
     }
 
     fn numbers(batches: &[RecordBatch], column: &str) -> Vec<i64> {
@@ -566,7 +566,7 @@ mod tests {
     const OF_TWO: [i64; 6] = [0, 1, 2, 10, 11, 12];
 
     #[tokio::test]
-    async fn side_output_comes_out_of_the_rows_again() {
+    async fn side_output_is_split_from_the_rows() {
         let inner = plan(2);
         let split = Arc::new(SplitSideOutputExec::over(Arc::clone(&inner)));
         assert_eq!(split.schema(), inner.schema());
@@ -602,7 +602,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_left_unread_gives_its_side_output_as_well() {
+    async fn unread_partitions_give_their_side_output() {
         // One partition is begun and dropped, the other one is never begun.
         let split = SplitSideOutputExec::over(plan(2));
         let context = Arc::new(TaskContext::default());
@@ -629,7 +629,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn rows_and_side_output_in_one_batch_are_told_apart() {
+    async fn rows_and_side_output_in_one_batch_are_separated() {
         let side = SideOutputExec::new(plan(1));
         let kept = SplitSideOutputExec::over(plan(1)).kept;
         let late = side_rows(Disposition::Late, 2, &[]).unwrap();
@@ -691,19 +691,19 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn columns_pass_that_are_not_as_they_were_declared() {
+    async fn columns_with_other_nullability_pass() {
         let split = SplitSideOutputExec::over(plan(1));
         let (wide, own) = (split.input.schema(), Arc::clone(&split.kept.schema));
         let schema = Schema::new(vec![Field::new("v", DataType::Int32, true)]);
         let column: ArrayRef = Arc::new(Int32Array::from(vec![Some(1), None]));
         let given = RecordBatch::try_new(Arc::new(schema), vec![column]).unwrap();
         let input = futures::stream::iter([Ok(given.clone())]);
-        let mut rows = Rows {
+        let mut rows = InputRows {
             schema: wide,
             input: Some((
                 Box::pin(RecordBatchStreamAdapter::new(own, input)),
-                Open(Arc::new(Run {
-                    begun: Mutex::new(Begun {
+                OpenPartition(Arc::new(PlanExecution {
+                    begun: Mutex::new(StartedExecution {
                         task: None,
                         partitions: Vec::new(),
                     }),

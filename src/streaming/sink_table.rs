@@ -72,7 +72,7 @@ pub(super) fn sink_name(insert: &SqlStatement) -> Result<String> {
 }
 
 /// Error for a job or subscription that would read its own rows.
-pub(crate) fn reads_what_it_writes(same: impl std::fmt::Display, table: &str) -> Error {
+pub(crate) fn reads_own_sink(same: impl std::fmt::Display, table: &str) -> Error {
     Error::invalid(format!(
         "the job reads and writes {same}: {table} would never be read to its end"
     ))

@@ -8,11 +8,11 @@ use datafusion::logical_expr::{Aggregate, Expr, Extension, LogicalPlan};
 
 use crate::error::{Error, Result};
 use crate::streaming::lineage::unaliased;
-use crate::streaming::sides::{Sources, reads_stream};
+use crate::streaming::stream_inputs::{StreamSources, reads_stream};
 
 /// An aggregate over windows whose state is by slice.
 #[derive(Debug, Clone)]
-pub(super) struct Sliced {
+pub(super) struct SlicedAggregate {
     pub(super) slices: Slices,
     /// The keys of GROUP BY other than the window.
     pub(super) keys: Vec<Expr>,
@@ -23,16 +23,16 @@ pub(super) struct Sliced {
 }
 
 /// Reason why the state of an aggregate is not by slice.
-pub(super) enum Unsliced {
+pub(super) enum UnslicedReason {
     /// A row is in one window only.
     OneWindow,
     /// This expression reads the window of each row.
-    Asked(String),
+    WindowUsed(String),
 }
 
 /// The bound of a row's window that a column holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Part {
+enum WindowBound {
     Start,
     End,
 }
@@ -41,32 +41,32 @@ enum Part {
 pub(super) fn sliced(
     aggregate: &Aggregate,
     window: &EventWindow,
-    sources: &Sources,
-) -> Result<std::result::Result<Sliced, Unsliced>> {
+    sources: &StreamSources,
+) -> Result<std::result::Result<SlicedAggregate, UnslicedReason>> {
     let windows = window.windows();
     let Some((slices, tumbling)) = windows
         .slices()
         .and_then(|slices| Some((slices, slices.tumbling()?)))
     else {
-        return Ok(Err(Unsliced::OneWindow));
+        return Ok(Err(UnslicedReason::OneWindow));
     };
     let parts = match parts(&aggregate.input, sources) {
         Ok(parts) => parts,
-        Err(asking) => return Ok(Err(Unsliced::Asked(asking))),
+        Err(asking) => return Ok(Err(UnslicedReason::WindowUsed(asking))),
     };
     let schema = aggregate.input.schema();
     for expr in &aggregate.aggr_expr {
-        if asks(expr, schema, &parts) {
-            return Ok(Err(Unsliced::Asked(unaliased(expr).to_string())));
+        if reads_window(expr, schema, &parts) {
+            return Ok(Err(UnslicedReason::WindowUsed(unaliased(expr).to_string())));
         }
     }
     let (mut keys, mut groups) = (Vec::new(), Vec::new());
     for expr in &aggregate.group_expr {
         groups.push(match part_of(expr, schema, &parts) {
-            Some(Part::Start) => SessionColumn::WindowStart,
-            Some(Part::End) => SessionColumn::WindowEnd,
-            None if asks(expr, schema, &parts) => {
-                return Ok(Err(Unsliced::Asked(expr.to_string())));
+            Some(WindowBound::Start) => SessionColumn::WindowStart,
+            Some(WindowBound::End) => SessionColumn::WindowEnd,
+            None if reads_window(expr, schema, &parts) => {
+                return Ok(Err(UnslicedReason::WindowUsed(expr.to_string())));
             }
             None => {
                 keys.push(expr.clone());
@@ -93,7 +93,7 @@ pub(super) fn sliced(
     if !rows.transformed {
         return Err(Error::internal("the window is gone"));
     }
-    Ok(Ok(Sliced {
+    Ok(Ok(SlicedAggregate {
         slices,
         keys,
         groups,
@@ -102,7 +102,10 @@ pub(super) fn sliced(
 }
 
 /// For each column of `plan`, the bound of the window that it holds; or the expression that computes with the window.
-fn parts(plan: &LogicalPlan, sources: &Sources) -> std::result::Result<Vec<Option<Part>>, String> {
+fn parts(
+    plan: &LogicalPlan,
+    sources: &StreamSources,
+) -> std::result::Result<Vec<Option<WindowBound>>, String> {
     if !reads_stream(plan, sources) {
         return Ok(vec![None; plan.schema().fields().len()]);
     }
@@ -110,7 +113,7 @@ fn parts(plan: &LogicalPlan, sources: &Sources) -> std::result::Result<Vec<Optio
         LogicalPlan::SubqueryAlias(alias) => parts(&alias.input, sources),
         LogicalPlan::Filter(filter) => {
             let parts = parts(&filter.input, sources)?;
-            match asks(&filter.predicate, filter.input.schema(), &parts) {
+            match reads_window(&filter.predicate, filter.input.schema(), &parts) {
                 true => Err(filter.predicate.to_string()),
                 false => Ok(parts),
             }
@@ -121,7 +124,7 @@ fn parts(plan: &LogicalPlan, sources: &Sources) -> std::result::Result<Vec<Optio
                 parts(&projection.input, sources)?,
             );
             let part = |expr: &Expr| match part_of(expr, schema, &below) {
-                None if asks(expr, schema, &below) => Err(unaliased(expr).to_string()),
+                None if reads_window(expr, schema, &below) => Err(unaliased(expr).to_string()),
                 part => Ok(part),
             };
             projection.expr.iter().map(part).collect()
@@ -130,8 +133,8 @@ fn parts(plan: &LogicalPlan, sources: &Sources) -> std::result::Result<Vec<Optio
             let left = parts(&join.left, sources)?;
             let right = parts(&join.right, sources)?;
             let asking = join.on.iter().find_map(|(of_left, of_right)| {
-                let asks = asks(of_left, join.left.schema(), &left)
-                    || asks(of_right, join.right.schema(), &right);
+                let asks = reads_window(of_left, join.left.schema(), &left)
+                    || reads_window(of_right, join.right.schema(), &right);
                 asks.then(|| format!("{of_left} = {of_right}"))
             });
             if let Some(asking) = asking {
@@ -141,7 +144,7 @@ fn parts(plan: &LogicalPlan, sources: &Sources) -> std::result::Result<Vec<Optio
             if let Some(filter) = &join.filter {
                 let schema = join.left.schema().join(join.right.schema());
                 let schema = schema.map_err(|error| error.to_string())?;
-                if asks(filter, &schema, &both) {
+                if reads_window(filter, &schema, &both) {
                     return Err(filter.to_string());
                 }
             }
@@ -156,7 +159,7 @@ fn parts(plan: &LogicalPlan, sources: &Sources) -> std::result::Result<Vec<Optio
         LogicalPlan::Extension(Extension { node }) if node.as_any().is::<EventWindow>() => {
             let columns = plan.schema().fields().len();
             let mut parts = vec![None; columns.saturating_sub(2)];
-            parts.extend([Some(Part::Start), Some(Part::End)]);
+            parts.extend([Some(WindowBound::Start), Some(WindowBound::End)]);
             Ok(parts)
         }
         // The arms may have different windows.
@@ -166,7 +169,7 @@ fn parts(plan: &LogicalPlan, sources: &Sources) -> std::result::Result<Vec<Optio
 }
 
 /// The bound of the window that a plain column holds.
-fn part_of(expr: &Expr, schema: &DFSchema, parts: &[Option<Part>]) -> Option<Part> {
+fn part_of(expr: &Expr, schema: &DFSchema, parts: &[Option<WindowBound>]) -> Option<WindowBound> {
     match unaliased(expr) {
         Expr::Column(column) => parts[schema.maybe_index_of_column(column)?],
         _ => None,
@@ -174,7 +177,7 @@ fn part_of(expr: &Expr, schema: &DFSchema, parts: &[Option<Part>]) -> Option<Par
 }
 
 /// Whether an expression reads the window; one with unknown columns may do so.
-fn asks(expr: &Expr, schema: &DFSchema, parts: &[Option<Part>]) -> bool {
+fn reads_window(expr: &Expr, schema: &DFSchema, parts: &[Option<WindowBound>]) -> bool {
     let has_subquery = expr.exists(|expr| {
         Ok(matches!(
             expr,

@@ -22,10 +22,10 @@ use datafusion::optimizer::{Optimizer, OptimizerContext};
 
 use crate::error::{Error, Result, Subject};
 use crate::streaming::fingerprint::{Fingerprints, Stateful};
-use crate::streaming::hidden::{find, with_hidden};
-use crate::streaming::lineage::{Origin, origins, unaliased, window_below};
-use crate::streaming::sides::{Sources, StreamTable, reads_stream, stream_inputs};
-use crate::streaming::slices::{Unsliced, sliced};
+use crate::streaming::hidden_columns::{find, with_hidden};
+use crate::streaming::lineage::{ColumnOrigin, origins, unaliased, window_below};
+use crate::streaming::slices::{UnslicedReason, sliced};
+use crate::streaming::stream_inputs::{StreamSources, StreamTable, reads_stream, stream_inputs};
 use crate::streaming::windowing::Windowing;
 use crate::tables::time::{HIDDEN_END, HIDDEN_START};
 use crate::tables::time::{ROW_COLUMN, ROW_IN_FILE};
@@ -35,7 +35,7 @@ const EMITTED: &str = "__emitted";
 
 /// The query, cut.
 #[derive(Debug, Clone)]
-pub(super) struct Split {
+pub(super) struct QuerySplit {
     /// Rows below the aggregate, with just the columns that it and late rows need.
     pub(super) front: LogicalPlan,
     pub(super) windowing: Windowing,
@@ -53,20 +53,23 @@ pub(super) struct Split {
     /// Whether HAVING or another filter stands above the aggregate.
     pub(super) has_filter_above: bool,
     whole: LogicalPlan,
-    sources: Sources,
+    sources: StreamSources,
 }
 
 /// The first aggregate of the stream's rows in a plan, from the top.
-pub(super) fn aggregate_of<'a>(plan: &'a LogicalPlan, sources: &Sources) -> Option<&'a Aggregate> {
+pub(super) fn aggregate_of<'a>(
+    plan: &'a LogicalPlan,
+    sources: &StreamSources,
+) -> Option<&'a Aggregate> {
     match plan {
         LogicalPlan::Aggregate(aggregate) if reads_stream(plan, sources) => Some(aggregate),
         _ => stream_inputs(plan, sources).find_map(|input| aggregate_of(input, sources)),
     }
 }
 
-impl Split {
+impl QuerySplit {
     /// Cuts an analyzed plan.
-    pub(super) fn try_new(whole: LogicalPlan, sources: &Sources) -> Result<Self> {
+    pub(super) fn try_new(whole: LogicalPlan, sources: &StreamSources) -> Result<Self> {
         let Some(aggregate) = aggregate_of(&whole, sources) else {
             return Err(Error::internal("the job has no aggregate"));
         };
@@ -185,7 +188,7 @@ impl Split {
 }
 
 /// Whether what stands above the aggregate may leave groups out: a filter, or a join.
-fn has_filter_above(plan: &LogicalPlan, sources: &Sources) -> bool {
+fn has_filter_above(plan: &LogicalPlan, sources: &StreamSources) -> bool {
     match plan {
         LogicalPlan::Aggregate(_) => false,
         LogicalPlan::Filter(_) | LogicalPlan::Join(_) => true,
@@ -194,7 +197,7 @@ fn has_filter_above(plan: &LogicalPlan, sources: &Sources) -> bool {
 }
 
 /// Checks that the window is over the column whose watermark closes it.
-fn check_event_time(window: &LogicalPlan, sources: &Sources) -> Result<()> {
+fn check_event_time(window: &LogicalPlan, sources: &StreamSources) -> Result<()> {
     let LogicalPlan::Extension(Extension { node }) = window else {
         return Ok(());
     };
@@ -207,13 +210,13 @@ fn check_event_time(window: &LogicalPlan, sources: &Sources) -> Result<()> {
         return Ok(());
     };
     for origin in origins(input, event_time, sources) {
-        if origin == Origin::Static {
+        if origin == ColumnOrigin::Static {
             return Err(Error::invalid(format!(
                 "a job's window is by {event_time}, which is a column of a static table"
             ))
             .with_help("window by the column that the stream's WATERMARK FOR names"));
         }
-        let Origin::Table { table, column } = &origin else {
+        let ColumnOrigin::Table { table, column } = &origin else {
             return Err(Error::invalid(format!(
                 "a job's window is by {event_time}, which is computed: its watermark is not known"
             ))
@@ -291,7 +294,7 @@ fn check_functions(aggregates: &[Expr]) -> Result<()> {
                 func.name()
             ))
             .about(Subject::function(func.name()))
-            .with_help(format!("say {}(… ORDER BY …)", func.name())));
+            .with_help(format!("write {}(… ORDER BY …)", func.name())));
         }
     }
     Ok(())
@@ -299,7 +302,7 @@ fn check_functions(aggregates: &[Expr]) -> Result<()> {
 
 /// Adds partition and offset to each ORDER BY, so that ties have a fixed order; ties of rows in a file are in the order of the
 /// file.
-fn tie_broken(aggregates: &[Expr], sources: &Sources) -> Vec<Expr> {
+fn tie_broken(aggregates: &[Expr], sources: &StreamSources) -> Vec<Expr> {
     let row = || Expr::Column(Column::new_unqualified(ROW_COLUMN));
     let place = |name: &str| Sort::new(get_field(row(), name), true, false);
     let has_files = sources
@@ -325,7 +328,7 @@ fn tie_broken(aggregates: &[Expr], sources: &Sources) -> Vec<Expr> {
 /// How the rows of an aggregate are grouped, and the plan below it.
 fn windowing(
     aggregate: &Aggregate,
-    sources: &Sources,
+    sources: &StreamSources,
 ) -> Result<(Windowing, LogicalPlan, Option<String>)> {
     if let Some(session) = session_groups_of(aggregate)? {
         let rows = session.input().clone();
@@ -354,14 +357,15 @@ fn windowing(
             "add the missing keys to GROUP BY; select from window_start and window_end what is computed of them",
         ));
     };
-    let grouped = |wanted: &Origin| {
+    let grouped = |wanted: &ColumnOrigin| {
         aggregate
             .group_expr
             .iter()
             .any(|expr| origins(&aggregate.input, expr, sources).contains(wanted))
     };
     let is_cumulative = window.windows().kind() == WindowKind::Cumulate;
-    if !grouped(&Origin::WindowStart) || (is_cumulative && !grouped(&Origin::WindowEnd)) {
+    if !grouped(&ColumnOrigin::WindowStart) || (is_cumulative && !grouped(&ColumnOrigin::WindowEnd))
+    {
         let columns = if is_cumulative {
             "window_start and window_end"
         } else {
@@ -382,8 +386,8 @@ fn windowing(
             };
             return Ok((windowing, sliced.rows, None));
         }
-        Err(Unsliced::OneWindow) => None,
-        Err(Unsliced::Asked(asking)) => Some(asking),
+        Err(UnslicedReason::OneWindow) => None,
+        Err(UnslicedReason::WindowUsed(asking)) => Some(asking),
     };
     let rows = aggregate.input.as_ref().clone();
     let window_end = find(rows.schema(), HIDDEN_END)
@@ -396,7 +400,7 @@ fn windowing(
     Ok((windowing, rows, unsliced))
 }
 
-fn has_join_above_window(plan: &LogicalPlan, sources: &Sources) -> bool {
+fn has_join_above_window(plan: &LogicalPlan, sources: &StreamSources) -> bool {
     match plan {
         LogicalPlan::Join(_) => true,
         LogicalPlan::Extension(_) => false,

@@ -26,17 +26,17 @@ use crate::core::jobs::WatermarkPolicy;
 use crate::error::{Error, Result};
 use crate::planner::ast::Emit;
 use crate::streaming::batch_tables::BatchInputs;
-use crate::streaming::hidden::find;
+use crate::streaming::hidden_columns::find;
 use crate::streaming::planning::plan_rows;
-use crate::streaming::sides::Sources;
-use crate::streaming::split::Split;
+use crate::streaming::split::QuerySplit;
+use crate::streaming::stream_inputs::StreamSources;
 use crate::streaming::windowing::Windowing;
 use crate::tables::time::{HIDDEN_END, HIDDEN_START, ROW_COLUMN, ROW_WATERMARK};
 
 /// The stateful part of a job.
 #[derive(Debug, Clone)]
 pub struct StreamQuery {
-    pub(super) split: Split,
+    pub(super) split: QuerySplit,
     policy: WatermarkPolicy,
 }
 
@@ -55,15 +55,15 @@ impl StreamQuery {
     /// # Errors
     ///
     /// An operation that a job does not support, by name.
-    pub(crate) fn try_new(plan: LogicalPlan, sources: &Sources, emit: Emit) -> Result<Self> {
-        let split = Split::try_new(plan, sources)?;
+    pub(crate) fn try_new(plan: LogicalPlan, sources: &StreamSources, emit: Emit) -> Result<Self> {
+        let split = QuerySplit::try_new(plan, sources)?;
         let is_keyed = matches!(split.windowing, Windowing::Keys { .. });
         if is_keyed && emit == Emit::OnWindowClose {
             return Err(Error::invalid(
                 "EMIT ON WINDOW CLOSE, the default, has no meaning without a window: nothing closes",
             )
             .with_help(
-                "say EMIT CHANGES for a row per key that a batch touched, or group by the window_start of TUMBLE, HOP, \
+                "use EMIT CHANGES for a row per key that a batch touched, or group by the window_start of TUMBLE, HOP, \
                  CUMULATE or SESSION",
             ));
         }
@@ -92,13 +92,13 @@ impl StreamQuery {
 
     /// Whether state that was kept with this fingerprint was made by the same windows, keys and aggregates. Fingerprints of format 1
     /// are compared as they were made then.
-    pub fn is_made_by(&self, fingerprint: &str) -> bool {
+    pub fn matches_fingerprint(&self, fingerprint: &str) -> bool {
         self.split.fingerprints.are_of(fingerprint)
     }
 
     /// Whether this fingerprint is of the same windows with state by window: earlier releases stored state so for windows whose
     /// state is by slice now.
-    pub fn was_kept_by_window(&self, fingerprint: &str) -> bool {
+    pub fn matches_window_fingerprint(&self, fingerprint: &str) -> bool {
         self.split.fingerprints.are_by_window(fingerprint)
     }
 
@@ -152,9 +152,7 @@ impl StreamQuery {
                 }
                 _ => format!("{} ticks", slices.width()),
             };
-            return Some(format!(
-                "by slice of {width}, whatever the number of windows"
-            ));
+            return Some(format!("by slice of {width}, for any number of windows"));
         }
         let asking = self.split.unsliced.as_ref()?;
         Some(format!(
@@ -230,7 +228,7 @@ impl StreamQuery {
                 let place = |name| {
                     find(&schema, name)
                         .and_then(|column| schema.maybe_index_of_column(&column))
-                        .ok_or_else(|| Error::internal("nobody keeps the slices of rows"))
+                        .ok_or_else(|| Error::internal("no source keeps the slices of rows"))
                 };
                 let rule = SliceRule {
                     slices: *slices,

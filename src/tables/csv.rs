@@ -12,7 +12,7 @@ use datafusion::physical_plan::projection::ProjectionExprs;
 use futures::StreamExt as _;
 
 use super::exact_source::{ExactFormat, ExactScan, ExactSource};
-use super::text_numbers::{with_numbers, with_texts};
+use super::number_texts::{with_numbers, with_texts};
 use crate::formats::is_exact;
 
 /// The engine's source of CSV, which reads decimals as texts and makes numbers of them.

@@ -1,6 +1,6 @@
 //! Files of JSON objects, `STORED AS JSON`: integers and decimals are read as in the messages of a topic, with all their digits.
 //!
-//! The engine's own way to open such files makes other numbers of some: see [`super::text_numbers`]. So they are opened here.
+//! The engine's own way to open such files makes other numbers of some: see [`super::number_texts`]. So they are opened here.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -30,7 +30,7 @@ use futures::stream::{self, BoxStream};
 use futures::{StreamExt as _, TryStreamExt as _};
 
 use super::exact_source::{ExactFormat, ExactScan, ExactSource};
-use super::text_numbers::{with_numbers, with_texts};
+use super::number_texts::{with_numbers, with_texts};
 use crate::error::Error;
 use crate::formats::is_exact;
 
@@ -263,7 +263,7 @@ fn lines_of_array(chunks: Chunks) -> Chunks {
 /// How far an array was read.
 #[derive(Debug, Default)]
 struct ArrayLines {
-    place: Place,
+    place: ArrayPosition,
     /// Brackets that are open within a value.
     depth: usize,
     in_text: bool,
@@ -274,7 +274,7 @@ struct ArrayLines {
 }
 
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-enum Place {
+enum ArrayPosition {
     #[default]
     Before,
     Within,
@@ -304,20 +304,20 @@ impl ArrayLines {
         let is_outside = self.depth == 0;
         match (self.place, byte) {
             (_, b' ' | b'\t' | b'\r' | b'\n') => {}
-            (Place::Before, b'[') => {
-                self.place = Place::Within;
+            (ArrayPosition::Before, b'[') => {
+                self.place = ArrayPosition::Within;
                 return Ok(None);
             }
-            (Place::Within, b',') if is_outside && self.has_value => {
+            (ArrayPosition::Within, b',') if is_outside && self.has_value => {
                 (self.has_value, self.has_comma) = (false, true);
                 return Ok(Some(b'\n'));
             }
-            (Place::Within, b']') if is_outside && (self.has_value || !self.has_comma) => {
-                self.place = Place::Behind;
+            (ArrayPosition::Within, b']') if is_outside && (self.has_value || !self.has_comma) => {
+                self.place = ArrayPosition::Behind;
                 return Ok(None);
             }
-            (Place::Within, b',' | b']' | b'}') if is_outside => return Err(no_array()),
-            (Place::Within, _) => {
+            (ArrayPosition::Within, b',' | b']' | b'}') if is_outside => return Err(no_array()),
+            (ArrayPosition::Within, _) => {
                 self.has_value = true;
                 match byte {
                     b'"' => self.in_text = true,
@@ -333,7 +333,7 @@ impl ArrayLines {
 
     fn end(&self) -> Result<()> {
         match self.place {
-            Place::Behind => Ok(()),
+            ArrayPosition::Behind => Ok(()),
             _ => Err(no_array()),
         }
     }
@@ -355,7 +355,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_array_becomes_lines_however_it_is_cut() {
+    fn an_array_becomes_lines_for_any_chunking() {
         let text = " [ {\"a\":[1,2],\"t\":\"],\\\"{\"} ,\n{\"a\":[]}, {} ]\n";
         let expected = "{\"a\":[1,2],\"t\":\"],\\\"{\"}\n{\"a\":[]}\n{}";
         let squeezed = |lines: &[u8]| {
@@ -376,7 +376,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_array_is_refused() {
+    fn files_without_an_array_are_refused() {
         for text in ["{}", "[{}", "[{},]", "[,{}]", "[{}}]", "[{}] {}", ""] {
             let mut array = ArrayLines::default();
             let read = array.lines(text.as_bytes()).and_then(|_| array.end());
@@ -385,7 +385,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn objects_are_read_however_their_bytes_are_cut() {
+    async fn objects_are_read_for_any_chunking() {
         let schema = Schema::new(vec![Field::new("n", DataType::Utf8, true)]);
         let schema = Arc::new(schema);
         let text = "{\"n\":1}\n{\"n\":\"2.50\"}\n{\"n\":null}\n\n{\"n\":1e400}{\"n\":true}";

@@ -8,11 +8,11 @@ pub mod read_metrics;
 
 pub mod json;
 pub mod kafka;
+mod number_texts;
 pub mod options;
 pub mod parquet;
 pub mod side_output;
 pub mod stream_scans;
 #[cfg(test)]
 pub(crate) mod test_scan;
-mod text_numbers;
 pub mod time;

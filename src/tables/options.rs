@@ -56,7 +56,7 @@ pub fn choice<'a, T: Copy>(
         None => format!("it takes {}", list(&words)),
     };
     Err(
-        Error::invalid(format!("option '{key}' does not take '{value}'"))
+        Error::invalid(format!("option '{key}' does not accept '{value}'"))
             .about(Subject::option(key))
             .with_help(help),
     )
@@ -73,7 +73,7 @@ pub fn integer(options: &Options, key: &str, least: i32) -> Result<Option<i32>> 
     match value.trim().parse() {
         Ok(number) if number >= least => Ok(Some(number)),
         _ => Err(
-            Error::invalid(format!("option '{key}' does not take '{value}'"))
+            Error::invalid(format!("option '{key}' does not accept '{value}'"))
                 .about(Subject::option(key))
                 .with_help(format!("give a whole number of at least {least}")),
         ),
@@ -89,7 +89,7 @@ pub fn duration(options: &Options, key: &str, default: Duration) -> Result<Durat
         return Ok(default);
     };
     parse_duration(value).ok_or_else(|| {
-        Error::invalid(format!("option '{key}' does not take '{value}'"))
+        Error::invalid(format!("option '{key}' does not accept '{value}'"))
             .about(Subject::option(key))
             .with_help("give a number and a unit, such as '10 seconds' or '500 milliseconds'")
     })
@@ -119,7 +119,7 @@ pub fn bytes(options: &Options, key: &str) -> Result<Option<u64>> {
         return Ok(None);
     };
     parse_size(value).map(Some).ok_or_else(|| {
-        Error::invalid(format!("option '{key}' does not take '{value}'"))
+        Error::invalid(format!("option '{key}' does not accept '{value}'"))
             .about(Subject::option(key))
             .with_help("give a number and a unit, such as '256 MiB'")
     })

@@ -69,12 +69,12 @@ mod tests {
 
     /// A scan over another one, with the metrics it is given.
     #[derive(Debug)]
-    struct Scan {
+    struct MeasuredScan {
         input: Arc<dyn ExecutionPlan>,
         metrics: ExecutionPlanMetricsSet,
     }
 
-    impl Scan {
+    impl MeasuredScan {
         fn with(
             counts: &[(&'static str, usize)],
             input: Arc<dyn ExecutionPlan>,
@@ -91,7 +91,7 @@ mod tests {
         }
     }
 
-    impl DisplayAs for Scan {
+    impl DisplayAs for MeasuredScan {
         fn fmt_as(
             &self,
             _: DisplayFormatType,
@@ -101,7 +101,7 @@ mod tests {
         }
     }
 
-    impl ExecutionPlan for Scan {
+    impl ExecutionPlan for MeasuredScan {
         fn name(&self) -> &'static str {
             "Scan"
         }
@@ -146,11 +146,11 @@ mod tests {
     }
 
     #[test]
-    fn scans_are_counted_and_not_what_they_run_themselves() {
+    fn scans_are_counted_without_their_inner_plans() {
         // The reader of files below a scan counts bytes as well.
-        let files = Scan::with(&[(BYTES_READ, 1_000)], nothing());
-        let of_files = Scan::with(&[(RECORDS_READ, 3), (BYTES_READ, 50)], files);
-        let of_topic = Scan::with(&[(RECORDS_READ, 4), (RECORDS_PLANNED, 10)], nothing());
+        let files = MeasuredScan::with(&[(BYTES_READ, 1_000)], nothing());
+        let of_files = MeasuredScan::with(&[(RECORDS_READ, 3), (BYTES_READ, 50)], files);
+        let of_topic = MeasuredScan::with(&[(RECORDS_READ, 4), (RECORDS_PLANNED, 10)], nothing());
         assert_eq!(read(&of_files), (6, 100));
         assert_eq!((planned(&of_files), planned(&of_topic)), (None, Some(20)));
         let both = UnionExec::try_new(vec![of_files, Arc::clone(&of_topic)]).unwrap();

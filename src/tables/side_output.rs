@@ -16,7 +16,7 @@ use datafusion::arrow::compute::kernels::cmp::eq;
 use datafusion::arrow::datatypes::{ArrowPrimitiveType, Int32Type, Int64Type, UInt64Type};
 use datafusion::execution::TaskContext;
 
-use crate::core::jobs::{Reached, RecordMark, UnfinishedVersion};
+use crate::core::jobs::{PartitionTimes, RecordMark, UnfinishedVersion};
 use crate::error::{Error, Result, Subject};
 use crate::tables::bad_records::{BadRecord, BadRecords, SetAside, check_share};
 
@@ -25,7 +25,7 @@ use crate::tables::bad_records::{BadRecord, BadRecords, SetAside, check_share};
 /// A plain query keeps them in memory that its plan shares with the session: such a plan never leaves its process, and all that
 /// comes of them is a warning, or rows of the dead letter table, when the query has ended (`session::dead_letters`).
 #[derive(Debug, Clone)]
-pub(crate) enum Outlet {
+pub(crate) enum ScanOutlet {
     /// To a plain query.
     Query(Arc<BadRecords>),
     /// To the side output of the task.
@@ -57,7 +57,7 @@ pub(crate) struct BatchOutlet {
     output: Arc<SideOutput>,
 }
 
-impl Outlet {
+impl ScanOutlet {
     /// For a scan that begins in this context.
     ///
     /// # Errors
@@ -87,7 +87,7 @@ impl OpenOutlet {
     }
 
     /// Gives records that were to be set aside: they are no sign of a wrong format.
-    pub(crate) fn give_aside(&self, records: &[BadRecord]) -> Result<()> {
+    pub(crate) fn give_set_aside(&self, records: &[BadRecord]) -> Result<()> {
         match self {
             Self::Batch(batch) => batch.give(records),
             Self::Query(_) => Ok(()),
@@ -107,7 +107,7 @@ impl OpenOutlet {
     }
 
     /// Reports what was reached; a plain query does not ask.
-    pub(crate) fn report(&self, progress: &Progress) -> Result<()> {
+    pub(crate) fn report(&self, progress: &ScanProgress) -> Result<()> {
         match self {
             Self::Batch(batch) => batch.report(progress),
             Self::Query(_) => Ok(()),
@@ -188,7 +188,7 @@ impl BatchOutlet {
     }
 
     /// Reports what was reached.
-    pub(crate) fn report(&self, progress: &Progress) -> Result<()> {
+    pub(crate) fn report(&self, progress: &ScanProgress) -> Result<()> {
         let reached = progress.reached;
         let unfinished = reached.and_then(|reached| reached.unfinished);
         let watermark = reached.and_then(|reached| reached.watermark);
@@ -235,7 +235,7 @@ fn texts<'a>(values: impl Iterator<Item = &'a String>) -> ArrayRef {
 
 /// What a scan has reached in a partition, or in one of several streams that read a partition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Progress {
+pub(crate) struct ScanProgress {
     /// The partition.
     pub(crate) partition: i32,
     /// Which of the streams; 0 where there is one.
@@ -245,20 +245,20 @@ pub(crate) struct Progress {
     /// All records below this offset were given.
     pub(crate) next: i64,
     /// What the partition has reached in time; none where no time is kept.
-    pub(crate) reached: Option<Reached>,
+    pub(crate) reached: Option<PartitionTimes>,
     /// The last record that was read.
     pub(crate) last: Option<RecordMark>,
 }
 
 /// A report, as the runner reads it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Report {
+pub struct ScanReport {
     /// The table, as the job names it.
     pub table: String,
     /// The partition.
     pub partition: i32,
     /// What the partition has reached in time; none where no time is kept.
-    pub reached: Option<Reached>,
+    pub reached: Option<PartitionTimes>,
     /// The last record that was read; none if there was none.
     pub last: Option<RecordMark>,
     scan: i32,
@@ -269,7 +269,7 @@ pub struct Report {
 
 /// What a scan of a plan is to report.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Expected {
+pub struct ExpectedReport {
     pub(crate) table: Arc<str>,
     pub(crate) scan: i32,
     pub(crate) partition: i32,
@@ -285,7 +285,7 @@ pub struct Expected {
 /// # Errors
 ///
 /// A scan that did not come to its end, with how far it came.
-pub fn check_reports(expected: &[Expected], reports: &[Report]) -> Result<()> {
+pub fn check_reports(expected: &[ExpectedReport], reports: &[ScanReport]) -> Result<()> {
     let short = expected.iter().find_map(|expected| {
         let of_it = reports.iter().filter(|report| {
             *report.table == *expected.table
@@ -403,7 +403,7 @@ pub fn dead_letters(side: &[RecordBatch]) -> Result<Vec<(String, BadRecord)>> {
 /// # Errors
 ///
 /// Side output in other columns.
-pub fn reports(side: &[RecordBatch]) -> Result<Vec<Report>> {
+pub fn reports(side: &[RecordBatch]) -> Result<Vec<ScanReport>> {
     let mut reports = Vec::new();
     for side in side {
         let given = of(side, Disposition::Report)?;
@@ -414,7 +414,7 @@ pub fn reports(side: &[RecordBatch]) -> Result<Vec<Report>> {
     Ok(reports)
 }
 
-fn report(given: &RecordBatch, row: usize) -> Result<Report> {
+fn report(given: &RecordBatch, row: usize) -> Result<ScanReport> {
     let index = |name: &str| known(number::<Int32Type>(given, name, row)?, name);
     let number = |name: &str| number::<Int64Type>(given, name, row);
     let count = |name: &str| self::number::<UInt64Type>(given, name, row);
@@ -425,7 +425,7 @@ fn report(given: &RecordBatch, row: usize) -> Result<Report> {
         (Some(version), Some(watermark)) => Some(UnfinishedVersion { version, watermark }),
         _ => None,
     };
-    let reached = Reached {
+    let reached = PartitionTimes {
         watermark: number("watermark")?,
         unfinished,
     };
@@ -439,7 +439,7 @@ fn report(given: &RecordBatch, row: usize) -> Result<Report> {
         }),
         _ => None,
     };
-    Ok(Report {
+    Ok(ScanReport {
         table: text(given, "table", row)?,
         partition: index("partition")?,
         reached: keeps_time.value(row).then_some(reached),
@@ -473,8 +473,8 @@ mod tests {
         BatchOutlet::open(scan, &context).unwrap()
     }
 
-    fn progress(partition: i32, start: i64, next: i64) -> Progress {
-        Progress {
+    fn progress(partition: i32, start: i64, next: i64) -> ScanProgress {
+        ScanProgress {
             partition,
             stream: 0,
             start,
@@ -484,8 +484,8 @@ mod tests {
         }
     }
 
-    fn expected(table: &str, scan: i32, partition: i32, start: i64, end: i64) -> Expected {
-        Expected {
+    fn expected(table: &str, scan: i32, partition: i32, start: i64, end: i64) -> ExpectedReport {
+        ExpectedReport {
             table: table.into(),
             scan,
             partition,
@@ -512,12 +512,12 @@ mod tests {
         let (outlet, output) = outlet("t", 3);
         let records = [record(5, Some(b"v")), record(6, None)];
         outlet.give_bad(&records, 50).unwrap();
-        let given = Progress {
+        let given = ScanProgress {
             partition: 2,
             stream: 1,
             start: 5,
             next: 55,
-            reached: Some(Reached {
+            reached: Some(PartitionTimes {
                 watermark: Some(-7),
                 unfinished: Some(UnfinishedVersion {
                     version: 9,
@@ -587,10 +587,10 @@ mod tests {
     }
 
     #[test]
-    fn time_that_is_kept_and_has_not_begun_is_no_time_that_is_not_kept() {
+    fn tracked_time_without_rows_differs_from_untracked_time() {
         let (outlet, output) = outlet("t", 0);
-        let reached = Some(Reached::default());
-        let with_time = Progress {
+        let reached = Some(PartitionTimes::default());
+        let with_time = ScanProgress {
             reached,
             ..progress(0, 0, 1)
         };

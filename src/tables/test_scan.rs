@@ -17,13 +17,13 @@ use datafusion::physical_plan::{
     DisplayAs, DisplayFormatType, ExecutionPlan, PhysicalExpr, PlanProperties,
 };
 
-use crate::tables::side_output::Expected;
+use crate::tables::side_output::ExpectedReport;
 
 /// The rows of `rows`, whose scans report what is `expected`.
 #[derive(Debug)]
 pub(crate) struct TestTable {
     pub(crate) rows: Arc<dyn TableProvider>,
-    pub(crate) expected: Vec<Expected>,
+    pub(crate) expected: Vec<ExpectedReport>,
 }
 
 #[async_trait]
@@ -53,12 +53,12 @@ impl TableProvider for TestTable {
 #[derive(Debug)]
 pub(crate) struct TestScanExec {
     input: Arc<dyn ExecutionPlan>,
-    expected: Vec<Expected>,
+    expected: Vec<ExpectedReport>,
 }
 
 impl TestScanExec {
     /// What it reports when it has run.
-    pub(crate) fn expected(&self) -> &[Expected] {
+    pub(crate) fn expected(&self) -> &[ExpectedReport] {
         &self.expected
     }
 }

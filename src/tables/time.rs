@@ -64,7 +64,7 @@ impl BatchTime {
     }
 
     /// No time: rows meet no watermark, also if the table declares one; only their places are kept.
-    pub fn not_kept() -> Self {
+    pub fn without_time() -> Self {
         Self {
             is_kept: false,
             ..Self::default()
@@ -175,7 +175,7 @@ pub(crate) fn check_event_time(schema: &Schema, column: &str) -> Result<()> {
                 .about(Subject::column(column)),
         ),
         Err(_) => Err(
-            Error::invalid(format!("WATERMARK names {column}, which is no column"))
+            Error::invalid(format!("WATERMARK names {column}, which is not a column"))
                 .about(Subject::column(column)),
         ),
     }

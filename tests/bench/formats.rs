@@ -16,7 +16,7 @@ use datafusion::arrow::array::{
 };
 use datafusion::arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef, TimeUnit};
 
-use crate::measure::{Figure, Report, Taken, best_of, measure};
+use crate::measure::{ComparedFigure, Report, StepCost, best_of, measure};
 use crate::{Bench, DAY, USERS, record};
 
 /// Messages of a batch: as many as DataFusion gives rows.
@@ -131,7 +131,7 @@ fn batches(
 }
 
 /// The best time of a reader over all messages.
-fn taken(messages: &Messages<'_>, mut read: impl FnMut(&Messages<'_>) -> RecordBatch) -> Taken {
+fn taken(messages: &Messages<'_>, mut read: impl FnMut(&Messages<'_>) -> RecordBatch) -> StepCost {
     best_of((0..RUNS).map(|_| {
         measure(|| {
             let rows = messages.chunks(ROWS).map(|part| read(part).num_rows());
@@ -175,7 +175,7 @@ fn same(messages: &Messages<'_>, one: &[RecordBatch], other: &[RecordBatch]) {
     }
 }
 
-fn faster(one: Taken, other: Taken) -> Taken {
+fn faster(one: StepCost, other: StepCost) -> StepCost {
     best_of([one, other].into_iter())
 }
 
@@ -215,7 +215,7 @@ fn json(messages: &Messages<'_>, report: &mut Report) -> Vec<RecordBatch> {
         report.add(
             &name("ours"),
             &taken(messages, ours(&format, &projection)),
-            Some((&faster(whole, single), Figure::Rate, "≥ 1")),
+            Some((&faster(whole, single), ComparedFigure::Rate, "≥ 1")),
         );
     }
     batches(messages, ours(&format, &projections(&declared)[0].0))
@@ -259,7 +259,7 @@ fn csv(messages: &Messages<'_>, report: &mut Report) {
         report.add(
             &name("ours"),
             &taken(messages, ours(&format, &projection)),
-            Some((&faster(whole, single), Figure::Rate, "≥ 1")),
+            Some((&faster(whole, single), ComparedFigure::Rate, "≥ 1")),
         );
     }
 }
@@ -327,7 +327,7 @@ fn avro(rows: &[RecordBatch], report: &mut Report) {
         report.add(
             &format!("Avro, {what}: ours"),
             &taken(&messages, ours(&format, &projection)),
-            Some((&bare, Figure::Rate, "≥ 0.8")),
+            Some((&bare, ComparedFigure::Rate, "≥ 0.8")),
         );
     }
 }
@@ -356,7 +356,7 @@ fn raw(messages: &Messages<'_>, report: &mut Report) {
     report.add(
         "raw: ours",
         &taken(messages, ours(&format, &[0])),
-        Some((&bare, Figure::Rate, "≥ 0.8")),
+        Some((&bare, ComparedFigure::Rate, "≥ 0.8")),
     );
 }
 
@@ -386,6 +386,6 @@ fn times(messages: &Messages<'_>, report: &mut Report) {
     report.add(
         "texts of timestamps: ours",
         &taken(messages, ours(&format, &[0])),
-        Some((&bare, Figure::Rate, "≥ 1")),
+        Some((&bare, ComparedFigure::Rate, "≥ 1")),
     );
 }

@@ -4,10 +4,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anabranch::planner::{Parameters, Script, Statement, parse_statement};
-use anabranch::runtime::{JobStatuses, Jobs, RunOptions, Stop};
+use anabranch::runtime::{JobStatuses, Jobs, RunOptions, StopSignal};
 use anabranch::store::{DataDir, JobStore};
 
-use crate::measure::{Figure, Report, measure};
+use crate::measure::{ComparedFigure, Report, measure};
 use crate::{Bench, panic_with, peers};
 
 impl Bench {
@@ -37,7 +37,7 @@ impl Bench {
     fn catch_up(&self, jobs: &Jobs) -> u64 {
         let options = RunOptions {
             until_caught_up: true,
-            stop: Stop::default(),
+            stop: StopSignal::default(),
             statuses: JobStatuses::default(),
             metrics: None,
         };
@@ -92,7 +92,7 @@ pub(crate) fn backlog(bench: &Bench, bootstrap: &str, folder: &str, report: &mut
     report.add(
         "job: tumbling count per page, Kafka → Kafka",
         &tumbling,
-        Some((&scan, Figure::Rate, "≥ 0.7")),
+        Some((&scan, ComparedFigure::Rate, "≥ 0.7")),
     );
     let sessions = job(
         "sessions",
@@ -104,7 +104,7 @@ pub(crate) fn backlog(bench: &Bench, bootstrap: &str, folder: &str, report: &mut
     report.add(
         "job: session count per user, Kafka → Kafka",
         &sessions,
-        Some((&scan, Figure::Rate, "≥ 0.5")),
+        Some((&scan, ComparedFigure::Rate, "≥ 0.5")),
     );
     let insert = measure(|| {
         bench.insert(
@@ -122,7 +122,7 @@ pub(crate) fn backlog(bench: &Bench, bootstrap: &str, folder: &str, report: &mut
     report.add(
         "job: synchronization Kafka → Delta",
         &sync,
-        Some((&insert, Figure::Rate, "≥ 0.9")),
+        Some((&insert, ComparedFigure::Rate, "≥ 0.9")),
     );
 }
 

@@ -33,7 +33,7 @@ use datafusion::arrow::array::{
 };
 use datafusion::arrow::datatypes::{Int64Type, UInt64Type};
 
-use measure::{Figure, Report, best_of, measure};
+use measure::{ComparedFigure, Report, best_of, measure};
 
 /// 2025-09-04T00:00:00Z in microseconds.
 const DAY: i64 = 1_756_944_000_000_000;
@@ -290,7 +290,7 @@ fn kafka_to_delta(bench: &Bench, bootstrap: &str, report: &mut Report) {
     report.add(
         "INSERT Kafka → partitioned Delta",
         &sync,
-        Some((&bare, Figure::Rate, "≥ 0.3")),
+        Some((&bare, ComparedFigure::Rate, "≥ 0.3")),
     );
 
     let scan = measure(|| {
@@ -303,7 +303,7 @@ fn kafka_to_delta(bench: &Bench, bootstrap: &str, report: &mut Report) {
     report.add(
         "SELECT with JSON decoding, count by page",
         &scan,
-        Some((&bare, Figure::Rate, "≥ 0.35")),
+        Some((&bare, ComparedFigure::Rate, "≥ 0.35")),
     );
 
     let decoded =
@@ -331,7 +331,7 @@ fn delta_to_kafka(bench: &Bench, bootstrap: &str, report: &mut Report) {
     report.add(
         "INSERT Delta → Kafka, key and headers",
         &write,
-        Some((&bare, Figure::Rate, "≥ 0.5")),
+        Some((&bare, ComparedFigure::Rate, "≥ 0.5")),
     );
 }
 
@@ -379,7 +379,7 @@ fn sessions(bench: &Bench, report: &mut Report) {
     report.add(
         "COMPLETE_SESSIONS of one hour, counted",
         &one_hour,
-        Some((&peer, Figure::Time, "≤ 1.5")),
+        Some((&peer, ComparedFigure::Time, "≤ 1.5")),
     );
 
     for day in 0..10 {
@@ -391,7 +391,7 @@ fn sessions(bench: &Bench, report: &mut Report) {
     report.add(
         "the same, ten times the hours archived",
         &of_ten,
-        Some((&one_hour, Figure::Time, "≤ 1.1")),
+        Some((&one_hour, ComparedFigure::Time, "≤ 1.1")),
     );
 
     let group = best(
@@ -407,6 +407,6 @@ fn sessions(bench: &Bench, report: &mut Report) {
     report.add(
         "SESSION and count over the archive",
         &whole,
-        Some((&group, Figure::Time, "≤ 2")),
+        Some((&group, ComparedFigure::Time, "≤ 2")),
     );
 }

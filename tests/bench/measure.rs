@@ -5,14 +5,14 @@ use std::time::Instant;
 
 /// The cost of a step.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Taken {
+pub(crate) struct StepCost {
     pub(crate) rows: u64,
     pub(crate) seconds: f64,
     pub(crate) core_seconds: f64,
     pub(crate) peak_mib: u64,
 }
 
-impl Taken {
+impl StepCost {
     /// Both together.
     pub(crate) fn and(&self, other: &Self) -> Self {
         Self {
@@ -26,7 +26,7 @@ impl Taken {
 
 /// The figure that is compared.
 #[derive(Debug, Clone, Copy)]
-pub(crate) enum Figure {
+pub(crate) enum ComparedFigure {
     /// Rows per second: more is better.
     Rate,
     /// Seconds: less is better.
@@ -34,13 +34,13 @@ pub(crate) enum Figure {
 }
 
 /// Runs a step that says how many rows it handled.
-pub(crate) fn measure(step: impl FnOnce() -> u64) -> Taken {
+pub(crate) fn measure(step: impl FnOnce() -> u64) -> StepCost {
     // Resets the peak of resident memory to the resident memory now.
     let _ = std::fs::write("/proc/self/clear_refs", "5");
     let cpu = cpu_seconds(SELF);
     let start = Instant::now();
     let rows = step();
-    Taken {
+    StepCost {
         rows,
         seconds: start.elapsed().as_secs_f64(),
         core_seconds: cpu_seconds(SELF) - cpu,
@@ -49,7 +49,7 @@ pub(crate) fn measure(step: impl FnOnce() -> u64) -> Taken {
 }
 
 /// The run that took the least time.
-pub(crate) fn best_of(runs: impl Iterator<Item = Taken>) -> Taken {
+pub(crate) fn best_of(runs: impl Iterator<Item = StepCost>) -> StepCost {
     runs.min_by(|one, other| one.seconds.total_cmp(&other.seconds))
         .unwrap()
 }
@@ -98,15 +98,20 @@ pub(crate) struct Report {
 
 impl Report {
     /// Adds a step, with its peer, the figure that is compared, and the ratio to be reached.
-    pub(crate) fn add(&mut self, name: &str, taken: &Taken, peer: Option<(&Taken, Figure, &str)>) {
+    pub(crate) fn add(
+        &mut self,
+        name: &str,
+        taken: &StepCost,
+        peer: Option<(&StepCost, ComparedFigure, &str)>,
+    ) {
         let rate = taken.rows as f64 / taken.seconds;
         let (ratio, reach) = match peer {
             None => (String::new(), ""),
-            Some((peer, Figure::Rate, reach)) => (
+            Some((peer, ComparedFigure::Rate, reach)) => (
                 format!("{:.2}", rate / (peer.rows as f64 / peer.seconds)),
                 reach,
             ),
-            Some((peer, Figure::Time, reach)) => {
+            Some((peer, ComparedFigure::Time, reach)) => {
                 (format!("{:.2}", taken.seconds / peer.seconds), reach)
             }
         };

@@ -19,7 +19,7 @@ use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
 
 use crate::Bench;
-use crate::measure::{Figure, Report, Taken, best_of, measure};
+use crate::measure::{ComparedFigure, Report, StepCost, best_of, measure};
 
 /// In the environment of a process that answers bare calls.
 pub(crate) const ECHO: &str = "BENCH_ECHO";
@@ -32,9 +32,9 @@ const INGESTED: u64 = 1_000_000;
 const BATCH: usize = 8_192;
 
 /// A process that ends with this.
-pub(crate) struct Process(Child);
+pub(crate) struct ServerProcess(Child);
 
-impl Drop for Process {
+impl Drop for ServerProcess {
     fn drop(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();
@@ -55,7 +55,7 @@ pub(crate) fn program(folder: &std::path::Path) -> Command {
 pub(crate) fn start<const N: usize>(
     command: &mut Command,
     before: [&str; N],
-) -> (Process, [String; N]) {
+) -> (ServerProcess, [String; N]) {
     let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
     let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
     let said = before.map(|before| {
@@ -64,7 +64,7 @@ pub(crate) fn start<const N: usize>(
         found.unwrap()
     });
     std::thread::spawn(move || lines.for_each(drop));
-    (Process(child), said)
+    (ServerProcess(child), said)
 }
 
 /// In a process of its own: answers calls that do nothing.
@@ -107,14 +107,22 @@ pub(crate) fn server(bench: &Bench, report: &mut Report) {
         let query = format!("SELECT value AS a, {columns} FROM generate_series(1, {rows})");
         let fetched = fetch(&address, &query, rows);
         let name = format!("DoGet with ADBC in Python, {what}");
-        report.add(&name, &fetched, Some((&encoded, Figure::Rate, "≥ 0.3")));
+        report.add(
+            &name,
+            &fetched,
+            Some((&encoded, ComparedFigure::Rate, "≥ 0.3")),
+        );
         if let Some(peer) = &peer {
             let columns = columns.replace("value", "id").replace("VARCHAR", "STRING");
             let query = format!("SELECT id AS a, {columns} FROM range(1, {})", rows + 1);
             let theirs = fetch(&peer.address, &query, rows);
             report.add(&format!("the same from Sail, {what}"), &theirs, None);
             let name = format!("DoGet beside Sail, {what}");
-            report.add(&name, &fetched, Some((&theirs, Figure::Rate, "≥ 1.5")));
+            report.add(
+                &name,
+                &fetched,
+                Some((&theirs, ComparedFigure::Rate, "≥ 1.5")),
+            );
         }
     }
     ingest(bench, &address, folder.path(), report);
@@ -123,7 +131,7 @@ pub(crate) fn server(bench: &Bench, report: &mut Report) {
 /// Sail, if a Python with `pysail` is named: only this benchmark needs it.
 struct Peer {
     address: String,
-    _process: Process,
+    _process: ServerProcess,
 }
 
 impl Peer {
@@ -142,7 +150,7 @@ impl Peer {
             .args(["flight", "server", "--port", &port.to_string()])
             .current_dir(folder)
             .stderr(Stdio::null());
-        let process = Process(command.spawn().unwrap());
+        let process = ServerProcess(command.spawn().unwrap());
         let address = format!("127.0.0.1:{port}");
         for _ in 0..100 {
             if std::net::TcpStream::connect(&address).is_ok() {
@@ -180,7 +188,7 @@ fn texts(first: i64) -> RecordBatch {
 }
 
 /// Encodes so many rows that are there already, into memory.
-fn encode(bench: &Bench, batch: fn(i64) -> RecordBatch, rows: u64) -> Taken {
+fn encode(bench: &Bench, batch: fn(i64) -> RecordBatch, rows: u64) -> StepCost {
     let batches: Vec<_> = (0..rows.cast_signed()).step_by(BATCH).map(batch).collect();
     let schema = batches[0].schema();
     let step = || {
@@ -222,7 +230,7 @@ fn python(script: &str, arguments: &[&str]) -> f64 {
 }
 
 /// The best of three times that a client reads a result.
-fn fetch(address: &str, query: &str, rows: u64) -> Taken {
+fn fetch(address: &str, query: &str, rows: u64) -> StepCost {
     const SCRIPT: &str = r#"
 import sys, time, adbc_driver_flightsql.dbapi as flight
 best = 1e9
@@ -240,8 +248,8 @@ print(best)
 }
 
 /// The cost of a step in another process; its processor time and memory are not known here.
-fn taken(rows: u64, seconds: f64) -> Taken {
-    Taken {
+fn taken(rows: u64, seconds: f64) -> StepCost {
+    StepCost {
         rows,
         seconds,
         core_seconds: f64::INFINITY,
@@ -425,5 +433,5 @@ print(best)
     report.add("1 million rows into a Delta table, in process", &here, None);
     let sent = taken(INGESTED, python(SCRIPT, &[address, &INGESTED.to_string()]));
     let name = "the same with ADBC's bulk ingest";
-    report.add(name, &sent, Some((&here, Figure::Rate, "≥ 0.5")));
+    report.add(name, &sent, Some((&here, ComparedFigure::Rate, "≥ 0.5")));
 }

@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use anabranch::core::jobs::{BatchVersion, Entry, SourceProgress};
+use anabranch::core::jobs::{BatchVersion, LogEntry, SourceProgress};
 use anabranch::planner::{JobStatement, Parameters, Script, Statement, parse_statement};
 use anabranch::session::Session;
-use anabranch::state::{StateTable, Step, StepRule, encode_states, read_state_file, step};
+use anabranch::state::{StateTable, StepResult, StepRule, encode_states, read_state_file, step};
 use anabranch::store::{DataDir, JobId, JobStore};
 use anabranch::streaming::JobQuery;
 use anabranch_udfs::IncrementalAggregate;
@@ -15,7 +15,7 @@ use datafusion::arrow::compute::cast;
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::arrow::ipc::reader::FileReader;
 
-use crate::measure::{Figure, Report, Taken, best_of, measure, resident_bytes};
+use crate::measure::{ComparedFigure, Report, StepCost, best_of, measure, resident_bytes};
 use crate::{Bench, DAY};
 
 const KEYS: i64 = 1_000_000;
@@ -57,14 +57,14 @@ async fn aggregate(session: &Session) -> IncrementalAggregate {
 }
 
 /// A state that batches have filled, and those batches.
-struct Held {
+struct FilledState {
     aggregate: IncrementalAggregate,
     table: StateTable,
-    /// Microseconds; goes on with each batch, within the gap of all sessions.
+    /// Microseconds; continues with each batch, within the gap of all sessions.
     now: i64,
 }
 
-impl Held {
+impl FilledState {
     fn fill(aggregate: &IncrementalAggregate, keys: i64) -> Self {
         let schema = SchemaRef::clone(aggregate.state_schema());
         let mut held = Self {
@@ -98,7 +98,7 @@ impl Held {
         RecordBatch::try_new(SchemaRef::clone(schema), columns.collect()).unwrap()
     }
 
-    fn step(&self, partials: &[RecordBatch]) -> Step {
+    fn step(&self, partials: &[RecordBatch]) -> StepResult {
         let rule = StepRule {
             changes: true,
             withdraws: false,
@@ -115,7 +115,11 @@ impl Held {
     }
 
     /// The part of a batch before the commit: the rows that are emitted and written.
-    fn output(&mut self, users: impl Iterator<Item = i64>, write: impl FnOnce(Vec<u8>)) -> Step {
+    fn output(
+        &mut self,
+        users: impl Iterator<Item = i64>,
+        write: impl FnOnce(Vec<u8>),
+    ) -> StepResult {
         self.now += 1_000;
         let partials = self.partials(users);
         let done = self.step(&[partials]);
@@ -152,9 +156,9 @@ impl Held {
 pub(crate) fn child(bench: &Bench) {
     let aggregate = bench.runtime.block_on(aggregate(&bench.session));
     // A first fill loads code and memory pools, which do not count.
-    drop(Held::fill(&aggregate, 1_000));
+    drop(FilledState::fill(&aggregate, 1_000));
     let before = resident_bytes();
-    let mut held = Held::fill(&aggregate, KEYS);
+    let mut held = FilledState::fill(&aggregate, KEYS);
     held.touch(0..100, |_, bytes| drop(bytes));
     let after = resident_bytes();
     println!(
@@ -168,8 +172,8 @@ pub(crate) fn child(bench: &Bench) {
 pub(crate) fn state(bench: &Bench, report: &mut Report) {
     memory(report);
     let aggregate = bench.runtime.block_on(aggregate(&bench.session));
-    let mut few = Held::fill(&aggregate, 10_000);
-    let mut many = Held::fill(&aggregate, KEYS);
+    let mut few = FilledState::fill(&aggregate, 10_000);
+    let mut many = FilledState::fill(&aggregate, KEYS);
     let only_in_memory = |_, bytes: Vec<u8>| drop(bytes);
     few.touch(0..200, only_in_memory);
     many.touch(0..200, only_in_memory);
@@ -182,7 +186,7 @@ pub(crate) fn state(bench: &Bench, report: &mut Report) {
     report.add(
         "1,000 keys a batch, 1 million held, in memory alone",
         &of_many,
-        Some((&of_few, Figure::Time, "")),
+        Some((&of_few, ComparedFigure::Time, "")),
     );
     let folder = tempfile::tempdir().unwrap();
     let store = JobStore::new(DataDir::open(&folder.path().display().to_string()).unwrap());
@@ -194,7 +198,7 @@ pub(crate) fn state(bench: &Bench, report: &mut Report) {
         bench.runtime.block_on(async {
             store.put_state(id, &name, bytes).await.unwrap();
             store.stage(id, &name, &version(number)).await.unwrap();
-            let entry = Entry::Committed {
+            let entry = LogEntry::Committed {
                 batch: number,
                 version: name,
                 at: 0,
@@ -211,7 +215,7 @@ pub(crate) fn state(bench: &Bench, report: &mut Report) {
     report.add(
         "1,000 keys a batch, 1 million held, with its files synced to disk",
         &of_many,
-        Some((&of_few, Figure::Time, "≤ 1.5")),
+        Some((&of_few, ComparedFigure::Time, "≤ 1.5")),
     );
     restart(bench, &many, report);
 }
@@ -237,11 +241,11 @@ fn version(batch: u64) -> BatchVersion {
 /// Batches over a state of few keys and one of many in turns: load of the disk and of other programs affects both.
 /// Their numbers begin at `first`.
 fn alternately(
-    few: &mut Held,
-    many: &mut Held,
+    few: &mut FilledState,
+    many: &mut FilledState,
     first: i64,
     write: impl Fn(i64, Vec<u8>) + Copy,
-) -> (Taken, Taken) {
+) -> (StepCost, StepCost) {
     const TURNS: i64 = 10;
     let turns = (0..TURNS).map(|turn| {
         let (of_few, of_many) = (first + 2 * turn * BATCHES, first + (2 * turn + 1) * BATCHES);
@@ -285,7 +289,7 @@ fn memory(report: &mut Report) {
 }
 
 /// The state read back as a job does that starts, beside reading the same file with Arrow alone.
-fn restart(bench: &Bench, held: &Held, report: &mut Report) {
+fn restart(bench: &Bench, held: &FilledState, report: &mut Report) {
     let aggregate = &held.aggregate;
     let change = held.step(&[]).change;
     let rows = held.table.rows_after(&change).unwrap();
@@ -298,7 +302,7 @@ fn restart(bench: &Bench, held: &Held, report: &mut Report) {
     let path = folder
         .path()
         .join(format!("jobs/{id}/state/snapshot.arrow"));
-    let best = |step: &dyn Fn() -> u64| -> Taken { best_of((0..10).map(|_| measure(step))) };
+    let best = |step: &dyn Fn() -> u64| -> StepCost { best_of((0..10).map(|_| measure(step))) };
     let plain = best(&|| {
         let file = std::fs::File::open(&path).unwrap();
         // As the state of a job does, this holds all batches in memory.
@@ -325,12 +329,12 @@ fn restart(bench: &Bench, held: &Held, report: &mut Report) {
     report.add(
         "1 million keys read as state",
         &of_read,
-        Some((&plain, Figure::Time, "≤ 3")),
+        Some((&plain, ComparedFigure::Time, "≤ 3")),
     );
     // A thousand records come, and their output is ready to be committed.
     let of_first = best(&|| {
         let (table, rows) = read();
-        let mut begun = Held {
+        let mut begun = FilledState {
             aggregate: aggregate.clone(),
             table,
             now: held.now,
@@ -343,6 +347,6 @@ fn restart(bench: &Bench, held: &Held, report: &mut Report) {
     report.add(
         "the same and the output of the first batch",
         &of_first,
-        Some((&plain, Figure::Time, "≤ 3")),
+        Some((&plain, ComparedFigure::Time, "≤ 3")),
     );
 }

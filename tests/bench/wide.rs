@@ -15,7 +15,7 @@ use arrow_flight::flight_service_client::FlightServiceClient;
 use tonic::Streaming;
 use tonic::transport::Channel;
 
-use crate::measure::{Figure, Report, Taken, cpu_seconds, peak_mib};
+use crate::measure::{ComparedFigure, Report, StepCost, cpu_seconds, peak_mib};
 use crate::server::{asking, channel, program, start};
 use crate::{Bench, panic_with, peers};
 
@@ -59,7 +59,7 @@ pub(crate) fn wide(bench: &Bench, bootstrap: &str, report: &mut Report) {
 /// The whole topic in processes of their own: neither memory nor threads of the producer count.
 fn read(bootstrap: &str, folder: &Path, records: u64, report: &mut Report) {
     let mut drain = Command::new(std::env::current_exe().unwrap());
-    let bare = Ran::of(drain.env(CHILD, "1"), records);
+    let bare = ProcessResult::of(drain.env(CHILD, "1"), records);
     bare.add(report, "a bare consumer drains 1,000 partitions", None);
 
     let table = format!(
@@ -69,7 +69,7 @@ fn read(bootstrap: &str, folder: &Path, records: u64, report: &mut Report) {
     let query = "SELECT count(*) AS c, sum(n) AS s FROM wide";
     let mut command = program(folder);
     let command = command.args(["sql", "--format", "ndjson", "-c", &table, "-c", query]);
-    let queried = Ran::of(command, records);
+    let queried = ProcessResult::of(command, records);
     let sum = records * (records - 1) / 2;
     assert_eq!(queried.out, format!("{{\"c\":{records},\"s\":{sum}}}\n"));
     queried.add(
@@ -83,7 +83,7 @@ fn read(bootstrap: &str, folder: &Path, records: u64, report: &mut Report) {
     std::fs::write(folder.join("wide.sql"), [&table[..], copy, job].concat()).unwrap();
     let mut command = program(folder);
     let command = command.args(["run", "wide.sql", "--until-caught-up"]);
-    let synchronized = Ran::of(command, records);
+    let synchronized = ProcessResult::of(command, records);
     let said = format!("{records} records read");
     assert!(synchronized.err.contains(&said), "{}", synchronized.err);
     synchronized.add(
@@ -94,15 +94,15 @@ fn read(bootstrap: &str, folder: &Path, records: u64, report: &mut Report) {
 }
 
 /// A process that has ended well.
-struct Ran {
-    taken: Taken,
+struct ProcessResult {
+    taken: StepCost,
     /// The most that it had at a time, Tokio's aside.
     threads: usize,
     out: String,
     err: String,
 }
 
-impl Ran {
+impl ProcessResult {
     /// Runs it to its end, which handles so many rows, and looks at it all the while.
     fn of(command: &mut Command, rows: u64) -> Self {
         let begun = Instant::now();
@@ -131,7 +131,7 @@ impl Ran {
             panic_with(&format!("{status}: {err}"));
         }
         Self {
-            taken: Taken {
+            taken: StepCost {
                 rows,
                 seconds,
                 core_seconds,
@@ -145,7 +145,7 @@ impl Ran {
 
     /// Adds its figures beside those of the peer; how much memory and how many threads are to be reached is of ours alone.
     fn add(&self, report: &mut Report, name: &str, peer: Option<&Self>) {
-        let compared = peer.map(|peer| (&peer.taken, Figure::Rate, "≤ 600 MiB"));
+        let compared = peer.map(|peer| (&peer.taken, ComparedFigure::Rate, "≤ 600 MiB"));
         report.add(name, &self.taken, compared);
         let reach = if peer.is_some() { "≤ 40" } else { "" };
         let name = "the same: threads beside Tokio's";

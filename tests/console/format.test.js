@@ -17,7 +17,7 @@ test("numbers have their thousands separated", () => {
   assert.equal(compact(2_000_000), "2M");
 });
 
-test("small rates have digits behind the point, large ones have none", () => {
+test("small rates have digits after the point, large ones have none", () => {
   assert.equal(rate(0.12345), "0.123/s");
   assert.equal(rate(99.95), "100/s");
   assert.equal(rate(1_234.5), "1,235/s");

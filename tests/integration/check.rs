@@ -91,7 +91,7 @@ fn files(folder: &Path) -> BTreeMap<PathBuf, SystemTime> {
 }
 
 #[test]
-fn a_job_that_is_whole_is_said_to_be_so_and_is_not_touched() {
+fn an_intact_job_is_reported_and_not_changed() {
     let work = ran();
     let before = files(&work.path("anabranch-data"));
     let kept = files(&work.path("kept"));
@@ -100,7 +100,7 @@ fn a_job_that_is_whole_is_said_to_be_so_and_is_not_touched() {
         assert_eq!(ran.code, Some(0), "{ran:#?}");
         assert_eq!(ran.out, "", "{arguments:?}");
         assert!(ran.err.contains("checked 1 job, "), "{}", ran.err);
-        assert!(ran.err.contains(": nothing is broken"), "{}", ran.err);
+        assert!(ran.err.contains(": no problems found"), "{}", ran.err);
     }
     let json = work.anabranch(&["check", "--format", "json"]).ok();
     assert_eq!(json.out.trim(), "[]");
@@ -117,7 +117,7 @@ fn a_job_that_is_whole_is_said_to_be_so_and_is_not_touched() {
     assert!(
         elsewhere
             .err
-            .contains("there is no data directory 'nowhere'"),
+            .contains("data directory 'nowhere' does not exist"),
         "{}",
         elsewhere.err
     );
@@ -200,7 +200,7 @@ async fn any_bit_that_flips_in_any_file_is_found() {
 }
 
 #[test]
-fn what_would_be_lost_is_said_with_what_to_do() {
+fn each_problem_names_the_loss_and_the_remedy() {
     let work = ran();
     let version = work
         .sql(&[], &["SELECT max(batch) AS last FROM system.batches"])
@@ -240,7 +240,7 @@ fn what_would_be_lost_is_said_with_what_to_do() {
         row["help"].as_str().unwrap().contains("restore the file"),
         "{row}"
     );
-    assert!(found.err.contains("1 thing is broken"), "{}", found.err);
+    assert!(found.err.contains("1 problem found"), "{}", found.err);
     // The job says the same when it starts.
     add(&work, [190]);
     let run = work.anabranch(&["run", "tables.sql", "job.sql", "--until-caught-up"]);
@@ -286,7 +286,7 @@ fn a_table_that_was_restored_to_an_earlier_day_is_found() {
 }
 
 #[test]
-fn a_job_at_work_is_whole_at_every_moment() {
+fn a_running_job_is_consistent_at_every_moment() {
     let work = workspace();
     add(&work, [0]);
     let mut running = work

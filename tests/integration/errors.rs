@@ -240,7 +240,7 @@ fn nothing_runs_when_a_later_statement_does_not_parse() {
 }
 
 #[test]
-fn parameters_that_nothing_uses_are_told() {
+fn unused_parameters_are_reported() {
     let work = Workspace::new();
     let ran = work.anabranch(&["sql", "-c", "SELECT 1", "-p", "run=1"]);
     assert_eq!(ran.code, Some(2), "{ran:?}");

@@ -1,18 +1,18 @@
 //! The stored jobs of `sql/` on real Kafka, checked by a consumer of the test's own.
 
-use crate::support::{Ran, consume, create_topic, produce};
-use crate::walkthroughs::Stored;
+use crate::support::{ProgramOutput, consume, create_topic, produce};
+use crate::walkthroughs::StoredSql;
 
 /// Stored files over topics of their own.
-struct Live {
-    stored: Stored,
+struct LiveTopics {
+    stored: StoredSql,
     files: Vec<&'static str>,
 }
 
-impl Live {
+impl LiveTopics {
     /// `source` is the topic that is read, and how many partitions it has.
     fn new(files: &[&'static str], source: (&str, u32)) -> Self {
-        let stored = Stored::new();
+        let stored = StoredSql::new();
         create_topic(&stored.topic(source.0), source.1);
         Self {
             stored,
@@ -31,7 +31,7 @@ impl Live {
     }
 
     /// Runs the files until all that is there is handled.
-    fn catch_up(&self) -> Ran {
+    fn catch_up(&self) -> ProgramOutput {
         let mut arguments = vec!["run"];
         arguments.extend(&self.files);
         arguments.push("--until-caught-up");
@@ -51,7 +51,7 @@ fn sorted(mut lines: Vec<String>) -> Vec<String> {
 
 #[test]
 fn sessions_grow_and_finish_while_an_hour_is_reprocessed() {
-    let live = Live::new(
+    let live = LiveTopics::new(
         &[
             "sql/tables/visits.sql",
             "sql/tables/visits_counter.sql",
@@ -163,12 +163,12 @@ fn stats(browser: &str, start: &str, end: &str, count: u32, last: &str) -> Strin
 }
 
 #[test]
-fn a_batch_alone_does_not_add_up_what_a_job_with_state_does() {
+fn a_stateless_batch_does_not_accumulate() {
     for (job, second) in [
         ("sql/jobs/browsers_per_batch.sql", 2),
         ("sql/jobs/browsers.sql", 3),
     ] {
-        let live = Live::new(
+        let live = LiveTopics::new(
             &[
                 "sql/tables/browser_visits.sql",
                 "sql/tables/browser_stats.sql",
@@ -204,7 +204,7 @@ fn a_batch_alone_does_not_add_up_what_a_job_with_state_does() {
 fn time_2_the_watermark_decides_what_is_late() {
     // Spark's rule, and with one partition the default comes to the same.
     for policy in ["max", "min"] {
-        let live = Live::new(
+        let live = LiveTopics::new(
             &[
                 "tables.sql",
                 "sql/tables/browser_stats.sql",
@@ -254,7 +254,7 @@ fn time_2_the_watermark_decides_what_is_late() {
 
 #[test]
 fn exact_3_a_rewind_emits_a_batch_again() {
-    let live = Live::new(
+    let live = LiveTopics::new(
         &[
             "sql/tables/visits_events.sql",
             "sql/tables/visits_windows.sql",
@@ -318,7 +318,7 @@ fn exact_3_a_rewind_emits_a_batch_again() {
         )
         .ok();
     assert!(
-        rewound.err.contains("goes on from batch"),
+        rewound.err.contains("continues from batch"),
         "{}",
         rewound.err
     );
@@ -345,8 +345,8 @@ fn exact_3_a_rewind_emits_a_batch_again() {
 }
 
 #[test]
-fn loss_1_what_came_late_is_kept_and_the_archive_has_the_whole_count() {
-    let live = Live::new(
+fn loss_1_late_rows_are_kept_and_the_archive_counts_all() {
+    let live = LiveTopics::new(
         &[
             "sql/tables/visits_events.sql",
             "sql/tables/visits_windows.sql",
@@ -391,7 +391,7 @@ fn loss_1_what_came_late_is_kept_and_the_archive_has_the_whole_count() {
 
 #[test]
 fn a_session_is_sent_once_with_its_pages_in_order() {
-    let live = Live::new(
+    let live = LiveTopics::new(
         &[
             "sql/tables/page_views.sql",
             "sql/tables/sessions.sql",

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 /// The fate of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Fate {
+pub(crate) enum RequestFate {
     /// It goes to the store, and the answer comes back.
     Pass,
     /// It goes to the store; the proxy drops the answer, and the client gets this status.
@@ -43,17 +43,17 @@ impl Request {
     }
 }
 
-type Rule = Box<dyn FnMut(&Request) -> Fate + Send>;
+type Rule = Box<dyn FnMut(&Request) -> RequestFate + Send>;
 
 fn pass_all() -> Rule {
-    Box::new(|_: &Request| Fate::Pass)
+    Box::new(|_: &Request| RequestFate::Pass)
 }
 
 /// A proxy on a free port of this machine, until it is dropped.
 pub(crate) struct Proxy {
     address: SocketAddr,
     rule: Arc<Mutex<Rule>>,
-    disturbed: Arc<Mutex<Vec<(Request, Fate)>>>,
+    disturbed: Arc<Mutex<Vec<(Request, RequestFate)>>>,
 }
 
 impl Proxy {
@@ -94,7 +94,7 @@ impl Proxy {
     }
 
     /// From now on `rule` decides the fate of each request.
-    pub(crate) fn rule(&self, rule: impl FnMut(&Request) -> Fate + Send + 'static) {
+    pub(crate) fn rule(&self, rule: impl FnMut(&Request) -> RequestFate + Send + 'static) {
         *self.rule.lock().unwrap() = Box::new(rule);
     }
 
@@ -104,7 +104,7 @@ impl Proxy {
     }
 
     /// The requests so far that did not just pass, with their fates.
-    pub(crate) fn disturbed(&self) -> Vec<(Request, Fate)> {
+    pub(crate) fn disturbed(&self) -> Vec<(Request, RequestFate)> {
         self.disturbed.lock().unwrap().clone()
     }
 }
@@ -121,7 +121,7 @@ fn serve(
     mut client: TcpStream,
     store: &str,
     rule: &Mutex<Rule>,
-    disturbed: &Mutex<Vec<(Request, Fate)>>,
+    disturbed: &Mutex<Vec<(Request, RequestFate)>>,
 ) -> Option<()> {
     let (head, body) = read_request(&mut client)?;
     let mut words = head.lines().next()?.split(' ');
@@ -130,23 +130,23 @@ fn serve(
         target: words.next()?.to_owned(),
     };
     let fate = (rule.lock().unwrap())(&request);
-    if fate != Fate::Pass {
+    if fate != RequestFate::Pass {
         disturbed.lock().unwrap().push((request, fate));
     }
     let forward = || ask(store, &head, &body);
     match fate {
-        Fate::Pass => client.write_all(&forward()?).ok()?,
-        Fate::Delay(time) => {
+        RequestFate::Pass => client.write_all(&forward()?).ok()?,
+        RequestFate::Delay(time) => {
             std::thread::sleep(time);
             client.write_all(&forward()?).ok()?;
         }
-        Fate::Hide(status) => {
+        RequestFate::Hide(status) => {
             forward()?;
             client.write_all(&refusal(status)).ok()?;
         }
-        Fate::Refuse(status) => client.write_all(&refusal(status)).ok()?,
-        Fate::Cut => drop(forward()?),
-        Fate::Late(status, time) => {
+        RequestFate::Refuse(status) => client.write_all(&refusal(status)).ok()?,
+        RequestFate::Cut => drop(forward()?),
+        RequestFate::Late(status, time) => {
             client.write_all(&refusal(status)).ok()?;
             client.shutdown(Shutdown::Both).ok()?;
             std::thread::sleep(time);

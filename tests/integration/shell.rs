@@ -151,7 +151,7 @@ fn json_refuses_two_columns_of_one_name_and_csv_has_both() {
         assert_eq!(ran.code, Some(1), "{ran:?}");
         assert_eq!(ran.out, "");
         assert!(
-            ran.err.contains("two columns are called a") && ran.err.contains("name them: SELECT"),
+            ran.err.contains("two columns are named a") && ran.err.contains("name them: SELECT"),
             "{ran:?}"
         );
     }

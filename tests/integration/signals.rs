@@ -4,7 +4,7 @@ use std::io::{BufRead as _, BufReader};
 use std::process::Stdio;
 use std::time::Instant;
 
-use crate::support::{AT_ONCE, Killed, Workspace, signal};
+use crate::support::{AT_ONCE, ProcessGuard, Workspace, signal};
 
 /// A statement that is planned for minutes.
 pub(crate) fn planned_for_long() -> String {
@@ -26,7 +26,7 @@ fn a_statement_that_is_being_planned_ends_with_its_program() {
             .args(["sql", "--format", "ndjson", "-f", first, "-f", second])
             .stdout(Stdio::piped())
             .spawn();
-        let mut running = Killed(running.unwrap());
+        let mut running = ProcessGuard(running.unwrap());
         let mut line = String::new();
         let mut said = BufReader::new(running.0.stdout.take().unwrap());
         said.read_line(&mut line).unwrap();

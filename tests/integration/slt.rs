@@ -14,7 +14,7 @@ use datafusion::arrow::util::display::{ArrayFormatter, FormatOptions};
 use futures::TryStreamExt as _;
 use sqllogictest::{AsyncDB, DBOutput, DefaultColumnType, Runner, TestError};
 
-use crate::server::Served;
+use crate::server::TestServer;
 use crate::support::{Workspace, repository};
 
 struct Database {
@@ -181,11 +181,11 @@ fn sql_logic_over_flight() {
 fn run_over_flight(file: &Path) -> Result<(), TestError> {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let work = Workspace::new();
-    let served = Served::start(&work, &[]);
+    let served = TestServer::start(&work, &[]);
     let url = served.url();
     let mut runner = Runner::new(|| async {
         let address = Address::parse(&url).map_err(Failure)?;
-        let client = Client::connect(address, Login::Nobody, &TlsFiles::default()).await;
+        let client = Client::connect(address, Login::Anonymous, &TlsFiles::default()).await;
         Ok(Database {
             engine: Engine::There(Box::new(client.map_err(Failure)?)),
             folder: tempfile::tempdir().unwrap(),

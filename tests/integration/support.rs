@@ -55,13 +55,13 @@ pub(crate) fn topic(name: &str) -> String {
 
 /// The output of the program, and how it ended.
 #[derive(Debug)]
-pub(crate) struct Ran {
+pub(crate) struct ProgramOutput {
     pub(crate) code: Option<i32>,
     pub(crate) out: String,
     pub(crate) err: String,
 }
 
-impl Ran {
+impl ProgramOutput {
     /// Runs it to its end; a program that hangs is killed, and its output so far is shown.
     pub(crate) fn of(command: &mut Command) -> Self {
         Self::within(command, PATIENCE)
@@ -165,9 +165,9 @@ pub(crate) fn signal(process: &Child, name: &str) {
 }
 
 /// A process that is killed when this is dropped.
-pub(crate) struct Killed(pub(crate) Child);
+pub(crate) struct ProcessGuard(pub(crate) Child);
 
-impl Killed {
+impl ProcessGuard {
     /// Kills it, if it still runs.
     pub(crate) fn end(&mut self) {
         let _ = self.0.kill();
@@ -175,7 +175,7 @@ impl Killed {
     }
 }
 
-impl Drop for Killed {
+impl Drop for ProcessGuard {
     fn drop(&mut self) {
         self.end();
     }
@@ -233,12 +233,12 @@ impl Workspace {
         command
     }
 
-    pub(crate) fn anabranch(&self, arguments: &[&str]) -> Ran {
-        Ran::of(self.command().args(arguments))
+    pub(crate) fn anabranch(&self, arguments: &[&str]) -> ProgramOutput {
+        ProgramOutput::of(self.command().args(arguments))
     }
 
     /// `sql -c` of each statement, results as lines of JSON.
-    pub(crate) fn sql(&self, files: &[&str], statements: &[&str]) -> Ran {
+    pub(crate) fn sql(&self, files: &[&str], statements: &[&str]) -> ProgramOutput {
         let mut arguments = vec!["sql", "--format", "ndjson"];
         for file in files {
             arguments.extend(["-f", file]);
@@ -262,7 +262,7 @@ pub(crate) fn without_checksum(text: &str) -> String {
 pub(crate) fn python(script: &str, arguments: &[&str]) -> String {
     // The interpreter's own exit races with PyArrow's threads on a busy machine and then aborts.
     let script = format!("{script}\nimport os, sys\nsys.stdout.flush()\nos._exit(0)\n");
-    Ran::of(
+    ProgramOutput::of(
         Command::new(interpreter())
             .args(["-c", &script])
             .args(arguments),
@@ -332,7 +332,7 @@ pub(crate) fn read_by_kafka(bootstrap: &str, topic: &str, properties: &[&str]) -
 }
 
 /// A broker of a test's own, which it may stop and start; it ends when this is dropped.
-pub(crate) struct OwnBroker {
+pub(crate) struct TestBroker {
     script: Child,
     /// Closed, it lets the script end.
     stdin: Option<ChildStdin>,
@@ -340,7 +340,7 @@ pub(crate) struct OwnBroker {
     variables: HashMap<String, String>,
 }
 
-impl OwnBroker {
+impl TestBroker {
     /// Starts one; `options` go to `docker/with-kafka`.
     pub(crate) fn start(options: &[&str]) -> Self {
         let mut script = Command::new(repository().join("docker/with-kafka"))
@@ -392,7 +392,7 @@ impl OwnBroker {
     }
 }
 
-impl Drop for OwnBroker {
+impl Drop for TestBroker {
     fn drop(&mut self) {
         drop(self.stdin.take());
         let _ = self.script.wait();

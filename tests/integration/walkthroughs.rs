@@ -5,13 +5,13 @@ use crate::support::{
 };
 
 /// The stored SQL in a workspace, over topics that no other test has.
-pub(crate) struct Stored {
+pub(crate) struct StoredSql {
     pub(crate) work: Workspace,
     /// The suffix of the topics' names.
     suffix: String,
 }
 
-impl Stored {
+impl StoredSql {
     pub(crate) fn new() -> Self {
         let work = Workspace::new();
         let suffix = topic("");
@@ -49,7 +49,7 @@ impl Stored {
 
 #[test]
 fn sessions_of_an_hour_are_sent_again_whole() {
-    let stored = Stored::new();
+    let stored = StoredSql::new();
     let work = &stored.work;
     work.anabranch(&[
         "run",
@@ -118,7 +118,7 @@ fn converted((number, minute, page): (u32, u32, &str)) -> String {
 
 #[test]
 fn records_are_synchronized_converted_and_converted_again() {
-    let stored = Stored::new();
+    let stored = StoredSql::new();
     let work = &stored.work;
     let visits = stored.topic("visits");
     create_topic(&visits, 1);
@@ -133,7 +133,7 @@ fn records_are_synchronized_converted_and_converted_again() {
         .err
     };
 
-    // Three rounds, each of which goes on where the table ends; one more has nothing to do.
+    // Three rounds, each of which continues where the table ends; one more has nothing to do.
     for (round, records) in RECORDS.chunks(3).enumerate() {
         let lines: Vec<String> = records.iter().copied().map(raw).collect();
         produce(&visits, &(lines.join("\n") + "\n"));
@@ -199,7 +199,7 @@ fn records_are_synchronized_converted_and_converted_again() {
 
 #[test]
 fn records_are_archived_and_converted_by_jobs() {
-    let stored = Stored::new();
+    let stored = StoredSql::new();
     let work = &stored.work;
     let visits = stored.topic("visits");
     create_topic(&visits, 1);
@@ -246,7 +246,7 @@ fn records_are_archived_and_converted_by_jobs() {
 }
 
 #[test]
-fn the_demo_needs_nothing_installed() {
+fn the_demo_runs_without_installed_services() {
     let work = Workspace::new();
     let done = work.anabranch(&["demo"]).ok();
     assert!(

@@ -93,7 +93,7 @@ fn refused_words_are_found() {
 }
 
 #[test]
-fn sentences_name_who_acts() {
+fn comments_and_pages_use_no_refused_words() {
     let root = repository();
     let mut found = Vec::new();
     for place in PLACES {

@@ -15,8 +15,8 @@ use datafusion::logical_expr::{
 
 use crate::checked::cast_value;
 use crate::diagnostic::not_supported;
-use crate::filters::has_row_of_nothing;
 use crate::operands::with_rows;
+use crate::push_down_filters::returns_row_for_empty_input;
 
 /// Aggregates that are NULL for empty input.
 const NULL_OF_NOTHING: [&str; 8] = [
@@ -32,7 +32,7 @@ const NULL_OF_NOTHING: [&str; 8] = [
 
 /// The use of a subquery.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Asked {
+pub(crate) enum SubqueryUse {
     /// As IN in a filter, where unknown counts as false.
     In,
     /// As NOT IN, or where unknown differs from false.
@@ -47,22 +47,22 @@ pub(crate) enum Asked {
     Lateral,
 }
 
-impl Asked {
+impl SubqueryUse {
     fn name(self) -> &'static str {
         match self {
-            Asked::In => "IN (SELECT …)",
-            Asked::NotIn => "NOT IN (SELECT …)",
-            Asked::Exists => "EXISTS (SELECT …)",
-            Asked::Compared => "ANY or ALL of (SELECT …)",
-            Asked::Value => "(SELECT …)",
-            Asked::Lateral => "LATERAL (SELECT …)",
+            SubqueryUse::In => "IN (SELECT …)",
+            SubqueryUse::NotIn => "NOT IN (SELECT …)",
+            SubqueryUse::Exists => "EXISTS (SELECT …)",
+            SubqueryUse::Compared => "ANY or ALL of (SELECT …)",
+            SubqueryUse::Value => "(SELECT …)",
+            SubqueryUse::Lateral => "LATERAL (SELECT …)",
         }
     }
 }
 
 /// The part of the subquery above a condition on the outer row, out of which the condition cannot be moved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Place {
+enum BlockingPart {
     Aggregate,
     Limit,
     Window,
@@ -73,35 +73,38 @@ enum Place {
     Recursion,
 }
 
-impl Place {
+impl BlockingPart {
     fn name(self) -> &'static str {
         match self {
-            Place::Aggregate => "an aggregate without GROUP BY",
-            Place::Limit => "LIMIT or OFFSET",
-            Place::Window => "a window function",
-            Place::DistinctOn => "DISTINCT ON",
-            Place::OuterJoin => "an outer join",
-            Place::Union => "UNION",
-            Place::Intersection => "INTERSECT or EXCEPT",
-            Place::Recursion => "WITH RECURSIVE",
+            BlockingPart::Aggregate => "an aggregate without GROUP BY",
+            BlockingPart::Limit => "LIMIT or OFFSET",
+            BlockingPart::Window => "a window function",
+            BlockingPart::DistinctOn => "DISTINCT ON",
+            BlockingPart::OuterJoin => "an outer join",
+            BlockingPart::Union => "UNION",
+            BlockingPart::Intersection => "INTERSECT or EXCEPT",
+            BlockingPart::Recursion => "WITH RECURSIVE",
         }
     }
 
     fn help(self) -> &'static str {
         match self {
-            Place::Aggregate => {
+            BlockingPart::Aggregate => {
                 "compare with the value, as in x = (SELECT max(b) …) or (SELECT count(*) …) > 0, or LEFT JOIN the aggregate with GROUP BY"
             }
-            Place::Limit => {
+            BlockingPart::Limit => {
                 "leave it out, or join with a query that numbers its rows by row_number()"
             }
-            Place::Union => "ask each query of the UNION by itself, and put OR between them",
-            Place::Intersection => {
+            BlockingPart::Union => {
+                "query each part of the UNION by itself, and put OR between them"
+            }
+            BlockingPart::Intersection => {
                 "compare in WHERE: by IS NOT DISTINCT FROM for INTERSECT, and by NOT EXISTS for EXCEPT"
             }
-            Place::Window | Place::DistinctOn | Place::OuterJoin | Place::Recursion => {
-                "join with a query that has it for all rows"
-            }
+            BlockingPart::Window
+            | BlockingPart::DistinctOn
+            | BlockingPart::OuterJoin
+            | BlockingPart::Recursion => "join with a query that has it for all rows",
         }
     }
 }
@@ -114,11 +117,13 @@ impl Place {
 pub(crate) fn check_within(expr: &Expr) -> Result<()> {
     expr.apply(|part| {
         match part {
-            Expr::Exists(Exists { subquery, .. }) => check(&subquery.subquery, Asked::Exists)?,
-            Expr::SetComparison(SetComparison { subquery, .. }) => {
-                check(&subquery.subquery, Asked::Compared)?;
+            Expr::Exists(Exists { subquery, .. }) => {
+                check(&subquery.subquery, SubqueryUse::Exists)?
             }
-            Expr::ScalarSubquery(subquery) => check_values(subquery, Asked::Value)?,
+            Expr::SetComparison(SetComparison { subquery, .. }) => {
+                check(&subquery.subquery, SubqueryUse::Compared)?;
+            }
+            Expr::ScalarSubquery(subquery) => check_values(subquery, SubqueryUse::Value)?,
             _ => {}
         }
         Ok(TreeNodeRecursion::Continue)
@@ -131,8 +136,8 @@ pub(crate) fn check_within(expr: &Expr) -> Result<()> {
 /// # Errors
 ///
 /// The engine would answer it wrongly.
-pub(crate) fn check(subquery: &LogicalPlan, asked: Asked) -> Result<()> {
-    let mut walk = Walk {
+pub(crate) fn check(subquery: &LogicalPlan, asked: SubqueryUse) -> Result<()> {
+    let mut walk = ConditionWalk {
         all: outer_references(subquery),
         found: Vec::new(),
     };
@@ -140,7 +145,7 @@ pub(crate) fn check(subquery: &LogicalPlan, asked: Asked) -> Result<()> {
         return Ok(());
     }
     let plan = match asked {
-        Asked::Exists => without_limit(subquery),
+        SubqueryUse::Exists => without_limit(subquery),
         _ => subquery,
     };
     walk.visit(plan, 0);
@@ -148,11 +153,14 @@ pub(crate) fn check(subquery: &LogicalPlan, asked: Asked) -> Result<()> {
         return Ok(());
     };
     // NULL matches no value, and neither does empty input.
-    if asked == Asked::In && walk.found == [Place::Aggregate] && is_null_of_nothing(subquery, 0) {
+    if asked == SubqueryUse::In
+        && walk.found == [BlockingPart::Aggregate]
+        && is_null_for_empty_input(subquery, 0)
+    {
         return Ok(());
     }
     not_impl_err!(
-        "{} with a condition on the row around it below {} is not supported: {}",
+        "{} with a condition on the outer row below {} is not supported: {}",
         asked.name(),
         place.name(),
         place.help()
@@ -165,8 +173,8 @@ pub(crate) fn check(subquery: &LogicalPlan, asked: Asked) -> Result<()> {
 /// # Errors
 ///
 /// The engine would answer it wrongly.
-pub(crate) fn check_values(subquery: &Subquery, asked: Asked) -> Result<()> {
-    let mut walk = Walk {
+pub(crate) fn check_values(subquery: &Subquery, asked: SubqueryUse) -> Result<()> {
+    let mut walk = ConditionWalk {
         all: outer_references(&subquery.subquery),
         found: Vec::new(),
     };
@@ -175,12 +183,14 @@ pub(crate) fn check_values(subquery: &Subquery, asked: Asked) -> Result<()> {
     }
     walk.visit(&subquery.subquery, 0);
     let mut found = walk.found.into_iter();
-    let Some(place) = found.find(|place| !matches!(place, Place::Aggregate | Place::Limit)) else {
+    let Some(place) =
+        found.find(|place| !matches!(place, BlockingPart::Aggregate | BlockingPart::Limit))
+    else {
         return Ok(());
     };
     Err(not_supported(
         format!(
-            "{} with a condition on the row around it below {} is not supported",
+            "{} with a condition on the outer row below {} is not supported",
             asked.name(),
             place.name()
         ),
@@ -250,24 +260,24 @@ fn united(plan: &LogicalPlan) -> Option<&[Arc<LogicalPlan>]> {
     }
 }
 
-struct Walk {
+struct ConditionWalk {
     /// The number of references to the outer row so far.
     all: usize,
-    found: Vec<Place>,
+    found: Vec<BlockingPart>,
 }
 
-impl Walk {
+impl ConditionWalk {
     /// Visits a node, with this many references to the outer row above it.
     fn visit(&mut self, plan: &LogicalPlan, above: usize) {
         let above = above + own_references(plan);
         let below = outer_references(plan) - own_references(plan);
         let place = match plan {
             LogicalPlan::Aggregate(aggregate) => {
-                has_row_of_nothing(aggregate).then_some(Place::Aggregate)
+                returns_row_for_empty_input(aggregate).then_some(BlockingPart::Aggregate)
             }
-            LogicalPlan::Window(_) => Some(Place::Window),
-            LogicalPlan::Distinct(Distinct::On(_)) => Some(Place::DistinctOn),
-            LogicalPlan::RecursiveQuery(_) => Some(Place::Recursion),
+            LogicalPlan::Window(_) => Some(BlockingPart::Window),
+            LogicalPlan::Distinct(Distinct::On(_)) => Some(BlockingPart::DistinctOn),
+            LogicalPlan::RecursiveQuery(_) => Some(BlockingPart::Recursion),
             LogicalPlan::Join(join) => {
                 let (left, right) = (outer_references(&join.left), outer_references(&join.right));
                 let is_lost = match join.join_type {
@@ -283,18 +293,18 @@ impl Walk {
                     JoinType::Full => left + right > 0,
                 };
                 let place = match join.null_equality {
-                    NullEquality::NullEqualsNull => Place::Intersection,
-                    NullEquality::NullEqualsNothing => Place::OuterJoin,
+                    NullEquality::NullEqualsNull => BlockingPart::Intersection,
+                    NullEquality::NullEqualsNothing => BlockingPart::OuterJoin,
                 };
                 is_lost.then_some(place)
             }
-            LogicalPlan::Union(_) => Some(Place::Union),
+            LogicalPlan::Union(_) => Some(BlockingPart::Union),
             // The engine also drops the LIMIT where the condition stands beside it.
-            LogicalPlan::Limit(_) if self.all > above => Some(Place::Limit),
+            LogicalPlan::Limit(_) if self.all > above => Some(BlockingPart::Limit),
             _ => None,
         };
         self.found
-            .extend(place.filter(|place| below > 0 || *place == Place::Limit));
+            .extend(place.filter(|place| below > 0 || *place == BlockingPart::Limit));
         for input in plan.inputs() {
             self.visit(input, above);
         }
@@ -324,11 +334,11 @@ fn leaves_one(limit: &Limit) -> bool {
 }
 
 /// Whether a column of a subquery is NULL if its aggregate has no rows.
-fn is_null_of_nothing(plan: &LogicalPlan, column: usize) -> bool {
+fn is_null_for_empty_input(plan: &LogicalPlan, column: usize) -> bool {
     match plan {
-        LogicalPlan::Subquery(subquery) => is_null_of_nothing(&subquery.subquery, column),
-        LogicalPlan::SubqueryAlias(alias) => is_null_of_nothing(&alias.input, column),
-        LogicalPlan::Filter(filter) => is_null_of_nothing(&filter.input, column),
+        LogicalPlan::Subquery(subquery) => is_null_for_empty_input(&subquery.subquery, column),
+        LogicalPlan::SubqueryAlias(alias) => is_null_for_empty_input(&alias.input, column),
+        LogicalPlan::Filter(filter) => is_null_for_empty_input(&filter.input, column),
         LogicalPlan::Projection(projection) => {
             let mut expr = projection.expr.get(column);
             while let Some(inner) = match expr {
@@ -341,7 +351,7 @@ fn is_null_of_nothing(plan: &LogicalPlan, column: usize) -> bool {
             match expr {
                 Some(Expr::Column(of)) => {
                     let place = projection.input.schema().maybe_index_of_column(of);
-                    place.is_some_and(|place| is_null_of_nothing(&projection.input, place))
+                    place.is_some_and(|place| is_null_for_empty_input(&projection.input, place))
                 }
                 _ => false,
             }

@@ -118,11 +118,11 @@ pub(crate) fn is_of_one_type(function: &str) -> bool {
 
 /// The treatment of REAL beside integers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Reals {
+pub(crate) enum RealArithmetic {
     /// Both are cast to DOUBLE, as in PostgreSQL.
     Widened,
     /// The integers are cast to REAL, as in Spark.
-    Kept,
+    Unchanged,
 }
 
 /// Plans arithmetic of REAL and an exact number as arithmetic of DOUBLE.
@@ -181,7 +181,7 @@ impl AnalyzerRule for DoubleBeforeDecimal {
                             of_left.get_type(left.as_ref())?,
                             of_right.get_type(right.as_ref())?,
                         ];
-                        let wanted = met(&types, Reals::Widened);
+                        let wanted = met(&types, RealArithmetic::Widened);
                         as_type(of_left, &types[0], &wanted[0]);
                         as_type(of_right, &types[1], &wanted[1]);
                     }
@@ -194,7 +194,7 @@ impl AnalyzerRule for DoubleBeforeDecimal {
             let node = node.map_expressions(|expr| {
                 let name = names.save(&expr);
                 let changed =
-                    expr.transform_up(|expr| in_doubles(expr, &schema, Reals::Widened))?;
+                    expr.transform_up(|expr| in_doubles(expr, &schema, RealArithmetic::Widened))?;
                 Ok(changed.update_data(|expr| name.restore(expr)))
             })?;
             node.transform_data(|node| Ok(Transformed::yes(node.recompute_schema()?)))
@@ -208,13 +208,17 @@ impl AnalyzerRule for DoubleBeforeDecimal {
 /// # Errors
 ///
 /// The type of the expression cannot be derived.
-pub(crate) fn with_doubles(expr: Expr, schema: &DFSchema, reals: Reals) -> Result<Expr> {
+pub(crate) fn with_doubles(expr: Expr, schema: &DFSchema, reals: RealArithmetic) -> Result<Expr> {
     let changed = expr.transform_up(|expr| in_doubles(expr, schema, reals))?;
     Ok(changed.data)
 }
 
 /// One node of an expression.
-fn in_doubles(mut expr: Expr, schema: &DFSchema, reals: Reals) -> Result<Transformed<Expr>> {
+fn in_doubles(
+    mut expr: Expr,
+    schema: &DFSchema,
+    reals: RealArithmetic,
+) -> Result<Transformed<Expr>> {
     let changed = match &mut expr {
         // Arithmetic.
         Expr::BinaryExpr(binary) if !binary.op.supports_propagation() => false,
@@ -248,7 +252,7 @@ fn in_rows(
     expr: &mut Expr,
     subquery: &mut Subquery,
     schema: &DFSchema,
-    reals: Reals,
+    reals: RealArithmetic,
 ) -> Result<bool> {
     let rows = Arc::clone(&subquery.subquery);
     let [field] = rows.schema().fields().as_ref() else {
@@ -262,7 +266,7 @@ fn in_rows(
 }
 
 /// Casts those expressions to DOUBLE whose combination with the others requires it; returns whether any was cast.
-fn equal(all: Vec<&mut Expr>, schema: &dyn ExprSchema, reals: Reals) -> Result<bool> {
+fn equal(all: Vec<&mut Expr>, schema: &dyn ExprSchema, reals: RealArithmetic) -> Result<bool> {
     let types = all.iter().map(|expr| expr.get_type(schema));
     let types = types.collect::<Result<Vec<DataType>>>()?;
     let wanted = met(&types, reals);
@@ -278,7 +282,7 @@ fn equal_elements(
     all: &mut [Expr],
     (array, values): (usize, &[usize]),
     schema: &DFSchema,
-    reals: Reals,
+    reals: RealArithmetic,
 ) -> Result<bool> {
     let Some(of_array) = all.get(array) else {
         return Ok(false);
@@ -323,7 +327,7 @@ fn with_equal_rows(of: Values) -> Result<LogicalPlan> {
             value => uncast(value, &found).get_type(&nothing),
         });
         let types = types.collect::<Result<Vec<DataType>>>()?;
-        if !meet(&types, Reals::Widened) || common(&types).as_ref() != Some(&found) {
+        if !meet(&types, RealArithmetic::Widened) || common(&types).as_ref() != Some(&found) {
             continue;
         }
         for (row, of) in values.iter_mut().zip(&types) {
@@ -380,7 +384,9 @@ fn with_equal_columns(union: Union) -> Result<LogicalPlan> {
         of.collect::<Vec<_>>()
     };
     let types: Vec<Vec<DataType>> = (0..width).map(types).collect();
-    let wanted = types.iter().map(|types| met(types, Reals::Widened));
+    let wanted = types
+        .iter()
+        .map(|types| met(types, RealArithmetic::Widened));
     let wanted: Vec<Vec<DataType>> = wanted.collect();
     if types == wanted {
         return Ok(LogicalPlan::Union(union));
@@ -402,10 +408,10 @@ fn with_equal_columns(union: Union) -> Result<LogicalPlan> {
 }
 
 /// Whether the combination of these types requires DOUBLE.
-fn meet(types: &[DataType], reals: Reals) -> bool {
+fn meet(types: &[DataType], reals: RealArithmetic) -> bool {
     let has_floating = types.iter().any(DataType::is_floating);
     let has_decimals = types.iter().any(DataType::is_decimal);
-    (has_floating && has_decimals) || (reals == Reals::Widened && is_widened(types))
+    (has_floating && has_decimals) || (reals == RealArithmetic::Widened && is_widened(types))
 }
 
 /// Whether these include REAL and exact numbers.
@@ -420,9 +426,9 @@ fn is_real(of: &DataType) -> bool {
 }
 
 /// These types, with DOUBLE for those whose combination with the others requires it; also within arrays and structs.
-fn met(types: &[DataType], reals: Reals) -> Vec<DataType> {
+fn met(types: &[DataType], reals: RealArithmetic) -> Vec<DataType> {
     if meet(types, reals) {
-        let widens = reals == Reals::Widened && is_widened(types);
+        let widens = reals == RealArithmetic::Widened && is_widened(types);
         let is_double =
             |of: &DataType| of.is_decimal() || (widens && (of.is_integer() || is_real(of)));
         let doubles = types.iter().map(|of| match is_double(of) {
@@ -449,7 +455,7 @@ fn met(types: &[DataType], reals: Reals) -> Vec<DataType> {
 }
 
 /// The same for struct fields of equal names.
-fn met_in_structs(all: &mut [DataType], structs: &[usize], reals: Reals) {
+fn met_in_structs(all: &mut [DataType], structs: &[usize], reals: RealArithmetic) {
     let fields = |of: &DataType| match of {
         DataType::Struct(fields) => fields.to_vec(),
         _ => Vec::new(),
@@ -511,7 +517,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_meets_a_floating_point_is_double() {
+    fn values_combined_with_floating_point_are_double() {
         use DataType::{Boolean, Decimal128, Float32, Float64, Int32, Int64, Null};
         for (types, widened, kept) in [
             (
@@ -531,18 +537,18 @@ mod tests {
             ([Int32, Int64], [Int32, Int64], [Int32, Int64]),
             ([Boolean, Float32], [Boolean, Float32], [Boolean, Float32]),
         ] {
-            assert_eq!(met(&types, Reals::Widened), widened, "{types:?}");
-            assert_eq!(met(&types, Reals::Kept), kept, "{types:?}");
+            assert_eq!(met(&types, RealArithmetic::Widened), widened, "{types:?}");
+            assert_eq!(met(&types, RealArithmetic::Unchanged), kept, "{types:?}");
         }
         let list = |of: DataType| DataType::new_list(of, true);
         assert_eq!(
-            met(&[list(Float32), list(Int64)], Reals::Widened),
+            met(&[list(Float32), list(Int64)], RealArithmetic::Widened),
             [list(Float64), list(Float64)]
         );
     }
 
     #[test]
-    fn elements_that_meet_a_floating_point_are_double() {
+    fn elements_combined_with_floating_point_are_double() {
         let list = |of: DataType| DataType::new_list(of, true);
         for (element, value) in [
             (DataType::Float32, DataType::Int64),

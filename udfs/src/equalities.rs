@@ -128,7 +128,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_column_equals_what_is_computed_from_columns() {
+    fn equalities_with_computed_columns_are_recognized() {
         let computed = || col("a") + lit(1);
         assert!(is_computed_equality(&computed().eq(col("a"))));
         assert!(is_computed_equality(&col("b").eq(computed())));

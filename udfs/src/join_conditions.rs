@@ -14,8 +14,8 @@ use datafusion::logical_expr::utils::{conjunction, split_conjunction_owned};
 use datafusion::logical_expr::{Expr, Filter, Join, LogicalPlan};
 use datafusion::optimizer::AnalyzerRule;
 
+use crate::computed_keys::has_query;
 use crate::diagnostic::not_supported;
-use crate::keys::has_query;
 use crate::operands::{any_node, subquery_of};
 
 /// The help text for a condition that is refused.
@@ -45,24 +45,24 @@ impl AnalyzerRule for JoinConditions {
 /// Whether it is a join with such a condition.
 fn has_any(plan: &LogicalPlan) -> bool {
     match plan {
-        LogicalPlan::Join(join) => join.filter.as_ref().is_some_and(asks_for_more),
+        LogicalPlan::Join(join) => join.filter.as_ref().is_some_and(uses_outer_columns),
         _ => false,
     }
 }
 
 /// Whether a condition uses more than the columns of the join.
-fn asks_for_more(condition: &Expr) -> bool {
+fn uses_outer_columns(condition: &Expr) -> bool {
     has_query(condition) || condition.contains_outer()
 }
 
 fn moved(mut join: Join) -> Result<Transformed<LogicalPlan>> {
-    let Some(written) = join.filter.take_if(|written| asks_for_more(written)) else {
+    let Some(written) = join.filter.take_if(|written| uses_outer_columns(written)) else {
         return Ok(Transformed::no(LogicalPlan::Join(join)));
     };
     let (mut kept, mut above) = (Vec::new(), Vec::new());
     let (mut left, mut right) = (Vec::new(), Vec::new());
     for condition in split_conjunction_owned(written) {
-        if !asks_for_more(&condition) {
+        if !uses_outer_columns(&condition) {
             kept.push(condition);
             continue;
         }
@@ -117,7 +117,7 @@ fn columns(condition: &Expr) -> Result<Vec<Column>> {
 }
 
 fn refused(condition: &Expr) -> DataFusionError {
-    let mut found: (&str, Option<Span>) = ("conditions on the row around", None);
+    let mut found: (&str, Option<Span>) = ("conditions on the outer row", None);
     // The closure returns no error.
     let _ = condition.apply(|part| {
         let Some(query) = subquery_of(part) else {
@@ -135,7 +135,7 @@ fn refused(condition: &Expr) -> DataFusionError {
     let (name, span) = found;
     not_supported(
         format!(
-            "{name} in ON of an outer join may not ask for columns of the table that keeps all its rows"
+            "{name} in ON of an outer join may not use columns of the table that keeps all its rows"
         ),
         span,
         HELP,
@@ -150,7 +150,7 @@ fn refused_of_rows(of: JoinType) -> DataFusionError {
         _ => "a mark join",
     };
     not_supported(
-        format!("conditions on the row around may not stand in ON of {kind}"),
+        format!("conditions on the outer row are not allowed in ON of {kind}"),
         None,
         HELP,
     )

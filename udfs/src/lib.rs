@@ -33,46 +33,46 @@
     )
 )]
 
-mod bools;
+mod bool_aggregates;
 mod budget;
 mod checked;
 mod children;
-mod compared;
+mod comparison_casts;
 mod complete;
+mod computed_keys;
 mod correlated;
 mod diagnostic;
 mod doubles;
-mod empty;
+mod empty_subqueries;
 mod equalities;
-mod filtered;
-mod filters;
+mod filtered_arguments;
 mod incremental;
 mod is_final;
 mod join_conditions;
 mod join_keys;
-mod keys;
 mod membership;
 mod offsets;
-mod one_value;
 mod operands;
-mod ordered;
+mod ordered_aggregates;
+mod outer_scopes;
 mod planner;
+mod projection_names;
+mod push_down_filters;
 mod ranges;
 mod register;
-mod scopes;
 mod session;
 mod side_output;
+mod single_value;
 mod sql;
-mod steps;
 mod times;
-mod unjoined;
+mod unjoinable;
 mod values;
 mod window;
 mod window_calls;
 
 pub use budget::{Budget, is_over_budget};
 pub use checked::{
-    CastsInFiles, CheckedArithmetic, DecimalOperators, RoomToCompare, as_kept, checked,
+    CastsInFiles, CheckedArithmetic, DecimalOperators, WidenDecimalComparisons, as_kept, checked,
     checked_cast, checked_of_table, plain, with_one_nan_within,
 };
 pub use children::only_child;
@@ -80,18 +80,18 @@ pub use complete::{
     AggregateByCompletedSession, CompleteSessions, CompleteSessionsAggregate, CompleteSessionsExec,
     CompletionNotices, CompletionRange, NullFreeColumns, SessionsCapped, seal_completions,
 };
+pub use computed_keys::ComputedKeys;
 pub use doubles::{DoubleBeforeDecimal, element_functions, with_one_element};
-pub use filtered::FilteredArguments;
-pub use filters::PushDownFilters;
+pub use filtered_arguments::FilteredArguments;
 pub use incremental::{
-    FIRST_WINDOW_END, IncrementalAggregate, LateRowsExec, LateRule, Merged, STATE_CLOSES,
+    FIRST_WINDOW_END, IncrementalAggregate, LateRowsExec, LateRule, MergedRows, STATE_CLOSES,
     STATE_CLOSES_AFTER, STATE_KEYS, SliceRowsExec, SliceRule, StateShape,
 };
 pub use is_final::{IS_FINAL, IsFinalPlanner, is_final};
-pub use keys::ComputedKeys;
 pub use membership::NullAwareMembership;
 pub use offsets::{next_offsets, offsets_from, offsets_in};
 pub use planner::{WindowExtensionPlanner, WindowRelationPlanner};
+pub use push_down_filters::PushDownFilters;
 pub use ranges::EventTimeRanges;
 pub use register::{
     aggregate_functions, before_types, before_types_of_table, expr_planners, extension_planners,
@@ -104,7 +104,7 @@ pub use session::{
 pub use side_output::{DISPOSITION, Disposition, LateColumns, SideOutput, side_rows, side_schema};
 pub use sql::{parse_table_argument, rewrite_window_calls};
 pub use times::{MicrosecondTime, calendar, with_microseconds};
-pub use unjoined::ROWS_OF_QUERY;
+pub use unjoinable::ROWS_OF_QUERY;
 pub use values::{
     IntervalPlanner, header, headers_list, headers_map, interval_times, is_json_type,
     times_json_is_read, to_json,

@@ -22,9 +22,9 @@ use datafusion::logical_expr::{
 };
 use datafusion::optimizer::AnalyzerRule;
 
-use crate::correlated::{Asked, check, check_values, check_within, without_unions};
+use crate::correlated::{SubqueryUse, check, check_values, check_within, without_unions};
 use crate::operands::{any_expr, any_node, subquery_of, with_rows};
-use crate::unjoined::lateral;
+use crate::unjoinable::lateral;
 
 /// The name of the subquery's column that a value is compared with.
 const MEMBER: &str = "__member";
@@ -67,17 +67,17 @@ impl AnalyzerRule for NullAwareMembership {
             if let LogicalPlan::Join(join) = &plan
                 && let Some(subquery) = lateral(&join.right)
             {
-                check_values(subquery, Asked::Lateral)?;
+                check_values(subquery, SubqueryUse::Lateral)?;
             }
             let plan = match any_expr(&plan, has_comparison) {
                 true if !matches!(plan, LogicalPlan::Filter(_) | LogicalPlan::Join(_)) => {
                     return not_impl_err!(
-                        "ANY and ALL of a subquery stand in WHERE and HAVING only: compare with (SELECT min(x) …) or \
+                        "ANY and ALL of a subquery are allowed in WHERE and HAVING only: compare with (SELECT min(x) …) or \
                          (SELECT max(x) …)"
                     );
                 }
                 true => {
-                    plan.map_expressions(|expr| expr.transform_up(told_apart))?
+                    plan.map_expressions(|expr| expr.transform_up(named_apart_comparison))?
                         .data
                 }
                 false => plan,
@@ -106,7 +106,7 @@ fn in_filter(mut filter: Filter) -> Result<Transformed<LogicalPlan>> {
         return Ok(Transformed::no(LogicalPlan::Filter(filter)));
     }
     let schema = Arc::clone(filter.input.schema());
-    filter.predicate = is(filter.predicate, true, Place::Conjunct, &schema)?;
+    filter.predicate = is(filter.predicate, true, FilterPosition::Conjunct, &schema)?;
     Ok(Transformed::yes(LogicalPlan::Filter(filter)))
 }
 
@@ -129,10 +129,10 @@ fn in_join(mut join: Join) -> Result<Transformed<LogicalPlan>> {
     };
     let schema = join.left.schema().join(join.right.schema())?;
     let before = rows_asked_for(&written);
-    let filter = is(written, true, Place::Conjunct, &schema)?;
+    let filter = is(written, true, FilterPosition::Conjunct, &schema)?;
     if rows_asked_for(&filter) != before {
         return not_impl_err!(
-            "NOT IN (SELECT …) in ON stands alone or beside AND, and its subquery does not depend on the row around it: \
+            "NOT IN (SELECT …) in ON must be alone or combined by AND, and its subquery must not be correlated: \
              write it in WHERE, or in a query in FROM"
         );
     }
@@ -153,7 +153,7 @@ fn rows_asked_for(expr: &Expr) -> usize {
 
 /// The position of an expression in a filter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Place {
+enum FilterPosition {
     /// The filter itself, or a part of it that must be true.
     Conjunct,
     /// Below an OR.
@@ -241,7 +241,7 @@ fn has_membership(expr: &Expr) -> bool {
 }
 
 /// An expression that is true if and only if the result of `expr` is `wanted`; if `expr` is unknown it is false or unknown.
-fn is(expr: Expr, wanted: bool, place: Place, schema: &DFSchema) -> Result<Expr> {
+fn is(expr: Expr, wanted: bool, place: FilterPosition, schema: &DFSchema) -> Result<Expr> {
     if !has_membership(&expr) {
         return Ok(if wanted { expr } else { not(expr) });
     }
@@ -256,7 +256,7 @@ fn is(expr: Expr, wanted: bool, place: Place, schema: &DFSchema) -> Result<Expr>
             };
             let place = match op {
                 Operator::And => place,
-                _ => Place::Inner,
+                _ => FilterPosition::Inner,
             };
             let left = is(*left, wanted, place, schema)?;
             let right = is(*right, wanted, place, schema)?;
@@ -268,7 +268,7 @@ fn is(expr: Expr, wanted: bool, place: Place, schema: &DFSchema) -> Result<Expr>
         }
         Expr::InSubquery(member) if member.negated == wanted => is_no_member(member, place, schema),
         Expr::InSubquery(member) => {
-            check(&member.subquery.subquery, Asked::In)?;
+            check(&member.subquery.subquery, SubqueryUse::In)?;
             Ok(Expr::InSubquery(InSubquery {
                 expr: member.expr,
                 subquery: with_column(member.subquery)?,
@@ -283,16 +283,16 @@ fn is(expr: Expr, wanted: bool, place: Place, schema: &DFSchema) -> Result<Expr>
 }
 
 /// True if and only if the value is certainly not among those of the subquery.
-fn is_no_member(member: InSubquery, place: Place, schema: &DFSchema) -> Result<Expr> {
+fn is_no_member(member: InSubquery, place: FilterPosition, schema: &DFSchema) -> Result<Expr> {
     let InSubquery { expr, subquery, .. } = member;
-    check(&subquery.subquery, Asked::NotIn)?;
+    check(&subquery.subquery, SubqueryUse::NotIn)?;
     check_value(&expr)?;
     let column = first_column(&subquery)?;
     let has_nulls = expr.nullable(schema).unwrap_or(true)
         || subquery.subquery.schema().nullable(&column).unwrap_or(true);
     let is_simple = subquery.outer_ref_columns.is_empty() && has_columns(&expr)?;
     // DataFusion's join by a single key handles the NULLs of both sides. With more keys it takes the NULLs of any of them.
-    if is_simple && (place == Place::Conjunct || !has_nulls) {
+    if is_simple && (place == FilterPosition::Conjunct || !has_nulls) {
         let subquery = with_column(subquery)?;
         return Ok(Expr::InSubquery(InSubquery::new(expr, subquery, true)));
     }
@@ -344,7 +344,7 @@ fn with_cases(
         else {
             return Ok(Transformed::no(node));
         };
-        check(&subquery.subquery, Asked::NotIn)?;
+        check(&subquery.subquery, SubqueryUse::NotIn)?;
         check_value(&expr)?;
         let (subquery, column) = members(&subquery)?;
         let (found, unknown) = conditions(&expr, &subquery, column)?;
@@ -386,7 +386,9 @@ fn first_column(subquery: &Subquery) -> Result<Column> {
     let schema = subquery.subquery.schema();
     match schema.fields().len() {
         1 => Ok(Column::from(schema.qualified_field(0))),
-        columns => plan_err!("a subquery behind IN gives one column, and this one {columns}"),
+        columns => {
+            plan_err!("a subquery after IN must return one column, and this one returns {columns}")
+        }
     }
 }
 
@@ -419,7 +421,7 @@ fn has_comparison(expr: &Expr) -> bool {
 }
 
 /// The same for ANY and ALL, which the engine rewrites to such queries.
-fn told_apart(expr: Expr) -> Result<Transformed<Expr>> {
+fn named_apart_comparison(expr: Expr) -> Result<Transformed<Expr>> {
     Ok(match expr {
         Expr::SetComparison(of) => {
             let (subquery, _) = members(&of.subquery)?;

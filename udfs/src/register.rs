@@ -14,35 +14,35 @@ use datafusion::optimizer::OptimizerRule;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_planner::{DefaultPhysicalPlanner, ExtensionPlanner, PhysicalPlanner};
 
-use crate::bools::{bool_and, bool_or};
+use crate::bool_aggregates::{bool_and, bool_or};
 use crate::checked::{
-    CheckedArithmetic, DecimalOperators, RoomToCompare, array_functions, avg, max, min,
+    CheckedArithmetic, DecimalOperators, WidenDecimalComparisons, array_functions, avg, max, min,
     nan_functions, rounded, sum, with_room_to_compare,
 };
-use crate::compared::ComparedCasts;
+use crate::comparison_casts::ComparedCasts;
 use crate::complete::{AggregateByCompletedSession, seal_completions};
-use crate::doubles::{DoubleBeforeDecimal, RealOperators, Reals, with_doubles};
-use crate::empty::EmptySubqueries;
+use crate::computed_keys::{ComputedKeys, FollowedKeys};
+use crate::doubles::{DoubleBeforeDecimal, RealArithmetic, RealOperators, with_doubles};
+use crate::empty_subqueries::EmptySubqueries;
 use crate::equalities::HiddenEqualities;
-use crate::filtered::FilteredArguments;
-use crate::filters::PushDownFilters;
+use crate::filtered_arguments::FilteredArguments;
 use crate::is_final::{IsFinalPlanner, is_final};
 use crate::join_conditions::JoinConditions;
 use crate::join_keys::NamedKeys;
-use crate::keys::{ComputedKeys, FollowedKeys};
 use crate::membership::NullAwareMembership;
 use crate::offsets::{next_offsets, offsets_from, offsets_in};
-use crate::one_value::OneValue;
-use crate::ordered::ordered;
+use crate::ordered_aggregates::ordered;
+use crate::outer_scopes::OuterScopes;
 use crate::planner::{WindowExtensionPlanner, WindowRelationPlanner};
+use crate::projection_names::DistinctProjectionNames;
+use crate::push_down_filters::PushDownFilters;
 use crate::ranges::EventTimeRanges;
-use crate::scopes::OuterScopes;
 use crate::session::aggregate::AggregateBySession;
-use crate::steps::NamesOfSteps;
+use crate::single_value::SingleValueSubqueries;
 use crate::times::{
     self, ExtractPlanner, IntervalsByLength, MicrosecondTime, with_interval_lengths,
 };
-use crate::unjoined::{UnjoinedConditions, UnjoinedSubqueries};
+use crate::unjoinable::{RefuseUnjoinableConditions, RefuseUnjoinableSubqueries};
 use crate::values::{
     IntervalPlanner, JsonCasts, JsonOperators, array_has, as_typed, header, headers_list,
     headers_map, interval_times, list_compare, map_extract, signed, signed_functions, to_json,
@@ -86,9 +86,12 @@ pub fn register(mut builder: SessionStateBuilder) -> SessionStateBuilder {
     let refusals: [(&str, Arc<dyn OptimizerRule + Send + Sync>); 2] = [
         (
             "decorrelate_predicate_subquery",
-            Arc::new(UnjoinedConditions),
+            Arc::new(RefuseUnjoinableConditions),
         ),
-        ("scalar_subquery_to_join", Arc::new(UnjoinedSubqueries)),
+        (
+            "scalar_subquery_to_join",
+            Arc::new(RefuseUnjoinableSubqueries),
+        ),
     ];
     for (to_joins, refusal) in refusals {
         let mut rules = optimizer.rules.iter();
@@ -105,7 +108,7 @@ pub fn register(mut builder: SessionStateBuilder) -> SessionStateBuilder {
     let analyzer = builder.analyzer().get_or_insert_default();
     analyzer.rules.insert(0, Arc::new(MicrosecondTime));
     analyzer.rules.insert(1, Arc::new(DoubleBeforeDecimal));
-    analyzer.rules.insert(2, Arc::new(RoomToCompare));
+    analyzer.rules.insert(2, Arc::new(WidenDecimalComparisons));
     analyzer.rules.insert(3, Arc::new(IntervalsByLength));
     analyzer.rules.insert(0, Arc::new(OuterScopes));
     // And after them: for casts that they added.
@@ -114,12 +117,12 @@ pub fn register(mut builder: SessionStateBuilder) -> SessionStateBuilder {
         .with_analyzer_rule(Arc::new(CheckedArithmetic))
         .with_analyzer_rule(Arc::new(JoinConditions))
         .with_analyzer_rule(Arc::new(ComputedKeys))
-        .with_analyzer_rule(Arc::new(OneValue))
+        .with_analyzer_rule(Arc::new(SingleValueSubqueries))
         .with_analyzer_rule(Arc::new(NullAwareMembership))
         .with_analyzer_rule(Arc::new(ComparedCasts))
         .with_analyzer_rule(Arc::new(EmptySubqueries))
         .with_analyzer_rule(Arc::new(FilteredArguments))
-        .with_analyzer_rule(Arc::new(NamesOfSteps))
+        .with_analyzer_rule(Arc::new(DistinctProjectionNames))
 }
 
 /// Applies to one expression over these columns the analyzer rules that precede type coercion: for expressions outside of
@@ -129,7 +132,7 @@ pub fn register(mut builder: SessionStateBuilder) -> SessionStateBuilder {
 ///
 /// An expression whose type cannot be derived; a date plus or minus a time of day.
 pub fn before_types(expr: Expr, columns: &DFSchema) -> Result<Expr> {
-    before(expr, columns, Reals::Widened)
+    before(expr, columns, RealArithmetic::Widened)
 }
 
 /// The same for an expression that a Delta table stores: there a REAL beside an integer is a REAL, as for all other writers of
@@ -139,10 +142,10 @@ pub fn before_types(expr: Expr, columns: &DFSchema) -> Result<Expr> {
 ///
 /// As [`before_types`].
 pub fn before_types_of_table(expr: Expr, columns: &DFSchema) -> Result<Expr> {
-    before(expr, columns, Reals::Kept)
+    before(expr, columns, RealArithmetic::Unchanged)
 }
 
-fn before(expr: Expr, columns: &DFSchema, reals: Reals) -> Result<Expr> {
+fn before(expr: Expr, columns: &DFSchema, reals: RealArithmetic) -> Result<Expr> {
     let expr = with_doubles(expr, columns, reals)?;
     let expr = with_room_to_compare(expr, columns)?;
     with_interval_lengths(expr, columns)

@@ -262,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn late_rows_say_what_was_asked_of_them() {
+    fn late_rows_have_the_requested_columns() {
         let offsets: ArrayRef = Arc::new(Int64Array::from(vec![7, 9]));
         let late = RecordBatch::try_from_iter([("o", offsets)]).unwrap();
         let offset: Arc<dyn PhysicalExpr> = Arc::new(Column::new("o", 0));

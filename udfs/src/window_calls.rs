@@ -149,7 +149,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn defaults_that_would_lose_digits_are_not_plain() {
+    fn defaults_that_would_lose_digits_are_not_plain_literals() {
         let decimal =
             |value, scale| Expr::Literal(ScalarValue::Decimal128(Some(value), 10, scale), None);
         assert!(is_plain(&lit(7)) && is_plain(&lit("x")) && is_plain(&lit(2.0)));

@@ -18,8 +18,8 @@ pub(crate) async fn run(settings: &Settings, arguments: &CheckArguments) -> Resu
     let place = settings.data_dir.as_str();
     if !DataDir::exists(place) {
         return Err(
-            Error::not_found(format!("there is no data directory '{place}'"))
-                .with_help("--data-dir says where it is"),
+            Error::not_found(format!("data directory '{place}' does not exist"))
+                .with_help("set its location with --data-dir"),
         );
     }
     let dir = DataDir::open(place)?;
@@ -46,9 +46,9 @@ fn summary(report: &CheckReport) -> String {
         number => format!("{number} {one}s"),
     };
     let broken = match report.findings.len() as u64 {
-        0 => "nothing is broken".to_owned(),
-        1 => "1 thing is broken".to_owned(),
-        number => format!("{number} things are broken"),
+        0 => "no problems found".to_owned(),
+        1 => "1 problem found".to_owned(),
+        number => format!("{number} problems found"),
     };
     let (jobs, files) = (count(report.jobs, "job"), count(report.files, "file"));
     format!("checked {jobs}, {files}: {broken}\n")

@@ -7,17 +7,17 @@ use chrono::{NaiveDate, TimeZone, Utc};
 use datafusion::arrow::array::{Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray};
 
 use crate::cli::args::{DemoArguments, Format};
+use crate::cli::bound_statements::prepare;
 use crate::cli::config::Settings;
-use crate::cli::local::Here;
-use crate::cli::runner::{Place, Runner};
+use crate::cli::local::LocalSession;
+use crate::cli::runner::{Runner, StatementTarget};
 use crate::cli::shell;
-use crate::cli::statements::prepare;
 use crate::cli::terminal::messages::eprint;
 use crate::cli::visits::{VisitPlan, Visits};
 use crate::error::{Error, Result};
 use crate::planner::{Parameters, Script};
 use crate::session::Session;
-use crate::tables::kafka::mock::EmbeddedBroker;
+use crate::tables::kafka::embedded_broker::EmbeddedBroker;
 
 const TABLES: &str = "\
 CREATE EXTERNAL TABLE visits (
@@ -107,15 +107,15 @@ pub(crate) async fn run(settings: &Settings, arguments: &DemoArguments) -> Resul
     let data_dir = folder.path.join("anabranch-data").display().to_string();
     let settings = &settings.clone().with_data_dir(data_dir);
     let session = Session::try_new(&settings.session)?;
-    let here = Box::new(Here::new(&session, settings).allowing_repeats());
-    let runner = Runner::new(Place::Here(here), settings).with_format(Format::Table);
+    let here = Box::new(LocalSession::new(&session, settings).allowing_repeats());
+    let runner = Runner::new(StatementTarget::Local(here), settings).with_format(Format::Table);
     let demo = Demo {
         runner,
         bootstrap: broker.bootstrap_servers(),
         archive: folder.path.join("visits_archive").display().to_string(),
     };
 
-    say("A Kafka broker of its own, in this process (for a look, never for data):");
+    say("A Kafka broker of its own, in this process (to try it out, never for data):");
     eprint(&format!("  {}\n", demo.bootstrap));
 
     say("1. Tables: two topics and a Delta archive in one session");
@@ -126,16 +126,18 @@ pub(crate) async fn run(settings: &Settings, arguments: &DemoArguments) -> Resul
     session.register_batch("generated_visits", batch)?;
     demo.quiet(FIRST_VISITS).await?;
 
-    say("3. A job counts the visits of each session as they come, and says when a session is over");
+    say(
+        "3. A job counts the visits of each session as they come, and marks sessions that have ended as final",
+    );
     demo.show(JOB).await?;
     eprint(
-        "  (exactly once on Kafka; this broker keeps no transactions, so here rows could come twice after a crash)\n",
+        "  (exactly once on Kafka; this broker has no transactions, so here rows could come twice after a crash)\n",
     );
     demo.catch_up().await?;
     say("   Sessions that are open at 10:40");
     demo.show(OPEN).await?;
 
-    say("4. The rest of the morning arrives, and the job goes on where it was");
+    say("4. The rest of the morning arrives, and the job continues where it was");
     demo.quiet(OTHER_VISITS).await?;
     demo.catch_up().await?;
 
@@ -147,17 +149,17 @@ pub(crate) async fn run(settings: &Settings, arguments: &DemoArguments) -> Resul
     );
     demo.show(REPROCESS).await?;
 
-    say("7. What the topic says of the three sessions that were open: live, over, and reprocessed");
+    say("7. The topic's rows of the three sessions that were open: live, final, and reprocessed");
     demo.show(MESSAGES).await?;
 
     say("Next");
     if arguments.interactive {
         eprint(
-            "  the tables are here: try  SHOW TABLES;  SHOW BATCHES FOR JOB count_visits;  or  EXPLAIN ANALYZE with the \
+            "  these tables are available; try  SHOW TABLES;  SHOW BATCHES FOR JOB count_visits;  or  EXPLAIN ANALYZE with the \
              SELECT of step 6\n\n",
         );
-        let here = Box::new(Here::new(&session, settings));
-        let runner = Runner::new(Place::Here(here), settings);
+        let here = Box::new(LocalSession::new(&session, settings));
+        let runner = Runner::new(StatementTarget::Local(here), settings);
         return shell::run(runner, demo.parameters()).await;
     }
     match &arguments.keep {

@@ -3,9 +3,9 @@
 use std::io::{IsTerminal as _, Write as _};
 
 use crate::cli::args::ServeArguments;
+use crate::cli::bound_statements::{parameters, read_scripts};
 use crate::cli::config::Settings;
 use crate::cli::metrics::MetricsServer;
-use crate::cli::statements::{parameters, read_scripts};
 use crate::cli::terminal::interrupt::Interrupt;
 use crate::cli::terminal::messages::{eprint, report};
 use crate::error::{Error, Result};
@@ -17,7 +17,7 @@ use crate::session::{JobMemory, SessionOptions};
 /// Serves until it is interrupted.
 pub(crate) async fn serve(settings: &Settings, arguments: &ServeArguments) -> Result<u8> {
     let scripts = read_scripts(&arguments.files)?;
-    let metrics = MetricsServer::asked_for(arguments.metrics.as_ref(), settings).await?;
+    let metrics = MetricsServer::start_if_configured(arguments.metrics.as_ref(), settings).await?;
     let pair = arguments.tls_cert.clone().zip(arguments.tls_key.clone());
     let options = ServeOptions {
         listen: arguments.listen.clone(),
@@ -78,7 +78,7 @@ pub(crate) async fn serve(settings: &Settings, arguments: &ServeArguments) -> Re
     server
         .serve(async {
             interrupt.wait().await;
-            eprint("stopping: results in flight may end\n");
+            eprint("stopping: running results may finish\n");
         })
         .await?;
     Ok(0)

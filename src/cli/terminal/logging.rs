@@ -11,13 +11,13 @@ use crate::error::{Error, Result};
 
 pub(crate) fn start(settings: &Settings) -> Result<()> {
     let filter = EnvFilter::try_new(&settings.log).map_err(|error| {
-        Error::invalid(format!("--log does not take '{}': {error}", settings.log))
+        Error::invalid(format!("--log does not accept '{}': {error}", settings.log))
             .with_help("give a level such as info, or a filter such as warn,kafka=debug")
     })?;
     let is_terminal = std::io::stderr().is_terminal();
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(move || OneLine {
+        .with_writer(move || OneLineWriter {
             to: std::io::stderr(),
             is_terminal,
         })
@@ -32,13 +32,13 @@ pub(crate) fn start(settings: &Settings) -> Result<()> {
 
 /// Writes each event as one line: characters that end a line or move the cursor are written as escapes, so that no name
 /// or text of a client can look like another event.
-struct OneLine<W = Stderr> {
+struct OneLineWriter<W = Stderr> {
     to: W,
     /// Colors are escape sequences of our own.
     is_terminal: bool,
 }
 
-impl<W: Write> Write for OneLine<W> {
+impl<W: Write> Write for OneLineWriter<W> {
     fn write(&mut self, event: &[u8]) -> std::io::Result<usize> {
         let text = String::from_utf8_lossy(event);
         let (line, end) = match text.strip_suffix('\n') {
@@ -69,7 +69,7 @@ mod tests {
     use super::*;
 
     fn written(event: &str, is_terminal: bool) -> String {
-        let mut lines = OneLine {
+        let mut lines = OneLineWriter {
             to: Vec::new(),
             is_terminal,
         };
@@ -78,7 +78,7 @@ mod tests {
     }
 
     #[test]
-    fn an_event_is_one_line_whatever_is_in_it() {
+    fn an_event_is_one_line_for_any_content() {
         assert_eq!(written("plain ä\tx\n", false), "plain ä\tx\n");
         for forged in [
             "\n",

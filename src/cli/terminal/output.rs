@@ -21,14 +21,14 @@ const MAX_WIDTH: usize = 80;
 
 /// Writes one result; [`ResultWriter::finish`] ends it.
 pub(crate) struct ResultWriter<W: Write> {
-    kind: Kind<W>,
+    kind: OutputKind<W>,
     /// A name that two columns have.
     doubled: Option<String>,
     rows: usize,
 }
 
-enum Kind<W: Write> {
-    Table(Table<W>),
+enum OutputKind<W: Write> {
+    Table(AlignedTable<W>),
     Csv {
         writer: W,
         header: bool,
@@ -45,14 +45,14 @@ impl<W: Write> ResultWriter<W> {
         let doubled = schema.fields().iter().find(|of| !names.insert(of.name()));
         let doubled = doubled.map(|of| of.name().clone());
         let kind = match format {
-            Format::Table => Kind::Table(Table::new(schema, out)),
-            Format::Csv => Kind::Csv {
+            Format::Table => OutputKind::Table(AlignedTable::new(schema, out)),
+            Format::Csv => OutputKind::Csv {
                 writer: out,
                 header: true,
                 schema,
             },
-            Format::Json => Kind::Json(json().build(out)),
-            Format::Ndjson => Kind::Ndjson(json().build(out)),
+            Format::Json => OutputKind::Json(json().build(out)),
+            Format::Ndjson => OutputKind::Ndjson(json().build(out)),
         };
         Self {
             kind,
@@ -64,9 +64,9 @@ impl<W: Write> ResultWriter<W> {
     /// An object of JSON has each name once.
     fn check_names(&self) -> Result<()> {
         match (&self.kind, &self.doubled) {
-            (Kind::Json(_) | Kind::Ndjson(_), Some(name)) => Err(Error::invalid(format!(
-                "two columns are called {name}, and an object of JSON has each name once"
-            ))
+            (OutputKind::Json(_) | OutputKind::Ndjson(_), Some(name)) => Err(Error::invalid(
+                format!("two columns are named {name}, and a JSON object has each name once"),
+            )
             .with_help("name them: SELECT … AS …, or choose --format table or csv")),
             _ => Ok(()),
         }
@@ -76,28 +76,28 @@ impl<W: Write> ResultWriter<W> {
         self.check_names()?;
         self.rows += batch.num_rows();
         match &mut self.kind {
-            Kind::Table(table) => table.write(batch),
-            Kind::Csv { writer, header, .. } => {
+            OutputKind::Table(table) => table.write(batch),
+            OutputKind::Csv { writer, header, .. } => {
                 let first = std::mem::take(header);
                 write_csv(writer, &plain(batch)?, first)
             }
-            Kind::Json(writer) => writer.write(batch).map_err(write_error),
-            Kind::Ndjson(writer) => writer.write(batch).map_err(write_error),
+            OutputKind::Json(writer) => writer.write(batch).map_err(write_error),
+            OutputKind::Ndjson(writer) => writer.write(batch).map_err(write_error),
         }
     }
 
     /// Shows the rows written so far, for results without an end.
     pub(crate) fn flush(&mut self) -> Result<()> {
         let out: &mut W = match &mut self.kind {
-            Kind::Table(table) => {
+            OutputKind::Table(table) => {
                 if table.widths.is_none() {
                     table.start()?;
                 }
                 &mut table.out
             }
-            Kind::Csv { writer, .. } => writer,
-            Kind::Json(writer) => writer.get_mut(),
-            Kind::Ndjson(writer) => writer.get_mut(),
+            OutputKind::Csv { writer, .. } => writer,
+            OutputKind::Json(writer) => writer.get_mut(),
+            OutputKind::Ndjson(writer) => writer.get_mut(),
         };
         out.flush().map_err(io_error)
     }
@@ -106,8 +106,8 @@ impl<W: Write> ResultWriter<W> {
     pub(crate) fn finish(self) -> Result<usize> {
         self.check_names()?;
         match self.kind {
-            Kind::Table(table) => table.finish()?,
-            Kind::Csv {
+            OutputKind::Table(table) => table.finish()?,
+            OutputKind::Csv {
                 mut writer,
                 header,
                 schema,
@@ -117,14 +117,14 @@ impl<W: Write> ResultWriter<W> {
                 }
                 writer.flush().map_err(io_error)?;
             }
-            Kind::Json(mut writer) => {
+            OutputKind::Json(mut writer) => {
                 writer.finish().map_err(write_error)?;
                 let mut out = writer.into_inner();
                 out.write_all(b"\n")
                     .and_then(|()| out.flush())
                     .map_err(io_error)?;
             }
-            Kind::Ndjson(mut writer) => {
+            OutputKind::Ndjson(mut writer) => {
                 writer.finish().map_err(write_error)?;
                 writer.into_inner().flush().map_err(io_error)?;
             }
@@ -245,14 +245,14 @@ fn plain(batch: &RecordBatch) -> Result<RecordBatch> {
 
 /// An aligned table: widths come from the first rows, the rest streams. A cell with several
 /// lines, such as a plan, is shown on several lines.
-struct Table<W: Write> {
+struct AlignedTable<W: Write> {
     schema: SchemaRef,
     out: W,
     held: Vec<Vec<String>>,
     widths: Option<Vec<usize>>,
 }
 
-impl<W: Write> Table<W> {
+impl<W: Write> AlignedTable<W> {
     fn new(schema: SchemaRef, out: W) -> Self {
         Self {
             schema,
@@ -422,7 +422,7 @@ mod tests {
     }
 
     #[test]
-    fn json_has_each_name_once_and_says_which_is_doubled() {
+    fn json_refuses_duplicate_column_names() {
         let number = |value: i64| Arc::new(Int64Array::from(vec![value])) as ArrayRef;
         let batch = RecordBatch::try_from_iter([("a", number(1)), ("a", number(2))]).unwrap();
         for format in [Format::Json, Format::Ndjson] {
@@ -430,7 +430,7 @@ mod tests {
             let mut writer = ResultWriter::new(format, batch.schema(), &mut out);
             let error = writer.write(&batch).unwrap_err();
             assert!(
-                error.message().contains("two columns are called a"),
+                error.message().contains("two columns are named a"),
                 "{error}"
             );
             // Also where there are no rows.
@@ -452,7 +452,7 @@ mod tests {
     }
 
     #[test]
-    fn null_of_no_type_and_within_others_is_no_empty_text() {
+    fn untyped_and_nested_null_differ_from_empty_text() {
         let nothing: ArrayRef = Arc::new(NullArray::new(2));
         let codes: DictionaryArray<Int32Type> = vec![Some(""), None].into_iter().collect();
         let mut lists = ListBuilder::new(StringBuilder::new());

@@ -68,9 +68,9 @@ impl Drop for Progress {
 }
 
 /// Clears the line when the task is aborted.
-struct Bar(ProgressBar);
+struct ProgressLine(ProgressBar);
 
-impl Drop for Bar {
+impl Drop for ProgressLine {
     fn drop(&mut self) {
         self.0.finish_and_clear();
     }
@@ -78,7 +78,7 @@ impl Drop for Bar {
 
 async fn draw(total: Option<u64>, look: impl Fn() -> (u64, String)) {
     tokio::time::sleep(QUIET).await;
-    let bar = Bar(ProgressBar::with_draw_target(
+    let bar = ProgressLine(ProgressBar::with_draw_target(
         total,
         ProgressDrawTarget::stderr(),
     ));
@@ -127,16 +127,16 @@ impl Drop for JobProgress {
 }
 
 /// Clears all lines when the task is aborted.
-struct Lines(MultiProgress);
+struct ProgressLines(MultiProgress);
 
-impl Drop for Lines {
+impl Drop for ProgressLines {
     fn drop(&mut self) {
         let _ = self.0.clear();
     }
 }
 
 async fn draw_jobs(statuses: JobStatuses) {
-    let lines = Lines(MultiProgress::with_draw_target(ProgressDrawTarget::stderr()));
+    let lines = ProgressLines(MultiProgress::with_draw_target(ProgressDrawTarget::stderr()));
     let mut bars: BTreeMap<String, ProgressBar> = BTreeMap::new();
     let mut before: BTreeMap<String, JobStatus> = BTreeMap::new();
     loop {

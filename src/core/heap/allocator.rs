@@ -10,9 +10,9 @@ use crate::core::heap::{LARGE, count, has_room, owner, wait};
 
 /// Counts what statements allocate. Allocations outside statements go to the inner allocator at once.
 #[derive(Debug)]
-pub struct Counted<A>(A);
+pub struct CountingAllocator<A>(A);
 
-impl<A> Counted<A> {
+impl<A> CountingAllocator<A> {
     /// Wraps the allocator that does the work.
     pub const fn new(inner: A) -> Self {
         Self(inner)
@@ -22,7 +22,7 @@ impl<A> Counted<A> {
 // SAFETY: every pointer comes from the inner allocator, by the layout that was asked for, and goes back to it by the same. The
 // code around these calls only reads and writes numbers, or waits. It does not unwind, and its own allocations arrive here as
 // those of no statement.
-unsafe impl<A: GlobalAlloc> GlobalAlloc for Counted<A> {
+unsafe impl<A: GlobalAlloc> GlobalAlloc for CountingAllocator<A> {
     #[inline]
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         // SAFETY: the caller keeps the rules of `alloc`.

@@ -75,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn who_is_too_far_ahead_of_the_slowest_waits() {
+    fn partitions_too_far_ahead_of_the_slowest_wait() {
         let three = time(&[Some(100), Some(160), Some(161)]);
         assert_eq!(waiting(&three, &set(&[]), 60), set(&[2]));
         assert_eq!(waiting(&three, &set(&[]), 61), set(&[]));
@@ -188,7 +188,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn all_is_read_in_the_end(logs in logs(), max_drift in 0_i64..200, max_rows in 1_u64..20) {
+        fn all_rows_are_read_in_the_end(logs in logs(), max_drift in 0_i64..200, max_rows in 1_u64..20) {
             let mut reader = Reader::new(&logs);
             let rows: usize = logs.iter().map(Vec::len).sum();
             let mut rounds = 0;
@@ -201,7 +201,7 @@ mod tests {
         }
 
         #[test]
-        fn nobody_runs_ahead_by_more_than_the_drift_and_a_batch(
+        fn no_partition_is_ahead_by_more_than_the_drift_and_a_batch(
             logs in logs(),
             max_drift in 0_i64..200,
             max_rows in 1_u64..20,

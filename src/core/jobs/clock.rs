@@ -39,11 +39,11 @@ pub struct ClockReading {
 
 /// How the wall clock compares with the job's clock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Wall {
+pub enum WallClock {
     /// The job's clock is the wall clock.
-    Believed,
+    Trusted,
     /// It differs by so many milliseconds from the value that the elapsed time allows.
-    Off(i64),
+    Drifted(i64),
     /// It is ahead of the job's last reading by so many milliseconds, the reading comes from another machine or from before a
     /// restart of this one, and no record confirms the difference.
     Unconfirmed(i64),
@@ -80,12 +80,12 @@ impl JobClock {
     }
 
     /// A record was written at this time, in milliseconds since 1970 UTC.
-    pub fn saw_record(&mut self, written: i64) {
+    pub fn observe_record(&mut self, written: i64) {
         self.seen = self.seen.max(Some(written));
     }
 
     /// The job's time now, in milliseconds since 1970 UTC, and how the wall clock compares with it. The time never goes back.
-    pub fn look(&mut self, wall: i64, steady: &SteadyTime) -> (i64, Wall) {
+    pub fn look(&mut self, wall: i64, steady: &SteadyTime) -> (i64, WallClock) {
         let origin = match self.origin.take() {
             // A job that never ran has no earlier reading to compare with.
             None => ClockReading {
@@ -109,10 +109,10 @@ impl JobClock {
         self.origin = Some(origin);
         let (now, wall) = if off.abs() <= slack {
             self.is_open = false;
-            (wall, Wall::Believed)
+            (wall, WallClock::Trusted)
         } else if off < 0 || !self.is_open {
             self.is_open = false;
-            (line, Wall::Off(off))
+            (line, WallClock::Drifted(off))
         } else {
             // As far as records confirm it.
             let confirmed = self.seen.map_or(line, |seen| seen.saturating_add(SLACK));
@@ -123,8 +123,8 @@ impl JobClock {
             });
             self.is_open = now < wall;
             match self.is_open {
-                true => (now, Wall::Unconfirmed(wall.saturating_sub(now))),
-                false => (now, Wall::Believed),
+                true => (now, WallClock::Unconfirmed(wall.saturating_sub(now))),
+                false => (now, WallClock::Trusted),
             }
         };
         let now = self.now.map_or(now, |before| before.max(now));
@@ -148,27 +148,27 @@ mod tests {
     }
 
     #[test]
-    fn a_wall_clock_that_jumps_ahead_and_back_is_not_believed() {
+    fn wall_clock_jumps_are_ignored() {
         let mut clock = JobClock::default();
         assert_eq!(
             clock.look(START, &steady("a", 500)),
-            (START, Wall::Believed)
+            (START, WallClock::Trusted)
         );
         // Ahead by a year, for a while.
         for passed in [1, 10, 1_000] {
             let (now, wall) = clock.look(START + YEAR + passed, &steady("a", 500 + passed as u64));
-            assert_eq!((now, wall), (START + passed, Wall::Off(YEAR)));
+            assert_eq!((now, wall), (START + passed, WallClock::Drifted(YEAR)));
         }
         // The wall clock is set back: the job's clock goes on as before.
         let (now, wall) = clock.look(START + 2_000, &steady("a", 2_500));
-        assert_eq!((now, wall), (START + 2_000, Wall::Believed));
+        assert_eq!((now, wall), (START + 2_000, WallClock::Trusted));
         // The wall clock is behind: the job's clock neither goes back nor stands still.
         let (now, _) = clock.look(START - YEAR, &steady("a", 3_500));
         assert_eq!(now, START + 3_000);
     }
 
     #[test]
-    fn many_small_jumps_are_one_large_one() {
+    fn many_small_clock_jumps_are_treated_as_one_large_jump() {
         let mut clock = JobClock::default();
         clock.look(START, &steady("a", 0));
         let mut wall = START;
@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn the_next_process_on_the_machine_goes_on_by_the_time_that_passed() {
+    fn a_new_process_on_the_same_machine_adds_the_elapsed_time() {
         let reading = ClockReading {
             at: START,
             steady: steady("a", 1_000),
@@ -189,11 +189,11 @@ mod tests {
         let hour = 3_600_000;
         let later = steady("a", 1_000 + hour);
         let (now, wall) = clock.look(START + hour as i64 + YEAR, &later);
-        assert_eq!((now, wall), (START + hour as i64, Wall::Off(YEAR)));
+        assert_eq!((now, wall), (START + hour as i64, WallClock::Drifted(YEAR)));
     }
 
     #[test]
-    fn elsewhere_the_clock_follows_the_records() {
+    fn on_another_machine_the_clock_follows_record_timestamps() {
         let reading = ClockReading {
             at: START,
             steady: steady("a", 1_000),
@@ -202,29 +202,29 @@ mod tests {
         let mut clock = JobClock::after(Some(&reading), None);
         // No record confirms that a day has passed.
         let (now, wall) = clock.look(START + day, &steady("b", 70));
-        assert_eq!((now, wall), (START, Wall::Unconfirmed(day)));
+        assert_eq!((now, wall), (START, WallClock::Unconfirmed(day)));
         // What passes here is known.
         let (now, _) = clock.look(START + day + 500, &steady("b", 570));
         assert_eq!(now, START + 500);
         // The records of a backlog bring it nearer, recent ones to the wall clock.
-        clock.saw_record(START + day / 2);
+        clock.observe_record(START + day / 2);
         let (now, wall) = clock.look(START + day + 600, &steady("b", 670));
         assert_eq!(now, START + day / 2 + SLACK);
-        assert!(matches!(wall, Wall::Unconfirmed(_)));
-        clock.saw_record(START + day);
+        assert!(matches!(wall, WallClock::Unconfirmed(_)));
+        clock.observe_record(START + day);
         let (now, wall) = clock.look(START + day + 700, &steady("b", 770));
-        assert_eq!((now, wall), (START + day + 700, Wall::Believed));
+        assert_eq!((now, wall), (START + day + 700, WallClock::Trusted));
         // From here on it goes by the time that passes.
         let (now, _) = clock.look(START + day + YEAR, &steady("b", 870));
         assert_eq!(now, START + day + 800);
     }
 
     #[test]
-    fn a_clock_that_was_ahead_once_does_not_stand_still_for_good() {
+    fn a_clock_that_was_ahead_advances_again() {
         // As an earlier release may have left it.
         let mut clock = JobClock::after(None, Some(START + YEAR));
         let (now, wall) = clock.look(START, &steady("a", 0));
-        assert_eq!((now, wall), (START + YEAR, Wall::Off(-YEAR)));
+        assert_eq!((now, wall), (START + YEAR, WallClock::Drifted(-YEAR)));
         let (now, _) = clock.look(START + 5_000, &steady("a", 5_000));
         assert_eq!(now, START + YEAR + 5_000);
     }

@@ -10,7 +10,7 @@ const FIRST_OF_ALL: i64 = FILES / 2;
 
 /// A place in a table's stream: before a file of a version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct FilePlace {
+pub struct FilePosition {
     /// The version.
     pub version: u64,
     /// True if `file` counts all files that the table had at the version; false if it counts those that the version added.
@@ -19,7 +19,7 @@ pub struct FilePlace {
     pub file: u64,
 }
 
-impl FilePlace {
+impl FilePosition {
     /// Before the first file that a version adds.
     pub fn start_of(version: u64) -> Self {
         Self {
@@ -91,7 +91,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_batch_has_one_file_at_least() {
+    fn a_batch_has_at_least_one_file() {
         let rows = [Some(10), Some(20), None, Some(1)];
         assert_eq!(choose_files(rows, 1), 1);
         assert_eq!(choose_files(rows, 30), 2);
@@ -100,9 +100,9 @@ mod tests {
         assert_eq!(choose_files([], 5), 0);
     }
 
-    fn places() -> impl Strategy<Value = FilePlace> {
+    fn places() -> impl Strategy<Value = FilePosition> {
         (0_u64..5_000_000_000, any::<bool>(), 0_u64..499_999_999).prop_map(
-            |(version, of_all, file)| FilePlace {
+            |(version, of_all, file)| FilePosition {
                 version,
                 of_all,
                 file,
@@ -112,8 +112,8 @@ mod tests {
 
     proptest! {
         #[test]
-        fn an_offset_is_one_place_and_offsets_ascend_as_places_do(a in places(), b in places()) {
-            prop_assert_eq!(FilePlace::of_offset(a.offset()), a);
+        fn offsets_and_file_positions_have_the_same_order(a in places(), b in places()) {
+            prop_assert_eq!(FilePosition::of_offset(a.offset()), a);
             prop_assert_eq!(a.cmp(&b), a.offset().cmp(&b.offset()));
         }
     }

@@ -8,7 +8,7 @@
 //! * a list: the number of its items as four bytes, then the items;
 //! * a number with a sign: eight bytes, the highest first; yes or no: 1 or 0;
 //! * what may lack: 0, or 1 and the value;
-//! * a [`Term`], a [`Window`], a [`Place`]: the number of its kind as one byte, then its members in the order of their declaration;
+//! * a [`Term`], a [`Window`], a [`GroupColumn`]: the number of its kind as one byte, then its members in the order of their declaration;
 //! * other structs: their members in that order.
 //!
 //! A change of these types, or of what they describe, gives fingerprints another version; those of earlier versions are still
@@ -81,7 +81,7 @@ pub struct Order {
 
 /// A term and its type.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Typed {
+pub struct TypedTerm {
     /// The term.
     pub term: Term,
     /// The name of its type.
@@ -98,7 +98,7 @@ pub enum Window {
         /// `TUMBLE`, `HOP` or `CUMULATE`.
         function: String,
         /// By which column.
-        event_time: Typed,
+        event_time: TypedTerm,
         /// How long a window is.
         size: i64,
         /// How far apart they begin, or end.
@@ -113,17 +113,17 @@ pub enum Window {
         /// Of these keys.
         keys: Vec<Term>,
         /// By which column.
-        event_time: Typed,
+        event_time: TypedTerm,
         /// How far apart rows of one session may be, in the unit of the event time.
         gap: i64,
         /// What the columns of a group are.
-        columns: Vec<Place>,
+        columns: Vec<GroupColumn>,
     },
 }
 
 /// What a column of a group is that is by session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Place {
+pub enum GroupColumn {
     /// The group of this number.
     Group(i64),
     /// The session's start.
@@ -138,9 +138,9 @@ pub struct StateDescription {
     /// How rows are put together in time.
     pub window: Window,
     /// What they are grouped by.
-    pub groups: Vec<Typed>,
+    pub groups: Vec<TypedTerm>,
     /// What a row of state keeps of its group.
-    pub aggregates: Vec<Typed>,
+    pub aggregates: Vec<TypedTerm>,
 }
 
 impl StateDescription {
@@ -154,10 +154,10 @@ impl StateDescription {
     }
 
     fn bytes(&self) -> Vec<u8> {
-        let mut bytes = Bytes(MARK.to_vec());
+        let mut bytes = CanonicalBytes(MARK.to_vec());
         bytes.window(&self.window);
-        bytes.list(&self.groups, Bytes::typed);
-        bytes.list(&self.aggregates, Bytes::typed);
+        bytes.list(&self.groups, CanonicalBytes::typed);
+        bytes.list(&self.aggregates, CanonicalBytes::typed);
         bytes.0
     }
 }
@@ -178,9 +178,9 @@ fn version_of(fingerprint: &str) -> Option<u32> {
 }
 
 /// The bytes so far.
-struct Bytes(Vec<u8>);
+struct CanonicalBytes(Vec<u8>);
 
-impl Bytes {
+impl CanonicalBytes {
     fn length(&mut self, length: usize) {
         // No text of a statement is as long as four bytes can say.
         let length = u32::try_from(length).unwrap_or(u32::MAX);
@@ -218,7 +218,7 @@ impl Bytes {
         }
     }
 
-    fn typed(&mut self, typed: &Typed) {
+    fn typed(&mut self, typed: &TypedTerm) {
         self.term(&typed.term);
         self.text(&typed.data_type);
     }
@@ -304,14 +304,14 @@ impl Bytes {
         }
     }
 
-    fn place(&mut self, place: &Place) {
+    fn place(&mut self, place: &GroupColumn) {
         match place {
-            Place::Group(number) => {
+            GroupColumn::Group(number) => {
                 self.0.push(1);
                 self.number(*number);
             }
-            Place::Start => self.0.push(2),
-            Place::End => self.0.push(3),
+            GroupColumn::Start => self.0.push(2),
+            GroupColumn::End => self.0.push(3),
         }
     }
 }
@@ -327,8 +327,8 @@ mod tests {
         }
     }
 
-    fn typed(term: Term, data_type: &str) -> Typed {
-        Typed {
+    fn typed(term: Term, data_type: &str) -> TypedTerm {
+        TypedTerm {
             term,
             data_type: data_type.to_owned(),
         }
@@ -368,7 +368,7 @@ mod tests {
 
     /// It is stored: every release must find the same.
     #[test]
-    fn a_fingerprint_stays_what_it_is() {
+    fn fingerprints_are_stable() {
         assert_eq!(
             tumbling().fingerprint(),
             "v2:aeaacf9228fb397d9c5c52911b9c3ad78ad82e030c0691e9ea78ac4655665a77"
@@ -376,7 +376,7 @@ mod tests {
     }
 
     #[test]
-    fn every_member_counts() {
+    fn every_field_changes_the_fingerprint() {
         let mut all = vec![tumbling()];
         let mut with = |change: fn(&mut StateDescription)| {
             let mut other = tumbling();
@@ -479,9 +479,9 @@ mod tests {
             aggregate(vec![call("+", &[], vec![]), v()], false, None, None, false),
         ]);
         for columns in [
-            vec![Place::Group(0), Place::Start],
-            vec![Place::Group(1), Place::Start],
-            vec![Place::Group(0), Place::End],
+            vec![GroupColumn::Group(0), GroupColumn::Start],
+            vec![GroupColumn::Group(1), GroupColumn::Start],
+            vec![GroupColumn::Group(0), GroupColumn::End],
         ] {
             for gap in [5, 6] {
                 for keys in [vec![], vec![column("k")]] {
@@ -502,7 +502,7 @@ mod tests {
     }
 
     #[test]
-    fn fingerprints_say_their_version() {
+    fn fingerprints_have_a_version_prefix() {
         assert!(is_versioned(&tumbling().fingerprint()));
         assert!(is_versioned("v3:0123"));
         for earlier in ["TUMBLE: event_time=ticks.t", "v: x", "v", "vx:1", ""] {

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::core::jobs::log::{JobHistory, Phase};
+use crate::core::jobs::log::{JobHistory, JobPhase};
 
 /// Milliseconds between two heartbeats.
 pub const HEARTBEAT_EVERY: i64 = 10_000;
@@ -26,7 +26,7 @@ pub struct Heartbeat {
 
 /// State of a job as other processes see it, with the reason.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SeenState {
+pub struct ObservedState {
     /// `RUNNING`, `WAITING`, `ACTIVE` (to be run, and no process does), `PAUSED`, `FAILED`, `DROPPED`.
     pub name: &'static str,
     /// The fault that the job waits out, or the reason why it failed.
@@ -40,12 +40,16 @@ pub fn is_fresh(beat: &Heartbeat, now: i64) -> bool {
 }
 
 /// The state of a job at `now`, in milliseconds since 1970 UTC, by its log and its last heartbeat.
-pub fn seen_state(history: &JobHistory, heartbeat: Option<&Heartbeat>, now: i64) -> SeenState {
+pub fn observed_state(
+    history: &JobHistory,
+    heartbeat: Option<&Heartbeat>,
+    now: i64,
+) -> ObservedState {
     let (name, reason) = match &history.phase {
-        Phase::Dropped => ("DROPPED", None),
-        Phase::Paused(None) => ("PAUSED", None),
-        Phase::Paused(Some(reason)) => ("FAILED", Some(reason.clone())),
-        Phase::Active => {
+        JobPhase::Dropped => ("DROPPED", None),
+        JobPhase::Paused(None) => ("PAUSED", None),
+        JobPhase::Paused(Some(reason)) => ("FAILED", Some(reason.clone())),
+        JobPhase::Active => {
             let alive = heartbeat.filter(|beat| {
                 is_fresh(beat, now) && (beat.opening || history.owner.as_ref() == Some(&beat.owner))
             });
@@ -56,23 +60,23 @@ pub fn seen_state(history: &JobHistory, heartbeat: Option<&Heartbeat>, now: i64)
             }
         }
     };
-    SeenState { name, reason }
+    ObservedState { name, reason }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::core::jobs::Entry;
+    use crate::core::jobs::LogEntry;
 
-    fn history(entries: Vec<Entry>) -> JobHistory {
-        let created = Entry::Created {
+    fn history(entries: Vec<LogEntry>) -> JobHistory {
+        let created = LogEntry::Created {
             name: "j".into(),
             text: String::new(),
             tables: Vec::new(),
             at: 0,
         };
         let owner = "a".to_owned();
-        let all: Vec<Entry> = [created, Entry::Takeover { owner, at: 0 }]
+        let all: Vec<LogEntry> = [created, LogEntry::Takeover { owner, at: 0 }]
             .into_iter()
             .chain(entries)
             .collect();
@@ -89,11 +93,11 @@ mod tests {
     }
 
     fn name(history: &JobHistory, beat: Option<&Heartbeat>, now: i64) -> &'static str {
-        seen_state(history, beat, now).name
+        observed_state(history, beat, now).name
     }
 
     #[test]
-    fn only_a_fresh_sign_of_the_owner_counts() {
+    fn only_a_fresh_heartbeat_of_the_owner_counts() {
         let running = history(Vec::new());
         assert_eq!(name(&running, None, 100_000), "ACTIVE");
         assert_eq!(name(&running, Some(&beat("a", None)), 129_999), "RUNNING");
@@ -101,19 +105,19 @@ mod tests {
         assert_eq!(name(&running, Some(&beat("b", None)), 100_000), "ACTIVE");
         // The other machine's clock is ahead.
         assert_eq!(name(&running, Some(&beat("a", None)), 0), "RUNNING");
-        let waiting = seen_state(&running, Some(&beat("a", Some("no broker"))), 100_001);
+        let waiting = observed_state(&running, Some(&beat("a", Some("no broker"))), 100_001);
         assert_eq!(waiting.name, "WAITING");
         assert_eq!(waiting.reason.as_deref(), Some("no broker"));
     }
 
     #[test]
-    fn a_process_that_cannot_begin_the_job_says_why_and_is_no_owner() {
+    fn a_process_that_cannot_start_the_job_reports_why_and_does_not_own_it() {
         let running = history(Vec::new());
         let opening = Heartbeat {
             opening: true,
             ..beat("b", Some("table t cannot be opened"))
         };
-        let waiting = seen_state(&running, Some(&opening), 100_001);
+        let waiting = observed_state(&running, Some(&opening), 100_001);
         assert_eq!(waiting.name, "WAITING");
         assert_eq!(waiting.reason.as_deref(), Some("table t cannot be opened"));
         assert_eq!(name(&running, Some(&opening), 130_000), "ACTIVE");
@@ -122,9 +126,9 @@ mod tests {
     }
 
     #[test]
-    fn what_the_log_says_comes_first() {
+    fn the_log_takes_precedence_over_heartbeats() {
         let paused = |reason: Option<&str>| {
-            history(vec![Entry::Paused {
+            history(vec![LogEntry::Paused {
                 reason: reason.map(Into::into),
                 reported: None,
                 at: 0,
@@ -132,7 +136,7 @@ mod tests {
         };
         let alive = beat("a", Some("no broker"));
         assert_eq!(name(&paused(None), Some(&alive), 100_000), "PAUSED");
-        let failed = seen_state(&paused(Some("lost")), Some(&alive), 100_000);
+        let failed = observed_state(&paused(Some("lost")), Some(&alive), 100_000);
         assert_eq!(failed.name, "FAILED");
         assert_eq!(failed.reason.as_deref(), Some("lost"));
     }

@@ -29,18 +29,18 @@ pub enum Identity {
 
 /// How two identities compare.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Sameness {
+pub enum IdentityMatch {
     /// Both name the same topic or table.
     Same,
     /// They name different ones.
     Other,
     /// The ids that are present agree, but one is missing: the records that were read have to decide.
-    Untold,
+    Undecided,
 }
 
 impl Identity {
     /// Compares this identity with `now`, the present one.
-    pub fn compare(&self, now: &Self) -> Sameness {
+    pub fn compare(&self, now: &Self) -> IdentityMatch {
         match (self, now) {
             (
                 Self::Topic { topic, cluster, id },
@@ -54,25 +54,27 @@ impl Identity {
                     one.is_some() && other.is_some() && one != other
                 };
                 if topic != topic_now || differ(cluster, cluster_now) || differ(id, id_now) {
-                    Sameness::Other
+                    IdentityMatch::Other
                 } else if id.is_some() && id_now.is_some() {
-                    Sameness::Same
+                    IdentityMatch::Same
                 } else {
-                    Sameness::Untold
+                    IdentityMatch::Undecided
                 }
             }
-            (Self::DeltaTable { .. }, Self::DeltaTable { .. }) if self == now => Sameness::Same,
-            _ => Sameness::Other,
+            (Self::DeltaTable { .. }, Self::DeltaTable { .. }) if self == now => {
+                IdentityMatch::Same
+            }
+            _ => IdentityMatch::Other,
         }
     }
 
     /// Whether both are certainly the same topic or table. The addresses of the brokers are not compared.
     pub fn is_certainly(&self, other: &Self) -> bool {
         match self.compare(other) {
-            Sameness::Same => true,
-            Sameness::Other => false,
+            IdentityMatch::Same => true,
+            IdentityMatch::Other => false,
             // Within one cluster the name of a topic is enough.
-            Sameness::Untold => self.has_cluster() && other.has_cluster(),
+            IdentityMatch::Undecided => self.has_cluster() && other.has_cluster(),
         }
     }
 
@@ -114,7 +116,7 @@ impl Identity {
         };
         if is_same_place {
             let (was, is) = (self.id(), now.id());
-            return format!("{what} was made anew: its id was {was} and is {is}");
+            return format!("{what} was recreated: its id was {was} and is {is}");
         }
         format!("it was {self} and is {now}")
     }
@@ -172,7 +174,7 @@ impl RecordMark {
 
 /// What a job that stopped has told of its sources and its sink. The statement that resumes it means this and no more.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Reported {
+pub struct ReportedChange {
     /// Offsets that are gone, by table and partition: from where the job stands to where it could go on.
     pub lost: BTreeMap<String, BTreeMap<i32, SourceProgress>>,
     /// Tables that are others than the job has read or written: what they are now.
@@ -181,7 +183,7 @@ pub struct Reported {
 
 /// What the user says of a source or a sink that is another one.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Accepted {
+pub struct AcceptedChange {
     /// The identity that the user accepts; the decision does not cover any other one.
     pub identity: Identity,
     /// True if it has the same records at the same offsets, or the same rows; false if it is a new topic or table.
@@ -190,13 +192,13 @@ pub struct Accepted {
 
 /// How a source or sink relates to the one that the job's last version names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Standing {
+pub enum IdentityStatus {
     /// The version does not store an identity.
-    Unknown,
+    NotStored,
     /// The same.
     Same,
     /// The ids do not decide: it may be the same.
-    Untold,
+    Undecided,
     /// Another one, and the user has accepted it as new: stored positions do not apply.
     New,
     /// Another one, and the user has accepted it as a copy with the same content.
@@ -206,24 +208,24 @@ pub enum Standing {
 }
 
 /// Compares the present identity `now` with the `stored` one of the job's last version.
-pub fn standing(
+pub fn identity_status(
     stored: Option<&Identity>,
     now: &Identity,
-    accepted: Option<&Accepted>,
-) -> Standing {
+    accepted: Option<&AcceptedChange>,
+) -> IdentityStatus {
     if let Some(accepted) = accepted
-        && accepted.identity.compare(now) != Sameness::Other
+        && accepted.identity.compare(now) != IdentityMatch::Other
     {
         return match accepted.is_moved {
-            true => Standing::Moved,
-            false => Standing::New,
+            true => IdentityStatus::Moved,
+            false => IdentityStatus::New,
         };
     }
     match stored.map(|stored| stored.compare(now)) {
-        None => Standing::Unknown,
-        Some(Sameness::Same) => Standing::Same,
-        Some(Sameness::Untold) => Standing::Untold,
-        Some(Sameness::Other) => Standing::Other,
+        None => IdentityStatus::NotStored,
+        Some(IdentityMatch::Same) => IdentityStatus::Same,
+        Some(IdentityMatch::Undecided) => IdentityStatus::Undecided,
+        Some(IdentityMatch::Other) => IdentityStatus::Other,
     }
 }
 
@@ -247,9 +249,9 @@ mod tests {
     }
 
     #[test]
-    fn ident_1_names_alone_make_no_identity() {
+    fn ident_1_equal_names_are_not_the_same_identity() {
         let one = topic("t", Some("c"), Some("1"));
-        assert_eq!(one.compare(&one), Sameness::Same);
+        assert_eq!(one.compare(&one), IdentityMatch::Same);
         for other in [
             topic("t", Some("c"), Some("2")),
             topic("t", Some("d"), Some("1")),
@@ -257,22 +259,28 @@ mod tests {
             topic("u", None, None),
             table("t", "1"),
         ] {
-            assert_eq!(one.compare(&other), Sameness::Other, "{other}");
-            assert_eq!(other.compare(&one), Sameness::Other, "{other}");
+            assert_eq!(one.compare(&other), IdentityMatch::Other, "{other}");
+            assert_eq!(other.compare(&one), IdentityMatch::Other, "{other}");
         }
         // If a broker gives no ids, the identities are undecided.
         for untold in [topic("t", Some("c"), None), topic("t", None, None)] {
-            assert_eq!(one.compare(&untold), Sameness::Untold);
-            assert_eq!(untold.compare(&untold), Sameness::Untold);
+            assert_eq!(one.compare(&untold), IdentityMatch::Undecided);
+            assert_eq!(untold.compare(&untold), IdentityMatch::Undecided);
         }
         let lake = table("file:///a/", "1");
-        assert_eq!(lake.compare(&lake), Sameness::Same);
-        assert_eq!(lake.compare(&table("file:///a/", "2")), Sameness::Other);
-        assert_eq!(lake.compare(&table("file:///b/", "1")), Sameness::Other);
+        assert_eq!(lake.compare(&lake), IdentityMatch::Same);
+        assert_eq!(
+            lake.compare(&table("file:///a/", "2")),
+            IdentityMatch::Other
+        );
+        assert_eq!(
+            lake.compare(&table("file:///b/", "1")),
+            IdentityMatch::Other
+        );
     }
 
     #[test]
-    fn one_topic_is_one_by_whatever_address_it_was_asked() {
+    fn one_topic_has_the_same_identity_by_any_broker_address() {
         let one = topic("t", Some("c"), Some("1"));
         for (other, is_one) in [
             (one.clone(), true),
@@ -294,36 +302,54 @@ mod tests {
     }
 
     #[test]
-    fn ident_1_what_is_accepted_is_what_was_told_and_nothing_else() {
+    fn ident_1_only_the_reported_identity_can_be_accepted() {
         let (was, is, later) = (
             topic("t", None, Some("1")),
             topic("t", None, Some("2")),
             topic("t", None, Some("3")),
         );
-        let accepted = |is_moved| Accepted {
+        let accepted = |is_moved| AcceptedChange {
             identity: is.clone(),
             is_moved,
         };
-        assert_eq!(standing(Some(&was), &was, None), Standing::Same);
-        assert_eq!(standing(Some(&was), &is, None), Standing::Other);
-        assert_eq!(standing(None, &is, None), Standing::Unknown);
+        assert_eq!(
+            identity_status(Some(&was), &was, None),
+            IdentityStatus::Same
+        );
+        assert_eq!(
+            identity_status(Some(&was), &is, None),
+            IdentityStatus::Other
+        );
+        assert_eq!(identity_status(None, &is, None), IdentityStatus::NotStored);
         let new = accepted(false);
-        assert_eq!(standing(Some(&was), &is, Some(&new)), Standing::New);
+        assert_eq!(
+            identity_status(Some(&was), &is, Some(&new)),
+            IdentityStatus::New
+        );
         let moved = accepted(true);
-        assert_eq!(standing(Some(&was), &is, Some(&moved)), Standing::Moved);
-        assert_eq!(standing(Some(&was), &later, Some(&new)), Standing::Other);
-        assert_eq!(standing(Some(&was), &was, Some(&new)), Standing::Same);
+        assert_eq!(
+            identity_status(Some(&was), &is, Some(&moved)),
+            IdentityStatus::Moved
+        );
+        assert_eq!(
+            identity_status(Some(&was), &later, Some(&new)),
+            IdentityStatus::Other
+        );
+        assert_eq!(
+            identity_status(Some(&was), &was, Some(&new)),
+            IdentityStatus::Same
+        );
     }
 
     #[test]
-    fn a_difference_says_what_it_was_and_what_it_is() {
+    fn an_identity_difference_shows_old_and_new() {
         let (was, is) = (
             topic("t", Some("c"), Some("1")),
             topic("t", Some("c"), Some("2")),
         );
         assert_eq!(
             was.difference(&is),
-            "topic 't' was made anew: its id was 1 and is 2"
+            "topic 't' was recreated: its id was 1 and is 2"
         );
         assert_eq!(
             was.difference(&table("file:///a/", "x")),
@@ -332,7 +358,7 @@ mod tests {
     }
 
     #[test]
-    fn a_checksum_tells_keys_from_values_and_null_from_nothing() {
+    fn a_checksum_distinguishes_key_value_null_and_empty() {
         let sums = [
             RecordMark::checksum_of(None, None),
             RecordMark::checksum_of(Some(b""), None),

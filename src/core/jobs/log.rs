@@ -5,12 +5,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::identity::{Accepted, Reported};
+use super::identity::{AcceptedChange, ReportedChange};
 use super::progress::Gaps;
 
 /// One thing that happened to a job. Times are milliseconds since 1970 UTC.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Entry {
+pub enum LogEntry {
     /// The job was created; always the first entry.
     Created {
         /// Its name in SQL.
@@ -38,7 +38,7 @@ pub enum Entry {
         /// When.
         at: i64,
     },
-    /// The job goes on from an earlier batch; later ones are abandoned.
+    /// The job continues from an earlier batch; later ones are abandoned.
     Rewound {
         /// The batch it continues from; 0 is the beginning.
         to: u64,
@@ -50,7 +50,7 @@ pub enum Entry {
         /// Why, if not by a statement.
         reason: Option<String>,
         /// What a statement that resumes it may refer to.
-        reported: Option<Reported>,
+        reported: Option<ReportedChange>,
         /// When.
         at: i64,
     },
@@ -61,7 +61,7 @@ pub enum Entry {
         /// What was reported as lost when this was said.
         lost: Gaps,
         /// What the user says of tables that are others than they were, by table.
-        accepting: BTreeMap<String, Accepted>,
+        accepting: BTreeMap<String, AcceptedChange>,
         /// The user's decision about a batch whose outcome is unknown: its number, and whether the sink has it.
         assuming: Option<(u64, bool)>,
         /// When.
@@ -104,7 +104,7 @@ pub fn is_older(name: &str, number: u64) -> bool {
 
 /// A committed batch that has not been abandoned.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Committed {
+pub struct BatchCommit {
     /// Its number.
     pub batch: u64,
     /// The name of its version.
@@ -115,7 +115,7 @@ pub struct Committed {
 
 /// Whether a job is to run.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Phase {
+pub enum JobPhase {
     /// It should run, and does if a runner has it.
     Active,
     /// It waits for RESUME JOB; with the reason if the job stopped by itself.
@@ -138,19 +138,19 @@ pub struct JobHistory {
     /// How often it was rewound.
     pub generation: u64,
     /// The committed batches that were not abandoned, in order.
-    pub batches: Vec<Committed>,
+    pub batches: Vec<BatchCommit>,
     /// Versions that a rewind has abandoned and whose rows a sink may still have, because no batch was committed since.
     pub abandoned: Vec<String>,
     /// Whether it should run.
-    pub phase: Phase,
+    pub phase: JobPhase,
     /// The runner that took it over last.
     pub owner: Option<String>,
     /// What the job has reported last, and no batch was committed since.
-    pub reported: Reported,
+    pub reported: ReportedChange,
     /// RESUME JOB … SKIPPING LOST was said of these offsets, and no batch was committed since.
     pub skipping: Gaps,
     /// RESUME JOB … ACCEPTING was said of these tables, and no batch was committed since.
-    pub accepted: BTreeMap<String, Accepted>,
+    pub accepted: BTreeMap<String, AcceptedChange>,
     /// The batch of the last RESUME JOB … ASSUMING BATCH, if no batch was committed since.
     pub assuming: Option<(u64, bool)>,
     /// The number of that entry: the statement does not apply to versions that were staged later.
@@ -171,10 +171,10 @@ pub struct JobHistory {
 }
 
 impl JobHistory {
-    /// Folds the entries of a log; `None` if it does not begin with [`Entry::Created`].
-    pub fn of(entries: &[Entry]) -> Option<Self> {
+    /// Folds the entries of a log; `None` if it does not begin with [`LogEntry::Created`].
+    pub fn of(entries: &[LogEntry]) -> Option<Self> {
         let (first, rest) = entries.split_first()?;
-        let Entry::Created {
+        let LogEntry::Created {
             name,
             text,
             tables,
@@ -191,9 +191,9 @@ impl JobHistory {
             generation: 0,
             batches: Vec::new(),
             abandoned: Vec::new(),
-            phase: Phase::Active,
+            phase: JobPhase::Active,
             owner: None,
-            reported: Reported::default(),
+            reported: ReportedChange::default(),
             skipping: Gaps::new(),
             accepted: BTreeMap::new(),
             assuming: None,
@@ -212,50 +212,51 @@ impl JobHistory {
     }
 
     /// Takes in the next entry, whose id is not known.
-    pub fn apply(&mut self, entry: &Entry) {
+    pub fn apply(&mut self, entry: &LogEntry) {
         self.next += 1;
         self.last_entry = None;
         match entry {
             // Only the first entry counts.
-            Entry::Created { .. } => {}
-            Entry::Takeover { owner, .. } => self.owner = Some(owner.clone()),
-            Entry::Committed { batch, version, at } => {
+            LogEntry::Created { .. } => {}
+            LogEntry::Takeover { owner, .. } => self.owner = Some(owner.clone()),
+            LogEntry::Committed { batch, version, at } => {
                 self.known.insert(version.clone());
-                self.batches.push(Committed {
+                self.batches.push(BatchCommit {
                     batch: *batch,
                     version: version.clone(),
                     at: *at,
                 });
-                self.reported = Reported::default();
+                self.reported = ReportedChange::default();
                 self.skipping.clear();
                 self.accepted.clear();
                 self.assuming = None;
                 self.abandoned.clear();
             }
-            Entry::Rewound { to, .. } => {
+            LogEntry::Rewound { to, .. } => {
                 self.generation += 1;
                 let stays = self.batches.partition_point(|batch| batch.batch <= *to);
                 let abandoned = self.batches.drain(stays..);
                 self.abandoned.extend(abandoned.map(|batch| batch.version));
             }
             // A dropped job stays dropped.
-            Entry::Paused { .. } | Entry::Resumed { .. } if self.phase == Phase::Dropped => {}
-            Entry::Paused {
+            LogEntry::Paused { .. } | LogEntry::Resumed { .. }
+                if self.phase == JobPhase::Dropped => {}
+            LogEntry::Paused {
                 reason, reported, ..
             } => {
-                self.phase = Phase::Paused(reason.clone());
+                self.phase = JobPhase::Paused(reason.clone());
                 if let Some(reported) = reported {
                     self.reported = reported.clone();
                 }
             }
-            Entry::Resumed {
+            LogEntry::Resumed {
                 skipping_lost,
                 lost,
                 accepting,
                 assuming,
                 ..
             } => {
-                self.phase = Phase::Active;
+                self.phase = JobPhase::Active;
                 // Earlier decisions still apply: the next batch carries out all of them.
                 self.accepted.extend(
                     accepting
@@ -273,12 +274,12 @@ impl JobHistory {
                 self.assuming = *assuming;
                 self.assumed_at = self.next - 1;
             }
-            Entry::Replaced { text, tables, .. } => {
+            LogEntry::Replaced { text, tables, .. } => {
                 self.text.clone_from(text);
                 self.tables.clone_from(tables);
             }
-            Entry::Dropped { .. } => self.phase = Phase::Dropped,
-            Entry::Trimmed { oldest, packs, .. } => self.trim(*oldest, packs),
+            LogEntry::Dropped { .. } => self.phase = JobPhase::Dropped,
+            LogEntry::Trimmed { oldest, packs, .. } => self.trim(*oldest, packs),
         }
     }
 
@@ -306,7 +307,7 @@ impl JobHistory {
     }
 
     /// The last committed batch that was not abandoned.
-    pub fn last(&self) -> Option<&Committed> {
+    pub fn last(&self) -> Option<&BatchCommit> {
         self.batches.last()
     }
 
@@ -331,8 +332,8 @@ mod tests {
     use super::super::progress::SourceProgress;
     use super::*;
 
-    fn created() -> Entry {
-        Entry::Created {
+    fn created() -> LogEntry {
+        LogEntry::Created {
             name: "j".into(),
             text: "CREATE JOB j …".into(),
             tables: vec![],
@@ -340,8 +341,8 @@ mod tests {
         }
     }
 
-    fn committed(batch: u64, version: &str) -> Entry {
-        Entry::Committed {
+    fn committed(batch: u64, version: &str) -> LogEntry {
+        LogEntry::Committed {
             batch,
             version: version.into(),
             at: 0,
@@ -349,13 +350,13 @@ mod tests {
     }
 
     #[test]
-    fn a_rewind_takes_numbers_again_and_remembers_what_was() {
+    fn a_rewind_reuses_batch_numbers_and_keeps_abandoned_batches() {
         let entries = [
             created(),
             committed(1, "a"),
             committed(2, "b"),
             committed(3, "c"),
-            Entry::Rewound { to: 1, at: 0 },
+            LogEntry::Rewound { to: 1, at: 0 },
             committed(2, "d"),
         ];
         let history = JobHistory::of(&entries).unwrap();
@@ -375,18 +376,18 @@ mod tests {
     }
 
     #[test]
-    fn pause_and_resume_are_the_phase() {
+    fn pause_and_resume_set_the_phase() {
         let gap = SourceProgress { start: 3, end: 9 };
         let lost: Gaps = [("t".to_owned(), [(0, gap)].into())].into();
-        let paused = Entry::Paused {
+        let paused = LogEntry::Paused {
             reason: Some("lost offsets".into()),
-            reported: Some(Reported {
+            reported: Some(ReportedChange {
                 lost: lost.clone(),
-                ..Reported::default()
+                ..ReportedChange::default()
             }),
             at: 0,
         };
-        let resumed = Entry::Resumed {
+        let resumed = LogEntry::Resumed {
             skipping_lost: true,
             lost: lost.clone(),
             accepting: BTreeMap::new(),
@@ -394,18 +395,18 @@ mod tests {
             at: 0,
         };
         let mut history = JobHistory::of(&[created(), paused]).unwrap();
-        assert_eq!(history.phase, Phase::Paused(Some("lost offsets".into())));
+        assert_eq!(history.phase, JobPhase::Paused(Some("lost offsets".into())));
         assert_eq!(history.reported.lost, lost);
         history.apply(&resumed);
-        assert_eq!(history.phase, Phase::Active);
+        assert_eq!(history.phase, JobPhase::Active);
         assert_eq!(history.skipping, lost);
         // The decision holds for one batch, also if other entries come before that batch.
-        history.apply(&Entry::Paused {
+        history.apply(&LogEntry::Paused {
             reason: None,
             reported: None,
             at: 0,
         });
-        history.apply(&Entry::Resumed {
+        history.apply(&LogEntry::Resumed {
             skipping_lost: false,
             lost: Gaps::new(),
             accepting: BTreeMap::new(),
@@ -415,7 +416,7 @@ mod tests {
         assert_eq!((&history.skipping, &history.reported.lost), (&lost, &lost));
         history.apply(&committed(1, "a"));
         assert_eq!(history.skipping, Gaps::new());
-        assert_eq!(history.reported, Reported::default());
+        assert_eq!(history.reported, ReportedChange::default());
     }
 
     #[test]
@@ -423,7 +424,7 @@ mod tests {
         let name = |number: u64| format!("{number:010}-v");
         let mut entries = vec![created()];
         entries.extend((1..=5).map(|number| committed(number, &name(number))));
-        entries.push(Entry::Trimmed {
+        entries.push(LogEntry::Trimmed {
             oldest: 4,
             packs: vec!["p".into()],
             at: 0,
@@ -440,28 +441,28 @@ mod tests {
         assert!(history.was_committed(&name(2)) && history.was_committed("0000000002"));
         assert!(!history.was_committed(&name(6)));
         // The last batch always stays, and a rewind starts from the remaining batches.
-        history.apply(&Entry::Trimmed {
+        history.apply(&LogEntry::Trimmed {
             oldest: 9,
             packs: vec![],
             at: 0,
         });
         assert_eq!((left(&history), history.oldest()), (vec![5], 5));
         history.apply(&committed(6, &name(12)));
-        history.apply(&Entry::Rewound { to: 5, at: 0 });
+        history.apply(&LogEntry::Rewound { to: 5, at: 0 });
         assert_eq!((left(&history), history.next_batch()), (vec![5], 6));
         assert_eq!(history.abandoned, [name(12)]);
     }
 
     #[test]
-    fn a_job_that_is_dropped_stays_so() {
-        let mut history = JobHistory::of(&[created(), Entry::Dropped { at: 0 }]).unwrap();
+    fn a_dropped_job_stays_dropped() {
+        let mut history = JobHistory::of(&[created(), LogEntry::Dropped { at: 0 }]).unwrap();
         for entry in [
-            Entry::Paused {
+            LogEntry::Paused {
                 reason: Some("it was dropped".into()),
                 reported: None,
                 at: 0,
             },
-            Entry::Resumed {
+            LogEntry::Resumed {
                 skipping_lost: false,
                 lost: Gaps::new(),
                 accepting: BTreeMap::new(),
@@ -470,12 +471,12 @@ mod tests {
             },
         ] {
             history.apply(&entry);
-            assert_eq!(history.phase, Phase::Dropped);
+            assert_eq!(history.phase, JobPhase::Dropped);
         }
     }
 
     #[test]
-    fn a_log_begins_with_created() {
+    fn a_log_begins_with_a_created_entry() {
         assert_eq!(JobHistory::of(&[]), None);
         assert_eq!(JobHistory::of(&[committed(1, "a")]), None);
     }

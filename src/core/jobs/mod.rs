@@ -20,18 +20,23 @@ pub mod version;
 pub mod watermark;
 
 pub use alignment::waiting;
-pub use clock::{ClockReading, JobClock, SteadyTime, Wall};
+pub use clock::{ClockReading, JobClock, SteadyTime, WallClock};
 pub use ends::PartitionEnds;
-pub use files::{FilePlace, choose_files};
-pub use heartbeat::{Heartbeat, SeenState, seen_state};
-pub use identity::{Accepted, Identity, RecordMark, Reported, Sameness, Standing, standing};
-pub use log::{Committed, Entry, JobHistory, Phase, is_older};
+pub use files::{FilePosition, choose_files};
+pub use heartbeat::{Heartbeat, ObservedState, observed_state};
+pub use identity::{
+    AcceptedChange, Identity, IdentityMatch, IdentityStatus, RecordMark, ReportedChange,
+    identity_status,
+};
+pub use log::{BatchCommit, JobHistory, JobPhase, LogEntry, is_older};
 pub use progress::{Gaps, SourceProgress};
-pub use ranges::{Lost, PartitionFacts, PlannedRange, choose};
-pub use recovery::{Decision, Missing, Staged, missing_in_sink, recover, recover_in_new_sink};
-pub use retention::{Deletable, Passed, Retention, is_sweep_due, oldest_to_stay, passed_by};
-pub use shortage::{Remedy, Shortage, remedy};
-pub use table_time::{Reached, UnfinishedVersion, through_versions};
+pub use ranges::{LostOffsets, PartitionFacts, PlannedRange, choose};
+pub use recovery::{
+    MissingBatches, RecoveryDecision, StagedVersion, missing_in_sink, recover, recover_in_new_sink,
+};
+pub use retention::{DeletableFiles, Passed, Retention, is_sweep_due, oldest_to_stay, passed_by};
+pub use shortage::{MemoryShortage, ShortageRemedy, remedy};
+pub use table_time::{PartitionTimes, UnfinishedVersion, through_versions};
 pub use version::{AGGREGATE, BatchVersion, DeadLetter, OperatorState, StateFile};
 pub use watermark::{
     JobTime, PartitionTime, Partitions, RowWatermark, RunningWatermark, WatermarkPolicy,

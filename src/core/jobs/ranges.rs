@@ -34,7 +34,7 @@ pub struct PlannedRange {
 
 /// Offsets that the job has not read and that the topic no longer has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Lost {
+pub struct LostOffsets {
     /// The partition.
     pub partition: i32,
     /// The first lost offset: the position of the job.
@@ -61,7 +61,7 @@ pub fn choose(
     latest: bool,
     max_rows: u64,
     skipping: &BTreeMap<i32, SourceProgress>,
-) -> Result<Vec<PlannedRange>, Vec<Lost>> {
+) -> Result<Vec<PlannedRange>, Vec<LostOffsets>> {
     let mut lost = Vec::new();
     let mut ranges: Vec<PlannedRange> = facts
         .iter()
@@ -81,7 +81,7 @@ pub fn choose(
                         true => known.high,
                         false => known.low,
                     };
-                    lost.push(Lost {
+                    lost.push(LostOffsets {
                         partition: known.partition,
                         from: position,
                         to,
@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn what_one_partition_leaves_the_others_take() {
+    fn unused_batch_capacity_goes_to_other_partitions() {
         let all = [
             facts(0, Some(0), 0, 1_000),
             facts(1, Some(10), 0, 12),
@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn a_partition_that_waits_leaves_its_share_to_others() {
+    fn a_waiting_partition_leaves_its_capacity_to_others() {
         let waits = PartitionFacts {
             waits: true,
             ..facts(1, Some(10), 0, 1_000)
@@ -208,7 +208,7 @@ mod tests {
     #[test]
     fn loss_1_lost_offsets_stop_the_job_unless_they_are_skipped() {
         let retained = [facts(0, Some(3), 5, 9), facts(1, Some(9), 0, 9)];
-        let lost = Lost {
+        let lost = LostOffsets {
             partition: 0,
             from: 3,
             to: 5,
@@ -221,7 +221,7 @@ mod tests {
         );
         // A log that is shorter than the position counts as another log, unless it is known to be the same.
         let anew = [facts(0, Some(30), 0, 4)];
-        let lost = Lost {
+        let lost = LostOffsets {
             partition: 0,
             from: 30,
             to: 0,
@@ -235,12 +235,12 @@ mod tests {
         }];
         assert_eq!(
             choose(&cut, false, 100, &nothing()),
-            Err(vec![Lost { to: 4, ..lost }])
+            Err(vec![LostOffsets { to: 4, ..lost }])
         );
     }
 
     #[test]
-    fn loss_1_only_what_was_told_is_skipped() {
+    fn loss_1_only_reported_losses_are_skipped() {
         // The gap has grown since it was reported.
         let grown = [facts(0, Some(3), 8, 9)];
         assert!(choose(&grown, false, 100, &gap(0, 3, 5)).is_err());
@@ -260,7 +260,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn ranges_go_on_where_the_last_ended_and_reach_the_end(
+        fn ranges_are_contiguous_and_reach_the_end(
             highs in prop::collection::vec(0_i64..500, 1..6),
             max_rows in 1_u64..300,
         ) {

@@ -7,20 +7,20 @@ use super::log::JobHistory;
 
 /// A version that was written and that the log does not name.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Staged {
+pub struct StagedVersion {
     /// Its name.
     pub name: String,
     /// Its batch.
     pub batch: u64,
-    /// The version it goes on from.
+    /// The version it continues from.
     pub parent: Option<String>,
 }
 
 /// How the runner goes on.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Decision {
+pub enum RecoveryDecision {
     /// Sink and log agree: choose the next batch.
-    GoOn,
+    Continue,
     /// The sink has one batch more than the log: append an entry that it is committed.
     AppendCommitted {
         /// The batch.
@@ -53,10 +53,10 @@ pub fn recover(
     history: &JobHistory,
     is_first: bool,
     witness: Option<&str>,
-    staged: &[Staged],
-) -> Decision {
+    staged: &[StagedVersion],
+) -> RecoveryDecision {
     let last = history.last().map(|committed| committed.version.as_str());
-    let children: Vec<&Staged> = staged
+    let children: Vec<&StagedVersion> = staged
         .iter()
         .filter(|staged| staged.parent.as_deref() == last)
         .filter(|staged| !history.was_committed(&staged.name))
@@ -64,9 +64,9 @@ pub fn recover(
     let unclear = |reason: &str| {
         let batch = history.next_batch();
         // The user has checked the rows of the sink; the decision does not cover versions that were staged after it.
-        let is_new = |child: &&&Staged| sequence(&child.name) > Some(history.assumed_at);
+        let is_new = |child: &&&StagedVersion| sequence(&child.name) > Some(history.assumed_at);
         if let Some(child) = children.iter().find(is_new) {
-            return Decision::Unclear {
+            return RecoveryDecision::Unclear {
                 batch: child.batch,
                 reason: reason.to_owned(),
             };
@@ -75,12 +75,14 @@ pub fn recover(
             history.assuming,
             children.iter().max_by_key(|child| &child.name),
         ) {
-            (Some((assumed, true)), Some(child)) if assumed == batch => Decision::AppendCommitted {
-                batch,
-                version: child.name.clone(),
-            },
-            (Some((assumed, _)), _) if assumed == batch => Decision::GoOn,
-            _ => Decision::Unclear {
+            (Some((assumed, true)), Some(child)) if assumed == batch => {
+                RecoveryDecision::AppendCommitted {
+                    batch,
+                    version: child.name.clone(),
+                }
+            }
+            (Some((assumed, _)), _) if assumed == batch => RecoveryDecision::Continue,
+            _ => RecoveryDecision::Unclear {
                 batch,
                 reason: reason.to_owned(),
             },
@@ -88,10 +90,12 @@ pub fn recover(
     };
     match witness {
         // The log names this witness, perhaps as an abandoned version: the sink has committed no batch after it.
-        Some(name) if history.was_committed(name) => Decision::GoOn,
-        Some(BEGINNING) if history.batches.is_empty() || children.is_empty() => Decision::GoOn,
+        Some(name) if history.was_committed(name) => RecoveryDecision::Continue,
+        Some(BEGINNING) if history.batches.is_empty() || children.is_empty() => {
+            RecoveryDecision::Continue
+        }
         Some(name) => match children.iter().find(|child| child.name == name) {
-            Some(child) => Decision::AppendCommitted {
+            Some(child) => RecoveryDecision::AppendCommitted {
                 batch: child.batch,
                 version: child.name.clone(),
             },
@@ -99,15 +103,17 @@ pub fn recover(
             // newer state of the data directory.
             None if sequence(name) > last.map_or(Some(0), sequence) => match history.assuming {
                 // The user accepts that the sink gets the later batches twice.
-                Some((assumed, false)) if assumed == history.next_batch() => Decision::GoOn,
-                _ => Decision::OlderLog {
+                Some((assumed, false)) if assumed == history.next_batch() => {
+                    RecoveryDecision::Continue
+                }
+                _ => RecoveryDecision::OlderLog {
                     batch: history.next_batch(),
                     witness: name.to_owned(),
                 },
             },
-            None => unclear("the sink names a batch that this job's data does not have"),
+            None => unclear("the sink has a batch that is not in the data of this job"),
         },
-        None if is_first || children.is_empty() => Decision::GoOn,
+        None if is_first || children.is_empty() => RecoveryDecision::Continue,
         None => unclear("the sink no longer knows which batch it has"),
     }
 }
@@ -117,19 +123,19 @@ pub fn recover(
 pub fn recover_in_new_sink(
     history: &JobHistory,
     witness: Option<&str>,
-    staged: &[Staged],
-) -> Decision {
+    staged: &[StagedVersion],
+) -> RecoveryDecision {
     let last = history.last().map(|committed| committed.version.as_str());
     let child = staged
         .iter()
         .filter(|staged| staged.parent.as_deref() == last)
         .find(|staged| witness == Some(staged.name.as_str()));
     match child {
-        Some(child) => Decision::AppendCommitted {
+        Some(child) => RecoveryDecision::AppendCommitted {
             batch: child.batch,
             version: child.name.clone(),
         },
-        None => Decision::GoOn,
+        None => RecoveryDecision::Continue,
     }
 }
 
@@ -142,7 +148,7 @@ pub fn missing_in_sink(
     witness: &str,
     keeps_all: bool,
     rows: &[u64],
-) -> Option<Missing> {
+) -> Option<MissingBatches> {
     let known = match witness {
         BEGINNING => Some(0),
         name => sequence(name),
@@ -155,7 +161,7 @@ pub fn missing_in_sink(
         .map(|(batch, _)| batch.batch)
         .collect();
     let (newest, oldest) = (*missing.first()?, *missing.last()?);
-    Some(Missing {
+    Some(MissingBatches {
         first: oldest,
         last: newest,
         known,
@@ -164,7 +170,7 @@ pub fn missing_in_sink(
 
 /// Batches that the log has and the sink does not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Missing {
+pub struct MissingBatches {
     /// The first of them.
     pub first: u64,
     /// The last of them.
@@ -182,47 +188,57 @@ fn sequence(name: &str) -> Option<u64> {
 mod tests {
     use std::collections::BTreeMap;
 
-    use super::super::log::Entry;
+    use super::super::log::LogEntry;
     use super::*;
 
-    fn history(committed: &[(u64, &str)], more: &[Entry]) -> JobHistory {
-        let mut entries = vec![Entry::Created {
+    fn history(committed: &[(u64, &str)], more: &[LogEntry]) -> JobHistory {
+        let mut entries = vec![LogEntry::Created {
             name: "j".into(),
             text: String::new(),
             tables: vec![],
             at: 0,
         }];
-        entries.extend(committed.iter().map(|(batch, version)| Entry::Committed {
-            batch: *batch,
-            version: (*version).into(),
-            at: 0,
-        }));
+        entries.extend(
+            committed
+                .iter()
+                .map(|(batch, version)| LogEntry::Committed {
+                    batch: *batch,
+                    version: (*version).into(),
+                    at: 0,
+                }),
+        );
         entries.extend(more.iter().cloned());
         JobHistory::of(&entries).unwrap()
     }
 
-    fn staged(name: &str, batch: u64, parent: Option<&str>) -> Staged {
-        Staged {
+    fn staged(name: &str, batch: u64, parent: Option<&str>) -> StagedVersion {
+        StagedVersion {
             name: name.into(),
             batch,
             parent: parent.map(str::to_owned),
         }
     }
 
-    fn append(batch: u64, version: &str) -> Decision {
-        Decision::AppendCommitted {
+    fn append(batch: u64, version: &str) -> RecoveryDecision {
+        RecoveryDecision::AppendCommitted {
             batch,
             version: version.into(),
         }
     }
 
     #[test]
-    fn exact_1_a_crash_between_any_two_steps_is_told_apart() {
+    fn exact_1_recovery_distinguishes_crashes_between_any_two_steps() {
         let one = history(&[(1, "a")], &[]);
         // Nothing was staged; staged and not committed; committed and not in the log.
-        assert_eq!(recover(&one, false, Some("a"), &[]), Decision::GoOn);
+        assert_eq!(
+            recover(&one, false, Some("a"), &[]),
+            RecoveryDecision::Continue
+        );
         let b = [staged("b", 2, Some("a"))];
-        assert_eq!(recover(&one, false, Some("a"), &b), Decision::GoOn);
+        assert_eq!(
+            recover(&one, false, Some("a"), &b),
+            RecoveryDecision::Continue
+        );
         assert_eq!(recover(&one, false, Some("b"), &b), append(2, "b"));
         // Several attempts at the same batch: the witness says which one.
         let two = [staged("b", 2, Some("a")), staged("c", 2, Some("a"))];
@@ -230,46 +246,50 @@ mod tests {
     }
 
     #[test]
-    fn the_first_batch_has_the_beginning_before_it() {
+    fn before_the_first_batch_the_witness_is_the_beginning() {
         let none = history(&[], &[]);
         let first = [staged("a", 1, None)];
-        assert_eq!(recover(&none, true, None, &[]), Decision::GoOn);
+        assert_eq!(recover(&none, true, None, &[]), RecoveryDecision::Continue);
         assert_eq!(
             recover(&none, false, Some(BEGINNING), &first),
-            Decision::GoOn
+            RecoveryDecision::Continue
         );
         assert_eq!(recover(&none, false, Some("a"), &first), append(1, "a"));
     }
 
     #[test]
-    fn a_witness_that_is_lost_stops_the_job_only_if_a_batch_hangs_on_it() {
+    fn a_lost_witness_stops_the_job_only_if_a_batch_depends_on_it() {
         let one = history(&[(1, "a")], &[]);
-        assert_eq!(recover(&one, false, None, &[]), Decision::GoOn);
+        assert_eq!(recover(&one, false, None, &[]), RecoveryDecision::Continue);
         let b = [staged("b", 2, Some("a"))];
         let lost = recover(&one, false, None, &b);
         assert!(
-            matches!(lost, Decision::Unclear { batch: 2, .. }),
+            matches!(lost, RecoveryDecision::Unclear { batch: 2, .. }),
             "{lost:?}"
         );
         let unknown = recover(&one, false, Some("z"), &b);
-        assert!(matches!(unknown, Decision::Unclear { .. }), "{unknown:?}");
+        assert!(
+            matches!(unknown, RecoveryDecision::Unclear { .. }),
+            "{unknown:?}"
+        );
     }
 
     #[test]
-    fn exact_1_a_new_sink_has_what_was_staged_for_it() {
+    fn exact_1_a_new_sink_is_compared_with_batches_staged_for_it() {
         let one = history(&[(1, "a")], &[]);
-        let recovered = |witness, staged: &[Staged]| recover_in_new_sink(&one, witness, staged);
+        let recovered =
+            |witness, staged: &[StagedVersion]| recover_in_new_sink(&one, witness, staged);
         // The witness is one of the sink before it.
-        assert_eq!(recovered(Some("a"), &[]), Decision::GoOn);
-        assert_eq!(recovered(None, &[]), Decision::GoOn);
+        assert_eq!(recovered(Some("a"), &[]), RecoveryDecision::Continue);
+        assert_eq!(recovered(None, &[]), RecoveryDecision::Continue);
         let own = [staged("b", 2, Some("a")), staged("c", 2, Some("a"))];
-        assert_eq!(recovered(Some("a"), &own), Decision::GoOn);
+        assert_eq!(recovered(Some("a"), &own), RecoveryDecision::Continue);
         assert_eq!(recovered(Some("c"), &own), append(2, "c"));
     }
 
     #[test]
-    fn the_user_may_say_what_the_sink_holds() {
-        let resumed = |committed| Entry::Resumed {
+    fn the_user_may_assume_whether_a_batch_is_committed() {
+        let resumed = |committed| LogEntry::Resumed {
             skipping_lost: false,
             lost: BTreeMap::default(),
             accepting: BTreeMap::default(),
@@ -280,12 +300,12 @@ mod tests {
         let yes = history(&[(1, "a")], &[resumed(true)]);
         assert_eq!(recover(&yes, false, None, &b), append(2, "b"));
         let no = history(&[(1, "a")], &[resumed(false)]);
-        assert_eq!(recover(&no, false, None, &b), Decision::GoOn);
+        assert_eq!(recover(&no, false, None, &b), RecoveryDecision::Continue);
     }
 
     #[test]
-    fn what_the_user_says_is_not_about_what_was_staged_later() {
-        let resumed = Entry::Resumed {
+    fn an_assumption_does_not_apply_to_later_batches() {
+        let resumed = LogEntry::Resumed {
             skipping_lost: false,
             lost: BTreeMap::default(),
             accepting: BTreeMap::default(),
@@ -294,29 +314,35 @@ mod tests {
         };
         let no = history(&[(1, "a")], &[resumed]);
         let meant = [staged("0000000001-b", 2, Some("a"))];
-        assert_eq!(recover(&no, false, None, &meant), Decision::GoOn);
+        assert_eq!(
+            recover(&no, false, None, &meant),
+            RecoveryDecision::Continue
+        );
         let later = [staged("0000000004-c", 2, Some("a"))];
         let asked = recover(&no, false, None, &later);
         assert!(
-            matches!(asked, Decision::Unclear { batch: 2, .. }),
+            matches!(asked, RecoveryDecision::Unclear { batch: 2, .. }),
             "{asked:?}"
         );
     }
 
     #[test]
-    fn a_log_of_an_older_data_directory_is_told_from_one_that_is_unclear() {
+    fn an_older_data_directory_is_distinguished_from_an_unclear_log() {
         let old = history(&[(1, "0000000002-a")], &[]);
         assert_eq!(old.next, 2);
         let ahead = recover(&old, false, Some("0000000007-f"), &[]);
-        let expected = Decision::OlderLog {
+        let expected = RecoveryDecision::OlderLog {
             batch: 2,
             witness: "0000000007-f".into(),
         };
         assert_eq!(ahead, expected);
         let unclear = recover(&old, false, Some("0000000001-x"), &[]);
-        assert!(matches!(unclear, Decision::Unclear { .. }), "{unclear:?}");
+        assert!(
+            matches!(unclear, RecoveryDecision::Unclear { .. }),
+            "{unclear:?}"
+        );
         // That it is committed does not help: the log does not have it. That its rows may come twice does.
-        let resumed = |committed| Entry::Resumed {
+        let resumed = |committed| LogEntry::Resumed {
             skipping_lost: false,
             lost: BTreeMap::default(),
             accepting: BTreeMap::default(),
@@ -326,7 +352,7 @@ mod tests {
         let no = history(&[(1, "0000000002-a")], &[resumed(false)]);
         assert_eq!(
             recover(&no, false, Some("0000000007-f"), &[]),
-            Decision::GoOn
+            RecoveryDecision::Continue
         );
         let yes = history(&[(1, "0000000002-a")], &[resumed(true)]);
         assert_eq!(recover(&yes, false, Some("0000000007-f"), &[]), expected);
@@ -360,12 +386,12 @@ mod tests {
     fn exact_3_after_a_rewind_the_abandoned_batch_is_no_witness_of_a_new_one() {
         let rewound = history(
             &[(1, "a"), (2, "b"), (3, "c")],
-            &[Entry::Rewound { to: 1, at: 0 }],
+            &[LogEntry::Rewound { to: 1, at: 0 }],
         );
         let staged_again = [staged("b", 2, Some("a")), staged("d", 2, Some("a"))];
         assert_eq!(
             recover(&rewound, false, Some("c"), &staged_again),
-            Decision::GoOn
+            RecoveryDecision::Continue
         );
         assert_eq!(
             recover(&rewound, false, Some("d"), &staged_again),

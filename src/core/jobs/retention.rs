@@ -7,7 +7,7 @@
 //! lost if that is not the one it knows.
 //!
 //! A sweep may have stalled since it read the log, and another runner may have gone on from there. So a sweep decides which
-//! files to delete by the checkpoints that it finds just before it deletes ([`Deletable`]), never by the history that it read
+//! files to delete by the checkpoints that it finds just before it deletes ([`DeletableFiles`]), never by the history that it read
 //! earlier.
 
 use std::collections::BTreeSet;
@@ -70,7 +70,7 @@ pub fn is_sweep_due(history: &JobHistory, retention: Retention, now: i64) -> boo
 /// The checkpoints that a newer one has passed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Passed<'a> {
-    /// The last but one: entries before its number may be deleted. Its history says which files may ([`Deletable`]).
+    /// The last but one: entries before its number may be deleted. Its history says which files may ([`DeletableFiles`]).
     pub before: u64,
     /// Those before that one, which may be deleted.
     pub older: &'a [u64],
@@ -95,7 +95,7 @@ pub fn passed_by(own: u64, checkpoints: &[u64]) -> Option<Passed<'_>> {
 /// Later versions build on the oldest batch of that checkpoint. Of older files they need only those that the version of this
 /// batch names; files that they add have a higher number.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Deletable {
+pub struct DeletableFiles {
     settled: u64,
     /// Packs of late rows and dead letters that stay.
     packs: BTreeSet<String>,
@@ -103,7 +103,7 @@ pub struct Deletable {
     state: BTreeSet<String>,
 }
 
-impl Deletable {
+impl DeletableFiles {
     /// `passed` is the history in a checkpoint that a newer checkpoint has passed; `oldest` is the version of its first batch.
     pub fn by(passed: &JobHistory, oldest: &BatchVersion) -> Self {
         Self {
@@ -136,17 +136,17 @@ fn excess(history: &JobHistory, retention: Retention) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Entry;
+    use super::super::LogEntry;
     use super::*;
 
     fn history(batches: u64) -> JobHistory {
-        let mut entries = vec![Entry::Created {
+        let mut entries = vec![LogEntry::Created {
             name: "j".into(),
             text: String::new(),
             tables: vec![],
             at: 0,
         }];
-        entries.extend((1..=batches).map(|batch| Entry::Committed {
+        entries.extend((1..=batches).map(|batch| LogEntry::Committed {
             batch,
             version: format!("{batch:010}-v"),
             at: i64::try_from(batch).unwrap() * 1_000,
@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn batches_stay_up_to_a_number_and_an_age_and_the_last_always() {
+    fn batches_are_kept_by_count_and_age_and_the_last_always() {
         let keep = |versions, age| Retention { versions, age };
         let oldest = |batches, retention, now| oldest_to_stay(&history(batches), retention, now);
         assert_eq!(oldest(10, keep(10, i64::MAX), 10_000), None);
@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn sweeping_waits_until_it_is_worth_its_while() {
+    fn sweeping_starts_when_enough_batches_have_expired() {
         let few = Retention {
             versions: 3,
             age: 1_000_000,

@@ -12,8 +12,9 @@ use super::progress::SourceProgress;
 use super::recovery::BEGINNING;
 use super::version::{AGGREGATE, BatchVersion, OperatorState, StateFile};
 use super::{
-    Accepted, Decision, Deletable, Entry, Identity, JobHistory, PartitionFacts, Reported,
-    Retention, Staged, Standing, choose, oldest_to_stay, passed_by, recover, standing,
+    AcceptedChange, DeletableFiles, Identity, IdentityStatus, JobHistory, LogEntry, PartitionFacts,
+    RecoveryDecision, ReportedChange, Retention, StagedVersion, choose, identity_status,
+    oldest_to_stay, passed_by, recover,
 };
 
 /// So few batches are kept that as much as possible is deleted.
@@ -54,7 +55,7 @@ struct World {
 struct Written {
     /// No other entry has it, nor the same one when it is sent again.
     id: String,
-    entry: Entry,
+    entry: LogEntry,
 }
 
 /// A sink with transactions. Only the runner that was the last to fence it can commit; rows and witness are committed together.
@@ -112,17 +113,17 @@ enum Step {
 
 /// What a runner deletes next of the files that are no longer needed.
 #[derive(Clone)]
-enum Sweep {
+enum SweepStep {
     Checkpoint { history: Box<JobHistory> },
     Entries { before: u64 },
     Checkpoints { before: u64 },
     Passed { passed: Box<JobHistory> },
-    Files { deletable: Deletable },
+    Files { deletable: DeletableFiles },
 }
 
 impl World {
     fn new() -> Self {
-        let created = Entry::Created {
+        let created = LogEntry::Created {
             name: "j".into(),
             text: String::new(),
             tables: vec![],
@@ -138,7 +139,7 @@ impl World {
     }
 
     /// An entry with an id that was never written.
-    fn written(&mut self, entry: &Entry) -> Written {
+    fn written(&mut self, entry: &LogEntry) -> Written {
         self.ids += 1;
         Written {
             id: self.ids.to_string(),
@@ -157,21 +158,21 @@ impl World {
     /// The runner reports that the topic is another one, and the user accepts it.
     fn accept(&mut self, mut history: JobHistory) {
         let others = BTreeMap::from([("t".to_owned(), self.identity())]);
-        let paused = Entry::Paused {
+        let paused = LogEntry::Paused {
             reason: Some("another topic".to_owned()),
-            reported: Some(Reported {
+            reported: Some(ReportedChange {
                 others,
-                ..Reported::default()
+                ..ReportedChange::default()
             }),
             at: 0,
         };
         if self.append(&mut history, &paused) {
             let identity = history.reported.others["t"].clone();
-            let accepted = Accepted {
+            let accepted = AcceptedChange {
                 identity,
                 is_moved: false,
             };
-            let resumed = Entry::Resumed {
+            let resumed = LogEntry::Resumed {
                 skipping_lost: false,
                 lost: BTreeMap::new(),
                 accepting: [("t".to_owned(), accepted)].into(),
@@ -220,7 +221,7 @@ impl World {
     ///
     /// Now and then the answer gets lost, and now and then the write arrives much later: then the writer finds the number free, and
     /// sends the entry once more with another id.
-    fn append(&mut self, history: &mut JobHistory, entry: &Entry) -> bool {
+    fn append(&mut self, history: &mut JobHistory, entry: &LogEntry) -> bool {
         self.answers += 1;
         if self.answers.is_multiple_of(11)
             && let Some((number, written)) = self.late.pop_front()
@@ -250,7 +251,7 @@ impl World {
     }
 
     /// A runner that has the job trims its history; gives what is to be deleted after that.
-    fn trim(&mut self, history: &mut JobHistory) -> Option<Sweep> {
+    fn trim(&mut self, history: &mut JobHistory) -> Option<SweepStep> {
         let oldest = oldest_to_stay(history, RETENTION, 0)?;
         self.names += 1;
         let pack = format!("{:010}-{}", history.next, self.names);
@@ -265,7 +266,7 @@ impl World {
         }
         self.packs.insert(pack.clone(), leaving);
         packs.push(pack);
-        let trimmed = Entry::Trimmed {
+        let trimmed = LogEntry::Trimmed {
             oldest,
             packs,
             at: 0,
@@ -274,11 +275,11 @@ impl World {
             return None;
         }
         let history = Box::new(history.clone());
-        Some(Sweep::Checkpoint { history })
+        Some(SweepStep::Checkpoint { history })
     }
 
     /// Goes on with what a runner deletes, or trims the history if the runner is between two batches.
-    fn sweep_on(&mut self, sweep: Option<Sweep>, runner: &mut Step) -> Option<Sweep> {
+    fn sweep_on(&mut self, sweep: Option<SweepStep>, runner: &mut Step) -> Option<SweepStep> {
         match (sweep, runner) {
             (Some(sweep), _) => self.sweep(sweep),
             (None, Step::Choose { history, .. }) => self.trim(history),
@@ -287,41 +288,41 @@ impl World {
     }
 
     /// Deletes one file, or goes on to the next kind of files.
-    fn sweep(&mut self, sweep: Sweep) -> Option<Sweep> {
+    fn sweep(&mut self, sweep: SweepStep) -> Option<SweepStep> {
         match sweep {
-            Sweep::Checkpoint { history } => {
+            SweepStep::Checkpoint { history } => {
                 let mut kept = (*history).clone();
                 kept.checkpoint = 0;
                 self.checkpoints.entry(history.next).or_insert(kept);
                 let checkpoints: Vec<u64> = self.checkpoints.keys().copied().collect();
                 let before = passed_by(history.next, &checkpoints)?.before;
-                Some(Sweep::Entries { before })
+                Some(SweepStep::Entries { before })
             }
-            Sweep::Entries { before } => {
+            SweepStep::Entries { before } => {
                 let first = self.log.keys().next().copied();
                 match first.filter(|first| *first < before) {
                     Some(first) => {
                         self.log.remove(&first);
-                        Some(Sweep::Entries { before })
+                        Some(SweepStep::Entries { before })
                     }
-                    None => Some(Sweep::Checkpoints { before }),
+                    None => Some(SweepStep::Checkpoints { before }),
                 }
             }
-            Sweep::Checkpoints { before } => {
+            SweepStep::Checkpoints { before } => {
                 let first = *self.checkpoints.keys().next()?;
                 if first < before {
                     self.checkpoints.remove(&first);
-                    return Some(Sweep::Checkpoints { before });
+                    return Some(SweepStep::Checkpoints { before });
                 }
                 let passed = Box::new(self.checkpoints.get(&before)?.clone());
-                Some(Sweep::Passed { passed })
+                Some(SweepStep::Passed { passed })
             }
-            Sweep::Passed { passed } => {
+            SweepStep::Passed { passed } => {
                 let oldest = self.versions.get(&passed.batches.first()?.version)?;
-                let deletable = Deletable::by(&passed, oldest);
-                Some(Sweep::Files { deletable })
+                let deletable = DeletableFiles::by(&passed, oldest);
+                Some(SweepStep::Files { deletable })
             }
-            Sweep::Files { deletable } => {
+            SweepStep::Files { deletable } => {
                 let mut versions = self.versions.keys();
                 let version = versions.find(|name| deletable.has_version(name)).cloned();
                 let mut state = self.state.iter();
@@ -335,7 +336,7 @@ impl World {
                 } else {
                     self.packs.remove(&pack?);
                 }
-                Some(Sweep::Files { deletable })
+                Some(SweepStep::Files { deletable })
             }
         }
     }
@@ -346,11 +347,11 @@ impl World {
         files.all(|file| self.state.contains(&file.name))
     }
 
-    fn staged(&self, history: &JobHistory) -> Vec<Staged> {
+    fn staged(&self, history: &JobHistory) -> Vec<StagedVersion> {
         self.versions
             .iter()
             .filter(|(name, _)| !history.was_committed(name))
-            .map(|(name, version)| Staged {
+            .map(|(name, version)| StagedVersion {
                 name: name.clone(),
                 batch: version.batch,
                 parent: version.parent.clone(),
@@ -386,7 +387,7 @@ impl World {
             },
             Step::Claim { mut history } => {
                 let is_first = history.owner.is_none();
-                let entry = Entry::Takeover {
+                let entry = LogEntry::Takeover {
                     owner: runner.to_string(),
                     at: 0,
                 };
@@ -409,9 +410,9 @@ impl World {
                 }
                 let staged = self.staged(&history);
                 match recover(&history, is_first, self.sink.witness.as_deref(), &staged) {
-                    Decision::GoOn => {}
-                    Decision::AppendCommitted { batch, version } => {
-                        let entry = Entry::Committed {
+                    RecoveryDecision::Continue => {}
+                    RecoveryDecision::AppendCommitted { batch, version } => {
+                        let entry = LogEntry::Committed {
                             batch,
                             version,
                             at: 0,
@@ -420,8 +421,10 @@ impl World {
                             return Step::TakeOver;
                         }
                     }
-                    Decision::Unclear { reason, .. } => panic!("{reason}"),
-                    Decision::OlderLog { witness, .. } => panic!("{witness} is not in the log"),
+                    RecoveryDecision::Unclear { reason, .. } => panic!("{reason}"),
+                    RecoveryDecision::OlderLog { witness, .. } => {
+                        panic!("{witness} is not in the log")
+                    }
                 }
                 if self.sink.epoch != epoch {
                     return Step::TakeOver;
@@ -457,12 +460,12 @@ impl World {
                 let now = self.identity();
                 let stored = last.and_then(|last| last.identities.get("t"));
                 let accepted = last.and_then(|_| history.accepted.get("t"));
-                let standing = standing(stored, &now, accepted);
-                if standing == Standing::Other {
+                let standing = identity_status(stored, &now, accepted);
+                if standing == IdentityStatus::Other {
                     self.accept(history);
                     return Step::TakeOver;
                 }
-                let is_new = standing == Standing::New;
+                let is_new = standing == IdentityStatus::New;
                 // The state stays when a source is another one.
                 let operators = last.map_or_else(BTreeMap::new, |last| last.operators.clone());
                 let last = last.filter(|_| !is_new);
@@ -569,7 +572,7 @@ impl World {
                 batch,
                 name,
             } => {
-                let entry = Entry::Committed {
+                let entry = LogEntry::Committed {
                     batch,
                     version: name,
                     at: 0,
@@ -658,7 +661,7 @@ fn every_row_once(events: Vec<Event>) -> Result<(), TestCaseError> {
 
 fn every_row_once_in(mut world: World, events: Vec<Event>) -> Result<(), TestCaseError> {
     let mut runners = vec![Step::TakeOver; 3];
-    let mut sweeps: Vec<Option<Sweep>> = vec![None; 3];
+    let mut sweeps: Vec<Option<SweepStep>> = vec![None; 3];
     let mut rows = BTreeSet::new();
     for event in events {
         match event {
@@ -731,7 +734,7 @@ fn every_row_once_in(mut world: World, events: Vec<Event>) -> Result<(), TestCas
 }
 
 #[test]
-fn exact_1_every_schedule_leaves_every_row_once() {
+fn exact_1_every_schedule_writes_every_row_once() {
     let schedules = Schedules::of("decisions of a job");
     proptest!(cases(2_000), |(events in events())| {
         schedules.count();
@@ -740,7 +743,7 @@ fn exact_1_every_schedule_leaves_every_row_once() {
 }
 
 #[test]
-fn exact_1_who_sleeps_while_the_log_is_made_shorter_wins_nothing() {
+fn exact_1_a_runner_that_stalled_during_a_log_trim_cannot_commit() {
     let schedules = Schedules::of("decisions of runners that sleep");
     proptest!(cases(64), |(events in sleepy_events())| {
         schedules.count();
@@ -787,7 +790,7 @@ fn loss_1_a_sweep_that_slept_does_not_go_by_its_own_checkpoint() {
 }
 
 #[test]
-fn what_is_kept_does_not_grow_with_what_was_done() {
+fn stored_files_do_not_grow_with_the_number_of_batches() {
     let schedules = Schedules::of("what a job keeps");
     proptest!(cases(32), |(batches in 20_i64..200)| {
         schedules.count();

@@ -18,14 +18,14 @@ pub struct UnfinishedVersion {
 
 /// Time of a partition after a batch has read it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Reached {
+pub struct PartitionTimes {
     /// Its watermark.
     pub watermark: Option<i64>,
     /// Of a table: event time that does not count in the watermark yet.
     pub unfinished: Option<UnfinishedVersion>,
 }
 
-impl From<Option<i64>> for Reached {
+impl From<Option<i64>> for PartitionTimes {
     fn from(watermark: Option<i64>) -> Self {
         Self {
             watermark,
@@ -44,8 +44,8 @@ pub fn through_versions(
     delay: i64,
     highest: &BTreeMap<u64, Option<i64>>,
     end: u64,
-) -> (BTreeMap<u64, Option<i64>>, Reached) {
-    let mut reached = Reached {
+) -> (BTreeMap<u64, Option<i64>>, PartitionTimes) {
+    let mut reached = PartitionTimes {
         watermark: from,
         unfinished,
     };
@@ -66,7 +66,7 @@ pub fn through_versions(
     (met, reached)
 }
 
-impl Reached {
+impl PartitionTimes {
     /// Counts the event time of an unfinished version earlier than this one.
     fn finish_before(&mut self, version: u64) {
         if let Some(done) = self.unfinished.take_if(|of| of.version < version) {
@@ -82,7 +82,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn time_1_a_version_counts_when_it_is_read_to_its_end() {
+    fn time_1_a_version_raises_the_watermark_when_it_is_read_to_its_end() {
         let highest = BTreeMap::from([(3, Some(100)), (4, None), (5, Some(90)), (6, Some(130))]);
         let (met, reached) = through_versions(None, None, 10, &highest, 6);
         assert_eq!(
@@ -101,7 +101,7 @@ mod tests {
         let rest = BTreeMap::from([(6, Some(50))]);
         let (met, reached) = through_versions(reached.watermark, Some(open), 10, &rest, 7);
         assert_eq!(met, BTreeMap::from([(6, Some(90))]));
-        assert_eq!(reached, Reached::from(Some(120)));
+        assert_eq!(reached, PartitionTimes::from(Some(120)));
         // The rest of it was deleted, and is skipped.
         let next = BTreeMap::from([(9, Some(20))]);
         let (met, reached) = through_versions(Some(90), Some(open), 10, &next, 10);
@@ -112,7 +112,7 @@ mod tests {
     proptest! {
         /// TIME-3: files of event times, by version, cut into batches between any of them.
         #[test]
-        fn time_3_what_rows_meet_does_not_depend_on_the_cut(
+        fn time_3_row_watermarks_do_not_depend_on_batch_boundaries(
             versions in prop::collection::vec(prop::collection::vec(prop::option::of(0_i64..100), 0..4), 0..8),
             mut cuts in prop::collection::vec(0_usize..32, 0..6),
             delay in 0_i64..20,
@@ -130,7 +130,7 @@ mod tests {
             cuts.retain(|cut| *cut < files.len());
             cuts.extend([0, files.len()]);
             cuts.sort_unstable();
-            let mut reached = Reached::default();
+            let mut reached = PartitionTimes::default();
             for cut in cuts.windows(2) {
                 let mut highest: BTreeMap<u64, Option<i64>> = BTreeMap::new();
                 for (version, of_file) in &files[cut[0]..cut[1]] {
@@ -145,7 +145,7 @@ mod tests {
                 }
                 prop_assert_eq!(reached.watermark, expected(end));
             }
-            prop_assert_eq!(reached, Reached::from(expected(last)));
+            prop_assert_eq!(reached, PartitionTimes::from(expected(last)));
         }
     }
 }

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::table_time::{Reached, UnfinishedVersion};
+use super::table_time::{PartitionTimes, UnfinishedVersion};
 
 /// Which partition holds the job's watermark.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -125,7 +125,7 @@ impl JobTime {
         &self,
         policy: WatermarkPolicy,
         known: &Partitions,
-        reached: &BTreeMap<String, BTreeMap<i32, Reached>>,
+        reached: &BTreeMap<String, BTreeMap<i32, PartitionTimes>>,
         idle: &Partitions,
     ) -> Self {
         let mut partitions = self.partitions.clone();
@@ -169,7 +169,7 @@ impl JobTime {
     }
 
     /// Forgets the times of a table that has another identity now: they do not apply to its new partitions.
-    pub fn begin_anew(&mut self, table: &str) {
+    pub fn forget_table(&mut self, table: &str) {
         self.partitions.remove(table);
     }
 
@@ -199,13 +199,13 @@ mod tests {
         [("t".to_owned(), partitions.iter().copied().collect())].into()
     }
 
-    fn reached(of: &[(i32, i64)]) -> BTreeMap<String, BTreeMap<i32, Reached>> {
+    fn reached(of: &[(i32, i64)]) -> BTreeMap<String, BTreeMap<i32, PartitionTimes>> {
         let of = of.iter().map(|(number, at)| (*number, Some(*at).into()));
         [("t".to_owned(), of.collect())].into()
     }
 
     #[test]
-    fn keys_are_forgotten_by_a_clock_that_never_goes_back() {
+    fn keys_expire_by_a_monotonic_clock() {
         let first = JobTime::default().at(100, Some(30));
         assert_eq!((first.clock, first.closed_by), (Some(100), Some(70)));
         let second = first.at(90, Some(30));
@@ -219,7 +219,7 @@ mod tests {
     const HIGHEST: WatermarkPolicy = WatermarkPolicy::Highest;
 
     #[test]
-    fn time_1_a_row_meets_what_earlier_rows_of_its_partition_brought() {
+    fn time_1_a_row_meets_the_watermark_of_earlier_rows_of_its_partition() {
         let mut running = RunningWatermark::new(RowWatermark::From(None), None, 10);
         let met: Vec<_> = [100, 90, 130, 105]
             .into_iter()
@@ -234,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn time_1_the_lowest_partition_holds_the_job_and_it_never_goes_back() {
+    fn time_1_the_job_watermark_is_the_lowest_and_never_decreases() {
         let both = known(&[0, 1]);
         let nobody = Partitions::new();
         let first = JobTime::default().after(LOWEST, &both, &reached(&[(0, 100)]), &nobody);
@@ -258,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn time_1_a_partition_that_was_not_read_when_it_came_or_woke_starts_where_the_job_is() {
+    fn time_1_a_new_or_woken_partition_starts_at_the_job_watermark() {
         let nobody = Partitions::new();
         let one = JobTime::default().after(LOWEST, &known(&[0]), &reached(&[(0, 100)]), &nobody);
         let from = RowWatermark::From(Some(100));
@@ -278,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn time_1_a_partition_that_is_gone_holds_nobody_back() {
+    fn time_1_a_deleted_partition_does_not_hold_the_watermark_back() {
         let nobody = Partitions::new();
         let ends = reached(&[(0, 100), (1, 50)]);
         let read = JobTime::default().after(LOWEST, &known(&[0, 1]), &ends, &nobody);
@@ -288,7 +288,7 @@ mod tests {
         assert_eq!(gone.partition("t", 1), None);
         // A table with another identity: its partitions are new, and the job goes no further back.
         let mut anew = gone;
-        anew.begin_anew("t");
+        anew.forget_table("t");
         assert_eq!(
             anew.row_watermark(LOWEST, "t", 0),
             RowWatermark::From(Some(100))
@@ -299,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn time_1_when_all_are_idle_the_highest_counts() {
+    fn time_1_if_all_partitions_are_idle_the_highest_watermark_counts() {
         let both = known(&[0, 1]);
         let ends = reached(&[(0, 100), (1, 50)]);
         let read = JobTime::default().after(LOWEST, &both, &ends, &Partitions::new());

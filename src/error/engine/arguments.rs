@@ -26,13 +26,15 @@ pub(super) fn refused(message: &str) -> Option<Error> {
     }
     let (function, types) = call(message)?;
     let error = match types {
-        Some(types) => Error::invalid(format!("{function} takes no such arguments: {types}")),
-        None => Error::invalid(format!("{function} takes no such arguments")),
+        Some(types) => Error::invalid(format!(
+            "{function} does not accept arguments of these types: {types}"
+        )),
+        None => Error::invalid(format!("{function} does not accept these arguments")),
     };
     let error = error.about(Subject::function(function));
     Some(error.with_help(match function.starts_with("array_") {
-        true => "the values and the elements of the list are of one type: CAST them to one",
-        false => "CAST them to types that it takes",
+        true => "the values and the elements of the list must have one type: CAST them to it",
+        false => "CAST them to types that it accepts",
     }))
 }
 
@@ -40,12 +42,12 @@ pub(super) fn refused(message: &str) -> Option<Error> {
 pub(super) fn of_rows(message: &str) -> Option<Error> {
     if message.contains(", got Column(") || message.contains("Arguments must be literals") {
         let error =
-            Error::unsupported("a function in FROM takes constants, and no column of a table");
-        return Some(error.with_help("say unnest(generate_series(1, t.n)) in the select list"));
+            Error::unsupported("a function in FROM takes constants, not columns of a table");
+        return Some(error.with_help("write unnest(generate_series(1, t.n)) in the select list"));
     }
     let (_, given) = message.split_once(", got ")?;
     given.starts_with("Literal(").then(|| {
-        Error::invalid("this series is none of whole numbers, and none of times with an INTERVAL")
+        Error::invalid("a series is of whole numbers, or of times with an INTERVAL")
             .with_help("generate_series(1, 10), generate_series(1, 10, 2), generate_series(t, u, INTERVAL '1 day')")
     })
 }
@@ -70,35 +72,35 @@ fn call(message: &str) -> Option<(&str, Option<&str>)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::engine::real::real;
+    use crate::error::engine::real_errors::real;
 
     #[tokio::test]
-    async fn the_engine_says_which_function_does_not_take_its_arguments() {
+    async fn argument_type_errors_of_the_engine_name_the_function() {
         let error = real("SELECT array_append([1], 'x')").await;
-        let said = "array_append takes no such arguments";
+        let said = "array_append does not accept these arguments";
         assert!(error.message().starts_with(said), "{error}");
         assert_eq!(error.subjects(), [Subject::function("array_append")]);
         let error = real("SELECT avg(s) FROM t").await;
-        let said = "avg takes no such arguments";
+        let said = "avg does not accept these arguments";
         assert!(error.message().starts_with(said), "{error}");
     }
 
     #[tokio::test]
-    async fn the_engine_says_what_a_series_is_given() {
+    async fn series_argument_errors_of_the_engine_are_recognized() {
         let error = real("SELECT * FROM generate_series(1, 'x')").await;
         assert!(
-            error.message().starts_with("this series is none"),
+            error.message().starts_with("a series is of whole numbers"),
             "{error}"
         );
         let error = real("SELECT * FROM generate_series(CAST(random() AS BIGINT), 5)").await;
         assert_eq!(
             error.message(),
-            "a function in FROM takes constants, and no column of a table"
+            "a function in FROM takes constants, not columns of a table"
         );
     }
 
     #[test]
-    fn what_a_function_takes_is_not_described_as_the_engine_does() {
+    fn argument_errors_do_not_show_engine_signatures() {
         let planned = "Execution error: Function 'array_append' user-defined coercion failed with: Error during planning: \
             Failed to coerce arguments to satisfy a call to 'array_append' function: coercion from List(Int64), Utf8 to the \
             signature ArraySignature(Array) failed. No function matches the given name and argument types \
@@ -107,20 +109,20 @@ mod tests {
             Utf8 to the signature ArraySignature(Array) failed";
         for message in [planned, analyzed] {
             let error = refused(message).unwrap();
-            let said = "array_append takes no such arguments: List(Int64), Utf8";
+            let said = "array_append does not accept arguments of these types: List(Int64), Utf8";
             assert_eq!(error.message(), said);
             assert!(error.help().is_some());
         }
         let none = "Function 'sum' failed to match any signature, errors: Error during planning: …";
         assert_eq!(
             refused(none).unwrap().message(),
-            "sum takes no such arguments"
+            "sum does not accept these arguments"
         );
         assert!(refused("Function 'lower' requires String, but received Int64").is_none());
     }
 
     #[test]
-    fn what_a_series_is_given_is_not_told_as_the_engine_has_it() {
+    fn series_errors_do_not_show_engine_types() {
         for inside in [
             "Argument #2 must be an INTEGER or NULL, got Column(Column { relation: None })",
             "First argument must be a timestamp or NULL, got Literal(TimestampMicrosecond(1, None), None)",

@@ -114,17 +114,17 @@ pub(super) fn written(message: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::engine::real::real;
+    use crate::error::engine::real_errors::real;
 
     #[tokio::test]
-    async fn the_engine_says_which_function_does_not_exist() {
+    async fn unknown_function_errors_of_the_engine_are_recognized() {
         let error = real("SELECT mod(a, b) FROM t").await;
         assert_eq!(error.message(), "Invalid function 'mod'");
         assert_eq!(error.help(), Some("write a % b"));
     }
 
     #[test]
-    fn what_others_call_otherwise_is_told() {
+    fn functions_of_other_databases_get_a_suggestion() {
         let told = written("Error during planning: Invalid function 'MOD'.\nDid you mean 'log'?");
         assert_eq!(told.as_deref(), Some("write a % b"));
         assert_eq!(written("Invalid function 'nothing'"), None);

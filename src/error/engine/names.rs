@@ -42,11 +42,11 @@ pub(super) fn unknown_table(text: &str) -> Option<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::engine::real::raw;
+    use crate::error::engine::real_errors::raw;
     use crate::error::{Error, Subject};
 
     #[tokio::test]
-    async fn the_engine_tells_equal_missing_and_unclear_names() {
+    async fn duplicate_missing_and_ambiguous_names_are_distinguished() {
         let equal = raw("SELECT a, a FROM t").await;
         assert!(NameProblems::of(&equal).equal, "{equal}");
         let equal = raw("SELECT * FROM (SELECT 1 AS a, 2 AS a) AS q").await;
@@ -63,7 +63,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_engine_tells_which_table_it_does_not_find() {
+    async fn missing_table_errors_of_the_engine_name_the_table() {
         for (sql, table) in [
             ("SELECT * FROM nothing", "nothing"),
             ("SELECT * FROM public.nothing", "nothing"),

@@ -43,7 +43,7 @@ fn named_in(text: &str) -> Vec<Subject> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::engine::real::real;
+    use crate::error::engine::real_errors::real;
 
     #[tokio::test]
     async fn a_value_that_the_engine_cannot_cast_is_quoted() {

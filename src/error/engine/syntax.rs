@@ -11,7 +11,7 @@ const PLACE: &str = " at Line: ";
 
 /// The reason for a syntax error.
 #[derive(Debug)]
-pub(crate) enum Syntax {
+pub(crate) enum SyntaxReason {
     /// Expressions or queries are nested too deep.
     TooDeep,
     /// The parser reports the place separately from its message.
@@ -25,7 +25,7 @@ pub(crate) enum Syntax {
     },
 }
 
-impl Syntax {
+impl SyntaxReason {
     /// Interprets an error of the parser.
     pub(crate) fn of(error: DataFusionError) -> Self {
         if let DataFusionError::SQL(parser, _) = error.find_root()
@@ -71,12 +71,12 @@ mod tests {
 
     use super::*;
 
-    fn refused(sql: &str) -> Syntax {
-        Syntax::of(DFParser::parse_sql(sql).unwrap_err())
+    fn refused(sql: &str) -> SyntaxReason {
+        SyntaxReason::of(DFParser::parse_sql(sql).unwrap_err())
     }
 
     #[test]
-    fn the_parser_says_what_it_has_expected_and_where() {
+    fn syntax_errors_have_the_expected_token_and_position() {
         for (sql, expected, at) in [
             (
                 "SELECT CAST(1\n  FORM INT)",
@@ -94,7 +94,7 @@ mod tests {
                 None,
             ),
         ] {
-            let Syntax::Said { message, place } = refused(sql) else {
+            let SyntaxReason::Said { message, place } = refused(sql) else {
                 panic!("{sql} is refused in another way");
             };
             assert_eq!(message, expected);
@@ -104,8 +104,8 @@ mod tests {
     }
 
     #[test]
-    fn the_parser_says_that_a_text_is_too_deep() {
+    fn the_recursion_limit_of_the_parser_is_recognized() {
         let deep = format!("SELECT {}1{}", "(".repeat(1_000), ")".repeat(1_000));
-        assert!(matches!(refused(&deep), Syntax::TooDeep));
+        assert!(matches!(refused(&deep), SyntaxReason::TooDeep));
     }
 }

@@ -14,27 +14,27 @@ const NO_RETRACTION: &str = "because `retract_batch` is not implemented: ";
 const REFUSED: [(&str, &str, &str); 5] = [
     (
         "Correlated scalar subquery must be aggregated",
-        "(SELECT …) that depends on the row around it gives one value, by an aggregate without GROUP BY",
-        "say (SELECT max(x) FROM … WHERE …), or join with the table",
+        "a correlated (SELECT …) must return one value, by an aggregate without GROUP BY",
+        "write (SELECT max(x) FROM … WHERE …), or join with the table",
     ),
     (
         "A GROUP BY clause in a scalar correlated subquery",
-        "(SELECT …) that depends on the row around it groups by nothing but what it compares with that row",
+        "a correlated (SELECT …) may group only by what it compares with the outer row",
         "leave GROUP BY out, or join with the query",
     ),
     (
         "Correlated scalar subquery can only be used in",
-        "(SELECT …) that depends on the row around it stands in a select list, WHERE and HAVING",
+        "a correlated (SELECT …) is allowed in a select list, WHERE and HAVING",
         "compute it as a column of a query in FROM, and name that column",
     ),
     (
         "Accessing outer reference columns is not allowed",
-        "conditions on the row around a subquery stand in WHERE, and not below an outer join, INTERSECT or EXCEPT",
+        "conditions on the outer row of a subquery are allowed in WHERE, and not below an outer join, INTERSECT or EXCEPT",
         "compare in WHERE of the subquery itself, or join with the query",
     ),
     (
         "subquery can only be used in",
-        "IN (SELECT …) stands in a select list, WHERE, HAVING, GROUP BY and ORDER BY, and EXISTS (SELECT …) in WHERE and HAVING",
+        "IN (SELECT …) is allowed in a select list, WHERE, HAVING, GROUP BY and ORDER BY, and EXISTS (SELECT …) in WHERE and HAVING",
         "join with the subquery, and use its columns",
     ),
 ];
@@ -44,28 +44,28 @@ pub(super) fn unsupported(message: String) -> Error {
     let expression = message.strip_prefix(NO_EXPRESSION).unwrap_or_default();
     let (what, help) = if expression.starts_with("InSubquery") {
         (
-            "IN (SELECT …) stands in a select list, WHERE, HAVING, GROUP BY and ORDER BY, and within aggregates",
+            "IN (SELECT …) is allowed in a select list, WHERE, HAVING, GROUP BY and ORDER BY, and within aggregates",
             "join: LEFT JOIN (SELECT DISTINCT x FROM …) AS s ON s.x = t.a, and ask s.x IS NOT NULL",
         )
     } else if expression.starts_with("Exists") {
         (
-            "EXISTS (SELECT …) stands in WHERE and HAVING, and not in a select list or inside another expression there",
+            "EXISTS (SELECT …) is allowed in WHERE and HAVING, and not in a select list or inside another expression there",
             "count instead: (SELECT count(*) FROM … WHERE …) > 0",
         )
     } else if expression.starts_with("SetComparison") {
         (
-            "ANY and ALL of a subquery stand in WHERE and HAVING only",
+            "ANY and ALL of a subquery are allowed in WHERE and HAVING only",
             "compare with (SELECT min(x) …) or (SELECT max(x) …)",
         )
     } else if expression.starts_with("ScalarSubquery") {
         (
-            "(SELECT …) that depends on the row around it may compare with that row by = only",
+            "a correlated (SELECT …) may compare with the outer row by = only",
             "join the two tables by the comparison, and GROUP BY the row's columns",
         )
     } else if expression.starts_with("OuterReferenceColumn") {
         (
             "LATERAL with an outer join or an aggregate, and UNNEST of a column of another table in FROM, are not supported",
-            "say unnest(t.list) in the select list, or join with the table and aggregate around it",
+            "write unnest(t.list) in the select list, or join with the table and aggregate around it",
         )
     } else if let Some(error) = refused_subquery(&message) {
         return error;
@@ -92,22 +92,22 @@ pub(super) fn refused_subquery(message: &str) -> Option<Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::engine::real::real;
+    use crate::error::engine::real_errors::real;
 
     #[tokio::test]
-    async fn the_engine_says_which_expression_it_does_not_run() {
+    async fn unsupported_expressions_of_the_engine_are_named() {
         for (sql, what) in [
             (
                 "SELECT a IN (SELECT a FROM u) FROM t",
-                "IN (SELECT …) stands in",
+                "IN (SELECT …) is allowed in",
             ),
             (
                 "SELECT EXISTS (SELECT 1 FROM u WHERE u.a = t.a) FROM t",
-                "EXISTS (SELECT …) stands in",
+                "EXISTS (SELECT …) is allowed in",
             ),
             (
                 "SELECT (SELECT max(u.b) FROM u WHERE u.a < t.a) FROM t",
-                "(SELECT …) that depends on the row around it may compare",
+                "a correlated (SELECT …) may compare",
             ),
             (
                 "SELECT bit_or(a) OVER (ORDER BY a ROWS BETWEEN 1 PRECEDING AND CURRENT ROW) FROM t",
@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_engine_says_where_a_subquery_may_not_stand() {
+    async fn misplaced_subquery_errors_of_the_engine_are_recognized() {
         for (sql, place) in [
             ("SELECT (SELECT u.b FROM u WHERE u.a = t.a) FROM t", 0),
             (
@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn the_inside_of_a_plan_is_not_told() {
+    fn plan_internals_are_not_shown() {
         for inside in [
             "InSubquery(InSubquery { expr: Column(Column { relation: None }) })",
             "Exists(Exists { subquery: <subquery>, negated: false })",
@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn aggregates_and_subqueries_are_told_by_their_names() {
+    fn unsupported_aggregates_and_subqueries_are_named() {
         let frame = format!(
             "Aggregate can not be used as a sliding accumulator {NO_RETRACTION}bit_or(t.a) ORDER BY [t.b ASC]"
         );

@@ -18,11 +18,11 @@ pub(super) fn without_room(message: &str) -> Option<Error> {
     let (digits, _) = digits.split_once('.')?;
     let behind = value.split_once('.').map_or(0, |(_, behind)| behind.len());
     Some(
-        Error::data(format!("{value} has no place in a DECIMAL({digits}, {behind})"))
+        Error::data(format!("{value} does not fit into a DECIMAL({digits}, {behind})"))
             .about(Subject::text(value))
             .with_help(
-            "a DECIMAL has up to 38 digits: CAST all values that become of one type to a DECIMAL with fewer digits behind the point, \
-             or to DOUBLE if about is enough",
+            "a DECIMAL has up to 38 digits: CAST all values that get a common type to a DECIMAL with fewer digits after the point, \
+             or to DOUBLE if an approximate value is enough",
         ),
     )
 }
@@ -30,20 +30,20 @@ pub(super) fn without_room(message: &str) -> Option<Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::engine::real::real;
+    use crate::error::engine::real_errors::real;
 
     #[tokio::test]
-    async fn the_engine_says_which_number_has_too_many_digits() {
+    async fn decimal_overflow_errors_of_the_engine_are_recognized() {
         let error = real("SELECT CAST(CAST(15 AS DECIMAL(4, 2)) AS DECIMAL(3, 2))").await;
-        assert_eq!(error.message(), "15.00 has no place in a DECIMAL(3, 2)");
+        assert_eq!(error.message(), "15.00 does not fit into a DECIMAL(3, 2)");
     }
 
     #[test]
-    fn a_number_without_room_is_told_with_its_type() {
+    fn a_number_that_does_not_fit_is_shown_with_its_type() {
         let error =
             without_room("15.00 is too large to store in a Decimal128 of precision 3. Max is 9.99");
         let error = error.unwrap();
-        assert_eq!(error.message(), "15.00 has no place in a DECIMAL(3, 2)");
+        assert_eq!(error.message(), "15.00 does not fit into a DECIMAL(3, 2)");
         assert!(error.help().is_some());
         assert!(
             without_room("-15 is too small to store in a Decimal128 of precision 1. Min is -9")

@@ -16,13 +16,13 @@ use arrow::datatypes::{DataType, Field, FieldRef, Fields, Float64Type, Int64Type
 use arrow::error::ArrowError;
 
 use crate::formats::avro::union::{is_union, union_text};
-use crate::formats::spelling::find_field;
+use crate::formats::column_spelling::find_field;
 use crate::formats::text::time::units_per_second;
-use crate::formats::text::zone::Offsets;
+use crate::formats::text::zone::ZoneOffsets;
 use crate::formats::type_name::sql_name;
 
 /// Why a row cannot be read as declared.
-pub(crate) struct Misfit {
+pub(crate) struct ConformError {
     pub(crate) row: usize,
     pub(crate) reason: String,
     /// The column of the value, as a path from the top.
@@ -30,17 +30,17 @@ pub(crate) struct Misfit {
 }
 
 /// Conforms written columns to declared ones.
-pub(crate) struct Conform<'a> {
+pub(crate) struct Conformer<'a> {
     /// The zone of a local timestamp, which has none of its own.
-    pub(crate) offsets: &'a mut Offsets,
+    pub(crate) offsets: &'a mut ZoneOffsets,
     /// A value that does not fit becomes NULL and gives no reason.
     pub(crate) lenient: bool,
 }
 
 /// The column cannot be conformed for any values.
-pub(crate) type Mismatch = String;
+pub(crate) type TypeMismatch = String;
 
-impl Conform<'_> {
+impl Conformer<'_> {
     /// `written` as a column of type `field`, in which everything nested may be NULL; see
     /// [`relaxed`]. Rows that do not fit are added to `misfits`, with an arbitrary value in the column.
     ///
@@ -53,8 +53,8 @@ impl Conform<'_> {
         written_field: &Field,
         field: &Field,
         path: &str,
-        misfits: &mut Vec<Misfit>,
-    ) -> Result<ArrayRef, Mismatch> {
+        misfits: &mut Vec<ConformError>,
+    ) -> Result<ArrayRef, TypeMismatch> {
         let array = match self.value(written, written_field, field.data_type(), path, misfits) {
             Ok(array) => array,
             Err(_) if self.lenient => new_null_array(&relaxed(field.data_type()), written.len()),
@@ -62,7 +62,7 @@ impl Conform<'_> {
         };
         if !field.is_nullable() {
             let is_null = |row: &usize| array.is_null(*row);
-            misfits.extend((0..array.len()).filter(is_null).map(|row| Misfit {
+            misfits.extend((0..array.len()).filter(is_null).map(|row| ConformError {
                 row,
                 reason: format!("column {path} is NULL but is declared NOT NULL"),
                 column: path.to_owned(),
@@ -77,8 +77,8 @@ impl Conform<'_> {
         written_field: &Field,
         declared: &DataType,
         path: &str,
-        misfits: &mut Vec<Misfit>,
-    ) -> Result<ArrayRef, Mismatch> {
+        misfits: &mut Vec<ConformError>,
+    ) -> Result<ArrayRef, TypeMismatch> {
         let mismatch = || {
             format!(
                 "column {path}: it was written as a {}, not as a {}",
@@ -140,7 +140,7 @@ impl Conform<'_> {
                 let (text, without) = union_text(written.as_union())
                     .map_err(|error| format!("column {path}: {}", error.message()))?;
                 if !self.lenient {
-                    misfits.extend(without.into_iter().map(|row| Misfit {
+                    misfits.extend(without.into_iter().map(|row| ConformError {
                         row,
                         reason: format!("column {path}: JSON has no text for the value"),
                         column: path.to_owned(),
@@ -162,7 +162,7 @@ impl Conform<'_> {
         written: &StructArray,
         fields: &Fields,
         path: &str,
-        misfits: &mut Vec<Misfit>,
+        misfits: &mut Vec<ConformError>,
     ) -> Result<ArrayRef, RecordError> {
         let mut children = Vec::with_capacity(fields.len());
         for field in fields {
@@ -200,7 +200,7 @@ impl Conform<'_> {
         written: &ArrayRef,
         declared: &DataType,
         path: &str,
-        misfits: &mut Vec<Misfit>,
+        misfits: &mut Vec<ConformError>,
     ) -> Result<ArrayRef, ArrowError> {
         let source = match written.data_type() {
             DataType::Dictionary(_, values) => cast(written, values)?,
@@ -230,7 +230,7 @@ impl Conform<'_> {
         };
         if !self.lenient && array.null_count() > written.null_count() {
             let is_lost = |row: &usize| array.is_null(*row) && written.is_valid(*row);
-            misfits.extend((0..array.len()).filter(is_lost).map(|row| Misfit {
+            misfits.extend((0..array.len()).filter(is_lost).map(|row| ConformError {
                 row,
                 reason: format!(
                     "column {path}: the value does not fit a {}",
@@ -298,7 +298,7 @@ fn without_overflow(source: &ArrayRef, cast_to: ArrayRef) -> Result<ArrayRef, Ar
 }
 
 enum RecordError {
-    Mismatch(Mismatch),
+    Mismatch(TypeMismatch),
     Arrow(ArrowError),
 }
 
@@ -340,12 +340,12 @@ fn relaxed_field(field: &FieldRef) -> FieldRef {
 
 /// Converts reasons of items to reasons of their rows.
 fn lift(
-    inner: Vec<Misfit>,
+    inner: Vec<ConformError>,
     offsets: &OffsetBuffer<i32>,
     nulls: Option<&NullBuffer>,
-    misfits: &mut Vec<Misfit>,
+    misfits: &mut Vec<ConformError>,
 ) {
-    for Misfit {
+    for ConformError {
         row: item,
         reason,
         column,
@@ -359,7 +359,7 @@ fn lift(
             continue;
         };
         if row + 1 < offsets.len() && nulls.is_none_or(|nulls| nulls.is_valid(row)) {
-            misfits.push(Misfit {
+            misfits.push(ConformError {
                 row,
                 reason,
                 column,

@@ -16,15 +16,15 @@ use arrow_avro::schema::{AvroSchema, Fingerprint, FingerprintAlgorithm, SchemaSt
 use serde_json::Value;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::formats::avro::conform::{Conform, Misfit, relaxed};
+use crate::formats::avro::conform::{ConformError, Conformer, relaxed};
 use crate::formats::avro::empty::has_items_without_bytes;
 use crate::formats::codec::{
     BadRow, Decoded, RecordDecoder, batch_of, check_total_bytes, projected_schema,
 };
+use crate::formats::column_spelling::find_field;
 use crate::formats::registry::SchemaRegistry;
 use crate::formats::settings::ReadOptions;
-use crate::formats::spelling::find_field;
-use crate::formats::text::zone::Offsets;
+use crate::formats::text::zone::ZoneOffsets;
 
 /// The zero byte and the number.
 const HEADER_BYTES: usize = 5;
@@ -34,14 +34,14 @@ pub(crate) struct AvroDecoder {
     schema: SchemaRef,
     /// The declared columns, with their NOT NULL.
     declared: Vec<Field>,
-    offsets: Offsets,
+    offsets: ZoneOffsets,
     lenient: bool,
     registry: Arc<dyn SchemaRegistry>,
-    writers: HashMap<u32, std::result::Result<Writer, String>>,
+    writers: HashMap<u32, std::result::Result<WriterSchema, String>>,
 }
 
 /// A schema that records were written with.
-struct Writer {
+struct WriterSchema {
     id: u32,
     schema: AvroSchema,
     /// The places of the fields to read; `None` if all are read.
@@ -51,13 +51,13 @@ struct Writer {
 }
 
 /// Rows that were read together.
-struct Chunk {
+struct DecodedChunk {
     rows: Vec<usize>,
     columns: Vec<ArrayRef>,
 }
 
 /// Why records could not be read together.
-struct Spoilt {
+struct ChunkError {
     /// The place of the bad record, if it is known.
     at: Option<usize>,
     reason: String,
@@ -77,7 +77,7 @@ impl AvroDecoder {
                 .iter()
                 .map(|&index| declared.field(index).clone())
                 .collect(),
-            offsets: Offsets::new(options.zone),
+            offsets: ZoneOffsets::new(options.zone),
             lenient,
             registry: Arc::clone(registry),
             writers: HashMap::new(),
@@ -108,7 +108,11 @@ impl AvroDecoder {
     }
 
     /// A writer whose fields can be read as declared, or why they cannot.
-    fn check_writer(&mut self, id: u32, schema: String) -> std::result::Result<Writer, String> {
+    fn check_writer(
+        &mut self,
+        id: u32,
+        schema: String,
+    ) -> std::result::Result<WriterSchema, String> {
         let in_schema = |reason: String| format!("schema id {id}: {reason}");
         let places = field_places(&schema).map_err(in_schema)?;
         if has_items_without_bytes(&schema) {
@@ -121,7 +125,7 @@ impl AvroDecoder {
             .iter()
             .filter_map(|field| find_field(field, |name| places.get(name).copied()))
             .collect();
-        let mut writer = Writer {
+        let mut writer = WriterSchema {
             id,
             schema: AvroSchema::new(schema),
             projection: Some(projection),
@@ -145,9 +149,9 @@ impl AvroDecoder {
     fn conform(
         &mut self,
         written: &RecordBatch,
-        misfits: &mut Vec<Misfit>,
+        misfits: &mut Vec<ConformError>,
     ) -> std::result::Result<Vec<ArrayRef>, String> {
-        let mut conform = Conform {
+        let mut conform = Conformer {
             offsets: &mut self.offsets,
             lenient: self.lenient,
         };
@@ -175,7 +179,7 @@ impl AvroDecoder {
         id: u32,
         rows: &[usize],
         payloads: &[Option<&[u8]>],
-        chunks: &mut Vec<Chunk>,
+        chunks: &mut Vec<DecodedChunk>,
         bad: &mut Vec<BadRow>,
     ) -> Result<()> {
         self.load_writer(id)?;
@@ -189,7 +193,7 @@ impl AvroDecoder {
                     column: None,
                 }));
             }
-            None => return Err(Error::internal("a schema was loaded and is not there")),
+            None => return Err(Error::internal("a loaded schema is missing")),
         }
         for (rows, batch) in written {
             let mut misfits = Vec::new();
@@ -209,13 +213,18 @@ impl AvroDecoder {
                     column: Some(column),
                 })
             }));
-            chunks.push(Chunk { rows, columns });
+            chunks.push(DecodedChunk { rows, columns });
         }
         Ok(())
     }
 
     /// The rows in their order, null where no record was read.
-    fn assemble(&self, chunks: &[Chunk], bad: &[BadRow], rows: usize) -> Result<Vec<ArrayRef>> {
+    fn assemble(
+        &self,
+        chunks: &[DecodedChunk],
+        bad: &[BadRow],
+        rows: usize,
+    ) -> Result<Vec<ArrayRef>> {
         let misfit = |error| Error::internal(format!("decoded values do not fit: {error}"));
         // Source 0 is a row that is null everywhere.
         let mut places = vec![(0_usize, 0_usize); rows];
@@ -284,7 +293,7 @@ impl RecordDecoder for AvroDecoder {
     }
 }
 
-impl Writer {
+impl WriterSchema {
     fn new_decoder(&self) -> std::result::Result<Decoder, String> {
         let fingerprint = Fingerprint::Id(self.id);
         let mut store = SchemaStore::new_with_type(FingerprintAlgorithm::Id);
@@ -317,7 +326,7 @@ impl Writer {
             }
             match self.read_together(part, payloads) {
                 Ok(batch) => written.push((part.to_vec(), batch)),
-                Err(Spoilt { at, reason }) => {
+                Err(ChunkError { at, reason }) => {
                     self.decoder = None;
                     match at {
                         Some(at) => {
@@ -349,15 +358,15 @@ impl Writer {
         &mut self,
         rows: &[usize],
         payloads: &[Option<&[u8]>],
-    ) -> std::result::Result<RecordBatch, Spoilt> {
-        let unknown = |reason: String| Spoilt { at: None, reason };
+    ) -> std::result::Result<RecordBatch, ChunkError> {
+        let unknown = |reason: String| ChunkError { at: None, reason };
         let mut decoder = match self.decoder.take() {
             Some(decoder) => decoder,
             None => self.new_decoder().map_err(unknown)?,
         };
         for (at, &row) in rows.iter().enumerate() {
             let payload = payloads.get(row).copied().flatten().unwrap_or_default();
-            let spoilt = |reason: String| Spoilt {
+            let spoilt = |reason: String| ChunkError {
                 at: Some(at),
                 reason,
             };

@@ -155,7 +155,7 @@ fn records_of_several_schemas_in_one_batch() {
 }
 
 #[test]
-fn bad_records_are_named_and_their_neighbours_are_whole() {
+fn bad_records_are_reported_and_their_neighbours_are_read() {
     let stub = RegistryStub::start()
         .with_schema(1, FIRST)
         .with_schema(2, SECOND);
@@ -288,7 +288,7 @@ fn a_schema_that_cannot_be_read_as_declared_makes_its_records_bad() {
 }
 
 #[test]
-fn a_registry_that_is_down_is_no_bad_record() {
+fn a_registry_outage_makes_no_bad_records() {
     let stub = RegistryStub::start().with_answer(1, 500, "{}");
     let format = format(&stub.url(), visits(), &[]);
     let one = first(1, None, None);
@@ -302,7 +302,7 @@ fn a_registry_that_is_down_is_no_bad_record() {
 }
 
 #[test]
-fn avros_own_types() {
+fn avro_logical_types_are_read() {
     let schema = r#"{"type":"record","name":"T","fields":[
         {"name":"e","type":{"type":"enum","name":"E","symbols":["A","B"]}},
         {"name":"f","type":{"type":"fixed","name":"F","size":2}},

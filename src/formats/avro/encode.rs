@@ -15,8 +15,8 @@ use crate::formats::avro::schema::WriteSchema;
 use crate::formats::codec::{
     EncodedRows, RecordEncoder, RowsBuilder, check_batch, is_tombstone, not_tombstones,
 };
+use crate::formats::column_spelling::renamed;
 use crate::formats::registry::SchemaRegistry;
-use crate::formats::spelling::renamed;
 
 /// Writes each row as one Avro record. The schema is registered with the first row.
 pub(crate) struct AvroEncoder {

@@ -10,8 +10,8 @@ use serde_json::Value;
 use super::*;
 use crate::formats::FormatOptions;
 use crate::formats::avro::decode::tests::{cells, decode, format, long, message, micros, nullable};
+use crate::formats::column_spelling::typed_as;
 use crate::formats::registry::stub::RegistryStub;
-use crate::formats::spelling::typed_as;
 
 fn all_types() -> Vec<Field> {
     let scalars = vec![
@@ -225,12 +225,12 @@ fn the_schema_is_registered_once_under_the_subject() {
 }
 
 #[test]
-fn what_avro_has_not_is_refused() {
+fn types_without_an_avro_form_are_refused() {
     let stub = RegistryStub::start();
     for (field, said) in [
         (
             nullable("user-id", DataType::Int64),
-            "column user-id: the name is none in Avro",
+            "column user-id: the name is not valid in Avro",
         ),
         (
             nullable("n", DataType::UInt64),

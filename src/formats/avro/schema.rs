@@ -45,10 +45,10 @@ fn record(fields: &Fields, name: &str, path: &str) -> Result<(Value, Fields)> {
         };
         if !is_avro_name(field.name()) {
             return Err(
-                Error::invalid(format!("column {path}: the name is none in Avro"))
+                Error::invalid(format!("column {path}: the name is not valid in Avro"))
                     .about(Subject::column(path))
                     .with_help(
-                        "Avro names have ASCII letters, digits and _, and begin with no digit",
+                        "Avro names have ASCII letters, digits and _, and do not begin with a digit",
                     ),
             );
         }

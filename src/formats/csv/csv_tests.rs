@@ -29,7 +29,7 @@ fn columns() -> Vec<Field> {
 }
 
 #[test]
-fn fields_by_position_whatever_is_projected() {
+fn fields_are_matched_by_position_for_any_projection() {
     let format = format(columns(), &[("timezone", "Europe/Paris")]).unwrap();
     let payloads: [Option<&[u8]>; 3] = [
         Some(b"1,\"a,b\",2025-09-04T07:00:00,1.5"),

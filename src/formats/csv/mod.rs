@@ -16,7 +16,7 @@ use arrow::datatypes::{DataType, Date32Type, Float64Type, Int64Type, Schema, Sch
 use arrow::error::ArrowError;
 use base64::Engine;
 
-use super::column::{Columns, ReadContext};
+use super::column::{ColumnBuilders, ReadContext};
 use crate::error::{Error, Result, Subject};
 use crate::formats::codec::{
     Decoded, EncodedRows, RecordDecoder, RecordEncoder, RowsBuilder, check_batch, is_tombstone,
@@ -45,13 +45,13 @@ pub(super) fn check_declared(declared: &Schema) -> Result<()> {
             .about(Subject::column(field.name())));
         }
     }
-    Columns::try_new(declared.fields(), "").map(|_| ())
+    ColumnBuilders::try_new(declared.fields(), "").map(|_| ())
 }
 
 /// Decodes messages that are one CSV record each.
 pub(super) struct CsvDecoder {
     schema: SchemaRef,
-    columns: Columns,
+    columns: ColumnBuilders,
     /// The position of each column in a record.
     positions: Vec<usize>,
     declared_columns: usize,
@@ -75,7 +75,7 @@ impl CsvDecoder {
             .collect();
         Ok(Self {
             schema,
-            columns: Columns::try_new(&fields, "")?,
+            columns: ColumnBuilders::try_new(&fields, "")?,
             positions: projection.to_vec(),
             declared_columns: declared.fields().len(),
             context: ReadContext::new(options, lenient),
@@ -93,7 +93,7 @@ impl RecordDecoder for CsvDecoder {
     fn decode(&mut self, payloads: &[Option<&[u8]>]) -> Result<Decoded> {
         let (declared, positions) = (self.declared_columns, &self.positions);
         let (fields, dialect) = (&mut self.fields, &self.dialect);
-        let read = |columns: &mut Columns, context: &mut ReadContext, payload: &[u8], _| {
+        let read = |columns: &mut ColumnBuilders, context: &mut ReadContext, payload: &[u8], _| {
             let text = std::str::from_utf8(payload)
                 .map_err(|error| format!("not valid UTF-8 at byte {}", error.valid_up_to()))?;
             fields.split(text, dialect)?;

@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn another_escape() {
+    fn escape_character_other_than_the_quote() {
         let dialect = CsvDialect {
             escape: Some(b'\\'),
             ..CsvDialect::default()
@@ -212,7 +212,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_written_splits_back(
+        fn written_fields_are_parsed_back(
             fields in prop::collection::vec(prop::option::of("[a;\"\\\\\n\r'é]{0,6}|NULL"), 1..6),
             escape in prop::option::of(Just(b'\\')),
             quote in prop::sample::select(vec![b'"', b'\'']),

@@ -22,10 +22,10 @@ use arrow::datatypes::{Schema, SchemaRef};
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
-use super::key_index::{Found, KeyIndex};
+use super::key_index::{FoundField, KeyIndex};
 use crate::error::Result;
 use crate::formats::codec::{Decoded, RecordDecoder, projected_schema};
-use crate::formats::column::{Column, Columns, ReadContext, Values, offset_of};
+use crate::formats::column::{ColumnBuilder, ColumnBuilders, ReadContext, ValueBuilder, offset_of};
 use crate::formats::decode_rows::decode_rows;
 use crate::formats::excerpt::excerpt;
 use crate::formats::settings::ReadOptions;
@@ -34,7 +34,7 @@ use crate::formats::settings::ReadOptions;
 pub(crate) struct JsonDecoder {
     /// The columns as given: nullable.
     schema: SchemaRef,
-    columns: Columns,
+    columns: ColumnBuilders,
     context: ReadContext,
 }
 
@@ -53,7 +53,7 @@ impl JsonDecoder {
             .iter()
             .map(|&index| declared.field(index).clone())
             .collect();
-        let columns = Columns::try_new(&fields, "")?;
+        let columns = ColumnBuilders::try_new(&fields, "")?;
         Ok(Self {
             schema,
             columns,
@@ -80,7 +80,7 @@ impl RecordDecoder for JsonDecoder {
 
 /// Reads one message into `columns`, which have `start` rows.
 fn read_record(
-    columns: &mut Columns,
+    columns: &mut ColumnBuilders,
     context: &mut ReadContext,
     payload: &[u8],
     start: usize,
@@ -112,7 +112,7 @@ fn read_record(
 }
 
 struct RecordVisitor<'a> {
-    columns: &'a mut Columns,
+    columns: &'a mut ColumnBuilders,
     context: &'a mut ReadContext,
     start: usize,
 }
@@ -131,7 +131,7 @@ impl<'de> Visitor<'de> for RecordVisitor<'_> {
 
 /// Reads the fields of an object into columns that have `start` values; the row is not ended.
 fn read_object<'de, A: MapAccess<'de>>(
-    columns: &mut Columns,
+    columns: &mut ColumnBuilders,
     start: usize,
     context: &mut ReadContext,
     mut access: A,
@@ -174,7 +174,7 @@ struct FieldKey<'a> {
 }
 
 impl<'de> DeserializeSeed<'de> for FieldKey<'_> {
-    type Value = Option<Found>;
+    type Value = Option<FoundField>;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
         deserializer.deserialize_str(self)
@@ -182,7 +182,7 @@ impl<'de> DeserializeSeed<'de> for FieldKey<'_> {
 }
 
 impl<'de> Visitor<'de> for FieldKey<'_> {
-    type Value = Option<Found>;
+    type Value = Option<FoundField>;
 
     fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str("a key")
@@ -195,7 +195,7 @@ impl<'de> Visitor<'de> for FieldKey<'_> {
 
 /// Appends the key of a map.
 struct MapKey<'a> {
-    column: &'a mut Column,
+    column: &'a mut ColumnBuilder,
     context: &'a mut ReadContext,
 }
 
@@ -223,7 +223,7 @@ impl<'de> Visitor<'de> for MapKey<'_> {
 
 /// Appends one value to a column.
 struct ValueSeed<'a> {
-    column: &'a mut Column,
+    column: &'a mut ColumnBuilder,
     context: &'a mut ReadContext,
 }
 
@@ -232,7 +232,7 @@ impl<'de> DeserializeSeed<'de> for ValueSeed<'_> {
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
         match &self.column.values {
-            Values::Struct(_) | Values::List(..) | Values::Map(..) => {
+            ValueBuilder::Struct(_) | ValueBuilder::List(..) | ValueBuilder::Map(..) => {
                 deserializer.deserialize_any(self)
             }
             _ => {
@@ -290,12 +290,12 @@ impl<'de> Visitor<'de> for ValueSeed<'_> {
     fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<(), A::Error> {
         let Self { column, context } = self;
         match &mut column.values {
-            Values::Struct(columns) => {
+            ValueBuilder::Struct(columns) => {
                 let start = column.validity.len();
                 read_object(columns, start, context, access)?;
                 columns.end_row(start, context);
             }
-            Values::Map(offsets, keys, values) => {
+            ValueBuilder::Map(offsets, keys, values) => {
                 while access
                     .next_key_seed(MapKey {
                         column: keys,
@@ -323,7 +323,7 @@ impl<'de> Visitor<'de> for ValueSeed<'_> {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut access: A) -> Result<(), A::Error> {
         let Self { column, context } = self;
-        let Values::List(offsets, items) = &mut column.values else {
+        let ValueBuilder::List(offsets, items) = &mut column.values else {
             while access.next_element::<IgnoredAny>()?.is_some() {}
             column.push_conflict(context, "an array");
             return Ok(());
@@ -345,7 +345,7 @@ impl<'de> Visitor<'de> for ValueSeed<'_> {
 
 /// Appends a value that is not nested, from its JSON text.
 fn push_scalar(
-    column: &mut Column,
+    column: &mut ColumnBuilder,
     json: &str,
     context: &mut ReadContext,
 ) -> Result<(), serde_json::Error> {

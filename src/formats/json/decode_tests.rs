@@ -150,7 +150,7 @@ fn floats_booleans_and_decimals() {
 }
 
 #[test]
-fn text_takes_any_value_as_it_stands() {
+fn text_columns_take_any_json_value_unchanged() {
     for data_type in [DataType::Utf8, DataType::Utf8View, DataType::LargeUtf8] {
         assert_eq!(
             good(data_type.clone(), "\"a\\u00e9\\n\\ud83d\\ude00\""),
@@ -428,7 +428,7 @@ fn of_a_key_as_it_was_typed_the_last_value_counts_unless_the_exact_name_occurs()
 }
 
 #[test]
-fn of_a_key_that_comes_twice_the_last_value_counts() {
+fn the_last_value_of_a_duplicate_key_counts() {
     let map = |key: DataType| {
         let entries = Fields::from(vec![
             Field::new("key", key, false),
@@ -519,7 +519,7 @@ fn a_message_is_exactly_one_object() {
 }
 
 #[test]
-fn deep_nesting_is_no_danger() {
+fn deep_nesting_does_not_overflow_the_stack() {
     let list = DataType::new_list(DataType::Int64, true);
     let format = format(
         vec![nullable("t", DataType::Utf8), nullable("l", list)],

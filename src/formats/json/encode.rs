@@ -23,8 +23,8 @@ use crate::error::{Error, Result, Subject};
 use crate::formats::codec::{
     EncodedRows, RecordEncoder, RowsBuilder, check_batch, is_tombstone, not_tombstones,
 };
+use crate::formats::column_spelling::renamed;
 use crate::formats::settings::WriteOptions;
-use crate::formats::spelling::renamed;
 use crate::formats::text::scalar::BASE64;
 use crate::formats::text::time::{TimestampWriter, units_per_second, write_date, write_time};
 
@@ -33,13 +33,13 @@ pub(crate) struct JsonEncoder {
     /// The declared columns, with the names used in records.
     declared: SchemaRef,
     options: EncoderOptions,
-    fault: Arc<Fault>,
+    fault: Arc<EncodeFault>,
 }
 
 impl JsonEncoder {
     pub(crate) fn new(declared: &SchemaRef, options: &WriteOptions) -> Self {
-        let fault = Arc::new(Fault::default());
-        let factory = Encoders {
+        let fault = Arc::new(EncodeFault::default());
+        let factory = JsonEncoderFactory {
             timestamps: TimestampWriter::new(options.timestamp_format, options.zone),
             is_epoch: options.timestamp_format.is_epoch(),
             fault: Arc::clone(&fault),
@@ -105,13 +105,13 @@ fn unwritable(error: ArrowError) -> Error {
 
 /// The first error of an encoder: Arrow's encoder trait cannot return one.
 #[derive(Debug, Default)]
-struct Fault {
+struct EncodeFault {
     is_set: AtomicBool,
     /// A column, and the reason why its value cannot be written.
     said: Mutex<(String, String)>,
 }
 
-impl Fault {
+impl EncodeFault {
     fn set(&self, column: &str, message: String) {
         let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
         *said = (column.to_owned(), message);
@@ -135,13 +135,13 @@ impl Fault {
 
 /// Creates the encoders that differ from Arrow's.
 #[derive(Debug)]
-struct Encoders {
+struct JsonEncoderFactory {
     timestamps: TimestampWriter,
     is_epoch: bool,
-    fault: Arc<Fault>,
+    fault: Arc<EncodeFault>,
 }
 
-impl EncoderFactory for Encoders {
+impl EncoderFactory for JsonEncoderFactory {
     fn make_default_encoder<'a>(
         &self,
         field: &'a FieldRef,
@@ -172,7 +172,7 @@ impl EncoderFactory for Encoders {
     }
 }
 
-impl Encoders {
+impl JsonEncoderFactory {
     fn float<'a, T>(
         &self,
         field: &'a FieldRef,
@@ -248,7 +248,7 @@ impl Encoder for TimeEncoder {
 struct FloatEncoder<'a, N: arrow::datatypes::ArrowNativeType> {
     values: &'a ScalarBuffer<N>,
     name: &'a str,
-    fault: Arc<Fault>,
+    fault: Arc<EncodeFault>,
 }
 
 impl<N> Encoder for FloatEncoder<'_, N>

@@ -118,7 +118,7 @@ fn timestamps_in_every_format() {
 }
 
 #[test]
-fn the_other_types() {
+fn other_types_are_encoded() {
     let decimal = Decimal128Array::from(vec![-5, 12345])
         .with_precision_and_scale(10, 3)
         .unwrap();
@@ -160,7 +160,7 @@ fn the_other_types() {
 }
 
 #[test]
-fn numbers_json_has_not_are_errors_unless_withdrawn() {
+fn nan_and_infinity_are_errors_except_in_tombstones() {
     for value in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
         let batch = batch(vec![(
             "f",

@@ -4,18 +4,18 @@ use std::collections::HashMap;
 
 use arrow::datatypes::Fields;
 
-use crate::formats::spelling::typed_name;
+use crate::formats::column_spelling::typed_name;
 
 /// Finds a field by its name. Records of one topic tend to have the same keys in the same order, so a key is first compared
 /// with the key at the same position of the last record.
 pub(crate) struct KeyIndex {
-    fields: HashMap<String, Found>,
-    last: Vec<(String, Option<Found>)>,
+    fields: HashMap<String, FoundField>,
+    last: Vec<(String, Option<FoundField>)>,
 }
 
 /// A field that a key names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Found {
+pub(crate) struct FoundField {
     pub(crate) index: usize,
     /// Whether the key equals the field's name, rather than its original spelling.
     pub(crate) is_exact: bool,
@@ -30,7 +30,7 @@ impl KeyIndex {
 
     pub(crate) fn new(fields: &Fields) -> Self {
         let mut by_name = HashMap::with_capacity(fields.len());
-        let add = |by_name: &mut HashMap<String, Found>, is_exact: bool| {
+        let add = |by_name: &mut HashMap<String, FoundField>, is_exact: bool| {
             for (index, field) in fields.iter().enumerate() {
                 let name = match is_exact {
                     true => Some(field.name().as_str()),
@@ -38,7 +38,7 @@ impl KeyIndex {
                 };
                 if let Some(name) = name {
                     let is_respelled = typed_name(field).is_some();
-                    let found = Found {
+                    let found = FoundField {
                         index,
                         is_exact,
                         is_respelled,
@@ -56,7 +56,7 @@ impl KeyIndex {
     }
 
     /// The field named `key`, which stands at `position` in its object.
-    pub(crate) fn find(&mut self, position: usize, key: &str) -> Option<Found> {
+    pub(crate) fn find(&mut self, position: usize, key: &str) -> Option<FoundField> {
         if let Some((last, field)) = self.last.get(position)
             && last == key
         {
@@ -82,10 +82,10 @@ mod tests {
     use arrow::datatypes::{DataType, Field};
 
     use super::*;
-    use crate::formats::spelling::typed_as;
+    use crate::formats::column_spelling::typed_as;
 
     #[test]
-    fn finds_fields_in_any_order_and_strangers_never() {
+    fn fields_are_found_in_any_order_and_unknown_keys_never() {
         let fields = ["a", "b", "A"].map(|name| Field::new(name, DataType::Int64, true));
         let mut keys = KeyIndex::new(&Fields::from(fields.to_vec()));
         let mut find = |position: usize, key: &str| Some(keys.find(position, key)?.index);
@@ -111,7 +111,7 @@ mod tests {
         let mut index = KeyIndex::new(&Fields::from(fields));
         let found = |index, is_exact| {
             let is_respelled = index < 2;
-            Some(Found {
+            Some(FoundField {
                 index,
                 is_exact,
                 is_respelled,

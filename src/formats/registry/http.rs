@@ -125,7 +125,7 @@ impl HttpSchemaRegistry {
             response.json::<T>().await.map_err(|error| {
                 if error.is_decode() {
                     Error::unavailable(format!(
-                        "the schema registry at {place} gave an answer for {what} that is none"
+                        "the schema registry at {place} gave an invalid answer for {what}"
                     ))
                 } else {
                     no_answer(&place, &error)
@@ -223,14 +223,14 @@ struct IdAnswer {
 }
 
 #[derive(Deserialize)]
-struct Refusal {
+struct RegistryRefusal {
     message: String,
 }
 
 /// The error for a status other than success; its kind says who must act.
 async fn refusal(place: &str, what: &str, status: StatusCode, response: Response) -> Error {
     let said = response
-        .json::<Refusal>()
+        .json::<RegistryRefusal>()
         .await
         .map(|refusal| refusal.message)
         .unwrap_or_default();

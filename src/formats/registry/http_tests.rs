@@ -17,7 +17,7 @@ fn client(url: &str, user: Option<&str>, password: Option<&str>) -> HttpSchemaRe
 }
 
 #[test]
-fn answers_are_remembered() {
+fn registry_answers_are_cached() {
     let stub = RegistryStub::start().with_schema(7, "\"string\"");
     let client = client(&format!("{}/", stub.url()), None, None);
     for _ in 0..3 {
@@ -34,7 +34,7 @@ fn answers_are_remembered() {
 }
 
 #[test]
-fn what_is_not_there_is_not_remembered() {
+fn missing_schemas_are_not_cached() {
     let stub = RegistryStub::start();
     let client = client(&stub.url(), None, None);
     let error = client.schema_by_id(8).unwrap_err();
@@ -51,7 +51,7 @@ fn what_is_not_there_is_not_remembered() {
 }
 
 #[test]
-fn statuses_say_who_must_act() {
+fn http_statuses_map_to_error_kinds() {
     let stub = RegistryStub::start()
         .with_answer(1, 500, r#"{"error_code":50001,"message":"out of order"}"#)
         .with_answer(2, 200, r#"{"schema":"x","schemaType":"PROTOBUF"}"#)
@@ -75,7 +75,7 @@ fn statuses_say_who_must_act() {
         (
             4,
             ErrorKind::Unavailable,
-            "gave an answer for schema id 4 that is none",
+            "gave an invalid answer for schema id 4",
         ),
         (5, ErrorKind::Permission, "refused access to schema id 5"),
         (6, ErrorKind::Unavailable, "answered 429"),
@@ -95,7 +95,7 @@ fn statuses_say_who_must_act() {
 }
 
 #[test]
-fn a_registry_that_is_slow_or_gone_is_unavailable() {
+fn a_slow_or_unreachable_registry_is_unavailable() {
     let stub = RegistryStub::start()
         .with_schema(1, "x")
         .with_delay(Duration::from_secs(5));
@@ -171,7 +171,7 @@ fn options_are_checked() {
 }
 
 #[tokio::test]
-async fn it_can_be_asked_from_within_a_runtime() {
+async fn the_registry_can_be_called_within_a_tokio_runtime() {
     let stub = RegistryStub::start().with_schema(1, "x");
     assert_eq!(
         client(&stub.url(), None, None).schema_by_id(1).unwrap(),

@@ -14,7 +14,7 @@ struct Digits {
 
 /// The treatment of digits that the target cannot hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Inexact {
+pub(crate) enum ExcessDigits {
     /// The text is refused.
     Refuse,
     /// Rounded half away from zero, as SQL's cast to DECIMAL does.
@@ -25,18 +25,18 @@ pub(crate) enum Inexact {
 
 /// `text × 10^scale` as an integer. `None` if `text` is not a number, is out of range, or has
 /// digits left and `inexact` refuses them.
-pub(crate) fn parse_scaled(text: &str, scale: i64, inexact: Inexact) -> Option<i128> {
+pub(crate) fn parse_scaled(text: &str, scale: i64, inexact: ExcessDigits) -> Option<i128> {
     let scaled = scaled_digits(text, scale, inexact)?;
     scaled.parse().ok()
 }
 
 /// As [`parse_scaled`], for the widest decimal.
-pub(crate) fn parse_scaled_wide(text: &str, scale: i64, inexact: Inexact) -> Option<i256> {
+pub(crate) fn parse_scaled_wide(text: &str, scale: i64, inexact: ExcessDigits) -> Option<i256> {
     i256::from_string(&scaled_digits(text, scale, inexact)?)
 }
 
 /// The text of an integer. No type holds more digits than this.
-fn scaled_digits(text: &str, scale: i64, inexact: Inexact) -> Option<String> {
+fn scaled_digits(text: &str, scale: i64, inexact: ExcessDigits) -> Option<String> {
     const MAX_DIGITS: i64 = 80;
     let mut number = split(text)?;
     let exponent = number.exponent.checked_add(scale)?;
@@ -55,9 +55,9 @@ fn scaled_digits(text: &str, scale: i64, inexact: Inexact) -> Option<String> {
         let half_or_more = count + exponent >= 0 && number.digits.get(kept)? >= &b'5';
         number.digits.truncate(kept);
         let away = match inexact {
-            Inexact::Refuse => return None,
-            Inexact::Round => half_or_more,
-            Inexact::Floor => number.negative,
+            ExcessDigits::Refuse => return None,
+            ExcessDigits::Round => half_or_more,
+            ExcessDigits::Floor => number.negative,
         };
         if away {
             increment(&mut number.digits);
@@ -149,7 +149,7 @@ mod tests {
 
     #[test]
     fn integers_are_exact_or_refused() {
-        let integer = |text| parse_scaled(text, 0, Inexact::Refuse);
+        let integer = |text| parse_scaled(text, 0, ExcessDigits::Refuse);
         assert_eq!(integer("1.0"), Some(1));
         assert_eq!(integer("1e3"), Some(1000));
         assert_eq!(integer("-120e-1"), Some(-12));
@@ -168,19 +168,19 @@ mod tests {
 
     #[test]
     fn rounding_and_flooring() {
-        assert_eq!(parse_scaled("1.005", 2, Inexact::Round), Some(101));
-        assert_eq!(parse_scaled("-1.005", 2, Inexact::Round), Some(-101));
+        assert_eq!(parse_scaled("1.005", 2, ExcessDigits::Round), Some(101));
+        assert_eq!(parse_scaled("-1.005", 2, ExcessDigits::Round), Some(-101));
         assert_eq!(
-            parse_scaled("0.30000000000000004", 2, Inexact::Round),
+            parse_scaled("0.30000000000000004", 2, ExcessDigits::Round),
             Some(30)
         );
-        assert_eq!(parse_scaled("9.999", 2, Inexact::Round), Some(1000));
-        assert_eq!(parse_scaled("0.004", 2, Inexact::Round), Some(0));
-        assert_eq!(parse_scaled("0.0006", 2, Inexact::Round), Some(0));
-        assert_eq!(parse_scaled("1.9", 0, Inexact::Floor), Some(1));
-        assert_eq!(parse_scaled("-1.1", 0, Inexact::Floor), Some(-2));
-        assert_eq!(parse_scaled("-0.0001", 0, Inexact::Floor), Some(-1));
-        assert_eq!(parse_scaled("1234", -2, Inexact::Floor), Some(12));
+        assert_eq!(parse_scaled("9.999", 2, ExcessDigits::Round), Some(1000));
+        assert_eq!(parse_scaled("0.004", 2, ExcessDigits::Round), Some(0));
+        assert_eq!(parse_scaled("0.0006", 2, ExcessDigits::Round), Some(0));
+        assert_eq!(parse_scaled("1.9", 0, ExcessDigits::Floor), Some(1));
+        assert_eq!(parse_scaled("-1.1", 0, ExcessDigits::Floor), Some(-2));
+        assert_eq!(parse_scaled("-0.0001", 0, ExcessDigits::Floor), Some(-1));
+        assert_eq!(parse_scaled("1234", -2, ExcessDigits::Floor), Some(12));
     }
 
     proptest! {
@@ -188,16 +188,16 @@ mod tests {
         fn every_integer_reads_back_at_any_scale(value in any::<i64>(), places in 0_u32..10) {
             let text = format!("{value}e-{places}");
             prop_assert_eq!(
-                parse_scaled(&text, i64::from(places), Inexact::Refuse),
+                parse_scaled(&text, i64::from(places), ExcessDigits::Refuse),
                 Some(i128::from(value))
             );
-            let wide = parse_scaled_wide(&text, i64::from(places), Inexact::Refuse);
+            let wide = parse_scaled_wide(&text, i64::from(places), ExcessDigits::Refuse);
             prop_assert_eq!(wide, Some(i256::from_i128(i128::from(value))));
         }
 
         #[test]
         fn any_text_is_read_or_refused(text in "[-+.eE0-9]{0,20}", scale in -40_i64..40) {
-            for inexact in [Inexact::Refuse, Inexact::Round, Inexact::Floor] {
+            for inexact in [ExcessDigits::Refuse, ExcessDigits::Round, ExcessDigits::Floor] {
                 let narrow = parse_scaled(&text, scale, inexact);
                 if let Some(value) = narrow {
                     let wide = parse_scaled_wide(&text, scale, inexact);

@@ -4,9 +4,9 @@ use arrow::datatypes::{TimeUnit, i256};
 use base64::Engine;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 
-use super::number::{Inexact, parse_scaled, parse_scaled_wide};
+use super::number::{ExcessDigits, parse_scaled, parse_scaled_wide};
 use super::time::{parse_date, parse_time, to_unit, units_per_second};
-use crate::formats::column::{Column, ReadContext, Values};
+use crate::formats::column::{ColumnBuilder, ReadContext, ValueBuilder};
 use crate::formats::excerpt::excerpt;
 
 /// The standard alphabet; padding is written, and may be missing where it is read.
@@ -15,16 +15,16 @@ pub(crate) const BASE64: GeneralPurpose = GeneralPurpose::new(
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
 
-impl Column {
+impl ColumnBuilder {
     /// Appends the value of a text: a JSON string, a CSV field or the key of a map. A numeric column accepts numbers in such
     /// text.
     pub(crate) fn push_text(&mut self, text: &str, context: &mut ReadContext) {
         let is_read = match &mut self.values {
-            Values::Text(values) => {
+            ValueBuilder::Text(values) => {
                 values.push(text.as_bytes());
                 true
             }
-            Values::Timestamp(unit, values) => {
+            ValueBuilder::Timestamp(unit, values) => {
                 let read = context.timestamps.read(text, *unit);
                 // A quoted number has the same meaning as an unquoted one.
                 let number = || parse_epoch(text, context.number_unit?, *unit);
@@ -34,7 +34,7 @@ impl Column {
                 }
                 append(values, read.or_else(number))
             }
-            Values::Binary(values) => match BASE64.decode_vec(text, values.data()) {
+            ValueBuilder::Binary(values) => match BASE64.decode_vec(text, values.data()) {
                 Ok(()) => {
                     values.end_value();
                     true
@@ -44,12 +44,12 @@ impl Column {
                     false
                 }
             },
-            Values::Date(values) => append(values, parse_date(text)),
-            Values::Time(unit, values) => {
+            ValueBuilder::Date(values) => append(values, parse_date(text)),
+            ValueBuilder::Time(unit, values) => {
                 let per_unit = 1_000_000_000 / units_per_second(*unit);
                 append(values, parse_time(text).map(|nanos| nanos / per_unit))
             }
-            Values::Boolean(values) => match text {
+            ValueBuilder::Boolean(values) => match text {
                 "true" => {
                     values.append(true);
                     true
@@ -60,9 +60,9 @@ impl Column {
                 }
                 _ => false,
             },
-            Values::Float32(values) => append(values, parse_f32(text)),
-            Values::Float64(values) => append(values, parse_f64(text)),
-            Values::List(..) | Values::Map(..) | Values::Struct(_) => false,
+            ValueBuilder::Float32(values) => append(values, parse_f32(text)),
+            ValueBuilder::Float64(values) => append(values, parse_f64(text)),
+            ValueBuilder::List(..) | ValueBuilder::Map(..) | ValueBuilder::Struct(_) => false,
             _ => self.append_number(text),
         };
         if is_read {
@@ -75,19 +75,22 @@ impl Column {
     /// Appends the value of a JSON number; `text` is the number as written in the record.
     pub(crate) fn push_number(&mut self, text: &str, context: &mut ReadContext) {
         let is_read = match &mut self.values {
-            Values::Text(values) => {
+            ValueBuilder::Text(values) => {
                 values.push(text.as_bytes());
                 true
             }
-            Values::Timestamp(unit, values) => match context.number_unit {
+            ValueBuilder::Timestamp(unit, values) => match context.number_unit {
                 Some(number_unit) => append(values, parse_epoch(text, number_unit, *unit)),
                 None => return self.push_unit_conflict(text, context),
             },
-            Values::Boolean(_) | Values::Date(_) | Values::Time(..) | Values::Binary(_) => false,
-            Values::List(..) | Values::Map(..) | Values::Struct(_) => false,
+            ValueBuilder::Boolean(_)
+            | ValueBuilder::Date(_)
+            | ValueBuilder::Time(..)
+            | ValueBuilder::Binary(_) => false,
+            ValueBuilder::List(..) | ValueBuilder::Map(..) | ValueBuilder::Struct(_) => false,
             // A number is written as text: NaN and the infinities are only for strings.
-            Values::Float32(values) => append(values, parse_finite_f32(text)),
-            Values::Float64(values) => append(values, parse_finite(text)),
+            ValueBuilder::Float32(values) => append(values, parse_finite_f32(text)),
+            ValueBuilder::Float64(values) => append(values, parse_finite(text)),
             _ => self.append_number(text),
         };
         if is_read {
@@ -112,8 +115,8 @@ impl Column {
     pub(crate) fn push_bool(&mut self, value: bool, context: &mut ReadContext) {
         let text = if value { "true" } else { "false" };
         match &mut self.values {
-            Values::Boolean(values) => values.append(value),
-            Values::Text(values) => values.push(text.as_bytes()),
+            ValueBuilder::Boolean(values) => values.append(value),
+            ValueBuilder::Text(values) => values.push(text.as_bytes()),
             _ => return self.push_conflict(context, text),
         }
         self.validity.append_non_null();
@@ -122,7 +125,7 @@ impl Column {
     /// Appends the text of a JSON object or array; only a text column accepts it.
     pub(crate) fn push_nested(&mut self, json: &str, context: &mut ReadContext) {
         match &mut self.values {
-            Values::Text(values) => {
+            ValueBuilder::Text(values) => {
                 values.push(json.as_bytes());
                 self.validity.append_non_null();
             }
@@ -133,18 +136,18 @@ impl Column {
     /// Appends an integer or a decimal without its validity. Returns false if the text is not one, or is out of range.
     fn append_number(&mut self, text: &str) -> bool {
         match &mut self.values {
-            Values::Int8(values) => append(values, parse_integer(text)),
-            Values::Int16(values) => append(values, parse_integer(text)),
-            Values::Int32(values) => append(values, parse_integer(text)),
-            Values::Int64(values) => append(values, parse_integer(text)),
-            Values::UInt8(values) => append(values, parse_integer(text)),
-            Values::UInt16(values) => append(values, parse_integer(text)),
-            Values::UInt32(values) => append(values, parse_integer(text)),
-            Values::UInt64(values) => append(values, parse_integer(text)),
-            Values::Decimal128(precision, scale, values) => {
+            ValueBuilder::Int8(values) => append(values, parse_integer(text)),
+            ValueBuilder::Int16(values) => append(values, parse_integer(text)),
+            ValueBuilder::Int32(values) => append(values, parse_integer(text)),
+            ValueBuilder::Int64(values) => append(values, parse_integer(text)),
+            ValueBuilder::UInt8(values) => append(values, parse_integer(text)),
+            ValueBuilder::UInt16(values) => append(values, parse_integer(text)),
+            ValueBuilder::UInt32(values) => append(values, parse_integer(text)),
+            ValueBuilder::UInt64(values) => append(values, parse_integer(text)),
+            ValueBuilder::Decimal128(precision, scale, values) => {
                 append(values, parse_decimal(text, *precision, *scale))
             }
-            Values::Decimal256(precision, scale, values) => {
+            ValueBuilder::Decimal256(precision, scale, values) => {
                 append(values, parse_wide_decimal(text, *precision, *scale))
             }
             _ => false,
@@ -166,13 +169,13 @@ fn append<T>(values: &mut Vec<T>, value: Option<T>) -> bool {
 pub(crate) fn parse_integer<T: std::str::FromStr + TryFrom<i128>>(text: &str) -> Option<T> {
     match text.parse() {
         Ok(value) => Some(value),
-        Err(_) => T::try_from(parse_scaled(text, 0, Inexact::Refuse)?).ok(),
+        Err(_) => T::try_from(parse_scaled(text, 0, ExcessDigits::Refuse)?).ok(),
     }
 }
 
 /// A decimal, rounded half away from zero; `None` if the text is not a number, or does not fit.
 pub(crate) fn parse_decimal(text: &str, precision: u8, scale: i8) -> Option<i128> {
-    let value = parse_scaled(text, i64::from(scale), Inexact::Round)?;
+    let value = parse_scaled(text, i64::from(scale), ExcessDigits::Round)?;
     let limit = 10_u128
         .checked_pow(u32::from(precision))
         .unwrap_or(u128::MAX);
@@ -181,7 +184,7 @@ pub(crate) fn parse_decimal(text: &str, precision: u8, scale: i8) -> Option<i128
 
 /// The same for up to 76 digits.
 pub(crate) fn parse_wide_decimal(text: &str, precision: u8, scale: i8) -> Option<i256> {
-    let value = parse_scaled_wide(text, i64::from(scale), Inexact::Round)?;
+    let value = parse_scaled_wide(text, i64::from(scale), ExcessDigits::Round)?;
     let limit = i256::from_i128(10).checked_pow(u32::from(precision));
     let has_place = limit.is_none_or(|limit| value < limit && value.wrapping_neg() < limit);
     has_place.then_some(value)
@@ -226,7 +229,7 @@ fn parse_epoch(text: &str, from: TimeUnit, to: TimeUnit) -> Option<i64> {
     }
     // Digits to nanoseconds below `from`, which are then split.
     let places = i64::from(9 - per_second.ilog10());
-    let nanos = parse_scaled(text, places, Inexact::Floor)?;
+    let nanos = parse_scaled(text, places, ExcessDigits::Floor)?;
     let seconds = i64::try_from(nanos.div_euclid(1_000_000_000)).ok()?;
     to_unit(
         seconds,

@@ -4,7 +4,7 @@ use anabranch_udfs::calendar::{civil, days, days_in_month};
 use arrow::datatypes::TimeUnit;
 
 use super::offset::{parse_offset, take_two};
-use super::zone::{Offsets, Zone};
+use super::zone::{Zone, ZoneOffsets};
 
 const NANOS_PER_SECOND: i64 = 1_000_000_000;
 const SECONDS_PER_DAY: i64 = 86_400;
@@ -39,13 +39,13 @@ impl TimestampFormat {
 /// Reads timestamps, those without an offset in a zone.
 #[derive(Debug, Clone)]
 pub(crate) struct TimestampReader {
-    offsets: Offsets,
+    offsets: ZoneOffsets,
 }
 
 impl TimestampReader {
     pub(crate) fn new(zone: Zone) -> Self {
         Self {
-            offsets: Offsets::new(zone),
+            offsets: ZoneOffsets::new(zone),
         }
     }
 
@@ -63,7 +63,7 @@ impl TimestampReader {
         let parsed = parse_datetime(text.as_bytes())?;
         let offset = match (parsed.offset, zone) {
             (Some(offset), _) => offset,
-            (None, Some(zone)) => Offsets::new(zone).of_local(parsed.local_seconds),
+            (None, Some(zone)) => ZoneOffsets::new(zone).of_local(parsed.local_seconds),
             (None, None) => self.offsets.of_local(parsed.local_seconds),
         };
         to_unit(parsed.local_seconds - i64::from(offset), parsed.nanos, unit)
@@ -74,14 +74,14 @@ impl TimestampReader {
 #[derive(Debug, Clone)]
 pub(crate) struct TimestampWriter {
     format: TimestampFormat,
-    offsets: Offsets,
+    offsets: ZoneOffsets,
 }
 
 impl TimestampWriter {
     pub(crate) fn new(format: TimestampFormat, zone: Zone) -> Self {
         Self {
             format,
-            offsets: Offsets::new(zone),
+            offsets: ZoneOffsets::new(zone),
         }
     }
 

@@ -69,14 +69,14 @@ impl Zone {
 
 /// The offsets of one zone, remembering the last one: neighbouring records are close in time.
 #[derive(Debug, Clone)]
-pub(crate) struct Offsets {
+pub(crate) struct ZoneOffsets {
     zone: Zone,
-    local: Remembered,
-    utc: Remembered,
+    local: CachedOffset,
+    utc: CachedOffset,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
-struct Remembered {
+struct CachedOffset {
     /// A span of time without a change of the clock, if one is known.
     bucket: Option<i64>,
     offset: i32,
@@ -86,12 +86,12 @@ struct Remembered {
 /// a bucket mean that there is none in it.
 const BUCKET_SECONDS: i64 = 900;
 
-impl Offsets {
+impl ZoneOffsets {
     pub(crate) fn new(zone: Zone) -> Self {
         Self {
             zone,
-            local: Remembered::default(),
-            utc: Remembered::default(),
+            local: CachedOffset::default(),
+            utc: CachedOffset::default(),
         }
     }
 
@@ -112,7 +112,7 @@ impl Offsets {
     }
 }
 
-impl Remembered {
+impl CachedOffset {
     fn get(&mut self, zone: Zone, seconds: i64, compute: fn(Zone, i64) -> i32) -> i32 {
         match zone {
             Zone::Utc => return 0,
@@ -183,7 +183,7 @@ mod tests {
 
     #[test]
     fn overlap_takes_the_first_occurrence_and_gap_shifts_forward() {
-        let mut paris = Offsets::new(Zone::parse("Europe/Paris").unwrap());
+        let mut paris = ZoneOffsets::new(Zone::parse("Europe/Paris").unwrap());
         assert_eq!(paris.of_local(seconds("2025-01-01 12:00:00")), 3600);
         assert_eq!(paris.of_local(seconds("2025-07-01 12:00:00")), 7200);
         // 02:00 to 03:00 occurs twice on this day.
@@ -199,12 +199,12 @@ mod tests {
         }
         assert_eq!(paris.of_local(seconds("2025-03-30 03:00:00")), 7200);
         // A whole day was left out.
-        let mut apia = Offsets::new(Zone::parse("Pacific/Apia").unwrap());
+        let mut apia = ZoneOffsets::new(Zone::parse("Pacific/Apia").unwrap());
         assert_eq!(apia.of_local(seconds("2011-12-30 12:00:00")), -10 * 3600);
     }
 
     #[test]
-    fn zones_are_read_or_explained() {
+    fn invalid_zones_get_a_suggestion() {
         assert_eq!(Zone::parse("Z").unwrap(), Zone::Utc);
         assert_eq!(Zone::parse("+05:30").unwrap(), Zone::Fixed(19_800));
         let error = Zone::parse("Europe/Pari").unwrap_err();
@@ -220,13 +220,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn remembering_changes_nothing(
+        fn the_offset_cache_does_not_change_results(
             zone in prop::sample::select(vec!["Europe/Paris", "America/New_York", "Asia/Kathmandu", "Australia/Lord_Howe", "Pacific/Apia"]),
             times in prop::collection::vec(-5_000_000_000_i64..5_000_000_000, 1..20),
             steps in prop::collection::vec(0_i64..4000, 1..20),
         ) {
             let zone = Zone::parse(zone).unwrap();
-            let mut offsets = Offsets::new(zone);
+            let mut offsets = ZoneOffsets::new(zone);
             for time in times {
                 for step in &steps {
                     prop_assert_eq!(offsets.of_local(time + step), zone.offset_of_local(time + step));

@@ -1,17 +1,17 @@
 //! How a run goes on after a fault: of its job, of a batch, of the sink, or of the memory.
 
-use crate::core::jobs::{Entry, Phase, Remedy, remedy};
+use crate::core::jobs::{JobPhase, LogEntry, ShortageRemedy, remedy};
 use crate::error::{Error, ErrorKind, Result};
 use crate::runtime::batch_run::ChosenBatch;
-use crate::runtime::blame::{Blame, Suspects};
 use crate::runtime::owner::STATEMENT;
-use crate::runtime::runner::{Ended, JobRunner, Owned};
-use crate::runtime::search::may_blame;
-use crate::runtime::takeover::{append_to, dropped};
+use crate::runtime::record_search::{FailedBatch, SearchOutcome};
+use crate::runtime::runner::{EndReason, JobRunner, Owned};
+use crate::runtime::search::may_be_caused_by_record;
+use crate::runtime::takeover::{append_to, job_dropped};
 
 impl JobRunner<'_> {
     /// Decides how the run goes on after an error. Returns an error again if that cannot be decided yet or the error may pass.
-    pub(super) async fn failed(&mut self, error: Error) -> Result<Ended> {
+    pub(super) async fn failed(&mut self, error: Error) -> Result<EndReason> {
         if error.may_pass() {
             return Err(error);
         }
@@ -22,37 +22,37 @@ impl JobRunner<'_> {
             // A statement owns the job only for a moment.
             return Ok(match owner.starts_with(STATEMENT) {
                 true => self.leave_to_statement().await,
-                false => Ended::TakenOver(owner),
+                false => EndReason::TakenOver(owner),
             });
         }
         // DROP JOB deletes the job's files one after the other: so a read error of one of them only follows from the drop.
-        if history.phase == Phase::Dropped {
+        if history.phase == JobPhase::Dropped {
             // DROP JOB has deleted the job's files; this runner deletes those that it has written since.
             if let Err(error) = self.store.clear(self.job.id, history).await {
                 tracing::warn!(job = self.job.name, %error, "some of its files are left");
             }
-            return Ok(Ended::Failed(dropped(&self.job.name)));
+            return Ok(EndReason::Failed(job_dropped(&self.job.name)));
         }
         // Only the owner of a job writes its faults to the log.
         if !is_mine {
-            return Ok(Ended::Failed(error));
+            return Ok(EndReason::Failed(error));
         }
         if error.kind() == ErrorKind::Cancelled {
             return self.timed_out();
         }
-        let reason = Entry::Paused {
+        let reason = LogEntry::Paused {
             reason: Some(error.with_its_help()),
             reported: error.report().cloned(),
             at: self.machine.now(),
         };
         append_to(self.store, self.job.id, history, &reason).await?;
-        Ok(Ended::Failed(error))
+        Ok(EndReason::Failed(error))
     }
 
     /// The sink has fenced this runner off although no other process owns the job: the transaction was open for too long.
-    fn timed_out(&mut self) -> Result<Ended> {
+    fn timed_out(&mut self) -> Result<EndReason> {
         let Some(rows) = self.in_hand.take() else {
-            return Ok(Ended::Again);
+            return Ok(EndReason::Retry);
         };
         if !self.pace.timed_out(rows) {
             return Err(Error::unavailable(
@@ -65,7 +65,7 @@ impl JobRunner<'_> {
             rows,
             "a transaction has timed out: fewer records"
         );
-        Ok(Ended::Again)
+        Ok(EndReason::Retry)
     }
 
     /// Chooses how to go on after a batch of so many records did not fit into memory, or made values that are too large
@@ -74,29 +74,29 @@ impl JobRunner<'_> {
     /// # Errors
     ///
     /// Others hold the memory, which may pass; or only a change by the user helps.
-    fn too_large(&mut self, error: &Error, rows: u64) -> Result<Ended> {
+    fn too_large(&mut self, error: &Error, rows: u64) -> Result<EndReason> {
         let shortage = self.job.query.take_shortage();
         let has_fewer = self.pace.too_large(rows);
         let job = &self.job.name;
         match remedy(shortage.filter(|_| error.is_of_pool()), has_fewer) {
-            Remedy::Wait => Err(Error::unavailable(format!(
-                "others hold memory that a batch needs: {}",
+            ShortageRemedy::Wait => Err(Error::unavailable(format!(
+                "other work holds memory that a batch needs: {}",
                 error.message()
             ))
             .about_cause(error)),
-            Remedy::Fewer => {
+            ShortageRemedy::FewerRecords => {
                 self.pace.does_not_fit(rows);
                 tracing::warn!(job, %error, "a batch is too large: a smaller one is tried");
-                Ok(Ended::Again)
+                Ok(EndReason::Retry)
             }
-            Remedy::Fail => Err(Error::new(
+            ShortageRemedy::Fail => Err(Error::new(
                 error.kind(),
-                format!("a batch that can be no smaller is too large: {}", error.message()),
+                format!("a batch of the smallest size is too large: {}", error.message()),
             )
             .about_cause(error)
             .with_help(
                 "give jobs more memory (--memory-limit, and --job-memory of a server), or change the job with CREATE OR REPLACE \
-                 JOB, so that a record makes less, or is joined with less; then RESUME JOB",
+                 JOB, so that a record produces fewer rows, or is joined with fewer; then RESUME JOB",
             )),
         }
     }
@@ -111,13 +111,13 @@ impl JobRunner<'_> {
         error: Error,
         owned: &Owned,
         chosen: &ChosenBatch<'_>,
-    ) -> Result<Ended> {
-        let blame = match may_blame(&error) {
+    ) -> Result<EndReason> {
+        let blame = match may_be_caused_by_record(&error) {
             true => {
                 let looks = "a batch fails; looking for a record that makes it fail";
                 self.observer
-                    .tell(|status| status.waiting = Some(looks.to_owned()));
-                let suspects = Suspects {
+                    .update_status(|status| status.waiting = Some(looks.to_owned()));
+                let suspects = FailedBatch {
                     job: self.job,
                     sources: &self.sources,
                     plans: chosen.plans,
@@ -129,11 +129,11 @@ impl JobRunner<'_> {
             false => Err(error),
         };
         match blame {
-            Ok(Blame::Aside(aside)) => {
+            Ok(SearchOutcome::SetAside(aside)) => {
                 self.aside = aside;
-                Ok(Ended::Again)
+                Ok(EndReason::Retry)
             }
-            Ok(Blame::Together(error)) => self.too_large(&error, chosen.rows),
+            Ok(SearchOutcome::Together(error)) => self.too_large(&error, chosen.rows),
             Err(error) if error.is_of_pool() => self.too_large(&error, chosen.rows),
             Err(error) => Err(error),
         }

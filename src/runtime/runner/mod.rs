@@ -10,30 +10,30 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tracing::Instrument as _;
 
-use crate::core::jobs::{BatchVersion, Identity, JobHistory, Phase};
+use crate::core::jobs::{BatchVersion, Identity, JobHistory, JobPhase};
 use crate::error::{Error, ErrorKind, Result, Subject};
-use crate::runtime::aside::{Aside, forget};
+use crate::runtime::adaptive_batch_size::AdaptiveBatchSize;
 use crate::runtime::batch_phase::BatchPhase;
 use crate::runtime::batch_run::{BatchRun, ChosenBatch};
 use crate::runtime::clock::Clock;
-use crate::runtime::ends::Ends;
 use crate::runtime::environment::Environment;
 use crate::runtime::failpoint;
+use crate::runtime::idle_tracker::IdleTracker;
 use crate::runtime::job::ReadyJob;
 use crate::runtime::job_clock::RunningClock;
-use crate::runtime::job_status::{Report, RunOptions};
+use crate::runtime::job_status::{RunOptions, RunReport};
 use crate::runtime::metrics::{JobMetrics, JobState};
 use crate::runtime::observer::Observer;
 use crate::runtime::options::Trigger;
 use crate::runtime::owner::{STATEMENT, owner};
-use crate::runtime::pace::Pace;
 use crate::runtime::phases::BatchPhases;
 use crate::runtime::retention::Sweeper;
-use crate::runtime::silence::Silence;
+use crate::runtime::set_aside_records::{SetAsideRecords, forget};
 use crate::runtime::sink::JobSink;
 use crate::runtime::source::JobSources;
+use crate::runtime::source_ends::SourceEnds;
 use crate::runtime::takeover::take_over;
-use crate::runtime::windows::Windows;
+use crate::runtime::window_state::WindowState;
 use crate::store::JobStore;
 
 /// The first pause after a fault that may pass; doubled each time, up to the last.
@@ -49,12 +49,12 @@ const UNSURE: Duration = Duration::from_millis(200);
 const STATEMENT_TAKES: Duration = Duration::from_secs(1);
 
 /// Why a run of a job ended without an error.
-enum Ended {
+enum EndReason {
     Stopped,
     CaughtUp,
     Paused(Option<String>),
     /// A statement of another process took the job over for a moment, or the batch is retried with fewer records.
-    Again,
+    Retry,
     /// Another runner has the job.
     TakenOver(String),
     /// The job has failed for good; its log has the reason.
@@ -69,7 +69,7 @@ struct Owned {
     sink_identity: Option<Identity>,
     /// The version where the job stands, with its name.
     last: Option<(String, BatchVersion)>,
-    windows: Windows,
+    windows: WindowState,
 }
 
 /// The runner of one job.
@@ -85,20 +85,20 @@ pub(super) struct JobRunner<'a> {
     /// The sources were checked for the records that were read last.
     has_checked_records: bool,
     /// Where the topics ended when the run began.
-    goal: Option<Ends>,
-    silence: Silence,
+    goal: Option<SourceEnds>,
+    silence: IdleTracker,
     /// By which keys are forgotten and batches trimmed.
     clock: RunningClock<'a>,
     /// By table.
     idle_after: BTreeMap<String, Duration>,
     /// Whether this runner has owned the job before.
     has_owned: bool,
-    pace: Pace,
+    pace: AdaptiveBatchSize,
     /// Records of the batch that is being run.
     in_hand: Option<u64>,
     /// Records that the scans set aside as dead letters, by table.
-    aside: Aside,
-    report: Report,
+    aside: SetAsideRecords,
+    report: RunReport,
     observer: Observer<'a>,
 }
 
@@ -119,7 +119,7 @@ impl<'a> JobRunner<'a> {
             sources: BTreeMap::new(),
             has_checked_records: false,
             goal: None,
-            silence: Silence::default(),
+            silence: IdleTracker::default(),
             clock: RunningClock::new(&job.name, machine),
             idle_after: job
                 .query
@@ -128,10 +128,10 @@ impl<'a> JobRunner<'a> {
                 .filter_map(|(name, table)| Some((name.clone(), table.event_time()?.idle_after)))
                 .collect(),
             has_owned: false,
-            pace: Pace::default(),
+            pace: AdaptiveBatchSize::default(),
             in_hand: None,
-            aside: Aside::new(),
-            report: Report::default(),
+            aside: SetAsideRecords::new(),
+            report: RunReport::default(),
             observer: Observer {
                 job: &job.name,
                 clock: machine,
@@ -150,14 +150,14 @@ impl<'a> JobRunner<'a> {
     ///
     /// The runner waits and retries after faults that may pass, such as a broker or store that does not answer for a while. Any
     /// other fault is written to the log: the job is paused with its reason.
-    pub(super) async fn run(mut self) -> Result<Report> {
+    pub(super) async fn run(mut self) -> Result<RunReport> {
         let mut backoff = FIRST_BACKOFF;
         loop {
             let batches = self.report.batches;
             let stop = self.options.stop.clone();
             let ended = tokio::select! {
                 ended = self.own() => ended,
-                () = stop.wait() => Ok(Ended::Stopped),
+                () = stop.wait() => Ok(EndReason::Stopped),
             };
             if self.report.batches > batches {
                 backoff = FIRST_BACKOFF;
@@ -167,11 +167,11 @@ impl<'a> JobRunner<'a> {
                 ended => ended,
             };
             match ended {
-                Ok(Ended::Stopped | Ended::CaughtUp) => {
+                Ok(EndReason::Stopped | EndReason::CaughtUp) => {
                     self.observer.metrics.state(None);
                     return Ok(self.report);
                 }
-                Ok(Ended::Paused(reason)) => {
+                Ok(EndReason::Paused(reason)) => {
                     self.observer.metrics.state(Some(match &reason {
                         Some(_) => JobState::Failed,
                         None => JobState::Paused,
@@ -180,11 +180,11 @@ impl<'a> JobRunner<'a> {
                     return Err(
                         Error::invalid(format!("job {} is paused{why}", self.job.name))
                             .about(Subject::job(&self.job.name))
-                            .with_help(format!("RESUME JOB {} lets it go on", self.job.name)),
+                            .with_help(format!("RESUME JOB {} continues it", self.job.name)),
                     );
                 }
-                Ok(Ended::Again) => {}
-                Ok(Ended::TakenOver(owner)) => {
+                Ok(EndReason::Retry) => {}
+                Ok(EndReason::TakenOver(owner)) => {
                     self.observer.metrics.state(None);
                     return Err(Error::unavailable(format!(
                         "job {} was taken over by {owner}",
@@ -192,14 +192,14 @@ impl<'a> JobRunner<'a> {
                     ))
                     .about(Subject::job(&self.job.name)));
                 }
-                Ok(Ended::Failed(error)) => {
+                Ok(EndReason::Failed(error)) => {
                     self.observer.metrics.failed();
                     return Err(error);
                 }
                 Err(error) if error.may_pass() => {
                     self.silence.interrupt(self.machine.instant());
                     self.observer
-                        .tell(|status| status.waiting = Some(error.with_its_help()));
+                        .update_status(|status| status.waiting = Some(error.with_its_help()));
                     self.observer.metrics.retry();
                     tracing::warn!(job = self.job.name, %error, "waiting {} ms", backoff.as_millis());
                     let pause = backoff + self.machine.jitter(backoff);
@@ -221,32 +221,32 @@ impl<'a> JobRunner<'a> {
     }
 
     /// Takes the job over and loads its state.
-    async fn begin(&mut self) -> Result<ControlFlow<Ended, Owned>> {
-        if let Some(ended) = self.may_not().await? {
+    async fn begin(&mut self) -> Result<ControlFlow<EndReason, Owned>> {
+        if let Some(ended) = self.reason_not_to_run().await? {
             return Ok(ControlFlow::Break(ended));
         }
         let taken = take_over(self.store, self.job, &self.owner, None);
-        let away = "the sink has not answered yet; its broker or store may be away";
+        let away = "the sink has not answered yet; its broker or store may be down";
         let taken = self.observer.answered(away, taken).await?;
         self.has_owned = true;
         match &taken.history.phase {
-            Phase::Active => {}
-            Phase::Paused(reason) => {
-                return Ok(ControlFlow::Break(Ended::Paused(reason.clone())));
+            JobPhase::Active => {}
+            JobPhase::Paused(reason) => {
+                return Ok(ControlFlow::Break(EndReason::Paused(reason.clone())));
             }
             // A dropped job is not taken over.
-            Phase::Dropped => return Ok(ControlFlow::Break(Ended::Again)),
+            JobPhase::Dropped => return Ok(ControlFlow::Break(EndReason::Retry)),
         }
         // A statement changed the job while this runner took its sink over.
         if !self.job.is_of(&taken.history) {
-            return Ok(ControlFlow::Break(Ended::Again));
+            return Ok(ControlFlow::Break(EndReason::Retry));
         }
         let version = taken.last.as_ref().map(|(_, version)| version);
         if version.is_some_and(|version| version.identities.is_empty()) {
             tracing::warn!(
                 job = self.job.name,
-                "the last batch is of an earlier release: whether the sources and the sink are still those it read and wrote cannot \
-                 be told"
+                "the last batch is of an earlier release: it is unknown whether the sources and the sink are still those \
+                 that it read and wrote"
             );
         }
         // Opened here, because a source that cannot be read is a failure of the job that goes into its log.
@@ -255,12 +255,12 @@ impl<'a> JobRunner<'a> {
             let tables = &self.environment.tables;
             self.sources = tables.sources(&self.job.query, starts_at_end)?;
         }
-        let windows = Windows::load(self.store, self.job, version).await?;
+        let windows = WindowState::load(self.store, self.job, version).await?;
         let silent_by = self.environment.tables.silent_by(version);
         self.silence.go_on(silent_by, &self.machine.steady());
         let committed_at = taken.history.last().map(|last| last.at);
         self.clock.begin(version, committed_at);
-        self.observer.tell(|status| status.waiting = None);
+        self.observer.update_status(|status| status.waiting = None);
         self.observer.metrics.state(Some(JobState::Running));
         self.observer.metrics.windows(&windows);
         Ok(ControlFlow::Continue(Owned {
@@ -273,7 +273,7 @@ impl<'a> JobRunner<'a> {
     }
 
     /// Takes the job over and runs its batches.
-    async fn own(&mut self) -> Result<Ended> {
+    async fn own(&mut self) -> Result<EndReason> {
         let mut owned = match self.begin().await? {
             ControlFlow::Break(ended) => return Ok(ended),
             ControlFlow::Continue(owned) => owned,
@@ -291,14 +291,14 @@ impl<'a> JobRunner<'a> {
             let outlook = self.outlook(&owned, &phases, began).await?;
             if outlook.is_caught_up {
                 sweeper.finish(&mut owned.history, now.at).await?;
-                return Ok(Ended::CaughtUp);
+                return Ok(EndReason::CaughtUp);
             }
             let is_forgotten_soon =
-                owned.sink.forgets() && self.machine.since(remembered) >= REMEMBERED;
+                owned.sink.loses_old_witness() && self.machine.since(remembered) >= REMEMBERED;
             if !outlook.is_due && !is_forgotten_soon {
                 // There are no records, but perhaps a statement about the job.
                 if !self.store.is_free(self.job.id, owned.history.next).await? {
-                    return self.give_way().await;
+                    return self.yield_to_other().await;
                 }
                 self.rest(began).await;
                 if outlook.is_unsure {
@@ -308,7 +308,7 @@ impl<'a> JobRunner<'a> {
             }
             phases.chosen();
             for table in outlook.identities.new_tables() {
-                owned.windows.begin_anew(table);
+                owned.windows.forget_table(table);
             }
             let chosen = ChosenBatch {
                 phases: &phases,
@@ -337,15 +337,15 @@ impl<'a> JobRunner<'a> {
             self.observer.metrics.windows(&owned.windows);
             remembered = self.machine.instant();
             let (watermark, state_rows) = (owned.windows.watermark(), owned.windows.rows());
-            self.observer.tell(|status| {
+            self.observer.update_status(|status| {
                 status.watermark = watermark;
                 status.state_rows = state_rows as u64;
             });
-            if owned.history.phase != Phase::Active
+            if owned.history.phase != JobPhase::Active
                 || owned.history.owner.as_deref() != Some(&self.owner)
                 || !self.job.is_of(&owned.history)
             {
-                return Ok(Ended::Again);
+                return Ok(EndReason::Retry);
             }
             owned.last = Some((name, version));
             self.rest(began).await;
@@ -354,9 +354,9 @@ impl<'a> JobRunner<'a> {
 
     /// Reason why this process does not take the job over: another runner has taken it over since, or a statement has changed
     /// the job.
-    async fn may_not(&self) -> Result<Option<Ended>> {
+    async fn reason_not_to_run(&self) -> Result<Option<EndReason>> {
         let history = self.store.history(self.job.id).await?;
-        if history.phase == Phase::Dropped {
+        if history.phase == JobPhase::Dropped {
             return Ok(None);
         }
         if !self.job.is_of(&history) {
@@ -366,32 +366,32 @@ impl<'a> JobRunner<'a> {
             ))
             .about(Subject::job(name))
             .with_help("run the job's new file, or start this process again");
-            return Ok(Some(Ended::Failed(changed)));
+            return Ok(Some(EndReason::Failed(changed)));
         }
         Ok(match history.owner {
             Some(owner)
                 if self.has_owned && owner != self.owner && !owner.starts_with(STATEMENT) =>
             {
-                Some(Ended::TakenOver(owner))
+                Some(EndReason::TakenOver(owner))
             }
             _ => None,
         })
     }
 
     /// Gives way to an entry of another process: a runner keeps the job from now on, a statement only until it is done.
-    async fn give_way(&self) -> Result<Ended> {
+    async fn yield_to_other(&self) -> Result<EndReason> {
         let owner = self.store.history(self.job.id).await?.owner;
         match owner {
             Some(owner) if owner.starts_with(STATEMENT) => Ok(self.leave_to_statement().await),
-            Some(owner) if owner != self.owner => Ok(Ended::TakenOver(owner)),
-            _ => Ok(Ended::Again),
+            Some(owner) if owner != self.owner => Ok(EndReason::TakenOver(owner)),
+            _ => Ok(EndReason::Retry),
         }
     }
 
     /// Waits while a statement of another process owns the job.
-    async fn leave_to_statement(&self) -> Ended {
+    async fn leave_to_statement(&self) -> EndReason {
         self.machine.sleep(STATEMENT_TAKES).await;
-        Ended::Again
+        EndReason::Retry
     }
 
     /// Waits until the sources are checked again.
@@ -446,7 +446,7 @@ impl<'a> JobRunner<'a> {
         let elapsed = chosen.phases.elapsed();
         let metrics = &self.observer.metrics;
         metrics.committed(&version, elapsed, self.machine.now());
-        self.observer.tell(|status| {
+        self.observer.update_status(|status| {
             status.report = report;
             status.last_batch = took;
             status.lag = status.lag.saturating_sub(version.rows_in);

@@ -4,24 +4,24 @@ use tokio::time::Instant;
 
 use crate::core::jobs::{BatchVersion, Identity, JobHistory, Partitions};
 use crate::error::Result;
-use crate::runtime::batch::{Choice, Ranges};
-use crate::runtime::ends::{self, Ends};
+use crate::runtime::batch::{BatchChoice, BatchRanges};
 use crate::runtime::identities::Identities;
 use crate::runtime::options::Trigger;
 use crate::runtime::phases::BatchPhases;
 use crate::runtime::runner::{JobRunner, Owned};
-use crate::runtime::source::{Look, SourcePlans};
+use crate::runtime::source::{SourcePlans, SourcePoll};
+use crate::runtime::source_ends::{self, SourceEnds};
 
 /// What the next batch would do.
 pub(super) struct Outlook {
     pub(super) plans: SourcePlans,
-    pub(super) ends: Ends,
+    pub(super) ends: SourceEnds,
     pub(super) identities: Identities,
     /// The partitions that count for event time.
     pub(super) known: Partitions,
     /// Those that hold the watermark back no longer.
     pub(super) idle: Partitions,
-    pub(super) ranges: Ranges,
+    pub(super) ranges: BatchRanges,
     /// How many records the batch may have of the table that has most.
     pub(super) rows: u64,
     /// Whether it has something to read, to move, or to store.
@@ -48,23 +48,23 @@ impl JobRunner<'_> {
         let version = owned.last.as_ref().map(|(_, version)| version);
         let look = self.look(version, owned.sink_identity.as_ref(), history);
         let (plans, identities) = phases.look(look).await?;
-        let ends = ends::of_plans(&plans);
+        let ends = source_ends::of_plans(&plans);
         self.has_checked_records = true;
         self.goal.get_or_insert_with(|| ends.clone());
         let ends_once =
             self.options.until_caught_up || matches!(self.job.options.trigger, Trigger::Once);
-        let lag = ends::lag(version, &ends);
-        self.observer.tell(|status| status.lag = lag);
+        let lag = source_ends::lag(version, &ends);
+        self.observer.update_status(|status| status.lag = lag);
         self.observer.metrics.lag(version, &ends);
         for table in identities.new_tables() {
-            self.silence.begin_anew(table);
+            self.silence.forget_table(table);
         }
         let tables = &self.environment.tables;
-        let known = tables.partitions(ends::known(&ends), version);
+        let known = tables.partitions(source_ends::known(&ends), version);
         let idle = self.silence.idle(version, &ends, &self.idle_after, began);
         let waiting = windows.waiting(&idle, self.job.options.max_drift);
         let max_rows = self.pace.rows(self.job.options.rows_of_batch(version));
-        let mut ranges = Ranges::choose(Choice {
+        let mut ranges = BatchRanges::choose(BatchChoice {
             last: version,
             plans: &plans,
             max_rows,
@@ -76,9 +76,9 @@ impl JobRunner<'_> {
         let is_behind = windows.is_behind();
         let goal = self.goal.as_ref().unwrap_or(&ends);
         let has_nothing_to_keep = ranges.skipped.is_empty() && !ranges.begins;
-        let has_all = has_nothing_to_keep && ends::is_caught_up(version, goal);
+        let has_all = has_nothing_to_keep && source_ends::is_caught_up(version, goal);
         // Idle partitions decide which windows close: so the runner waits until it knows and does not guess.
-        let perhaps = self.silence.perhaps_idle(&idle);
+        let perhaps = self.silence.maybe_idle(&idle);
         let is_unsure = perhaps != idle && windows.would_move(&known, &perhaps);
         let moves = windows.would_move(&known, &idle);
         // A run that ends as soon as it is caught up would see a partition that came since the last batch as new each time,
@@ -113,7 +113,7 @@ impl JobRunner<'_> {
     ) -> Result<SourcePlans> {
         let mut plans = SourcePlans::new();
         for (name, source) in &self.sources {
-            let look = Look {
+            let look = SourcePoll {
                 table: name,
                 last: last.filter(|_| !identities.is_new(name)),
                 max_rows: self.pace.rows(self.job.options.rows_of_batch(last)),

@@ -17,7 +17,7 @@ mod sink;
 mod source;
 mod world;
 
-use world::Hidden;
+use world::PlantedFaults;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
@@ -27,13 +27,13 @@ use datafusion::arrow::array::{Array, AsArray};
 use datafusion::arrow::datatypes::{Int32Type, Int64Type, TimestampMicrosecondType};
 use datafusion::arrow::ipc::reader::FileReader;
 
-use crate::core::jobs::{BatchVersion, JobHistory, JobTime, Phase};
+use crate::core::jobs::{BatchVersion, JobHistory, JobPhase, JobTime};
 use crate::core::schedules::{self, Schedules};
 use crate::runtime::environment::Environment;
-use crate::runtime::windows::Windows;
+use crate::runtime::window_state::WindowState;
 use crate::streaming::JobQuery;
 use jobs::Kind;
-use oracle::{Late, Oracle, Place};
+use oracle::{LateRowPosition, Oracle, RowPosition};
 use schedule::{PROCESSES, Schedule};
 use sink::{Commit, OutRow, out_rows};
 use source::{DELAY, SECOND};
@@ -72,18 +72,18 @@ async fn queries(kind: Kind) -> Vec<Arc<JobQuery>> {
 }
 
 async fn run(kind: Kind, queries: &[Arc<JobQuery>], seed: u64) -> Result<(), String> {
-    run_in(kind, queries, seed, Hidden::default()).await
+    run_in(kind, queries, seed, PlantedFaults::default()).await
 }
 
 async fn run_in(
     kind: Kind,
     queries: &[Arc<JobQuery>],
     seed: u64,
-    hidden: Hidden,
+    hidden: PlantedFaults,
 ) -> Result<(), String> {
     let mut schedule = Schedule::new(kind, queries, seed).await;
     schedule.world.lock().hidden = hidden;
-    let _told = Told {
+    let _told = ScheduleTrace {
         seed,
         world: Arc::clone(&schedule.world),
     };
@@ -95,16 +95,16 @@ async fn run_in(
 }
 
 /// When a test panics, prints what has happened in the schedule, and its seed.
-struct Told {
+struct ScheduleTrace {
     seed: u64,
     world: Arc<world::World>,
 }
 
-impl Drop for Told {
+impl Drop for ScheduleTrace {
     #[expect(clippy::print_stderr, reason = "the output of a test that failed")]
     fn drop(&mut self) {
         if std::thread::panicking() {
-            let Told { seed, world } = self;
+            let ScheduleTrace { seed, world } = self;
             eprintln!("{}", world.trace());
             eprintln!("ANABRANCH_SEED={seed} runs this schedule again");
         }
@@ -131,7 +131,7 @@ async fn check(kind: Kind, schedule: &Schedule<'_>) -> Result<(), String> {
     }
     let by_witness = by_witness(&history, &commits, gone)?;
     let mut oracle = Oracle::new(kind, &topic);
-    let mut held = Held::default();
+    let mut held = ReaderRows::default();
     for (name, version) in &versions {
         let expected = oracle.follow(version)?;
         let commit = by_witness.get(name.as_str());
@@ -153,7 +153,7 @@ async fn check(kind: Kind, schedule: &Schedule<'_>) -> Result<(), String> {
         }
         let late = late(schedule, name, version).await;
         let letters = schedule.store.dead_letters(schedule.id, name, version);
-        let dead: BTreeSet<Place> = letters
+        let dead: BTreeSet<RowPosition> = letters
             .await
             .unwrap()
             .iter()
@@ -249,7 +249,11 @@ async fn versions(schedule: &Schedule<'_>, history: &JobHistory) -> Vec<(String,
     versions
 }
 
-async fn late(schedule: &Schedule<'_>, name: &str, version: &BatchVersion) -> BTreeSet<Late> {
+async fn late(
+    schedule: &Schedule<'_>,
+    name: &str,
+    version: &BatchVersion,
+) -> BTreeSet<LateRowPosition> {
     let mut late = BTreeSet::new();
     if version.late_rows == 0 {
         return late;
@@ -280,7 +284,9 @@ async fn late(schedule: &Schedule<'_>, name: &str, version: &BatchVersion) -> BT
 /// The open windows as a runner reads them back from the state files: key, start, end, count and sum, sorted.
 async fn state(schedule: &Schedule<'_>, version: Option<&BatchVersion>) -> Vec<OutRow> {
     let job = schedule.ready(0, Environment::real());
-    let windows = Windows::load(&schedule.store, &job, version).await.unwrap();
+    let windows = WindowState::load(&schedule.store, &job, version)
+        .await
+        .unwrap();
     let state = windows.state.unwrap();
     let groups = state.table.rows().unwrap();
     let closed_by = state.time.closed_by;
@@ -298,11 +304,11 @@ async fn state(schedule: &Schedule<'_>, version: Option<&BatchVersion>) -> Vec<O
 
 /// The rows that a reader of the topic has who keeps the last row of each primary key: by key and start of the window.
 #[derive(Default)]
-struct Held {
+struct ReaderRows {
     rows: BTreeMap<(Option<i64>, Option<i64>), OutRow>,
 }
 
-impl Held {
+impl ReaderRows {
     fn take(&mut self, commit: &Commit) {
         for row in &commit.withdrawn {
             self.rows.remove(&(row[0], row[1]));
@@ -325,42 +331,42 @@ impl Held {
 }
 
 #[test]
-fn exact_1_2_3_rows_are_once_whatever_happens() {
+fn exact_1_2_3_rows_are_written_once() {
     simulate(Kind::Rows);
 }
 
 #[test]
-fn exact_1_2_3_windows_that_close_are_once_whatever_happens() {
+fn exact_1_2_3_closed_windows_are_written_once() {
     simulate(Kind::TumbleOnClose);
 }
 
 #[test]
-fn exact_1_3_windows_that_change_are_once_whatever_happens() {
+fn exact_1_3_changed_windows_are_written_once() {
     simulate(Kind::TumbleChanges);
 }
 
 #[test]
-fn exact_1_2_3_overlapping_windows_that_close_are_once_whatever_happens() {
+fn exact_1_2_3_closed_overlapping_windows_are_written_once() {
     simulate(Kind::HopOnClose);
 }
 
 #[test]
-fn exact_1_3_overlapping_windows_that_change_are_once_whatever_happens() {
+fn exact_1_3_changed_overlapping_windows_are_written_once() {
     simulate(Kind::HopChanges);
 }
 
 #[test]
-fn exact_1_3_sessions_that_change_are_once_whatever_happens() {
+fn exact_1_3_changed_sessions_are_written_once() {
     simulate(Kind::SessionChanges);
 }
 
 #[test]
-fn exact_1_3_keys_that_change_are_once_whatever_happens() {
+fn exact_1_3_changed_keys_are_written_once() {
     simulate(Kind::KeyChanges);
 }
 
 #[test]
-fn loss_1_a_topic_that_was_made_anew_is_no_topic_that_was_read_to_its_end() {
+fn loss_1_a_recreated_topic_is_not_taken_as_read_to_its_end() {
     block_on(async {
         let queries = [Kind::Rows.query().await];
         let mut schedule = Schedule::quiet(Kind::Rows, &queries).await;
@@ -369,14 +375,14 @@ fn loss_1_a_topic_that_was_made_anew_is_no_topic_that_was_read_to_its_end() {
         let outcome = schedule.catch_up().await;
         let error = outcome.unwrap_err();
         assert!(
-            error.message().contains("topic 'simulated' was made anew"),
+            error.message().contains("topic 'simulated' was recreated"),
             "{error}"
         );
     });
 }
 
 #[test]
-fn a_job_that_is_idle_for_a_day_says_again_where_it_stands() {
+fn an_idle_job_commits_its_position_again_after_a_day() {
     block_on(async {
         for kind in [Kind::Rows, Kind::TumbleOnClose] {
             let queries = [kind.query().await];
@@ -400,7 +406,7 @@ fn a_job_that_is_idle_for_a_day_says_again_where_it_stands() {
 
 /// A runner that has taken its job over asks the store for files by their names alone.
 #[test]
-fn a_runner_at_work_lists_nothing() {
+fn a_running_job_lists_no_folders() {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .build()
         .unwrap();
@@ -450,7 +456,7 @@ fn a_rewind_reads_a_version_once() {
 }
 
 /// Whether schedules in which the world hides something from the runners find it: those of the known seeds are tried first.
-fn is_found(kind: Kind, hidden: Hidden, known: &[u64]) -> bool {
+fn is_found(kind: Kind, hidden: PlantedFaults, known: &[u64]) -> bool {
     let runtime = runtime();
     let queries = runtime.block_on(queries(kind));
     let planted = format!("{kind:?}, {}", hidden.what());
@@ -463,47 +469,47 @@ fn is_found(kind: Kind, hidden: Hidden, known: &[u64]) -> bool {
 
 #[test]
 fn a_runner_that_does_not_compare_identities_is_found() {
-    let hidden = Hidden {
+    let hidden = PlantedFaults {
         identities: true,
-        ..Hidden::default()
+        ..PlantedFaults::default()
     };
     assert!(is_found(Kind::Rows, hidden, &[24]));
     assert!(is_found(Kind::TumbleOnClose, hidden, &[8]));
 }
 
 #[test]
-fn a_runner_that_believes_the_wall_clock_is_found() {
-    let hidden = Hidden {
+fn a_runner_that_trusts_the_wall_clock_is_found() {
+    let hidden = PlantedFaults {
         steady_clock: true,
-        ..Hidden::default()
+        ..PlantedFaults::default()
     };
     assert!(is_found(Kind::Rows, hidden, &[4]));
     assert!(is_found(Kind::KeyChanges, hidden, &[26]));
 }
 
 #[test]
-fn time_1_a_runner_that_takes_an_open_transaction_for_silence_is_found() {
-    let hidden = Hidden {
+fn time_1_a_runner_that_treats_open_transactions_as_idle_is_found() {
+    let hidden = PlantedFaults {
         open_transactions: true,
-        ..Hidden::default()
+        ..PlantedFaults::default()
     };
     assert!(is_found(Kind::TumbleOnClose, hidden, &[62]));
 }
 
 #[test]
-fn time_1_a_runner_that_waits_for_partitions_that_are_gone_is_found() {
-    let hidden = Hidden {
+fn time_1_a_runner_that_waits_for_deleted_partitions_is_found() {
+    let hidden = PlantedFaults {
         gone_partitions: true,
-        ..Hidden::default()
+        ..PlantedFaults::default()
     };
     assert!(is_found(Kind::TumbleOnClose, hidden, &[31]));
 }
 
 #[test]
-fn time_1_a_runner_that_counts_silence_from_its_own_start_is_found() {
-    let hidden = Hidden {
+fn time_1_a_runner_that_counts_idle_time_from_its_own_start_is_found() {
+    let hidden = PlantedFaults {
         silence_before: true,
-        ..Hidden::default()
+        ..PlantedFaults::default()
     };
     assert!(is_found(Kind::TumbleOnClose, hidden, &[]));
     assert!(is_found(Kind::SessionChanges, hidden, &[]));
@@ -536,16 +542,19 @@ async fn last_time(schedule: &Schedule<'_>) -> JobTime {
 
 /// The watermarks of a job whose topic had two partitions, was deleted, was created again with one partition, and has got rows
 /// since.
-async fn time_with_a_partition_gone(hidden: Hidden) -> JobTime {
+async fn time_with_a_partition_gone(hidden: PlantedFaults) -> JobTime {
     let queries = [Kind::TumbleOnClose.query().await];
     let mut schedule = rested(Kind::TumbleOnClose, &queries).await;
     schedule.world.lock().hidden = hidden;
     schedule.add_partition();
     schedule.put(1, 1, 120);
     schedule.idle(std::time::Duration::from_secs(1)).await;
-    schedule.make_anew(1).await;
+    schedule.recreate_topic(1).await;
     let error = schedule.catch_up().await.unwrap_err();
-    assert!(error.message().contains("is another one"), "{error}");
+    assert!(
+        error.message().contains("replaced by another one"),
+        "{error}"
+    );
     schedule.answer_now().await.unwrap();
     schedule.put(0, 1, 500);
     schedule.put(0, 1, 600);
@@ -554,15 +563,15 @@ async fn time_with_a_partition_gone(hidden: Hidden) -> JobTime {
 }
 
 #[test]
-fn time_1_a_partition_that_is_gone_holds_nobody_back() {
+fn time_1_a_deleted_partition_does_not_hold_the_watermark_back() {
     block_on(async {
         let reached = Some((600 - DELAY) * SECOND);
-        let time = time_with_a_partition_gone(Hidden::default()).await;
+        let time = time_with_a_partition_gone(PlantedFaults::default()).await;
         assert_eq!(time.watermark, reached, "{time:?}");
         // With the fault that is planted the partition that is gone holds the watermark back.
-        let hidden = Hidden {
+        let hidden = PlantedFaults {
             gone_partitions: true,
-            ..Hidden::default()
+            ..PlantedFaults::default()
         };
         let time = time_with_a_partition_gone(hidden).await;
         assert!(time.watermark < reached, "{time:?}");
@@ -571,7 +580,7 @@ fn time_1_a_partition_that_is_gone_holds_nobody_back() {
 
 /// The watermarks of a job after some runs that end when they have caught up. One partition is behind in event time, another one
 /// is empty, and no records come any more.
-async fn time_of_timer_runs(hidden: Hidden, empty_comes_last: bool) -> JobTime {
+async fn time_of_timer_runs(hidden: PlantedFaults, empty_comes_last: bool) -> JobTime {
     let queries = [Kind::TumbleOnClose.query().await];
     let mut schedule = rested(Kind::TumbleOnClose, &queries).await;
     schedule.world.lock().hidden = hidden;
@@ -597,17 +606,17 @@ async fn time_of_timer_runs(hidden: Hidden, empty_comes_last: bool) -> JobTime {
 }
 
 #[test]
-fn time_1_runs_from_a_timer_see_that_an_empty_partition_is_idle() {
+fn time_1_periodic_runs_detect_an_idle_empty_partition() {
     block_on(async {
         let reached = Some((600 - DELAY) * SECOND);
         for empty_comes_last in [false, true] {
-            let time = time_of_timer_runs(Hidden::default(), empty_comes_last).await;
+            let time = time_of_timer_runs(PlantedFaults::default(), empty_comes_last).await;
             assert_eq!(time.watermark, reached, "{empty_comes_last}: {time:?}");
         }
         // Runs that count the silence of partitions from their own start find no partition idle.
-        let hidden = Hidden {
+        let hidden = PlantedFaults {
             silence_before: true,
-            ..Hidden::default()
+            ..PlantedFaults::default()
         };
         let time = time_of_timer_runs(hidden, false).await;
         assert!(time.watermark < reached, "{time:?}");
@@ -616,7 +625,7 @@ fn time_1_runs_from_a_timer_see_that_an_empty_partition_is_idle() {
 
 /// What a job has lost or kept after its wall clock was a year ahead for a moment.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct AfterJump {
+struct JumpEffects {
     /// A key is gone although a row of it came a second before.
     forgets_early: bool,
     /// A key is still there although no row of it came for longer than keys are kept.
@@ -625,7 +634,7 @@ struct AfterJump {
     trims: bool,
 }
 
-async fn after_jump(hidden: Hidden) -> AfterJump {
+async fn after_jump(hidden: PlantedFaults) -> JumpEffects {
     const YEAR: i64 = 366 * 24 * 3_600_000;
     const MOMENT: std::time::Duration = std::time::Duration::from_secs(1);
     let queries = [Kind::KeyChanges.query().await];
@@ -643,7 +652,7 @@ async fn after_jump(hidden: Hidden) -> AfterJump {
     schedule.put(0, 13, 100);
     schedule.idle(MOMENT).await;
     assert!(has_key(&schedule, 13).await, "{}", schedule.trace());
-    AfterJump {
+    JumpEffects {
         forgets_early,
         keeps_for_ever: has_key(&schedule, 12).await,
         trims: schedule.history().await.batches[0].batch != first,
@@ -659,21 +668,21 @@ async fn has_key(schedule: &Schedule<'_>, key: i64) -> bool {
 }
 
 #[test]
-fn a_wall_clock_that_jumps_ahead_once_changes_nothing_of_a_job() {
+fn one_wall_clock_jump_does_not_affect_a_job() {
     block_on(async {
-        let after = after_jump(Hidden::default()).await;
-        assert_eq!(after, AfterJump::default());
+        let after = after_jump(PlantedFaults::default()).await;
+        assert_eq!(after, JumpEffects::default());
     });
 }
 
 #[test]
 fn a_runner_that_believes_a_jump_of_the_wall_clock_loses_keys_and_batches_and_keeps_keys() {
     block_on(async {
-        let hidden = Hidden {
+        let hidden = PlantedFaults {
             steady_clock: true,
-            ..Hidden::default()
+            ..PlantedFaults::default()
         };
-        let after = AfterJump {
+        let after = JumpEffects {
             forgets_early: true,
             keeps_for_ever: true,
             trims: true,
@@ -683,7 +692,7 @@ fn a_runner_that_believes_a_jump_of_the_wall_clock_loses_keys_and_batches_and_ke
 }
 
 #[test]
-fn a_store_that_refuses_for_a_while_is_waited_for() {
+fn temporary_store_errors_are_waited_out() {
     block_on(async {
         let queries = [Kind::Rows.query().await];
         let mut schedule = rested(Kind::Rows, &queries).await;
@@ -697,7 +706,7 @@ fn a_store_that_refuses_for_a_while_is_waited_for() {
         schedule.world.lock().rates.sink = 0;
         schedule.catch_up().await.unwrap();
         let history = schedule.history().await;
-        assert_eq!(history.phase, Phase::Active, "{trace}");
+        assert_eq!(history.phase, JobPhase::Active, "{trace}");
         let last = history.last().unwrap();
         let version = schedule.store.version(schedule.id, &last.version).await;
         let read = version.unwrap().next_offset("visits", 0);
@@ -722,7 +731,7 @@ fn an_older_data_directory_stops_the_job() {
 }
 
 #[test]
-fn loss_1_an_end_that_was_cut_off_is_skipped_as_it_was_reported() {
+fn loss_1_a_truncated_end_is_skipped_as_reported() {
     block_on(async {
         let queries = [Kind::Rows.query().await];
         let mut schedule = rested(Kind::Rows, &queries).await;
@@ -734,7 +743,7 @@ fn loss_1_an_end_that_was_cut_off_is_skipped_as_it_was_reported() {
         schedule.cut_off(0, 1);
         let error = schedule.catch_up().await.unwrap_err();
         assert!(
-            error.message().contains("was cut off from offset 1 on"),
+            error.message().contains("was truncated at offset 1"),
             "{error}"
         );
         // Before the user says SKIPPING LOST, more records come than the partition had.
@@ -768,7 +777,7 @@ fn loss_1_a_batch_whose_scan_has_not_reported_is_not_committed() {
             schedule.idle(std::time::Duration::from_secs(5)).await;
             let history = schedule.history().await;
             assert_eq!(history.batches.len(), before, "{}", schedule.trace());
-            assert_eq!(history.phase, Phase::Active, "{}", schedule.trace());
+            assert_eq!(history.phase, JobPhase::Active, "{}", schedule.trace());
             let now = schedule.world.lock().sink.commits.len();
             assert_eq!(now, commits, "{}", schedule.trace());
             // When scans report again, the records are still there.
@@ -810,7 +819,7 @@ fn loss_1_dead_letters_are_once_if_a_batch_is_made_smaller_after_it_has_seen_the
 }
 
 #[test]
-fn ident_1_where_brokers_give_no_ids_the_last_record_tells() {
+fn ident_1_without_broker_ids_the_last_record_identifies_the_topic() {
     block_on(async {
         let queries = [Kind::Rows.query().await];
         let mut schedule = rested(Kind::Rows, &queries).await;
@@ -822,7 +831,7 @@ fn ident_1_where_brokers_give_no_ids_the_last_record_tells() {
             schedule.arrive();
         }
         let error = schedule.catch_up().await.unwrap_err();
-        let says = "which the job has read: it was made anew";
+        let says = "which the job has read: it was recreated";
         assert!(error.message().contains(says), "{error}");
         assert!(error.help().unwrap().contains("ACCEPTING NEW visits"));
     });

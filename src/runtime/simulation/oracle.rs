@@ -9,26 +9,27 @@ use super::jobs::{GAP, IDLE_AFTER, Kind, SOURCE};
 use super::sink::OutRow;
 use super::source::{DELAY, Row, SECOND, Topic};
 use crate::core::jobs::{
-    BatchVersion, JobTime, Partitions, Reached, RunningWatermark, SourceProgress, WatermarkPolicy,
+    BatchVersion, JobTime, PartitionTimes, Partitions, RunningWatermark, SourceProgress,
+    WatermarkPolicy,
 };
 
 /// The partition and offset of a row.
-pub(super) type Place = (i32, i64);
+pub(super) type RowPosition = (i32, i64);
 /// The place of a late row, and the start and end of the window that it was too late for, in microseconds; `None` for a session.
-pub(super) type Late = (Place, Option<(i64, i64)>);
+pub(super) type LateRowPosition = (RowPosition, Option<(i64, i64)>);
 
 /// What a batch should have written.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Expected {
     /// The rows in the sink, sorted.
     pub(super) rows: Vec<OutRow>,
-    pub(super) late: BTreeSet<Late>,
-    pub(super) dead: BTreeSet<Place>,
+    pub(super) late: BTreeSet<LateRowPosition>,
+    pub(super) dead: BTreeSet<RowPosition>,
 }
 
 /// An open window.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Group {
+struct OpenGroup {
     start: i64,
     /// Of a session: the time of its last row, plus the gap.
     end: i64,
@@ -46,7 +47,7 @@ pub(super) struct Oracle<'t> {
     /// The offset that the job reads next, by partition.
     at: BTreeMap<i32, i64>,
     time: JobTime,
-    groups: BTreeMap<Option<i64>, Vec<Group>>,
+    groups: BTreeMap<Option<i64>, Vec<OpenGroup>>,
 }
 
 impl<'t> Oracle<'t> {
@@ -107,7 +108,7 @@ impl<'t> Oracle<'t> {
     pub(super) fn open(&self) -> Vec<OutRow> {
         let groups = self.groups.iter().flat_map(|(key, groups)| {
             groups.iter().map(|group| {
-                let Group {
+                let OpenGroup {
                     start,
                     end,
                     count,
@@ -140,7 +141,7 @@ impl<'t> Oracle<'t> {
         let skipped = version.skipped.get(SOURCE);
         let is_shorter = |gap: &SourceProgress| gap.end < gap.start;
         if !skipped.is_some_and(|of| of.values().any(is_shorter)) {
-            self.time.begin_anew(SOURCE);
+            self.time.forget_table(SOURCE);
         }
     }
 
@@ -197,7 +198,7 @@ impl<'t> Oracle<'t> {
             .ok_or_else(|| format!("a batch read {partition}@{offset}, which never was"))
     }
 
-    fn take(&mut self, row: Row, place: Place, met: Option<i64>, expected: &mut Expected) {
+    fn take(&mut self, row: Row, place: RowPosition, met: Option<i64>, expected: &mut Expected) {
         let time = row.time * SECOND;
         match self.kind {
             Kind::Rows => expected.rows.push(vec![
@@ -213,7 +214,7 @@ impl<'t> Oracle<'t> {
                     return;
                 }
                 let groups = self.groups.entry(row.key).or_default();
-                let mut merged = Group {
+                let mut merged = OpenGroup {
                     start: time,
                     end: time + GAP * SECOND,
                     count: 1,
@@ -246,7 +247,7 @@ impl<'t> Oracle<'t> {
         &mut self,
         (start, end): (i64, i64),
         row: Row,
-        place: Place,
+        place: RowPosition,
         met: Option<i64>,
         expected: &mut Expected,
     ) {
@@ -256,7 +257,7 @@ impl<'t> Oracle<'t> {
         }
         let groups = self.groups.entry(row.key).or_default();
         if !groups.iter().any(|group| group.start == start) {
-            groups.push(Group {
+            groups.push(OpenGroup {
                 start,
                 end,
                 count: 0,
@@ -303,7 +304,7 @@ impl<'t> Oracle<'t> {
         &mut self,
         version: &BatchVersion,
         partitions: BTreeSet<i32>,
-        reached: BTreeMap<i32, Reached>,
+        reached: BTreeMap<i32, PartitionTimes>,
     ) -> Result<(), String> {
         let said = version.time.as_ref().ok_or("a version without a time")?;
         let idle = said.partitions[SOURCE].iter();

@@ -14,7 +14,7 @@ use super::random::Random;
 use super::sink::Sink;
 use super::source::{Partition, Row, Topic};
 use super::world::{Observer, Process, Rates, World};
-use crate::core::jobs::{Accepted, Entry, JobHistory, Phase};
+use crate::core::jobs::{AcceptedChange, JobHistory, JobPhase, LogEntry};
 use crate::error::{Error, ErrorKind, Result};
 use crate::runtime::environment::Environment;
 use crate::runtime::job::ReadyJob;
@@ -23,7 +23,7 @@ use crate::runtime::options::{JobOptions, StateTtl, Trigger};
 use crate::runtime::runner::JobRunner;
 use crate::runtime::statements::Jobs;
 use crate::runtime::takeover::append_to;
-use crate::store::simulated::{Faults, Reads, SimulatedDisk};
+use crate::store::simulated::{Faults, RecordedReads, SimulatedDisk};
 use crate::store::{JobId, JobStore};
 use crate::streaming::JobQuery;
 
@@ -109,7 +109,7 @@ impl Hazards {
 }
 
 /// A process at work.
-struct Running {
+struct RunningProcess {
     process: Process,
     future: Pin<Box<dyn Future<Output = Result<()>>>>,
     woken: Arc<Flag>,
@@ -138,7 +138,7 @@ pub(super) struct Schedule<'q> {
     pub(super) store: JobStore,
     pub(super) id: JobId,
     hazards: Hazards,
-    running: Vec<Option<Running>>,
+    running: Vec<Option<RunningProcess>>,
     started: usize,
     clock: i64,
     /// Records were lost, or the topic was created again: the job may stop and ask the user.
@@ -202,7 +202,7 @@ impl<'q> Schedule<'q> {
         for slot in 0..PROCESSES {
             self.crash(slot);
         }
-        let reads = Arc::new(Reads::default());
+        let reads = Arc::new(RecordedReads::default());
         let faults = Arc::clone(&reads) as Arc<dyn Faults>;
         let store = JobStore::new(self.disk.seen_with(faults));
         let process = Process::new(&self.world, usize::MAX);
@@ -245,7 +245,7 @@ impl<'q> Schedule<'q> {
         world.lock().machines = hazards.machines;
         let disk = SimulatedDisk::default();
         let store = JobStore::new(disk.seen_with(Arc::new(Observer)));
-        let created = Entry::Created {
+        let created = LogEntry::Created {
             name: "j".to_owned(),
             text: String::new(),
             tables: vec![],
@@ -362,7 +362,7 @@ impl<'q> Schedule<'q> {
         for _ in 0..PATIENCE {
             if self.running[0].is_none() {
                 let history = self.history().await;
-                if history.phase != Phase::Active {
+                if history.phase != JobPhase::Active {
                     self.answer(&history).await?;
                 } else if is_started && self.is_caught_up(&history).await {
                     return Ok(());
@@ -481,16 +481,16 @@ impl<'q> Schedule<'q> {
         }
         let history = self.history().await;
         match &history.phase {
-            Phase::Active if drawn < self.hazards.pauses => {
+            JobPhase::Active if drawn < self.hazards.pauses => {
                 self.world.lock().note("PAUSE JOB");
-                self.append(Entry::Paused {
+                self.append(LogEntry::Paused {
                     reason: None,
                     reported: None,
                     at: 0,
                 })
                 .await;
             }
-            Phase::Paused(_) if drawn < ANSWERS => self.answer(&history).await?,
+            JobPhase::Paused(_) if drawn < ANSWERS => self.answer(&history).await?,
             _ => {}
         }
         Ok(())
@@ -539,7 +539,7 @@ impl<'q> Schedule<'q> {
     }
 
     /// Kills all processes, deletes the topic and creates it again with so many empty partitions.
-    pub(super) async fn make_anew(&mut self, partitions: usize) {
+    pub(super) async fn recreate_topic(&mut self, partitions: usize) {
         let next = self.history().await.next;
         for slot in 0..PROCESSES {
             self.crash(slot);
@@ -652,7 +652,7 @@ impl<'q> Schedule<'q> {
         self.has_expired = true;
     }
 
-    async fn append(&self, entry: Entry) {
+    async fn append(&self, entry: LogEntry) {
         let history = self.history().await;
         append_to(&self.store, self.id, history, &entry)
             .await
@@ -661,14 +661,14 @@ impl<'q> Schedule<'q> {
 
     /// The user reads why the job is paused, and resumes it. It is a fault if the job had no reason to stop.
     async fn answer(&mut self, history: &JobHistory) -> Result<(), String> {
-        let Phase::Paused(reason) = &history.phase else {
+        let JobPhase::Paused(reason) = &history.phase else {
             return Ok(());
         };
         let reason = reason.as_deref().unwrap_or_default();
         let mut skipping_lost = false;
         let mut accepting = BTreeMap::new();
         let mut assuming = None;
-        if reason.contains("is another one") {
+        if reason.contains("replaced by another one") {
             let of_sink = reason.contains("the sink of the job");
             for (table, identity) in &history.reported.others {
                 let mut state = self.world.lock();
@@ -680,13 +680,13 @@ impl<'q> Schedule<'q> {
                 } else if state.topic.deleted.is_empty() {
                     return Err(format!("the topic is as it was: {reason}"));
                 }
-                let accepted = Accepted {
+                let accepted = AcceptedChange {
                     identity: identity.clone(),
                     is_moved: false,
                 };
                 accepting.insert(table.clone(), accepted);
             }
-        } else if reason.contains("cannot be told") {
+        } else if reason.contains("is unknown whether") {
             if !self.has_expired {
                 return Err(format!("the job asks without need: {reason}"));
             }
@@ -715,7 +715,7 @@ impl<'q> Schedule<'q> {
             true => history.reported.lost.clone(),
             false => BTreeMap::new(),
         };
-        self.append(Entry::Resumed {
+        self.append(LogEntry::Resumed {
             skipping_lost,
             lost,
             accepting,
@@ -745,7 +745,9 @@ impl<'q> Schedule<'q> {
         let slot = self.any_slot();
         let first = history.batches.first().map_or(0, |first| first.batch);
         let to = history.next_batch().saturating_sub(1 + self.below(4));
-        if self.running[slot].is_some() || (to != 0 && to < first) || history.phase != Phase::Active
+        if self.running[slot].is_some()
+            || (to != 0 && to < first)
+            || history.phase != JobPhase::Active
         {
             return;
         }
@@ -814,7 +816,7 @@ impl<'q> Schedule<'q> {
     }
 
     /// A process has ended by itself. It is a fault if it had no reason to.
-    async fn ended(&mut self, running: &Running, outcome: Result<()>) -> Result<(), String> {
+    async fn ended(&mut self, running: &RunningProcess, outcome: Result<()>) -> Result<(), String> {
         let Err(error) = outcome else {
             running.process.note("is done");
             return Ok(());
@@ -852,11 +854,11 @@ async fn with_ready(store: JobStore, job: ReadyJob) -> Jobs {
 fn is_known(reason: &str) -> bool {
     [
         "lacks offsets",
-        "made anew",
-        "is another one",
+        "recreated",
+        "replaced by another one",
         "no longer has",
-        "cannot be told",
-        "cut off",
+        "is unknown whether",
+        "truncated",
     ]
     .iter()
     .any(|known| reason.contains(known))
@@ -870,10 +872,10 @@ fn running(
     process: Process,
     future: impl Future<Output = Result<()>> + 'static,
     what: &'static str,
-) -> Running {
+) -> RunningProcess {
     let woken = Arc::new(Flag::default());
     woken.is_set.store(true, Ordering::SeqCst);
-    Running {
+    RunningProcess {
         process,
         future: Box::pin(future),
         woken,

@@ -16,7 +16,7 @@ use super::world::Process;
 use crate::core::jobs::recovery::BEGINNING;
 use crate::core::jobs::{BatchVersion, Identity, JobHistory, SourceProgress};
 use crate::error::{Error, ErrorKind, Result};
-use crate::runtime::sink::{JobLog, JobSink, OpenSink, Pending, Witness, Written, own};
+use crate::runtime::sink::{JobLog, JobSink, OpenSink, PendingRows, Witness, Written, own};
 use crate::runtime::sinks::numbered;
 use crate::streaming::BatchPlan;
 
@@ -109,14 +109,14 @@ struct OwnedSink {
 
 /// Rows that are written and not committed: in an open transaction, or in a file that is not in the table yet.
 #[derive(Debug, Clone, Default)]
-struct Open {
+struct UncommittedRows {
     commit: Commit,
     began: Duration,
     /// How often the sink had been deleted when they were written.
     sink: u64,
 }
 
-impl Pending for Open {
+impl PendingRows for UncommittedRows {
     fn written(&self) -> Written {
         // The file that a commit adds to a table; none for a topic.
         let file = &self.commit.file;
@@ -235,7 +235,7 @@ impl JobSink for OwnedSink {
         fail(&self.process, "the answer to mark")
     }
 
-    fn forgets(&self) -> bool {
+    fn loses_old_witness(&self) -> bool {
         !self.is_table()
     }
 
@@ -269,7 +269,7 @@ impl JobSink for OwnedSink {
         &self,
         withdrawn: Option<&RecordBatch>,
         batch: &BatchPlan,
-    ) -> Result<Box<dyn Pending>> {
+    ) -> Result<Box<dyn PendingRows>> {
         let (began, sink) = {
             let state = self.process.world.lock();
             (state.now, state.sink.recreated)
@@ -290,7 +290,7 @@ impl JobSink for OwnedSink {
             is_file.then(|| format!("file-{}", sink.files))
         };
         self.process.step().await;
-        Ok(Box::new(Open {
+        Ok(Box::new(UncommittedRows {
             commit: Commit {
                 witness: String::new(),
                 file: file.unwrap_or_default(),
@@ -304,11 +304,11 @@ impl JobSink for OwnedSink {
 
     async fn commit(
         &mut self,
-        pending: Box<dyn Pending>,
+        pending: Box<dyn PendingRows>,
         witness: &str,
         _: &BatchVersion,
     ) -> Result<()> {
-        let open: Open = own(pending)?;
+        let open: UncommittedRows = own(pending)?;
         let commit = Commit {
             witness: witness.to_owned(),
             ..open.commit
@@ -351,9 +351,9 @@ impl JobSink for OwnedSink {
         fail(&self.process, "the answer to commit")
     }
 
-    async fn abort(&self, _: Option<Box<dyn Pending>>) {}
+    async fn abort(&self, _: Option<Box<dyn PendingRows>>) {}
 
-    fn abandon(&self, _: Option<Box<dyn Pending>>) {}
+    fn abandon(&self, _: Option<Box<dyn PendingRows>>) {}
 }
 
 impl OwnedSink {

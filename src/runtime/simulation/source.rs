@@ -17,13 +17,13 @@ use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::streaming::PartitionStream;
 
 use super::world::Process;
-use crate::core::jobs::{Identity, PartitionEnds, PlannedRange, Reached, RecordMark};
+use crate::core::jobs::{Identity, PartitionEnds, PartitionTimes, PlannedRange, RecordMark};
 use crate::error::{Error, Result};
-use crate::runtime::source::{JobSource, Look, PlanReader, Read, SourcePlan};
+use crate::runtime::source::{JobSource, PlanReader, Read, SourcePlan, SourcePoll};
 use crate::streaming::BatchSource;
 use crate::tables::bad_records::BadRecord;
 use crate::tables::kafka::KafkaTable;
-use crate::tables::side_output::{BatchOutlet, BatchScan, Expected, Progress};
+use crate::tables::side_output::{BatchOutlet, BatchScan, ExpectedReport, ScanProgress};
 use crate::tables::test_scan::TestTable;
 use crate::tables::time::{BatchTime, row_field};
 
@@ -157,7 +157,7 @@ impl JobSource for SimulatedSource {
         .await
     }
 
-    async fn plan(&self, _: Look<'_>) -> Result<SourcePlan> {
+    async fn plan(&self, _: SourcePoll<'_>) -> Result<SourcePlan> {
         let hides = self.process.world.lock().hidden.open_transactions;
         let ends = self.ask("the ends", |topic| {
             (0..)
@@ -195,7 +195,7 @@ impl PlanReader for SimulatedSource {
             aside: Arc::default(),
         };
         let reported = read.reported();
-        let expected = reported.iter().map(|range| Expected {
+        let expected = reported.iter().map(|range| ExpectedReport {
             table: read.table.into(),
             scan: 0,
             partition: range.partition,
@@ -203,7 +203,7 @@ impl PlanReader for SimulatedSource {
             start: range.start,
             end: range.end,
         });
-        let expected: Vec<Expected> = expected.collect();
+        let expected: Vec<ExpectedReport> = expected.collect();
         let scans: Vec<Arc<dyn PartitionStream>> = reported
             .iter()
             .map(|range| {
@@ -297,7 +297,7 @@ impl Scan {
         if process.world.lock().hidden.reports {
             return Ok(batch);
         }
-        outlet.report(&Progress {
+        outlet.report(&ScanProgress {
             partition: self.range.partition,
             stream: 0,
             start: self.range.start,
@@ -344,7 +344,7 @@ impl Scan {
 
     /// The rows as the columns `k`, `event_time`, `v`, `p`, `o`, and the hidden column of the watermark; and what they have
     /// reached.
-    fn batch(&self, rows: &[(i64, Row)]) -> Result<(RecordBatch, Option<Reached>)> {
+    fn batch(&self, rows: &[(i64, Row)]) -> Result<(RecordBatch, Option<PartitionTimes>)> {
         let count = rows.len();
         let keys: Int64Array = rows.iter().map(|(_, row)| row.key).collect();
         let times = rows.iter().map(|(_, row)| row.time * SECOND);

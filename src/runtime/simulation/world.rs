@@ -21,7 +21,7 @@ use crate::runtime::environment::{Environment, JobTables};
 use crate::runtime::sink::OpenSink;
 use crate::runtime::source::{JobSource, JobSources};
 use crate::store::JobId;
-use crate::store::simulated::{Fate, Faults, Later};
+use crate::store::simulated::{CallFate, DelayedWrite, Faults};
 use crate::streaming::{JobQuery, StreamTable};
 
 /// The wall clock when a schedule begins, in milliseconds since 1970 UTC.
@@ -38,7 +38,7 @@ pub(super) struct Rates {
 /// Faults that are planted to see that the simulation finds them: what the world hides from runners, so that they do what a runner
 /// would do that does not look at it.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Hidden {
+pub(super) struct PlantedFaults {
     /// The identity of topics and sinks: one that was deleted and created again looks like the one before.
     pub(super) identities: bool,
     /// The clock that does not jump: runners get the wall clock in its place.
@@ -53,7 +53,7 @@ pub(super) struct Hidden {
     pub(super) reports: bool,
 }
 
-impl Hidden {
+impl PlantedFaults {
     /// What is hidden, by name.
     pub(super) fn what(self) -> String {
         let names = [
@@ -83,14 +83,14 @@ pub(super) struct State {
     pub(super) wall_is_ahead: i64,
     /// How many machines the processes run on.
     pub(super) machines: usize,
-    pub(super) hidden: Hidden,
+    pub(super) hidden: PlantedFaults,
     pub(super) rates: Rates,
     /// A scan that reads more rows than this runs short of memory when it has given its dead letters.
     pub(super) room: usize,
     pub(super) topic: Topic,
     pub(super) sink: Sink,
     sleepers: Vec<(Duration, Waker)>,
-    later: Vec<(Duration, Later)>,
+    later: Vec<(Duration, DelayedWrite)>,
     pub(super) trace: Vec<String>,
     /// The folders of the data directory that processes have listed.
     pub(super) listed: Vec<String>,
@@ -105,7 +105,7 @@ impl World {
                 now: Duration::ZERO,
                 wall_is_ahead: 0,
                 machines: 1,
-                hidden: Hidden::default(),
+                hidden: PlantedFaults::default(),
                 rates,
                 room: usize::MAX,
                 topic,
@@ -339,24 +339,24 @@ impl Faults for Process {
         Box::pin(Step { is_over: false })
     }
 
-    fn fate(&self, path: &str, writes: bool) -> Fate {
+    fn fate(&self, path: &str, writes: bool) -> CallFate {
         let mut state = self.world.lock();
         let rate = state.rates.store;
         let fate = if !state.random.chance(rate) {
-            Fate::Done
+            CallFate::Done
         } else if !writes {
-            Fate::Refused
+            CallFate::Refused
         } else {
             // An entry of a log is never written in part.
             let fates = if path.contains("/log/") { 3 } else { 4 };
             match state.random.below(fates) {
-                0 => Fate::Refused,
-                1 => Fate::Unheard,
-                2 => Fate::Late,
-                _ => Fate::Torn,
+                0 => CallFate::Refused,
+                1 => CallFate::AnswerLost,
+                2 => CallFate::Late,
+                _ => CallFate::Torn,
             }
         };
-        if writes || fate != Fate::Done {
+        if writes || fate != CallFate::Done {
             let name = self.name;
             let verb = if writes { "writes" } else { "reads" };
             let of_job = path.get(42..).unwrap_or(path);
@@ -365,7 +365,7 @@ impl Faults for Process {
         fate
     }
 
-    fn later(&self, later: Later) {
+    fn later(&self, later: DelayedWrite) {
         let mut state = self.world.lock();
         let at = state.now + Duration::from_millis(state.random.below(400));
         state.later.push((at, later));
@@ -385,11 +385,11 @@ impl Faults for Observer {
         Box::pin(std::future::ready(()))
     }
 
-    fn fate(&self, _: &str, _: bool) -> Fate {
-        Fate::Done
+    fn fate(&self, _: &str, _: bool) -> CallFate {
+        CallFate::Done
     }
 
-    fn later(&self, later: Later) {
+    fn later(&self, later: DelayedWrite) {
         later();
     }
 }

@@ -11,7 +11,7 @@ use crate::core::jobs::log::sequence_of;
 use crate::core::jobs::recovery::BEGINNING;
 use crate::core::jobs::{BatchVersion, Identity, JobHistory, SourceProgress};
 use crate::error::{Error, Result, Subject};
-use crate::runtime::sink::{JobLog, JobSink, OpenSink, Pending, Witness, Written, own};
+use crate::runtime::sink::{JobLog, JobSink, OpenSink, PendingRows, Witness, Written, own};
 use crate::runtime::sinks::numbered;
 use crate::store::JobId;
 use crate::streaming::BatchPlan;
@@ -94,23 +94,23 @@ impl JobSink for TableSink {
             .await
     }
 
-    async fn check_take_back(&self, files: &[String]) -> Result<()> {
+    async fn check_revert(&self, files: &[String]) -> Result<()> {
         let handle = &self.handle;
         if !files.is_empty() && handle.is_append_only().await? {
             return Err(Error::invalid(format!(
-                "Delta table '{}' is append-only: the rows of {} files cannot be taken back",
+                "Delta table '{}' is append-only: the rows of {} files cannot be removed",
                 handle.location(),
                 files.len()
             ))
             .about(Subject::location(handle.location()))
-            .with_help("'delta.appendOnly' 'false' allows it; a new job with a new table goes on from any offset"));
+            .with_help("'delta.appendOnly' 'false' allows it; a new job with a new table continues from any offset"));
         }
         // Files that a RESTORE or a DELETE has removed need not be removed again.
         let Some(file) = handle.rewritten_file(files).await? else {
             return Ok(());
         };
         Err(Error::invalid(format!(
-            "Delta table '{}': files to be taken back are no longer in it, and {} was rewritten in version {}",
+            "Delta table '{}': files to be removed are no longer in it, and {} was rewritten in version {}",
             handle.location(),
             file.path,
             file.version
@@ -127,14 +127,18 @@ impl JobSink for TableSink {
         "their rows are no longer in the table".to_owned()
     }
 
-    async fn write(&self, _: Option<&RecordBatch>, batch: &BatchPlan) -> Result<Box<dyn Pending>> {
+    async fn write(
+        &self,
+        _: Option<&RecordBatch>,
+        batch: &BatchPlan,
+    ) -> Result<Box<dyn PendingRows>> {
         let (plan, context) = (Arc::clone(&batch.plan), Arc::clone(&batch.context));
         Ok(Box::new(self.handle.prepare(plan, context).await?))
     }
 
     async fn commit(
         &mut self,
-        pending: Box<dyn Pending>,
+        pending: Box<dyn PendingRows>,
         _: &str,
         version: &BatchVersion,
     ) -> Result<()> {
@@ -153,13 +157,13 @@ impl JobSink for TableSink {
         Ok(())
     }
 
-    async fn abort(&self, pending: Option<Box<dyn Pending>>) {
+    async fn abort(&self, pending: Option<Box<dyn PendingRows>>) {
         if let Some(prepared) = files_of(pending) {
             prepared.discard().await;
         }
     }
 
-    fn abandon(&self, pending: Option<Box<dyn Pending>>) {
+    fn abandon(&self, pending: Option<Box<dyn PendingRows>>) {
         if let Some(prepared) = files_of(pending)
             && let Ok(runtime) = tokio::runtime::Handle::try_current()
         {
@@ -168,7 +172,7 @@ impl JobSink for TableSink {
     }
 }
 
-impl Pending for PreparedWrite {
+impl PendingRows for PreparedWrite {
     fn written(&self) -> Written {
         Written {
             rows: self.rows(),
@@ -179,7 +183,7 @@ impl Pending for PreparedWrite {
 }
 
 /// The files that were written; none if a write has failed, since it leaves nothing behind.
-fn files_of(pending: Option<Box<dyn Pending>>) -> Option<PreparedWrite> {
+fn files_of(pending: Option<Box<dyn PendingRows>>) -> Option<PreparedWrite> {
     own(pending?).ok()
 }
 
@@ -210,7 +214,7 @@ async fn witness_in(
     };
     Ok(match found {
         RowsUpTo::Number(number) => numbered::witness_of(number, log),
-        RowsUpTo::Untold(restored_in) => Witness {
+        RowsUpTo::Unknown(restored_in) => Witness {
             untold_since: Some(restored_in),
             ..numbered::witness_of(number, log)
         },

@@ -11,7 +11,7 @@ use datafusion::physical_plan::execute_stream;
 use crate::core::jobs::recovery::BEGINNING;
 use crate::core::jobs::{BatchVersion, Identity, JobHistory, SourceProgress};
 use crate::error::Result;
-use crate::runtime::sink::{JobLog, JobSink, OpenSink, Pending, Witness, Written};
+use crate::runtime::sink::{JobLog, JobSink, OpenSink, PendingRows, Witness, Written};
 use crate::store::JobId;
 use crate::streaming::{BatchPlan, StreamTable};
 use crate::tables::kafka::{KafkaJobSink, KafkaTable, PublishedRows, TopicOffset, job_witness};
@@ -117,7 +117,7 @@ impl JobSink for TopicSink {
     }
 
     /// Brokers forget the offsets of a group, by default after a week.
-    fn forgets(&self) -> bool {
+    fn loses_old_witness(&self) -> bool {
         true
     }
 
@@ -145,7 +145,7 @@ impl JobSink for TopicSink {
         &self,
         withdrawn: Option<&RecordBatch>,
         batch: &BatchPlan,
-    ) -> Result<Box<dyn Pending>> {
+    ) -> Result<Box<dyn PendingRows>> {
         let rows = execute_stream(Arc::clone(&batch.plan), Arc::clone(&batch.context))?;
         Ok(Box::new(self.sink.write(withdrawn, rows).await?))
     }
@@ -158,7 +158,7 @@ impl JobSink for TopicSink {
     /// The rows are in the transaction.
     async fn commit(
         &mut self,
-        _: Box<dyn Pending>,
+        _: Box<dyn PendingRows>,
         name: &str,
         version: &BatchVersion,
     ) -> Result<()> {
@@ -166,18 +166,18 @@ impl JobSink for TopicSink {
         self.sink.commit(&offsets, version.batch, name).await
     }
 
-    async fn abort(&self, _: Option<Box<dyn Pending>>) {
+    async fn abort(&self, _: Option<Box<dyn PendingRows>>) {
         if let Err(error) = self.sink.abort().await {
-            tracing::debug!(%error, "the transaction was not aborted; the broker does it");
+            tracing::debug!(%error, "the transaction was not aborted; the broker aborts it");
         }
     }
 
-    fn abandon(&self, _: Option<Box<dyn Pending>>) {
+    fn abandon(&self, _: Option<Box<dyn PendingRows>>) {
         self.sink.abandon();
     }
 }
 
-impl Pending for PublishedRows {
+impl PendingRows for PublishedRows {
     fn written(&self) -> Written {
         let of_partition = |(partition, (start, end)): (&i32, &(i64, i64))| {
             let (start, end) = (*start, *end);

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 
 use crate::core::jobs::recovery::BEGINNING;
-use crate::core::jobs::{JobHistory, Staged};
+use crate::core::jobs::{JobHistory, StagedVersion};
 use crate::runtime::sink::{JobLog, Witness};
 
 /// What a sink tells that stores this number.
@@ -36,7 +36,7 @@ pub(in crate::runtime) async fn files_of(number: Option<i64>, log: JobLog<'_>) -
 
 /// The name of the version that has this number. Without a number no batch with rows was committed, and the batches that the log
 /// names had no rows.
-fn version_of(number: Option<i64>, history: &JobHistory, staged: &[Staged]) -> String {
+fn version_of(number: Option<i64>, history: &JobHistory, staged: &[StagedVersion]) -> String {
     let Some(number) = number else {
         let last = history.last().map(|last| last.version.as_str());
         return last.unwrap_or(BEGINNING).to_owned();
@@ -56,23 +56,23 @@ fn version_of(number: Option<i64>, history: &JobHistory, staged: &[Staged]) -> S
 mod tests {
     use super::*;
     use crate::core::jobs::recovery::recover;
-    use crate::core::jobs::{Decision, Entry};
+    use crate::core::jobs::{LogEntry, RecoveryDecision};
 
     #[test]
-    fn exact_2_a_table_that_was_given_no_rows_yet_has_what_the_log_says() {
-        let created = Entry::Created {
+    fn exact_2_a_table_without_written_rows_agrees_with_the_log() {
+        let created = LogEntry::Created {
             name: "j".into(),
             text: String::new(),
             tables: vec![],
             at: 0,
         };
-        let committed = Entry::Committed {
+        let committed = LogEntry::Committed {
             batch: 1,
             version: "0000000002-a".into(),
             at: 0,
         };
         let history = JobHistory::of(&[created, committed]).unwrap();
-        let staged = [Staged {
+        let staged = [StagedVersion {
             name: "0000000003-b".into(),
             batch: 2,
             parent: Some("0000000002-a".into()),
@@ -81,11 +81,11 @@ mod tests {
         let witness = version_of(None, &history, &staged);
         assert_eq!(
             recover(&history, false, Some(&witness), &staged),
-            Decision::GoOn
+            RecoveryDecision::Continue
         );
         // It died after the commit.
         let witness = version_of(Some(3), &history, &staged);
-        let expected = Decision::AppendCommitted {
+        let expected = RecoveryDecision::AppendCommitted {
             batch: 2,
             version: "0000000003-b".into(),
         };

@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 
 use crate::core::jobs::{BatchVersion, Identity, JobHistory, SourceProgress};
 use crate::error::{Error, Result};
-use crate::runtime::sink::{JobLog, JobSink, OpenSink, Pending, Witness, Written, own};
+use crate::runtime::sink::{JobLog, JobSink, OpenSink, PendingRows, Witness, Written, own};
 use crate::runtime::sinks::numbered;
 use crate::streaming::BatchPlan;
 
@@ -67,12 +67,21 @@ impl JobSink for Subscriber {
         "the client has read them".to_owned()
     }
 
-    async fn write(&self, _: Option<&RecordBatch>, batch: &BatchPlan) -> Result<Box<dyn Pending>> {
+    async fn write(
+        &self,
+        _: Option<&RecordBatch>,
+        batch: &BatchPlan,
+    ) -> Result<Box<dyn PendingRows>> {
         let rows = collect(Arc::clone(&batch.plan), Arc::clone(&batch.context));
         Ok(Box::new(Unsent(rows.await?)))
     }
 
-    async fn commit(&mut self, pending: Box<dyn Pending>, _: &str, _: &BatchVersion) -> Result<()> {
+    async fn commit(
+        &mut self,
+        pending: Box<dyn PendingRows>,
+        _: &str,
+        _: &BatchVersion,
+    ) -> Result<()> {
         let Unsent(batches) = own(pending)?;
         for batch in batches.iter().filter(|batch| batch.num_rows() > 0) {
             self.send(batch).await?;
@@ -80,15 +89,15 @@ impl JobSink for Subscriber {
         Ok(())
     }
 
-    async fn abort(&self, _: Option<Box<dyn Pending>>) {}
+    async fn abort(&self, _: Option<Box<dyn PendingRows>>) {}
 
-    fn abandon(&self, _: Option<Box<dyn Pending>>) {}
+    fn abandon(&self, _: Option<Box<dyn PendingRows>>) {}
 }
 
 /// Rows that the client has not got yet.
 struct Unsent(Vec<RecordBatch>);
 
-impl Pending for Unsent {
+impl PendingRows for Unsent {
     fn written(&self) -> Written {
         Written {
             rows: self.0.iter().map(|batch| batch.num_rows() as u64).sum(),

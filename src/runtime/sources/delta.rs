@@ -8,10 +8,10 @@ use async_trait::async_trait;
 
 use crate::core::jobs::{Identity, PartitionEnds, PlannedRange, RecordMark};
 use crate::error::{Error, Result, Subject};
-use crate::runtime::source::{JobSource, Look, PlanReader, Read, SourcePlan};
+use crate::runtime::source::{JobSource, PlanReader, Read, SourcePlan, SourcePoll};
 use crate::streaming::BatchSource;
 use crate::tables::delta::{
-    DeltaJobSource, DeltaStreamProvider, DeltaTableHandle, FileRange, StreamLook,
+    DeltaJobSource, DeltaStreamProvider, DeltaTableHandle, FileRange, StreamPoll,
 };
 
 /// A Delta table that a job reads.
@@ -51,17 +51,17 @@ impl JobSource for FileSource {
     }
 
     /// The log of the table shows its versions before the files that are read next, too.
-    fn can_tell(&self, offset: i64, ends: &PartitionEnds) -> bool {
+    fn still_has_record(&self, offset: i64, ends: &PartitionEnds) -> bool {
         offset < ends.high
     }
 
-    async fn plan(&self, look: Look<'_>) -> Result<SourcePlan> {
+    async fn plan(&self, look: SourcePoll<'_>) -> Result<SourcePlan> {
         let position = look.last.and_then(|last| last.next_offset(look.table, 0));
         let gap = look.skipping.and_then(|gaps| gaps.get(&0));
         let gap = gap.filter(|gap| Some(gap.start) == position);
         let range = self
             .source
-            .next(StreamLook {
+            .next(StreamPoll {
                 table: look.table,
                 position,
                 max_rows: look.max_rows,
@@ -153,8 +153,8 @@ mod tests {
         handle.append(rows, context, None).await.unwrap();
     }
 
-    fn look(last: Option<&BatchVersion>) -> Look<'_> {
-        Look {
+    fn look(last: Option<&BatchVersion>) -> SourcePoll<'_> {
+        SourcePoll {
             table: "t",
             last,
             max_rows: 100,

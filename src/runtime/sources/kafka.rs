@@ -7,7 +7,7 @@ use async_trait::async_trait;
 
 use crate::core::jobs::{Identity, RecordMark};
 use crate::error::Result;
-use crate::runtime::source::{JobSource, Look, PlanReader, Read, SourcePlan};
+use crate::runtime::source::{JobSource, PlanReader, Read, SourcePlan, SourcePoll};
 use crate::streaming::BatchSource;
 use crate::tables::kafka::{KafkaJobSource, KafkaTable, KafkaTableProvider, OffsetRange, Startup};
 
@@ -44,7 +44,7 @@ impl JobSource for TopicSource {
         Ok(others.into_keys().collect())
     }
 
-    async fn plan(&self, _: Look<'_>) -> Result<SourcePlan> {
+    async fn plan(&self, _: SourcePoll<'_>) -> Result<SourcePlan> {
         Ok(SourcePlan {
             ends: self.source.ends().await?,
             chosen: None,
@@ -71,7 +71,7 @@ impl PlanReader for KafkaJobSource {
         let provider = KafkaTableProvider::for_batch(table, ranges.collect(), pool);
         let provider = provider
             .with_name(read.table)
-            .with_aside(read.aside.unwrap_or_default());
+            .without_records(read.aside.unwrap_or_default());
         let provider = match read.time {
             Some(time) => provider.with_time(time),
             None => provider,

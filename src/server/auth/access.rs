@@ -7,10 +7,10 @@ use glob::Pattern;
 
 use crate::error::{Error, Result};
 pub(crate) use crate::planner::Role;
-use crate::planner::{Class, ParsedStatement, Statement, TableOption, Writes};
-use crate::server::auth::places::Places;
-use crate::server::auth::refusal::refused;
-use crate::session::MayName;
+use crate::planner::{ParsedStatement, Statement, StatementClass, TableOption, Writes};
+use crate::server::auth::errors::refused;
+use crate::server::auth::locations::AllowedLocations;
+use crate::session::TableFilter;
 
 /// The caller's name on a server without logins.
 const ANYONE: &str = "anyone";
@@ -20,12 +20,12 @@ const ANYONE: &str = "anyone";
 pub(crate) fn share(user: &str, of: usize) -> usize {
     match user == ANYONE {
         true => of,
-        false => share_of_one(of),
+        false => share_per_user(of),
     }
 }
 
 /// How many of so many things one user, or one address, may have at the same time.
-pub(crate) fn share_of_one(of: usize) -> usize {
+pub(crate) fn share_per_user(of: usize) -> usize {
     of - of / 4
 }
 
@@ -42,7 +42,7 @@ impl Grants {
             let (schema, table) = pattern.split_once('.').unwrap_or(("public", pattern));
             let parsed = Pattern::new(schema).and_then(|schema| Ok((schema, Pattern::new(table)?)));
             parsed.map_err(|error| {
-                Error::invalid(format!("'{pattern}' is no pattern of tables: {error}"))
+                Error::invalid(format!("invalid table pattern '{pattern}': {error}"))
                     .with_help("write a name, or one with *, such as visits_* or system.jobs")
             })
         };
@@ -90,12 +90,12 @@ impl Caller {
     }
 
     /// Whether both may do the same.
-    pub(crate) fn may_as(&self, other: &Self) -> bool {
+    pub(crate) fn has_same_rights_as(&self, other: &Self) -> bool {
         (&self.name, self.role, &self.tables) == (&other.name, other.role, &other.tables)
     }
 
     /// Which tables statements may name; `None`: all.
-    pub(crate) fn may_name(&self) -> Option<MayName> {
+    pub(crate) fn table_filter(&self) -> Option<TableFilter> {
         let tables = self.tables.clone()?;
         Some(Arc::new(move |schema, table| tables.include(schema, table)))
     }
@@ -112,7 +112,7 @@ impl Caller {
     /// # Errors
     ///
     /// [`ErrorKind::Permission`](crate::error::ErrorKind::Permission), with the right that is missing.
-    pub(crate) fn check(&self, parsed: &ParsedStatement, places: &Places) -> Result<()> {
+    pub(crate) fn check(&self, parsed: &ParsedStatement, places: &AllowedLocations) -> Result<()> {
         self.check_role(parsed)?;
         if self.role == Role::Admin {
             return Ok(());
@@ -151,7 +151,7 @@ impl Caller {
         if let Some(tables) = &self.tables {
             if parsed.effect.jobs {
                 return Err(refused(format!(
-                    "{} may name some tables only, and jobs are about all",
+                    "{} may use certain tables only, and jobs concern all tables",
                     self.name
                 )));
             }
@@ -174,7 +174,7 @@ impl Caller {
             }
             if makes_from_query(parsed) {
                 return Err(refused(format!(
-                    "{} may name some tables only, and CREATE TABLE AS reads any",
+                    "{} may use certain tables only, and CREATE TABLE AS can read any",
                     self.name
                 )));
             }
@@ -187,7 +187,9 @@ impl Caller {
 fn makes_from_query(parsed: &ParsedStatement) -> bool {
     let effect = &parsed.effect;
     match effect.writes {
-        Writes::Creates { .. } | Writes::Files => effect.reads && effect.class != Class::Query,
+        Writes::Creates { .. } | Writes::Files => {
+            effect.reads && effect.class != StatementClass::Query
+        }
         Writes::Nothing | Writes::Rows { .. } | Writes::Layout { .. } | Writes::Drops { .. } => {
             false
         }
@@ -254,7 +256,7 @@ mod tests {
         for (sql, needed) in roles {
             let parsed = parsed(sql);
             for role in [Role::Read, Role::Write, Role::Admin] {
-                let may = caller(role, None).check(&parsed, &Places::default());
+                let may = caller(role, None).check(&parsed, &AllowedLocations::default());
                 assert_eq!(may.is_ok(), role >= needed, "{sql} by {}", role.name());
             }
         }
@@ -263,7 +265,7 @@ mod tests {
     #[test]
     fn grants_are_of_tables_by_pattern() {
         let ann = caller(Role::Write, Some(&["visits*", "system.jobs"]));
-        let may_name = ann.may_name().unwrap();
+        let may_name = ann.table_filter().unwrap();
         for (schema, table, may) in [
             ("public", "visits", true),
             ("public", "visits_raw", true),
@@ -284,7 +286,8 @@ mod tests {
             ("SHOW JOBS", false),
         ] {
             assert_eq!(
-                ann.check(&parsed(sql), &Places::default()).is_ok(),
+                ann.check(&parsed(sql), &AllowedLocations::default())
+                    .is_ok(),
                 may,
                 "{sql}"
             );
@@ -304,14 +307,15 @@ mod tests {
         // An administrator's `tables` narrow the tables that statements read, and not the tables that are created and
         // dropped.
         let boss = caller(Role::Admin, Some(&["visits*"]));
-        assert!(!boss.may_name().unwrap()("public", "secrets"));
+        assert!(!boss.table_filter().unwrap()("public", "secrets"));
         for sql in [
             "DROP TABLE secrets",
             "CREATE VIEW mine AS SELECT 1",
             "SHOW JOBS",
         ] {
             assert!(
-                boss.check(&parsed(sql), &Places::default()).is_ok(),
+                boss.check(&parsed(sql), &AllowedLocations::default())
+                    .is_ok(),
                 "{sql}"
             );
         }

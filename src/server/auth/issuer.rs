@@ -9,25 +9,25 @@ use jsonwebtoken::{Algorithm, DecodingKey, Validation};
 
 use crate::error::{Error, Result};
 use crate::server::auth::access::{Caller, Grants, Role};
-use crate::server::auth::refusal::unknown;
+use crate::server::auth::errors::unknown;
 use crate::server::auth::users::{LOOK, changed};
 
 /// Another issuer of tokens.
 pub(crate) struct Issuer {
-    keys: Mutex<Keys>,
+    keys: Mutex<KeySet>,
     name: Option<String>,
     audience: Option<String>,
 }
 
 /// The keys of a file, which is read again when it changes: an issuer takes new ones.
-struct Keys {
+struct KeySet {
     path: PathBuf,
     known: Arc<JwkSet>,
     changed: Option<SystemTime>,
     looked: Instant,
 }
 
-impl Keys {
+impl KeySet {
     fn open(path: &Path) -> Result<Self> {
         Ok(Self {
             changed: changed(path),
@@ -46,7 +46,7 @@ impl Keys {
                 match keys(&self.path) {
                     Ok(keys) => self.known = Arc::new(keys),
                     Err(error) => {
-                        tracing::error!("the keys stay as they were: {}", error.message())
+                        tracing::error!("the previous keys stay in force: {}", error.message())
                     }
                 }
             }
@@ -56,7 +56,7 @@ impl Keys {
 }
 
 #[derive(serde::Deserialize)]
-struct Theirs {
+struct IssuerClaims {
     sub: String,
     role: Role,
     tables: Option<Vec<String>>,
@@ -76,7 +76,7 @@ impl Issuer {
         audience: Option<String>,
     ) -> Result<Self> {
         Ok(Self {
-            keys: Mutex::new(Keys::open(path)?),
+            keys: Mutex::new(KeySet::open(path)?),
             name,
             audience,
         })
@@ -101,7 +101,7 @@ impl Issuer {
             None if known.keys.len() == 1 => known.keys.first(),
             None => None,
         };
-        let key = key.ok_or_else(|| unknown("the token is signed by a key that is not known"))?;
+        let key = key.ok_or_else(|| unknown("the token is signed by an unknown key"))?;
         // A key is for one algorithm: the token does not choose another.
         let of_key = key
             .common
@@ -138,7 +138,7 @@ impl Issuer {
         }
         validation.validate_nbf = true;
         validation.set_required_spec_claims(&required);
-        let claims = jsonwebtoken::decode::<Theirs>(token, &decoding, &validation);
+        let claims = jsonwebtoken::decode::<IssuerClaims>(token, &decoding, &validation);
         let claims = claims.map_err(refused)?.claims;
         let tables = claims.tables.as_deref().map(Grants::try_new).transpose();
         Ok(Caller {
@@ -156,8 +156,8 @@ fn keys(path: &Path) -> Result<JwkSet> {
     let text = std::fs::read_to_string(path)
         .map_err(|error| Error::invalid(format!("{shown} cannot be read: {error}")))?;
     let keys: JwkSet = serde_json::from_str(&text).map_err(|error| {
-        Error::invalid(format!("{shown} is no JSON Web Key Set: {error}"))
-            .with_help("save what the issuer has at its jwks_uri")
+        Error::invalid(format!("{shown} is not a JSON Web Key Set: {error}"))
+            .with_help("save the document at the issuer's jwks_uri")
     })?;
     if keys.keys.is_empty() {
         return Err(Error::invalid(format!("{shown} has no keys")));
@@ -211,10 +211,7 @@ pub(crate) mod tests {
             Ok(_) => true,
             Err(error) => {
                 assert_eq!(error.kind(), ErrorKind::Unauthenticated);
-                assert!(
-                    error.message().contains("a key that is not known"),
-                    "{error}"
-                );
+                assert!(error.message().contains("an unknown key"), "{error}");
                 false
             }
         };

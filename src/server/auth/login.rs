@@ -17,10 +17,10 @@ use tokio::sync::Semaphore;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::server::auth::access::Caller;
+use crate::server::auth::errors::unknown;
 use crate::server::auth::issuer::Issuer;
-use crate::server::auth::refusal::unknown;
 use crate::server::auth::users::{User, Users, hash_password, is_password};
-use crate::server::counts::Counts;
+use crate::server::counters::StatementCounters;
 use crate::server::queries::limits::QUERY_LOG;
 
 /// The cookie by which clients without a token keep a session.
@@ -75,13 +75,13 @@ pub(crate) struct Login {
     hashing: Semaphore,
     /// Passwords that are or wait to be hashed, and by how many, by user; all users there are not are one.
     waiting: Mutex<HashMap<String, HashMap<[u8; 32], usize>>>,
-    counts: Arc<Counts>,
+    counts: Arc<StatementCounters>,
     /// A hash that the password of an unknown user is compared with: the answer takes as long as for a known user.
     nobody: String,
 }
 
 #[derive(serde::Serialize, serde::Deserialize)]
-struct Ours {
+struct LoginClaims {
     sub: String,
     /// The session.
     jti: String,
@@ -99,7 +99,7 @@ impl Login {
         clippy::disallowed_methods,
         reason = "the key of tokens cannot be guessed"
     )]
-    pub(crate) fn try_new(options: &LoginOptions, counts: Arc<Counts>) -> Result<Self> {
+    pub(crate) fn try_new(options: &LoginOptions, counts: Arc<StatementCounters>) -> Result<Self> {
         let users = options.users.as_deref().map(Users::open).transpose()?;
         let issuer = match &options.jwks {
             None => None,
@@ -146,7 +146,7 @@ impl Login {
             }
             Some(Credentials::Token(token)) => self.by_token(&token)?,
             None if self.is_closed => {
-                return Err(unknown("nobody has logged in")
+                return Err(unknown("a login is required")
                     .with_help("give a user and a password, or a token"));
             }
             None => Caller::anyone(),
@@ -187,7 +187,7 @@ impl Login {
             return Ok(token);
         }
         let now = jsonwebtoken::get_current_timestamp();
-        let claims = Ours {
+        let claims = LoginClaims {
             sub: caller.name.to_string(),
             jti: uuid::Uuid::new_v4().simple().to_string(),
             pwd: self.password_of(&caller.name),
@@ -211,7 +211,7 @@ impl Login {
             Some(is_right) => is_right,
             None => {
                 let of = user.as_ref().map_or("", |_| name);
-                let _waits = Waits::new(self, of, known)?;
+                let _waits = HashQueue::new(self, of, known)?;
                 self.hashes_to(password, hash, known).await
             }
         };
@@ -220,7 +220,7 @@ impl Login {
                 caller,
                 password: Some(_),
             }) if is_right => Ok(caller),
-            _ => Err(unknown("there is no such user, or the password is another")),
+            _ => Err(unknown("the user is unknown, or the password is wrong")),
         }
     }
 
@@ -267,7 +267,7 @@ impl Login {
     fn by_token(&self, token: &str) -> Result<Caller> {
         if let Some(ours) = self.ours(token) {
             if self.ended().contains_key(&ours.jti) {
-                return Err(unknown("this login was ended").with_help("log in again"));
+                return Err(unknown("this login has ended").with_help("log in again"));
             }
             let session = Some(Arc::from(ours.jti));
             if !self.is_closed {
@@ -278,10 +278,10 @@ impl Login {
             }
             // The user's rights are those that the file of users gives now.
             let user = self.users.as_ref().and_then(|users| users.named(&ours.sub));
-            let user = user.ok_or_else(|| unknown("the user of this token is there no more"))?;
+            let user = user.ok_or_else(|| unknown("the user of this token no longer exists"))?;
             if ours.pwd != self.password_of(&ours.sub) {
                 return Err(
-                    unknown("the password is another since this login").with_help("log in again")
+                    unknown("the password has changed since this login").with_help("log in again")
                 );
             }
             return Ok(Caller {
@@ -297,7 +297,7 @@ impl Login {
         }
         match &self.issuer {
             Some(issuer) => issuer.caller(token),
-            None => Err(unknown("the token is not known, or has expired")),
+            None => Err(unknown("the token is unknown or has expired")),
         }
     }
 
@@ -331,31 +331,31 @@ impl Login {
             .collect()
     }
 
-    fn ours(&self, token: &str) -> Option<Ours> {
+    fn ours(&self, token: &str) -> Option<LoginClaims> {
         let key = DecodingKey::from_secret(&self.key);
         let mut validation = Validation::new(Algorithm::HS256);
         validation.leeway = 0;
-        let decoded = jsonwebtoken::decode::<Ours>(token, &key, &validation);
+        let decoded = jsonwebtoken::decode::<LoginClaims>(token, &key, &validation);
         Some(decoded.ok()?.claims)
     }
 }
 
 /// A caller who waits for a password to be hashed. A caller who guesses many passwords of one name waits only behind
 /// others of that name: the queue of all names never has many entries of one name.
-struct Waits<'l> {
+struct HashQueue<'l> {
     login: &'l Login,
     name: String,
     known: [u8; 32],
 }
 
-impl<'l> Waits<'l> {
+impl<'l> HashQueue<'l> {
     fn new(login: &'l Login, name: &str, known: [u8; 32]) -> Result<Self> {
         let mut waiting = login.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         let of_name = waiting.entry(name.to_owned()).or_default();
         if of_name.len() >= WAITING_FOR_A_NAME && !of_name.contains_key(&known) {
             return Err(Error::new(
                 ErrorKind::Exhausted,
-                "too many try to log in by this name at the same time",
+                "there are too many logins with this name at the same time",
             )
             .with_help("try again in a second"));
         }
@@ -369,7 +369,7 @@ impl<'l> Waits<'l> {
     }
 }
 
-impl Drop for Waits<'_> {
+impl Drop for HashQueue<'_> {
     fn drop(&mut self) {
         let mut waiting = self
             .login
@@ -462,11 +462,11 @@ mod tests {
     }
 
     fn opened(options: &LoginOptions) -> Login {
-        Login::try_new(options, Arc::new(Counts::try_new().unwrap())).unwrap()
+        Login::try_new(options, Arc::new(StatementCounters::try_new().unwrap())).unwrap()
     }
 
     #[tokio::test]
-    async fn tokens_of_another_issuer_say_who_and_what() {
+    async fn tokens_of_another_issuer_name_user_and_rights() {
         let (key, public) = issuer("one");
         let (other, _) = issuer("two");
         let folder = tempfile::tempdir().unwrap();
@@ -504,8 +504,8 @@ mod tests {
         let headers = bearer(&signed(&of_one, &claims, &key));
         let caller = login.caller(&headers).await.unwrap();
         assert_eq!((&*caller.name, caller.role), ("ann", Role::Write));
-        assert!(caller.may_name().unwrap()("public", "visits_raw"));
-        assert!(!caller.may_name().unwrap()("public", "secret"));
+        assert!(caller.table_filter().unwrap()("public", "visits_raw"));
+        assert!(!caller.table_filter().unwrap()("public", "secret"));
         let alone = header(Algorithm::ES256, None);
         let token = signed(&alone, &claims, &key);
         assert!(login.caller(&bearer(&token)).await.is_ok());
@@ -542,7 +542,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_login_ends_with_its_time_and_with_its_user() {
+    async fn a_login_ends_by_expiry_and_with_its_user() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("users.toml");
         let hash = hash_password("geheim").unwrap();
@@ -563,7 +563,7 @@ mod tests {
         // Another process has another key.
         let restarted = opened(&options);
         assert!(restarted.caller(&bearer(&token)).await.is_err());
-        let expired = Ours {
+        let expired = LoginClaims {
             sub: "ann".to_owned(),
             pwd: login.password_of("ann"),
             jti: "x".to_owned(),

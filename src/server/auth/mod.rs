@@ -1,9 +1,9 @@
 //! Authentication and rights: users, logins, tokens, roles, grants, and the places that a user may name.
 
 pub(crate) mod access;
-pub(crate) mod gate;
+pub(crate) mod errors;
 pub(crate) mod issuer;
+pub(crate) mod layer;
+pub(crate) mod locations;
 pub(crate) mod login;
-pub(crate) mod places;
-pub(crate) mod refusal;
 pub(crate) mod users;

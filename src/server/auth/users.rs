@@ -31,13 +31,13 @@ const TOKEN: &str = "sha256:";
 
 #[derive(Debug, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
-struct File {
-    users: BTreeMap<String, Entry>,
+struct UsersFile {
+    users: BTreeMap<String, UserEntry>,
 }
 
 #[derive(Debug, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Entry {
+struct UserEntry {
     password: Option<String>,
     #[serde(default)]
     tokens: Vec<String>,
@@ -56,7 +56,7 @@ pub(crate) struct User {
 }
 
 #[derive(Debug)]
-struct Known {
+struct UserIndex {
     users: BTreeMap<String, User>,
     /// The users by the hashes of their tokens.
     tokens: BTreeMap<String, String>,
@@ -66,12 +66,12 @@ struct Known {
 #[derive(Debug)]
 pub(crate) struct Users {
     path: PathBuf,
-    known: Mutex<Seen>,
+    known: Mutex<LoadedUsers>,
 }
 
 #[derive(Debug)]
-struct Seen {
-    known: Known,
+struct LoadedUsers {
+    known: UserIndex,
     changed: Option<SystemTime>,
     looked: Instant,
 }
@@ -83,7 +83,7 @@ impl Users {
     pub(crate) fn open(path: &Path) -> Result<Self> {
         let changed = changed(path);
         Ok(Self {
-            known: Mutex::new(Seen {
+            known: Mutex::new(LoadedUsers {
                 known: read(path)?,
                 changed,
                 looked: Instant::now(),
@@ -103,7 +103,7 @@ impl Users {
         self.look(|known| known.users.get(known.tokens.get(&hash)?).cloned())
     }
 
-    fn look<T>(&self, find: impl FnOnce(&Known) -> T) -> T {
+    fn look<T>(&self, find: impl FnOnce(&UserIndex) -> T) -> T {
         let mut seen = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if seen.looked.elapsed() >= LOOK {
             seen.looked = Instant::now();
@@ -114,7 +114,7 @@ impl Users {
                     Ok(known) => seen.known = known,
                     // Half a file must not lock everybody out.
                     Err(error) => {
-                        tracing::error!("the users stay as they were: {}", error.message())
+                        tracing::error!("the previous users stay in force: {}", error.message())
                     }
                 }
             }
@@ -128,18 +128,18 @@ pub(crate) fn changed(path: &Path) -> Option<SystemTime> {
     std::fs::metadata(path).ok()?.modified().ok()
 }
 
-fn read(path: &Path) -> Result<Known> {
+fn read(path: &Path) -> Result<UserIndex> {
     let shown = path.display();
     if !path.is_file() {
         return Err(
-            Error::invalid(format!("there is no file of users at {shown}"))
+            Error::invalid(format!("the users file {shown} does not exist"))
                 .with_help("write one as docs/security.md shows"),
         );
     }
-    let file: File = Figment::from(Toml::file_exact(path))
+    let file: UsersFile = Figment::from(Toml::file_exact(path))
         .extract()
         .map_err(|error| {
-            Error::invalid(format!("{shown} is no file of users: {error}"))
+            Error::invalid(format!("{shown} is not a users file: {error}"))
                 .with_help("docs/security.md has an example")
         })?;
     let mut users = BTreeMap::new();
@@ -148,14 +148,14 @@ fn read(path: &Path) -> Result<Known> {
         let wrong = |what: String| Error::invalid(format!("{shown}: user {name}: {what}"));
         if let Some(password) = &entry.password {
             PasswordHash::new(password).map_err(|_| {
-                wrong("'password' is no argon2 hash".to_owned())
+                wrong("'password' is not an argon2 hash".to_owned())
                     .with_help("`anabranch password` makes one")
             })?;
         }
         for token in entry.tokens {
             let hash = token.strip_prefix(TOKEN).filter(|hash| hash.len() == 64);
             let hash = hash.ok_or_else(|| {
-                wrong("'tokens' has what is no hash of one".to_owned())
+                wrong("'tokens' has an entry that is not a token hash".to_owned())
                     .with_help("`anabranch token` makes a token and its hash")
             })?;
             tokens.insert(hash.to_lowercase(), name.clone());
@@ -174,7 +174,7 @@ fn read(path: &Path) -> Result<Known> {
         };
         users.insert(name, user);
     }
-    Ok(Known { users, tokens })
+    Ok(UserIndex { users, tokens })
 }
 
 fn hash_of(token: &str) -> String {
@@ -245,21 +245,21 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_says_nonsense_is_refused_with_what_and_where() {
+    fn an_invalid_users_file_is_refused_with_reason_and_place() {
         for (text, said) in [
             ("[users.ann]\nrole = 'boss'\n", "unknown variant"),
             ("[users.ann]\npassword = 'x'\n", "missing field `role`"),
             (
                 "[users.ann]\nrole = 'read'\npassword = 'x'\n",
-                "user ann: 'password' is no argon2 hash",
+                "user ann: 'password' is not an argon2 hash",
             ),
             (
                 "[users.ann]\nrole = 'read'\ntokens = ['x']\n",
-                "user ann: 'tokens' has what is no hash",
+                "user ann: 'tokens' has an entry that is not a token hash",
             ),
             (
                 "[users.ann]\nrole = 'read'\ntables = ['***']\n",
-                "user ann: '***' is no pattern",
+                "user ann: invalid table pattern '***'",
             ),
             ("[users.ann]\nrole = 'read'\nrights = 1\n", "unknown field"),
             ("users", "users.toml"),
@@ -270,11 +270,11 @@ mod tests {
             assert!(error.help().is_some());
         }
         let none = Users::open(Path::new("/nowhere/users.toml")).unwrap_err();
-        assert!(none.message().contains("there is no file of users"));
+        assert!(none.message().contains("does not exist"));
     }
 
     #[test]
-    fn a_file_that_changes_is_read_again_and_a_broken_one_is_not() {
+    fn a_changed_users_file_is_reloaded_and_a_broken_one_is_not() {
         let (_folder, path) = file("[users.ann]\nrole = 'read'\n");
         let users = Users::open(&path).unwrap();
         let write = |text: &str, minute: u64| {

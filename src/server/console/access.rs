@@ -25,7 +25,7 @@ pub(super) const TOKEN: &str = "anabranch_token";
 
 /// Where requests may come from.
 #[derive(Debug, Clone)]
-pub(super) struct Origins {
+pub(super) struct AllowedOrigins {
     /// Accept only names of this machine in `Host`: a console that listens on a loopback address has no other name.
     pub(super) only_loopback: bool,
     /// Other names that `Host` may have. Empty: a console that listens for other machines accepts every name.
@@ -56,7 +56,7 @@ async fn authorize(login: &Login, headers: &HeaderMap) -> Result<Caller> {
 /// The two do not belong together, or there are no users.
 pub(super) async fn log_in(login: &Login, user: &str, password: &str) -> Result<String> {
     if !login.is_closed() {
-        return Err(Error::not_found("this server has no users").with_help("nobody has to log in"));
+        return Err(Error::not_found("this server has no users").with_help("no login is required"));
     }
     let basic = BASE64_STANDARD.encode(format!("{user}:{password}"));
     let basic = HeaderValue::from_str(&format!("Basic {basic}"));
@@ -67,7 +67,7 @@ pub(super) async fn log_in(login: &Login, user: &str, password: &str) -> Result<
 
 /// Lets a request through that this page or a program of the user has sent.
 pub(super) async fn check_origin(
-    State(origins): State<Origins>,
+    State(origins): State<AllowedOrigins>,
     request: Request,
     next: Next,
 ) -> Result<Response, Problem> {
@@ -82,12 +82,12 @@ pub(super) async fn check_caller(
     next: Next,
 ) -> Result<Response, Problem> {
     let caller = authorize(&login, request.headers()).await?;
-    FirstCall::of(request.extensions()).came(&caller)?;
+    FirstCall::of(request.extensions()).identify_caller(&caller)?;
     request.extensions_mut().insert(caller);
     Ok(next.run(request).await)
 }
 
-impl Origins {
+impl AllowedOrigins {
     fn check(&self, method: &Method, headers: &HeaderMap) -> Result<(), Problem> {
         let host = text(headers, HOST.as_str()).and_then(|host| host.parse::<Authority>().ok());
         let Some(host) = host else {
@@ -104,7 +104,7 @@ impl Origins {
             || (!self.only_loopback && self.hosts.is_empty());
         if !is_known {
             return Err(Problem::forbidden(
-                format!("the console is not asked as '{}'", host.host()),
+                format!("the console is not served as '{}'", host.host()),
                 "open it as localhost or 127.0.0.1, or by a name that --http-host gives",
             ));
         }
@@ -115,7 +115,7 @@ impl Origins {
         if !is_json(headers) {
             return Err(Problem::new(
                 StatusCode::UNSUPPORTED_MEDIA_TYPE,
-                Error::invalid("what is sent is not called JSON")
+                Error::invalid("the request body is not declared as JSON")
                     .with_help("send it with Content-Type: application/json"),
             ));
         }
@@ -165,7 +165,7 @@ mod tests {
         for (name, value) in headers {
             map.insert(*name, value.parse().unwrap());
         }
-        let origins = Origins {
+        let origins = AllowedOrigins {
             only_loopback: true,
             hosts: Arc::default(),
         };
@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn only_names_of_this_machine_are_answered() {
+    fn only_local_host_names_are_served() {
         for host in [
             "localhost",
             "LOCALHOST:8080",
@@ -200,10 +200,10 @@ mod tests {
     }
 
     #[test]
-    fn one_that_listens_for_others_may_be_asked_by_its_names_only() {
+    fn a_public_console_serves_its_configured_names_only() {
         let asked = |only_loopback: bool, hosts: &[&str], host: &'static str| {
             let hosts: Vec<String> = hosts.iter().map(ToString::to_string).collect();
-            let origins = Origins {
+            let origins = AllowedOrigins {
                 only_loopback,
                 hosts: hosts.into(),
             };
@@ -228,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn changes_come_from_the_page_or_a_program() {
+    fn changes_are_accepted_from_the_page_or_a_program_only() {
         let host = ("host", "localhost:1");
         let json = ("content-type", "application/json; charset=utf-8");
         let post = |more: &[(&'static str, &'static str)]| {

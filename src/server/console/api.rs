@@ -22,8 +22,8 @@ use crate::server::auth::access::Caller;
 use crate::server::auth::login::{Login, cookie};
 use crate::server::console::access::{self, TOKEN};
 use crate::server::console::problem::{Problem, json_text, with_json};
-use crate::server::console::rows::Limits;
-use crate::server::console::statements::Statements;
+use crate::server::console::rows::ResultLimits;
+use crate::server::console::statements::ConsoleStatements;
 
 /// The most bytes of a request's body.
 const MAX_BODY: usize = 1 << 20;
@@ -42,15 +42,19 @@ const SET_ASIDE: usize = 50;
 /// An answer about all jobs is used for every viewer for so long.
 const FRESH: Duration = Duration::from_secs(1);
 
-const OWN: Limits = Limits {
+const OWN: ResultLimits = ResultLimits {
     rows: MAX_ROWS,
     bytes: MAX_BYTES,
 };
 
-type Answered = Result<Response, Problem>;
+type ApiResult = Result<Response, Problem>;
 
 /// All routes below `/api`.
-pub(super) fn routes(statements: Arc<Statements>, login: Arc<Login>, is_secure: bool) -> Router {
+pub(super) fn routes(
+    statements: Arc<ConsoleStatements>,
+    login: Arc<Login>,
+    is_secure: bool,
+) -> Router {
     let console = Arc::new(Console {
         statements,
         login: Arc::clone(&login),
@@ -83,7 +87,7 @@ pub(super) fn routes(statements: Arc<Statements>, login: Arc<Login>, is_secure: 
 }
 
 struct Console {
-    statements: Arc<Statements>,
+    statements: Arc<ConsoleStatements>,
     login: Arc<Login>,
     /// Whether the connection is encrypted.
     is_secure: bool,
@@ -91,12 +95,12 @@ struct Console {
     jobs: tokio::sync::Mutex<Option<(Instant, Value)>>,
 }
 
-type Asked = State<Arc<Console>>;
+type ConsoleState = State<Arc<Console>>;
 
 /// A body of JSON.
-struct Sent<T>(T);
+struct JsonBody<T>(T);
 
-impl<S: Send + Sync, T: serde::de::DeserializeOwned> FromRequest<S> for Sent<T> {
+impl<S: Send + Sync, T: serde::de::DeserializeOwned> FromRequest<S> for JsonBody<T> {
     type Rejection = Problem;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
@@ -104,7 +108,7 @@ impl<S: Send + Sync, T: serde::de::DeserializeOwned> FromRequest<S> for Sent<T> 
         let body = body.map_err(|_| {
             Problem::new(
                 StatusCode::REQUEST_TIMEOUT,
-                Error::new(ErrorKind::Timeout, "the request did not come to its end"),
+                Error::new(ErrorKind::Timeout, "the request is incomplete"),
             )
         })?;
         let body = body.map_err(|error: BytesRejection| {
@@ -120,9 +124,9 @@ impl<S: Send + Sync, T: serde::de::DeserializeOwned> FromRequest<S> for Sent<T> 
 }
 
 /// The name in a path.
-struct Named(String);
+struct PathName(String);
 
-impl<S: Send + Sync> axum::extract::FromRequestParts<S> for Named {
+impl<S: Send + Sync> axum::extract::FromRequestParts<S> for PathName {
     type Rejection = Problem;
 
     async fn from_request_parts(
@@ -142,11 +146,11 @@ async fn unknown() -> Problem {
 async fn wrong_method() -> Problem {
     Problem::new(
         StatusCode::METHOD_NOT_ALLOWED,
-        Error::invalid("this address is not asked in this way"),
+        Error::invalid("this method is not allowed for this address"),
     )
 }
 
-async fn about(State(console): Asked, Extension(caller): Extension<Caller>) -> Response {
+async fn about(State(console): ConsoleState, Extension(caller): Extension<Caller>) -> Response {
     let user = console.login.is_closed().then_some(&*caller.name);
     let about = json!({"version": env!("CARGO_PKG_VERSION"), "user": user});
     with_json(StatusCode::OK, &about)
@@ -158,12 +162,16 @@ struct Credentials {
     password: String,
 }
 
-async fn log_in(State(console): Asked, Sent(given): Sent<Credentials>) -> Answered {
+async fn log_in(State(console): ConsoleState, JsonBody(given): JsonBody<Credentials>) -> ApiResult {
     let token = access::log_in(&console.login, &given.user, &given.password).await?;
     Ok(with_cookie(&token, console.more(), &given.user))
 }
 
-async fn log_out(State(console): Asked, headers: HeaderMap, Sent(_): Sent<Value>) -> Response {
+async fn log_out(
+    State(console): ConsoleState,
+    headers: HeaderMap,
+    JsonBody(_): JsonBody<Value>,
+) -> Response {
     if let Some(token) = cookie(&headers, TOKEN) {
         console.login.log_out(token);
     }
@@ -190,7 +198,7 @@ fn with_cookie(token: &str, more: &str, user: &str) -> Response {
     clippy::disallowed_methods,
     reason = "the page shows the time of the server"
 )]
-async fn jobs(State(console): Asked, Extension(caller): Extension<Caller>) -> Answered {
+async fn jobs(State(console): ConsoleState, Extension(caller): Extension<Caller>) -> ApiResult {
     // The others wait for the first one.
     let mut known = console.jobs.lock().await;
     // A caller who may see only some tables does not get the answer for other callers.
@@ -206,7 +214,7 @@ async fn jobs(State(console): Asked, Extension(caller): Extension<Caller>) -> An
     let statuses = console.statements.statuses();
     let jobs = found.objects()?.into_iter().map(|mut job| {
         let here = job.get("job").and_then(Value::as_str);
-        let here = here.and_then(|name| statuses.get(name)).map(told);
+        let here = here.and_then(|name| statuses.get(name)).map(job_status);
         job.insert("here".to_owned(), here.unwrap_or(Value::Null));
         Value::Object(job)
     });
@@ -219,7 +227,7 @@ async fn jobs(State(console): Asked, Extension(caller): Extension<Caller>) -> An
 }
 
 /// The live status of a job that runs in this process.
-fn told(status: &JobStatus) -> Value {
+fn job_status(status: &JobStatus) -> Value {
     let watermark = status.watermark.and_then(DateTime::from_timestamp_micros);
     json!({
         "lag": status.lag,
@@ -237,10 +245,10 @@ fn iso(at: DateTime<Utc>) -> String {
 }
 
 async fn batches(
-    State(console): Asked,
+    State(console): ConsoleState,
     Extension(caller): Extension<Caller>,
-    Named(job): Named,
-) -> Answered {
+    PathName(job): PathName,
+) -> ApiResult {
     let (statements, values) = (&console.statements, [("job", &*job)]);
     let sql = "SELECT batch FROM system.jobs WHERE job = $job";
     let found = statements.ask(&caller, sql, &values, OWN).await?;
@@ -257,10 +265,10 @@ async fn batches(
 }
 
 async fn partitions(
-    State(console): Asked,
+    State(console): ConsoleState,
     Extension(caller): Extension<Caller>,
-    Named(job): Named,
-) -> Answered {
+    PathName(job): PathName,
+) -> ApiResult {
     let sql = "SELECT \"table\", \"partition\", \"offset\", watermark, idle, holds_back \
                FROM system.partitions WHERE job = $job ORDER BY \"table\", \"partition\"";
     as_json(
@@ -272,27 +280,27 @@ async fn partitions(
 }
 
 async fn late_rows(
-    State(console): Asked,
+    State(console): ConsoleState,
     Extension(caller): Extension<Caller>,
-    Named(job): Named,
-) -> Answered {
+    PathName(job): PathName,
+) -> ApiResult {
     let sql = "SELECT batch, topic, \"partition\", \"offset\", value, watermark, window_start, window_end, \
                count(*) OVER () AS total FROM system.late_rows";
     set_aside(&console, &caller, sql, &job).await
 }
 
 async fn dead_letters(
-    State(console): Asked,
+    State(console): ConsoleState,
     Extension(caller): Extension<Caller>,
-    Named(job): Named,
-) -> Answered {
+    PathName(job): PathName,
+) -> ApiResult {
     let sql = "SELECT batch, \"table\", topic, \"partition\", \"offset\", \"timestamp\", key, value, reason, \
                count(*) OVER () AS total FROM system.dead_letters";
     set_aside(&console, &caller, sql, &job).await
 }
 
 /// The newest rows of those that a job has set aside, each with the number of all.
-async fn set_aside(console: &Console, caller: &Caller, sql: &str, job: &str) -> Answered {
+async fn set_aside(console: &Console, caller: &Caller, sql: &str, job: &str) -> ApiResult {
     let sql = format!(
         "{sql} WHERE job = $job ORDER BY batch DESC, \"partition\", \"offset\" DESC LIMIT {SET_ASIDE}"
     );
@@ -302,21 +310,21 @@ async fn set_aside(console: &Console, caller: &Caller, sql: &str, job: &str) -> 
 }
 
 async fn job_definition(
-    State(console): Asked,
+    State(console): ConsoleState,
     Extension(caller): Extension<Caller>,
-    Named(job): Named,
-) -> Answered {
+    PathName(job): PathName,
+) -> ApiResult {
     let sql = format!("SHOW CREATE JOB {}", identifier(&job));
     let found = console.statements.ask(&caller, &sql, &[], OWN).await?;
     first(found.objects()?)
 }
 
 async fn pause(
-    State(console): Asked,
+    State(console): ConsoleState,
     Extension(caller): Extension<Caller>,
-    Named(job): Named,
-    Sent(_): Sent<Value>,
-) -> Answered {
+    PathName(job): PathName,
+    JsonBody(_): JsonBody<Value>,
+) -> ApiResult {
     change(
         &console,
         &caller,
@@ -326,11 +334,11 @@ async fn pause(
 }
 
 async fn resume(
-    State(console): Asked,
+    State(console): ConsoleState,
     Extension(caller): Extension<Caller>,
-    Named(job): Named,
-    Sent(_): Sent<Value>,
-) -> Answered {
+    PathName(job): PathName,
+    JsonBody(_): JsonBody<Value>,
+) -> ApiResult {
     change(
         &console,
         &caller,
@@ -345,23 +353,23 @@ struct Rewind {
 }
 
 async fn rewind(
-    State(console): Asked,
+    State(console): ConsoleState,
     Extension(caller): Extension<Caller>,
-    Named(job): Named,
-    Sent(Rewind { batch }): Sent<Rewind>,
-) -> Answered {
+    PathName(job): PathName,
+    JsonBody(Rewind { batch }): JsonBody<Rewind>,
+) -> ApiResult {
     let sql = format!("REWIND JOB {} TO BATCH {batch}", identifier(&job));
     change(&console, &caller, &sql).await
 }
 
-async fn change(console: &Console, caller: &Caller, sql: &str) -> Answered {
+async fn change(console: &Console, caller: &Caller, sql: &str) -> ApiResult {
     let said = console.statements.change(caller, sql).await?;
     // The next request must see the change.
     *console.jobs.lock().await = None;
     Ok(with_json(StatusCode::OK, &json!({"said": said})))
 }
 
-async fn tables(State(console): Asked, Extension(caller): Extension<Caller>) -> Answered {
+async fn tables(State(console): ConsoleState, Extension(caller): Extension<Caller>) -> ApiResult {
     as_json(
         &console
             .statements
@@ -371,19 +379,19 @@ async fn tables(State(console): Asked, Extension(caller): Extension<Caller>) -> 
 }
 
 async fn columns(
-    State(console): Asked,
+    State(console): ConsoleState,
     Extension(caller): Extension<Caller>,
-    Named(table): Named,
-) -> Answered {
+    PathName(table): PathName,
+) -> ApiResult {
     let sql = format!("DESCRIBE {}", identifier(&table));
     as_json(&console.statements.ask(&caller, &sql, &[], OWN).await?)
 }
 
 async fn table_definition(
-    State(console): Asked,
+    State(console): ConsoleState,
     Extension(caller): Extension<Caller>,
-    Named(table): Named,
-) -> Answered {
+    PathName(table): PathName,
+) -> ApiResult {
     let sql = format!("SHOW CREATE TABLE {}", identifier(&table));
     let found = console.statements.ask(&caller, &sql, &[], OWN).await?;
     first(found.objects()?)
@@ -399,11 +407,11 @@ struct Query {
 }
 
 async fn query(
-    State(console): Asked,
+    State(console): ConsoleState,
     Extension(caller): Extension<Caller>,
-    Sent(asked): Sent<Query>,
-) -> Answered {
-    let limits = Limits {
+    JsonBody(asked): JsonBody<Query>,
+) -> ApiResult {
+    let limits = ResultLimits {
         rows: asked.rows.unwrap_or(DEFAULT_ROWS).min(MAX_ROWS),
         bytes: MAX_BYTES,
     };
@@ -420,21 +428,21 @@ struct Cancel {
 }
 
 async fn cancel(
-    State(console): Asked,
+    State(console): ConsoleState,
     Extension(caller): Extension<Caller>,
-    Sent(Cancel { id }): Sent<Cancel>,
+    JsonBody(Cancel { id }): JsonBody<Cancel>,
 ) -> Response {
     let stopped = console.statements.stop(&caller, &id);
     with_json(StatusCode::OK, &json!({"stopped": stopped}))
 }
 
-fn as_json(answer: &impl Serialize) -> Answered {
+fn as_json(answer: &impl Serialize) -> ApiResult {
     let text = serde_json::to_string(answer);
     let text = text.map_err(|error| Error::internal(error.to_string()))?;
     Ok(json_text(StatusCode::OK, text))
 }
 
-fn first(rows: Vec<serde_json::Map<String, Value>>) -> Answered {
+fn first(rows: Vec<serde_json::Map<String, Value>>) -> ApiResult {
     let row = rows.into_iter().next();
     let row = row.ok_or_else(|| Error::internal("a definition without rows"))?;
     Ok(with_json(StatusCode::OK, &Value::Object(row)))

@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_page_names_is_served() {
+    fn files_that_the_page_references_are_served() {
         let named: Vec<&str> = INDEX
             .text
             .split("\"/assets/")

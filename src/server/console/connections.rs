@@ -17,8 +17,8 @@ use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 use tower::Layer as _;
 
-use crate::server::network::admission::{Connections, Place};
-use crate::server::network::files;
+use crate::server::network::admission::{ConnectionSlot, Connections};
+use crate::server::network::file_limit;
 
 /// Connections at the same time, if the process may open enough files.
 const MOST: usize = 1_024;
@@ -27,14 +27,14 @@ const PATIENCE: Duration = Duration::from_secs(15);
 
 /// The places of the console's connections.
 pub(super) fn places() -> Arc<Connections> {
-    Connections::new(files::connections(MOST, 8))
+    Connections::new(file_limit::connections(MOST, 8))
 }
 
 /// The connections of a listener without TLS.
 pub(super) fn plain(
     listener: TcpListener,
     connections: Arc<Connections>,
-) -> BoxStream<'static, (TcpStream, Place)> {
+) -> BoxStream<'static, (TcpStream, ConnectionSlot)> {
     let both = (listener, connections);
     futures::stream::unfold(both, |(mut listener, connections)| async move {
         // The `accept` of axum, which goes on after a fault of the socket.
@@ -49,7 +49,7 @@ pub(super) fn plain(
 
 /// Answers these connections until `stop` is done; then answers in the making may end.
 pub(super) async fn serve<S>(
-    mut incoming: impl Stream<Item = (S, Place)> + Unpin,
+    mut incoming: impl Stream<Item = (S, ConnectionSlot)> + Unpin,
     routes: Router,
     stop: impl Future<Output = ()>,
 ) where
@@ -76,7 +76,7 @@ pub(super) async fn serve<S>(
     open.wait().await;
 }
 
-async fn answer<S>(stream: S, place: Place, routes: Router, mut end: watch::Receiver<bool>)
+async fn answer<S>(stream: S, place: ConnectionSlot, routes: Router, mut end: watch::Receiver<bool>)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn those_who_send_nothing_keep_nobody_out() {
+    async fn silent_connections_do_not_block_others() {
         let (address, stop, task) = served(2).await;
         let mut silent = Vec::new();
         for _ in 0..5 {

@@ -29,9 +29,9 @@ use tokio::net::TcpListener;
 
 use crate::error::Result;
 use crate::server::auth::login::Login;
-use crate::server::console::access::Origins;
+use crate::server::console::access::AllowedOrigins;
 use crate::server::console::assets::{Asset, INDEX};
-use crate::server::console::statements::Statements;
+use crate::server::console::statements::ConsoleStatements;
 use crate::server::engine::Engine;
 
 /// Nothing but the page's own files, no text as markup or code, no frame around it.
@@ -57,7 +57,7 @@ const TEXT: &str = "text/plain; charset=utf-8";
 
 /// How browsers see the console from the other side of a proxy.
 #[derive(Debug, Clone)]
-pub(super) struct SeenAs {
+pub(super) struct PublicAddress {
     /// The names by which it is asked; none: any.
     pub(super) hosts: Arc<[String]>,
     /// Over TLS.
@@ -74,14 +74,14 @@ pub(super) async fn serve(
     engine: Arc<Engine>,
     login: Arc<Login>,
     tls: Option<ServerConfig>,
-    seen_as: SeenAs,
+    seen_as: PublicAddress,
     stop: impl Future<Output = ()> + Send + 'static,
 ) -> Result<()> {
-    let origins = Origins {
+    let origins = AllowedOrigins {
         only_loopback: listener.local_addr()?.ip().is_loopback(),
         hosts: seen_as.hosts,
     };
-    let statements = Arc::new(Statements::new(engine));
+    let statements = Arc::new(ConsoleStatements::new(engine));
     let api = api::routes(statements, login, tls.is_some() || seen_as.is_secure);
     let routes = router(api, origins);
     let places = connections::places();
@@ -95,7 +95,7 @@ pub(super) async fn serve(
     Ok(())
 }
 
-fn router(api: Router, origins: Origins) -> Router {
+fn router(api: Router, origins: AllowedOrigins) -> Router {
     Router::new()
         .route("/", get(index))
         .route("/assets/{*name}", get(asset))
@@ -151,7 +151,7 @@ mod tests {
     use crate::server::console::assets::ASSETS;
 
     async fn get(path: &str) -> Response {
-        let origins = Origins {
+        let origins = AllowedOrigins {
             only_loopback: true,
             hosts: Arc::default(),
         };
@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn nothing_else_is_answered() {
+    async fn other_paths_are_not_found() {
         for path in [
             "/index.html",
             "/assets/",

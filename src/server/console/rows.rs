@@ -29,7 +29,7 @@ const SAFE: u128 = (1 << 53) - 1;
 
 /// How much of a result is sent.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Limits {
+pub(super) struct ResultLimits {
     pub(super) rows: usize,
     /// The most bytes of their JSON.
     pub(super) bytes: usize,
@@ -37,22 +37,22 @@ pub(super) struct Limits {
 
 /// A result, or its beginning.
 #[derive(Debug, Serialize)]
-pub(super) struct Table {
-    columns: Vec<Column>,
+pub(super) struct ResultTable {
+    columns: Vec<ResultColumn>,
     rows: Box<RawValue>,
     /// Whether there are more rows than these.
     is_cut: bool,
 }
 
 #[derive(Debug, Serialize)]
-struct Column {
+struct ResultColumn {
     name: String,
     #[serde(rename = "type")]
     of: String,
     is_number: bool,
 }
 
-impl Table {
+impl ResultTable {
     /// The rows as objects, for results whose columns have different names.
     ///
     /// # Errors
@@ -73,14 +73,14 @@ impl Table {
 #[derive(Debug)]
 pub(super) struct TableBuilder {
     schema: SchemaRef,
-    limits: Limits,
+    limits: ResultLimits,
     json: Vec<u8>,
     rows: usize,
     is_cut: bool,
 }
 
 impl TableBuilder {
-    pub(super) fn new(schema: &Schema, limits: Limits) -> Self {
+    pub(super) fn new(schema: &Schema, limits: ResultLimits) -> Self {
         Self {
             schema: wire_schema(schema, WireTypes::default()),
             limits,
@@ -99,7 +99,7 @@ impl TableBuilder {
         let batch = to_wire(batch, &self.schema)?;
         let options = EncoderOptions::default()
             .with_explicit_nulls(true)
-            .with_encoder_factory(Arc::new(Exact));
+            .with_encoder_factory(Arc::new(ExactEncoders));
         let fields = self.schema.fields().iter().zip(batch.columns());
         let columns: Vec<(FieldRef, ArrayRef)> = fields
             .map(|(field, column)| encodable(field, column, &options))
@@ -133,13 +133,13 @@ impl TableBuilder {
     /// # Errors
     ///
     /// None that a caller could cause.
-    pub(super) fn finish(mut self) -> Result<Table> {
+    pub(super) fn finish(mut self) -> Result<ResultTable> {
         self.json.push(b']');
         let fields = self.schema.fields().iter();
         let json = String::from_utf8(self.json).map_err(internal)?;
-        Ok(Table {
+        Ok(ResultTable {
             columns: fields
-                .map(|field| Column {
+                .map(|field| ResultColumn {
                     name: field.name().clone(),
                     of: type_name(field.data_type()),
                     is_number: field.data_type().is_numeric(),
@@ -201,9 +201,9 @@ fn internal(error: impl ToString) -> Error {
 
 /// Makes the encoders that differ from Arrow's.
 #[derive(Debug)]
-struct Exact;
+struct ExactEncoders;
 
-impl EncoderFactory for Exact {
+impl EncoderFactory for ExactEncoders {
     fn make_default_encoder<'a>(
         &self,
         _: &'a FieldRef,
@@ -213,31 +213,31 @@ impl EncoderFactory for Exact {
         let encoder: Box<dyn Encoder + 'a> = match array.data_type() {
             DataType::Int64 => {
                 let values = array.as_primitive::<Int64Type>().values();
-                Box::new(Integers(values.clone()))
+                Box::new(ExactIntegers(values.clone()))
             }
             DataType::UInt64 => {
                 let values = array.as_primitive::<UInt64Type>().values();
-                Box::new(Integers(values.clone()))
+                Box::new(ExactIntegers(values.clone()))
             }
             DataType::Float16 => {
                 let wider = cast(array, &DataType::Float32)?;
                 let values = wider.as_primitive::<Float32Type>().values();
-                Box::new(Floats(values.clone()))
+                Box::new(ExactFloats(values.clone()))
             }
             DataType::Float32 => {
                 let values = array.as_primitive::<Float32Type>().values();
-                Box::new(Floats(values.clone()))
+                Box::new(ExactFloats(values.clone()))
             }
             DataType::Float64 => {
                 let values = array.as_primitive::<Float64Type>().values();
-                Box::new(Floats(values.clone()))
+                Box::new(ExactFloats(values.clone()))
             }
             DataType::Decimal32(..)
             | DataType::Decimal64(..)
             | DataType::Decimal128(..)
             | DataType::Decimal256(..) => {
                 let options = FormatOptions::new().with_display_error(true);
-                Box::new(Decimals(ArrayFormatter::try_new(array, &options)?))
+                Box::new(ExactDecimals(ArrayFormatter::try_new(array, &options)?))
             }
             _ => return Ok(None),
         };
@@ -245,9 +245,9 @@ impl EncoderFactory for Exact {
     }
 }
 
-struct Integers<N: ArrowNativeType>(ScalarBuffer<N>);
+struct ExactIntegers<N: ArrowNativeType>(ScalarBuffer<N>);
 
-impl<N: ArrowNativeType + Into<i128>> Encoder for Integers<N> {
+impl<N: ArrowNativeType + Into<i128>> Encoder for ExactIntegers<N> {
     fn encode(&mut self, index: usize, out: &mut Vec<u8>) {
         let value: i128 = self.0[index].into();
         let is_safe = value.unsigned_abs() <= SAFE;
@@ -259,9 +259,9 @@ impl<N: ArrowNativeType + Into<i128>> Encoder for Integers<N> {
     }
 }
 
-struct Floats<N: ArrowNativeType>(ScalarBuffer<N>);
+struct ExactFloats<N: ArrowNativeType>(ScalarBuffer<N>);
 
-impl<N: ArrowNativeType + Into<f64> + Serialize> Encoder for Floats<N> {
+impl<N: ArrowNativeType + Into<f64> + Serialize> Encoder for ExactFloats<N> {
     fn encode(&mut self, index: usize, out: &mut Vec<u8>) {
         let value = self.0[index];
         let wide: f64 = value.into();
@@ -275,9 +275,9 @@ impl<N: ArrowNativeType + Into<f64> + Serialize> Encoder for Floats<N> {
     }
 }
 
-struct Decimals<'a>(ArrayFormatter<'a>);
+struct ExactDecimals<'a>(ArrayFormatter<'a>);
 
-impl Encoder for Decimals<'_> {
+impl Encoder for ExactDecimals<'_> {
     fn encode(&mut self, index: usize, out: &mut Vec<u8>) {
         // Writing to a vector does not fail.
         let _ = write!(out, "\"{}\"", self.0.value(index));
@@ -294,12 +294,12 @@ mod tests {
 
     use super::*;
 
-    const ALL: Limits = Limits {
+    const ALL: ResultLimits = ResultLimits {
         rows: 100,
         bytes: 1 << 20,
     };
 
-    fn table(batch: &RecordBatch, limits: Limits) -> Table {
+    fn table(batch: &RecordBatch, limits: ResultLimits) -> ResultTable {
         let mut builder = TableBuilder::new(&batch.schema(), limits);
         builder.push(batch).unwrap();
         builder.finish().unwrap()
@@ -311,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_number_cannot_hold_is_text() {
+    fn numbers_beyond_double_precision_are_text() {
         let safe = i64::try_from(SAFE).unwrap();
         let list = ListArray::from_iter_primitive::<Int64Type, _, _>(vec![
             Some(vec![Some(i64::MAX), None]),
@@ -343,7 +343,7 @@ mod tests {
     }
 
     #[test]
-    fn times_bytes_and_nothing() {
+    fn times_bytes_and_null_are_encoded() {
         let at = TimestampMicrosecondArray::from(vec![1]).with_timezone("UTC");
         let mut map = MapBuilder::new(None, Int32Builder::new(), StringBuilder::new());
         map.keys().append_value(7);
@@ -367,13 +367,13 @@ mod tests {
         let numbers: ArrayRef = Arc::new(Int64Array::from_iter_values(0..10));
         let batch = RecordBatch::try_from_iter([("n", numbers)]).unwrap();
         let cut = |rows, bytes| {
-            let table = table(&batch, Limits { rows, bytes });
+            let table = table(&batch, ResultLimits { rows, bytes });
             (table.rows.get().to_owned(), table.is_cut)
         };
         assert_eq!(cut(2, 100), ("[[0],[1]]".to_owned(), true));
         assert_eq!(cut(100, 10), ("[[0],[1]]".to_owned(), true));
         assert!(!cut(10, 1_000).1);
-        let mut builder = TableBuilder::new(&batch.schema(), Limits { rows: 1, bytes: 2 });
+        let mut builder = TableBuilder::new(&batch.schema(), ResultLimits { rows: 1, bytes: 2 });
         let error = builder.push(&batch).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Exhausted);
     }

@@ -8,20 +8,20 @@ use futures::StreamExt as _;
 use serde::Serialize;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::planner::{Class, Parameters, ParsedStatement};
+use crate::planner::{Parameters, ParsedStatement, StatementClass};
 use crate::runtime::JobStatus;
 use crate::server::auth::access::Caller;
-use crate::server::console::rows::{Limits, Table, TableBuilder};
-use crate::server::engine::{Asked, Done, Engine};
-use crate::server::parsing::{one_statement, parse};
-use crate::server::queries::prepared::Prepared;
-use crate::server::queries::statement::Statement;
+use crate::server::console::rows::{ResultLimits, ResultTable, TableBuilder};
+use crate::server::engine::{CompletedStatement, Engine, RequestContext};
+use crate::server::parse::{one_statement, parse};
+use crate::server::queries::prepared::PreparedStatement;
+use crate::server::queries::statement::ClientStatement;
 
 /// The result of a statement.
 #[derive(Debug, Serialize)]
-pub(super) struct Answer {
+pub(super) struct StatementResult {
     #[serde(flatten)]
-    table: Table,
+    table: ResultTable,
     /// Rows written, for a statement that writes rows.
     rows_written: Option<i64>,
     /// Whether tables, views or jobs may be others now.
@@ -31,13 +31,13 @@ pub(super) struct Answer {
 }
 
 /// Runs statements, and stops those that are no longer wanted.
-pub(super) struct Statements {
+pub(super) struct ConsoleStatements {
     engine: Arc<Engine>,
     /// Statements that can be stopped, by the name that their sender has given.
-    running: Mutex<HashMap<String, Arc<Statement>>>,
+    running: Mutex<HashMap<String, Arc<ClientStatement>>>,
 }
 
-impl Statements {
+impl ConsoleStatements {
     pub(super) fn new(engine: Arc<Engine>) -> Self {
         Self {
             engine,
@@ -56,17 +56,17 @@ impl Statements {
         caller: &Caller,
         name: String,
         text: &str,
-        limits: Limits,
-    ) -> Result<Answer> {
+        limits: ResultLimits,
+    ) -> Result<StatementResult> {
         self.engine.work.check_length(text)?;
         let typed = text.to_owned();
-        let prepare = move || Prepared::try_new(one_statement(&typed)?);
+        let prepare = move || PreparedStatement::try_new(one_statement(&typed)?);
         let prepared = self.engine.work.read(text.len(), prepare).await?;
         let parsed = prepared.statements()?.next().transpose()?;
         let parsed = parsed.ok_or_else(|| Error::internal("a statement without parameters"))?;
         if parsed.effect.endless {
             let error =
-                Error::unsupported("the console shows whole results, and this one has no end");
+                Error::unsupported("the console shows complete results, and this one is endless");
             return Err(parsed
                 .places
                 .locate(error.with_help("anabranch sql --url shows its rows as they come")));
@@ -75,14 +75,14 @@ impl Statements {
         let statement = self.engine.statement(&asked, &parsed);
         let _entry = self.enter(name, &statement)?;
         match parsed.effect.class {
-            Class::Query => {
+            StatementClass::Query => {
                 let (engine, of) = (Arc::clone(&self.engine), Arc::clone(&statement));
                 let queried = query(engine, of, asked, parsed, limits);
                 self.engine.work.run(&statement, queried).await
             }
             other => {
                 let done = Box::pin(self.engine.complete_as(&statement, &asked, parsed)).await?;
-                answer(&done, other == Class::Definition, limits)
+                answer(&done, other == StatementClass::Definition, limits)
             }
         }
     }
@@ -105,8 +105,8 @@ impl Statements {
         caller: &Caller,
         sql: &str,
         values: &[(&str, &str)],
-        limits: Limits,
-    ) -> Result<Table> {
+        limits: ResultLimits,
+    ) -> Result<ResultTable> {
         let asked = self.engine.asked(caller.clone());
         let parsed = own(sql, values)?;
         let statement = self.engine.statement(&asked, &parsed);
@@ -125,7 +125,7 @@ impl Statements {
     pub(super) async fn change(&self, caller: &Caller, sql: &str) -> Result<String> {
         let asked = self.engine.asked(caller.clone());
         let done = Box::pin(self.engine.complete(&asked, own(sql, &[])?)).await?;
-        let said = whole(&done.batch)?.objects()?.into_iter().next();
+        let said = result_table(&done.batch)?.objects()?.into_iter().next();
         let said = said.and_then(|row| row.into_iter().next());
         Ok(said
             .and_then(|(_, value)| value.as_str().map(str::to_owned))
@@ -137,30 +137,30 @@ impl Statements {
         self.engine.statuses()
     }
 
-    fn enter(&self, name: String, statement: &Arc<Statement>) -> Result<Entry<'_>> {
+    fn enter(&self, name: String, statement: &Arc<ClientStatement>) -> Result<CancelEntry<'_>> {
         let mut running = self.running();
         if running.contains_key(&name) {
             return Err(Error::new(
                 ErrorKind::Exists,
-                "a statement of that name is at work already",
+                "a statement with that name is already running",
             ));
         }
         running.insert(name.clone(), Arc::clone(statement));
-        Ok(Entry { of: self, name })
+        Ok(CancelEntry { of: self, name })
     }
 
-    fn running(&self) -> std::sync::MutexGuard<'_, HashMap<String, Arc<Statement>>> {
+    fn running(&self) -> std::sync::MutexGuard<'_, HashMap<String, Arc<ClientStatement>>> {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// A statement among those that can be stopped, until it is done or its client has gone.
-struct Entry<'a> {
-    of: &'a Statements,
+struct CancelEntry<'a> {
+    of: &'a ConsoleStatements,
     name: String,
 }
 
-impl Drop for Entry<'_> {
+impl Drop for CancelEntry<'_> {
     fn drop(&mut self) {
         self.of.running().remove(&self.name);
     }
@@ -169,11 +169,11 @@ impl Drop for Entry<'_> {
 /// The rows of a query, as many as are wanted.
 async fn query(
     engine: Arc<Engine>,
-    statement: Arc<Statement>,
-    asked: Asked,
+    statement: Arc<ClientStatement>,
+    asked: RequestContext,
     parsed: ParsedStatement,
-    limits: Limits,
-) -> Result<Answer> {
+    limits: ResultLimits,
+) -> Result<StatementResult> {
     let places = parsed.places.clone();
     let (session, planned) = engine.plan(&asked, parsed, &statement).await?;
     let mut execution = session
@@ -188,7 +188,7 @@ async fn query(
             break;
         }
     }
-    let answer = Answer {
+    let answer = StatementResult {
         table: table.finish()?,
         rows_written: None,
         has_changed: false,
@@ -196,7 +196,7 @@ async fn query(
     };
     drop(execution);
     if is_all {
-        engine.forks.give_back(session);
+        engine.forks.return_fork(session);
     }
     Ok(answer)
 }
@@ -210,10 +210,14 @@ fn own(sql: &str, values: &[(&str, &str)]) -> Result<ParsedStatement> {
     parse(sql, &mut parameters)
 }
 
-fn answer(done: &Done, has_changed: bool, limits: Limits) -> Result<Answer> {
+fn answer(
+    done: &CompletedStatement,
+    has_changed: bool,
+    limits: ResultLimits,
+) -> Result<StatementResult> {
     let mut table = TableBuilder::new(&done.batch.schema(), limits);
     table.push(&done.batch)?;
-    Ok(Answer {
+    Ok(StatementResult {
         table: table.finish()?,
         rows_written: done.rows,
         has_changed,
@@ -221,8 +225,8 @@ fn answer(done: &Done, has_changed: bool, limits: Limits) -> Result<Answer> {
     })
 }
 
-fn whole(batch: &RecordBatch) -> Result<Table> {
-    let limits = Limits {
+fn result_table(batch: &RecordBatch) -> Result<ResultTable> {
+    let limits = ResultLimits {
         rows: usize::MAX,
         bytes: usize::MAX,
     };

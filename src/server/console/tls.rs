@@ -12,13 +12,13 @@ use tokio_rustls::server::TlsStream;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::server::console::connections::plain;
-use crate::server::network::admission::{Connections, Place};
+use crate::server::network::admission::{ConnectionSlot, Connections};
 use crate::server::network::tls::HANDSHAKE;
 
 /// Handshakes that are done and not yet served.
 const WAITING: usize = 16;
 
-type Connection = (TlsStream<TcpStream>, Place);
+type Connection = (TlsStream<TcpStream>, ConnectionSlot);
 
 /// The connections of a listener behind TLS; a slow handshake does not delay other connections. Each has its place from
 /// its handshake on.
@@ -51,7 +51,7 @@ pub(super) fn secured(
 async fn shake(
     acceptor: TlsAcceptor,
     stream: TcpStream,
-    place: Place,
+    place: ConnectionSlot,
     sender: mpsc::Sender<Connection>,
 ) {
     let shaken = tokio::time::timeout(HANDSHAKE, acceptor.accept(stream));
@@ -76,23 +76,23 @@ mod tests {
 
     /// No certificate: no client gets beyond a handshake.
     #[derive(Debug)]
-    struct Nobody;
+    struct NoCertificate;
 
-    impl ResolvesServerCert for Nobody {
+    impl ResolvesServerCert for NoCertificate {
         fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
             None
         }
     }
 
     #[tokio::test]
-    async fn handshakes_have_an_end_and_a_number() {
+    async fn handshakes_are_limited_in_time_and_number() {
         const MOST: usize = 8;
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let config = ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .unwrap()
             .with_no_client_auth()
-            .with_cert_resolver(Arc::new(Nobody));
+            .with_cert_resolver(Arc::new(NoCertificate));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let connections = Connections::new(MOST);

@@ -11,8 +11,8 @@ use datafusion::execution::SendableRecordBatchStream;
 use crate::error::{Error, ErrorKind, Result};
 use crate::planner::script::{identifier, quoted};
 use crate::planner::types::type_name;
-use crate::server::engine::{Asked, Engine};
-use crate::server::parsing::definition;
+use crate::server::engine::{Engine, RequestContext};
+use crate::server::parse::definition;
 use crate::session::{CATALOG, SCHEMA};
 
 /// The name of the client's rows in the statement that writes them.
@@ -26,7 +26,7 @@ const ROWS: &str = "rows of the client";
 /// the INSERT.
 pub(crate) async fn ingest(
     engine: &Arc<Engine>,
-    asked: &Asked,
+    asked: &RequestContext,
     command: &CommandStatementIngest,
     rows: SendableRecordBatchStream,
 ) -> Result<i64> {
@@ -35,18 +35,18 @@ pub(crate) async fn ingest(
     let schema = rows.schema();
     let session = engine.fork(asked)?;
     let is_there = session.table_names().contains(table);
-    engine.forks.give_back(session);
+    engine.forks.return_fork(session);
     let made = match how(command.table_definition_options.as_ref(), is_there) {
-        How::Append => None,
-        How::Create => Some("CREATE"),
-        How::Replace => Some("CREATE OR REPLACE"),
-        How::Exists => {
+        IngestMode::Append => None,
+        IngestMode::Create => Some("CREATE"),
+        IngestMode::Replace => Some("CREATE OR REPLACE"),
+        IngestMode::Exists => {
             return Err(
                 Error::new(ErrorKind::Exists, format!("table {table} exists already"))
                     .with_help("append to it, or replace it"),
             );
         }
-        How::Missing => {
+        IngestMode::Missing => {
             return Err(
                 Error::not_found(format!("no table or view is named {table}"))
                     .with_help("let it be created, or declare it first"),
@@ -61,7 +61,7 @@ pub(crate) async fn ingest(
             identifier(table),
             quoted(&place)
         );
-        engine.define_here(asked, definition(&text)?).await?;
+        engine.define_in_session(asked, definition(&text)?).await?;
     }
     let names = schema.fields().iter().map(|field| identifier(field.name()));
     let names = names.collect::<Vec<_>>().join(", ");
@@ -74,12 +74,12 @@ pub(crate) async fn ingest(
     if written.is_err() && made == Some("CREATE") {
         // It was made for these rows.
         let dropped = definition(&format!("DROP TABLE {}", identifier(table)))?;
-        engine.define_here(asked, dropped).await?;
+        engine.define_in_session(asked, dropped).await?;
     }
     written
 }
 
-enum How {
+enum IngestMode {
     Append,
     Create,
     Replace,
@@ -87,14 +87,14 @@ enum How {
     Missing,
 }
 
-fn how(options: Option<&TableDefinitionOptions>, is_there: bool) -> How {
+fn how(options: Option<&TableDefinitionOptions>, is_there: bool) -> IngestMode {
     let given = options.map(|options| (options.if_not_exist(), options.if_exists()));
     match given {
-        Some((_, TableExistsOption::Append)) if is_there => How::Append,
-        Some((_, TableExistsOption::Replace)) if is_there => How::Replace,
-        _ if is_there => How::Exists,
-        Some((TableNotExistOption::Fail, _)) => How::Missing,
-        _ => How::Create,
+        Some((_, TableExistsOption::Append)) if is_there => IngestMode::Append,
+        Some((_, TableExistsOption::Replace)) if is_there => IngestMode::Replace,
+        _ if is_there => IngestMode::Exists,
+        Some((TableNotExistOption::Fail, _)) => IngestMode::Missing,
+        _ => IngestMode::Create,
     }
 }
 

@@ -37,7 +37,7 @@ const SCALARS: [(&str, WireType); 15] = [
 const VALUE: &str = "value";
 
 /// A message or an enumeration, as one of the two texts declares it.
-struct Declared {
+struct Declaration {
     /// With the messages that it is within: `SetSessionOptionsResult.Error`.
     name: String,
     items: Vec<Item>,
@@ -56,11 +56,11 @@ struct Item {
 /// Fields with number and type, by the full name of their message, then by their own.
 type Schema = BTreeMap<String, BTreeMap<String, (u32, String)>>;
 
-fn schema(declared: Vec<Declared>) -> Schema {
+fn schema(declared: Vec<Declaration>) -> Schema {
     let names: BTreeSet<String> = declared.iter().map(|one| one.name.clone()).collect();
     assert_eq!(names.len(), declared.len(), "a name is declared twice");
     let mut schema = Schema::new();
-    for Declared { name, items } in declared {
+    for Declaration { name, items } in declared {
         let mut fields = BTreeMap::new();
         let mut numbers = BTreeSet::new();
         for item in items {
@@ -159,7 +159,7 @@ impl Tokens {
         }
     }
 
-    fn message(&mut self, name: String, declared: &mut Vec<Declared>) {
+    fn message(&mut self, name: String, declared: &mut Vec<Declaration>) {
         self.expect("{");
         let mut items = Vec::new();
         loop {
@@ -186,10 +186,10 @@ impl Tokens {
                 first => items.push(self.field(first.to_owned(), "")),
             }
         }
-        declared.push(Declared { name, items });
+        declared.push(Declaration { name, items });
     }
 
-    fn enumeration(&mut self, name: String) -> Declared {
+    fn enumeration(&mut self, name: String) -> Declaration {
         self.expect("{");
         let mut items = Vec::new();
         loop {
@@ -203,7 +203,7 @@ impl Tokens {
                 }),
             }
         }
-        Declared { name, items }
+        Declaration { name, items }
     }
 }
 
@@ -226,7 +226,7 @@ fn of_proto(text: &str) -> Schema {
 }
 
 /// A type that derives one of prost's traits, with its lines: the attribute `prost` of each, and the line itself.
-struct Derived {
+struct DerivedType {
     /// `Message`, `Oneof` or `Enumeration`.
     kind: &'static str,
     name: String,
@@ -234,10 +234,10 @@ struct Derived {
 }
 
 /// Reads the types of `messages.rs` as rustfmt leaves them. A module has the name of the message that its types are within.
-fn derived(text: &str) -> Vec<Derived> {
+fn derived(text: &str) -> Vec<DerivedType> {
     let is_beside =
         |code: &str| code.is_empty() || code.starts_with("//") || code.starts_with("#[");
-    let mut found: Vec<Derived> = Vec::new();
+    let mut found: Vec<DerivedType> = Vec::new();
     let mut module = String::new();
     let mut kind = None;
     let mut is_within = false;
@@ -269,7 +269,7 @@ fn derived(text: &str) -> Vec<Derived> {
         {
             let name = code.strip_suffix(" {").unwrap().split(' ').next_back();
             is_within = true;
-            found.push(Derived {
+            found.push(DerivedType {
                 kind,
                 name: format!("{module}{}", name.unwrap()),
                 lines: Vec::new(),
@@ -409,7 +409,7 @@ fn of_rust(text: &str) -> Schema {
         }
         if one.kind != "Oneof" {
             let name = one.name.clone();
-            declared.push(Declared { name, items });
+            declared.push(Declaration { name, items });
         }
     }
     let oneofs = derived.iter().filter(|one| one.kind == "Oneof").count();
@@ -427,7 +427,7 @@ fn the_file_declares_what_the_server_derives() {
 }
 
 #[test]
-fn every_difference_between_the_two_is_seen() {
+fn every_difference_from_the_proto_file_is_found() {
     let same = of_proto(PROTO);
     let sees = |read: fn(&str) -> Schema, text: &str, from: &str, to: &str| {
         assert!(text.contains(from), "{from}");
@@ -545,7 +545,7 @@ fn prepared() -> ActionCreatePreparedStatementResult {
 }
 
 #[test]
-fn what_is_sent_has_the_fields_of_the_file() {
+fn sent_messages_have_the_fields_of_the_proto_file() {
     let schema = of_proto(PROTO);
     let is_enumeration = |name: &str| schema[name].values().all(|(_, of)| of == VALUE);
     let on_the_wire = |of: &str| {

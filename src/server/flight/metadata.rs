@@ -91,7 +91,7 @@ pub(crate) fn unknown(command: &Command) -> Error {
 
 /// A message that is no command.
 pub(crate) fn garbled() -> Error {
-    Error::invalid("the message is none of Flight SQL")
+    Error::invalid("the message is not one of Flight SQL")
 }
 
 fn schemas(session: &Session) -> Vec<&'static str> {

@@ -39,10 +39,10 @@ use tonic::metadata::MetadataValue;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::planner::{Class, ParsedStatement, Script, Statement as ParsedKind};
+use crate::planner::{ParsedStatement, Script, Statement as ParsedKind, StatementClass};
 use crate::server::auth::access::Caller;
 use crate::server::auth::login::{COOKIE_NAME, Login, of_cookie};
-use crate::server::engine::{Asked, Done, Engine, Plan};
+use crate::server::engine::{CompletedStatement, Engine, QueryPlan, RequestContext};
 use crate::server::flight::ingest::ingest;
 use crate::server::flight::messages::{
     ActionCreatePreparedStatementResult, CloseSessionResult, GetSessionOptionsResult,
@@ -54,13 +54,13 @@ use crate::server::flight::sessions::no_session;
 use crate::server::flight::status::status;
 use crate::server::flight::transfer::{client_rows, encoded, no_rows, of_flight, sent_batches};
 use crate::server::flight::wire::{to_wire, wire_schema};
-use crate::server::parsing::one_statement;
+use crate::server::parse::one_statement;
 use crate::server::queries;
-use crate::server::queries::handle_registry::Held;
+use crate::server::queries::handle_registry::HandleRegistry;
 use crate::server::queries::limits::QUERY_LOG;
-use crate::server::queries::prepared::{Prepared, Statements, bound_bytes};
-use crate::server::queries::statement::Statement;
-use crate::server::queries::statement_cache::Known;
+use crate::server::queries::prepared::{BoundStatements, PreparedStatement, bound_bytes};
+use crate::server::queries::statement::ClientStatement;
+use crate::server::queries::statement_cache::StatementCache;
 use crate::session::{Planned, Session};
 
 const CREATE_PREPARED: &str = "CreatePreparedStatement";
@@ -79,28 +79,28 @@ const CANCELLED: i32 = 1;
 const NOT_CANCELLABLE: i32 = 3;
 const CLOSE_SESSION: &str = "CloseSession";
 
-type Answer<T> = std::result::Result<Response<T>, Status>;
+type FlightResponse<T> = std::result::Result<Response<T>, Status>;
 /// Warnings of a statement, collected while its rows are read.
-type Warned = Mutex<Vec<String>>;
-type Stream<T> = BoxStream<'static, std::result::Result<T, Status>>;
+type CollectedWarnings = Mutex<Vec<String>>;
+type FlightStream<T> = BoxStream<'static, std::result::Result<T, Status>>;
 
 /// The service. Cheap to clone.
 #[derive(Clone)]
-pub(super) struct Flight {
+pub(super) struct FlightHandler {
     engine: Arc<Engine>,
     login: Arc<Login>,
-    results: Arc<Held<Arc<Begun>>>,
-    prepared: Arc<Held<(Arc<str>, Prepared)>>,
-    known: Arc<Known>,
+    results: Arc<HandleRegistry<Arc<PendingResult>>>,
+    prepared: Arc<HandleRegistry<(Arc<str>, PreparedStatement)>>,
+    known: Arc<StatementCache>,
 }
 
 /// A statement between GetFlightInfo and DoGet.
-struct Begun {
-    statement: Arc<Statement>,
+struct PendingResult {
+    statement: Arc<ClientStatement>,
     /// The caller who started it: a caller with fewer rights by now does not get its rows.
     caller: Caller,
     schema: SchemaRef,
-    rows: Rows,
+    rows: PendingRows,
     /// Warnings from planning.
     warnings: Vec<String>,
     /// The session that a setting is for: the caller who fetches the result must have that session. `None` for other
@@ -108,28 +108,32 @@ struct Begun {
     session: Option<Arc<str>>,
 }
 
-enum Rows {
+enum PendingRows {
     /// The rows of a statement that has run to its end: they can be fetched again.
     Done(RecordBatch),
     /// A query that was planned; fetched again, it is planned and run again.
-    Query(Box<Query>),
+    Query(Box<BoundQuery>),
 }
 
-impl Begun {
+impl PendingResult {
     /// About how many bytes it holds.
     fn bytes(&self) -> usize {
         match &self.rows {
-            Rows::Done(batch) => batch.get_array_memory_size(),
-            Rows::Query(query) => query.prepared.bytes(),
+            PendingRows::Done(batch) => batch.get_array_memory_size(),
+            PendingRows::Query(query) => query.prepared.bytes(),
         }
     }
 
     /// The result of a statement that has run to its end.
-    fn done(batch: &RecordBatch, asked: &Asked, statement: Arc<Statement>) -> Result<Self> {
+    fn done(
+        batch: &RecordBatch,
+        asked: &RequestContext,
+        statement: Arc<ClientStatement>,
+    ) -> Result<Self> {
         let types = asked.settings.types;
         let schema = wire_schema(&batch.schema(), types);
         Ok(Self {
-            rows: Rows::Done(to_wire(batch, &schema)?),
+            rows: PendingRows::Done(to_wire(batch, &schema)?),
             schema,
             statement,
             caller: asked.caller.clone(),
@@ -140,9 +144,9 @@ impl Begun {
 }
 
 /// A query, once for each row of values that was bound.
-struct Query {
-    asked: Asked,
-    prepared: Prepared,
+struct BoundQuery {
+    asked: RequestContext,
+    prepared: PreparedStatement,
     /// For the first of them, planned; nothing if that made its rows.
     planned: Mutex<Option<(Session, Planned)>>,
 }
@@ -151,18 +155,18 @@ struct Query {
 const LONGEST_SETTING: usize = 1_000;
 
 /// Whether a statement sets something for the session.
-fn is_set(prepared: &Prepared) -> bool {
-    prepared.parsed().effect.class == Class::Setting
+fn is_set(prepared: &PreparedStatement) -> bool {
+    prepared.parsed().effect.class == StatementClass::Setting
 }
 
 /// The caller that the gate has identified.
 fn known_caller<T>(request: &Request<T>) -> Result<&Caller, Status> {
     let caller = request.extensions().get::<Caller>();
-    caller.ok_or_else(|| Status::unauthenticated("nobody has logged in"))
+    caller.ok_or_else(|| Status::unauthenticated("a login is required"))
 }
 
 /// A client without a session that sets something begins one; gives its id, which the client keeps as a cookie.
-fn begin_session(asked: &mut Asked) -> String {
+fn begin_session(asked: &mut RequestContext) -> String {
     let id = new_session();
     asked.caller.session = Some(of_cookie(&id));
     id
@@ -185,13 +189,13 @@ fn with_cookie<T>(mut answer: Response<T>, id: Option<&str>) -> Response<T> {
     answer
 }
 
-impl Flight {
+impl FlightHandler {
     pub(super) fn new(engine: Arc<Engine>, login: Arc<Login>) -> Self {
         let limits = engine.work.limits();
         Self {
-            results: Arc::new(Held::new(limits.sessions, limits.idle)),
-            prepared: Arc::new(Held::new(limits.sessions, limits.idle)),
-            known: Arc::new(Known::new()),
+            results: Arc::new(HandleRegistry::new(limits.sessions, limits.idle)),
+            prepared: Arc::new(HandleRegistry::new(limits.sessions, limits.idle)),
+            known: Arc::new(StatementCache::new()),
             engine,
             login,
         }
@@ -207,7 +211,7 @@ impl Flight {
     }
 
     /// The caller of a request, as the gate has identified it, with the settings.
-    fn asked<T>(&self, request: &Request<T>) -> Result<Asked, Status> {
+    fn asked<T>(&self, request: &Request<T>) -> Result<RequestContext, Status> {
         let mut asked = self.engine.asked(known_caller(request)?.clone());
         let settings = asked.settings.with_headers(request.metadata());
         asked.settings = settings.map_err(|error| status(&error))?;
@@ -215,29 +219,33 @@ impl Flight {
     }
 
     /// Logs an error that a caller receives, and converts it to a status.
-    fn told(&self, asked: &Asked, error: &Error) -> Status {
+    fn logged_status(&self, asked: &RequestContext, error: &Error) -> Status {
         self.engine.work.refused(&asked.caller, error);
         status(error)
     }
 
     /// Plans a query that reads something, or runs another statement to its end; the result waits to be fetched.
-    async fn begin(&self, asked: &Asked, prepared: &Prepared) -> Result<(Arc<Begun>, Bytes)> {
+    async fn begin(
+        &self,
+        asked: &RequestContext,
+        prepared: &PreparedStatement,
+    ) -> Result<(Arc<PendingResult>, Bytes)> {
         let statement = self.engine.statement(asked, prepared.parsed());
         let types = asked.settings.types;
         let begun = match (prepared.parsed().effect.class, prepared.answer()) {
             (_, Some(rows)) => {
                 self.engine.check(asked, prepared.parsed())?;
                 self.engine.work.answered(&statement, rows);
-                Begun::done(rows, asked, statement)?
+                PendingResult::done(rows, asked, statement)?
             }
-            (Class::Query, None)
+            (StatementClass::Query, None)
                 if matches!(prepared.parsed().statement, ParsedKind::ShowQueries) =>
             {
                 // The list of running queries is answered even if no more statements can run.
                 let batch = queries::running(&self.engine.work, &asked.caller)?;
-                Begun::done(&batch, asked, statement)?
+                PendingResult::done(&batch, asked, statement)?
             }
-            (Class::Query, None) => {
+            (StatementClass::Query, None) => {
                 let mut statements = prepared.statements()?;
                 let is_all = statements.len() == 1;
                 let first = match statements.next() {
@@ -245,16 +253,16 @@ impl Flight {
                     None => prepared.with_nulls()?,
                 };
                 match self.plan(asked, &statement, first, is_all).await? {
-                    Plan::Answered(answer) => {
+                    QueryPlan::Answered(answer) => {
                         if answer.is_always {
                             prepared.is_always(&answer.rows);
                         }
-                        Begun::done(&answer.rows, asked, statement)?
+                        PendingResult::done(&answer.rows, asked, statement)?
                     }
-                    Plan::Open(planned) => Begun {
+                    QueryPlan::Open(planned) => PendingResult {
                         warnings: planned.0.take_warnings(),
                         schema: wire_schema(&planned.1.schema(), types),
-                        rows: Rows::Query(Box::new(Query {
+                        rows: PendingRows::Query(Box::new(BoundQuery {
                             asked: asked.clone(),
                             prepared: prepared.clone(),
                             // A statement that has its rows already would hold them until a client fetches them. One whose
@@ -268,7 +276,11 @@ impl Flight {
                 }
             }
             (
-                Class::Report | Class::Update | Class::Definition | Class::Setting | Class::Cancel,
+                StatementClass::Report
+                | StatementClass::Update
+                | StatementClass::Definition
+                | StatementClass::Setting
+                | StatementClass::Cancel,
                 None,
             ) => {
                 let done = self.complete(asked, prepared.statements()?).await?;
@@ -276,7 +288,7 @@ impl Flight {
                     || RecordBatch::new_empty(Arc::new(Schema::empty())),
                     |done| done.batch,
                 );
-                let mut begun = Begun::done(&batch, asked, statement)?;
+                let mut begun = PendingResult::done(&batch, asked, statement)?;
                 if is_set(prepared) {
                     begun.session = asked.caller.session.clone();
                 }
@@ -287,18 +299,18 @@ impl Flight {
         let (begun, owner) = (Arc::new(begun), &asked.caller.name);
         let held = Arc::clone(&begun);
         let name = self.results.put(held, owner, begun.bytes(), Instant::now());
-        let name = name.ok_or_else(|| too_many("results that nobody fetches"))?;
+        let name = name.ok_or_else(|| too_many("results that are not fetched"))?;
         Ok((begun, name.into()))
     }
 
     /// Plans the first statement of a query; if it is the only one, it may be answered at once.
     async fn plan(
         &self,
-        asked: &Asked,
-        statement: &Arc<Statement>,
+        asked: &RequestContext,
+        statement: &Arc<ClientStatement>,
         parsed: ParsedStatement,
         is_all: bool,
-    ) -> Result<Plan> {
+    ) -> Result<QueryPlan> {
         let (engine, asked) = (Arc::clone(&self.engine), asked.clone());
         let of = Arc::clone(statement);
         let planned = async move {
@@ -306,17 +318,21 @@ impl Flight {
                 return engine.describe_or_answer(&asked, parsed, &of).await;
             }
             let planned = engine.describe(&asked, parsed, &of).await?;
-            Ok(Plan::Open(Box::new(planned)))
+            Ok(QueryPlan::Open(Box::new(planned)))
         };
-        let goes_on = |planned: &Plan| matches!(planned, Plan::Open(..));
+        let goes_on = |planned: &QueryPlan| matches!(planned, QueryPlan::Open(..));
         // It is handed on several times: only where it is.
         let work = &self.engine.work;
         work.plan(statement, Box::pin(planned), goes_on).await
     }
 
     /// Runs statements one after the other; gives the message of the last one, with the rows of all.
-    async fn complete(&self, asked: &Asked, statements: Statements) -> Result<Option<Done>> {
-        let mut last: Option<Done> = None;
+    async fn complete(
+        &self,
+        asked: &RequestContext,
+        statements: BoundStatements,
+    ) -> Result<Option<CompletedStatement>> {
+        let mut last: Option<CompletedStatement> = None;
         for statement in statements {
             // Boxed: most calls do not run this, and its future would make all of them large.
             let done = Box::pin(self.engine.complete(asked, statement?)).await?;
@@ -328,7 +344,11 @@ impl Flight {
         Ok(last)
     }
 
-    async fn info(&self, asked: &Asked, descriptor: FlightDescriptor) -> Result<FlightInfo> {
+    async fn info(
+        &self,
+        asked: &RequestContext,
+        descriptor: FlightDescriptor,
+    ) -> Result<FlightInfo> {
         let command = command(&descriptor.cmd)?;
         let (schema, ticket, warnings) = match command {
             Command::CommandStatementQuery(query) => {
@@ -361,8 +381,8 @@ impl Flight {
 
     async fn statement_ticket(
         &self,
-        asked: &Asked,
-        prepared: &Prepared,
+        asked: &RequestContext,
+        prepared: &PreparedStatement,
     ) -> Result<(SchemaRef, Bytes, Bytes)> {
         let (begun, statement_handle) = self.begin(asked, prepared).await?;
         let ticket = TicketStatementQuery { statement_handle };
@@ -371,7 +391,11 @@ impl Flight {
     }
 
     /// The columns of a command's result, without running it.
-    async fn schema(&self, asked: &Asked, descriptor: &FlightDescriptor) -> Result<SchemaRef> {
+    async fn schema(
+        &self,
+        asked: &RequestContext,
+        descriptor: &FlightDescriptor,
+    ) -> Result<SchemaRef> {
         match command(&descriptor.cmd)? {
             Command::CommandStatementQuery(query) => {
                 let prepared = self.prepare(query.query).await?;
@@ -387,7 +411,11 @@ impl Flight {
 
     /// The columns of a statement that is planned for them. Others have none here: clients take them for statements without
     /// rows.
-    async fn schema_of(&self, asked: &Asked, prepared: &Prepared) -> Result<SchemaRef> {
+    async fn schema_of(
+        &self,
+        asked: &RequestContext,
+        prepared: &PreparedStatement,
+    ) -> Result<SchemaRef> {
         if !prepared.parsed().effect.is_known_by_planning() {
             return Ok(Arc::new(Schema::empty()));
         }
@@ -414,7 +442,7 @@ impl Flight {
             Ok((session, planned)) => {
                 let schema = wire_schema(&planned.schema(), asked.settings.types);
                 drop(planned);
-                self.engine.forks.give_back(session);
+                self.engine.forks.return_fork(session);
                 Ok(schema)
             }
             // A parameter stands where NULL cannot, such as in an interval: the client gets the columns when it is
@@ -427,11 +455,11 @@ impl Flight {
     }
 
     /// The one statement of a client's text.
-    async fn prepare(&self, text: String) -> Result<Prepared> {
+    async fn prepare(&self, text: String) -> Result<PreparedStatement> {
         self.engine.work.check_length(&text)?;
         let (known, length) = (Arc::clone(&self.known), text.len());
         let prepare = move || {
-            let parse = || Prepared::try_new(one_statement(&text)?);
+            let parse = || PreparedStatement::try_new(one_statement(&text)?);
             known.prepared(&text, parse)
         };
         self.engine.work.read(length, prepare).await
@@ -447,7 +475,7 @@ impl Flight {
         prepared.is_ok_and(|prepared| is_set(&prepared))
     }
 
-    fn prepared(&self, asked: &Asked, handle: &[u8]) -> Result<Prepared> {
+    fn prepared(&self, asked: &RequestContext, handle: &[u8]) -> Result<PreparedStatement> {
         let found = self.prepared.get(handle, Instant::now());
         let own = found.filter(|(owner, _)| *owner == asked.caller.name);
         let own = own.ok_or_else(|| {
@@ -456,7 +484,7 @@ impl Flight {
         Ok(own.1)
     }
 
-    fn keep(&self, asked: &Asked, prepared: Prepared) -> Result<Bytes> {
+    fn keep(&self, asked: &RequestContext, prepared: PreparedStatement) -> Result<Bytes> {
         let (owner, bytes) = (&asked.caller.name, prepared.bytes());
         let kept = (Arc::clone(owner), prepared);
         let name = self.prepared.put(kept, owner, bytes, Instant::now());
@@ -464,20 +492,24 @@ impl Flight {
     }
 
     /// The result under a handle, if it belongs to the caller.
-    fn begun(&self, asked: &Asked, handle: &[u8]) -> Result<Arc<Begun>> {
+    fn pending_result(&self, asked: &RequestContext, handle: &[u8]) -> Result<Arc<PendingResult>> {
         let found = self.results.get(handle, Instant::now());
-        let own = found.filter(|begun| begun.caller.may_as(&asked.caller));
+        let own = found.filter(|begun| begun.caller.has_same_rights_as(&asked.caller));
         own.ok_or_else(|| {
-            Error::not_found("there is no such result, or it has waited for too long")
+            Error::not_found("there is no such result, or it has expired")
                 .with_help("run the statement again")
         })
     }
 
-    async fn fetch(&self, asked: Asked, ticket: &Ticket) -> Result<Stream<FlightData>, Status> {
-        let told = |error: Error| self.told(&asked, &error);
+    async fn fetch(
+        &self,
+        asked: RequestContext,
+        ticket: &Ticket,
+    ) -> Result<FlightStream<FlightData>, Status> {
+        let told = |error: Error| self.logged_status(&asked, &error);
         match command(&ticket.ticket).map_err(told)? {
             Command::TicketStatementQuery(ticket) => {
-                let begun = self.begun(&asked, &ticket.statement_handle);
+                let begun = self.pending_result(&asked, &ticket.statement_handle);
                 let begun = begun.map_err(told)?;
                 self.results.done(&ticket.statement_handle);
                 if begun.session.is_some() && begun.session != asked.caller.session {
@@ -493,7 +525,7 @@ impl Flight {
                 let answered = async {
                     let session = self.engine.fork(&asked)?;
                     let answer = metadata::answer(other, &session, asked.settings.types).await?;
-                    self.engine.forks.give_back(session);
+                    self.engine.forks.return_fork(session);
                     Ok(answer)
                 };
                 let batch = answered.await.map_err(told)?;
@@ -506,10 +538,10 @@ impl Flight {
         }
     }
 
-    fn rows(&self, begun: Arc<Begun>) -> Result<Stream<FlightData>, Status> {
+    fn rows(&self, begun: Arc<PendingResult>) -> Result<FlightStream<FlightData>, Status> {
         let schema = Arc::clone(&begun.schema);
         let statement = Arc::clone(&begun.statement);
-        if let Rows::Done(batch) = &begun.rows {
+        if let PendingRows::Done(batch) = &begun.rows {
             let rows = futures::stream::iter([Ok(batch.clone())]).boxed();
             let told = move |error| status(&error);
             return Ok(encoded(schema, rows).map_err(told).boxed());
@@ -518,7 +550,7 @@ impl Flight {
         let limit = limit.filter(|_| !statement.is_endless());
         let idle = no_rows(&schema).map_err(|error| status(&error))?;
         let (engine, of) = (Arc::clone(&self.engine), Arc::clone(&statement));
-        let (said, last) = (Arc::new(Warned::default()), idle.clone());
+        let (said, last) = (Arc::new(CollectedWarnings::default()), idle.clone());
         let made = async move {
             let rows = queried(engine, begun, Arc::clone(&said)).await?;
             let statement = Arc::clone(&of);
@@ -534,7 +566,7 @@ impl Flight {
                         ErrorKind::Exhausted,
                         format!("the result is larger than {limit} bytes"),
                     )
-                    .with_help("ask for less of it: with WHERE, LIMIT or an aggregate")),
+                    .with_help("reduce it by WHERE, LIMIT or an aggregate")),
                 }
             });
             // Warnings about the rows are complete when all rows have been read.
@@ -555,7 +587,12 @@ impl Flight {
         Ok(sent.map_err(move |error| status(&error)).boxed())
     }
 
-    async fn put(&self, asked: &Asked, command: Command, bound: Vec<RecordBatch>) -> Result<Bytes> {
+    async fn put(
+        &self,
+        asked: &RequestContext,
+        command: Command,
+        bound: Vec<RecordBatch>,
+    ) -> Result<Bytes> {
         let (prepared, bound) = match command {
             Command::CommandStatementUpdate(update) => {
                 self.engine.work.check_length(&update.query)?;
@@ -564,7 +601,7 @@ impl Flight {
                 let split = move || script.split();
                 let mut rows = 0;
                 for raw in self.engine.work.read(length, split).await? {
-                    let prepare = move || Prepared::try_new(raw);
+                    let prepare = move || PreparedStatement::try_new(raw);
                     let prepared = self.engine.work.read(length, prepare).await?;
                     let done = self.complete(asked, prepared.statements()?).await?;
                     rows = written(done);
@@ -592,7 +629,7 @@ impl Flight {
         Ok(updated(written(done)))
     }
 
-    async fn act(&self, asked: &Asked, action: &Action) -> Result<Option<Bytes>> {
+    async fn act(&self, asked: &RequestContext, action: &Action) -> Result<Option<Bytes>> {
         match action.r#type.as_str() {
             CREATE_PREPARED => {
                 let request: ActionCreatePreparedStatementRequest = unpack(&action.body)?;
@@ -606,7 +643,7 @@ impl Flight {
                         let types = async move {
                             let types = async { Ok(session.parameter_types(of.parsed()).await) };
                             let types = engine.work.planners.plan(&running, types).await?;
-                            engine.forks.give_back(session);
+                            engine.forks.return_fork(session);
                             Ok(types)
                         };
                         self.engine
@@ -682,13 +719,13 @@ impl Flight {
     }
 
     /// Ends the statement of a flight; whether it is one of the caller's.
-    fn cancel(&self, asked: &Asked, info: &FlightInfo) -> bool {
+    fn cancel(&self, asked: &RequestContext, info: &FlightInfo) -> bool {
         let tickets = info.endpoint.iter().filter_map(|at| at.ticket.as_ref());
         let mut is_cancelled = false;
         for ticket in tickets {
             if let Ok(Command::TicketStatementQuery(ticket)) = command(&ticket.ticket)
-                && let Ok(begun) = self.begun(asked, &ticket.statement_handle)
-                && matches!(begun.rows, Rows::Query(_))
+                && let Ok(begun) = self.pending_result(asked, &ticket.statement_handle)
+                && matches!(begun.rows, PendingRows::Query(_))
             {
                 begun.statement.cancel(&asked.caller.name);
                 is_cancelled = true;
@@ -700,7 +737,7 @@ impl Flight {
     /// Sets what can be set; of the rest says why not.
     fn set_session(
         &self,
-        asked: &Asked,
+        asked: &RequestContext,
         request: SetSessionOptionsRequest,
     ) -> Result<SetSessionOptionsResult> {
         // Not those of the call's headers, which are for it alone.
@@ -752,10 +789,10 @@ fn same_columns(rows: &Schema, told: &Schema) -> Result<()> {
 /// The rows of a query, for each row of values that was bound, as they are sent.
 async fn queried(
     engine: Arc<Engine>,
-    begun: Arc<Begun>,
-    said: Arc<Warned>,
+    begun: Arc<PendingResult>,
+    said: Arc<CollectedWarnings>,
 ) -> Result<BoxStream<'static, Result<RecordBatch>>> {
-    let Rows::Query(query) = &begun.rows else {
+    let PendingRows::Query(query) = &begun.rows else {
         return Err(Error::internal("the rows are there already"));
     };
     let mut planned = query.planned.lock().await.take();
@@ -784,7 +821,7 @@ async fn queried(
             // The session of the query lives as long as its rows come; then the stream of rows is dropped.
             let end = futures::stream::once(async move {
                 said.lock().await.extend(session.take_warnings());
-                engine.forks.give_back(session);
+                engine.forks.return_fork(session);
                 Ok(None)
             });
             let end = end.try_filter_map(|none| std::future::ready(Ok(none)));
@@ -796,11 +833,11 @@ async fn queried(
 
 /// The calls. They are functions with one lifetime and not `async fn` of the trait below: among the bounds that async_trait
 /// adds, rustc proves for each function again that an engine and its plans are Send, which takes it many seconds each time.
-impl Flight {
+impl FlightHandler {
     fn answer_handshake(
         &self,
         request: Request<Streaming<HandshakeRequest>>,
-    ) -> BoxFuture<'_, Answer<Stream<HandshakeResponse>>> {
+    ) -> BoxFuture<'_, FlightResponse<FlightStream<HandshakeResponse>>> {
         async move {
             let headers = request.metadata().clone().into_headers();
             let token = self.login.token_of(known_caller(&request)?, &headers);
@@ -808,7 +845,7 @@ impl Flight {
             let token = MetadataValue::try_from(format!("Bearer {token}"));
             let token = token.map_err(|error| Status::internal(error.to_string()))?;
             let mut answer =
-                Response::new(futures::stream::empty().boxed() as Stream<HandshakeResponse>);
+                Response::new(futures::stream::empty().boxed() as FlightStream<HandshakeResponse>);
             answer.metadata_mut().insert("authorization", token);
             Ok(answer)
         }
@@ -818,7 +855,7 @@ impl Flight {
     fn answer_get_flight_info(
         &self,
         request: Request<FlightDescriptor>,
-    ) -> BoxFuture<'_, Answer<FlightInfo>> {
+    ) -> BoxFuture<'_, FlightResponse<FlightInfo>> {
         async move {
             let mut asked = self.asked(&request)?;
             let cookie = match command(&request.get_ref().cmd) {
@@ -829,7 +866,7 @@ impl Flight {
                 _ => None,
             };
             let info = self.info(&asked, request.into_inner()).await;
-            let info = info.map_err(|error| self.told(&asked, &error))?;
+            let info = info.map_err(|error| self.logged_status(&asked, &error))?;
             Ok(with_cookie(Response::new(info), cookie.as_deref()))
         }
         .boxed()
@@ -838,11 +875,11 @@ impl Flight {
     fn answer_poll_flight_info(
         &self,
         request: Request<FlightDescriptor>,
-    ) -> BoxFuture<'_, Answer<PollInfo>> {
+    ) -> BoxFuture<'_, FlightResponse<PollInfo>> {
         async move {
             let asked = self.asked(&request)?;
             let info = self.info(&asked, request.into_inner()).await;
-            let info = info.map_err(|error| self.told(&asked, &error))?;
+            let info = info.map_err(|error| self.logged_status(&asked, &error))?;
             // It is planned: the client need not poll again.
             let poll = PollInfo::new().with_info(info);
             let poll = poll.try_with_progress(1.0);
@@ -855,18 +892,21 @@ impl Flight {
     fn answer_get_schema(
         &self,
         request: Request<FlightDescriptor>,
-    ) -> BoxFuture<'_, Answer<SchemaResult>> {
+    ) -> BoxFuture<'_, FlightResponse<SchemaResult>> {
         async move {
             let asked = self.asked(&request)?;
             let schema = self.schema(&asked, request.get_ref()).await;
             let schema = schema.and_then(|schema| ipc(&schema));
-            let schema = schema.map_err(|error| self.told(&asked, &error))?;
+            let schema = schema.map_err(|error| self.logged_status(&asked, &error))?;
             Ok(Response::new(SchemaResult { schema }))
         }
         .boxed()
     }
 
-    fn answer_do_get(&self, request: Request<Ticket>) -> BoxFuture<'_, Answer<Stream<FlightData>>> {
+    fn answer_do_get(
+        &self,
+        request: Request<Ticket>,
+    ) -> BoxFuture<'_, FlightResponse<FlightStream<FlightData>>> {
         async move {
             let asked = self.asked(&request)?;
             self.fetch(asked, request.get_ref())
@@ -879,7 +919,7 @@ impl Flight {
     fn answer_do_put(
         &self,
         request: Request<Streaming<FlightData>>,
-    ) -> BoxFuture<'_, Answer<Stream<PutResult>>> {
+    ) -> BoxFuture<'_, FlightResponse<FlightStream<PutResult>>> {
         async move {
             let asked = self.asked(&request)?;
             let mut messages = request.into_inner();
@@ -888,7 +928,7 @@ impl Flight {
             let descriptor = first.flight_descriptor.clone();
             let descriptor = descriptor
                 .ok_or_else(|| Status::invalid_argument("the first message has no descriptor"))?;
-            let told = |error: Error| self.told(&asked, &error);
+            let told = |error: Error| self.logged_status(&asked, &error);
             let command = command(&descriptor.cmd).map_err(told)?;
             if let Command::CommandStatementIngest(command) = command {
                 let rows = client_rows(first, messages).await?;
@@ -924,7 +964,7 @@ impl Flight {
     fn answer_do_action(
         &self,
         request: Request<Action>,
-    ) -> BoxFuture<'_, Answer<Stream<arrow_flight::Result>>> {
+    ) -> BoxFuture<'_, FlightResponse<FlightStream<arrow_flight::Result>>> {
         async move {
             let mut asked = self.asked(&request)?;
             let action = request.get_ref();
@@ -943,13 +983,13 @@ impl Flight {
                 _ => None,
             };
             let done = self.act(&asked, action).await;
-            let body = done.map_err(|error| self.told(&asked, &error))?;
+            let body = done.map_err(|error| self.logged_status(&asked, &error))?;
             let results = body
                 .into_iter()
                 .map(|body| Ok(arrow_flight::Result { body }));
             let results: Vec<_> = results.collect();
             let answer = Response::new(
-                futures::stream::iter(results).boxed() as Stream<arrow_flight::Result>
+                futures::stream::iter(results).boxed() as FlightStream<arrow_flight::Result>
             );
             Ok(with_cookie(answer, cookie.as_deref()))
         }
@@ -957,19 +997,19 @@ impl Flight {
     }
 }
 
-impl FlightService for Flight {
-    type HandshakeStream = Stream<HandshakeResponse>;
-    type ListFlightsStream = Stream<FlightInfo>;
-    type DoGetStream = Stream<FlightData>;
-    type DoPutStream = Stream<PutResult>;
-    type DoExchangeStream = Stream<FlightData>;
-    type DoActionStream = Stream<arrow_flight::Result>;
-    type ListActionsStream = Stream<ActionType>;
+impl FlightService for FlightHandler {
+    type HandshakeStream = FlightStream<HandshakeResponse>;
+    type ListFlightsStream = FlightStream<FlightInfo>;
+    type DoGetStream = FlightStream<FlightData>;
+    type DoPutStream = FlightStream<PutResult>;
+    type DoExchangeStream = FlightStream<FlightData>;
+    type DoActionStream = FlightStream<arrow_flight::Result>;
+    type ListActionsStream = FlightStream<ActionType>;
 
     fn handshake<'life0, 'async_trait>(
         &'life0 self,
         request: Request<Streaming<HandshakeRequest>>,
-    ) -> BoxFuture<'async_trait, Answer<Self::HandshakeStream>>
+    ) -> BoxFuture<'async_trait, FlightResponse<Self::HandshakeStream>>
     where
         'life0: 'async_trait,
         Self: 'async_trait,
@@ -980,7 +1020,7 @@ impl FlightService for Flight {
     fn list_flights<'life0, 'async_trait>(
         &'life0 self,
         _: Request<Criteria>,
-    ) -> BoxFuture<'async_trait, Answer<Self::ListFlightsStream>>
+    ) -> BoxFuture<'async_trait, FlightResponse<Self::ListFlightsStream>>
     where
         'life0: 'async_trait,
         Self: 'async_trait,
@@ -992,7 +1032,7 @@ impl FlightService for Flight {
     fn get_flight_info<'life0, 'async_trait>(
         &'life0 self,
         request: Request<FlightDescriptor>,
-    ) -> BoxFuture<'async_trait, Answer<FlightInfo>>
+    ) -> BoxFuture<'async_trait, FlightResponse<FlightInfo>>
     where
         'life0: 'async_trait,
         Self: 'async_trait,
@@ -1003,7 +1043,7 @@ impl FlightService for Flight {
     fn poll_flight_info<'life0, 'async_trait>(
         &'life0 self,
         request: Request<FlightDescriptor>,
-    ) -> BoxFuture<'async_trait, Answer<PollInfo>>
+    ) -> BoxFuture<'async_trait, FlightResponse<PollInfo>>
     where
         'life0: 'async_trait,
         Self: 'async_trait,
@@ -1014,7 +1054,7 @@ impl FlightService for Flight {
     fn get_schema<'life0, 'async_trait>(
         &'life0 self,
         request: Request<FlightDescriptor>,
-    ) -> BoxFuture<'async_trait, Answer<SchemaResult>>
+    ) -> BoxFuture<'async_trait, FlightResponse<SchemaResult>>
     where
         'life0: 'async_trait,
         Self: 'async_trait,
@@ -1025,7 +1065,7 @@ impl FlightService for Flight {
     fn do_get<'life0, 'async_trait>(
         &'life0 self,
         request: Request<Ticket>,
-    ) -> BoxFuture<'async_trait, Answer<Self::DoGetStream>>
+    ) -> BoxFuture<'async_trait, FlightResponse<Self::DoGetStream>>
     where
         'life0: 'async_trait,
         Self: 'async_trait,
@@ -1036,7 +1076,7 @@ impl FlightService for Flight {
     fn do_put<'life0, 'async_trait>(
         &'life0 self,
         request: Request<Streaming<FlightData>>,
-    ) -> BoxFuture<'async_trait, Answer<Self::DoPutStream>>
+    ) -> BoxFuture<'async_trait, FlightResponse<Self::DoPutStream>>
     where
         'life0: 'async_trait,
         Self: 'async_trait,
@@ -1047,7 +1087,7 @@ impl FlightService for Flight {
     fn do_exchange<'life0, 'async_trait>(
         &'life0 self,
         _: Request<Streaming<FlightData>>,
-    ) -> BoxFuture<'async_trait, Answer<Self::DoExchangeStream>>
+    ) -> BoxFuture<'async_trait, FlightResponse<Self::DoExchangeStream>>
     where
         'life0: 'async_trait,
         Self: 'async_trait,
@@ -1059,7 +1099,7 @@ impl FlightService for Flight {
     fn do_action<'life0, 'async_trait>(
         &'life0 self,
         request: Request<Action>,
-    ) -> BoxFuture<'async_trait, Answer<Self::DoActionStream>>
+    ) -> BoxFuture<'async_trait, FlightResponse<Self::DoActionStream>>
     where
         'life0: 'async_trait,
         Self: 'async_trait,
@@ -1070,7 +1110,7 @@ impl FlightService for Flight {
     fn list_actions<'life0, 'async_trait>(
         &'life0 self,
         _: Request<Empty>,
-    ) -> BoxFuture<'async_trait, Answer<Self::ListActionsStream>>
+    ) -> BoxFuture<'async_trait, FlightResponse<Self::ListActionsStream>>
     where
         'life0: 'async_trait,
         Self: 'async_trait,
@@ -1081,9 +1121,9 @@ impl FlightService for Flight {
             (CANCEL_FLIGHT_INFO, "Ends the statement of a flight"),
             (
                 CANCEL_QUERY,
-                "Ends the statement of a flight; older clients ask so",
+                "Ends the statement of a flight, for older clients",
             ),
-            (SET_SESSION, "Sets what lasts as long as the session"),
+            (SET_SESSION, "Sets options of the session"),
             (GET_SESSION, "What is set"),
             (CLOSE_SESSION, "Ends the session"),
         ];
@@ -1099,7 +1139,7 @@ impl FlightService for Flight {
 }
 
 /// Rows written. A definition reports 0: for an unknown number JDBC would ask for its rows and so run it again.
-fn written(done: Option<Done>) -> i64 {
+fn written(done: Option<CompletedStatement>) -> i64 {
     done.and_then(|done| done.rows).unwrap_or(0)
 }
 
@@ -1113,7 +1153,7 @@ fn warned(warnings: &[String]) -> Bytes {
     }
 }
 
-fn log_warnings(statement: &Statement, warnings: &[String]) {
+fn log_warnings(statement: &ClientStatement, warnings: &[String]) {
     for warning in warnings {
         tracing::warn!(target: QUERY_LOG, query = statement.id, user = &*statement.user, "{warning}");
     }

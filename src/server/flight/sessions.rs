@@ -64,7 +64,7 @@ impl Settings {
                 let zone = value.to_owned();
                 let is_zone = datafusion::arrow::array::timezone::Tz::from_str(value).is_ok();
                 if !value.is_empty() && !is_zone {
-                    return Err(Error::invalid(format!("'{value}' is no time zone"))
+                    return Err(Error::invalid(format!("invalid time zone '{value}'"))
                         .about(Subject::text(value))
                         .with_help("write one such as Europe/Paris or +02:00"));
                 }
@@ -75,7 +75,7 @@ impl Settings {
                 self.timeout = match value {
                     "" | "0" => None,
                     _ => Some(parse_duration(value).ok_or_else(|| {
-                        Error::invalid(format!("'{value}' is no length of time"))
+                        Error::invalid(format!("invalid duration '{value}'"))
                             .about(Subject::text(value))
                             .with_help("write one such as '30 seconds', or 0 for none")
                     })?),
@@ -96,7 +96,7 @@ impl Settings {
                     "" | "UTC" | "utc" => false,
                     _ => {
                         return Err(Error::invalid("timestamp_zone is UTC or none").with_help(
-                            "none sends times as those of UTC without saying so: for clients that take no time with a zone",
+                            "none sends times in UTC without a zone, for clients that do not support zones",
                         ));
                     }
                 };
@@ -110,7 +110,7 @@ impl Settings {
                 };
                 Ok(())
             }
-            _ => Err(Error::not_found(format!("there is no setting {name}"))
+            _ => Err(Error::not_found(format!("unknown setting {name}"))
                 .with_help(format!("there are {}", SETTINGS.join(", ")))),
         }
     }
@@ -136,7 +136,7 @@ impl Settings {
             let name = name.replace('-', "_");
             let value = value.to_str();
             let value =
-                value.map_err(|_| Error::invalid(format!("the header of {name} is no text")))?;
+                value.map_err(|_| Error::invalid(format!("the header of {name} is not text")))?;
             self.set(&name, value)?;
         }
         Ok(self)
@@ -268,7 +268,7 @@ impl Sessions {
                 let most = share.min(all.len());
                 return Err(Error::new(
                     ErrorKind::Exhausted,
-                    format!("there are {most} sessions, and no more are kept"),
+                    format!("the limit of {most} sessions is reached"),
                 )
                 .with_help("try again later"));
             }
@@ -294,7 +294,7 @@ impl Sessions {
 
 /// A setting would be lost at once.
 pub(crate) fn no_session() -> Error {
-    Error::invalid("the client has no session in which a setting could last")
+    Error::invalid("the client has no session that could keep a setting")
         .with_help("log in with a user and a password, or let the client keep cookies")
 }
 

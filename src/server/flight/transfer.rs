@@ -120,7 +120,7 @@ fn with_room(
         true => Err(status(
             &Error::new(
                 ErrorKind::Exhausted,
-                format!("a message has {bytes} bytes of values, and may have {most}"),
+                format!("a message has {bytes} bytes of values, and the limit is {most}"),
             )
             .with_help("send fewer rows in one message"),
         )),
@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn dictionaries_that_are_held_count_together() {
+    fn held_dictionaries_count_together() {
         let texts: Vec<String> = (0..1_000).map(|n| format!("{n:>100}")).collect();
         let keys: DictionaryArray<Int32Type> = texts.iter().map(|text| text.as_str()).collect();
         let batch = RecordBatch::try_from_iter([
@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_small_only_as_long_as_it_is_compressed_is_refused() {
+    fn compressed_messages_are_limited_by_their_decompressed_size() {
         for (compression, is_small) in [
             (Some(CompressionType::ZSTD), true),
             (Some(CompressionType::LZ4_FRAME), true),

@@ -107,7 +107,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn columns_are_of_types_that_clients_know() {
+    fn wire_columns_have_types_that_clients_know() {
         let dictionary: DictionaryArray<Int32Type> = vec!["x", "y"].into_iter().collect();
         let batch = RecordBatch::try_from_iter([
             (
@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn timestamps_lose_their_zone_and_not_their_value() {
+    fn timestamps_without_zones_keep_their_value() {
         let types = WireTypes {
             without_zone: true,
             ..WireTypes::default()

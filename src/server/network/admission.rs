@@ -1,5 +1,5 @@
 //! Admission of connections to a listener: a connection that is served has a place until it ends.
-//! [`holders`](crate::server::network::holders) decides which connection is closed for another one; this module closes
+//! [`holders`](crate::server::network::connection_shares) decides which connection is closed for another one; this module closes
 //! it.
 
 use std::collections::HashMap;
@@ -13,29 +13,31 @@ use tokio_util::sync::CancellationToken;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::server::auth::access::Caller;
-use crate::server::network::holders::{Arrival, HasShare, Holders, Number, Origin};
+use crate::server::network::connection_shares::{
+    Admission, ConnectionHolders, ConnectionNumber, ConnectionOrigin, ShareExceeded,
+};
 
 /// The connections of a listener.
 #[derive(Debug)]
 pub(crate) struct Connections {
-    open: Mutex<Open>,
+    open: Mutex<OpenConnections>,
     /// A connection has ended since this was waited for.
     ended: Notify,
 }
 
 #[derive(Debug)]
-struct Open {
-    holders: Holders,
+struct OpenConnections {
+    holders: ConnectionHolders,
     /// Tokens that are cancelled when their connection is to be closed.
-    closing: HashMap<Number, CancellationToken>,
+    closing: HashMap<ConnectionNumber, CancellationToken>,
 }
 
 impl Connections {
     /// At most so many at the same time.
     pub(crate) fn new(most: usize) -> Arc<Self> {
         Arc::new(Self {
-            open: Mutex::new(Open {
-                holders: Holders::new(most),
+            open: Mutex::new(OpenConnections {
+                holders: ConnectionHolders::new(most),
                 closing: HashMap::new(),
             }),
             ended: Notify::new(),
@@ -43,8 +45,8 @@ impl Connections {
     }
 
     /// A place for a connection from this address, as soon as there is one. A listener asks for one connection after the other.
-    pub(crate) async fn place(self: &Arc<Self>, from: IpAddr) -> Place {
-        let from = Origin::of(from);
+    pub(crate) async fn place(self: &Arc<Self>, from: IpAddr) -> ConnectionSlot {
+        let from = ConnectionOrigin::of(from);
         loop {
             if let Some(place) = self.try_place(from) {
                 return place;
@@ -53,31 +55,31 @@ impl Connections {
         }
     }
 
-    fn try_place(self: &Arc<Self>, from: Origin) -> Option<Place> {
+    fn try_place(self: &Arc<Self>, from: ConnectionOrigin) -> Option<ConnectionSlot> {
         let mut open = self.lock();
         match open.holders.arrives(from) {
-            Arrival::Enters(number) => {
+            Admission::Admitted(number) => {
                 let closing = CancellationToken::new();
                 open.closing.insert(number, closing.clone());
-                let first = FirstCall(Some(Arc::new(Called {
+                let first = FirstCall(Some(Arc::new(CallState {
                     number,
                     connections: Arc::clone(self),
                     is_known: AtomicBool::new(false),
                 })));
-                Some(Place {
+                Some(ConnectionSlot {
                     number,
                     connections: Arc::clone(self),
                     first,
                     closing,
                 })
             }
-            Arrival::Closes(number) => {
+            Admission::Replaces(number) => {
                 if let Some(closing) = open.closing.get(&number) {
                     closing.cancel();
                 }
                 None
             }
-            Arrival::Waits => None,
+            Admission::Waits => None,
         }
     }
 
@@ -87,21 +89,21 @@ impl Connections {
         self.lock().holders.open()
     }
 
-    fn lock(&self) -> MutexGuard<'_, Open> {
+    fn lock(&self) -> MutexGuard<'_, OpenConnections> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// The place of a connection, which is free again when this is dropped.
 #[derive(Debug)]
-pub(crate) struct Place {
-    number: Number,
+pub(crate) struct ConnectionSlot {
+    number: ConnectionNumber,
     connections: Arc<Connections>,
     first: FirstCall,
     closing: CancellationToken,
 }
 
-impl Place {
+impl ConnectionSlot {
     /// By which calls on the connection say that their user is known.
     pub(crate) fn first_call(&self) -> FirstCall {
         self.first.clone()
@@ -114,7 +116,7 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for ConnectionSlot {
     fn drop(&mut self) {
         let mut open = self.connections.lock();
         open.holders.ends(self.number);
@@ -127,11 +129,11 @@ impl Drop for Place {
 /// Whether a known user has called on a connection. The transport gives it to each call; a call without a connection has an empty
 /// one.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct FirstCall(Option<Arc<Called>>);
+pub(crate) struct FirstCall(Option<Arc<CallState>>);
 
 #[derive(Debug)]
-struct Called {
-    number: Number,
+struct CallState {
+    number: ConnectionNumber,
     connections: Arc<Connections>,
     is_known: AtomicBool,
 }
@@ -147,7 +149,7 @@ impl FirstCall {
     /// # Errors
     ///
     /// [`ErrorKind::Exhausted`]: the caller has as many connections as allowed.
-    pub(crate) fn came(&self, caller: &Caller) -> Result<()> {
+    pub(crate) fn identify_caller(&self, caller: &Caller) -> Result<()> {
         let Some(called) = self.0.as_ref().filter(|_| !self.is_known()) else {
             return Ok(());
         };
@@ -167,11 +169,11 @@ impl FirstCall {
     }
 }
 
-fn has_share(full: &HasShare) -> Error {
-    let HasShare { holder, share } = full;
+fn has_share(full: &ShareExceeded) -> Error {
+    let ShareExceeded { holder, share } = full;
     let error = Error::new(
         ErrorKind::Exhausted,
-        format!("{holder} has {share} connections open, and may have no more"),
+        format!("{holder} has {share} connections open, which is the limit"),
     );
     error.with_help("close some of them: one connection serves many statements at the same time")
 }
@@ -193,7 +195,7 @@ mod tests {
         let from = IpAddr::from([10, 0, 0, 1]);
         let silent = connections.place(from).await;
         let of_ann = connections.place(from).await;
-        of_ann.first_call().came(&user("ann")).unwrap();
+        of_ann.first_call().identify_caller(&user("ann")).unwrap();
         let (waiting, to_close) = (Arc::clone(&connections), silent.closing().clone());
         let next = tokio::spawn(async move { waiting.place(from).await });
         to_close.cancelled().await;
@@ -202,7 +204,7 @@ mod tests {
         assert!(!next.is_finished());
         drop(silent);
         let next = next.await.unwrap();
-        next.first_call().came(&user("bob")).unwrap();
+        next.first_call().identify_caller(&user("bob")).unwrap();
         // Users have both: the next one waits until one of them goes.
         let waiting = Arc::clone(&connections);
         let last = tokio::spawn(async move { waiting.place(from).await });
@@ -213,7 +215,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn one_user_is_told_that_others_need_the_rest() {
+    async fn a_user_at_the_connection_limit_gets_an_error() {
         let connections = Connections::new(4);
         let mut places = Vec::new();
         for _ in 0..4 {
@@ -221,17 +223,23 @@ mod tests {
         }
         let calls = places
             .iter()
-            .map(|place| place.first_call().came(&user("ann")));
+            .map(|place| place.first_call().identify_caller(&user("ann")));
         let refused: Vec<Error> = calls.filter_map(Result::err).collect();
         assert_eq!(refused.len(), 1);
         assert_eq!(refused[0].kind(), ErrorKind::Exhausted);
         assert_eq!(
             refused[0].message(),
-            "ann has 3 connections open, and may have no more"
+            "ann has 3 connections open, which is the limit"
         );
         // A connection that ann holds stays ann's, also when another user calls on it.
-        places[0].first_call().came(&user("bob")).unwrap();
-        places[3].first_call().came(&user("bob")).unwrap();
+        places[0]
+            .first_call()
+            .identify_caller(&user("bob"))
+            .unwrap();
+        places[3]
+            .first_call()
+            .identify_caller(&user("bob"))
+            .unwrap();
         assert!(places.iter().all(|place| place.first_call().is_known()));
     }
 }

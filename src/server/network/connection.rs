@@ -15,7 +15,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tonic::transport::server::Connected;
 
-use crate::server::network::admission::{Connections, FirstCall, Place};
+use crate::server::network::admission::{ConnectionSlot, Connections, FirstCall};
 
 /// Smaller writes are buffered until the next flush.
 const SMALL: usize = 4 << 10;
@@ -34,7 +34,7 @@ pub(crate) fn admitted<I, P>(
     incoming: I,
     connections: Arc<Connections>,
     patience: impl Fn() -> P + Clone,
-) -> impl Stream<Item = io::Result<Gathered<TcpStream>>>
+) -> impl Stream<Item = io::Result<CoalescedWrites<TcpStream>>>
 where
     I: Stream<Item = io::Result<TcpStream>> + Unpin,
     P: Future<Output = ()> + Send + 'static,
@@ -48,7 +48,7 @@ where
                 match accepted {
                     Ok((from, stream)) => {
                         let place = connections.place(from.ip()).await;
-                        let connection = Gathered::admitted(stream, place, patience());
+                        let connection = CoalescedWrites::admitted(stream, place, patience());
                         return Some((Ok(connection), incoming));
                     }
                     Err(error) => {
@@ -62,7 +62,7 @@ where
 }
 
 /// A stream whose small writes go out together.
-pub(crate) struct Gathered<S> {
+pub(crate) struct CoalescedWrites<S> {
     stream: S,
     /// Written and not sent.
     waiting: BytesMut,
@@ -72,10 +72,10 @@ pub(crate) struct Gathered<S> {
     /// Why it was closed.
     closed: Option<io::ErrorKind>,
     /// Among the connections that there may be.
-    _place: Option<Place>,
+    _place: Option<ConnectionSlot>,
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Gathered<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> CoalescedWrites<S> {
     fn new(stream: S) -> Self {
         Self {
             stream,
@@ -89,7 +89,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Gathered<S> {
 
     fn admitted(
         stream: S,
-        place: Place,
+        place: ConnectionSlot,
         patience: impl Future<Output = ()> + Send + 'static,
     ) -> Self {
         let closing = place.closing().clone();
@@ -118,7 +118,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Gathered<S> {
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Gathered<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for CoalescedWrites<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -161,7 +161,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Gathered<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Gathered<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for CoalescedWrites<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -184,7 +184,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Gathered<S> {
     }
 }
 
-impl<S> Connected for Gathered<S> {
+impl<S> Connected for CoalescedWrites<S> {
     type ConnectInfo = FirstCall;
 
     fn connect_info(&self) -> FirstCall {
@@ -209,9 +209,9 @@ mod tests {
     use tonic_health::pb::health_client::HealthClient;
 
     use super::*;
-    use crate::server::auth::gate::Gate;
+    use crate::server::auth::layer::AuthLayer;
     use crate::server::auth::login::{Login, LoginOptions};
-    use crate::server::counts::Counts;
+    use crate::server::counters::StatementCounters;
 
     /// Sends messages, each in parts of these lengths, flushed and answered by a byte, over a stream that takes `room` bytes
     /// at a time.
@@ -229,7 +229,7 @@ mod tests {
             there.read_to_end(&mut came).await.unwrap();
             came
         });
-        let mut gathered = Gathered::new(here);
+        let mut gathered = CoalescedWrites::new(here);
         let mut written = Vec::new();
         for message in messages {
             for part in message {
@@ -250,7 +250,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(200))]
         #[test]
-        fn all_arrives_in_order(
+        fn written_bytes_arrive_in_order(
             messages in proptest::collection::vec(
                 proptest::collection::vec(prop_oneof![1..100usize, 1..40_000usize], 1..20), 0..8),
             room in prop_oneof![1..64usize, 1_000..200_000usize],
@@ -264,9 +264,9 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn small_parts_go_out_together_and_large_ones_at_once() {
+    async fn small_writes_are_coalesced_and_large_ones_sent_at_once() {
         let (here, mut there) = tokio::io::duplex(1 << 20);
-        let mut gathered = Gathered::new(here);
+        let mut gathered = CoalescedWrites::new(here);
         let mut came = vec![0; 1 << 20];
         for part in [10, 20, 30] {
             gathered.write_all(&vec![1; part]).await.unwrap();
@@ -299,11 +299,11 @@ mod tests {
         let incoming = incoming.inspect(move |_| {
             counted.fetch_add(1, Ordering::SeqCst);
         });
-        let counts = Arc::new(Counts::try_new().unwrap());
+        let counts = Arc::new(StatementCounters::try_new().unwrap());
         let login = Login::try_new(&LoginOptions::default(), counts).unwrap();
         let (_, health) = tonic_health::server::health_reporter();
         let served = Server::builder()
-            .layer(Gate::new(Arc::new(login)))
+            .layer(AuthLayer::new(Arc::new(login)))
             .add_service(health)
             .serve_with_incoming(incoming);
         tokio::spawn(served);

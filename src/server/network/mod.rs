@@ -2,7 +2,7 @@
 
 pub(crate) mod admission;
 pub(crate) mod connection;
-pub(crate) mod ending;
-pub(crate) mod files;
-pub(crate) mod holders;
+pub(crate) mod connection_shares;
+pub(crate) mod file_limit;
+pub(crate) mod shutdown;
 pub(crate) mod tls;

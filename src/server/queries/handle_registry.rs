@@ -12,20 +12,20 @@ use crate::server::auth::access::share;
 const MOST_BYTES: usize = 1 << 30;
 
 /// Things of one kind by name.
-pub(crate) struct Held<T> {
+pub(crate) struct HandleRegistry<T> {
     most: usize,
     idle: Duration,
-    all: Mutex<All<T>>,
+    all: Mutex<RegistryState<T>>,
 }
 
-struct All<T> {
-    things: HashMap<String, Thing<T>>,
+struct RegistryState<T> {
+    things: HashMap<String, RegistryEntry<T>>,
     /// How many each owner has, and of how many bytes.
     of_owners: HashMap<Arc<str>, (usize, usize)>,
     bytes: usize,
 }
 
-struct Thing<T> {
+struct RegistryEntry<T> {
     owner: Arc<str>,
     bytes: usize,
     used: Instant,
@@ -34,10 +34,10 @@ struct Thing<T> {
     thing: T,
 }
 
-impl<T: Clone> Held<T> {
+impl<T: Clone> HandleRegistry<T> {
     /// A registry of at most `most` entries; an entry that no call asks for is forgotten after `idle`.
     pub(crate) fn new(most: usize, idle: Duration) -> Self {
-        let all = All {
+        let all = RegistryState {
             things: HashMap::new(),
             of_owners: HashMap::new(),
             bytes: 0,
@@ -80,7 +80,7 @@ impl<T: Clone> Held<T> {
             return None;
         }
         let name = uuid::Uuid::new_v4().simple().to_string();
-        let held = Thing {
+        let held = RegistryEntry {
             owner: Arc::clone(owner),
             bytes,
             used: now,
@@ -91,7 +91,7 @@ impl<T: Clone> Held<T> {
         Some(name)
     }
 
-    fn has_room(&self, all: &All<T>, owner: &Arc<str>, bytes: usize) -> bool {
+    fn has_room(&self, all: &RegistryState<T>, owner: &Arc<str>, bytes: usize) -> bool {
         let (own, own_bytes) = all.of_owners.get(owner).copied().unwrap_or_default();
         all.things.len() < self.most
             && own < share(owner, self.most)
@@ -132,13 +132,13 @@ impl<T: Clone> Held<T> {
         std::str::from_utf8(name).is_ok_and(|name| all.remove(name))
     }
 
-    fn all(&self) -> MutexGuard<'_, All<T>> {
+    fn all(&self) -> MutexGuard<'_, RegistryState<T>> {
         self.all.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl<T> All<T> {
-    fn insert(&mut self, name: String, held: Thing<T>) {
+impl<T> RegistryState<T> {
+    fn insert(&mut self, name: String, held: RegistryEntry<T>) {
         let of_owner = self.of_owners.entry(Arc::clone(&held.owner)).or_default();
         *of_owner = (of_owner.0 + 1, of_owner.1 + held.bytes);
         self.bytes += held.bytes;
@@ -164,7 +164,7 @@ impl<T> All<T> {
         }
     }
 
-    fn retain(&mut self, is_kept: impl Fn(&Thing<T>) -> bool) {
+    fn retain(&mut self, is_kept: impl Fn(&RegistryEntry<T>) -> bool) {
         let taken = self.things.extract_if(|_, held| !is_kept(held));
         let gone: Vec<(Arc<str>, usize)> =
             taken.map(|(_, held)| (held.owner, held.bytes)).collect();
@@ -175,8 +175,8 @@ impl<T> All<T> {
 
     /// Evicts the older half of the fetched entries at once, so that a full registry does not search for the oldest
     /// entry at every call.
-    fn forget_done(&mut self, of: impl Fn(&Thing<T>) -> bool) {
-        let is_done = |held: &Thing<T>| held.is_done && of(held);
+    fn forget_done(&mut self, of: impl Fn(&RegistryEntry<T>) -> bool) {
+        let is_done = |held: &RegistryEntry<T>| held.is_done && of(held);
         let mut done: Vec<Instant> = self
             .things
             .values()
@@ -203,8 +203,8 @@ mod tests {
     }
 
     #[test]
-    fn what_nobody_asks_for_is_forgotten() {
-        let held = Held::new(100, IDLE);
+    fn unused_handles_expire() {
+        let held = HandleRegistry::new(100, IDLE);
         let now = Instant::now();
         let name = held.put(7, &anyone(), 1, now).unwrap();
         let later = now + IDLE / 2;
@@ -216,8 +216,8 @@ mod tests {
     }
 
     #[test]
-    fn there_is_an_end_to_what_is_held() {
-        let held = Held::new(100, IDLE);
+    fn the_number_of_handles_is_limited() {
+        let held = HandleRegistry::new(100, IDLE);
         let now = Instant::now();
         for number in 0..100 {
             assert!(held.put(number, &anyone(), 1, now).is_some());
@@ -230,8 +230,8 @@ mod tests {
     }
 
     #[test]
-    fn what_was_fetched_makes_room() {
-        let held = Held::new(100, IDLE);
+    fn fetched_results_are_dropped_for_new_ones() {
+        let held = HandleRegistry::new(100, IDLE);
         let now = Instant::now();
         let waits = held.put(0, &anyone(), 1, now).unwrap();
         let mut last = String::new();
@@ -247,8 +247,8 @@ mod tests {
     }
 
     #[test]
-    fn one_owner_leaves_room_for_others() {
-        let held = Held::new(100, IDLE);
+    fn one_owner_cannot_take_all_handles() {
+        let held = HandleRegistry::new(100, IDLE);
         let now = Instant::now();
         let owner = |name: &str| -> Arc<str> { name.into() };
         let kept = (0..100).filter(|number| held.put(*number, &owner("ann"), 1, now).is_some());
@@ -261,8 +261,8 @@ mod tests {
     }
 
     #[test]
-    fn what_is_large_has_an_end_too() {
-        let held = Held::new(100, IDLE);
+    fn handles_are_limited_by_bytes_too() {
+        let held = HandleRegistry::new(100, IDLE);
         let now = Instant::now();
         let large = MOST_BYTES / 4;
         let names: Vec<_> = (0..4)

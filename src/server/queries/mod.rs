@@ -2,7 +2,7 @@
 
 pub(crate) mod handle_registry;
 pub(crate) mod limits;
-pub(crate) mod memory;
+pub(crate) mod memory_watch;
 pub(crate) mod planning;
 pub(crate) mod prepared;
 pub(crate) mod scheduler;
@@ -18,18 +18,18 @@ use datafusion::arrow::array::{
 
 use crate::error::{Error, Result};
 use crate::server::auth::access::Caller;
-use crate::server::queries::scheduler::Work;
-use crate::server::queries::statement::Statement;
+use crate::server::queries::scheduler::QueryScheduler;
+use crate::server::queries::statement::ClientStatement;
 
 /// `id`, `user`, `state`, `started_at`, `rows`, `bytes`, `text`: one row per running statement that the caller may see.
 ///
 /// # Errors
 ///
 /// None that a caller could cause.
-pub(super) fn running(work: &Work, caller: &Caller) -> Result<RecordBatch> {
+pub(super) fn running(work: &QueryScheduler, caller: &Caller) -> Result<RecordBatch> {
     let mut running = work.running();
     running.retain(|statement| caller.may_see(&statement.user));
-    let text = |of: fn(&Statement) -> &str| -> ArrayRef {
+    let text = |of: fn(&ClientStatement) -> &str| -> ArrayRef {
         let values = running.iter().map(|statement| of(statement));
         Arc::new(StringArray::from_iter_values(values))
     };
@@ -40,7 +40,7 @@ pub(super) fn running(work: &Work, caller: &Caller) -> Result<RecordBatch> {
     let columns: [(&str, ArrayRef); 7] = [
         ("id", text(|statement| &statement.id)),
         ("user", text(|statement| &statement.user)),
-        ("state", text(Statement::state)),
+        ("state", text(ClientStatement::state)),
         ("started_at", Arc::new(started)),
         ("rows", Arc::new(UInt64Array::from(rows))),
         ("bytes", Arc::new(UInt64Array::from(bytes))),

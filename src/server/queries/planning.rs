@@ -2,7 +2,7 @@
 //!
 //! As many plans are made at the same time as there are processors, each on a thread that does nothing else meanwhile,
 //! so that other work goes on beside them. A plan whose statement has ended, or that takes longer than allowed, is
-//! cancelled and ends soon ([`Unwanted`]). A plan that goes on all the same gives its place to others: its thread is
+//! cancelled and ends soon ([`CancelFlag`]). A plan that goes on all the same gives its place to others: its thread is
 //! lost until the plan ends, and its statement stays listed as long. When a few threads are lost, new plans are
 //! refused.
 
@@ -17,8 +17,8 @@ use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::server::queries::statement::Statement;
-use crate::session::{Unwanted, until_unwanted};
+use crate::server::queries::statement::ClientStatement;
+use crate::session::{CancelFlag, with_cancel_flag};
 
 /// Threads that may be lost to plans that do not end.
 const LOST: usize = 8;
@@ -30,25 +30,25 @@ const WAITS: Duration = Duration::from_secs(1);
 const SHORT: usize = 64;
 
 /// The places where plans are made.
-pub(crate) struct Planners {
+pub(crate) struct PlanningSlots {
     places: Arc<Semaphore>,
     /// How long a plan may be made without a pause.
     limit: Duration,
     /// Plans that are being made, by number.
-    at_work: Mutex<BTreeMap<u64, Planning>>,
+    at_work: Mutex<BTreeMap<u64, PlanningTask>>,
     next: AtomicU64,
 }
 
 /// A plan that is being made, on a thread of its own.
-struct Planning {
-    statement: Arc<Statement>,
-    unwanted: Unwanted,
+struct PlanningTask {
+    statement: Arc<ClientStatement>,
+    unwanted: CancelFlag,
     since: Instant,
     /// Nothing once others have its place.
     place: Option<OwnedSemaphorePermit>,
 }
 
-impl Planners {
+impl PlanningSlots {
     /// Places for so many plans, each of which may take so long.
     pub(crate) fn new(places: usize, limit: Duration) -> Self {
         Self {
@@ -67,21 +67,21 @@ impl Planners {
     /// The work's own error; too many plans that do not end; it took too long.
     pub(crate) async fn plan<T>(
         &self,
-        statement: &Arc<Statement>,
+        statement: &Arc<ClientStatement>,
         work: impl Future<Output = Result<T>>,
     ) -> Result<T> {
-        let unwanted = Unwanted::default();
-        let mut work = Box::pin(until_unwanted(unwanted.clone(), work));
+        let unwanted = CancelFlag::default();
+        let mut work = Box::pin(with_cancel_flag(unwanted.clone(), work));
         let mut has_begun = false;
         loop {
             let place = self.place(has_begun).await?;
             has_begun = true;
-            let turn = Turn::new(self, statement, &unwanted, place);
+            let turn = PlanningTurn::new(self, statement, &unwanted, place);
             let is_short = statement.text.len() <= SHORT;
             let polled = poll_fn(|context| {
                 Poll::Ready(match is_short {
                     true => work.as_mut().poll(context),
-                    false => beside_others(|| work.as_mut().poll(context)),
+                    false => block_in_place(|| work.as_mut().poll(context)),
                 })
             })
             .await;
@@ -90,7 +90,7 @@ impl Planners {
                 Poll::Ready(Err(error))
                     if unwanted.is_set() && error.kind() == ErrorKind::Cancelled =>
                 {
-                    return Err(statement.why_stopped().unwrap_or(error));
+                    return Err(statement.stop_error().unwrap_or(error));
                 }
                 Poll::Ready(done) => return done,
                 Poll::Pending => woken().await,
@@ -99,7 +99,7 @@ impl Planners {
     }
 
     /// The statements that have ended while their plans are still being made.
-    pub(crate) fn ending(&self) -> Vec<Arc<Statement>> {
+    pub(crate) fn ending(&self) -> Vec<Arc<ClientStatement>> {
         let at_work = self.at_work();
         let ending = at_work.values().filter(|of| of.unwanted.is_set());
         ending.map(|of| Arc::clone(&of.statement)).collect()
@@ -117,7 +117,7 @@ impl Planners {
                         query = planning.statement.id,
                         user = &*planning.statement.user,
                         text = planning.statement.text,
-                        "a statement has ended, and its plan does not end: the thread that makes it is lost until it does"
+                        "a statement has ended, and its planning goes on: the planning thread is lost until it ends"
                     );
                 }
                 continue;
@@ -166,26 +166,26 @@ impl Planners {
         }
     }
 
-    fn at_work(&self) -> MutexGuard<'_, BTreeMap<u64, Planning>> {
+    fn at_work(&self) -> MutexGuard<'_, BTreeMap<u64, PlanningTask>> {
         self.at_work.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// A plan is being made as long as this exists.
-struct Turn<'p> {
-    planners: &'p Planners,
+struct PlanningTurn<'p> {
+    planners: &'p PlanningSlots,
     number: u64,
 }
 
-impl<'p> Turn<'p> {
+impl<'p> PlanningTurn<'p> {
     fn new(
-        planners: &'p Planners,
-        statement: &Arc<Statement>,
-        unwanted: &Unwanted,
+        planners: &'p PlanningSlots,
+        statement: &Arc<ClientStatement>,
+        unwanted: &CancelFlag,
         place: OwnedSemaphorePermit,
     ) -> Self {
         let number = planners.next.fetch_add(1, Ordering::Relaxed);
-        let planning = Planning {
+        let planning = PlanningTask {
             statement: Arc::clone(statement),
             unwanted: unwanted.clone(),
             since: Instant::now(),
@@ -196,14 +196,14 @@ impl<'p> Turn<'p> {
     }
 }
 
-impl Drop for Turn<'_> {
+impl Drop for PlanningTurn<'_> {
     fn drop(&mut self) {
         self.planners.at_work().remove(&self.number);
     }
 }
 
 /// Does long work while another thread takes over the other tasks of this one.
-fn beside_others<T>(work: impl FnOnce() -> T) -> T {
+fn block_in_place<T>(work: impl FnOnce() -> T) -> T {
     match Handle::try_current().map(|runtime| runtime.runtime_flavor()) {
         Ok(RuntimeFlavor::MultiThread) => tokio::task::block_in_place(work),
         _ => work(),
@@ -224,15 +224,15 @@ async fn woken() {
 mod tests {
     use super::*;
     use crate::server::auth::access::Caller;
-    use crate::server::counts::Counts;
+    use crate::server::counters::StatementCounters;
     use crate::server::queries::limits::Limits;
-    use crate::server::queries::scheduler::{WaitsFor, Work};
-    use crate::server::queries::statement::Time;
+    use crate::server::queries::scheduler::{QueryScheduler, WaiterGuard};
+    use crate::server::queries::statement::TimeLimit;
 
     /// A statement with a long text.
-    fn statement() -> Arc<Statement> {
+    fn statement() -> Arc<ClientStatement> {
         let text = format!("SELECT {}", "1 + ".repeat(100));
-        Statement::new(&Caller::anyone(), &text, 0, Time::Any)
+        ClientStatement::new(&Caller::anyone(), &text, 0, TimeLimit::Any)
     }
 
     /// A plan that checks for cancellation only when the test tells it to.
@@ -249,8 +249,8 @@ mod tests {
     }
 
     fn planned<T: Send + 'static>(
-        planners: &Arc<Planners>,
-        statement: &Arc<Statement>,
+        planners: &Arc<PlanningSlots>,
+        statement: &Arc<ClientStatement>,
         plan: impl Future<Output = Result<T>> + Send + 'static,
     ) -> tokio::task::JoinHandle<Result<T>> {
         let (planners, of) = (Arc::clone(planners), Arc::clone(statement));
@@ -264,11 +264,11 @@ mod tests {
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn a_plan_that_does_not_end_leaves_its_place_to_others() {
-        let planners = Arc::new(Planners::new(1, Duration::from_secs(3_600)));
+    async fn an_endless_plan_frees_its_slot_for_others() {
+        let planners = Arc::new(PlanningSlots::new(1, Duration::from_secs(3_600)));
         let (first, second) = (statement(), statement());
-        let waits = WaitsFor::new(&first);
-        let _waits = WaitsFor::new(&second);
+        let waits = WaiterGuard::new(&first);
+        let _waits = WaiterGuard::new(&second);
         let (may_end, plan) = stuck();
         let task = planned(&planners, &first, plan);
         until(|| !planners.at_work().is_empty()).await;
@@ -289,12 +289,12 @@ mod tests {
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn few_threads_are_lost() {
-        let planners = Arc::new(Planners::new(1, Duration::from_secs(3_600)));
+    async fn lost_planning_threads_are_limited() {
+        let planners = Arc::new(PlanningSlots::new(1, Duration::from_secs(3_600)));
         let mut all = Vec::new();
         for lost in 0..LOST {
             let of = statement();
-            let waits = WaitsFor::new(&of);
+            let waits = WaiterGuard::new(&of);
             let (may_end, plan) = stuck();
             let task = planned(&planners, &of, plan);
             until(|| planners.at_work().len() > lost).await;
@@ -319,10 +319,10 @@ mod tests {
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn planning_has_its_time() {
-        let planners = Arc::new(Planners::new(1, Duration::ZERO));
+    async fn planning_has_a_time_limit() {
+        let planners = Arc::new(PlanningSlots::new(1, Duration::ZERO));
         let of = statement();
-        let _waits = WaitsFor::new(&of);
+        let _waits = WaiterGuard::new(&of);
         let (may_end, plan) = stuck();
         let task = planned(&planners, &of, plan);
         until(|| !planners.at_work().is_empty()).await;
@@ -338,8 +338,8 @@ mod tests {
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn what_waits_for_others_has_no_place() {
-        let planners = Arc::new(Planners::new(1, Duration::from_secs(3_600)));
+    async fn waiting_plans_hold_no_slot() {
+        let planners = Arc::new(PlanningSlots::new(1, Duration::from_secs(3_600)));
         let (tell, told) = tokio::sync::oneshot::channel::<()>();
         let first = planned(&planners, &statement(), async move {
             let _ = told.await;
@@ -353,9 +353,9 @@ mod tests {
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn what_is_still_planned_is_listed_and_can_be_named() {
-        let counts = Arc::new(Counts::try_new().unwrap());
-        let work = Work::new(Handle::current(), Limits::default(), counts);
+    async fn statements_in_planning_are_listed_and_can_be_killed() {
+        let counts = Arc::new(StatementCounters::try_new().unwrap());
+        let work = QueryScheduler::new(Handle::current(), Limits::default(), counts);
         let of = statement();
         let (may_end, plan) = stuck();
         let (for_run, for_plan, planned) = (Arc::clone(&work), Arc::clone(&work), Arc::clone(&of));

@@ -12,15 +12,15 @@ use datafusion::arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef
 
 use crate::error::{Error, Result};
 use crate::planner::{
-    BoundValue, Class, Parameters, ParsedStatement, RawStatement, bound_column, bound_value,
-    inserts_one_row, parse_statement,
+    BoundValue, Parameters, ParsedStatement, RawStatement, StatementClass, bound_column,
+    bound_value, inserts_one_row, parse_statement,
 };
 use crate::server::flight::wire::{WireTypes, wire_schema};
-use crate::server::parsing::one_statement;
+use crate::server::parse::one_statement;
 
 /// A statement with places for values.
 #[derive(Debug, Clone)]
-pub(crate) struct Prepared {
+pub(crate) struct PreparedStatement {
     raw: Arc<RawStatement>,
     parsed: Arc<ParsedStatement>,
     /// The names of its parameters, in the order in which they are bound.
@@ -31,7 +31,7 @@ pub(crate) struct Prepared {
     answer: Arc<OnceLock<RecordBatch>>,
 }
 
-impl Prepared {
+impl PreparedStatement {
     /// Parses a statement; `?` is numbered, `$1` and so on.
     ///
     /// # Errors
@@ -146,8 +146,8 @@ impl Prepared {
     /// # Errors
     ///
     /// Parameters without values.
-    pub(crate) fn statements(&self) -> Result<Statements> {
-        let mut statements = Statements {
+    pub(crate) fn statements(&self) -> Result<BoundStatements> {
+        let mut statements = BoundStatements {
             prepared: self.clone(),
             first: None,
             left: 0,
@@ -203,7 +203,7 @@ impl Prepared {
                 None => unbound,
             }
         })?;
-        if self.has_parameters() && parsed.effect.class == Class::Definition {
+        if self.has_parameters() && parsed.effect.class == StatementClass::Definition {
             // The text that is kept must not ask for values again.
             parsed.text = parse_statement(&one_statement(bound.text())?)?.text;
         }
@@ -213,8 +213,8 @@ impl Prepared {
 
 /// The statements of a prepared one: each is made when its turn comes, because each has a copy of the whole.
 #[derive(Debug)]
-pub(crate) struct Statements {
-    prepared: Prepared,
+pub(crate) struct BoundStatements {
+    prepared: PreparedStatement,
     /// That of all rows, or without values.
     first: Option<Box<ParsedStatement>>,
     /// Rows that have not had their turn.
@@ -223,7 +223,7 @@ pub(crate) struct Statements {
     at: (usize, usize),
 }
 
-impl Statements {
+impl BoundStatements {
     /// How many are still to come.
     pub(crate) fn len(&self) -> usize {
         self.left + usize::from(self.first.is_some())
@@ -236,7 +236,7 @@ impl Statements {
     }
 }
 
-impl Iterator for Statements {
+impl Iterator for BoundStatements {
     type Item = Result<ParsedStatement>;
 
     fn next(&mut self) -> Option<Self::Item> {
@@ -296,13 +296,13 @@ mod tests {
 
     use super::*;
     use crate::planner::{Script, Statement};
-    use crate::session::{Outcome, Session, SessionOptions};
+    use crate::session::{Session, SessionOptions, StatementOutcome};
 
-    fn prepared(sql: &str) -> Prepared {
-        Prepared::try_new(Script::new("t", sql).split().unwrap().remove(0)).unwrap()
+    fn prepared(sql: &str) -> PreparedStatement {
+        PreparedStatement::try_new(Script::new("t", sql).split().unwrap().remove(0)).unwrap()
     }
 
-    fn texts(prepared: &Prepared) -> Vec<String> {
+    fn texts(prepared: &PreparedStatement) -> Vec<String> {
         let statements = prepared.statements().unwrap();
         let text = |parsed: Result<ParsedStatement>| match parsed.unwrap().statement {
             Statement::Sql(sql) => sql.to_string(),
@@ -370,7 +370,7 @@ mod tests {
             .unwrap();
         for statement in bound.statements().unwrap() {
             let outcome = session.execute(statement.unwrap()).await.unwrap();
-            let Outcome::Insert(execution) = outcome else {
+            let StatementOutcome::Insert(execution) = outcome else {
                 panic!("it inserts");
             };
             assert_eq!(execution.written().await.unwrap(), 3);
@@ -473,7 +473,7 @@ mod tests {
 
     /// As many copies of a long statement as rows are bound would be more than there is memory.
     #[test]
-    fn statements_are_made_one_at_a_time() {
+    fn bound_statements_are_created_one_at_a_time() {
         let list = vec!["1"; 200_000].join(", ");
         let numbers: ArrayRef = Arc::new(Int64Array::from_iter_values(0..100_000));
         let bound = prepared(&format!("SELECT 7 WHERE ? IN ({list})"))
@@ -493,7 +493,7 @@ mod tests {
     }
 
     #[test]
-    fn rows_of_a_dictionary_weigh_what_they_are_written_as() {
+    fn dictionary_rows_are_weighed_by_their_values() {
         let long = "x".repeat(1_000_000);
         let values: ArrayRef = Arc::new(StringArray::from(vec![long.as_str(), "y"]));
         let keys = Int32Array::from_iter_values((0..1_000).map(|row| row % 2));

@@ -19,22 +19,22 @@ use crate::core::heap;
 use crate::core::stack::on_stack;
 use crate::error::{Error, ErrorKind, Result};
 use crate::server::auth::access::{Caller, share};
-use crate::server::counts::Counts;
+use crate::server::counters::StatementCounters;
 use crate::server::queries::limits::{Limits, QUERY_LOG};
-use crate::server::queries::planning::{LOOK, Planners};
+use crate::server::queries::planning::{LOOK, PlanningSlots};
 use crate::server::queries::statement::{
-    Statement, StoppedBy, gone, is_ending, is_out_of_memory, too_long,
+    ClientStatement, StopReason, client_gone, is_ending, is_out_of_memory, too_long,
 };
 
 /// Messages that are made before the client asks for them: a result with a slow reader holds no more.
 const AHEAD: usize = 4;
 
 /// The running statements.
-pub(crate) struct Work {
+pub(crate) struct QueryScheduler {
     /// Counts of statements that have ended.
-    pub(crate) counts: Arc<Counts>,
+    pub(crate) counts: Arc<StatementCounters>,
     /// Where statements are planned.
-    pub(crate) planners: Planners,
+    pub(crate) planners: PlanningSlots,
     runtime: Handle,
     limits: Limits,
     turns: Arc<Semaphore>,
@@ -46,11 +46,11 @@ pub(crate) struct Work {
     unread: AtomicUsize,
     /// Statements that wait for others.
     waiting: AtomicUsize,
-    users: Mutex<HashMap<Arc<str>, Arc<User>>>,
-    running: Mutex<BTreeMap<String, Arc<Statement>>>,
+    users: Mutex<HashMap<Arc<str>, Arc<UserShare>>>,
+    running: Mutex<BTreeMap<String, Arc<ClientStatement>>>,
     /// Statements that were planned: they may be ended before their rows are fetched.
-    planned: Mutex<BTreeMap<String, Weak<Statement>>>,
-    /// Cancelled when the server is about to end.
+    planned: Mutex<BTreeMap<String, Weak<ClientStatement>>>,
+    /// Cancelled when the server is shutting down.
     ending: CancellationToken,
     /// Bytes that a statement may take in one go.
     most: AtomicUsize,
@@ -58,7 +58,7 @@ pub(crate) struct Work {
 
 /// One user's share of the limits.
 #[derive(Debug)]
-struct User {
+struct UserShare {
     turns: Arc<Semaphore>,
     subscriptions: Arc<Semaphore>,
     waiting: AtomicUsize,
@@ -66,22 +66,26 @@ struct User {
 
 /// A statement's permit to run.
 #[derive(Debug)]
-struct Turn {
-    _user: Arc<User>,
+struct StatementPermit {
+    _user: Arc<UserShare>,
     _of_user: OwnedSemaphorePermit,
     _of_all: OwnedSemaphorePermit,
 }
 
-impl Work {
-    pub(crate) fn new(runtime: Handle, limits: Limits, counts: Arc<Counts>) -> Arc<Self> {
+impl QueryScheduler {
+    pub(crate) fn new(
+        runtime: Handle,
+        limits: Limits,
+        counts: Arc<StatementCounters>,
+    ) -> Arc<Self> {
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
         Arc::new(Self {
             counts,
-            planners: Planners::new(processors, limits.planning),
+            planners: PlanningSlots::new(processors, limits.planning),
             turns: Arc::new(Semaphore::new(limits.statements)),
             subscriptions: Arc::new(Semaphore::new(limits.subscriptions)),
             reading: Arc::new(Semaphore::new(kibibytes(limits.statement_bytes) as usize)),
-            most: AtomicUsize::new(limits.memory.map_or(usize::MAX, in_one_go)),
+            most: AtomicUsize::new(limits.memory.map_or(usize::MAX, allocation_limit)),
             runtime,
             limits,
             unread: AtomicUsize::new(0),
@@ -100,7 +104,7 @@ impl Work {
     /// Says how much a statement may hold, where its limits leave that to the server.
     pub(crate) fn may_hold(&self, memory: usize) {
         let memory = self.limits.memory.unwrap_or(memory);
-        self.most.store(in_one_go(memory), Ordering::Relaxed);
+        self.most.store(allocation_limit(memory), Ordering::Relaxed);
     }
 
     /// Bytes that a statement may take in one go.
@@ -121,7 +125,7 @@ impl Work {
         let error = Error::new(
             ErrorKind::Exhausted,
             format!(
-                "the statement has {} bytes, and may have {limit}",
+                "the statement has {} bytes, and the limit is {limit}",
                 text.len()
             ),
         );
@@ -139,7 +143,7 @@ impl Work {
     }
 
     /// The running statements, the oldest first; also those that have ended and are still being planned.
-    pub(crate) fn running(&self) -> Vec<Arc<Statement>> {
+    pub(crate) fn running(&self) -> Vec<Arc<ClientStatement>> {
         let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         let mut all = running.clone();
         drop(running);
@@ -152,7 +156,7 @@ impl Work {
     }
 
     /// The statement of this id, running or planned.
-    pub(crate) fn find(&self, id: &str) -> Option<Arc<Statement>> {
+    pub(crate) fn find(&self, id: &str) -> Option<Arc<ClientStatement>> {
         let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         let planned = || {
             let planned = self.planned.lock().unwrap_or_else(PoisonError::into_inner);
@@ -165,7 +169,7 @@ impl Work {
         running.get(id).cloned().or_else(planned).or_else(ending)
     }
 
-    fn plans(&self, statement: &Arc<Statement>) {
+    fn plans(&self, statement: &Arc<ClientStatement>) {
         let mut planned = self.planned.lock().unwrap_or_else(PoisonError::into_inner);
         if planned.len() >= 2 * self.limits.sessions {
             planned.retain(|_, statement| statement.strong_count() > 0);
@@ -185,25 +189,25 @@ impl Work {
     }
 
     /// Counts and logs a statement whose answer was known.
-    pub(crate) fn answered(self: &Arc<Self>, statement: &Arc<Statement>, rows: &RecordBatch) {
-        let mut running = Running::new(self, statement);
+    pub(crate) fn answered(self: &Arc<Self>, statement: &Arc<ClientStatement>, rows: &RecordBatch) {
+        let mut running = RunningGuard::new(self, statement);
         statement.count(rows.num_rows(), rows.get_array_memory_size());
         running.end(None);
     }
 
     /// Does a part of a statement, after which it `goes_on` or has ended, unless it is stopped or its client no longer
-    /// waits. When the server is about to end, the statement has ended: its rows could not be fetched.
+    /// waits. When the server is shutting down, the statement has ended: its rows could not be fetched.
     ///
     /// # Errors
     ///
-    /// The work's own error; too many other statements; cancelled; too long; the server is about to end.
+    /// The work's own error; too many other statements; cancelled; too long; the server is shutting down.
     pub(crate) async fn plan<T: Send + 'static>(
         self: &Arc<Self>,
-        statement: &Arc<Statement>,
+        statement: &Arc<ClientStatement>,
         work: impl Future<Output = Result<T>> + Send + 'static,
         goes_on: impl Fn(&T) -> bool + Send,
     ) -> Result<T> {
-        let mut running = Running::new(self, statement);
+        let mut running = RunningGuard::new(self, statement);
         let done = self.unless_ending(self.attempt(statement, work)).await;
         let done = done.map_err(|error| error.of_query(&statement.id));
         match &done {
@@ -223,10 +227,10 @@ impl Work {
     /// As [`Self::plan`].
     pub(crate) async fn run<T: Send + 'static>(
         self: &Arc<Self>,
-        statement: &Arc<Statement>,
+        statement: &Arc<ClientStatement>,
         work: impl Future<Output = Result<T>> + Send + 'static,
     ) -> Result<T> {
-        let mut running = Running::new(self, statement);
+        let mut running = RunningGuard::new(self, statement);
         let done = self.attempt(statement, work).await;
         let done = done.map_err(|error| error.of_query(&statement.id));
         running.end(done.as_ref().err());
@@ -273,10 +277,10 @@ impl Work {
             return Ok(room);
         }
         let before = self.unread.fetch_add(1, Ordering::Relaxed);
-        let _waits = Waits(&self.unread);
+        let _waits = QueueGuard(&self.unread);
         if before >= self.limits.queue {
             let most = self.limits.queue;
-            let full = format!("{most} long statements wait to be read");
+            let full = format!("{most} long statements wait to be parsed");
             return Err(Error::new(ErrorKind::Exhausted, full).with_help("try again later"));
         }
         let room = Arc::clone(&self.reading).acquire_many_owned(needed).await;
@@ -304,13 +308,13 @@ impl Work {
     /// As [`Self::plan`].
     pub(crate) async fn unlisted<T: Send + 'static>(
         &self,
-        statement: &Arc<Statement>,
+        statement: &Arc<ClientStatement>,
         work: impl Future<Output = Result<T>> + Send + 'static,
     ) -> Result<T> {
         self.unless_ending(self.attempt(statement, work)).await
     }
 
-    /// Waits for a plan, but not once the server is about to end: a plan that is being made checks for the end only
+    /// Waits for a plan, but not once the server is shutting down: a plan that is being made checks for the end only
     /// when it is done.
     async fn unless_ending<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
         tokio::select! {
@@ -321,10 +325,10 @@ impl Work {
 
     async fn attempt<T: Send + 'static>(
         &self,
-        statement: &Arc<Statement>,
+        statement: &Arc<ClientStatement>,
         work: impl Future<Output = Result<T>> + Send + 'static,
     ) -> Result<T> {
-        let _waits = WaitsFor::new(statement);
+        let _waits = WaiterGuard::new(statement);
         let done = async {
             let _turn = self.turn(statement).await?;
             let owner = Arc::clone(&statement.owner);
@@ -345,19 +349,19 @@ impl Work {
     /// As [`Self::run`], but for its end.
     pub(crate) async fn finish<T: Send + 'static>(
         self: &Arc<Self>,
-        statement: &Arc<Statement>,
+        statement: &Arc<ClientStatement>,
         work: impl Future<Output = Result<T>> + Send + 'static,
     ) -> Result<T> {
         let (to_its_end, of) = (Arc::clone(self), Arc::clone(statement));
         let task = self.runtime.spawn(async move {
-            let mut running = Running::new(&to_its_end, &of);
-            let _waits = WaitsFor::new(&of);
+            let mut running = RunningGuard::new(&to_its_end, &of);
+            let _waits = WaiterGuard::new(&of);
             let _turn = to_its_end.turn(&of).await?;
             let owner = Arc::clone(&of.owner);
             let work = heap::within(owner, to_its_end.most(), work);
             let done = on_stack(work).await.map_err(|error| match error.kind() {
                 // A step says only that its statement was ended.
-                ErrorKind::Cancelled => of.why_stopped().unwrap_or(error),
+                ErrorKind::Cancelled => of.stop_error().unwrap_or(error),
                 _ => error,
             });
             running.end(done.as_ref().err());
@@ -376,16 +380,16 @@ impl Work {
     /// is sent whenever there was no other item for long.
     pub(crate) fn stream<T: Clone + Send + Sync + 'static>(
         self: &Arc<Self>,
-        statement: Arc<Statement>,
+        statement: Arc<ClientStatement>,
         items: impl Future<Output = Result<BoxStream<'static, Result<T>>>> + Send + 'static,
         idle: Option<T>,
     ) -> BoxStream<'static, Result<T>> {
         let (sender, receiver) = mpsc::channel(AHEAD);
-        let waits = WaitsFor::new(&statement);
+        let waits = WaiterGuard::new(&statement);
         let (work, of) = (Arc::clone(self), Arc::clone(&statement));
         let keep_alive = self.limits.keep_alive;
         let task = self.runtime.spawn(async move {
-            let mut running = Running::new(&work, &statement);
+            let mut running = RunningGuard::new(&work, &statement);
             let owner = Arc::clone(&statement.owner);
             let made = heap::within(owner, work.most(), async {
                 let _turn = match statement.is_endless() {
@@ -409,7 +413,7 @@ impl Work {
                         None => return Ok(()),
                         Some(item) => {
                             if sender.send(Ok(item?)).await.is_err() {
-                                return Err(gone());
+                                return Err(client_gone());
                             }
                         }
                     }
@@ -418,7 +422,7 @@ impl Work {
             let ended = tokio::select! {
                 ended = made => ended,
                 why = statement.stopped() => Err(why),
-                () = sender.closed() => Err(gone()),
+                () = sender.closed() => Err(client_gone()),
             };
             running.end(ended.as_ref().err());
             drop(running);
@@ -444,13 +448,13 @@ impl Work {
     }
 
     /// Ends the newest running statement that was not cancelled yet; gives its id.
-    pub(crate) fn relieve(&self) -> Option<String> {
+    pub(crate) fn end_newest(&self) -> Option<String> {
         let newest = self
             .running()
             .into_iter()
             .rev()
             .find(|statement| !statement.has_ended())?;
-        newest.stop(StoppedBy::Memory);
+        newest.stop(StopReason::Memory);
         Some(newest.id.clone())
     }
 
@@ -463,18 +467,18 @@ impl Work {
     }
 
     /// Ends a statement that has a thread which waits for memory; gives its id if that is new.
-    pub(crate) fn end_short(&self, number: u64) -> Option<String> {
+    pub(crate) fn end_waiting_for_memory(&self, number: u64) -> Option<String> {
         let mut running = self.running().into_iter();
         let found = running.find(|statement| statement.owner.number() == number)?;
         if found.is_short.is_cancelled() {
             return None;
         }
-        found.stop(StoppedBy::Memory);
+        found.stop(StopReason::Memory);
         found.is_short.cancel();
         Some(found.id.clone())
     }
 
-    fn subscription(&self, statement: &Statement) -> Result<Turn> {
+    fn subscription(&self, statement: &ClientStatement) -> Result<StatementPermit> {
         let user = self.user(&statement.user);
         let of_user = Arc::clone(&user.subscriptions).try_acquire_owned();
         let of_all = Arc::clone(&self.subscriptions).try_acquire_owned();
@@ -486,7 +490,7 @@ impl Work {
             ),
         };
         match (of_user, of_all) {
-            (Ok(of_user), Ok(of_all)) => Ok(Turn {
+            (Ok(of_user), Ok(of_all)) => Ok(StatementPermit {
                 _user: user,
                 _of_user: of_user,
                 _of_all: of_all,
@@ -500,7 +504,7 @@ impl Work {
     }
 
     /// The user's share of the limits.
-    fn user(&self, name: &Arc<str>) -> Arc<User> {
+    fn user(&self, name: &Arc<str>) -> Arc<UserShare> {
         /// Users without statements are forgotten when there are more.
         const KNOWN: usize = 1_000;
         let mut users = self.users.lock().unwrap_or_else(PoisonError::into_inner);
@@ -509,7 +513,7 @@ impl Work {
         }
         let new = || {
             let of = |all: usize| Arc::new(Semaphore::new(share(name, all)));
-            Arc::new(User {
+            Arc::new(UserShare {
                 turns: of(self.limits.statements),
                 subscriptions: of(self.limits.subscriptions),
                 waiting: AtomicUsize::new(0),
@@ -523,12 +527,12 @@ impl Work {
         self.ending.cancel();
         for statement in self.running() {
             if statement.is_endless() {
-                statement.stop(StoppedBy::Server);
+                statement.stop(StopReason::Server);
             }
         }
     }
 
-    async fn turn(&self, statement: &Statement) -> Result<Turn> {
+    async fn turn(&self, statement: &ClientStatement) -> Result<StatementPermit> {
         let user = self.user(&statement.user);
         let of_user = Arc::clone(&user.turns).try_acquire_owned().ok();
         let of_all = match of_user {
@@ -537,7 +541,7 @@ impl Work {
             None => None,
         };
         if let (Some(of_user), Some(of_all)) = (of_user, of_all) {
-            return Ok(Turn {
+            return Ok(StatementPermit {
                 _user: user,
                 _of_user: of_user,
                 _of_all: of_all,
@@ -546,12 +550,12 @@ impl Work {
         let _waits = self.queued()?;
         let _waits_of_user = user.queued(&statement.user, &self.limits)?;
         statement.is_waiting.store(true, Ordering::Relaxed);
-        let _is_waiting = IsWaiting(statement);
+        let _is_waiting = WaitingState(statement);
         let internal = |error: tokio::sync::AcquireError| Error::internal(error.to_string());
         let of_user = Arc::clone(&user.turns).acquire_owned().await;
         let of_user = of_user.map_err(internal)?;
         let of_all = Arc::clone(&self.turns).acquire_owned().await;
-        Ok(Turn {
+        Ok(StatementPermit {
             _of_user: of_user,
             _of_all: of_all.map_err(internal)?,
             _user: Arc::clone(&user),
@@ -559,14 +563,14 @@ impl Work {
     }
 
     /// A place in the queue.
-    fn queued(&self) -> Result<Waits<'_>> {
+    fn queued(&self) -> Result<QueueGuard<'_>> {
         let before = self.waiting.fetch_add(1, Ordering::Relaxed);
-        let waits = Waits(&self.waiting);
+        let waits = QueueGuard(&self.waiting);
         match before >= self.limits.queue {
             true => Err(Error::new(
                 ErrorKind::Exhausted,
                 format!(
-                    "{} statements are at work and {} wait",
+                    "{} statements are running and {} wait",
                     self.limits.statements, self.limits.queue
                 ),
             )
@@ -576,11 +580,11 @@ impl Work {
     }
 }
 
-impl User {
+impl UserShare {
     /// A place among the statements of this user that wait.
-    fn queued(&self, name: &str, limits: &Limits) -> Result<Waits<'_>> {
+    fn queued(&self, name: &str, limits: &Limits) -> Result<QueueGuard<'_>> {
         let before = self.waiting.fetch_add(1, Ordering::Relaxed);
-        let waits = Waits(&self.waiting);
+        let waits = QueueGuard(&self.waiting);
         let most = share(name, limits.queue);
         match before >= most {
             true => Err(Error::new(
@@ -595,7 +599,7 @@ impl User {
 
 /// Bytes that a statement with so much memory may allocate in one go: operators copy the memory they hold, and batches
 /// are in transit.
-fn in_one_go(memory: usize) -> usize {
+fn allocation_limit(memory: usize) -> usize {
     const ON_THEIR_WAY: usize = 256 << 20;
     memory.saturating_mul(2).saturating_add(ON_THEIR_WAY)
 }
@@ -603,9 +607,8 @@ fn in_one_go(memory: usize) -> usize {
 /// The same of one that is done to its end, if there is memory for it later.
 fn is_short_of_memory() -> Error {
     let ended = "the server ran out of memory: the statement was ended";
-    Error::new(ErrorKind::Exhausted, ended).with_help(
-        "define less at once; SHOW TABLES and SHOW JOBS say whether it was defined all the same",
-    )
+    Error::new(ErrorKind::Exhausted, ended)
+        .with_help("define less at once; SHOW TABLES and SHOW JOBS show whether it was created")
 }
 
 /// At least one, and no more than can be counted.
@@ -617,43 +620,43 @@ fn kibibytes(bytes: usize) -> u32 {
     u32::try_from(within).unwrap_or(u32::MAX)
 }
 
-struct Waits<'a>(&'a AtomicUsize);
+struct QueueGuard<'a>(&'a AtomicUsize);
 
-impl Drop for Waits<'_> {
+impl Drop for QueueGuard<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
 /// Counts a client that waits for the statement, or a definition that runs to its end without one.
-pub(crate) struct WaitsFor(Arc<Statement>);
+pub(crate) struct WaiterGuard(Arc<ClientStatement>);
 
-impl WaitsFor {
-    pub(crate) fn new(statement: &Arc<Statement>) -> Self {
+impl WaiterGuard {
+    pub(crate) fn new(statement: &Arc<ClientStatement>) -> Self {
         statement.waited_for.fetch_add(1, Ordering::Relaxed);
         statement.is_ending.store(false, Ordering::Relaxed);
         Self(Arc::clone(statement))
     }
 }
 
-impl Drop for WaitsFor {
+impl Drop for WaiterGuard {
     fn drop(&mut self) {
         self.0.waited_for.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
-struct IsWaiting<'a>(&'a Statement);
+struct WaitingState<'a>(&'a ClientStatement);
 
-impl Drop for IsWaiting<'_> {
+impl Drop for WaitingState<'_> {
     fn drop(&mut self) {
         self.0.is_waiting.store(false, Ordering::Relaxed);
     }
 }
 
 /// A statement in the list; when this is dropped it is taken off the list and logged.
-struct Running {
-    work: Arc<Work>,
-    statement: Arc<Statement>,
+struct RunningGuard {
+    work: Arc<QueryScheduler>,
+    statement: Arc<ClientStatement>,
     since: Instant,
     /// Its rows are fetched later: this is not its end.
     goes_on: bool,
@@ -661,8 +664,8 @@ struct Running {
     outcome: Option<(&'static str, String)>,
 }
 
-impl Running {
-    fn new(work: &Arc<Work>, statement: &Arc<Statement>) -> Self {
+impl RunningGuard {
+    fn new(work: &Arc<QueryScheduler>, statement: &Arc<ClientStatement>) -> Self {
         let mut running = work.running.lock().unwrap_or_else(PoisonError::into_inner);
         running.insert(statement.id.clone(), Arc::clone(statement));
         Self {
@@ -685,7 +688,7 @@ impl Running {
     }
 }
 
-impl Drop for Running {
+impl Drop for RunningGuard {
     fn drop(&mut self) {
         let statement = &self.statement;
         let mut running = self
@@ -703,7 +706,7 @@ impl Drop for Running {
         let (rows, bytes) = statement.counted();
         let (ended, outcome) = match &self.outcome {
             Some((ended, outcome)) => (*ended, outcome.as_str()),
-            None => ("left", "left by its client"),
+            None => ("left", "abandoned by its client"),
         };
         let seconds = (!statement.is_endless()).then_some(spent as f64 / 1e6);
         self.work.counts.ended(ended, seconds, rows, bytes);
@@ -725,7 +728,7 @@ impl Drop for Running {
     clippy::disallowed_methods,
     reason = "the watcher of plans runs beside them, in real time"
 )]
-pub(crate) fn watch(work: Arc<Work>) -> AbortOnDropHandle<()> {
+pub(crate) fn watch(work: Arc<QueryScheduler>) -> AbortOnDropHandle<()> {
     AbortOnDropHandle::new(tokio::spawn(async move {
         loop {
             tokio::time::sleep(LOOK).await;
@@ -742,20 +745,20 @@ mod tests {
     use futures::TryStreamExt as _;
 
     use super::*;
-    use crate::server::queries::statement::Time;
+    use crate::server::queries::statement::TimeLimit;
 
-    fn work(limits: Limits) -> Arc<Work> {
-        let counts = Arc::new(Counts::try_new().unwrap());
-        Work::new(Handle::current(), limits, counts)
+    fn work(limits: Limits) -> Arc<QueryScheduler> {
+        let counts = Arc::new(StatementCounters::try_new().unwrap());
+        QueryScheduler::new(Handle::current(), limits, counts)
     }
 
-    fn statement(timeout: Option<Duration>) -> Arc<Statement> {
-        let time = timeout.map_or(Time::Any, Time::AtMost);
-        Statement::new(&Caller::anyone(), "SELECT 1", 0, time)
+    fn statement(timeout: Option<Duration>) -> Arc<ClientStatement> {
+        let time = timeout.map_or(TimeLimit::Any, TimeLimit::AtMost);
+        ClientStatement::new(&Caller::anyone(), "SELECT 1", 0, time)
     }
 
     #[tokio::test]
-    async fn others_wait_and_one_more_is_refused() {
+    async fn statements_queue_up_to_the_limit() {
         let limits = Limits {
             statements: 1,
             queue: 1,
@@ -763,7 +766,7 @@ mod tests {
         };
         let work = work(limits);
         let all = [statement(None), statement(None), statement(None)];
-        let begin = |statement: &Arc<Statement>| {
+        let begin = |statement: &Arc<ClientStatement>| {
             let (work, statement) = (Arc::clone(&work), Arc::clone(statement));
             tokio::spawn(async move {
                 let forever = std::future::pending::<Result<()>>();
@@ -796,16 +799,16 @@ mod tests {
         assert_eq!(work.run(&all[2], async { Ok(7) }).await.unwrap(), 7);
     }
 
-    fn of_user(name: &str) -> Arc<Statement> {
+    fn of_user(name: &str) -> Arc<ClientStatement> {
         let caller = Caller {
             name: name.into(),
             ..Caller::anyone()
         };
-        Statement::new(&caller, "SELECT 1", 0, Time::Any)
+        ClientStatement::new(&caller, "SELECT 1", 0, TimeLimit::Any)
     }
 
     #[tokio::test]
-    async fn one_user_leaves_some_for_others() {
+    async fn one_user_cannot_take_all_statement_slots() {
         let limits = Limits {
             statements: 4,
             queue: 4,
@@ -813,7 +816,7 @@ mod tests {
             ..Limits::default()
         };
         let work = work(limits);
-        let begin = |statement: &Arc<Statement>| {
+        let begin = |statement: &Arc<ClientStatement>| {
             let (work, statement) = (Arc::clone(&work), Arc::clone(statement));
             tokio::spawn(async move {
                 let forever = std::future::pending::<Result<()>>();
@@ -848,7 +851,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn long_texts_are_read_one_after_the_other() {
+    async fn long_texts_are_parsed_one_at_a_time() {
         let work = work(Limits {
             statement_bytes: 100 << 10,
             queue: 1,
@@ -895,7 +898,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_stream_is_made_ahead_and_no_further() {
+    async fn a_stream_is_prefetched_within_a_limit() {
         let work = work(Limits {
             keep_alive: Duration::from_millis(20),
             ..Limits::default()
@@ -934,9 +937,9 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_newest_statements_end_first_where_memory_is_short() {
+    async fn the_newest_statements_end_first_if_memory_is_short() {
         let work = work(Limits::default());
-        let at = |at: i64| Statement::new(&Caller::anyone(), "SELECT 1", at, Time::Any);
+        let at = |at: i64| ClientStatement::new(&Caller::anyone(), "SELECT 1", at, TimeLimit::Any);
         let all = [at(1), at(3), at(2)];
         let runs: Vec<_> = all
             .iter()
@@ -951,17 +954,17 @@ mod tests {
         while work.running().len() < 3 {
             tokio::task::yield_now().await;
         }
-        let ended: Vec<String> = std::iter::from_fn(|| work.relieve()).collect();
+        let ended: Vec<String> = std::iter::from_fn(|| work.end_newest()).collect();
         assert_eq!(ended, [1, 2, 0].map(|at| all[at].id.clone()));
         for run in runs {
             assert_eq!(run.await.unwrap().unwrap_err().kind(), ErrorKind::Exhausted);
         }
-        assert_eq!(work.relieve(), None);
+        assert_eq!(work.end_newest(), None);
     }
 
     /// Its thread waits for memory: it can neither give a row nor say that it has ended.
     #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-    async fn who_reads_a_statement_whose_thread_waits_for_memory_is_told() {
+    async fn readers_of_a_statement_that_waits_for_memory_get_an_error() {
         let work = work(Limits::default());
         let (may_end, ends) = std::sync::mpsc::channel::<()>();
         let of = statement(None);
@@ -977,9 +980,12 @@ mod tests {
         while work.running().is_empty() {
             tokio::task::yield_now().await;
         }
-        assert_eq!(work.end_short(of.owner.number() + 1), None);
-        assert_eq!(work.end_short(of.owner.number()), Some(of.id.clone()));
-        assert_eq!(work.end_short(of.owner.number()), None);
+        assert_eq!(work.end_waiting_for_memory(of.owner.number() + 1), None);
+        assert_eq!(
+            work.end_waiting_for_memory(of.owner.number()),
+            Some(of.id.clone())
+        );
+        assert_eq!(work.end_waiting_for_memory(of.owner.number()), None);
         let (told, rest) = read.await.unwrap();
         assert_eq!(told.unwrap_err().kind(), ErrorKind::Exhausted);
         assert_eq!(rest.unwrap(), None);
@@ -988,7 +994,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_a_statement_takes_in_one_go_is_counted_for_it() {
+    async fn large_allocations_are_attributed_to_their_statement() {
         let counted = |limits: Limits| async move {
             let work = work(limits);
             let of = statement(None);
@@ -1011,7 +1017,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_a_definition_takes_in_one_go_is_counted_for_it() {
+    async fn large_allocations_are_attributed_to_their_definition() {
         let work = work(Limits {
             memory: Some(100 << 20),
             ..Limits::default()
@@ -1026,10 +1032,10 @@ mod tests {
         // It is ended where it checks, like a statement that takes too much memory, and says why.
         let (of, ended) = (statement(None), statement(None));
         let relieved = Arc::clone(&work);
-        let planned = |of: &Arc<Statement>| {
+        let planned = |of: &Arc<ClientStatement>| {
             let id = of.id.clone();
             async move {
-                assert_eq!(relieved.relieve(), Some(id));
+                assert_eq!(relieved.end_newest(), Some(id));
                 heap::check(0)
                     .map_err(|_| Error::new(ErrorKind::Cancelled, "the statement was ended"))
             }
@@ -1042,7 +1048,7 @@ mod tests {
 
     /// Its thread waits for memory: it can neither be ended nor say so. Later it comes to its end.
     #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-    async fn who_waits_for_a_definition_whose_thread_waits_for_memory_is_told() {
+    async fn clients_of_a_definition_that_waits_for_memory_get_an_error() {
         let work = work(Limits::default());
         let (may_end, ends) = std::sync::mpsc::channel::<()>();
         let of = statement(None);
@@ -1057,7 +1063,10 @@ mod tests {
         while work.running().is_empty() {
             tokio::task::yield_now().await;
         }
-        assert_eq!(work.end_short(of.owner.number()), Some(of.id.clone()));
+        assert_eq!(
+            work.end_waiting_for_memory(of.owner.number()),
+            Some(of.id.clone())
+        );
         let told = told.await.unwrap().unwrap_err();
         assert_eq!(told.kind(), ErrorKind::Exhausted);
         assert_eq!(told.query(), Some(&*of.id));
@@ -1071,7 +1080,7 @@ mod tests {
     /// A thread that plans is busy until it has a plan: its client gets an error, and the shutdown does not wait for
     /// the statement.
     #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-    async fn what_is_planned_has_ended_when_the_server_is_about_to() {
+    async fn plans_end_when_the_server_shuts_down() {
         let work = work(Limits::default());
         let (may_end, ends) = std::sync::mpsc::channel::<()>();
         let planning = async move {
@@ -1092,7 +1101,7 @@ mod tests {
         for ended in [planned.await, columns.await] {
             let told = ended.unwrap().unwrap_err();
             assert_eq!(told.kind(), ErrorKind::Unavailable);
-            assert_eq!(told.message(), "the server is about to end");
+            assert_eq!(told.message(), "the server is shutting down");
         }
         assert!(work.running().is_empty());
         // A statement that has started may run to its end.
@@ -1104,7 +1113,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_definition_is_done_whole_though_nobody_waits() {
+    async fn a_definition_completes_without_a_waiting_client() {
         let work = work(Limits::default());
         let done = Arc::new(AtomicBool::new(false));
         let told = Arc::clone(&done);

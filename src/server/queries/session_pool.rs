@@ -7,7 +7,7 @@ use crate::error::Result;
 use crate::session::{ForkOptions, Session};
 
 /// The session of definitions and its forks.
-pub(crate) struct Forks {
+pub(crate) struct SessionPool {
     /// Only definitions run here, one at a time.
     whole: Session,
     defining: tokio::sync::Mutex<()>,
@@ -20,19 +20,19 @@ pub(crate) struct Forks {
 
 /// The session of definitions, held by one statement at a time. Its changes become visible to queries when this is
 /// dropped.
-pub(crate) struct Whole<'f> {
+pub(crate) struct DefinitionGuard<'f> {
     pub(crate) session: &'f Session,
-    forks: &'f Forks,
+    forks: &'f SessionPool,
     _defining: tokio::sync::MutexGuard<'f, ()>,
 }
 
-impl Drop for Whole<'_> {
+impl Drop for DefinitionGuard<'_> {
     fn drop(&mut self) {
         self.forks.publish();
     }
 }
 
-impl Forks {
+impl SessionPool {
     /// Forks of `whole`, of which at most so many are kept that have nothing to do.
     ///
     /// # Errors
@@ -49,8 +49,8 @@ impl Forks {
     }
 
     /// The session itself, when no other definition uses it.
-    pub(crate) async fn whole(&self) -> Whole<'_> {
-        Whole {
+    pub(crate) async fn exclusive(&self) -> DefinitionGuard<'_> {
+        DefinitionGuard {
             _defining: self.defining.lock().await,
             session: &self.whole,
             forks: self,
@@ -78,7 +78,7 @@ impl Forks {
     }
 
     /// Takes a fork back whose plans have all been read. A fork with a task that still runs is dropped.
-    pub(crate) fn give_back(&self, session: Session) {
+    pub(crate) fn return_fork(&self, session: Session) {
         if self.most == 0 || !session.is_at_rest() || !session.can_serve(&self.defined()) {
             return;
         }
@@ -95,7 +95,7 @@ impl Forks {
         let defined = match self.whole.fork(&ForkOptions::default()) {
             Ok(defined) => Arc::new(defined),
             Err(error) => {
-                tracing::error!(%error, "what was defined is not seen yet");
+                tracing::error!(%error, "the last definition is not visible yet");
                 return;
             }
         };
@@ -121,7 +121,7 @@ mod tests {
     use datafusion::arrow::util::pretty::pretty_format_batches;
 
     use super::*;
-    use crate::server::parsing::definition;
+    use crate::server::parse::definition;
     use crate::session::SessionOptions;
 
     async fn run(session: &Session, sql: &str) -> String {
@@ -132,44 +132,44 @@ mod tests {
         }
     }
 
-    fn forks(most: usize) -> Forks {
+    fn forks(most: usize) -> SessionPool {
         let whole = Session::try_new(&SessionOptions::default()).unwrap();
-        Forks::try_new(whole, most).unwrap()
+        SessionPool::try_new(whole, most).unwrap()
     }
 
-    fn spare(forks: &Forks) -> usize {
+    fn spare(forks: &SessionPool) -> usize {
         forks.spare().len()
     }
 
     #[tokio::test]
-    async fn a_fork_serves_again_until_something_is_defined() {
+    async fn a_fork_is_reused_until_a_definition_changes() {
         let (forks, any) = (forks(2), ForkOptions::default());
-        let define = async |sql: &str| run(forks.whole().await.session, sql).await;
+        let define = async |sql: &str| run(forks.exclusive().await.session, sql).await;
         define("CREATE VIEW one AS SELECT 1 AS n").await;
         for _ in 0..3 {
             let session = forks.fork(&any).unwrap();
             assert_eq!(spare(&forks), 0);
             assert!(run(&session, "SELECT n FROM one").await.contains("| 1 |"));
-            forks.give_back(session);
+            forks.return_fork(session);
             assert_eq!(spare(&forks), 1);
         }
         let before = forks.fork(&any).unwrap();
-        forks.give_back(forks.fork(&any).unwrap());
+        forks.return_fork(forks.fork(&any).unwrap());
         define("CREATE OR REPLACE VIEW one AS SELECT 2 AS n").await;
         let after = forks.fork(&any).unwrap();
         assert!(run(&after, "SELECT n FROM one").await.contains("| 2 |"));
         assert!(run(&before, "SELECT n FROM one").await.contains("| 1 |"));
-        forks.give_back(before);
+        forks.return_fork(before);
         assert_eq!(spare(&forks), 0);
         define("DROP VIEW one").await;
         let gone = forks.fork(&any).unwrap();
         assert!(run(&gone, "SELECT n FROM one").await.contains("no table"));
-        forks.give_back(gone);
+        forks.return_fork(gone);
         assert_eq!(spare(&forks), 1);
     }
 
     #[tokio::test]
-    async fn what_a_statement_leaves_in_a_fork_nobody_meets() {
+    async fn no_state_of_a_statement_leaks_through_a_reused_fork() {
         let (forks, any) = (forks(2), ForkOptions::default());
         for sql in [
             "SET datafusion.execution.batch_size = 7",
@@ -178,25 +178,25 @@ mod tests {
             let session = forks.fork(&any).unwrap();
             run(&session, sql).await;
             session.warn("something".to_owned());
-            forks.give_back(session);
+            forks.return_fork(session);
             assert_eq!(spare(&forks), 0, "{sql}");
         }
         let session = forks.fork(&any).unwrap();
         session.warn("something".to_owned());
-        forks.give_back(session);
+        forks.return_fork(session);
         assert_eq!(forks.fork(&any).unwrap().take_warnings(), [] as [&str; 0]);
     }
 
     #[tokio::test]
-    async fn forks_are_told_apart_by_what_they_may() {
+    async fn forks_are_reused_only_for_equal_rights() {
         let forks = forks(2);
         let limited = ForkOptions {
             may_name: Some(Arc::new(|_, name| name == "mine")),
             ..ForkOptions::default()
         };
-        forks.give_back(forks.fork(&limited).unwrap());
+        forks.return_fork(forks.fork(&limited).unwrap());
         assert_eq!(spare(&forks), 0);
-        forks.give_back(forks.fork(&ForkOptions::default()).unwrap());
+        forks.return_fork(forks.fork(&ForkOptions::default()).unwrap());
         let session = forks.fork(&limited).unwrap();
         assert_eq!(spare(&forks), 1);
         let zoned = ForkOptions {
@@ -207,7 +207,7 @@ mod tests {
         for _ in 0..2 {
             let session = forks.fork(&zoned).unwrap();
             run(&session, "SELECT 1").await;
-            forks.give_back(session);
+            forks.return_fork(session);
             assert_eq!(spare(&forks), 2);
         }
         let session_of_zone = forks.fork(&zoned).unwrap();
@@ -218,28 +218,28 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_last_forks_are_kept_that_are_at_rest() {
+    async fn recently_used_idle_forks_are_kept() {
         let (forks, any) = (forks(2), ForkOptions::default());
         let three = [0, 1, 2].map(|_| forks.fork(&any).unwrap());
         three
             .into_iter()
-            .for_each(|session| forks.give_back(session));
+            .for_each(|session| forks.return_fork(session));
         assert_eq!(spare(&forks), 2);
         let session = forks.fork(&any).unwrap();
         let query = definition("SELECT * FROM generate_series(1, 100000)").unwrap();
         let running = session.plan(query).await.unwrap();
-        forks.give_back(session);
+        forks.return_fork(session);
         assert_eq!(spare(&forks), 1);
         drop(running);
     }
 
     #[tokio::test]
-    async fn queries_see_definitions_whole() {
+    async fn queries_see_definitions_completely_or_not_at_all() {
         let (forks, any) = (forks(2), ForkOptions::default());
-        forks.give_back(forks.fork(&any).unwrap());
-        let whole = forks.whole().await;
+        forks.return_fork(forks.fork(&any).unwrap());
+        let whole = forks.exclusive().await;
         run(whole.session, "CREATE TABLE t AS SELECT 1 AS n").await;
-        let names = |forks: &Forks| forks.fork(&any).unwrap().table_names();
+        let names = |forks: &SessionPool| forks.fork(&any).unwrap().table_names();
         assert_eq!(names(&forks), [] as [&str; 0]);
         drop(whole);
         assert_eq!(names(&forks), ["t"]);

@@ -15,7 +15,7 @@ const SHOWN: usize = 2_000;
 
 /// How long a statement may run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Time {
+pub(crate) enum TimeLimit {
     /// As long as it takes.
     Any,
     /// At most this long.
@@ -26,7 +26,7 @@ pub(crate) enum Time {
 
 /// A statement of a client, from when it is asked for until it has run or its rows are fetched.
 #[derive(Debug)]
-pub(crate) struct Statement {
+pub(crate) struct ClientStatement {
     /// By which it is listed, cancelled and logged.
     pub(crate) id: String,
     pub(crate) user: Arc<str>,
@@ -34,7 +34,7 @@ pub(crate) struct Statement {
     pub(crate) text: String,
     /// In milliseconds since 1970 UTC.
     pub(crate) at: i64,
-    time: Time,
+    time: TimeLimit,
     pub(super) is_waiting: AtomicBool,
     /// It has ended, and is still being planned.
     pub(super) is_ending: AtomicBool,
@@ -45,19 +45,19 @@ pub(crate) struct Statement {
     /// Microseconds of running so far.
     pub(super) spent: AtomicU64,
     stopped: CancellationToken,
-    stopped_by: OnceLock<StoppedBy>,
+    stopped_by: OnceLock<StopReason>,
     /// Memory that its polls allocate is counted here.
-    pub(super) owner: Arc<heap::Owner>,
+    pub(super) owner: Arc<heap::MemoryOwner>,
     /// Cancelled when a thread of the statement waits for memory: then the statement cannot report its own end.
     pub(super) is_short: CancellationToken,
 }
 
-impl Statement {
+impl ClientStatement {
     #[expect(
         clippy::disallowed_methods,
         reason = "the id of a statement cannot be guessed"
     )]
-    pub(crate) fn new(caller: &Caller, text: &str, at: i64, time: Time) -> Arc<Self> {
+    pub(crate) fn new(caller: &Caller, text: &str, at: i64, time: TimeLimit) -> Arc<Self> {
         Arc::new(Self {
             id: uuid::Uuid::new_v4().simple().to_string()[..16].to_owned(),
             user: Arc::clone(&caller.name),
@@ -79,15 +79,15 @@ impl Statement {
 
     /// Whether its rows come until its client goes.
     pub(crate) fn is_endless(&self) -> bool {
-        self.time == Time::Endless
+        self.time == TimeLimit::Endless
     }
 
     /// Ends it, now or as soon as it begins.
     pub(crate) fn cancel(&self, by: &str) {
-        self.stop(StoppedBy::User(by.to_owned()));
+        self.stop(StopReason::User(by.to_owned()));
     }
 
-    pub(super) fn stop(&self, by: StoppedBy) {
+    pub(super) fn stop(&self, by: StopReason) {
         // Only the first reason is kept.
         let _ = self.stopped_by.set(by);
         self.owner.end();
@@ -111,14 +111,14 @@ impl Statement {
     /// How long it may take, if that is limited.
     pub(crate) fn timeout(&self) -> Option<Duration> {
         match self.time {
-            Time::AtMost(timeout) => Some(timeout),
-            Time::Any | Time::Endless => None,
+            TimeLimit::AtMost(timeout) => Some(timeout),
+            TimeLimit::Any | TimeLimit::Endless => None,
         }
     }
 
     /// Ends it, since it has been planned for so long.
     pub(crate) fn stop_planning(&self, limit: Duration) {
-        self.stop(StoppedBy::Planning(limit));
+        self.stop(StopReason::Planning(limit));
     }
 
     /// Whether it was cancelled, or its client no longer waits.
@@ -127,24 +127,24 @@ impl Statement {
     }
 
     /// The error for its client if it was cancelled.
-    pub(crate) fn why_stopped(&self) -> Option<Error> {
+    pub(crate) fn stop_error(&self) -> Option<Error> {
         let by = self.stopped_by.get()?;
         Some(match by {
-            StoppedBy::Server => is_ending(),
-            StoppedBy::Memory => is_out_of_memory(),
-            StoppedBy::Planning(limit) => Error::new(
+            StopReason::Server => is_ending(),
+            StopReason::Memory => is_out_of_memory(),
+            StopReason::Planning(limit) => Error::new(
                 ErrorKind::Timeout,
                 format!(
                     "planning the statement took longer than {:.1} s",
                     limit.as_secs_f64()
                 ),
             )
-            .with_help("make several statements of it, or keep a part of it in a table"),
-            StoppedBy::User(by) if **by != *self.user => Error::new(
+            .with_help("split it into several statements, or store a part of it in a table"),
+            StopReason::User(by) if **by != *self.user => Error::new(
                 ErrorKind::Cancelled,
                 format!("the statement was cancelled by {by}"),
             ),
-            StoppedBy::User(_) => Error::new(ErrorKind::Cancelled, "the statement was cancelled"),
+            StopReason::User(_) => Error::new(ErrorKind::Cancelled, "the statement was cancelled"),
         })
     }
 
@@ -176,7 +176,7 @@ impl Statement {
             }
         };
         tokio::select! {
-            () = self.stopped.cancelled() => self.why_stopped().unwrap_or_else(gone),
+            () = self.stopped.cancelled() => self.stop_error().unwrap_or_else(client_gone),
             timeout = took_too_long => {
                 self.owner.end();
                 too_long(timeout)
@@ -187,7 +187,7 @@ impl Statement {
 
 /// The reason why a statement is ended early.
 #[derive(Debug)]
-pub(super) enum StoppedBy {
+pub(super) enum StopReason {
     /// A user with the right to do so, by this name.
     User(String),
     /// The server, which ends before it.
@@ -205,11 +205,11 @@ pub(super) fn is_out_of_memory() -> Error {
 }
 
 pub(super) fn is_ending() -> Error {
-    Error::unavailable("the server is about to end").with_help("ask again soon")
+    Error::unavailable("the server is shutting down").with_help("try again soon")
 }
 
-pub(super) fn gone() -> Error {
-    Error::new(ErrorKind::Cancelled, "its client went away")
+pub(super) fn client_gone() -> Error {
+    Error::new(ErrorKind::Cancelled, "the client has disconnected")
 }
 
 pub(super) fn too_long(timeout: Duration) -> Error {

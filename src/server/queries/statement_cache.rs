@@ -7,12 +7,12 @@ use std::sync::{Mutex, PoisonError};
 use lru::LruCache;
 
 use crate::error::Result;
-use crate::server::queries::prepared::Prepared;
+use crate::server::queries::prepared::PreparedStatement;
 
 /// The statements that were sent last, by their text.
-pub(crate) struct Known(Mutex<LruCache<String, Prepared>>);
+pub(crate) struct StatementCache(Mutex<LruCache<String, PreparedStatement>>);
 
-impl Known {
+impl StatementCache {
     const MOST: NonZeroUsize = NonZeroUsize::new(256).unwrap();
     /// Bytes of a text that is kept.
     const LONGEST: usize = 4_000;
@@ -29,8 +29,8 @@ impl Known {
     pub(crate) fn prepared(
         &self,
         text: &str,
-        parse: impl FnOnce() -> Result<Prepared>,
-    ) -> Result<Prepared> {
+        parse: impl FnOnce() -> Result<PreparedStatement>,
+    ) -> Result<PreparedStatement> {
         if text.len() > Self::LONGEST {
             return parse();
         }
@@ -45,7 +45,7 @@ impl Known {
         Ok(prepared)
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, LruCache<String, Prepared>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, LruCache<String, PreparedStatement>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -53,20 +53,20 @@ impl Known {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::server::parsing::one_statement;
+    use crate::server::parse::one_statement;
 
     #[test]
     fn queries_are_parsed_once() {
-        let known = Known::new();
+        let known = StatementCache::new();
         let is_parsed = |text: &str| {
             let mut is_parsed = false;
             let parse = || {
                 is_parsed = true;
-                Prepared::try_new(one_statement(text)?)
+                PreparedStatement::try_new(one_statement(text)?)
             };
             known.prepared(text, parse).map(|_| is_parsed)
         };
-        let long = format!("SELECT '{}'", "x".repeat(Known::LONGEST));
+        let long = format!("SELECT '{}'", "x".repeat(StatementCache::LONGEST));
         for (text, again) in [
             ("SELECT 1", false),
             ("SELECT a FROM t WHERE b = ?", false),
@@ -80,7 +80,7 @@ mod tests {
         }
         assert!(is_parsed("SELEC 1").is_err());
         assert!(is_parsed("SELEC 1").is_err());
-        for number in 0..Known::MOST.get() {
+        for number in 0..StatementCache::MOST.get() {
             is_parsed(&format!("SELECT {number} AS another")).unwrap();
         }
         assert!(is_parsed("SELECT 1").unwrap());

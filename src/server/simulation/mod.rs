@@ -15,18 +15,18 @@ use crate::core::schedules::{Schedules, seeds};
 use crate::runtime::Jobs;
 use crate::runtime::host::Host;
 use crate::server::auth::access::Caller;
-use crate::server::auth::places::Places;
-use crate::server::counts::Counts;
+use crate::server::auth::locations::AllowedLocations;
+use crate::server::counters::StatementCounters;
 use crate::server::engine::Engine;
 use crate::server::flight::sessions::Sessions;
-use crate::server::parsing::definition;
+use crate::server::parse::definition;
 use crate::server::queries::limits::Limits;
-use crate::server::queries::scheduler::Work;
-use crate::server::queries::session_pool::Forks;
+use crate::server::queries::scheduler::QueryScheduler;
+use crate::server::queries::session_pool::SessionPool;
 use crate::server::running_jobs::RunningJobs;
 use crate::server::waiting_jobs::WaitingJobs;
 use crate::session::{ForkOptions, Session, SessionOptions};
-use crate::store::simulated::{Fate, Faults, Later, SimulatedDisk};
+use crate::store::simulated::{CallFate, DelayedWrite, Faults, SimulatedDisk};
 use crate::store::{CatalogStore, DataDir, JobStore};
 
 /// How many schedules the test runs, unless `ANABRANCH_SEEDS` says another number.
@@ -39,22 +39,22 @@ const EVENTS: u64 = 260;
 static EMPTY: LazyLock<Session> =
     LazyLock::new(|| Session::try_new(&SessionOptions::default()).unwrap());
 
-struct Lying(Mutex<State>);
+struct LossyStore(Mutex<State>);
 
 struct State {
     random: u64,
     /// How many of a thousand calls fail.
     rate: u64,
-    later: Vec<Later>,
+    later: Vec<DelayedWrite>,
 }
 
-impl std::fmt::Debug for Lying {
+impl std::fmt::Debug for LossyStore {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Lying")
     }
 }
 
-impl Lying {
+impl LossyStore {
     fn new(seed: u64) -> Self {
         Self(Mutex::new(State {
             random: seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1,
@@ -84,25 +84,25 @@ impl Lying {
     }
 }
 
-impl Faults for Lying {
+impl Faults for LossyStore {
     fn step(&self) -> BoxFuture<'static, ()> {
         std::future::ready(()).boxed()
     }
 
-    fn fate(&self, _: &str, writes: bool) -> Fate {
+    fn fate(&self, _: &str, writes: bool) -> CallFate {
         let rate = self.0.lock().unwrap().rate;
         if self.below(1_000) >= rate {
-            return Fate::Done;
+            return CallFate::Done;
         }
         // The store never writes a part of an object.
         match (writes, self.below(3)) {
-            (false, _) | (true, 0) => Fate::Refused,
-            (true, 1) => Fate::Unheard,
-            (true, _) => Fate::Late,
+            (false, _) | (true, 0) => CallFate::Refused,
+            (true, 1) => CallFate::AnswerLost,
+            (true, _) => CallFate::Late,
         }
     }
 
-    fn later(&self, later: Later) {
+    fn later(&self, later: DelayedWrite) {
         self.0.lock().unwrap().later.push(later);
     }
 }
@@ -114,16 +114,16 @@ async fn started(dir: &DataDir, runtime: &Handle) -> Engine {
         let jobs = Arc::new(Jobs::new(JobStore::new(dir.clone())));
         let session = EMPTY.fork(&ForkOptions::default()).unwrap();
         let limits = Limits::default();
-        let counts = Arc::new(Counts::try_new().unwrap());
+        let counts = Arc::new(StatementCounters::try_new().unwrap());
         let engine = Engine {
-            forks: Forks::try_new(session, 4).unwrap(),
+            forks: SessionPool::try_new(session, 4).unwrap(),
             store: CatalogStore::new(dir.clone()),
             running: RunningJobs::new(Arc::clone(&jobs), None, runtime.clone()),
             host: Host::over(Arc::clone(&jobs)),
             jobs,
             sessions: Sessions::new(limits.sessions, limits.idle),
-            work: Work::new(Handle::current(), limits, counts),
-            places: Places {
+            work: QueryScheduler::new(Handle::current(), limits, counts),
+            places: AllowedLocations {
                 roots: Vec::new(),
                 data_dir: None,
             },
@@ -145,7 +145,7 @@ fn found(engine: &Engine, name: &str) -> Option<u64> {
 
 async fn run(seed: u64) {
     const NAMES: u64 = 6;
-    let lying = Arc::new(Lying::new(seed));
+    let lying = Arc::new(LossyStore::new(seed));
     let disk = SimulatedDisk::default();
     let dir = disk.seen_with(Arc::clone(&lying) as Arc<dyn Faults>);
     let runtime = Handle::current();
@@ -206,7 +206,7 @@ async fn run(seed: u64) {
 }
 
 #[tokio::test]
-async fn what_was_defined_before_a_crash_is_there_after_it_or_was_answered_with_an_error() {
+async fn definitions_survive_a_crash_or_returned_an_error() {
     let schedules = Schedules::of("definitions of servers");
     for seed in seeds(SEEDS, &[]) {
         schedules.count();

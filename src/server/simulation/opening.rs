@@ -8,11 +8,11 @@ use std::sync::Arc;
 
 use tokio::runtime::{Builder, Handle, Runtime};
 
-use super::{Lying, started};
+use super::{LossyStore, started};
 use crate::core::schedules::{Schedules, found_by, seeds};
 use crate::server::auth::access::Caller;
 use crate::server::engine::Engine;
-use crate::server::parsing::definition;
+use crate::server::parse::definition;
 use crate::server::waiting_jobs::WaitingJobs;
 use crate::store::DataDir;
 use crate::store::simulated::{Faults, SimulatedDisk};
@@ -43,7 +43,7 @@ enum Planted {
 
 struct World {
     planted: Planted,
-    lying: Arc<Lying>,
+    lying: Arc<LossyStore>,
     dir: DataDir,
     /// The runtime of jobs. No thread drives it: jobs begin and do nothing.
     resting: Handle,
@@ -57,7 +57,7 @@ struct World {
 
 impl World {
     fn new(seed: u64, planted: Planted, resting: &Handle) -> Self {
-        let lying = Arc::new(Lying::new(seed));
+        let lying = Arc::new(LossyStore::new(seed));
         let disk = SimulatedDisk::default();
         let world = Self {
             planted,
@@ -116,7 +116,7 @@ impl World {
         let mut engine = started(&self.dir, &self.resting).await;
         match self.planted {
             Planted::ForgetsTables => {
-                let whole = engine.forks.whole().await;
+                let whole = engine.forks.exclusive().await;
                 for (name, _) in whole.session.unopened() {
                     let forgets = definition(&format!("DROP TABLE {name}")).unwrap();
                     whole.session.execute(forgets).await.unwrap();
@@ -323,7 +323,7 @@ impl Runtimes {
 }
 
 #[test]
-fn what_cannot_be_opened_at_a_start_is_kept_and_tried_again() {
+fn tables_not_opened_at_start_are_kept_and_retried() {
     let runtimes = Runtimes::new();
     let schedules = Schedules::of("starts of servers");
     for seed in seeds(SEEDS, &[]) {

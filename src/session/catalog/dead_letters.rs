@@ -21,7 +21,7 @@ use crate::tables::delta::TimeTravel;
 use crate::tables::kafka::KafkaTableProvider;
 
 /// Bad records of one statement and the table they go to.
-struct Letters {
+struct DeadLetterBatch {
     table: String,
     records: Arc<BadRecords>,
 }
@@ -49,14 +49,14 @@ pub(crate) fn keep(
     Box::pin(RecordBatchStreamAdapter::new(schema, stream.chain(write)))
 }
 
-fn letters(catalog: &Catalog) -> Vec<Letters> {
+fn letters(catalog: &Catalog) -> Vec<DeadLetterBatch> {
     catalog
         .kafka_tables_in_use()
         .iter()
         .filter_map(|provider| {
             let kafka = provider.downcast_ref::<KafkaTableProvider>()?;
             let table = kafka.table().dead_letter_table()?.to_owned();
-            Some(Letters {
+            Some(DeadLetterBatch {
                 table,
                 records: Arc::clone(kafka.bad_records()),
             })

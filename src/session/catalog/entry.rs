@@ -12,9 +12,9 @@ use datafusion::logical_expr::LogicalPlanBuilder;
 use datafusion::sql::sqlparser::ast::Query;
 
 use crate::error::{Error, Subject};
-use crate::session::catalog::file_names::Renamed;
-use crate::session::catalog::unopened::Unopened;
-use crate::session::options::TablePlace;
+use crate::session::catalog::file_names::RenamedTable;
+use crate::session::catalog::unopened_table::UnopenedTable;
+use crate::session::options::TableLocation;
 use crate::session::statements::declaration::DeclaredTable;
 use crate::tables::delta::DeltaTableHandle;
 use crate::tables::kafka::KafkaTable;
@@ -34,7 +34,7 @@ pub(crate) enum TableEntry {
     View(Arc<View>),
     Provider(Arc<dyn TableProvider>),
     /// The table is defined, and could not be opened so far.
-    Unopened(Arc<Unopened>),
+    Unopened(Arc<UnopenedTable>),
 }
 
 impl TableEntry {
@@ -61,11 +61,11 @@ impl TableEntry {
     }
 
     /// The locations of its rows; none of a view and of a table in memory.
-    pub(super) fn places(&self) -> Vec<TablePlace> {
+    pub(super) fn places(&self) -> Vec<TableLocation> {
         match self {
-            TableEntry::Kafka(table) => vec![TablePlace::Topic(table.topic().to_owned())],
+            TableEntry::Kafka(table) => vec![TableLocation::Topic(table.topic().to_owned())],
             TableEntry::Delta { handle, .. } => {
-                vec![TablePlace::Files(handle.location().to_owned())]
+                vec![TableLocation::Files(handle.location().to_owned())]
             }
             TableEntry::View(_) => Vec::new(),
             TableEntry::Unopened(unopened) => match unopened.opened() {
@@ -75,7 +75,7 @@ impl TableEntry {
             TableEntry::Provider(provider) => match listing(provider.as_ref()) {
                 Some(files) => {
                     let paths = files.table_paths().iter();
-                    let paths = paths.map(|path| TablePlace::Files(path.as_str().to_owned()));
+                    let paths = paths.map(|path| TableLocation::Files(path.as_str().to_owned()));
                     paths.collect()
                 }
                 None => Vec::new(),
@@ -103,7 +103,7 @@ pub(crate) struct View {
 /// The error for a view over too many nested views.
 pub(crate) fn too_many_views(name: &str) -> Error {
     Error::invalid(format!(
-        "view {name} stands below {VIEWS} views above one another"
+        "view {name} is nested in more than {VIEWS} levels of views"
     ))
     .about(Subject::table(name))
     .with_help("define one of them over the tables")
@@ -111,7 +111,7 @@ pub(crate) fn too_many_views(name: &str) -> Error {
 
 /// The table over files behind `provider`, also if its columns were renamed; `None` for other tables.
 fn listing(provider: &dyn TableProvider) -> Option<&ListingTable> {
-    match provider.downcast_ref::<Renamed>() {
+    match provider.downcast_ref::<RenamedTable>() {
         Some(renamed) => listing(renamed.files()),
         None => provider.downcast_ref::<ListingTable>(),
     }
@@ -122,7 +122,7 @@ pub(super) fn with_statistics(
     provider: &dyn TableProvider,
     statistics: Option<&Arc<FileStatisticsCache>>,
 ) -> Option<Arc<dyn TableProvider>> {
-    if let Some(renamed) = provider.downcast_ref::<Renamed>() {
+    if let Some(renamed) = provider.downcast_ref::<RenamedTable>() {
         let files = with_statistics(renamed.files(), statistics)?;
         return Some(Arc::new(renamed.over(files)));
     }

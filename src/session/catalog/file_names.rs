@@ -34,7 +34,7 @@ use crate::planner::normalize;
 use crate::planner::types::typed_arrow_type;
 
 /// Fields of the table by their names in the files.
-pub(crate) type Names = HashMap<String, Field>;
+pub(crate) type FieldsByName = HashMap<String, Field>;
 
 /// The columns of a statement that declares a table over files, if their original spelling, or that of STRUCT fields in them,
 /// differs from their names; with that spelling.
@@ -65,11 +65,11 @@ pub(crate) async fn with_names_of_files(
     state: &SessionState,
     mut table: CreateExternalTable,
     typed: &[Field],
-) -> Result<(CreateExternalTable, Names)> {
+) -> Result<(CreateExternalTable, FieldsByName)> {
     // No files, or unreadable ones: the scan reports the error.
     let found = fields_of_files(state, &table).await.ok();
     let found = found.as_ref().map(|schema| schema.fields());
-    let mut names = Names::new();
+    let mut names = FieldsByName::new();
     let mut fields = Vec::with_capacity(table.schema.fields().len());
     for field in table.schema.fields() {
         let typed = typed.iter().find(|typed| typed.name() == field.name());
@@ -172,14 +172,14 @@ async fn fields_of_files(
 
 /// A table whose columns have other names than the fields of its files.
 #[derive(Debug)]
-pub(crate) struct Renamed {
+pub(crate) struct RenamedTable {
     files: Arc<dyn TableProvider>,
     schema: SchemaRef,
 }
 
-impl Renamed {
+impl RenamedTable {
     /// The table over `files` with the SQL names.
-    pub(crate) fn new(files: Arc<dyn TableProvider>, names: &Names) -> Self {
+    pub(crate) fn new(files: Arc<dyn TableProvider>, names: &FieldsByName) -> Self {
         let schema = files.schema();
         let fields = schema.fields().iter().map(|field| {
             let Some(named) = names.get(field.name()) else {
@@ -226,7 +226,7 @@ impl Renamed {
     }
 }
 
-impl Renamed {
+impl RenamedTable {
     fn scan_boxed<'a>(
         &'a self,
         state: &'a dyn SessionLike,
@@ -275,7 +275,7 @@ fn called(
             let of = called_like(field.data_type(), shown.data_type());
             let expr: Arc<dyn PhysicalExpr> = match of == *field.data_type() {
                 true => column,
-                false => Arc::new(FieldNames { column, of }),
+                false => Arc::new(RenamedFields { column, of }),
             };
             ProjectionExpr {
                 expr,
@@ -288,32 +288,32 @@ fn called(
 
 /// A column whose fields have other names.
 #[derive(Debug, Eq)]
-struct FieldNames {
+struct RenamedFields {
     column: Arc<dyn PhysicalExpr>,
     of: DataType,
 }
 
 // By hand, as in the engine: https://github.com/rust-lang/rust/issues/78808
-impl PartialEq for FieldNames {
+impl PartialEq for RenamedFields {
     fn eq(&self, other: &Self) -> bool {
         self.column.eq(&other.column) && self.of == other.of
     }
 }
 
-impl Hash for FieldNames {
+impl Hash for RenamedFields {
     fn hash<H: Hasher>(&self, state: &mut H) {
         self.column.hash(state);
         self.of.hash(state);
     }
 }
 
-impl fmt::Display for FieldNames {
+impl fmt::Display for RenamedFields {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "field_names({})", self.column)
     }
 }
 
-impl PhysicalExpr for FieldNames {
+impl PhysicalExpr for RenamedFields {
     fn return_field(&self, schema: &Schema) -> DataFusionResult<FieldRef> {
         let field = self.column.return_field(schema)?;
         let field = Field::clone(&field).with_data_type(self.of.clone());
@@ -353,7 +353,7 @@ impl PhysicalExpr for FieldNames {
     }
 }
 
-impl TableProvider for Renamed {
+impl TableProvider for RenamedTable {
     fn schema(&self) -> SchemaRef {
         Arc::clone(&self.schema)
     }

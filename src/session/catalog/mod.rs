@@ -5,7 +5,7 @@ pub(crate) mod entry;
 pub(crate) mod exact_files;
 pub(crate) mod file_names;
 pub(crate) mod hidden_names;
-pub(crate) mod unopened;
+pub(crate) mod unopened_table;
 pub(crate) mod view_barrier;
 #[cfg(test)]
 pub(crate) mod view_barrier_tests;
@@ -34,9 +34,9 @@ use crate::error::{Error, ErrorKind, Result, Subject};
 use crate::session::catalog::entry::{placeholder, with_statistics};
 use crate::session::catalog::hidden_names::table_of_change;
 use crate::session::catalog::view_barrier::BarrierView;
-use crate::session::names::inner_names::{Equal, renamed};
+use crate::session::names::inner_names::{EqualNames, renamed};
 use crate::session::names::labels::Labels;
-use crate::session::options::{IsClosed, TablePlace};
+use crate::session::options::{ClosedTables, TableLocation};
 use crate::session::rewrite::arguments::{Purpose, deferred, queries_of, with_values};
 use crate::session::rewrite::asked_version::AskedVersion;
 use crate::session::syntax::{find_relation, plain_name};
@@ -63,7 +63,7 @@ pub(crate) trait PlanViews: Send + Sync {
 }
 
 #[derive(Default)]
-struct Tables {
+struct CatalogTables {
     entries: BTreeMap<String, TableEntry>,
     /// Tables that views may use and statements may not.
     hidden: BTreeMap<String, TableEntry>,
@@ -72,7 +72,7 @@ struct Tables {
     /// Tables declared by a restricted user: one who may use certain tables only.
     restricted: BTreeSet<String>,
     /// Decides whether a table may not be opened here, also from within a view.
-    is_closed: Option<IsClosed>,
+    is_closed: Option<ClosedTables>,
     definitions: BTreeMap<String, String>,
 }
 
@@ -89,7 +89,7 @@ struct PlannedFor {
 /// The schema of a session, the only one.
 #[derive(Default)]
 pub(crate) struct Catalog {
-    tables: RwLock<Tables>,
+    tables: RwLock<CatalogTables>,
     /// A new number after each change; only a fork that was made since has the same one.
     version: AtomicU64,
     /// Providers of the running statement: every mention of a table refers to the same snapshot.
@@ -231,7 +231,7 @@ impl Catalog {
     }
 
     /// The locations of the tables with these names.
-    pub(crate) fn places(&self, is_wanted: impl Fn(&str) -> bool) -> Vec<TablePlace> {
+    pub(crate) fn places(&self, is_wanted: impl Fn(&str) -> bool) -> Vec<TableLocation> {
         self.read(|tables| {
             let entries = tables.entries.iter().chain(&tables.hidden);
             entries
@@ -266,10 +266,10 @@ impl Catalog {
         match is_closed.is_some_and(|is_closed| is_closed(name)) {
             false => Ok(()),
             true => {
-                let message = format!("{name} lies where a table is by now that is not yours");
+                let message = format!("{name} is at the location of a table that you may not use");
                 let error = Error::new(ErrorKind::Permission, message);
                 Err(error.about(Subject::table(name)).with_help(
-                    "it was declared before that one: DROP TABLE, and declare yours at another place",
+                    "it was declared before that table: DROP TABLE, and declare it at another location",
                 ))
             }
         }
@@ -368,7 +368,7 @@ impl Catalog {
         {
             return Err(Error::new(
                 ErrorKind::Permission,
-                format!("the definition of {name} names what is not yours"),
+                format!("the definition of {name} names tables that you may not use"),
             )
             .about(Subject::table(name))
             .with_help("DESCRIBE has its columns"));
@@ -400,11 +400,11 @@ impl Catalog {
     }
 
     /// A catalog with the same tables, for statements that run concurrently with those of this one; they may use only the
-    /// tables that `may_name` allows, and open none for which `is_closed` returns true.
+    /// tables that `table_filter` allows, and open none for which `is_closed` returns true.
     pub(crate) fn fork(
         &self,
         may_name: Option<impl Fn(&str) -> bool>,
-        is_closed: Option<&IsClosed>,
+        is_closed: Option<&ClosedTables>,
     ) -> Self {
         let (tables, version) = self.read(|tables| {
             let mut entries = tables.entries.clone();
@@ -412,7 +412,7 @@ impl Catalog {
             if let Some(may_name) = &may_name {
                 hidden.extend(entries.extract_if(.., |name, _| !may_name(name)));
             }
-            let tables = Tables {
+            let tables = CatalogTables {
                 is_restricted: tables.is_restricted || may_name.is_some(),
                 restricted: tables.restricted.clone(),
                 is_closed: is_closed.cloned(),
@@ -432,7 +432,7 @@ impl Catalog {
     /// Keeps statistics of files in this cache. A table starts with the cache of the session that declared it.
     pub(crate) fn keep_statistics_in(&self, statistics: Option<&Arc<FileStatisticsCache>>) {
         let mut tables = self.write();
-        let Tables {
+        let CatalogTables {
             entries, hidden, ..
         } = &mut *tables;
         for entry in entries.values_mut().chain(hidden.values_mut()) {
@@ -576,7 +576,7 @@ impl Catalog {
                 .within(Subject::table(name)),
         })?;
         let plan = match view.columns.is_empty() {
-            true => renamed(plan, &Labels::of_query(&view.query), Equal::Kept)?,
+            true => renamed(plan, &Labels::of_query(&view.query), EqualNames::Kept)?,
             false => rename(plan, &view.columns)?,
         };
         if hides {
@@ -592,7 +592,7 @@ impl Catalog {
             if !tables.is_restricted {
                 return false;
             }
-            let mut reads = Reads {
+            let mut reads = TableReferences {
                 tables,
                 seen: Vec::new(),
                 within: 0,
@@ -606,7 +606,7 @@ impl Catalog {
         self.version.load(Ordering::Acquire)
     }
 
-    fn write(&self) -> RwLockWriteGuard<'_, Tables> {
+    fn write(&self) -> RwLockWriteGuard<'_, CatalogTables> {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         let tables = self.tables.write().unwrap_or_else(PoisonError::into_inner);
         // Within the lock: a reader of the tables reads their version along with them.
@@ -615,21 +615,21 @@ impl Catalog {
         tables
     }
 
-    fn read<T>(&self, look: impl FnOnce(&Tables) -> T) -> T {
+    fn read<T>(&self, look: impl FnOnce(&CatalogTables) -> T) -> T {
         look(&self.tables.read().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
 /// Finds names of tables that are hidden or missing, also through nested views. The name of a common table expression counts as
 /// missing: this closes a view too many rather than one too few.
-struct Reads<'a> {
-    tables: &'a Tables,
+struct TableReferences<'a> {
+    tables: &'a CatalogTables,
     seen: Vec<String>,
     /// Depth of nested views.
     within: usize,
 }
 
-impl Visitor for Reads<'_> {
+impl Visitor for TableReferences<'_> {
     type Break = ();
 
     fn pre_visit_relation(&mut self, relation: &ObjectName) -> ControlFlow<()> {

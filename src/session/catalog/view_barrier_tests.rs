@@ -104,11 +104,11 @@ fn condition() -> impl Strategy<Value = String> {
 }
 
 /// Numbers with which `probe` was called.
-type Met = Arc<Mutex<BTreeSet<i64>>>;
+type ProbedValues = Arc<Mutex<BTreeSet<i64>>>;
 
 /// Registers the function in a session.
-fn with_probe(session: &Session) -> Met {
-    let met = Met::default();
+fn with_probe(session: &Session) -> ProbedValues {
+    let met = ProbedValues::default();
     let told = Arc::clone(&met);
     let probe = move |given: &[ColumnarValue]| -> DataFusionResult<ColumnarValue> {
         let values = ColumnarValue::values_to_arrays(given)?;
@@ -180,13 +180,13 @@ async fn sessions(files: &str) -> Result<(Session, Session)> {
 }
 
 /// Whether `probe` was called with a value of a hidden row since the last call.
-fn has_met_hidden(met: &Met) -> bool {
+fn has_met_hidden(met: &ProbedValues) -> bool {
     let met = std::mem::take(&mut *met.lock().unwrap());
     met.iter().any(|value| *value >= 1000)
 }
 
 #[test]
-fn nothing_that_a_reader_computes_is_given_a_hidden_row() {
+fn no_reader_expression_sees_a_hidden_row() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let folder = tempfile::tempdir().unwrap();
     let files = folder.path().join("secret").display().to_string();

@@ -8,7 +8,7 @@ use datafusion::execution::memory_pool::{
     MemoryConsumer, MemoryLimit, MemoryPool, MemoryReservation,
 };
 
-use crate::core::jobs::Shortage;
+use crate::core::jobs::MemoryShortage;
 
 /// A memory pool that allocates from another pool, up to a limit.
 #[derive(Debug)]
@@ -93,7 +93,7 @@ pub(crate) struct JobPool {
     of: Arc<dyn MemoryPool>,
     held: AtomicUsize,
     /// The last refused reservation.
-    shortage: Mutex<Option<Shortage>>,
+    shortage: Mutex<Option<MemoryShortage>>,
 }
 
 impl JobPool {
@@ -106,7 +106,7 @@ impl JobPool {
     }
 
     /// Returns the shortage since the last call, and resets it.
-    pub(crate) fn take_shortage(&self) -> Option<Shortage> {
+    pub(crate) fn take_shortage(&self) -> Option<MemoryShortage> {
         self.shortage
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -115,7 +115,7 @@ impl JobPool {
 
     fn lacks(&self, asked: usize) {
         let held = self.held.load(Ordering::Relaxed);
-        let shortage = Shortage {
+        let shortage = MemoryShortage {
             asked,
             held,
             others: self.of.reserved().saturating_sub(held),
@@ -189,7 +189,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_statement_holds_no_more_than_its_share_and_gives_all_back() {
+    fn a_statement_is_limited_and_releases_all_memory() {
         let whole: Arc<dyn MemoryPool> = Arc::new(GreedyMemoryPool::new(150));
         let share = || Arc::new(LimitedPool::new(Arc::clone(&whole), 100)) as Arc<dyn MemoryPool>;
         let (one, two) = (share(), share());
@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn a_job_knows_what_others_held_when_it_got_no_more() {
+    fn a_refused_job_knows_the_memory_held_by_others() {
         let whole: Arc<dyn MemoryPool> = Arc::new(GreedyMemoryPool::new(100));
         let pools = [0, 1].map(|_| Arc::new(JobPool::new(Arc::clone(&whole))));
         let [one, two] = &pools;
@@ -223,7 +223,7 @@ mod tests {
         assert_eq!(one.take_shortage(), None);
         second.try_grow(20).unwrap();
         second.try_grow(30).unwrap_err();
-        let shortage = Shortage {
+        let shortage = MemoryShortage {
             asked: 30,
             held: 20,
             others: 70,

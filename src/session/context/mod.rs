@@ -1,8 +1,8 @@
 //! Construction of the DataFusion context: types, functions, planners, memory.
 
 pub(crate) mod memory;
-pub(crate) mod states;
-pub(crate) mod yielding;
+pub(crate) mod state_cache;
+pub(crate) mod yield_points;
 
 use std::sync::Arc;
 
@@ -24,19 +24,19 @@ use crate::planner::types::SqlTypes;
 use crate::session::catalog::Catalog;
 use crate::session::catalog::exact_files::ExactFiles;
 use crate::session::context::memory::{JobPool, LimitedPool, limit_of};
-use crate::session::context::yielding::GiveWay;
+use crate::session::context::yield_points::InsertYieldPoints;
 use crate::session::limits::bounded_literals::BoundedLiterals;
-use crate::session::limits::sizes;
-use crate::session::limits::unwanted::{AskingParts, let_rules_ask};
+use crate::session::limits::cancellation::{CancellableRewrite, make_rules_cancellable};
+use crate::session::limits::function_bounds;
 use crate::session::names::inner_names::NamedQueries;
 use crate::session::options::{CATALOG, ForkOptions, JobMemory, SCHEMA, SessionOptions};
 use crate::session::physical::bounded_plan::BoundedPlanner;
 use crate::session::physical::delimiters::ShortDelimiters;
-use crate::session::physical::few_rows::FewAtATime;
-use crate::session::physical::nan::{ForgetBounds, KeepNan};
-use crate::session::physical::one_nan::OneNan;
+use crate::session::physical::nan_statistics::{IgnoreFloatBounds, UnprunedFloats};
+use crate::session::physical::normalize_nan::NormalizeNan;
 use crate::session::physical::read_once::ReadOnce;
-use crate::session::physical::top_groups::AllGroups;
+use crate::session::physical::small_batches::SmallBatches;
+use crate::session::physical::top_groups::KeepAllGroups;
 use crate::session::system::{SYSTEM, SystemSchema};
 use crate::session::views::SessionViews;
 use crate::tables::delta;
@@ -59,7 +59,7 @@ pub(super) fn common(
     }
     let settings = config.options_mut();
     let limit = limit_of(runtime.memory_pool.as_ref());
-    tell_budget(settings, limit);
+    set_budget(settings, limit);
     settings.sql_parser.collect_spans = true;
     settings.sql_parser.map_string_types_to_utf8view = false;
     settings.sql_parser.support_varchar_with_length = true;
@@ -88,11 +88,11 @@ pub(super) fn common(
         .relation_planners()
         .get_or_insert_default()
         .push(Arc::new(NamedQueries));
-    let_rules_ask(&mut builder);
+    make_rules_cancellable(&mut builder);
     let mut state = builder.build();
-    state.register_function_rewrite(Arc::new(AskingParts))?;
+    state.register_function_rewrite(Arc::new(CancellableRewrite))?;
     anabranch_udfs::register_json(&mut state)?;
-    sizes::bound(&mut state)?;
+    function_bounds::bound(&mut state)?;
     state.register_file_format(Arc::new(ExactJsonFactory::new()), true)?;
     Ok(Arc::new(state))
 }
@@ -100,15 +100,16 @@ pub(super) fn common(
 /// The engine's rules, after one that must precede all readers of statistics, and before those that must follow all pushdown of
 /// predicates.
 fn physical_rules() -> Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> {
-    let mut rules: Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> = vec![Arc::new(ForgetBounds)];
+    let mut rules: Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> =
+        vec![Arc::new(IgnoreFloatBounds)];
     rules.extend(PhysicalOptimizer::new().rules);
-    rules.push(Arc::new(KeepNan));
-    rules.push(Arc::new(AllGroups));
+    rules.push(Arc::new(UnprunedFloats));
+    rules.push(Arc::new(KeepAllGroups));
     rules.push(Arc::new(ShortDelimiters));
-    rules.push(Arc::new(FewAtATime));
+    rules.push(Arc::new(SmallBatches));
     rules.push(Arc::new(ReadOnce));
-    rules.push(Arc::new(GiveWay));
-    rules.push(Arc::new(OneNan));
+    rules.push(Arc::new(InsertYieldPoints));
+    rules.push(Arc::new(NormalizeNan));
     rules.push(Arc::new(ExactFiles));
     rules
 }
@@ -130,7 +131,7 @@ pub(super) fn build(
                 config.options_mut().execution.time_zone = Some(zone.clone());
             }
             if let Some(limit) = limit {
-                tell_budget(config.options_mut(), limit);
+                set_budget(config.options_mut(), limit);
             }
             SessionStateBuilder::new_from_existing(common.clone())
                 .with_config(config)
@@ -157,20 +158,20 @@ pub(super) fn build(
 }
 
 /// Sets the budget of one function call from the statement's memory: the result is copied once or twice on its way.
-fn tell_budget(settings: &mut ConfigOptions, limit: usize) {
+fn set_budget(settings: &mut ConfigOptions, limit: usize) {
     settings.extensions.insert(Budget(limit / 4));
 }
 
 /// Memory, disk and caches of files of a session, shared by its forks.
 #[derive(Debug, Clone)]
-pub(super) struct Resources {
+pub(super) struct SessionResources {
     /// The environment of statements.
     pub(super) statements: Arc<RuntimeEnv>,
     /// The environment of jobs; that of statements, if jobs have no memory of their own.
     pub(super) jobs: Arc<RuntimeEnv>,
 }
 
-impl Resources {
+impl SessionResources {
     /// # Errors
     ///
     /// Options that reserve all memory for jobs.
@@ -182,9 +183,11 @@ impl Resources {
             JobMemory::Bytes(bytes) if bytes < whole => Some(bytes),
             JobMemory::Bytes(bytes) => {
                 return Err(Error::invalid(format!(
-                    "jobs cannot have {bytes} bytes of the {whole} that there are for them and for statements"
+                    "jobs cannot have {bytes} bytes of the {whole} for jobs and statements"
                 ))
-                .with_help("--job-memory is a part of --memory-limit: lower it, or raise that"));
+                .with_help(
+                    "--job-memory is a part of --memory-limit: lower it, or raise --memory-limit",
+                ));
             }
         };
         let disk = || {
@@ -254,7 +257,7 @@ impl Resources {
             ..self.jobs.as_ref().clone()
         };
         let mut config = common.config().clone();
-        tell_budget(config.options_mut(), limit_of(pool.as_ref()));
+        set_budget(config.options_mut(), limit_of(pool.as_ref()));
         let state = SessionStateBuilder::new_from_existing(common.clone())
             .with_config(config)
             .with_runtime_env(Arc::new(runtime))
@@ -303,8 +306,8 @@ mod tests {
 
     use super::*;
 
-    fn resources(limit: usize, job_memory: JobMemory) -> Result<Resources> {
-        Resources::try_new(&SessionOptions {
+    fn resources(limit: usize, job_memory: JobMemory) -> Result<SessionResources> {
+        SessionResources::try_new(&SessionOptions {
             memory_limit: Some(limit),
             job_memory,
             ..SessionOptions::default()
@@ -316,7 +319,7 @@ mod tests {
     }
 
     #[test]
-    fn safe_1_statements_cannot_take_the_memory_of_jobs() {
+    fn safe_1_statements_cannot_use_the_memory_of_jobs() {
         for (given, of_jobs) in [(JobMemory::Half, 50), (JobMemory::Bytes(30), 30)] {
             let resources = resources(100, given).unwrap();
             let (statement, job) = (consumer(&resources.statements), consumer(&resources.jobs));
@@ -387,9 +390,9 @@ mod tests {
     }
 
     /// Metadata whose size becomes known when the test allows it: until then the cache that stores it is locked.
-    struct Slow(Sender<()>, Mutex<Receiver<()>>);
+    struct SlowMetadata(Sender<()>, Mutex<Receiver<()>>);
 
-    impl FileMetadata for Slow {
+    impl FileMetadata for SlowMetadata {
         fn as_any(&self) -> &dyn Any {
             self
         }
@@ -407,7 +410,7 @@ mod tests {
     }
 
     #[test]
-    fn safe_1_a_statement_that_holds_its_cache_of_files_holds_no_job() {
+    fn safe_1_a_locked_file_cache_of_statements_does_not_block_jobs() {
         let resources = resources(100, JobMemory::Half).unwrap();
         let of = |runtime: &RuntimeEnv| runtime.cache_manager.get_file_metadata_cache();
         let (of_statements, of_jobs) = (of(&resources.statements), of(&resources.jobs));
@@ -421,8 +424,10 @@ mod tests {
         };
         let (is_held, held) = channel();
         let (goes_on, may_go_on) = channel();
-        let entry =
-            CachedFileMetadataEntry::new(meta, Arc::new(Slow(is_held, Mutex::new(may_go_on))));
+        let entry = CachedFileMetadataEntry::new(
+            meta,
+            Arc::new(SlowMetadata(is_held, Mutex::new(may_go_on))),
+        );
         let of_statement = path.clone();
         let statement = std::thread::spawn(move || of_statements.put(&of_statement, entry));
         held.recv().unwrap();

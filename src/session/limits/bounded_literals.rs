@@ -13,8 +13,8 @@ use datafusion::logical_expr::planner::{
     ExprPlanner, PlannerResult, RawBinaryExpr, RawDictionaryExpr,
 };
 
-use crate::session::limits::sizes::bounded;
-use crate::session::limits::unwanted;
+use crate::session::limits::cancellation;
+use crate::session::limits::function_bounds::bounded;
 
 /// Wraps the engine's planners, and puts bounds around the functions that they call.
 #[derive(Debug)]
@@ -26,7 +26,7 @@ impl ExprPlanner for BoundedLiterals {
         expr: RawBinaryExpr,
         schema: &DFSchema,
     ) -> Result<PlannerResult<RawBinaryExpr>> {
-        unwanted::check()?;
+        cancellation::check()?;
         Ok(within(NestedFunctionPlanner.plan_binary_op(expr, schema)?))
     }
 
@@ -35,7 +35,7 @@ impl ExprPlanner for BoundedLiterals {
         exprs: Vec<Expr>,
         schema: &DFSchema,
     ) -> Result<PlannerResult<Vec<Expr>>> {
-        unwanted::check()?;
+        cancellation::check()?;
         Ok(within(
             NestedFunctionPlanner.plan_array_literal(exprs, schema)?,
         ))

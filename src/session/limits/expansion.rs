@@ -15,14 +15,14 @@ use anabranch_udfs::times_json_is_read;
 
 /// The definition of a column that an expression uses.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Known {
+pub(crate) struct ColumnExpansion {
     /// Parts of the expression that defines it.
     pub(crate) parts: u64,
     /// Whether it is a JSON value.
     pub(crate) is_json: bool,
 }
 
-impl Known {
+impl ColumnExpansion {
     /// Any column of a table.
     pub(crate) const PLAIN: Self = Self {
         parts: 1,
@@ -31,7 +31,7 @@ impl Known {
 }
 
 /// Parts of an expression after expansion.
-pub(crate) fn weight(expr: &Expr, of_column: &impl Fn(&Column) -> Known) -> u64 {
+pub(crate) fn weight(expr: &Expr, of_column: &impl Fn(&Column) -> ColumnExpansion) -> u64 {
     if let Expr::Column(column) = expr {
         return of_column(column).parts;
     }
@@ -119,11 +119,11 @@ mod tests {
 
     fn nested(levels: usize, step: impl Fn(Expr) -> Expr) -> u64 {
         let expr = (0..levels).fold(col("a"), |inner, _| step(inner));
-        weight(&expr, &|_| Known::PLAIN)
+        weight(&expr, &|_| ColumnExpansion::PLAIN)
     }
 
     #[test]
-    fn what_doubles_is_counted_as_often_as_it_is_written() {
+    fn repeated_parts_are_counted_per_expansion() {
         let doubling: [fn(Expr) -> Expr; 4] = [
             |inner| inner.between(lit(1), lit(2)),
             |inner| coalesce(vec![inner, lit(1)]),
@@ -152,7 +152,7 @@ mod tests {
                 .map(|n| (Box::new(col("a").eq(lit(n))), Box::new(lit(is_true(n)))))
                 .collect();
             let case = Expr::Case(Case::new(None, when_then_expr, None));
-            weight(&case, &|_| Known::PLAIN)
+            weight(&case, &|_| ColumnExpansion::PLAIN)
         };
         assert!(case(1_000, |_| true) > 1_000_000);
         assert!(case(1_000, |_| false) > 1_000_000);

@@ -17,9 +17,9 @@ use anabranch_udfs::is_json_type;
 
 use crate::core::stack::with_stack;
 use crate::error::Result;
-use crate::session::limits::expansion::Known;
+use crate::session::limits::expansion::ColumnExpansion;
 use crate::session::limits::refusal::too_large;
-use crate::session::limits::{expansion, sizes, type_fields};
+use crate::session::limits::{expansion, function_bounds, type_fields};
 
 /// Operators of a plan, counted as often as the optimizer visits them.
 pub(crate) const OPERATORS: usize = 20_000;
@@ -45,8 +45,8 @@ const EXPANDED: u64 = 200_000;
 /// [`crate::error::ErrorKind::Exhausted`], with the limit that the plan exceeds.
 pub(crate) fn check(plan: &LogicalPlan) -> Result<()> {
     with_stack(|| {
-        let mut count = Count::default();
-        count.walk(plan, Place::default())?;
+        let mut count = PlanCounters::default();
+        count.walk(plan, OperatorPosition::default())?;
         // Each projection can double a condition: a few projections cannot make it large.
         if count.projections > 3 {
             weigh(plan, &mut HashMap::new())?;
@@ -62,14 +62,14 @@ fn too_many_parts() -> DataFusionError {
 
 /// The position of an operator.
 #[derive(Debug, Default, Clone, Copy)]
-struct Place {
+struct OperatorPosition {
     /// Operators above it.
     depth: usize,
     /// Subqueries that enclose it.
     within: u32,
 }
 
-impl Place {
+impl OperatorPosition {
     /// The position this number of operators further down.
     fn below(self, operators: usize) -> Self {
         Self {
@@ -81,7 +81,7 @@ impl Place {
 
 /// Counters for the operators and expressions that the optimizer walks.
 #[derive(Default)]
-struct Count {
+struct PlanCounters {
     operators: u64,
     parts: u64,
     projections: usize,
@@ -90,8 +90,8 @@ struct Count {
     types: HashSet<usize>,
 }
 
-impl Count {
-    fn walk(&mut self, plan: &LogicalPlan, place: Place) -> Result<(), DataFusionError> {
+impl PlanCounters {
+    fn walk(&mut self, plan: &LogicalPlan, place: OperatorPosition) -> Result<(), DataFusionError> {
         let times = 1_u64.checked_shl(place.within).unwrap_or(u64::MAX);
         self.operators = self.operators.saturating_add(times);
         if self.operators > OPERATORS as u64 {
@@ -99,13 +99,13 @@ impl Count {
                 0..4 => format!(
                     "the statement has more than {OPERATORS} operators once its views and common table expressions are put in"
                 ),
-                within => format!("the statement has {within} subqueries within one another"),
+                within => format!("the statement has {within} nested subqueries"),
             })
             .into());
         }
         if place.depth >= DEPTH {
             return Err(too_large(format!(
-                "the statement has more than {DEPTH} operators above one another"
+                "the statement has more than {DEPTH} levels of operators"
             ))
             .into());
         }
@@ -121,7 +121,7 @@ impl Count {
                     return Err(too_many_parts());
                 }
                 if let Expr::ScalarFunction(call) = part
-                    && sizes::may_compare_much(call)
+                    && function_bounds::may_compare_much(call)
                 {
                     self.comparing += 1;
                     if self.comparing > COMPARING {
@@ -158,7 +158,7 @@ impl Count {
                     let below = place.below(1);
                     self.walk(
                         &subquery.subquery,
-                        Place {
+                        OperatorPosition {
                             within: place.within + 1,
                             ..below
                         },
@@ -176,7 +176,7 @@ impl Count {
 
     /// Counts the parts that the expansion of an expression with `parts` parts adds.
     fn grow(&mut self, expr: &Expr, parts: u64) -> Result<(), DataFusionError> {
-        let grown = expansion::weight(expr, &|_| Known::PLAIN);
+        let grown = expansion::weight(expr, &|_| ColumnExpansion::PLAIN);
         if grown > GROWN && grown / 2 > parts {
             return Err(too_large(format!(
                 "an expression of the statement has more than {GROWN} parts once BETWEEN, CASE and coalesce are written out"
@@ -336,12 +336,12 @@ fn weight(expr: &Expr, inputs: &[(&Arc<DFSchema>, Arc<[u64]>)]) -> u64 {
         let mut inputs = inputs.iter();
         let of = inputs.find_map(|(schema, weights)| {
             let at = schema.maybe_index_of_column(column)?;
-            Some(Known {
+            Some(ColumnExpansion {
                 parts: weights.get(at).copied()?,
                 is_json: is_json_type(schema.field(at).data_type()),
             })
         });
-        of.unwrap_or(Known::PLAIN)
+        of.unwrap_or(ColumnExpansion::PLAIN)
     })
 }
 
@@ -370,7 +370,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn values_in_json_are_counted_as_often_as_they_are_read() {
+    async fn json_values_are_counted_per_read() {
         for cast in [
             "CAST('[1]' -> @ AS BIGINT)",
             "TRY_CAST('[1]' -> @ AS BIGINT)",
@@ -395,7 +395,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_doubles_with_each_step_is_refused() {
+    async fn doubling_expressions_are_refused() {
         let joined = chain(40, |from| {
             format!("SELECT a.c FROM {from} a JOIN {from} b ON a.c = b.c")
         });
@@ -427,7 +427,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn types_that_double_with_each_step_are_refused_where_they_are_made() {
+    async fn doubling_types_are_refused_at_their_origin() {
         for step in [
             "named_struct('a', c, 'b', c)",
             "struct(c, c)",
@@ -441,7 +441,7 @@ mod tests {
                 .await
                 .expect_err(step);
             assert_eq!(error.kind(), ErrorKind::Exhausted, "{step}: {error}");
-            assert!(error.message().contains("fields within fields"), "{error}");
+            assert!(error.message().contains("nested fields"), "{error}");
         }
         let deep = chain(40, |from| {
             let (open, close) = ("[".repeat(30), "]".repeat(30));
@@ -458,7 +458,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn types_that_are_written_have_values_of_this_world() {
+    async fn declared_types_have_bounded_sizes() {
         let deep = format!("{}Int64{}", "List(".repeat(1_000), ")".repeat(1_000));
         for expr in [
             "arrow_cast(NULL, 'FixedSizeList(2147483647, FixedSizeList(1000000, Int64))')",
@@ -496,7 +496,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn subqueries_within_one_another_and_beside_each_other_have_a_number() {
+    async fn nested_and_sibling_subqueries_are_limited() {
         let within = |open: &str, inner: &str, levels: usize| {
             format!("{}{inner}{}", open.repeat(levels), ")".repeat(levels))
         };
@@ -539,7 +539,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_doubles_when_it_is_written_out_is_refused() {
+    async fn expressions_that_double_by_expansion_are_refused() {
         let nested = |what: &str, levels: usize| {
             let expr =
                 (0..levels).fold("value > 1".to_owned(), |inner, _| what.replace('X', &inner));
@@ -583,7 +583,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn functions_that_compare_much_are_called_so_often() {
+    async fn calls_of_comparing_functions_are_limited() {
         let calls = |count: usize| {
             let calls: Vec<String> = (0..count)
                 .map(|n| format!("levenshtein('{n}', CAST(value AS VARCHAR)) AS c{n}"))

@@ -5,5 +5,5 @@ use crate::error::{Error, ErrorKind};
 /// The error for a statement that is too large.
 pub(crate) fn too_large(what: String) -> Error {
     Error::new(ErrorKind::Exhausted, what)
-        .with_help("keep a part of it in a table, or make several statements of it")
+        .with_help("store a part of it in a table, or split it into several statements")
 }

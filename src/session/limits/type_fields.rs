@@ -21,12 +21,12 @@ const WIDTH: u64 = 64 << 10;
 pub(crate) fn too_large(of: &DataType) -> Option<String> {
     let mut left = FIELDS;
     match count(of, &mut left, NESTED) {
-        Counted::All if width(of) > WIDTH => Some(format!(
+        FieldCount::All if width(of) > WIDTH => Some(format!(
             "more than {WIDTH} bytes for each value, also for NULL"
         )),
-        Counted::All => None,
-        Counted::TooMany => Some(format!("more than {FIELDS} fields within fields")),
-        Counted::TooDeep => Some(format!("more than {NESTED} types within one another")),
+        FieldCount::All => None,
+        FieldCount::TooMany => Some(format!("more than {FIELDS} nested fields")),
+        FieldCount::TooDeep => Some(format!("more than {NESTED} nested types")),
     }
 }
 
@@ -40,7 +40,7 @@ pub(crate) fn too_deep(text: &str) -> Option<String> {
             _ => {}
         }
         if open > NESTED {
-            return Some(format!("more than {NESTED} types within one another"));
+            return Some(format!("more than {NESTED} nested types"));
         }
     }
     None
@@ -83,18 +83,18 @@ pub(crate) fn identity(of: &DataType) -> Option<usize> {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Counted {
+enum FieldCount {
     All,
     TooMany,
     TooDeep,
 }
 
-fn count(of: &DataType, left: &mut usize, levels: usize) -> Counted {
+fn count(of: &DataType, left: &mut usize, levels: usize) -> FieldCount {
     if levels == 0 {
-        return Counted::TooDeep;
+        return FieldCount::TooDeep;
     }
     if *left == 0 {
-        return Counted::TooMany;
+        return FieldCount::TooMany;
     }
     *left -= 1;
     let mut all = |of: &DataType| count(of, left, levels - 1);
@@ -102,20 +102,20 @@ fn count(of: &DataType, left: &mut usize, levels: usize) -> Counted {
         DataType::Struct(fields) => {
             for field in fields {
                 let counted = all(field.data_type());
-                if counted != Counted::All {
+                if counted != FieldCount::All {
                     return counted;
                 }
             }
-            Counted::All
+            FieldCount::All
         }
         DataType::Union(fields, _) => {
             for (_, field) in fields.iter() {
                 let counted = all(field.data_type());
-                if counted != Counted::All {
+                if counted != FieldCount::All {
                     return counted;
                 }
             }
-            Counted::All
+            FieldCount::All
         }
         DataType::List(field)
         | DataType::LargeList(field)
@@ -125,7 +125,7 @@ fn count(of: &DataType, left: &mut usize, levels: usize) -> Counted {
         | DataType::Map(field, _)
         | DataType::RunEndEncoded(_, field) => all(field.data_type()),
         DataType::Dictionary(_, values) => all(values),
-        _ => Counted::All,
+        _ => FieldCount::All,
     }
 }
 
@@ -151,7 +151,7 @@ mod tests {
             assert_eq!(too_large(&deep), None);
         }
         let said = too_large(&DataType::new_list(deep, true)).unwrap();
-        assert_eq!(said, "more than 400 types within one another");
+        assert_eq!(said, "more than 400 nested types");
     }
 
     #[test]

@@ -100,15 +100,15 @@ fn in_select(select: &mut Select, mut order: Option<&mut OrderByKind>, is_named:
     {
         return;
     }
-    if have_casts_alone_between(select) {
+    if differ_only_by_casts(select) {
         mark_all(select, order);
         return;
     }
     if is_named && order.is_none() {
         name_casts(select);
     }
-    let mut calls = Calls::default();
-    let mut visit = |calls: &mut Calls| {
+    let mut calls = QueryCalls::default();
+    let mut visit = |calls: &mut QueryCalls| {
         let _ = select.projection.visit(calls);
         let _ = select.having.visit(calls);
         let _ = select.qualify.visit(calls);
@@ -125,13 +125,13 @@ fn in_select(select: &mut Select, mut order: Option<&mut OrderByKind>, is_named:
 }
 
 /// Whether some keys of GROUP BY differ only by a cast.
-fn have_casts_alone_between(select: &Select) -> bool {
+fn differ_only_by_casts(select: &Select) -> bool {
     let mut by_name: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     for key in keys(select) {
         let mut key = key.clone();
-        let _ = key.visit(&mut Bare);
+        let _ = key.visit(&mut NormalizedNames);
         let text = key.to_string();
-        let _ = key.visit(&mut Unnamed::casts());
+        let _ = key.visit(&mut UnnamedParts::casts());
         by_name.entry(key.to_string()).or_default().insert(text);
     }
     by_name.values().any(|texts| texts.len() > 1)
@@ -189,7 +189,7 @@ fn keys<'a>(select: &'a Select) -> Vec<&'a Expr> {
 
 /// Marks all casts of a query with their types.
 fn mark_all(select: &mut Select, order: Option<&mut OrderByKind>) {
-    let mut keys = Keys::default();
+    let mut keys = CastMarks::default();
     for item in &mut select.projection {
         let SelectItem::UnnamedExpr(expr) = item else {
             let _ = item.visit(&mut keys);
@@ -262,14 +262,14 @@ impl VisitorMut for AnyUnnamed {
 
 /// The calls of a query, without those of its subqueries.
 #[derive(Default)]
-struct Calls {
+struct QueryCalls {
     /// The forms with casts, by the form without casts.
     by_name: BTreeMap<String, BTreeSet<String>>,
     tells_apart: bool,
     queries: usize,
 }
 
-impl VisitorMut for Calls {
+impl VisitorMut for QueryCalls {
     type Break = ();
 
     fn pre_visit_query(&mut self, _: &mut Query) -> ControlFlow<()> {
@@ -292,7 +292,7 @@ impl VisitorMut for Calls {
         let mut bare = function.clone();
         lower(&mut bare.name);
         let text = bare.to_string();
-        let mut unnamed = Unnamed::casts_and_queries(false);
+        let mut unnamed = UnnamedParts::casts_and_queries(false);
         let _ = bare.args.visit(&mut unnamed);
         let _ = bare.filter.visit(&mut unnamed);
         let name = bare.to_string();
@@ -306,7 +306,7 @@ impl VisitorMut for Calls {
 }
 
 fn mark(function: &mut Function) {
-    let mut marks = Unnamed::casts_and_queries(true);
+    let mut marks = UnnamedParts::casts_and_queries(true);
     if let FunctionArguments::List(_) = &function.args {
         let _ = function.args.visit(&mut marks);
     }
@@ -335,11 +335,11 @@ fn lower(name: &mut ObjectName) {
 
 /// Marks the casts of a query with their types, and leaves its subqueries alone.
 #[derive(Default)]
-struct Keys {
+struct CastMarks {
     queries: usize,
 }
 
-impl VisitorMut for Keys {
+impl VisitorMut for CastMarks {
     type Break = ();
 
     fn pre_visit_query(&mut self, _: &mut Query) -> ControlFlow<()> {
@@ -380,14 +380,14 @@ const KEY: &str = "typed_key";
 /// The expression with normalized names: without their tables, in lower case unless quoted, and without brackets.
 pub(crate) fn bare(expr: &Expr) -> Expr {
     let mut bare = expr.clone();
-    let _ = bare.visit(&mut Bare);
+    let _ = bare.visit(&mut NormalizedNames);
     bare
 }
 
 /// Normalizes names: removes their tables and brackets, and makes unquoted ones lower case.
-struct Bare;
+struct NormalizedNames;
 
-impl VisitorMut for Bare {
+impl VisitorMut for NormalizedNames {
     type Break = ();
 
     fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
@@ -411,14 +411,14 @@ impl VisitorMut for Bare {
 }
 
 /// Removes from an expression the parts that the engine's names omit, or marks them.
-struct Unnamed {
+struct UnnamedParts {
     marks: bool,
     /// Also IN with a query, not only casts.
     with_queries: bool,
     queries: usize,
 }
 
-impl Unnamed {
+impl UnnamedParts {
     fn casts() -> Self {
         Self {
             marks: false,
@@ -436,7 +436,7 @@ impl Unnamed {
     }
 }
 
-impl VisitorMut for Unnamed {
+impl VisitorMut for UnnamedParts {
     type Break = ();
 
     fn pre_visit_query(&mut self, _: &mut Query) -> ControlFlow<()> {

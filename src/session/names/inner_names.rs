@@ -29,7 +29,7 @@ use crate::error::{APART, Error, Result, equal_names};
 use crate::planner::normalize;
 use crate::session::names::casts::bare;
 use crate::session::names::labels::{
-    Item, Labels, first_select, is_column, label_in, label_of, named_item,
+    LabelItem, Labels, first_select, is_column, label_in, label_of, named_item,
 };
 use crate::session::names::unique::{alias_apart, ambiguous_order, is_same, text_of};
 use crate::session::syntax::{taken, visit};
@@ -43,15 +43,15 @@ const NAME: &str = "column_name";
 ///
 /// An ORDER BY name that several columns have.
 pub(crate) fn attach(node: &mut impl VisitMut) -> Result<()> {
-    match node.visit(&mut Attach) {
+    match node.visit(&mut AttachNames) {
         ControlFlow::Continue(()) => Ok(()),
         ControlFlow::Break(error) => Err(error),
     }
 }
 
-struct Attach;
+struct AttachNames;
 
-impl VisitorMut for Attach {
+impl VisitorMut for AttachNames {
     type Break = Error;
 
     fn pre_visit_query(&mut self, query: &mut Query) -> ControlFlow<Error> {
@@ -158,7 +158,7 @@ fn needs_names(query: &Query) -> bool {
             return true;
         }
         match named_item(item) {
-            Item::Many => has_many = true,
+            LabelItem::Many => has_many = true,
             name => {
                 if !names.insert(name) {
                     return true;
@@ -225,11 +225,11 @@ fn is_plain(expr: &Expr, tables: &HashSet<String>) -> bool {
     }
 }
 
-fn setting(item: &Item) -> Setting {
+fn setting(item: &LabelItem) -> Setting {
     let value = match item {
-        Item::One(name) => Value::SingleQuotedString(name.clone()),
-        Item::Kept => Value::Boolean(true),
-        Item::Many => Value::Null,
+        LabelItem::One(name) => Value::SingleQuotedString(name.clone()),
+        LabelItem::Kept => Value::Boolean(true),
+        LabelItem::Many => Value::Null,
     };
     Setting {
         key: Ident::new(NAME),
@@ -242,28 +242,28 @@ pub(crate) fn names_of(query: &Query) -> Option<Labels> {
     let settings = query.settings.as_ref()?;
     let item = |setting: &Setting| match &setting.value {
         Expr::Value(value) if setting.key.value == NAME => match &value.value {
-            Value::SingleQuotedString(name) => Some(Item::One(name.clone())),
-            Value::Boolean(_) => Some(Item::Kept),
-            _ => Some(Item::Many),
+            Value::SingleQuotedString(name) => Some(LabelItem::One(name.clone())),
+            Value::Boolean(_) => Some(LabelItem::Kept),
+            _ => Some(LabelItem::Many),
         },
         _ => None,
     };
-    let items: Option<Vec<Item>> = settings.iter().map(item).collect();
+    let items: Option<Vec<LabelItem>> = settings.iter().map(item).collect();
     Some(Labels { items: items? })
 }
 
 /// Lets expressions keep the engine's names instead of the attached ones; returns whether there were any.
 pub(crate) fn keep_names_of_engine(statement: &mut SqlStatement) -> bool {
-    let mut keep = Keep { any: false };
+    let mut keep = KeepNames { any: false };
     let _ = visit(statement, &mut keep);
     keep.any
 }
 
-struct Keep {
+struct KeepNames {
     any: bool,
 }
 
-impl VisitorMut for Keep {
+impl VisitorMut for KeepNames {
     type Break = ();
 
     fn pre_visit_query(&mut self, query: &mut Query) -> ControlFlow<()> {
@@ -283,7 +283,7 @@ impl VisitorMut for Keep {
                 _ => false,
             };
             if is_expression {
-                *name = setting(&Item::Kept);
+                *name = setting(&LabelItem::Kept);
                 self.any = true;
             }
         }
@@ -336,8 +336,8 @@ fn sort_keys(query: &mut Query) -> Result<()> {
     let Some(select) = first_select_mut(&mut query.body) else {
         return Ok(());
     };
-    let mut places = Places::of(select);
-    let texts = is_distinct.then(|| Texts::of(select));
+    let mut places = ColumnPositions::of(select);
+    let texts = is_distinct.then(|| TextPositions::of(select));
     for key in keys {
         let place = match &key.expr {
             Expr::Identifier(name) => {
@@ -366,18 +366,18 @@ fn first_select_mut(body: &mut SetExpr) -> Option<&mut Select> {
 }
 
 /// The columns of a select list by their names.
-struct Places {
+struct ColumnPositions {
     tables: HashSet<String>,
     of_names: HashMap<String, Vec<usize>>,
     /// The results of earlier lookups of names.
     found: HashMap<String, Option<usize>>,
 }
 
-impl Places {
+impl ColumnPositions {
     fn of(select: &Select) -> Self {
         let mut of_names: HashMap<String, Vec<usize>> = HashMap::new();
         for (place, item) in select.projection.iter().enumerate() {
-            if let Item::One(name) = named_item(item) {
+            if let LabelItem::One(name) = named_item(item) {
                 of_names.entry(name).or_default().push(place);
             }
         }
@@ -433,14 +433,14 @@ impl Places {
 
 /// The first positions of the expressions in a select list, by their text.
 #[derive(Default)]
-struct Texts {
+struct TextPositions {
     typed: HashMap<String, usize>,
     /// Without tables, for expressions that name one: all of them, and those that name no table.
     bare: HashMap<String, usize>,
     without_tables: HashMap<String, usize>,
 }
 
-impl Texts {
+impl TextPositions {
     fn of(select: &Select) -> Self {
         let is_of_one = matches!(select.from.as_slice(), [table] if table.joins.is_empty());
         let mut texts = Self::default();
@@ -543,8 +543,8 @@ impl RelationPlanner for NamedQueries {
             })));
         };
         let equal = match alias {
-            Some(_) => Equal::Apart,
-            None => Equal::ByTable,
+            Some(_) => EqualNames::Apart,
+            None => EqualNames::ByTable,
         };
         let unnamed = TableFactor::Derived {
             lateral,
@@ -562,7 +562,7 @@ impl RelationPlanner for NamedQueries {
 
 /// The treatment of columns of equal names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Equal {
+pub(crate) enum EqualNames {
     /// By their name and a suffix that makes it unique.
     Apart,
     /// The same, except for columns that their tables distinguish: a query in FROM without an alias keeps the tables.
@@ -575,7 +575,7 @@ pub(crate) enum Equal {
 pub(crate) fn renamed(
     plan: LogicalPlan,
     names: &Labels,
-    equal: Equal,
+    equal: EqualNames,
 ) -> DataFusionResult<LogicalPlan> {
     let columns = plan.schema().columns();
     let own: Vec<&str> = columns.iter().map(|column| column.name.as_str()).collect();
@@ -591,9 +591,9 @@ pub(crate) fn renamed(
         let (all, of_tables) = counts.get(name.as_str()).copied().unwrap_or_default();
         match equal {
             _ if all == 1 => name.clone(),
-            Equal::ByTable if all == of_tables => name.clone(),
-            Equal::Apart | Equal::ByTable => format!("{name}{APART}{place}"),
-            Equal::Kept => (*own).to_owned(),
+            EqualNames::ByTable if all == of_tables => name.clone(),
+            EqualNames::Apart | EqualNames::ByTable => format!("{name}{APART}{place}"),
+            EqualNames::Kept => (*own).to_owned(),
         }
     };
     let names: Vec<String> = own.iter().zip(&names).enumerate().map(name).collect();
@@ -617,7 +617,7 @@ pub(crate) fn renamed(
 ///
 /// Two of the names are equal.
 pub(crate) fn with_unique_names(plan: LogicalPlan, names: &Labels) -> Result<LogicalPlan> {
-    let plan = renamed(plan, names, Equal::Apart)?;
+    let plan = renamed(plan, names, EqualNames::Apart)?;
     let mut fields = plan.schema().fields().iter();
     match fields.find(|field| field.name().contains(APART)) {
         Some(field) => Err(equal_names(label_in(field.name()))),
@@ -630,7 +630,7 @@ pub(crate) fn with_unique_names(plan: LogicalPlan, names: &Labels) -> Result<Log
 /// # Errors
 ///
 /// Two of the names are equal.
-pub(crate) fn made(plan: LogicalPlan, names: &Labels) -> Result<LogicalPlan> {
+pub(crate) fn with_created_names(plan: LogicalPlan, names: &Labels) -> Result<LogicalPlan> {
     let unique = |input: Arc<LogicalPlan>| -> Result<Arc<LogicalPlan>> {
         Ok(Arc::new(with_unique_names(
             Arc::unwrap_or_clone(input),
@@ -699,7 +699,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn queries_at_every_level_have_the_names_of_postgresql() {
+    async fn queries_at_every_level_have_postgresql_names() {
         let session = session().await;
         for (sql, expected) in [
             (
@@ -778,7 +778,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_made_has_unique_names() {
+    async fn created_objects_have_unique_column_names() {
         let session = session().await;
         let folder = tempfile::tempdir().unwrap();
         let file = |name: &str| folder.path().join(name).display().to_string();
@@ -792,7 +792,10 @@ mod tests {
             ),
         ] {
             let error = shown(&session, &sql).await.unwrap_err();
-            assert!(error.message().contains("two are called"), "{sql}: {error}");
+            assert!(
+                error.message().contains("two columns are named"),
+                "{sql}: {error}"
+            );
         }
         let named = "CREATE VIEW good (x, y) AS SELECT a, a FROM t";
         shown(&session, named).await.unwrap();
@@ -808,7 +811,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_explanation_can_be_read() {
+    async fn explain_output_is_readable() {
         let session = session().await;
         let text = shown(&session, "EXPLAIN SELECT a, a FROM t").await.unwrap();
         assert!(text.contains("a#1") && !text.contains(APART), "{text}");

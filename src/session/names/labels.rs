@@ -29,11 +29,11 @@ const LONGEST: usize = 120;
 /// The labels of a query's columns, by position.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub(crate) struct Labels {
-    pub(crate) items: Vec<Item>,
+    pub(crate) items: Vec<LabelItem>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(crate) enum Item {
+pub(crate) enum LabelItem {
     /// A column of this label.
     One(String),
     /// A column that keeps the engine's name.
@@ -80,7 +80,7 @@ impl Labels {
         Some(Self::of_query(query))
     }
 
-    fn by(query: &Query, of: fn(&SelectItem) -> Item) -> Self {
+    fn by(query: &Query, of: fn(&SelectItem) -> LabelItem) -> Self {
         let items = match first_select(&query.body) {
             Some(select) => select.projection.iter().map(of).collect(),
             None => Vec::new(),
@@ -90,14 +90,17 @@ impl Labels {
 
     /// The labels for columns with these names in the engine.
     pub(crate) fn over(&self, names: &[&str]) -> Vec<String> {
-        let many = self.items.iter().filter(|item| **item == Item::Many);
+        let many = self.items.iter().filter(|item| **item == LabelItem::Many);
         let is_known = match many.count() {
             0 => self.items.len() == names.len(),
             _ => self.items.len() <= names.len() + 1,
         };
-        let before = self.items.iter().take_while(|item| **item != Item::Many);
+        let before = self
+            .items
+            .iter()
+            .take_while(|item| **item != LabelItem::Many);
         let after = self.items.iter().rev();
-        let after = after.take_while(|item| **item != Item::Many).count();
+        let after = after.take_while(|item| **item != LabelItem::Many).count();
         let before = before.count();
         let label = |(place, name): (usize, &&str)| {
             let item = match names.len() - place {
@@ -107,7 +110,7 @@ impl Labels {
                 _ => None,
             };
             match item {
-                Some(Item::One(label)) => label.clone(),
+                Some(LabelItem::One(label)) => label.clone(),
                 _ => label_in(name).to_owned(),
             }
         };
@@ -190,25 +193,25 @@ pub(crate) fn first_select(body: &SetExpr) -> Option<&Select> {
 }
 
 /// The label of a column in a result.
-pub(crate) fn item_of(item: &SelectItem) -> Item {
+pub(crate) fn item_of(item: &SelectItem) -> LabelItem {
     match item {
-        SelectItem::UnnamedExpr(expr) => Item::One(label_of(expr)),
+        SelectItem::UnnamedExpr(expr) => LabelItem::One(label_of(expr)),
         SelectItem::ExprWithAlias { alias, .. } => {
-            Item::One(label_in(&normalize(alias)).to_owned())
+            LabelItem::One(label_in(&normalize(alias)).to_owned())
         }
-        _ => Item::Many,
+        _ => LabelItem::Many,
     }
 }
 
 /// The name of a column for outer queries.
-pub(crate) fn named_item(item: &SelectItem) -> Item {
+pub(crate) fn named_item(item: &SelectItem) -> LabelItem {
     match item {
-        SelectItem::UnnamedExpr(expr) => Item::One(name_of(expr)),
+        SelectItem::UnnamedExpr(expr) => LabelItem::One(name_of(expr)),
         SelectItem::ExprWithAlias { expr, alias } => match alias.value.contains(APART) {
-            true => Item::One(name_of(expr)),
-            false => Item::One(normalize(alias)),
+            true => LabelItem::One(name_of(expr)),
+            false => LabelItem::One(normalize(alias)),
         },
-        _ => Item::Many,
+        _ => LabelItem::Many,
     }
 }
 
@@ -269,7 +272,7 @@ mod tests {
     use crate::session::{Session, SessionOptions};
 
     #[tokio::test]
-    async fn columns_are_called_by_what_was_typed() {
+    async fn result_columns_are_labelled_as_typed() {
         let session = Session::try_new(&SessionOptions::default()).unwrap();
         let from = "FROM (VALUES (1, 'x', TIMESTAMP '2025-01-01T00:00:00')) AS t (a, userid, ts)";
         let long = format!("SELECT concat({}) AS c", ["'x'"; 3].join(", "));
@@ -317,7 +320,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn columns_of_nothing_are_called_so_too() {
+    async fn columns_of_empty_results_are_labelled_as_typed() {
         let session = Session::try_new(&SessionOptions::default()).unwrap();
         let raw = Script::new("test", "SELECT 1, 1, upper('x')")
             .split()

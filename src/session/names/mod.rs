@@ -1,12 +1,12 @@
 //! Names of columns without an alias, for references from outer queries: the names that PostgreSQL gives.
 
-pub(crate) mod apart;
 pub(crate) mod casts;
+pub(crate) mod distinct_columns;
 pub(crate) mod inner_names;
 pub(crate) mod labels;
-pub(crate) mod stars;
 pub(crate) mod state_names;
 pub(crate) mod unique;
+pub(crate) mod wildcards;
 
 use datafusion::sql::sqlparser::ast::{
     AccessExpr, DataType as SqlType, Expr, ObjectNamePart, Query, SelectItem, SetExpr,
@@ -21,13 +21,13 @@ const NAMELESS: &str = "?column?";
 /// The name of an expression's column: that of its column, function or type.
 pub(super) fn name_of(expr: &Expr) -> String {
     match found(expr) {
-        Found::Own(name) | Found::Weak(name) => name,
-        Found::None => NAMELESS.to_owned(),
+        FoundName::Own(name) | FoundName::Weak(name) => name,
+        FoundName::None => NAMELESS.to_owned(),
     }
 }
 
 /// The name found for an expression.
-enum Found {
+enum FoundName {
     /// From a column or a function.
     Own(String),
     /// From a type or from CASE: a name from the inner expression takes precedence.
@@ -35,20 +35,20 @@ enum Found {
     None,
 }
 
-fn found(expr: &Expr) -> Found {
-    let own = |name: &str| Found::Own(name.to_owned());
+fn found(expr: &Expr) -> FoundName {
+    let own = |name: &str| FoundName::Own(name.to_owned());
     match expr {
-        Expr::Identifier(ident) => Found::Own(normalize(ident)),
+        Expr::Identifier(ident) => FoundName::Own(normalize(ident)),
         Expr::CompoundIdentifier(parts) => match parts.last() {
-            Some(last) => Found::Own(normalize(last)),
-            None => Found::None,
+            Some(last) => FoundName::Own(normalize(last)),
+            None => FoundName::None,
         },
         Expr::CompoundFieldAccess { root, access_chain } => {
             let field = access_chain.iter().rev().find_map(|access| match access {
                 AccessExpr::Dot(Expr::Identifier(ident)) => Some(normalize(ident)),
                 _ => None,
             });
-            field.map_or_else(|| found(root), Found::Own)
+            field.map_or_else(|| found(root), FoundName::Own)
         }
         Expr::Nested(inner) | Expr::Collate { expr: inner, .. } => found(inner),
         Expr::Cast {
@@ -56,22 +56,22 @@ fn found(expr: &Expr) -> Found {
             data_type,
             ..
         } => match found(inner) {
-            Found::Own(name) => Found::Own(name),
-            _ => Found::Weak(type_name(data_type)),
+            FoundName::Own(name) => FoundName::Own(name),
+            _ => FoundName::Weak(type_name(data_type)),
         },
-        Expr::TypedString(typed) => Found::Weak(type_name(&typed.data_type)),
-        Expr::Interval(_) => Found::Weak("interval".to_owned()),
+        Expr::TypedString(typed) => FoundName::Weak(type_name(&typed.data_type)),
+        Expr::Interval(_) => FoundName::Weak("interval".to_owned()),
         Expr::Case { else_result, .. } => match else_result.as_deref().map(found) {
-            Some(Found::Own(name)) => Found::Own(name),
-            _ => Found::Weak("case".to_owned()),
+            Some(FoundName::Own(name)) => FoundName::Own(name),
+            _ => FoundName::Weak("case".to_owned()),
         },
         Expr::Function(function) => match function.name.0.last() {
-            Some(ObjectNamePart::Identifier(ident)) => Found::Own(normalize(ident)),
-            _ => Found::None,
+            Some(ObjectNamePart::Identifier(ident)) => FoundName::Own(normalize(ident)),
+            _ => FoundName::None,
         },
         Expr::Subquery(query) => of_query(query),
         Expr::Exists { negated: false, .. } => own("exists"),
-        Expr::Named { name, .. } => Found::Own(normalize(name)),
+        Expr::Named { name, .. } => FoundName::Own(normalize(name)),
         Expr::Extract { .. } => own("extract"),
         Expr::Ceil { .. } => own("ceil"),
         Expr::Floor { .. } => own("floor"),
@@ -91,25 +91,25 @@ fn found(expr: &Expr) -> Found {
         Expr::Tuple(_) => own("row"),
         Expr::Struct { .. } => own("struct"),
         Expr::Map(_) => own("map"),
-        _ => Found::None,
+        _ => FoundName::None,
     }
 }
 
 /// A scalar subquery is named like its only column.
-fn of_query(query: &Query) -> Found {
+fn of_query(query: &Query) -> FoundName {
     let mut body = query.body.as_ref();
     let select = loop {
         match body {
             SetExpr::Select(select) => break select,
             SetExpr::Query(query) => body = query.body.as_ref(),
             SetExpr::SetOperation { left, .. } => body = left.as_ref(),
-            _ => return Found::None,
+            _ => return FoundName::None,
         }
     };
     match select.projection.first() {
-        Some(SelectItem::UnnamedExpr(expr)) => Found::Own(name_of(expr)),
-        Some(SelectItem::ExprWithAlias { alias, .. }) => Found::Own(normalize(alias)),
-        _ => Found::None,
+        Some(SelectItem::UnnamedExpr(expr)) => FoundName::Own(name_of(expr)),
+        Some(SelectItem::ExprWithAlias { alias, .. }) => FoundName::Own(normalize(alias)),
+        _ => FoundName::None,
     }
 }
 
@@ -149,7 +149,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn expressions_are_called_as_in_postgresql() {
+    fn expressions_have_postgresql_names() {
         for (typed, name) in [
             ("a", "a"),
             ("T.\"Big\"", "Big"),

@@ -90,7 +90,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn aggregates_and_computed_keys_are_called_by_their_functions() {
+    fn aggregates_and_computed_keys_are_named_by_their_functions() {
         let names = [
             "k",
             "date_trunc(Utf8(\"day\"),ticks.t)",

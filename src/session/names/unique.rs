@@ -6,11 +6,11 @@ use datafusion::sql::sqlparser::ast::{Expr, Ident, SelectItem, VisitMut};
 
 use crate::error::APART;
 use crate::planner::normalize;
-use crate::session::names::labels::{Item, LowerCase, is_column, item_of, label_of};
+use crate::session::names::labels::{LabelItem, LowerCase, is_column, item_of, label_of};
 
 /// The columns that get a unique name for the engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Told {
+pub(crate) enum DistinctColumns {
     /// Those named like an earlier one, and those at an unknown position.
     Equal,
     /// Also those for which the engine may choose equal names: expressions, and all columns beside a `*`.
@@ -18,15 +18,15 @@ pub(crate) enum Told {
 }
 
 /// Gives columns of a select list unique names for the engine; returns whether any was renamed.
-pub(crate) fn tell_items_apart(items: &mut [SelectItem], which: Told) -> bool {
+pub(crate) fn rename_items_apart(items: &mut [SelectItem], which: DistinctColumns) -> bool {
     let mut labels: HashSet<String> = HashSet::new();
     let mut texts: HashSet<String> = HashSet::new();
-    let is_star = |item: &SelectItem| item_of(item) == Item::Many;
+    let is_star = |item: &SelectItem| item_of(item) == LabelItem::Many;
     let first_star = items.iter().position(is_star);
     let last_star = items.iter().rposition(is_star);
     let mut any = false;
     for (place, item) in items.iter_mut().enumerate() {
-        let Item::One(label) = item_of(item) else {
+        let LabelItem::One(label) = item_of(item) else {
             continue;
         };
         let (expr, is_column, is_named) = match item {
@@ -49,7 +49,7 @@ pub(crate) fn tell_items_apart(items: &mut [SelectItem], which: Told) -> bool {
         let has_no_place = !(is_column || is_named)
             && first_star.is_some_and(|star| star < place)
             && last_star.is_some_and(|star| star > place);
-        if is_told && !has_no_place && !(which == Told::Doubtful && is_doubtful) {
+        if is_told && !has_no_place && !(which == DistinctColumns::Doubtful && is_doubtful) {
             continue;
         }
         any = true;
@@ -68,7 +68,7 @@ pub(crate) fn alias_apart(label: &str, place: usize) -> Ident {
 pub(crate) fn ambiguous_order(name: &str) -> String {
     format!(
         "ORDER BY {name} is ambiguous: {name} is the name of several columns of the result. \
-         Name them apart, or order by their number, as in ORDER BY 1"
+         Give them different names, or order by their number, as in ORDER BY 1"
     )
 }
 

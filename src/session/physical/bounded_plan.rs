@@ -23,10 +23,10 @@ use datafusion::logical_expr::{
 use datafusion::physical_plan::ExecutionPlan;
 
 use crate::error::{Error, ErrorKind, Subject};
-use crate::session::limits::{room, sizes};
-use crate::session::physical::frames;
-use crate::session::physical::parts::called_in_parts;
-use crate::session::physical::spread::{ForEachRow, counted_for_each_row};
+use crate::session::limits::{function_bounds, memory_checks};
+use crate::session::physical::constant_values::{ConstantValues, counted_for_each_row};
+use crate::session::physical::partwise_calls::called_in_parts;
+use crate::session::physical::window_results;
 
 /// Centroids of one approximate percentile, in each group.
 const CENTROIDS: i64 = 1_000;
@@ -56,7 +56,7 @@ impl QueryPlanner for BoundedPlanner {
         session: &dyn Session,
     ) -> Result<Arc<dyn ExecutionPlan>> {
         check(plan)?;
-        let budget = room::budget(session.config_options());
+        let budget = memory_checks::budget(session.config_options());
         let plan = plan.clone();
         let plan = plan.transform_down_with_subqueries(|plan| bounded(plan, budget))?;
         self.inner.create_physical_plan(&plan.data, session).await
@@ -67,11 +67,11 @@ impl QueryPlanner for BoundedPlanner {
 fn bounded(plan: LogicalPlan, budget: usize) -> Result<Transformed<LogicalPlan>> {
     match plan {
         LogicalPlan::Projection(_) => {
-            let rows = ForEachRow::of(&plan)?;
+            let rows = ConstantValues::of(&plan)?;
             plan.map_expressions(|expr| key(expr, &rows))
         }
         LogicalPlan::Aggregate(_) => {
-            let rows = ForEachRow::of(&plan)?;
+            let rows = ConstantValues::of(&plan)?;
             plan.map_expressions(|expr| match expr {
                 // A grouping set has no name, and its keys have names.
                 Expr::GroupingSet(_) => expr.map_children(|expr| key(expr, &rows)),
@@ -88,7 +88,7 @@ fn bounded(plan: LogicalPlan, budget: usize) -> Result<Transformed<LogicalPlan>>
             let fields = window.schema.fields().iter().skip(before);
             let types: Vec<DataType> = fields.map(|field| field.data_type().clone()).collect();
             let mut types = types.into_iter();
-            let rows = ForEachRow::of(&plan)?;
+            let rows = ConstantValues::of(&plan)?;
             plan.map_expressions(|expr| {
                 let of = types.next().unwrap_or(DataType::Null);
                 let expr = with_its_name(expr, |expr| bounded_expr(expr, &rows))?;
@@ -98,7 +98,7 @@ fn bounded(plan: LogicalPlan, budget: usize) -> Result<Transformed<LogicalPlan>>
             })
         }
         LogicalPlan::Sort(_) => {
-            let rows = ForEachRow::of(&plan)?;
+            let rows = ConstantValues::of(&plan)?;
             plan.map_expressions(|expr| {
                 let expr = bounded_expr(expr, &rows)?;
                 expr.transform_data(|expr| rows.counted(expr))
@@ -106,7 +106,7 @@ fn bounded(plan: LogicalPlan, budget: usize) -> Result<Transformed<LogicalPlan>>
         }
         // The keys of a join, which are casts or have names of their own, are not changed.
         LogicalPlan::Filter(_) | LogicalPlan::Join(_) => {
-            let rows = ForEachRow::of(&plan)?;
+            let rows = ConstantValues::of(&plan)?;
             plan.map_expressions(|expr| bounded_expr(expr, &rows))
         }
         // The input of these operators is optimized and planned once more, by this planner.
@@ -118,7 +118,7 @@ fn bounded(plan: LogicalPlan, budget: usize) -> Result<Transformed<LogicalPlan>>
 }
 
 /// A column or a key of an operator, by its name.
-fn key(expr: Expr, rows: &ForEachRow) -> Result<Transformed<Expr>> {
+fn key(expr: Expr, rows: &ConstantValues) -> Result<Transformed<Expr>> {
     let expr = with_its_name(expr, |expr| bounded_expr(expr, rows))?;
     expr.transform_data(|expr| rows.counted(expr))
 }
@@ -160,11 +160,12 @@ fn with_its_name(
 }
 
 /// The expression with parts that count their results.
-fn bounded_expr(expr: Expr, rows: &ForEachRow) -> Result<Transformed<Expr>> {
+fn bounded_expr(expr: Expr, rows: &ConstantValues) -> Result<Transformed<Expr>> {
     expr.transform_up(|part| {
         Ok(match part {
             Expr::ScalarFunction(mut call)
-                if !SHOWING.contains(&call.name()) && !sizes::counts_steps(call.name()) =>
+                if !SHOWING.contains(&call.name())
+                    && !function_bounds::counts_steps(call.name()) =>
             {
                 if call.args.len() > FEW {
                     for arg in &mut call.args {
@@ -225,7 +226,7 @@ fn matches_pattern(operator: Operator) -> Option<(Option<&'static str>, bool)> {
 }
 
 /// An aggregate whose arguments and sort keys are counted for each row.
-fn aggregated(part: Expr, rows: &ForEachRow) -> Result<Transformed<Expr>> {
+fn aggregated(part: Expr, rows: &ConstantValues) -> Result<Transformed<Expr>> {
     let Expr::AggregateFunction(mut call) = part else {
         return Ok(Transformed::no(part));
     };
@@ -255,7 +256,7 @@ fn windowed(
     part: Expr,
     of: &DataType,
     budget: usize,
-    rows: &ForEachRow,
+    rows: &ConstantValues,
 ) -> Result<Transformed<Expr>> {
     Ok(match part {
         Expr::WindowFunction(mut call) => {
@@ -275,7 +276,7 @@ fn windowed(
             for key in params.partition_by.iter_mut().chain(orders) {
                 *key = rows.counted(std::mem::take(key))?.data;
             }
-            let counted = frames::counted(*call, of, budget);
+            let counted = window_results::counted(*call, of, budget);
             Transformed::yes(Expr::WindowFunction(Box::new(counted)))
         }
         other => Transformed::no(other),
@@ -421,7 +422,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn functions_give_in_parts_what_they_give_at_once() {
+    async fn partwise_calls_return_the_same_results() {
         // Some 16 MB, as an array and as a value for all rows.
         let texts =
             "SELECT value, repeat('ab,', 700 + value % 7) AS t FROM generate_series(1, 8000)";
@@ -484,7 +485,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_window_functions_give_is_counted() {
+    async fn results_of_window_functions_are_counted() {
         for call in [
             "array_agg(value) OVER ()",
             "string_agg('xxxxxxxxxx', ',') OVER ()",
@@ -525,7 +526,7 @@ mod tests {
 
     /// All calls for one batch run without a pause.
     #[tokio::test]
-    async fn what_many_columns_make_in_one_go_is_counted() {
+    async fn results_of_many_columns_are_counted_together() {
         let columns: Vec<String> = (0..40)
             .map(|n| format!("repeat('x', 2000 + value % {}) AS c{n}", n + 2))
             .collect();
@@ -550,7 +551,7 @@ mod tests {
             literals.join(", ")
         );
         for sql in [sql, copied, joined, literals] {
-            let owner = Arc::new(heap::Owner::default());
+            let owner = Arc::new(heap::MemoryOwner::default());
             let refused = heap::within(owner, 256 << 20, limited(&sql)).await;
             let error = refused.unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Exhausted, "{error}");
@@ -559,7 +560,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn aggregates_keep_as_many_centroids_as_have_room() {
+    async fn centroids_of_aggregates_are_limited() {
         let calls = |count: &str| {
             [
                 format!("approx_percentile_cont(value, 0.5, {count})"),

@@ -70,9 +70,9 @@ fn check(arguments: &[Arc<dyn PhysicalExpr>]) -> Result<()> {
         true => Err(DataFusionError::from(
             Error::new(
                 ErrorKind::Exhausted,
-                format!("what stands between the values of string_agg may have {MOST} bytes"),
+                format!("the delimiter of string_agg may have up to {MOST} bytes"),
             )
-            .with_help("write a shorter text between them"),
+            .with_help("write a shorter delimiter"),
         )),
         false => Ok(()),
     }

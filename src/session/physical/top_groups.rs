@@ -21,9 +21,9 @@ const MOST: usize = 10_000;
 /// Keeps all groups of aggregates with floating point keys or results, and of those with a very large LIMIT. It runs after the
 /// engine's rules.
 #[derive(Debug)]
-pub(crate) struct AllGroups;
+pub(crate) struct KeepAllGroups;
 
-impl PhysicalOptimizerRule for AllGroups {
+impl PhysicalOptimizerRule for KeepAllGroups {
     fn optimize(
         &self,
         plan: Arc<dyn ExecutionPlan>,
@@ -72,7 +72,7 @@ mod tests {
     use crate::session::{Session, SessionOptions};
 
     #[tokio::test]
-    async fn more_first_groups_than_there_is_room_for_are_given() {
+    async fn top_groups_beyond_memory_are_returned() {
         let session = Session::try_new(&SessionOptions::default()).unwrap();
         for limit in ["5", "9223372036854775807", "100000000000"] {
             for of in ["max(value)", "min(value)", "value % 10"] {

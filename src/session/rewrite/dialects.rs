@@ -14,8 +14,8 @@ use datafusion::sql::sqlparser::ast::{
 use crate::error::{Error, Result};
 use crate::planner::normalize;
 use crate::session::rewrite::grouping;
-use crate::session::rewrite::likes;
-use crate::session::rewrite::series;
+use crate::session::rewrite::like_escape;
+use crate::session::rewrite::time_series;
 use crate::session::syntax::{call, taken};
 
 /// Checks and rewrites a statement.
@@ -24,18 +24,18 @@ use crate::session::syntax::{call, taken};
 ///
 /// The refused expression, with its place.
 pub(crate) fn settle(node: &mut impl VisitMut) -> Result<()> {
-    match node.visit(&mut Settled { copied: 0 }) {
+    match node.visit(&mut DialectRewrite { copied: 0 }) {
         ControlFlow::Continue(()) => Ok(()),
         ControlFlow::Break(error) => Err(error),
     }
 }
 
-struct Settled {
+struct DialectRewrite {
     /// Number of expressions copied so far.
     copied: usize,
 }
 
-impl VisitorMut for Settled {
+impl VisitorMut for DialectRewrite {
     type Break = Error;
 
     fn pre_visit_query(&mut self, query: &mut Query) -> ControlFlow<Error> {
@@ -65,7 +65,7 @@ impl VisitorMut for Settled {
     }
 
     fn pre_visit_table_factor(&mut self, factor: &mut TableFactor) -> ControlFlow<Error> {
-        series::of_times(factor);
+        time_series::of_times(factor);
         match factor {
             TableFactor::Table {
                 with_ordinality: true,
@@ -128,14 +128,14 @@ impl VisitorMut for Settled {
                     ControlFlow::Continue(())
                 }
                 Value::SingleQuotedByteStringLiteral(_) => ControlFlow::Break(
-                    Error::unsupported("there are no strings of bits")
+                    Error::unsupported("bit strings are not supported")
                         .with_help("write bytes as X'1f', and bits as a number: 0x1f")
                         .at(value.span),
                 ),
                 _ => ControlFlow::Continue(()),
             },
             Expr::Like { .. } | Expr::ILike { .. } => {
-                likes::with_backslashes(expr);
+                like_escape::with_backslashes(expr);
                 ControlFlow::Continue(())
             }
             Expr::BinaryOp {
@@ -187,18 +187,18 @@ impl VisitorMut for Settled {
 fn refused(op: &BinaryOperator, right: &Expr) -> Option<(&'static str, &'static str)> {
     Some(match op {
         BinaryOperator::BitwiseXor => (
-            "^ is the power to some and XOR to others",
+            "^ is ambiguous: some databases use it for power, others for XOR",
             "write power(a, b), or (a | b) - (a & b) for XOR",
         ),
         BinaryOperator::PGOverlap => (
-            "&& is the overlap of arrays to some and AND to others",
+            "&& is ambiguous: some databases use it for the overlap of arrays, others for AND",
             "write array_has_any(a, b), or AND",
         ),
         BinaryOperator::HashArrow | BinaryOperator::HashLongArrow
             if matches!(right, Expr::Value(_)) =>
         {
             (
-                "a path in JSON is not written as one text",
+                "a JSON path in one text is not supported",
                 "write json #>> ['a', 'b'], or json -> 'a' ->> 'b'",
             )
         }
@@ -232,7 +232,7 @@ fn limit_of_query(query: &Query) -> Option<Error> {
     Some(
         Error::unsupported("LIMIT and OFFSET take a number, and not the result of a query")
             .with_help(
-                "number the rows in a query in FROM, row_number() OVER (ORDER BY …) AS r, and say WHERE r <= (SELECT …)",
+                "number the rows in a query in FROM, row_number() OVER (ORDER BY …) AS r, and filter WHERE r <= (SELECT …)",
             )
             .at(limit.span()),
     )
@@ -269,7 +269,7 @@ fn of_query(function: &Function) -> Error {
         true => Error::unsupported("ARRAY(SELECT …) is not supported").with_help(
             "write (SELECT array_agg(x ORDER BY y) FROM …); of no rows that is NULL, and coalesce(…, []) is not",
         ),
-        false => Error::unsupported(format!("a query is no argument of {name}"))
+        false => Error::unsupported(format!("a query is not allowed as an argument of {name}"))
             .with_help(format!("put it in parentheses of its own: {name}((SELECT …))")),
     }
     .at(function.name.span())
@@ -352,11 +352,11 @@ fn named_windows(select: &mut Select) -> Result<()> {
             known.insert(normalize(&definition.0), spec);
         }
     }
-    struct Windows<'a> {
+    struct WindowDefinitions<'a> {
         known: &'a HashMap<String, WindowSpec>,
         queries: usize,
     }
-    impl VisitorMut for Windows<'_> {
+    impl VisitorMut for WindowDefinitions<'_> {
         type Break = Error;
 
         fn pre_visit_query(&mut self, _: &mut Query) -> ControlFlow<Error> {
@@ -380,7 +380,7 @@ fn named_windows(select: &mut Select) -> Result<()> {
             ControlFlow::Continue(())
         }
     }
-    let mut windows = Windows {
+    let mut windows = WindowDefinitions {
         known: &known,
         queries: 0,
     };

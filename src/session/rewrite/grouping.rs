@@ -10,7 +10,7 @@ use datafusion::sql::sqlparser::ast::{
 };
 
 use crate::error::{Error, Result};
-use crate::session::rewrite::rows::{COPIED, size};
+use crate::session::rewrite::row_comparisons::{COPIED, size};
 use crate::session::syntax::taken;
 
 /// Rewrites the keys of a query with grouping sets. `copied` counts the copied expressions of the statement.
@@ -83,7 +83,7 @@ fn named(key: &mut Expr, list: &[SelectItem], copied: &mut usize) -> Result<()> 
             *copied = copied.saturating_add(size(expr));
             if *copied > COPIED {
                 return Err(Error::unsupported(
-                    "too much of the select list is named by numbers here",
+                    "too many parts of the select list are referenced by number here",
                 )
                 .with_help("compute the values in a query in FROM, and group by its columns")
                 .at(span));
@@ -93,7 +93,7 @@ fn named(key: &mut Expr, list: &[SelectItem], copied: &mut usize) -> Result<()> 
         }
         // The number of columns of `*` is not known here.
         _ if before < list.len() => Err(Error::unsupported(format!(
-            "GROUP BY {number} beside or within sets of keys counts past a * in the select list"
+            "GROUP BY {number} together with grouping sets cannot count past a * in the select list"
         ))
         .with_help("name the column")
         .at(span)),
@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_beside_sets_are_sets() {
+    fn keys_beside_grouping_sets_are_combined() {
         for (sql, wanted) in [
             (
                 "SELECT a, b FROM t GROUP BY a, ROLLUP (b)",
@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_engine_would_leave_out_is_refused() {
+    fn grouping_that_the_engine_would_drop_is_refused() {
         for sql in [
             "SELECT a FROM t GROUP BY a WITH ROLLUP",
             "SELECT a FROM t GROUP BY a GROUPING SETS ((a))",

@@ -4,13 +4,13 @@ pub(crate) mod arguments;
 pub(crate) mod asked_version;
 pub(crate) mod dialects;
 pub(crate) mod grouping;
-pub(crate) mod inserted;
-pub(crate) mod likes;
+pub(crate) mod insert_values;
+pub(crate) mod like_escape;
 pub(crate) mod literals;
 pub(crate) mod recursion;
-pub(crate) mod rows;
-pub(crate) mod series;
+pub(crate) mod row_comparisons;
 pub(crate) mod standard;
+pub(crate) mod time_series;
 pub(crate) mod value_rows;
 
 use std::ops::ControlFlow;
@@ -32,19 +32,19 @@ use crate::error::{Error, Result, Subject};
 use crate::planner::normalize;
 use crate::session::catalog::{Catalog, TableEntry, time_travel_name};
 use crate::session::limits::plan_limits;
-use crate::session::limits::weights;
-use crate::session::names::apart::repeated_columns;
+use crate::session::limits::query_size;
 use crate::session::names::casts::apart;
+use crate::session::names::distinct_columns::repeated_columns;
 use crate::session::names::inner_names::attach;
 use crate::session::rewrite::arguments::{Purpose, deferred, name_queries, with_values};
 use crate::session::rewrite::asked_version::{AskedVersion, VersionUnit};
 use crate::session::rewrite::dialects::settle;
 use crate::session::rewrite::literals::doubles;
-use crate::session::rewrite::rows::by_elements;
+use crate::session::rewrite::row_comparisons::by_elements;
 use crate::session::rewrite::standard::{fetch_first, members, time_zone};
 use crate::session::rewrite::value_rows::with_queries;
-use crate::session::statements::changes::as_insert;
 use crate::session::statements::constants;
+use crate::session::statements::dml::as_insert;
 use crate::session::syntax::at_name;
 pub(crate) use crate::session::syntax::plain_name;
 use crate::session::system::{SYSTEM, state_table};
@@ -57,7 +57,7 @@ pub(crate) async fn prepare(
 ) -> Result<()> {
     match statement {
         SqlStatement::Statement(ansi) => {
-            weights::check(catalog, ansi.as_ref())?;
+            query_size::check(catalog, ansi.as_ref())?;
             time_zone(ansi.as_mut())?;
             name_queries(ansi.as_mut())?;
             attach(ansi.as_mut())?;
@@ -73,7 +73,7 @@ pub(crate) async fn prepare(
         }
         SqlStatement::CopyTo(copy) => match &mut copy.source {
             CopyToSource::Query(query) => {
-                weights::check(catalog, query.as_ref())?;
+                query_size::check(catalog, query.as_ref())?;
                 name_queries(query.as_mut())?;
                 attach(query.as_mut())?;
                 in_its_queries(context, catalog, query.as_mut()).await
@@ -111,9 +111,9 @@ fn windows(node: &mut impl VisitMut) -> Result<()> {
 
 /// Replaces `job_state('job' [, batch])` in FROM by a table of the schema `system`.
 fn states(node: &mut impl VisitMut) -> Result<()> {
-    struct States;
+    struct JobStateCalls;
 
-    impl VisitorMut for States {
+    impl VisitorMut for JobStateCalls {
         type Break = Error;
 
         fn pre_visit_table_factor(&mut self, factor: &mut TableFactor) -> ControlFlow<Error> {
@@ -153,7 +153,7 @@ fn states(node: &mut impl VisitMut) -> Result<()> {
         }
     }
 
-    match node.visit(&mut States) {
+    match node.visit(&mut JobStateCalls) {
         ControlFlow::Continue(()) => Ok(()),
         ControlFlow::Break(error) => Err(error),
     }
@@ -294,7 +294,7 @@ async fn travel(
     catalog: &Catalog,
     node: &mut impl VisitMut,
 ) -> Result<()> {
-    let mut found = Versions::default();
+    let mut found = TimeTravelNames::default();
     let _ = node.visit(&mut found);
     if found.0.is_empty() {
         return Ok(());
@@ -304,7 +304,7 @@ async fn travel(
         let hidden = version_name(context, catalog, name, version).await;
         names.push(hidden.map_err(|error| at_name(error, name))?);
     }
-    let _ = node.visit(&mut Rename(names));
+    let _ = node.visit(&mut TableRename(names));
     Ok(())
 }
 
@@ -394,12 +394,12 @@ fn is_immutable(plan: &LogicalPlan) -> Result<bool> {
 
 /// The tables with versions, which get another name for the time being.
 #[derive(Default)]
-struct Versions(Vec<(ObjectName, TableVersion)>);
+struct TimeTravelNames(Vec<(ObjectName, TableVersion)>);
 
 /// The mark of a name that stands for the number of a version. No name that is typed has it.
 const NUMBERED: char = '\0';
 
-impl VisitorMut for Versions {
+impl VisitorMut for TimeTravelNames {
     type Break = ();
 
     fn pre_visit_table_factor(&mut self, factor: &mut TableFactor) -> ControlFlow<()> {
@@ -432,9 +432,9 @@ impl VisitorMut for Versions {
 }
 
 /// Gives these tables their hidden names.
-struct Rename(Vec<String>);
+struct TableRename(Vec<String>);
 
-impl VisitorMut for Rename {
+impl VisitorMut for TableRename {
     type Break = ();
 
     fn pre_visit_table_factor(&mut self, factor: &mut TableFactor) -> ControlFlow<()> {

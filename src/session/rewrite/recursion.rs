@@ -29,7 +29,7 @@ pub(crate) fn check(plan: &LogicalPlan, statement: &SqlStatement) -> Result<()> 
     let mut lost = None;
     plan.apply_with_subqueries(|node| {
         if let LogicalPlan::RecursiveQuery(query) = node {
-            let mut typed = Typed::default();
+            let mut typed = CastColumns::default();
             if let SqlStatement::Statement(ansi) = statement {
                 let ansi: &AnsiStatement = ansi;
                 let _ = ansi.visit(&mut typed);
@@ -59,7 +59,7 @@ pub(crate) fn check(plan: &LogicalPlan, statement: &SqlStatement) -> Result<()> 
     )))
 }
 
-struct Lost {
+struct LossyCasts {
     name: String,
     column: String,
     first: DataType,
@@ -67,7 +67,7 @@ struct Lost {
 }
 
 /// The first column of a recursion that loses digits by an implicit cast.
-fn loss(query: &RecursiveQuery, casts: &[bool]) -> DataFusionResult<Option<Lost>> {
+fn loss(query: &RecursiveQuery, casts: &[bool]) -> DataFusionResult<Option<LossyCasts>> {
     let LogicalPlan::Projection(projection) = query.recursive_term.as_ref() else {
         return Ok(None);
     };
@@ -86,7 +86,7 @@ fn loss(query: &RecursiveQuery, casts: &[bool]) -> DataFusionResult<Option<Lost>
             cast.expr.get_type(projection.input.schema().as_ref())?,
         );
         if !is_typed && cast.field.data_type() == first && loses(&second, first) {
-            return Ok(Some(Lost {
+            return Ok(Some(LossyCasts {
                 name: query.name.clone(),
                 column: field.name().clone(),
                 first: first.clone(),
@@ -120,11 +120,11 @@ fn loses(from: &DataType, to: &DataType) -> bool {
 
 /// For the recursions of a text, which columns of the second SELECT are explicit casts.
 #[derive(Default)]
-struct Typed {
+struct CastColumns {
     casts: HashMap<String, Vec<bool>>,
 }
 
-impl Visitor for Typed {
+impl Visitor for CastColumns {
     type Break = ();
 
     fn pre_visit_query(&mut self, query: &Query) -> ControlFlow<()> {

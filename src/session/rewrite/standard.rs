@@ -46,7 +46,7 @@ pub(crate) fn time_zone(statement: &mut AnsiStatement) -> Result<()> {
             .with_help("write SET name = value, or SET TIME ZONE 'Europe/Paris'"));
     };
     if Tz::from_str(&zone).is_err() {
-        return Err(Error::invalid(format!("'{zone}' is no time zone"))
+        return Err(Error::invalid(format!("invalid time zone '{zone}'"))
             .about(Subject::text(zone))
             .with_help("write one such as Europe/Paris or +02:00"));
     }
@@ -83,12 +83,12 @@ impl VisitorMut for FetchFirst {
         if fetch.with_ties {
             let error = Error::unsupported("FETCH … WITH TIES is not supported");
             return ControlFlow::Break(error.with_help(
-                "filter by rank() OVER (ORDER BY …) in a query around it, or say ROWS ONLY",
+                "filter by rank() OVER (ORDER BY …) in a query around it, or write ROWS ONLY",
             ));
         }
         if fetch.percent {
             let error = Error::unsupported("FETCH … PERCENT is not supported");
-            return ControlFlow::Break(error.with_help("say FETCH FIRST n ROWS ONLY"));
+            return ControlFlow::Break(error.with_help("write FETCH FIRST n ROWS ONLY"));
         }
         let one = || Expr::Value(Value::Number("1".to_owned(), false).into());
         let count = fetch.quantity.unwrap_or_else(one);

@@ -128,7 +128,7 @@ fn one_row() -> Result<Select> {
         .and_then(|mut parser| parser.parse_query());
     match parsed.map(|query| *query.body) {
         Ok(SetExpr::Select(select)) => Ok(*select),
-        _ => Err(Error::internal("a row of VALUES is no query")),
+        _ => Err(Error::internal("a row of VALUES is not a query")),
     }
 }
 

@@ -16,14 +16,14 @@ use datafusion::logical_expr::{EmptyRelation, Expr, LogicalPlan};
 use datafusion::optimizer::simplify_expressions::ExprSimplifier;
 use datafusion::physical_expr::create_physical_expr;
 
-use crate::session::results::Answer;
+use crate::session::results::PlannedRows;
 
 /// The row, if `plan` only computes expressions without a table.
 ///
 /// # Errors
 ///
 /// An expression whose evaluation fails, such as a division by zero.
-pub(crate) fn row(state: &SessionState, plan: &LogicalPlan) -> Result<Option<Answer>> {
+pub(crate) fn row(state: &SessionState, plan: &LogicalPlan) -> Result<Option<PlannedRows>> {
     let LogicalPlan::Projection(projection) = plan else {
         return Ok(None);
     };
@@ -64,7 +64,7 @@ pub(crate) fn row(state: &SessionState, plan: &LogicalPlan) -> Result<Option<Ans
     }
     let schema = Arc::new(Schema::new(fields));
     let mut exprs = projection.expr.iter();
-    Ok(Some(Answer {
+    Ok(Some(PlannedRows {
         rows: RecordBatch::try_new_with_options(schema, columns, &row)?,
         // Functions and casts may depend on the time and the settings of the session.
         is_always: exprs.all(|expr| matches!(expr.clone().unalias(), Expr::Literal(..))),
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_row_is_what_a_plan_over_rows_gives() {
+    async fn the_fast_path_returns_the_same_as_a_plan() {
         let session = Session::try_new(&SessionOptions::default()).unwrap();
         for exprs in [
             "1",
@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn time_and_chance_are_those_of_the_statement() {
+    async fn now_and_random_are_per_statement() {
         let session = Session::try_new(&SessionOptions::default()).unwrap();
         let same = planned(&session, "SELECT now() = now()").await.unwrap();
         let same = &same.answer().unwrap().rows;
@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn literals_alone_say_the_same_to_everybody() {
+    async fn only_literals_take_the_fast_path() {
         let session = Session::try_new(&SessionOptions::default()).unwrap();
         for (sql, is_always) in [
             ("SELECT 1, 'a' AS b, NULL, true, 1.5", true),
@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_needs_more_is_planned_and_what_has_no_value_is_refused() {
+    async fn other_expressions_are_planned_and_invalid_ones_refused() {
         let session = Session::try_new(&SessionOptions::default()).unwrap();
         for sql in [
             "SELECT (SELECT 1)",

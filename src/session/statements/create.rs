@@ -37,7 +37,7 @@ pub(crate) async fn create_table(
         if !table.or_replace {
             let error = Error::new(ErrorKind::Exists, format!("table {name} exists already"))
                 .about(Subject::table(name))
-                .with_help("CREATE OR REPLACE EXTERNAL TABLE declares it anew");
+                .with_help("CREATE OR REPLACE EXTERNAL TABLE declares it again");
             return Err(match span {
                 Some(span) => error.at(span),
                 None => error,

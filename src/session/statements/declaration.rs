@@ -11,7 +11,7 @@ use crate::error::{Error, Result, Subject};
 use crate::formats::typed_as;
 use crate::planner::normalize;
 use crate::planner::types::{arrow_type, typed_arrow_type};
-use crate::planner::{Column, ColumnKind, CreateTable, TableKind, Text};
+use crate::planner::{Column, ColumnKind, CreateTable, TableKind, TextValue};
 use crate::tables::delta::{DeltaColumn, DeltaSpec, DeltaTableHandle};
 use crate::tables::kafka::{KafkaColumn, KafkaTable, KafkaTableSpec, MetadataKey};
 use crate::tables::options::{self, Options};
@@ -56,7 +56,7 @@ pub(crate) async fn open_table(
         TableKind::Delta => {
             let spec = delta_spec(table, location, options)?;
             if if_missing == IfMissing::Refuse && !DeltaTableHandle::is_there(&spec).await? {
-                let gone = format!("there is no Delta table at '{}' any more", spec.location);
+                let gone = format!("the Delta table at '{}' no longer exists", spec.location);
                 return Err(Error::not_found(gone).about(Subject::location(&spec.location)));
             }
             let opened = DeltaTableHandle::create_or_open(spec).await;
@@ -97,7 +97,7 @@ fn place_of(table: &CreateTable, subject: &Subject) -> Option<Span> {
     }
 }
 
-fn expand(text: &Text) -> Result<String> {
+fn expand(text: &TextValue) -> Result<String> {
     options::expand_environment(&text.value, |name| std::env::var(name).ok())
         .map_err(|error| error.at(text.span))
 }
@@ -201,7 +201,7 @@ fn watermark_delay(column: &Ident, expr: &Expr) -> Result<i64> {
         _ => None,
     };
     delay.filter(|delay| *delay >= 0).ok_or_else(|| {
-        Error::invalid(format!("'{expr}' is no watermark of {column}"))
+        Error::invalid(format!("'{expr}' is not a valid watermark for {column}"))
             .with_help(format!(
                 "a watermark is the event time less a fixed time: WATERMARK FOR {column} AS {column} - INTERVAL '15 minutes'"
             ))
@@ -254,7 +254,7 @@ fn delta_spec(table: &CreateTable, location: String, options: Options) -> Result
     for column in &table.partitioned_by {
         if !names.is_empty() && !names.contains(&normalize(column)) {
             return Err(Error::invalid(format!(
-                "PARTITIONED BY names {column}, which is no column"
+                "PARTITIONED BY names {column}, which is not a column"
             ))
             .at(column.span));
         }

@@ -16,7 +16,7 @@ use crate::planner::types::timestamp_type;
 
 /// The types of a plan's parameters, by name without `$`.
 pub(crate) fn types(plan: &LogicalPlan) -> HashMap<String, DataType> {
-    let mut types = Types::default();
+    let mut types = ParameterTypes::default();
     // The closure does not fail.
     let _ = plan.apply_with_subqueries(|node| {
         types.node(node);
@@ -39,13 +39,13 @@ pub(crate) fn types(plan: &LogicalPlan) -> HashMap<String, DataType> {
 }
 
 #[derive(Default)]
-struct Types {
+struct ParameterTypes {
     found: HashMap<String, DataType>,
     /// Parameters added to a time, or subtracted from it; the engine takes them for times.
     spans: Vec<String>,
 }
 
-impl Types {
+impl ParameterTypes {
     fn node(&mut self, node: &LogicalPlan) {
         let mut schema = DFSchema::empty();
         for input in node.inputs() {
@@ -361,7 +361,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn parameters_have_the_types_of_what_stands_beside_them() {
+    async fn parameters_have_the_types_of_their_operands() {
         let session = Session::try_new(&SessionOptions::default()).unwrap();
         let table = parse_statement(&raw(TABLE)).unwrap();
         session.collect(table).await.unwrap();

@@ -2,7 +2,7 @@
 
 pub(crate) mod rows;
 pub(crate) mod scan;
-pub(crate) mod wanted;
+pub(crate) mod scan_filter;
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ use futures::future::BoxFuture;
 use crate::core::jobs::AGGREGATE;
 use crate::error::{Error, Result, Subject};
 use crate::session::names::state_names::shown;
-use crate::session::options::MayName;
+use crate::session::options::TableFilter;
 use crate::session::system::scan::SystemTable;
 use crate::state::replay;
 use crate::store::{DataDir, JobStore};
@@ -33,7 +33,7 @@ const TABLES: [&str; 5] = ["batches", "dead_letters", "jobs", "late_rows", "part
 pub(super) struct SystemSchema {
     /// Folder or URL; reading does not create it.
     data_dir: String,
-    may_name: Option<MayName>,
+    may_name: Option<TableFilter>,
 }
 
 impl std::fmt::Debug for SystemSchema {
@@ -45,7 +45,7 @@ impl std::fmt::Debug for SystemSchema {
 }
 
 impl SystemSchema {
-    pub(super) fn new(data_dir: String, may_name: Option<MayName>) -> Self {
+    pub(super) fn new(data_dir: String, may_name: Option<TableFilter>) -> Self {
         Self { data_dir, may_name }
     }
 
@@ -62,7 +62,7 @@ impl SystemSchema {
         let missing = || {
             Error::not_found(format!("no job is named {job}"))
                 .about(Subject::job(job))
-                .with_help("SHOW JOBS has those there are")
+                .with_help("SHOW JOBS lists the existing ones")
         };
         if !DataDir::exists(&self.data_dir) {
             return Err(missing());
@@ -82,7 +82,7 @@ impl SystemSchema {
                 None => format!("job {job} has not committed a batch yet"),
             })
             .about(Subject::job(job))
-            .with_help("system.batches has those there are"));
+            .with_help("system.batches lists the existing ones"));
         };
         let version = store.version(id, &committed.version).await?;
         let mut files = Vec::new();

@@ -11,20 +11,26 @@ use datafusion::arrow::compute::{cast, concat_batches};
 use datafusion::arrow::datatypes::{DataType, TimeUnit};
 use futures::{StreamExt as _, TryStreamExt as _};
 
-use crate::core::jobs::{BatchVersion, Committed, DeadLetter, JobHistory, SeenState, seen_state};
+use crate::core::jobs::{
+    BatchCommit, BatchVersion, DeadLetter, JobHistory, ObservedState, observed_state,
+};
 use crate::error::{Error, Result};
 use crate::session::catalog::dead_letters;
-use crate::session::system::wanted::Wanted;
+use crate::session::system::scan_filter::ScanFilter;
 use crate::state::decode_states;
 use crate::state::late_schema;
-use crate::store::{DataDir, FoundJob, JobId, JobStore, Packed};
+use crate::store::{DataDir, FoundJob, JobId, JobStore, PackedBatch};
 use crate::tables::bad_records::BadRecord;
 
 /// The number of jobs that are read concurrently.
 const READS_AT_ONCE: usize = 16;
 
 /// The rows of a table, for these jobs and batches.
-pub(super) async fn rows_of(data_dir: &str, name: &str, wanted: &Wanted) -> Result<RecordBatch> {
+pub(super) async fn rows_of(
+    data_dir: &str,
+    name: &str,
+    wanted: &ScanFilter,
+) -> Result<RecordBatch> {
     if !DataDir::exists(data_dir) {
         return empty_of(name);
     }
@@ -33,7 +39,11 @@ pub(super) async fn rows_of(data_dir: &str, name: &str, wanted: &Wanted) -> Resu
 }
 
 /// The same for the jobs of a store.
-pub(super) async fn rows_in(store: &JobStore, name: &str, wanted: &Wanted) -> Result<RecordBatch> {
+pub(super) async fn rows_in(
+    store: &JobStore,
+    name: &str,
+    wanted: &ScanFilter,
+) -> Result<RecordBatch> {
     let mut names = store.names().await?;
     if let Some(jobs) = &wanted.jobs {
         names.retain(|name| jobs.contains(name));
@@ -48,7 +58,7 @@ pub(super) async fn rows_in(store: &JobStore, name: &str, wanted: &Wanted) -> Re
         // For a restricted history only the selected batches are read.
         let all = std::mem::take(&mut history.batches).into_iter();
         let is_last_only = name == "partitions";
-        let keeps = |of: &Committed| is_last_only || wanted.batches.contains(&of.batch);
+        let keeps = |of: &BatchCommit| is_last_only || wanted.batches.contains(&of.batch);
         history.batches = all.filter(keeps).collect();
         parts.push(rows_of_job(store, id, &history, name, wanted).await?);
     }
@@ -70,11 +80,11 @@ pub async fn job_rows(store: &JobStore, jobs: Vec<FoundJob>) -> Result<RecordBat
         Ok::<_, Error>(match job.found {
             Ok((id, history)) => {
                 let heartbeat = store.heartbeat(id).await?;
-                let seen = seen_state(&history, heartbeat.as_ref(), now);
+                let seen = observed_state(&history, heartbeat.as_ref(), now);
                 (job.name, Some(history), seen)
             }
             Err(error) => {
-                let seen = SeenState {
+                let seen = ObservedState {
                     name: "FAILED",
                     reason: Some(error.with_its_help()),
                 };
@@ -86,7 +96,7 @@ pub async fn job_rows(store: &JobStore, jobs: Vec<FoundJob>) -> Result<RecordBat
 }
 
 /// A job whose log cannot be read has no history.
-fn rows_of_jobs(jobs: &[(String, Option<JobHistory>, SeenState)]) -> Result<RecordBatch> {
+fn rows_of_jobs(jobs: &[(String, Option<JobHistory>, ObservedState)]) -> Result<RecordBatch> {
     let names = jobs.iter().map(|(name, ..)| name);
     let names: ArrayRef = Arc::new(StringArray::from_iter_values(names));
     let states = jobs.iter().map(|(_, _, seen)| Some(seen.name));
@@ -123,7 +133,7 @@ fn rows_of_jobs(jobs: &[(String, Option<JobHistory>, SeenState)]) -> Result<Reco
 /// # Errors
 ///
 /// None that a caller could cause.
-pub fn batch_rows(job: &str, batches: &[(Committed, BatchVersion)]) -> Result<RecordBatch> {
+pub fn batch_rows(job: &str, batches: &[(BatchCommit, BatchVersion)]) -> Result<RecordBatch> {
     let numbers = |value: fn(&BatchVersion) -> u64| -> ArrayRef {
         Arc::new(Int64Array::from_iter_values(
             batches.iter().map(|(_, version)| signed(value(version))),
@@ -180,7 +190,7 @@ pub async fn versions(
     store: &JobStore,
     id: JobId,
     history: &JobHistory,
-) -> Result<Vec<(Committed, BatchVersion)>> {
+) -> Result<Vec<(BatchCommit, BatchVersion)>> {
     let names = history.batches.iter().map(|batch| batch.version.clone());
     let mut read = pin!(store.versions(id, names.collect()));
     let mut versions = Vec::with_capacity(history.batches.len());
@@ -203,8 +213,8 @@ async fn packed(
     store: &JobStore,
     id: JobId,
     history: &JobHistory,
-    wanted: &Wanted,
-) -> Result<Vec<Packed>> {
+    wanted: &ScanFilter,
+) -> Result<Vec<PackedBatch>> {
     let mut batches = Vec::new();
     for name in &history.packs {
         batches.extend(store.pack(id, name).await?.batches);
@@ -218,7 +228,7 @@ async fn rows_of_job(
     id: JobId,
     history: &JobHistory,
     table: &str,
-    wanted: &Wanted,
+    wanted: &ScanFilter,
 ) -> Result<RecordBatch> {
     let name = history.name.as_str();
     match table {
@@ -390,12 +400,12 @@ mod tests {
     use datafusion::prelude::{col, lit};
 
     use super::*;
-    use crate::core::jobs::Entry;
-    use crate::store::simulated::{Faults, Reads, SimulatedDisk};
+    use crate::core::jobs::LogEntry;
+    use crate::store::simulated::{Faults, RecordedReads, SimulatedDisk};
 
     /// A job with this many batches.
     async fn job(store: &JobStore, name: &str, batches: u64) -> JobId {
-        let created = Entry::Created {
+        let created = LogEntry::Created {
             name: name.to_owned(),
             text: String::new(),
             tables: vec![],
@@ -410,7 +420,7 @@ mod tests {
             };
             let name = format!("{number:010}-v");
             store.stage(id, &name, &version).await.unwrap();
-            let committed = Entry::Committed {
+            let committed = LogEntry::Committed {
                 batch: number,
                 version: name,
                 at: 0,
@@ -423,10 +433,10 @@ mod tests {
     /// The scan does not read jobs and batches that the statement does not ask for, and reads the state of a job without its
     /// batches.
     #[tokio::test]
-    async fn what_is_not_asked_for_is_not_read() {
+    async fn unselected_columns_are_not_read() {
         const JOBS: usize = 30;
         const BATCHES: u64 = 20;
-        let reads = Arc::new(Reads::default());
+        let reads = Arc::new(RecordedReads::default());
         let dir = SimulatedDisk::default().seen_with(Arc::clone(&reads) as Arc<dyn Faults>);
         let store = JobStore::new(dir);
         let mut ids = Vec::new();
@@ -439,7 +449,7 @@ mod tests {
         };
         reads.take();
         // SHOW JOBS, and system.jobs.
-        let all = Wanted::default();
+        let all = ScanFilter::default();
         assert_eq!(
             rows_in(&store, "jobs", &all).await.unwrap().num_rows(),
             JOBS
@@ -452,7 +462,7 @@ mod tests {
         assert_eq!(read.len(), JOBS);
         assert!(read.iter().all(|path| path.ends_with(&last)), "{read:?}");
         // One batch of one job.
-        let one = Wanted::by(&[col("job").eq(lit("j7")), col("batch").eq(lit(3_i64))]);
+        let one = ScanFilter::by(&[col("job").eq(lit("j7")), col("batch").eq(lit(3_i64))]);
         for (table, rows) in [("batches", 1), ("dead_letters", 0), ("late_rows", 0)] {
             let found = rows_in(&store, table, &one).await.unwrap();
             assert_eq!(found.num_rows(), rows, "{table}");

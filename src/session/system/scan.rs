@@ -14,7 +14,7 @@ use datafusion::physical_plan::ExecutionPlan;
 use futures::future::BoxFuture;
 
 use crate::session::system::rows::{empty_of, rows_of};
-use crate::session::system::wanted::Wanted;
+use crate::session::system::scan_filter::ScanFilter;
 
 /// One of these tables.
 #[derive(Debug)]
@@ -49,7 +49,7 @@ impl TableProvider for SystemTable {
         filters: &[&Expr],
     ) -> DataFusionResult<Vec<TableProviderFilterPushDown>> {
         // The scan leaves out whole jobs and batches only: the filter also stays above it.
-        let narrows = |filter: &&Expr| match Wanted::default().narrow(filter) {
+        let narrows = |filter: &&Expr| match ScanFilter::default().narrow(filter) {
             true => TableProviderFilterPushDown::Inexact,
             false => TableProviderFilterPushDown::Unsupported,
         };
@@ -63,7 +63,7 @@ impl TableProvider for SystemTable {
         filters: &[Expr],
         _: Option<usize>,
     ) -> DataFusionResult<Arc<dyn ExecutionPlan>> {
-        let wanted = Wanted::by(filters);
+        let wanted = ScanFilter::by(filters);
         let rows: BoxFuture<'_, _> = Box::pin(rows_of(&self.data_dir, self.name, &wanted));
         let rows = rows.await?;
         let plan = MemorySourceConfig::try_new_exec(

@@ -7,8 +7,8 @@ use super::paths::{JobId, dead_path, late_path, pack_path, state_path};
 use crate::core::jobs::{BatchVersion, DeadLetter, StateFile};
 use crate::error::Result;
 use crate::store::checksum::crc32;
-use crate::store::data_dir::Opened;
-use crate::store::letters::{decode_letters, encode_letters};
+use crate::store::data_dir::OpenObject;
+use crate::store::dead_letters::{decode_letters, encode_letters};
 use crate::store::pack::Pack;
 
 impl JobStore {
@@ -36,7 +36,7 @@ impl JobStore {
     /// # Errors
     ///
     /// It is missing, or the store does not answer.
-    pub async fn open_state(&self, id: JobId, name: &str) -> Result<Opened> {
+    pub async fn open_state(&self, id: JobId, name: &str) -> Result<OpenObject> {
         let path = state_path(id, name);
         let opened = self.dir.open_object(&path).await?;
         opened.ok_or_else(|| self.corrupt(&path, "it is missing"))

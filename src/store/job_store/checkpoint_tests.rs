@@ -2,10 +2,10 @@
 
 use super::super::fixture::{commit, committed, created, files, store, takeover, trim};
 use super::*;
-use crate::core::jobs::Entry;
+use crate::core::jobs::LogEntry;
 
 #[tokio::test]
-async fn a_log_that_was_made_shorter_says_the_same() {
+async fn a_compacted_log_has_the_same_history() {
     let dir = tempfile::tempdir().unwrap();
     let store = store(dir.path());
     let id = store.create(&created("j"), "j").await.unwrap().unwrap();
@@ -13,7 +13,7 @@ async fn a_log_that_was_made_shorter_says_the_same() {
     let mut shortened = 0;
     for number in 1..=40 {
         let entry = match number {
-            20 => Entry::Trimmed {
+            20 => LogEntry::Trimmed {
                 oldest: 15,
                 packs: vec!["p".into()],
                 at: 7,
@@ -48,7 +48,7 @@ async fn a_log_that_was_made_shorter_says_the_same() {
 }
 
 #[tokio::test]
-async fn a_gap_behind_a_checkpoint_and_a_newer_checkpoint_are_told() {
+async fn a_gap_after_a_checkpoint_is_reported() {
     let dir = tempfile::tempdir().unwrap();
     let store = store(dir.path());
     let id = store.create(&created("j"), "j").await.unwrap().unwrap();

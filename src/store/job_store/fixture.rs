@@ -2,7 +2,7 @@
 
 use super::JobStore;
 use super::paths::{JobId, late_path, state_path};
-use crate::core::jobs::{AGGREGATE, BatchVersion, Entry, JobHistory, OperatorState, StateFile};
+use crate::core::jobs::{AGGREGATE, BatchVersion, JobHistory, LogEntry, OperatorState, StateFile};
 use crate::store::checksum::crc32;
 use crate::store::data_dir::DataDir;
 
@@ -10,8 +10,8 @@ pub(super) fn store(dir: &std::path::Path) -> JobStore {
     JobStore::new(DataDir::open(&dir.display().to_string()).unwrap())
 }
 
-pub(super) fn created(name: &str) -> Entry {
-    Entry::Created {
+pub(super) fn created(name: &str) -> LogEntry {
+    LogEntry::Created {
         name: name.into(),
         text: "CREATE JOB …".into(),
         tables: vec![],
@@ -19,15 +19,15 @@ pub(super) fn created(name: &str) -> Entry {
     }
 }
 
-pub(super) fn takeover(owner: &str) -> Entry {
-    Entry::Takeover {
+pub(super) fn takeover(owner: &str) -> LogEntry {
+    LogEntry::Takeover {
         owner: owner.into(),
         at: 0,
     }
 }
 
-pub(super) fn committed(batch: u64, sequence: u64) -> Entry {
-    Entry::Committed {
+pub(super) fn committed(batch: u64, sequence: u64) -> LogEntry {
+    LogEntry::Committed {
         batch,
         version: format!("{sequence:010}-v"),
         at: 0,
@@ -83,7 +83,7 @@ pub(super) async fn commit(store: &JobStore, id: JobId, number: u64, state: &[&s
 
 pub(super) async fn trim(store: &JobStore, id: JobId, oldest: u64, packs: &[&str]) -> JobHistory {
     let next = store.history(id).await.unwrap().next;
-    let trimmed = Entry::Trimmed {
+    let trimmed = LogEntry::Trimmed {
         oldest,
         packs: packs.iter().map(|pack| (*pack).to_owned()).collect(),
         at: 0,

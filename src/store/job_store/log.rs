@@ -6,7 +6,7 @@ use super::paths::{
     JobId, LAST_NUMBER, checkpoint_path, entry_path, log_folder, number_of, short_random,
 };
 use super::{JobStore, READS_AT_ONCE};
-use crate::core::jobs::{Entry, JobHistory};
+use crate::core::jobs::{JobHistory, LogEntry};
 use crate::error::{Error, Result};
 use crate::store::data_dir::SentOnce;
 use crate::store::wire::{StoredEntry, entry_bytes, read_entry};
@@ -21,9 +21,9 @@ impl JobStore {
     /// # Errors
     ///
     /// The store does not answer: the entry may be there or not.
-    pub async fn append(&self, id: JobId, number: u64, entry: &Entry) -> Result<bool> {
+    pub async fn append(&self, id: JobId, number: u64, entry: &LogEntry) -> Result<bool> {
         match self.send(id, number, entry).await? {
-            Some(_) => self.is_not_passed(id, number).await,
+            Some(_) => self.is_before_checkpoint(id, number).await,
             None => Ok(false),
         }
     }
@@ -42,7 +42,7 @@ impl JobStore {
         &self,
         id: JobId,
         history: &mut JobHistory,
-        entry: &Entry,
+        entry: &LogEntry,
     ) -> Result<bool> {
         let number = history.next;
         let Some(own) = self.send(id, number, entry).await? else {
@@ -55,7 +55,7 @@ impl JobStore {
                 found.is_some_and(|found| found.id.as_ref() == Some(known))
             }
             // It is of format 1.
-            _ => self.is_not_passed(id, number).await?,
+            _ => self.is_before_checkpoint(id, number).await?,
         };
         if is_next {
             history.apply(entry);
@@ -96,7 +96,7 @@ impl JobStore {
             last = now;
         }
         Err(Error::unavailable(format!(
-            "the log of job {id} is made shorter all the time"
+            "the log of job {id} is shortened by other processes all the time"
         )))
     }
 
@@ -111,7 +111,7 @@ impl JobStore {
     /// # Errors
     ///
     /// The store does not answer: the entry may be there or not.
-    async fn send(&self, id: JobId, number: u64, entry: &Entry) -> Result<Option<String>> {
+    async fn send(&self, id: JobId, number: u64, entry: &LogEntry) -> Result<Option<String>> {
         let path = entry_path(id, number);
         let mut sent = Vec::new();
         let mut failure = None;
@@ -137,7 +137,7 @@ impl JobStore {
     }
 
     /// Entries are deleted after a checkpoint has passed them: a number that one has passed was taken before.
-    async fn is_not_passed(&self, id: JobId, number: u64) -> Result<bool> {
+    async fn is_before_checkpoint(&self, id: JobId, number: u64) -> Result<bool> {
         Ok(self.last_checkpoint(id).await?.unwrap_or(0) <= number)
     }
 

@@ -9,10 +9,10 @@ use super::super::fixture::{committed, created, files, store, takeover, version_
 use super::*;
 use crate::core::jobs::BatchVersion;
 use crate::error::ErrorKind;
-use crate::store::simulated::{Fate, Faults, Later, Reads, SimulatedDisk};
+use crate::store::simulated::{CallFate, DelayedWrite, Faults, RecordedReads, SimulatedDisk};
 
 #[tokio::test]
-async fn of_two_that_write_the_same_entry_one_wins() {
+async fn one_of_two_writers_of_an_entry_wins() {
     let dir = tempfile::tempdir().unwrap();
     let store = store(dir.path());
     let id = store.create(&created("j"), "j").await.unwrap().unwrap();
@@ -37,7 +37,7 @@ async fn of_two_that_write_the_same_entry_one_wins() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn an_entry_is_won_once_while_the_log_is_made_shorter() {
+async fn an_entry_is_won_once_during_compaction() {
     let dir = tempfile::tempdir().unwrap();
     let store = store(dir.path());
     let id = store.create(&created("j"), "j").await.unwrap().unwrap();
@@ -100,8 +100,8 @@ async fn an_entry_is_won_once_while_the_log_is_made_shorter() {
 
 /// One process runs a job: what it does of the store for a batch is known, and nothing is listed.
 #[tokio::test]
-async fn a_batch_lists_nothing() {
-    let reads = Arc::new(Reads::default());
+async fn a_batch_lists_no_folders() {
+    let reads = Arc::new(RecordedReads::default());
     let dir = SimulatedDisk::default().seen_with(Arc::clone(&reads) as Arc<dyn Faults>);
     let store = JobStore::new(dir);
     let id = store.create(&created("j"), "j").await.unwrap().unwrap();
@@ -122,7 +122,7 @@ async fn a_batch_lists_nothing() {
             ..version_with(history.next, &[name.as_str()])
         };
         store.stage(id, &name, &version).await.unwrap();
-        let entry = Entry::Committed {
+        let entry = LogEntry::Committed {
             batch,
             version: name,
             at: 0,
@@ -163,8 +163,8 @@ async fn a_batch_lists_nothing() {
 /// Decides by a list what becomes of the writes of entries; all other calls succeed.
 #[derive(Default)]
 struct Listed {
-    fates: Mutex<VecDeque<Fate>>,
-    later: Mutex<Vec<Later>>,
+    fates: Mutex<VecDeque<CallFate>>,
+    later: Mutex<Vec<DelayedWrite>>,
     /// Delayed writes arrive before the next one, and not when the test says so.
     is_hurried: bool,
 }
@@ -180,24 +180,24 @@ impl Faults for Listed {
         Box::pin(std::future::ready(()))
     }
 
-    fn fate(&self, path: &str, writes: bool) -> Fate {
+    fn fate(&self, path: &str, writes: bool) -> CallFate {
         if !writes || !path.contains("/log/") {
-            return Fate::Done;
+            return CallFate::Done;
         }
         if self.is_hurried {
             self.arrive();
         }
         let next = self.fates.lock().unwrap().pop_front();
-        next.unwrap_or(Fate::Done)
+        next.unwrap_or(CallFate::Done)
     }
 
-    fn later(&self, later: Later) {
+    fn later(&self, later: DelayedWrite) {
         self.later.lock().unwrap().push(later);
     }
 }
 
 impl Listed {
-    fn next(&self, fates: &[Fate]) {
+    fn next(&self, fates: &[CallFate]) {
         self.fates.lock().unwrap().extend(fates);
     }
 
@@ -214,7 +214,7 @@ impl Listed {
 /// after it were swept. A process that knows the entry and slept meanwhile loses.
 #[tokio::test]
 async fn loss_1_an_entry_that_arrives_after_a_sweep_does_not_let_another_win() {
-    for (fate, late) in [(Fate::Repeated, 0), (Fate::Late, 1)] {
+    for (fate, late) in [(CallFate::Repeated, 0), (CallFate::Late, 1)] {
         let faults = Arc::new(Listed::default());
         let seen = Arc::clone(&faults) as Arc<dyn Faults>;
         let store = JobStore::new(SimulatedDisk::default().seen_with(seen));
@@ -251,10 +251,10 @@ async fn loss_1_an_entry_that_arrives_after_a_sweep_does_not_let_another_win() {
 
 #[tokio::test]
 async fn an_entry_is_sent_again_with_another_id_while_the_answers_say_nothing() {
-    use Fate::{Late, Refused, Unheard};
+    use CallFate::{AnswerLost, Late, Refused};
     for (fates, is_hurried) in [
-        (&[Unheard][..], false),
-        (&[Refused, Refused, Unheard], false),
+        (&[AnswerLost][..], false),
+        (&[Refused, Refused, AnswerLost], false),
         (&[Late, Refused], false),
         // It finds an entry at its number that is its own.
         (&[Late], true),
@@ -291,7 +291,7 @@ async fn an_entry_is_sent_again_with_another_id_while_the_answers_say_nothing() 
 
 /// LOSS-1: processes that slept until the log was made shorter find their numbers free, two of them next to each other, and lose.
 #[tokio::test]
-async fn loss_1_the_rest_of_one_sleeper_does_not_let_another_win() {
+async fn loss_1_a_stalled_writer_does_not_let_another_win() {
     let dir = tempfile::tempdir().unwrap();
     let store = store(dir.path());
     let id = store.create(&created("j"), "j").await.unwrap().unwrap();
@@ -321,7 +321,7 @@ async fn loss_1_the_rest_of_one_sleeper_does_not_let_another_win() {
 
 /// Entries of format 1 have no ids: the checkpoints say whether one is the next.
 #[tokio::test]
-async fn a_log_of_the_first_format_goes_on() {
+async fn a_log_of_the_first_format_is_continued() {
     let dir = tempfile::tempdir().unwrap();
     let store = store(dir.path());
     let id = store.create(&created("j"), "j").await.unwrap().unwrap();
@@ -344,7 +344,7 @@ async fn a_log_of_the_first_format_goes_on() {
 }
 
 #[tokio::test]
-async fn a_gap_in_a_log_is_told() {
+async fn a_gap_in_a_log_is_reported() {
     let dir = tempfile::tempdir().unwrap();
     let store = store(dir.path());
     let id = store.create(&created("j"), "j").await.unwrap().unwrap();

@@ -25,7 +25,7 @@ use crate::core::jobs::JobHistory;
 use crate::error::{Error, Result};
 use crate::store::checksum::{check_crc32, crc32};
 use crate::store::data_dir::DataDir;
-use crate::store::wire::Unreadable;
+use crate::store::wire::UnreadableFile;
 pub use paths::JobId;
 
 /// Entries or versions that are read at the same time.
@@ -57,7 +57,7 @@ impl JobStore {
     }
 
     /// Jobs in memory that end with their process, such as subscriptions.
-    pub fn fleeting() -> Self {
+    pub fn ephemeral() -> Self {
         Self {
             dir: DataDir::in_memory(),
             is_fleeting: true,
@@ -65,7 +65,7 @@ impl JobStore {
     }
 
     /// Whether late rows and dead letters are deleted with their batches instead of being packed.
-    pub fn is_fleeting(&self) -> bool {
+    pub fn is_ephemeral(&self) -> bool {
         self.is_fleeting
     }
 
@@ -77,7 +77,7 @@ impl JobStore {
     async fn read_as<T>(
         &self,
         path: &str,
-        read: impl FnOnce(&[u8]) -> Result<T, Unreadable>,
+        read: impl FnOnce(&[u8]) -> Result<T, UnreadableFile>,
     ) -> Result<T> {
         let bytes = self.get(path).await?;
         read(&bytes).map_err(|why| why.of_file(path, self.dir.shown()))
@@ -105,6 +105,6 @@ impl JobStore {
     }
 
     fn corrupt(&self, path: &str, reason: &str) -> Error {
-        Unreadable::Damaged(reason.to_owned()).of_file(path, self.dir.shown())
+        UnreadableFile::Damaged(reason.to_owned()).of_file(path, self.dir.shown())
     }
 }

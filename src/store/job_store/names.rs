@@ -4,7 +4,7 @@ use futures::{StreamExt as _, TryStreamExt as _};
 
 use super::paths::{JobId, dropped_path, entry_path, name_of, named};
 use super::{FoundJob, JobStore, READS_AT_ONCE};
-use crate::core::jobs::{Entry, JobHistory};
+use crate::core::jobs::{JobHistory, LogEntry};
 use crate::error::{Error, ErrorKind, Result};
 
 impl JobStore {
@@ -96,7 +96,7 @@ impl JobStore {
         let history = self.history(id).await;
         // A job's log is written before its name.
         if history.is_err() && self.dir.list(&format!("jobs/{id}")).await?.is_empty() {
-            return Err(self.corrupt(path, "it leads to a job that is not there"));
+            return Err(self.corrupt(path, "it refers to a job that does not exist"));
         }
         Ok(Some((id, history?)))
     }
@@ -110,7 +110,7 @@ impl JobStore {
         clippy::disallowed_methods,
         reason = "a job of a name that another one had is another job"
     )]
-    pub async fn create(&self, created: &Entry, name: &str) -> Result<Option<JobId>> {
+    pub async fn create(&self, created: &LogEntry, name: &str) -> Result<Option<JobId>> {
         let id = JobId::new_v4();
         // The log is written first: so a name always leads to a job.
         if !self.append(id, 0, created).await? {

@@ -5,7 +5,7 @@ use super::super::paths::DROPPED;
 use super::*;
 
 #[tokio::test]
-async fn a_name_is_one_job_until_it_is_forgotten() {
+async fn a_name_belongs_to_one_job_until_it_is_dropped() {
     let dir = tempfile::tempdir().unwrap();
     let store = store(dir.path());
     let odd = "a/b.c%d é";
@@ -25,12 +25,12 @@ async fn a_name_is_one_job_until_it_is_forgotten() {
 /// A DROP JOB that dies at any step is brought to its end: by another one of the same name while there is the name, and by any
 /// other one after that.
 #[tokio::test]
-async fn what_a_drop_that_died_has_left_is_swept_by_the_next_one() {
+async fn files_of_an_interrupted_drop_are_deleted_by_the_next() {
     for steps in 0..3 {
         let dir = tempfile::tempdir().unwrap();
         let store = store(dir.path());
         let id = store.create(&created("j"), "j").await.unwrap().unwrap();
-        let dropped = Entry::Dropped { at: 0 };
+        let dropped = LogEntry::Dropped { at: 0 };
         store.append(id, 1, &dropped).await.unwrap();
         if steps > 0 {
             let mark = dropped_path(id);

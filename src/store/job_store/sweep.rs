@@ -2,7 +2,7 @@
 
 use super::JobStore;
 use super::paths::{DROPPED, JobId, LAST_NUMBER, checkpoint_path, dropped_path};
-use crate::core::jobs::{Deletable, JobHistory, Phase};
+use crate::core::jobs::{DeletableFiles, JobHistory, JobPhase};
 use crate::error::Result;
 
 impl JobStore {
@@ -16,7 +16,7 @@ impl JobStore {
         let Some(first) = passed.batches.first() else {
             return Ok(0);
         };
-        let deletable = Deletable::by(passed, &self.version(id, &first.version).await?);
+        let deletable = DeletableFiles::by(passed, &self.version(id, &first.version).await?);
         let mut deleted = 0;
         for (folder, ending) in [
             ("versions", ".json"),
@@ -59,7 +59,7 @@ impl JobStore {
             let Ok(history) = self.history(id).await else {
                 continue;
             };
-            if history.phase == Phase::Dropped {
+            if history.phase == JobPhase::Dropped {
                 self.clear(id, history).await?;
                 self.dir.delete(&dropped_path(id)).await?;
             }

@@ -3,11 +3,11 @@
 use super::super::fixture::{commit, committed, created, files, store, takeover, trim};
 use super::super::paths::pack_path;
 use super::*;
-use crate::core::jobs::Entry;
+use crate::core::jobs::LogEntry;
 use crate::store::pack::Pack;
 
 #[tokio::test]
-async fn two_that_sweep_at_once_do_what_one_does() {
+async fn concurrent_sweepers_have_the_effect_of_one() {
     let dir = tempfile::tempdir().unwrap();
     let store = store(dir.path());
     let id = store.create(&created("j"), "j").await.unwrap().unwrap();
@@ -47,7 +47,7 @@ async fn two_that_sweep_at_once_do_what_one_does() {
 }
 
 #[tokio::test]
-async fn loss_1_a_sweeper_that_slept_deletes_nothing_that_lives() {
+async fn loss_1_a_stalled_sweeper_deletes_no_live_files() {
     let dir = tempfile::tempdir().unwrap();
     let store = store(dir.path());
     let id = store.create(&created("j"), "j").await.unwrap().unwrap();
@@ -93,7 +93,7 @@ async fn loss_1_a_sweeper_that_slept_deletes_nothing_that_lives() {
 }
 
 #[tokio::test]
-async fn a_dropped_job_leaves_a_mark_that_no_runner_gets_past() {
+async fn a_dropped_job_leaves_a_tombstone_for_runners() {
     let dir = tempfile::tempdir().unwrap();
     let store = store(dir.path());
     let id = store.create(&created("j"), "j").await.unwrap().unwrap();
@@ -104,7 +104,7 @@ async fn a_dropped_job_leaves_a_mark_that_no_runner_gets_past() {
         .unwrap();
     store.append(id, 1, &takeover("runner")).await.unwrap();
     store
-        .append(id, 2, &Entry::Dropped { at: 0 })
+        .append(id, 2, &LogEntry::Dropped { at: 0 })
         .await
         .unwrap();
     store.forget("j", id).await.unwrap();
@@ -124,7 +124,7 @@ async fn a_dropped_job_leaves_a_mark_that_no_runner_gets_past() {
         let entry = committed(1, 1);
         assert!(!store.is_free(id, 2).await.unwrap());
         assert!(!store.append(id, 2, &entry).await.unwrap());
-        assert_eq!(store.history(id).await.unwrap().phase, Phase::Dropped);
+        assert_eq!(store.history(id).await.unwrap().phase, JobPhase::Dropped);
     }
     assert_eq!(store.find("k").await.unwrap().unwrap().0, other);
     assert_eq!(files(dir.path(), other, "log"), ["0000000000.json"]);

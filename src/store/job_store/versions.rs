@@ -4,7 +4,7 @@ use futures::{Stream, StreamExt as _};
 
 use super::paths::{JobId, dead_path, late_path, short_random, state_path, version_path};
 use super::{JobStore, READS_AT_ONCE};
-use crate::core::jobs::{BatchVersion, JobHistory, Staged, is_older};
+use crate::core::jobs::{BatchVersion, JobHistory, StagedVersion, is_older};
 use crate::error::{ErrorKind, Result};
 use crate::store::wire::{read_version, version_bytes};
 
@@ -58,7 +58,7 @@ impl JobStore {
     /// # Errors
     ///
     /// As [`Self::version`].
-    pub async fn staged(&self, id: JobId, history: &JobHistory) -> Result<Vec<Staged>> {
+    pub async fn staged(&self, id: JobId, history: &JobHistory) -> Result<Vec<StagedVersion>> {
         self.staged_before(id, history, history.next).await
     }
 
@@ -67,7 +67,11 @@ impl JobStore {
     /// # Errors
     ///
     /// As [`Self::version`].
-    pub async fn staged_for_next(&self, id: JobId, history: &JobHistory) -> Result<Vec<Staged>> {
+    pub async fn staged_for_next(
+        &self,
+        id: JobId,
+        history: &JobHistory,
+    ) -> Result<Vec<StagedVersion>> {
         self.staged_before(id, history, history.next + 1).await
     }
 
@@ -76,7 +80,7 @@ impl JobStore {
         id: JobId,
         history: &JobHistory,
         number: u64,
-    ) -> Result<Vec<Staged>> {
+    ) -> Result<Vec<StagedVersion>> {
         let mut staged = Vec::new();
         for file in self.dir.list(&format!("jobs/{id}/versions")).await? {
             let Some(name) = file.strip_suffix(".json") else {
@@ -93,7 +97,7 @@ impl JobStore {
                 Err(error) if error.kind() == ErrorKind::Data => continue,
                 Err(error) => return Err(error),
             };
-            staged.push(Staged {
+            staged.push(StagedVersion {
                 name: name.to_owned(),
                 batch: version.batch,
                 parent: version.parent,

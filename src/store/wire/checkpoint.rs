@@ -7,9 +7,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 
-use super::format::{FORMAT, Unreadable, opened, parsed};
+use super::format::{FORMAT, UnreadableFile, opened, parsed};
 use super::parts::{AcceptedFile, ByPartition, ProgressFile, ReportedFile, by_key, by_partition};
-use crate::core::jobs::{Committed, JobHistory, Phase};
+use crate::core::jobs::{BatchCommit, JobHistory, JobPhase};
 use crate::error::Result;
 use crate::store::checksum::seal;
 
@@ -84,7 +84,7 @@ pub(in crate::store) fn checkpoint_bytes(history: &JobHistory) -> Result<Vec<u8>
 pub(in crate::store) fn read_checkpoint(
     bytes: &[u8],
     number: u64,
-) -> Result<JobHistory, Unreadable> {
+) -> Result<JobHistory, UnreadableFile> {
     let (json, format) = opened(bytes)?;
     let file: CheckpointFile = parsed(&json, format)?;
     let mut history = JobHistory::from(file.history);
@@ -94,7 +94,7 @@ pub(in crate::store) fn read_checkpoint(
 
 impl From<JobHistory> for HistoryFile {
     fn from(of: JobHistory) -> Self {
-        let committed = |of: Committed| CommittedFile {
+        let committed = |of: BatchCommit| CommittedFile {
             batch: of.batch,
             version: of.version,
             at: of.at,
@@ -108,9 +108,9 @@ impl From<JobHistory> for HistoryFile {
             batches: of.batches.into_iter().map(committed).collect(),
             abandoned: of.abandoned,
             phase: match of.phase {
-                Phase::Active => PhaseFile::Active,
-                Phase::Paused(reason) => PhaseFile::Paused(reason),
-                Phase::Dropped => PhaseFile::Dropped,
+                JobPhase::Active => PhaseFile::Active,
+                JobPhase::Paused(reason) => PhaseFile::Paused(reason),
+                JobPhase::Dropped => PhaseFile::Dropped,
             },
             owner: of.owner,
             reported: of.reported.into(),
@@ -130,7 +130,7 @@ impl From<JobHistory> for HistoryFile {
 
 impl From<HistoryFile> for JobHistory {
     fn from(of: HistoryFile) -> Self {
-        let committed = |of: CommittedFile| Committed {
+        let committed = |of: CommittedFile| BatchCommit {
             batch: of.batch,
             version: of.version,
             at: of.at,
@@ -144,9 +144,9 @@ impl From<HistoryFile> for JobHistory {
             batches: of.batches.into_iter().map(committed).collect(),
             abandoned: of.abandoned,
             phase: match of.phase {
-                PhaseFile::Active => Phase::Active,
-                PhaseFile::Paused(reason) => Phase::Paused(reason),
-                PhaseFile::Dropped => Phase::Dropped,
+                PhaseFile::Active => JobPhase::Active,
+                PhaseFile::Paused(reason) => JobPhase::Paused(reason),
+                PhaseFile::Dropped => JobPhase::Dropped,
             },
             owner: of.owner,
             reported: of.reported.into(),
@@ -167,7 +167,9 @@ impl From<HistoryFile> for JobHistory {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::core::jobs::{Accepted, Entry, Gaps, Identity, Reported, SourceProgress};
+    use crate::core::jobs::{
+        AcceptedChange, Gaps, Identity, LogEntry, ReportedChange, SourceProgress,
+    };
 
     #[test]
     fn checkpoints_read_back() {
@@ -180,47 +182,47 @@ mod tests {
             location: "file:///a/".into(),
             id: "x".into(),
         };
-        let accepted = Accepted {
+        let accepted = AcceptedChange {
             identity: other.clone(),
             is_moved: false,
         };
         let entries = [
-            Entry::Created {
+            LogEntry::Created {
                 name: "j".into(),
                 text: "CREATE JOB …".into(),
                 tables: vec!["t".into()],
                 at: 1,
             },
-            Entry::Takeover {
+            LogEntry::Takeover {
                 owner: "me".into(),
                 at: 2,
             },
-            Entry::Committed {
+            LogEntry::Committed {
                 batch: 1,
                 version: "0000000002-a".into(),
                 at: 3,
             },
-            Entry::Committed {
+            LogEntry::Committed {
                 batch: 2,
                 version: "0000000003-b".into(),
                 at: 4,
             },
-            Entry::Rewound { to: 1, at: 5 },
-            Entry::Resumed {
+            LogEntry::Rewound { to: 1, at: 5 },
+            LogEntry::Resumed {
                 skipping_lost: true,
                 lost: gaps.clone(),
                 accepting: [("u".to_owned(), accepted)].into(),
                 assuming: Some((2, false)),
                 at: 6,
             },
-            Entry::Trimmed {
+            LogEntry::Trimmed {
                 oldest: 1,
                 packs: vec!["0000000006-p".into()],
                 at: 7,
             },
-            Entry::Paused {
+            LogEntry::Paused {
                 reason: Some("gone".into()),
-                reported: Some(Reported {
+                reported: Some(ReportedChange {
                     lost: gaps,
                     others: [("u".to_owned(), other)].into(),
                 }),
@@ -256,6 +258,6 @@ mod tests {
             history: first.into(),
         };
         let read = read_checkpoint(&seal(&newer).unwrap(), history.next);
-        assert_eq!(read, Err(Unreadable::Newer(3)));
+        assert_eq!(read, Err(UnreadableFile::Newer(3)));
     }
 }

@@ -8,16 +8,16 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::format::{FORMAT, Unreadable, not_of_format, opened, parsed};
+use super::format::{FORMAT, UnreadableFile, not_of_format, opened, parsed};
 use super::parts::{AcceptedFile, GapFile, ReportedFile, by_key, gap_list, gaps_of};
-use crate::core::jobs::Entry;
+use crate::core::jobs::LogEntry;
 use crate::error::Result;
 use crate::store::checksum::seal;
 
 /// An entry that was read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::store) struct StoredEntry {
-    pub(in crate::store) entry: Entry,
+    pub(in crate::store) entry: LogEntry,
     /// None of format 1.
     pub(in crate::store) id: Option<String>,
 }
@@ -76,7 +76,7 @@ enum EntryFile {
 }
 
 #[derive(Debug, Serialize)]
-struct Written<'a> {
+struct WrittenEntry<'a> {
     format: u32,
     id: &'a str,
     #[serde(flatten)]
@@ -84,8 +84,8 @@ struct Written<'a> {
 }
 
 /// The file of an entry.
-pub(in crate::store) fn entry_bytes(entry: &Entry, id: &str) -> Result<Vec<u8>> {
-    seal(&Written {
+pub(in crate::store) fn entry_bytes(entry: &LogEntry, id: &str) -> Result<Vec<u8>> {
+    seal(&WrittenEntry {
         format: FORMAT,
         id,
         entry: entry.clone().into(),
@@ -93,7 +93,7 @@ pub(in crate::store) fn entry_bytes(entry: &Entry, id: &str) -> Result<Vec<u8>> 
 }
 
 /// The entry of a file.
-pub(in crate::store) fn read_entry(bytes: &[u8]) -> Result<StoredEntry, Unreadable> {
+pub(in crate::store) fn read_entry(bytes: &[u8]) -> Result<StoredEntry, UnreadableFile> {
     let (json, format) = opened(bytes)?;
     let mut members: Map<String, Value> = parsed(&json, format)?;
     let mut id = None;
@@ -102,7 +102,7 @@ pub(in crate::store) fn read_entry(bytes: &[u8]) -> Result<StoredEntry, Unreadab
         id = match members.remove("id") {
             Some(Value::String(id)) => Some(id),
             _ => {
-                return Err(Unreadable::Damaged(format!(
+                return Err(UnreadableFile::Damaged(format!(
                     "it is not of format {format}: it has no id"
                 )));
             }
@@ -116,10 +116,10 @@ pub(in crate::store) fn read_entry(bytes: &[u8]) -> Result<StoredEntry, Unreadab
     })
 }
 
-impl From<Entry> for EntryFile {
-    fn from(of: Entry) -> Self {
+impl From<LogEntry> for EntryFile {
+    fn from(of: LogEntry) -> Self {
         match of {
-            Entry::Created {
+            LogEntry::Created {
                 name,
                 text,
                 tables,
@@ -130,10 +130,10 @@ impl From<Entry> for EntryFile {
                 tables,
                 at,
             },
-            Entry::Takeover { owner, at } => Self::Takeover { owner, at },
-            Entry::Committed { batch, version, at } => Self::Committed { batch, version, at },
-            Entry::Rewound { to, at } => Self::Rewound { to, at },
-            Entry::Paused {
+            LogEntry::Takeover { owner, at } => Self::Takeover { owner, at },
+            LogEntry::Committed { batch, version, at } => Self::Committed { batch, version, at },
+            LogEntry::Rewound { to, at } => Self::Rewound { to, at },
+            LogEntry::Paused {
                 reason,
                 reported,
                 at,
@@ -142,7 +142,7 @@ impl From<Entry> for EntryFile {
                 reported: reported.map(Into::into),
                 at,
             },
-            Entry::Resumed {
+            LogEntry::Resumed {
                 skipping_lost,
                 lost,
                 accepting,
@@ -155,14 +155,14 @@ impl From<Entry> for EntryFile {
                 assuming,
                 at,
             },
-            Entry::Replaced { text, tables, at } => Self::Replaced { text, tables, at },
-            Entry::Dropped { at } => Self::Dropped { at },
-            Entry::Trimmed { oldest, packs, at } => Self::Trimmed { oldest, packs, at },
+            LogEntry::Replaced { text, tables, at } => Self::Replaced { text, tables, at },
+            LogEntry::Dropped { at } => Self::Dropped { at },
+            LogEntry::Trimmed { oldest, packs, at } => Self::Trimmed { oldest, packs, at },
         }
     }
 }
 
-impl From<EntryFile> for Entry {
+impl From<EntryFile> for LogEntry {
     fn from(of: EntryFile) -> Self {
         match of {
             EntryFile::Created {
@@ -212,10 +212,10 @@ impl From<EntryFile> for Entry {
 mod tests {
     use super::*;
     use crate::core::jobs::{
-        Accepted, Gaps, Identity, JobHistory, Phase, Reported, SourceProgress,
+        AcceptedChange, Gaps, Identity, JobHistory, JobPhase, ReportedChange, SourceProgress,
     };
 
-    fn every_entry() -> Vec<Entry> {
+    fn every_entry() -> Vec<LogEntry> {
         let other = Identity::Topic {
             topic: "t".into(),
             cluster: Some("c".into()),
@@ -226,55 +226,55 @@ mod tests {
             [(7, SourceProgress { start: 3, end: 9 })].into(),
         )]
         .into();
-        let accepted = Accepted {
+        let accepted = AcceptedChange {
             identity: other.clone(),
             is_moved: true,
         };
         let texts = vec!["CREATE EXTERNAL TABLE …".to_owned()];
         vec![
-            Entry::Created {
+            LogEntry::Created {
                 name: "j".into(),
                 text: "CREATE JOB …".into(),
                 tables: texts.clone(),
                 at: 1,
             },
-            Entry::Takeover {
+            LogEntry::Takeover {
                 owner: "me".into(),
                 at: 2,
             },
-            Entry::Committed {
+            LogEntry::Committed {
                 batch: 1,
                 version: "0000000002-a".into(),
                 at: 3,
             },
-            Entry::Rewound { to: 0, at: 4 },
-            Entry::Paused {
+            LogEntry::Rewound { to: 0, at: 4 },
+            LogEntry::Paused {
                 reason: Some("gone".into()),
-                reported: Some(Reported {
+                reported: Some(ReportedChange {
                     lost: lost.clone(),
                     others: [("u".to_owned(), other)].into(),
                 }),
                 at: 5,
             },
-            Entry::Paused {
+            LogEntry::Paused {
                 reason: None,
                 reported: None,
                 at: 5,
             },
-            Entry::Resumed {
+            LogEntry::Resumed {
                 skipping_lost: true,
                 lost,
                 accepting: [("u".to_owned(), accepted)].into(),
                 assuming: Some((4, true)),
                 at: 7,
             },
-            Entry::Replaced {
+            LogEntry::Replaced {
                 text: "CREATE JOB …".into(),
                 tables: texts,
                 at: 8,
             },
-            Entry::Dropped { at: 9 },
-            Entry::Trimmed {
+            LogEntry::Dropped { at: 9 },
+            LogEntry::Trimmed {
                 oldest: 3,
                 packs: vec!["p".into()],
                 at: 10,
@@ -304,25 +304,25 @@ mod tests {
         let created = r#"{"entry":"created","name":"j","text":"t","tables":[],"at":0}"#;
         let paused = r#"{"entry":"paused","reason":"gone","at":1}"#;
         let resumed = r#"{"entry":"resumed","skipping_lost":true,"assuming":null,"at":2}"#;
-        let entries: Vec<Entry> = [created, paused, resumed]
+        let entries: Vec<LogEntry> = [created, paused, resumed]
             .into_iter()
             .map(|text| read_entry(text.as_bytes()).unwrap().entry)
             .collect();
         let history = JobHistory::of(&entries).unwrap();
-        assert_eq!(history.phase, Phase::Active);
+        assert_eq!(history.phase, JobPhase::Active);
         assert_eq!(history.skipping, Gaps::new(), "nothing was reported");
     }
 
     #[test]
-    fn what_a_format_does_not_have_is_refused_by_its_number() {
+    fn unknown_members_are_refused_with_the_format_number() {
         let newer = r#"{"format":3,"entry":"forked","of":7}"#;
-        assert_eq!(read_entry(newer.as_bytes()), Err(Unreadable::Newer(3)));
+        assert_eq!(read_entry(newer.as_bytes()), Err(UnreadableFile::Newer(3)));
         for text in [
             r#"{"format":2,"id":"x","entry":"dropped","at":1,"by":"me"}"#,
             r#"{"format":2,"id":"x","entry":"forked","at":1}"#,
             r#"{"format":2,"entry":"dropped","at":1}"#,
         ] {
-            let Err(Unreadable::Damaged(reason)) = read_entry(text.as_bytes()) else {
+            let Err(UnreadableFile::Damaged(reason)) = read_entry(text.as_bytes()) else {
                 panic!("{text} is read");
             };
             assert!(reason.contains("format 2"), "{reason}");

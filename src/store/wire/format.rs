@@ -13,14 +13,14 @@ pub(in crate::store) const FORMAT: u32 = 2;
 
 /// Why a file is not read.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(in crate::store) enum Unreadable {
+pub(in crate::store) enum UnreadableFile {
     /// Its format is newer than [`FORMAT`].
     Newer(u32),
     /// Its bytes are not those of any format, for this reason.
     Damaged(String),
 }
 
-impl Unreadable {
+impl UnreadableFile {
     /// The same of the file at `path`, for the user.
     pub(in crate::store) fn of_file(self, path: &str, shown: &str) -> Error {
         match self {
@@ -29,12 +29,12 @@ impl Unreadable {
             Self::Damaged(reason) => Error::data(format!(
                 "{path} in the data directory '{shown}' cannot be read: {reason}"
             ))
-            .with_help("restore the file from a backup of the data directory, or drop the job and make it anew"),
+            .with_help("restore the file from a backup of the data directory, or drop the job and create it again"),
         }
     }
 }
 
-impl std::fmt::Display for Unreadable {
+impl std::fmt::Display for UnreadableFile {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Newer(format) => write!(
@@ -54,25 +54,25 @@ struct Named {
 }
 
 /// The JSON of a file, its checksum checked and taken off, and its format.
-pub(super) fn opened(bytes: &[u8]) -> Result<(Cow<'_, [u8]>, u32), Unreadable> {
-    let json = unsealed(bytes).map_err(Unreadable::Damaged)?;
+pub(super) fn opened(bytes: &[u8]) -> Result<(Cow<'_, [u8]>, u32), UnreadableFile> {
+    let json = unsealed(bytes).map_err(UnreadableFile::Damaged)?;
     let named: Named = serde_json::from_slice(&json).map_err(damaged)?;
     match named.format.unwrap_or(1) {
-        0 => Err(Unreadable::Damaged("it names format 0".to_owned())),
-        newer if newer > FORMAT => Err(Unreadable::Newer(newer)),
+        0 => Err(UnreadableFile::Damaged("it names format 0".to_owned())),
+        newer if newer > FORMAT => Err(UnreadableFile::Newer(newer)),
         format => Ok((json, format)),
     }
 }
 
 /// A value of this format.
-pub(super) fn parsed<T: DeserializeOwned>(json: &[u8], format: u32) -> Result<T, Unreadable> {
+pub(super) fn parsed<T: DeserializeOwned>(json: &[u8], format: u32) -> Result<T, UnreadableFile> {
     serde_json::from_slice(json).map_err(|error| not_of_format(format, &error))
 }
 
-fn damaged(error: serde_json::Error) -> Unreadable {
-    Unreadable::Damaged(error.to_string())
+fn damaged(error: serde_json::Error) -> UnreadableFile {
+    UnreadableFile::Damaged(error.to_string())
 }
 
-pub(super) fn not_of_format(format: u32, error: &serde_json::Error) -> Unreadable {
-    Unreadable::Damaged(format!("it is not of format {format}: {error}"))
+pub(super) fn not_of_format(format: u32, error: &serde_json::Error) -> UnreadableFile {
+    UnreadableFile::Damaged(format!("it is not of format {format}: {error}"))
 }

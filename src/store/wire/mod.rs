@@ -13,7 +13,7 @@ mod version;
 
 pub(super) use checkpoint::{checkpoint_bytes, read_checkpoint};
 pub(super) use entry::{StoredEntry, entry_bytes, read_entry};
-pub(super) use format::{FORMAT, Unreadable};
+pub(super) use format::{FORMAT, UnreadableFile};
 pub(super) use parts::DeadLetterFile;
 pub(super) use version::{read_version, version_bytes};
 
@@ -53,7 +53,7 @@ mod fixture {
 
     /// Byte for byte: what this program writes is what the first program of format 2 wrote.
     #[test]
-    fn format_2_is_written_as_it_always_was() {
+    fn format_2_is_byte_stable() {
         for (path, bytes) in files("jobs-format-2", "log") {
             let StoredEntry { entry, id } = read_entry(&bytes).unwrap();
             let again = entry_bytes(&entry, &id.unwrap()).unwrap();
@@ -70,7 +70,7 @@ mod fixture {
     }
 
     #[test]
-    fn both_formats_say_the_same() {
+    fn both_formats_have_the_same_content() {
         let first = files("jobs-format-1", "log");
         for ((_, first), (_, second)) in first.iter().zip(files("jobs-format-2", "log")) {
             let (first, second) = (read_entry(first).unwrap(), read_entry(&second).unwrap());

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::core::jobs::{
-    Accepted, ClockReading, DeadLetter, Gaps, Identity, JobTime, PartitionTime, RecordMark,
-    Reported, SourceProgress, StateFile, SteadyTime, UnfinishedVersion,
+    AcceptedChange, ClockReading, DeadLetter, Gaps, Identity, JobTime, PartitionTime, RecordMark,
+    ReportedChange, SourceProgress, StateFile, SteadyTime, UnfinishedVersion,
 };
 
 /// Values by table and partition.
@@ -164,8 +164,8 @@ pub(super) struct ReportedFile {
     others: BTreeMap<String, IdentityFile>,
 }
 
-impl From<Reported> for ReportedFile {
-    fn from(of: Reported) -> Self {
+impl From<ReportedChange> for ReportedFile {
+    fn from(of: ReportedChange) -> Self {
         Self {
             lost: gap_list(&of.lost),
             others: by_key(of.others),
@@ -173,7 +173,7 @@ impl From<Reported> for ReportedFile {
     }
 }
 
-impl From<ReportedFile> for Reported {
+impl From<ReportedFile> for ReportedChange {
     fn from(of: ReportedFile) -> Self {
         Self {
             lost: gaps_of(of.lost),
@@ -190,8 +190,8 @@ pub(super) struct AcceptedFile {
     is_moved: bool,
 }
 
-impl From<Accepted> for AcceptedFile {
-    fn from(of: Accepted) -> Self {
+impl From<AcceptedChange> for AcceptedFile {
+    fn from(of: AcceptedChange) -> Self {
         Self {
             identity: of.identity.into(),
             is_moved: of.is_moved,
@@ -199,7 +199,7 @@ impl From<Accepted> for AcceptedFile {
     }
 }
 
-impl From<AcceptedFile> for Accepted {
+impl From<AcceptedFile> for AcceptedChange {
     fn from(of: AcceptedFile) -> Self {
         Self {
             identity: of.identity.into(),

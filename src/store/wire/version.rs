@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::format::{FORMAT, Unreadable, opened, parsed};
+use super::format::{FORMAT, UnreadableFile, opened, parsed};
 use super::parts::{
     ByPartition, ClockFile, DeadLetterFile, IdentityFile, MarkFile, ProgressFile, StateFileName,
     TimeFile, by_key, by_partition, is_zero,
@@ -135,7 +135,7 @@ pub(in crate::store) fn version_bytes(version: &BatchVersion) -> Result<Vec<u8>>
 }
 
 /// The version of a file.
-pub(in crate::store) fn read_version(bytes: &[u8]) -> Result<BatchVersion, Unreadable> {
+pub(in crate::store) fn read_version(bytes: &[u8]) -> Result<BatchVersion, UnreadableFile> {
     let (json, format) = opened(bytes)?;
     match format {
         1 => Ok(parsed::<FirstVersionFile>(&json, format)?.into()),
@@ -392,10 +392,10 @@ mod tests {
     }
 
     #[test]
-    fn what_a_format_does_not_have_is_refused_by_its_number() {
+    fn unknown_members_are_refused_with_the_format_number() {
         let newer = br#"{"format":7,"anything":1}"#;
-        assert_eq!(read_version(newer), Err(Unreadable::Newer(7)));
-        assert!(Unreadable::Newer(7).to_string().contains("format 7"));
+        assert_eq!(read_version(newer), Err(UnreadableFile::Newer(7)));
+        assert!(UnreadableFile::Newer(7).to_string().contains("format 7"));
         let bytes = version_bytes(&full()).unwrap();
         let json = String::from_utf8(bytes).unwrap();
         let member = r#""format":2,"#;
@@ -404,7 +404,7 @@ mod tests {
         let plain = plain[..plain.rfind(r#","crc32":""#).unwrap()].to_owned() + "}";
         assert_eq!(read_version(plain.as_bytes()).unwrap(), full());
         let more = plain.replace(member, r#""format":2,"encrypted_with":"k","#);
-        let Err(Unreadable::Damaged(reason)) = read_version(more.as_bytes()) else {
+        let Err(UnreadableFile::Damaged(reason)) = read_version(more.as_bytes()) else {
             panic!("a member that is not known is ignored");
         };
         assert!(

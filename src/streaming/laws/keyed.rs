@@ -19,7 +19,7 @@ use crate::streaming::{BatchSource, JobQuery};
 /// Count, sum, distinct values, and the values in the order of their rest by three, partition and offset.
 type Values = (i64, i64, i64, Vec<i64>);
 /// Rest by three, partition, offset and value of a row.
-type Taken = (i64, i32, i64, i64);
+type TakenRow = (i64, i32, i64, i64);
 
 const AGGREGATES: &str = "count(*), sum(v), count(DISTINCT v), array_agg(v ORDER BY v % 3)";
 
@@ -51,10 +51,10 @@ struct Batch {
 #[derive(Debug, Default, Clone)]
 struct Oracle {
     clock: i64,
-    keys: BTreeMap<Option<i64>, (i64, Vec<Taken>)>,
+    keys: BTreeMap<Option<i64>, (i64, Vec<TakenRow>)>,
 }
 
-fn values(rows: &[Taken]) -> Values {
+fn values(rows: &[TakenRow]) -> Values {
     let mut rows = rows.to_vec();
     rows.sort_unstable();
     let in_order: Vec<i64> = rows.iter().map(|row| row.3).collect();
@@ -74,7 +74,7 @@ impl Oracle {
     /// Returns the rows that are emitted, and the rows that the same keys gave before.
     fn batch(
         &mut self,
-        rows: Vec<(Option<i64>, Taken)>,
+        rows: Vec<(Option<i64>, TakenRow)>,
         now: i64,
         ttl: Option<i64>,
     ) -> (BTreeMap<Option<i64>, Values>, BTreeMap<Option<i64>, Values>) {
@@ -273,11 +273,11 @@ fn check_all(is_global: bool) {
 }
 
 #[test]
-fn time_3_keys_do_not_depend_on_the_cut_but_for_those_that_are_forgotten() {
+fn time_3_keys_do_not_depend_on_batches_unless_they_expire() {
     check_all(false);
 }
 
 #[test]
-fn time_3_a_group_of_all_rows_is_emitted_when_a_row_came() {
+fn time_3_a_global_group_is_emitted_when_a_row_came() {
     check_all(true);
 }

@@ -187,7 +187,7 @@ pub(super) fn groups_of(rows: &RecordBatch) -> Vec<(Window, Values, bool)> {
 }
 
 /// A run of a job over logs, cut as `cuts` says: how many rows of each partition a batch reads.
-pub(super) struct Ran {
+pub(super) struct JobRun {
     pub(super) emitted: Vec<(Window, Values, bool)>,
     /// The rows that a reader of the upserts has in the end.
     pub(super) held: HashMap<Window, Values>,
@@ -197,7 +197,7 @@ pub(super) struct Ran {
     pub(super) most_rows: usize,
 }
 
-pub(super) async fn run(query: &JobQuery, logs: &[Log], cuts: &[Vec<usize>]) -> Ran {
+pub(super) async fn run(query: &JobQuery, logs: &[Log], cuts: &[Vec<usize>]) -> JobRun {
     let stream = query.stream().unwrap();
     let aggregate = query.aggregate().await.unwrap();
     let new_table = || {
@@ -215,7 +215,7 @@ pub(super) async fn run(query: &JobQuery, logs: &[Log], cuts: &[Vec<usize>]) -> 
         (0..i32::try_from(logs.len()).unwrap()).collect::<BTreeSet<_>>(),
     )]);
     let mut read = vec![0; logs.len()];
-    let mut ran = Ran {
+    let mut ran = JobRun {
         emitted: Vec::new(),
         held: HashMap::new(),
         open: BTreeMap::new(),
@@ -491,14 +491,14 @@ fn time_1_2_3_windows_of_many_slices_do_not_depend_on_the_cut() {
 }
 
 #[test]
-fn time_1_2_3_windows_that_rows_are_asked_for_do_not_depend_on_the_cut() {
+fn time_1_2_3_windows_read_by_rows_do_not_depend_on_the_cut() {
     check_job(HOP, Joined::Not, ASKED, "", 24);
     let having = format!("HAVING count(*) {ASKED} > 0");
     check_job(CUMULATE, Joined::Not, ASKED, &having, 24);
 }
 
 #[test]
-fn a_window_that_closes_is_not_said_again_where_nobody_asks_if_it_is_final() {
+fn a_closed_window_is_not_emitted_again_without_is_final() {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

@@ -23,7 +23,7 @@ fn minute() -> Vec<Log> {
 }
 
 #[test]
-fn a_row_is_kept_once_whatever_the_number_of_windows() {
+fn a_row_is_kept_once_for_any_number_of_windows() {
     for (windows, kind) in [
         (60, Kind::Hop(60, 3_600, 0)),
         (1_440, Kind::Hop(60, 86_400, 0)),
@@ -94,21 +94,21 @@ fn fingerprint(query: &JobQuery) -> String {
 }
 
 #[test]
-fn state_by_slice_is_told_from_state_by_window() {
+fn state_by_slice_is_distinguished_from_state_by_window() {
     let by_slice = plan(HOP, PLAIN, "EMIT CHANGES");
     let stream = by_slice.stream().unwrap();
     let text = earlier(&by_slice);
     let by_window = text.strip_suffix("; by slice").unwrap();
-    assert!(stream.was_kept_by_window(by_window));
-    assert!(!stream.is_made_by(by_window));
-    assert!(stream.is_made_by(&text));
+    assert!(stream.matches_window_fingerprint(by_window));
+    assert!(!stream.matches_fingerprint(by_window));
+    assert!(stream.matches_fingerprint(&text));
     for own in [text.as_str(), stream.fingerprint()] {
-        assert!(!stream.was_kept_by_window(own));
-        assert!(stream.is_made_by(own));
+        assert!(!stream.matches_window_fingerprint(own));
+        assert!(stream.matches_fingerprint(own));
     }
     assert_eq!(
         stream.state_unit().unwrap(),
-        "by slice of 4 seconds, whatever the number of windows"
+        "by slice of 4 seconds, for any number of windows"
     );
     // All other jobs keep their state as before.
     for (kind, asking) in [
@@ -121,12 +121,17 @@ fn state_by_slice_is_told_from_state_by_window() {
         let text = earlier(&query);
         assert!(!text.contains("slice"), "{text}");
         let stream = query.stream().unwrap();
-        assert!(!stream.was_kept_by_window(&text));
-        assert!(!stream.was_kept_by_window(stream.fingerprint()));
+        assert!(!stream.matches_window_fingerprint(&text));
+        assert!(!stream.matches_window_fingerprint(stream.fingerprint()));
         if asking == ASKED {
             // The same windows, by slice, know it in both formats.
             let sliced = plan(kind, PLAIN, "EMIT CHANGES");
-            assert!(!sliced.stream().unwrap().is_made_by(stream.fingerprint()));
+            assert!(
+                !sliced
+                    .stream()
+                    .unwrap()
+                    .matches_fingerprint(stream.fingerprint())
+            );
         }
         assert_eq!(stream.state_unit().is_some(), asking == ASKED);
     }
@@ -158,7 +163,7 @@ fn kept_fingerprints(
 
 /// The state of the first format: its fingerprint, word for word; and that of the second.
 #[test]
-fn a_tumbling_window_has_the_fingerprint_it_always_had() {
+fn the_fingerprint_of_a_tumbling_window_is_stable() {
     let query = block_on(planned(
         "CREATE EXTERNAL TABLE ticks (k BIGINT, t TIMESTAMP, WATERMARK FOR t AS t - INTERVAL '5 seconds')
          STORED AS KAFKA LOCATION 'ticks' OPTIONS ('kafka.bootstrap.servers' '127.0.0.1:1');
@@ -181,14 +186,14 @@ fn a_tumbling_window_has_the_fingerprint_it_always_had() {
         "{of_second:?}"
     );
     for kept in of_first.iter().chain(&of_second) {
-        assert!(stream.is_made_by(kept), "{kept}");
+        assert!(stream.matches_fingerprint(kept), "{kept}");
     }
 }
 
 /// Averages of integers were DOUBLE in earlier releases: the fingerprint is that of a query which still asks for averages of
 /// DOUBLE.
 #[test]
-fn the_average_of_integers_has_the_fingerprint_it_always_had() {
+fn the_fingerprint_of_an_integer_average_is_stable() {
     let of = |averages: &str| {
         let query = block_on(planned(&format!(
             "CREATE EXTERNAL TABLE ticks (k BIGINT, v INT, p DECIMAL(18, 4), t TIMESTAMP,
@@ -242,7 +247,7 @@ fn names_of_inner_queries_change_no_fingerprint() {
 
 /// The expression that reads a row's window is named, wherever it stands below the aggregate.
 #[test]
-fn what_asks_for_a_rows_window_is_named() {
+fn expressions_that_read_a_rows_window_are_named() {
     let unit = |from: &str, select: &str, group: &str| {
         let query = block_on(planned(&format!(
             "CREATE EXTERNAL TABLE visits (k BIGINT, event_time TIMESTAMP, v BIGINT,

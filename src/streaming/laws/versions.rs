@@ -13,7 +13,7 @@ use datafusion::execution::TaskContext;
 use datafusion::physical_plan::collect_partitioned;
 use proptest::prelude::*;
 
-use crate::core::jobs::{BatchVersion, FilePlace, JobTime, WatermarkPolicy};
+use crate::core::jobs::{BatchVersion, FilePosition, JobTime, WatermarkPolicy};
 use crate::core::schedules::{Schedules, cases};
 use crate::planner::ast::Emit;
 use crate::state::{StateTable, StepRule, step};
@@ -23,7 +23,7 @@ use crate::streaming::laws::{groups_of, planned};
 use crate::streaming::{BatchSource, JobQuery, StreamTable};
 use crate::tables::delta::{
     DeltaColumn, DeltaJobSource, DeltaSpec, DeltaStream, DeltaStreamProvider, DeltaTableHandle,
-    StreamLook,
+    StreamPoll,
 };
 use crate::tables::time::BatchTime;
 
@@ -228,7 +228,7 @@ async fn job(kind: Kind, folder: &std::path::Path, emit: &str) -> JobQuery {
 
 /// The results of a run, and the rows that a reader of its upserts has.
 #[derive(Debug, Default)]
-struct Ran {
+struct JobRun {
     outcome: Outcome,
     /// Windows that were closed, with values in the order of time and place.
     in_order: BTreeMap<Window, Values>,
@@ -237,7 +237,7 @@ struct Ran {
 }
 
 /// Runs the job from a place on, with batches of the given `sizes` in rows, and then one with the rest.
-async fn run(query: &JobQuery, begin: FilePlace, sizes: &[u64]) -> Ran {
+async fn run(query: &JobQuery, begin: FilePosition, sizes: &[u64]) -> JobRun {
     let Some(StreamTable::Delta(handle)) = query.sources().get("visits") else {
         panic!("the job reads no Delta table");
     };
@@ -246,12 +246,12 @@ async fn run(query: &JobQuery, begin: FilePlace, sizes: &[u64]) -> Ran {
     let aggregate = query.aggregate().await.unwrap();
     let schema = Arc::clone(aggregate.state_schema());
     let mut table = StateTable::try_new(schema, aggregate.key_columns()).unwrap();
-    let mut ran = Ran::default();
+    let mut ran = JobRun::default();
     let mut time = JobTime::default();
     let known = BTreeMap::from([("visits".to_owned(), BTreeSet::from([0]))]);
     let mut position = begin.offset();
     for size in sizes.iter().copied().chain(std::iter::repeat(u64::MAX)) {
-        let look = StreamLook {
+        let look = StreamPoll {
             table: "t",
             position: Some(position),
             max_rows: size,
@@ -372,7 +372,7 @@ fn check(kind: Kind) {
         let folder = tempfile::tempdir().unwrap();
         let (on_close, changes, at) = runtime.block_on(async {
             let numbers = table(folder.path(), &versions).await;
-            let at = FilePlace::start_of_all(numbers[begin]);
+            let at = FilePosition::start_of_all(numbers[begin]);
             let on_close = job(kind, folder.path(), "EMIT ON WINDOW CLOSE").await;
             (on_close, job(kind, folder.path(), "EMIT CHANGES").await, at)
         });

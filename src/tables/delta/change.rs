@@ -38,7 +38,7 @@ use super::placed_rows::{NumberedFiles, PlacedRows, ROW_FILE, ROW_NUMBER};
 use super::provider::DeltaTableProvider;
 use super::scan::TableScan;
 use super::sink::{WriteStatement, WrittenRows, nullable, sink};
-use super::write::{Rewrite, WriteTarget, Written, discard, write_files};
+use super::write::{RewriteMode, WriteTarget, WrittenFiles, discard, write_files};
 use crate::error::Error;
 
 /// The column with the kind of a row's change, as [`RowChange`].
@@ -146,13 +146,13 @@ impl DeltaTableHandle {
         let places = places.map(|name| Field::new(name, DataType::Int64, true));
         let schema = Arc::clone(&rules.rows.schema);
         let columns = nullable(&schema);
-        let changes = Changes {
+        let changes = RowChanges {
             writer: self.clone(),
             rows: Arc::clone(&placed),
             rewrite: match statement {
-                ChangeStatement::Delete => Rewrite::Delete,
-                ChangeStatement::Update => Rewrite::Update,
-                ChangeStatement::Merge { .. } => Rewrite::Merge,
+                ChangeStatement::Delete => RewriteMode::Delete,
+                ChangeStatement::Update => RewriteMode::Update,
+                ChangeStatement::Merge { .. } => RewriteMode::Merge,
             },
             schema: Arc::new(Schema::new(
                 places.into_iter().chain(columns).collect::<Vec<_>>(),
@@ -171,14 +171,14 @@ impl DeltaTableHandle {
 
 /// Takes the changes of a version's rows.
 #[derive(Debug)]
-struct Changes {
+struct RowChanges {
     writer: DeltaTableHandle,
     rows: Arc<PlacedRows>,
-    rewrite: Rewrite,
+    rewrite: RewriteMode,
     schema: SchemaRef,
 }
 
-impl Changes {
+impl RowChanges {
     fn change(
         &self,
         session: &dyn Session,
@@ -197,7 +197,7 @@ impl Changes {
     }
 }
 
-impl TableProvider for Changes {
+impl TableProvider for RowChanges {
     fn schema(&self) -> SchemaRef {
         Arc::clone(&self.schema)
     }
@@ -244,7 +244,7 @@ impl TableProvider for Changes {
 struct Change {
     writer: DeltaTableHandle,
     rows: Arc<PlacedRows>,
-    rewrite: Rewrite,
+    rewrite: RewriteMode,
     schema: SchemaRef,
     /// Plans the second reading of files.
     state: Arc<SessionState>,
@@ -260,7 +260,10 @@ impl Change {
         let location = self.writer.location();
         let pool = context.memory_pool();
         let reservation = MemoryConsumer::new("DeltaChanges").register(pool);
-        let touched = Arc::new(Mutex::new(Touched::new(location.to_owned(), reservation)));
+        let touched = Arc::new(Mutex::new(TouchedRows::new(
+            location.to_owned(),
+            reservation,
+        )));
         let taken_by = Arc::clone(&touched);
         let new = changes.map(move |batch| {
             let new = lock(&taken_by).take(&batch?);
@@ -286,7 +289,7 @@ impl Change {
                 return Err(error);
             }
         };
-        let written = Written {
+        let written = WrittenFiles {
             adds: new.adds.into_iter().chain(kept.adds).collect(),
             rows: count,
             removed,
@@ -308,12 +311,12 @@ impl Change {
     async fn rest(
         &self,
         target: &WriteTarget,
-        touched: BTreeMap<i64, Changed>,
+        touched: BTreeMap<i64, ChangedRows>,
         context: &Arc<TaskContext>,
-    ) -> crate::error::Result<(Written, Vec<Action>)> {
+    ) -> crate::error::Result<(WrittenFiles, Vec<Action>)> {
         let numbers: Vec<i64> = touched.keys().copied().collect();
         if numbers.is_empty() {
-            return Ok((Written::default(), Vec::new()));
+            return Ok((WrittenFiles::default(), Vec::new()));
         }
         let paths = numbers
             .iter()
@@ -362,7 +365,10 @@ impl Change {
 }
 
 /// The rows of a batch that do not change, without their places; and how many do.
-fn unchanged(rows: &RecordBatch, touched: &BTreeMap<i64, Changed>) -> Result<(RecordBatch, u64)> {
+fn unchanged(
+    rows: &RecordBatch,
+    touched: &BTreeMap<i64, ChangedRows>,
+) -> Result<(RecordBatch, u64)> {
     let files = numbers(rows, ROW_FILE)?;
     let places = numbers(rows, ROW_NUMBER)?;
     let is_kept = files.values().iter().zip(places.values());
@@ -386,27 +392,27 @@ fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// Which rows of a version change, so far.
-struct Touched {
+struct TouchedRows {
     location: String,
-    files: BTreeMap<i64, Changed>,
+    files: BTreeMap<i64, ChangedRows>,
     reservation: MemoryReservation,
 }
 
 /// Rows of one file that change.
 #[derive(Default)]
-struct Changed {
-    all: Rows,
-    deleted: Rows,
+struct ChangedRows {
+    all: RowSet,
+    deleted: RowSet,
 }
 
 /// A set of rows of a file.
 #[derive(Default)]
-struct Rows {
+struct RowSet {
     words: Vec<u64>,
     count: u64,
 }
 
-impl Rows {
+impl RowSet {
     fn has(&self, row: i64) -> bool {
         let Ok(row) = usize::try_from(row) else {
             return false;
@@ -432,7 +438,7 @@ impl Rows {
     }
 }
 
-impl Touched {
+impl TouchedRows {
     fn new(location: String, reservation: MemoryReservation) -> Self {
         Self {
             location,
@@ -516,9 +522,9 @@ mod tests {
 
     use super::*;
 
-    fn touched() -> Touched {
+    fn touched() -> TouchedRows {
         let pool: Arc<dyn MemoryPool> = Arc::new(UnboundedMemoryPool::default());
-        Touched::new("t".to_owned(), MemoryConsumer::new("t").register(&pool))
+        TouchedRows::new("t".to_owned(), MemoryConsumer::new("t").register(&pool))
     }
 
     /// A kind, a file's number with the row's number in it, and a value.
@@ -542,7 +548,7 @@ mod tests {
     }
 
     #[test]
-    fn changes_are_noted_and_new_rows_passed_on() {
+    fn row_changes_are_recorded_and_new_rows_passed_on() {
         let mut touched = touched();
         let new = touched
             .take(&changes(&[

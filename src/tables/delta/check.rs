@@ -54,8 +54,10 @@ impl RowRules {
         for (name, text, expression) in &self.constraints {
             let held = expression.evaluate(&batch)?;
             let held = held.as_boolean_opt().ok_or_else(|| {
-                Error::unsupported(format!("the constraint '{name}' ({text}) is no condition"))
-                    .about(Subject::text(name))
+                Error::unsupported(format!(
+                    "the constraint '{name}' ({text}) is not a condition"
+                ))
+                .about(Subject::text(name))
             })?;
             if let Some(row) = (0..held.len()).find(|row| held.is_null(*row) || !held.value(*row)) {
                 return Err(Error::data(format!(

@@ -18,13 +18,13 @@ use deltalake::protocol::{DeltaOperation, SaveMode};
 use deltalake::{DeltaTable, DeltaTableError};
 use futures::TryStreamExt as _;
 
-use super::attempts::Attempts;
-use super::duties::Duties;
+use super::commit_attempts::CommitAttempts;
+use super::feature_actions::FeatureActions;
 use super::features::for_commits;
 use super::handle::DeltaTableHandle;
 use super::rules::TableRules;
 use super::spec::{Application, Commit};
-use super::write::{Rewrite, StatsConfig, WriteTarget, Written, discard, write_files};
+use super::write::{RewriteMode, StatsConfig, WriteTarget, WrittenFiles, discard, write_files};
 use crate::error::{Error, ErrorKind, Result, Subject};
 
 /// The field of an entry with the commit's name: in `commitInfo`, as other writers do it.
@@ -35,7 +35,7 @@ pub(super) const COMMIT_ID: &str = "txnId";
 pub struct PreparedWrite {
     table: DeltaTable,
     store: ObjectStoreRef,
-    written: Written,
+    written: WrittenFiles,
 }
 
 impl PreparedWrite {
@@ -188,7 +188,7 @@ impl DeltaTableHandle {
         transactions: &[(String, i64)],
     ) -> Result<u64> {
         let store = table.log_store().object_store(None);
-        let (nothing, mode) = (Written::default(), SaveMode::Append);
+        let (nothing, mode) = (WrittenFiles::default(), SaveMode::Append);
         self.finish(table, snapshot, &store, nothing, mode, transactions)
             .await
             .map(|commit| commit.version)
@@ -255,7 +255,7 @@ impl DeltaTableHandle {
         rules: &TableRules,
         input: SendableRecordBatchStream,
         context: &TaskContext,
-    ) -> Result<(WriteTarget, Written)> {
+    ) -> Result<(WriteTarget, WrittenFiles)> {
         let snapshot = table
             .snapshot()
             .map_err(|error| self.fail(error))?
@@ -300,19 +300,19 @@ impl DeltaTableHandle {
         table: &DeltaTable,
         snapshot: &EagerSnapshot,
         store: &ObjectStoreRef,
-        written: Written,
+        written: WrittenFiles,
         mode: SaveMode,
         transactions: &[(String, i64)],
     ) -> Result<Commit> {
         let log = table.log_store();
-        let duties = match Duties::of(snapshot, &log, !written.adds.is_empty()).await {
+        let duties = match FeatureActions::of(snapshot, &log, !written.adds.is_empty()).await {
             Ok(duties) => duties,
             Err(error) => {
                 discard(store, &written.adds).await;
                 return Err(self.fail(error));
             }
         };
-        let mut attempts = Attempts::on(Arc::clone(&log), duties);
+        let mut attempts = CommitAttempts::on(Arc::clone(&log), duties);
         if let Some(checked) = written.checked {
             attempts = attempts.of_rows_after(checked);
         }
@@ -337,16 +337,16 @@ impl DeltaTableHandle {
                 let since = snapshot.version();
                 match find_commit(&log, since, &id).await {
                     Ok(Some((version, _))) => version,
-                    Ok(None) if !attempts.are_open() => {
+                    Ok(None) if !attempts.are_undecided() => {
                         discard(store, &written.adds).await;
                         let is_overtaken = written.rewrite.is_some()
-                            && (attempts.are_overtaken() || is_conflict(&error));
+                            && (attempts.have_conflict() || is_conflict(&error));
                         return Err(match is_overtaken {
-                            true => self.overtaken(),
+                            true => self.conflict_error(),
                             false => self.fail(error),
                         });
                     }
-                    Ok(None) | Err(_) => return Err(self.open_question(error, &id)),
+                    Ok(None) | Err(_) => return Err(self.undecided_commit(error, &id)),
                 }
             }
         };
@@ -358,7 +358,7 @@ impl DeltaTableHandle {
     }
 
     /// The error of rows that another writer has changed meanwhile.
-    fn overtaken(&self) -> Error {
+    fn conflict_error(&self) -> Error {
         Error::unavailable(format!(
             "Delta table '{}': another writer has changed rows while this statement read them",
             self.location()
@@ -368,10 +368,10 @@ impl DeltaTableHandle {
     }
 
     /// The error of a commit with an unknown outcome.
-    fn open_question(&self, error: DeltaTableError, id: &str) -> Error {
+    fn undecided_commit(&self, error: DeltaTableError, id: &str) -> Error {
         let cause = self.fail(error);
         Error::unavailable(format!(
-            "whether the commit was made cannot be told: {}",
+            "it is unknown whether the commit was made: {}",
             cause.message()
         ))
         .about_cause(&cause)
@@ -385,14 +385,14 @@ impl DeltaTableHandle {
     /// One commit, with its name.
     async fn commit(
         &self,
-        attempts: &Attempts,
+        attempts: &CommitAttempts,
         snapshot: &EagerSnapshot,
-        written: &Written,
+        written: &WrittenFiles,
         mode: SaveMode,
         transactions: &[(String, i64)],
         id: &str,
     ) -> std::result::Result<u64, DeltaTableError> {
-        let Written {
+        let WrittenFiles {
             adds,
             rows,
             removed,
@@ -417,8 +417,10 @@ impl DeltaTableHandle {
                 predicate: None,
             },
             // Conditions are in our SQL, which the library does not read.
-            Some(Rewrite::Delete) => DeltaOperation::Delete { predicate: None },
-            Some(Rewrite::Update | Rewrite::Merge) => DeltaOperation::Update { predicate: None },
+            Some(RewriteMode::Delete) => DeltaOperation::Delete { predicate: None },
+            Some(RewriteMode::Update | RewriteMode::Merge) => {
+                DeltaOperation::Update { predicate: None }
+            }
         };
         let bytes: i64 = adds.iter().map(|add| add.size).sum();
         let mut metrics = serde_json::json!({
@@ -428,9 +430,9 @@ impl DeltaTableHandle {
         });
         if let Some(rewrite) = written.rewrite {
             let changed = match rewrite {
-                Rewrite::Delete => "numDeletedRows",
-                Rewrite::Update => "numUpdatedRows",
-                Rewrite::Merge => "numChangedRows",
+                RewriteMode::Delete => "numDeletedRows",
+                RewriteMode::Update => "numUpdatedRows",
+                RewriteMode::Merge => "numChangedRows",
             };
             metrics = serde_json::json!({
                 "numAddedFiles": adds.len().to_string(),

@@ -15,7 +15,7 @@ const SINCE: &str = "delta.inCommitTimestampEnablementVersion";
 
 /// The version of a time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Found {
+pub(super) enum VersionAtTime {
     /// The newest that was committed at or before it.
     Version(u64),
     /// All are newer; the oldest, with its time in microseconds, if there is one.
@@ -47,7 +47,7 @@ pub(super) async fn version_at(
     log: &LogStoreRef,
     snapshot: &EagerSnapshot,
     time: i64,
-) -> Result<Found, DeltaTableError> {
+) -> Result<VersionAtTime, DeltaTableError> {
     let commits = commits(log).await?;
     let since = match are_in_entries(snapshot) {
         true => {
@@ -68,7 +68,7 @@ pub(super) async fn version_at(
         }
     }
     if let Some((version, _)) = low.checked_sub(1).and_then(|found| of_entries.get(found)) {
-        return Ok(Found::Version(*version));
+        return Ok(VersionAtTime::Version(*version));
     }
     // Clocks of writers may differ: a version is never older than the one before it.
     let mut last = i64::MIN;
@@ -80,13 +80,15 @@ pub(super) async fn version_at(
         }
     }
     if let Some(version) = found {
-        return Ok(Found::Version(version));
+        return Ok(VersionAtTime::Version(version));
     }
-    Ok(Found::Older(match (of_files.first(), of_entries.first()) {
-        (Some(oldest), _) => Some(*oldest),
-        (None, Some((version, _))) => Some((*version, time_in_entry(log, *version).await?)),
-        (None, None) => None,
-    }))
+    Ok(VersionAtTime::Older(
+        match (of_files.first(), of_entries.first()) {
+            (Some(oldest), _) => Some(*oldest),
+            (None, Some((version, _))) => Some((*version, time_in_entry(log, *version).await?)),
+            (None, None) => None,
+        },
+    ))
 }
 
 /// The versions that the log has, in order, each with the time of its file in microseconds.

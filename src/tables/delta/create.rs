@@ -126,7 +126,7 @@ pub(super) fn check_declared(
             Some(declared) if declared == at => {}
             Some(_) => {
                 return Err(Error::invalid(format!(
-                    "column '{}' stands at another place in the Delta table at '{table}'",
+                    "column '{}' has another position in the Delta table at '{table}'",
                     field.name()
                 ))
                 .about(Subject::column(field.name()))

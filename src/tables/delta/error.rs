@@ -65,7 +65,7 @@ pub(super) fn delta_error(location: &str, error: DeltaTableError) -> Error {
         | DeltaTableError::SchemaMismatch { .. } => {
             let text = error.to_string();
             match quoted_store(&text) {
-                Some(kind) => said_by_store(location, kind, &text),
+                Some(kind) => store_answer_error(location, kind, &text),
                 None => of_table(ErrorKind::Data, text),
             }
         }
@@ -73,7 +73,7 @@ pub(super) fn delta_error(location: &str, error: DeltaTableError) -> Error {
             datafusion::error::DataFusionError::ArrowError(Box::new(source), None),
         ),
         DeltaTableError::Generic(text) => match quoted_store(&text) {
-            Some(kind) => said_by_store(location, kind, &text),
+            Some(kind) => store_answer_error(location, kind, &text),
             None => of_table(ErrorKind::Data, text),
         },
         DeltaTableError::GenericError { source } => match source.downcast::<Error>() {
@@ -139,11 +139,11 @@ fn store_error(location: &str, error: &StoreError) -> Error {
         _ if text.contains("Requested range was invalid") => ErrorKind::Data,
         _ => ErrorKind::Unavailable,
     };
-    said_by_store(location, kind, &text)
+    store_answer_error(location, kind, &text)
 }
 
 /// The error for a store's answer; the code of an answer of S3 is more precise than `kind`.
-fn said_by_store(location: &str, kind: ErrorKind, text: &str) -> Error {
+fn store_answer_error(location: &str, kind: ErrorKind, text: &str) -> Error {
     let Some((code, message)) = s3_answer(text) else {
         let text = format!("Delta table '{location}': {}", lower_first(text.trim_end()));
         return Error::new(kind, text).by_store();
@@ -264,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_store_refuses_or_fails_in_is_no_fault_of_the_data() {
+    fn store_errors_are_not_data_errors() {
         for (store, kind) in [
             (refused as fn() -> StoreError, ErrorKind::Permission),
             (away, ErrorKind::Unavailable),
@@ -279,7 +279,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_library_says_which_versions_a_log_lacks() {
+    async fn missing_log_versions_are_recognized() {
         let folder = tempfile::tempdir().unwrap();
         let log = folder.path().join("_delta_log");
         std::fs::create_dir(&log).unwrap();
@@ -313,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_log_is_wrong_about_does_not_pass() {
+    fn data_errors_of_the_log_are_not_transient() {
         let error = delta_error("t", DeltaTableError::Generic("no such column".into()));
         assert_eq!(error.kind(), ErrorKind::Data, "{error}");
         assert!(!error.may_pass());

@@ -2,7 +2,7 @@
 //!
 //! *Type widening* lets a column take a wider type while old files keep the narrow one: a scan casts. *VACUUM protocol
 //! check* binds writers that delete files. Neither changes how the log is read. Some features require nothing of a
-//! writer that adds files; the requirements of others are met where an entry is written ([`duties`](super::duties)).
+//! writer that adds files; the requirements of others are met where an entry is written ([`duties`](super::feature_actions)).
 //!
 //! A snapshot whose protocol leaves these features out is used by scans and commits only: the log keeps the table's own
 //! protocol. Checkpoints are therefore left to other writers.
@@ -23,7 +23,7 @@ const SCANNED: [&str; 3] = [
     "vacuumProtocolCheck",
 ];
 
-/// Features that require nothing of a writer that adds files, or only entries that [`duties`](super::duties) writes.
+/// Features that require nothing of a writer that adds files, or only entries that [`duties`](super::feature_actions) writes.
 const WRITTEN: [&str; 7] = [
     "clustering",
     "domainMetadata",
@@ -38,14 +38,14 @@ const WRITTEN: [&str; 7] = [
 const PARTS: usize = 9;
 const PROTOCOL: usize = 2;
 
-type Rewritten<T> = std::result::Result<Option<T>, DeltaTableError>;
+type RewrittenLog<T> = std::result::Result<Option<T>, DeltaTableError>;
 
 /// The snapshot without features that scans need not know; `None` if it has none of them.
 ///
 /// # Errors
 ///
 /// The snapshot is not written as expected: the library has changed.
-pub(super) fn for_scans(snapshot: &EagerSnapshot) -> Rewritten<Snapshot> {
+pub(super) fn for_scans(snapshot: &EagerSnapshot) -> RewrittenLog<Snapshot> {
     let features = snapshot.protocol().reader_features().unwrap_or_default();
     if !has_one(features, &SCANNED) {
         return Ok(None);
@@ -60,7 +60,7 @@ pub(super) fn for_scans(snapshot: &EagerSnapshot) -> Rewritten<Snapshot> {
 /// # Errors
 ///
 /// As [`for_scans`].
-pub(super) fn for_commits(snapshot: &EagerSnapshot) -> Rewritten<EagerSnapshot> {
+pub(super) fn for_commits(snapshot: &EagerSnapshot) -> RewrittenLog<EagerSnapshot> {
     let features = snapshot.protocol().writer_features().unwrap_or_default();
     if !has_one(features, &WRITTEN) {
         return Ok(None);
@@ -79,7 +79,7 @@ fn rewrite(
     snapshot: &EagerSnapshot,
     left_out: &[&str],
 ) -> std::result::Result<Value, DeltaTableError> {
-    let mut written = Beginning::default();
+    let mut written = LeadingParts::default();
     serde_json::to_writer(&mut written, snapshot)
         .map_err(|json_err| DeltaTableError::SerializeLogJson { json_err })?;
     without_features(&written.bytes, left_out)
@@ -108,7 +108,7 @@ fn without_features(written: &[u8], left_out: &[&str]) -> Option<Value> {
 
 /// Keeps the first parts of the inner list as a list of its own, and throws the rest away.
 #[derive(Default)]
-struct Beginning {
+struct LeadingParts {
     bytes: Vec<u8>,
     depth: u32,
     parts: usize,
@@ -116,7 +116,7 @@ struct Beginning {
     escaped: bool,
 }
 
-impl Write for Beginning {
+impl Write for LeadingParts {
     fn write(&mut self, written: &[u8]) -> std::io::Result<usize> {
         for byte in written {
             if self.parts == PARTS {
@@ -169,7 +169,7 @@ mod tests {
     #[test]
     fn the_files_of_a_snapshot_are_not_kept() {
         let written = r#"[[7,"file:///a,\"]\\",{"readerFeatures":["typeWidening","x"],"writerFeatures":["x"]},{"a":[1,2]},[],[{"b":","}],[],null,null,{"batches":[1,2,3]}]]"#;
-        let mut beginning = Beginning::default();
+        let mut beginning = LeadingParts::default();
         // In pieces, as a serializer writes.
         for piece in written.as_bytes().chunks(3) {
             beginning.write_all(piece).unwrap();

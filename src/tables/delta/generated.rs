@@ -28,7 +28,7 @@ use datafusion::sql::sqlparser::parser::Parser;
 use deltalake::delta_datafusion::create_session;
 use deltalake::delta_datafusion::expr::parse_predicate_expression;
 
-use super::shape::{TimeShape, string_literal, time_shape};
+use super::time_shape::{TimeShape, string_literal, time_shape};
 use crate::core::stack::with_stack;
 use crate::error::{Error, Result, Subject};
 
@@ -54,7 +54,7 @@ impl GeneratedColumn {
     ///
     /// # Errors
     ///
-    /// The text is no expression, names a column that is missing, itself or another
+    /// The text is not an expression, names a column that is missing, itself or another
     /// generated one (`generated`), gives another type, or differs from run to run.
     pub(super) fn plan(
         name: &str,
@@ -74,7 +74,8 @@ impl GeneratedColumn {
         let mut expression = TableExpr::plan(text, schema).map_err(context)?;
         if !same_delta_type(declared, &expression.data_type()?) {
             // Tables that were made when numbers with a point were DOUBLE.
-            expression = TableExpr::plan_with(text, schema, Numbers::Doubles).map_err(context)?;
+            expression =
+                TableExpr::plan_with(text, schema, NumberLiterals::Doubles).map_err(context)?;
         }
         if let Some(source) = expression
             .sources
@@ -144,14 +145,14 @@ pub(super) struct TableExpr {
 impl TableExpr {
     /// Plans `text` over the columns of `schema`.
     pub(super) fn plan(text: &str, schema: &SchemaRef) -> Result<Self> {
-        Self::plan_with(text, schema, Numbers::Decimals)
+        Self::plan_with(text, schema, NumberLiterals::Decimals)
     }
 
-    fn plan_with(text: &str, schema: &SchemaRef, numbers: Numbers) -> Result<Self> {
+    fn plan_with(text: &str, schema: &SchemaRef, numbers: NumberLiterals) -> Result<Self> {
         let ast = parse(text, schema)?;
         let mut planned = ast.clone();
-        if numbers == Numbers::Decimals {
-            let _ = planned.visit(&mut Decimals);
+        if numbers == NumberLiterals::Decimals {
+            let _ = planned.visit(&mut DecimalLiterals);
         }
         // A value that is still to be checked may be null in any column.
         let nullable: Vec<_> = schema
@@ -198,16 +199,16 @@ impl TableExpr {
 
 /// The type of number literals with a point.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Numbers {
+enum NumberLiterals {
     /// Exact, as in all other SQL.
     Decimals,
     Doubles,
 }
 
 /// Makes numbers with a point, and no exponent, decimals (VALUE-1): the library's planner reads DOUBLE.
-struct Decimals;
+struct DecimalLiterals;
 
-impl VisitorMut for Decimals {
+impl VisitorMut for DecimalLiterals {
     type Break = ();
 
     fn post_visit_expr(&mut self, expr: &mut SqlExpr) -> ControlFlow<()> {
@@ -251,10 +252,10 @@ fn arithmetic(expr: Expr, columns: &DFSchema) -> Result<Expr> {
 ///
 /// # Errors
 ///
-/// The text is no expression.
+/// The text is not an expression.
 pub(super) fn storable(text: &str) -> Result<String> {
-    struct Backticks;
-    impl VisitorMut for Backticks {
+    struct BacktickNames;
+    impl VisitorMut for BacktickNames {
         type Break = ();
         fn pre_visit_expr(&mut self, expr: &mut SqlExpr) -> ControlFlow<()> {
             if let SqlExpr::Identifier(name) = expr {
@@ -271,7 +272,7 @@ pub(super) fn storable(text: &str) -> Result<String> {
         }
     }
     let mut ast = parse_sql(text)?;
-    let _ = ast.visit(&mut Backticks);
+    let _ = ast.visit(&mut BacktickNames);
     Ok(ast.to_string())
 }
 
@@ -345,7 +346,7 @@ fn check_size(text: &str) -> Result<()> {
             "an expression of the table is too long or nested too deep",
         )
         .with_help(format!(
-            "at most {LENGTH} bytes and {NESTING} brackets within one another are read"
+            "at most {LENGTH} bytes and {NESTING} nested brackets are allowed"
         )));
     }
     Ok(())
@@ -354,7 +355,7 @@ fn check_size(text: &str) -> Result<()> {
 fn parse_checked(text: &str) -> Result<SqlExpr> {
     let dialect = GenericDialect {};
     let bad = |error: String| {
-        Error::invalid(format!("'{text}' is no expression: {error}")).about(Subject::text(text))
+        Error::invalid(format!("'{text}' is not an expression: {error}")).about(Subject::text(text))
     };
     let mut parser = Parser::new(&dialect)
         .try_with_sql(text)
@@ -371,17 +372,17 @@ fn parse_checked(text: &str) -> Result<SqlExpr> {
 /// Parses, finds the columns, and rewrites Spark's functions.
 fn parse(text: &str, schema: &SchemaRef) -> Result<SqlExpr> {
     let mut ast = parse_sql(text)?;
-    match ast.visit(&mut Rewrite { schema }) {
+    match ast.visit(&mut SparkRewrite { schema }) {
         ControlFlow::Continue(()) => Ok(ast),
         ControlFlow::Break(error) => Err(error),
     }
 }
 
-struct Rewrite<'a> {
+struct SparkRewrite<'a> {
     schema: &'a SchemaRef,
 }
 
-impl VisitorMut for Rewrite<'_> {
+impl VisitorMut for SparkRewrite<'_> {
     type Break = Error;
 
     fn post_visit_expr(&mut self, expr: &mut SqlExpr) -> ControlFlow<Error> {
@@ -408,7 +409,7 @@ impl VisitorMut for Rewrite<'_> {
     }
 }
 
-impl Rewrite<'_> {
+impl SparkRewrite<'_> {
     fn resolve(&self, name: &mut Ident) -> Result<()> {
         let names = || self.schema.fields().iter().map(|field| field.name());
         let found = names()
@@ -568,7 +569,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn expressions_of_others_have_an_end() {
+    fn foreign_expressions_are_limited() {
         for deep in [
             format!("{}1{}", "(".repeat(100), ")".repeat(100)),
             format!("{}1 1{}", "CAST(".repeat(40), " AS INT)".repeat(40)),

@@ -14,7 +14,7 @@ use deltalake::{DeltaTable, DeltaTableError};
 use futures::TryStreamExt as _;
 
 use super::added_file::AddedFile;
-use super::commit_times::{Found, version_at};
+use super::commit_times::{VersionAtTime, version_at};
 use super::create::{check_declared, new_fields};
 use super::error::{delta_error, not_a_table};
 use super::location::Location;
@@ -142,7 +142,7 @@ impl DeltaTableHandle {
                     Ok(Some(_)) => {}
                     Ok(None) | Err(_) => {
                         return Err(fail(error.into()).with_help(
-                            "whether the table was created cannot be told; the same statement again goes on with it if it was",
+                            "it is unknown whether the table was created; the same statement again continues with it if it was",
                         ));
                     }
                 },
@@ -425,8 +425,8 @@ impl DeltaTableHandle {
         let snapshot = newest.snapshot().map_err(|error| self.fail(error))?;
         let found = version_at(&newest.log_store(), snapshot.snapshot(), time).await;
         let oldest = match found.map_err(|error| self.fail(error))? {
-            Found::Version(version) => return Ok(version),
-            Found::Older(oldest) => oldest,
+            VersionAtTime::Version(version) => return Ok(version),
+            VersionAtTime::Older(oldest) => oldest,
         };
         let oldest = oldest.map(|(version, at)| {
             let at = chrono::DateTime::from_timestamp_micros(at)
@@ -473,7 +473,7 @@ fn event_time(spec: &DeltaSpec, options: &DeltaOptions) -> Result<Option<EventTi
     if options.stream.is_none() {
         return Err(
             Error::invalid("WATERMARK is for a Delta table that jobs read as a stream")
-                .with_help("say 'scan.mode' 'stream' as well"),
+                .with_help("set 'scan.mode' 'stream' as well"),
         );
     }
     Ok(Some(EventTime {
@@ -497,7 +497,7 @@ impl fmt::Debug for DeltaTableHandle {
 
 /// The bytes of version 0 of a new table.
 ///
-/// The library's own CREATE goes on with version 1 when another writer has made version 0, and so
+/// The library's own CREATE continues with version 1 when another writer has made version 0, and so
 /// creates a table twice. It makes the table in memory here; the one step that must be atomic is
 /// the caller's.
 async fn first_commit(

@@ -7,7 +7,7 @@ use deltalake::{DeltaTable, ObjectStoreError};
 
 use super::handle::DeltaTableHandle;
 use super::own_task::on_own_task;
-use super::seen_commit::{SeenCommit, Stamp};
+use super::seen_commit::{FileStamp, SeenCommit};
 use crate::core::jobs::Identity;
 use crate::error::{Error, Result};
 
@@ -25,14 +25,14 @@ impl DeltaTableHandle {
     async fn identify(&self) -> Result<Identity> {
         let mut seen = self.seen().lock().await;
         let still = match &*seen {
-            Some(commit) => self.still(commit).await?,
+            Some(commit) => self.if_unchanged(commit).await?,
             None => None,
         };
         // While the commit is checked, none counts as seen: the check may be cancelled.
         *seen = None;
         let commit = match still {
             Some(commit) => commit,
-            None => self.look_again().await?,
+            None => self.reload().await?,
         };
         let id = commit.id.clone();
         *seen = Some(commit);
@@ -44,7 +44,7 @@ impl DeltaTableHandle {
 
     /// The newest known commit, if the table is the one that has `seen` and has not lost that commit since: a table may be rolled
     /// back to an earlier version.
-    async fn still(&self, seen: &SeenCommit) -> Result<Option<SeenCommit>> {
+    async fn if_unchanged(&self, seen: &SeenCommit) -> Result<Option<SeenCommit>> {
         let known = self.known().await;
         let newest = version_of(&known)?;
         // Read first: if the table is replaced meanwhile, the seen commit differs afterwards.
@@ -67,7 +67,7 @@ impl DeltaTableHandle {
     }
 
     /// Loads the table from its log, and chooses a commit that identifies it.
-    async fn look_again(&self) -> Result<SeenCommit> {
+    async fn reload(&self) -> Result<SeenCommit> {
         let known = self.known().await;
         loop {
             let table = self.loaded(&known).await?;
@@ -77,7 +77,7 @@ impl DeltaTableHandle {
                 // The newest commit is only in a checkpoint: only the metadata identifies the table, and the next call
                 // reads it again.
                 self.replace(table).await;
-                let nothing = Stamp {
+                let nothing = FileStamp {
                     written: 0,
                     size: 0,
                     tag: None,
@@ -115,11 +115,11 @@ impl DeltaTableHandle {
     }
 
     /// How the store has a commit; none if it does not.
-    async fn stamp(&self, table: &DeltaTable, version: u64) -> Result<Option<Stamp>> {
+    async fn stamp(&self, table: &DeltaTable, version: u64) -> Result<Option<FileStamp>> {
         let store = table.log_store().object_store(None);
         let path = Path::from(format!("_delta_log/{version:020}.json"));
         match store.head(&path).await {
-            Ok(found) => Ok(Some(Stamp {
+            Ok(found) => Ok(Some(FileStamp {
                 written: found.last_modified.timestamp_micros(),
                 size: found.size,
                 tag: found.e_tag,

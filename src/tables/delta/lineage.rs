@@ -27,13 +27,13 @@ pub enum RowsUpTo {
     /// Rows up to the commit that recorded this number; none if the table has no rows of the application.
     Number(Option<i64>),
     /// It was restored in this version; the log no longer tells to which earlier one.
-    Untold(u64),
+    Unknown(u64),
 }
 
 /// See the module.
 pub(super) struct Lineage {
-    entries: Entries,
-    undone: Undone,
+    entries: LogEntries,
+    undone: UndoneCommits,
     /// The oldest commit that counts, of those seen.
     oldest: Option<u64>,
     /// The commit seen last.
@@ -41,7 +41,7 @@ pub(super) struct Lineage {
 }
 
 /// Which older commits do not count.
-enum Undone {
+enum UndoneCommits {
     None,
     /// The commits after this version.
     After(u64),
@@ -59,7 +59,7 @@ pub(super) struct LoggedCommit {
 
 /// How a commit took a file out of the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Removed {
+pub(super) enum FileRemoval {
     /// Its rows are gone.
     Gone,
     /// Its rows may be in other files.
@@ -71,7 +71,7 @@ impl Lineage {
     pub(super) fn of(log: LogStoreRef, newest: u64) -> Self {
         Self {
             entries: entries(log, (0..=newest).rev()),
-            undone: Undone::None,
+            undone: UndoneCommits::None,
             oldest: None,
             seen: newest,
         }
@@ -88,9 +88,9 @@ impl Lineage {
         let mut commit = LoggedCommit {
             version,
             counts: match &self.undone {
-                Undone::None => true,
-                Undone::After(target) => version <= *target,
-                Undone::UntilAlike(files) => files.is_empty(),
+                UndoneCommits::None => true,
+                UndoneCommits::After(target) => version <= *target,
+                UndoneCommits::UntilAlike(files) => files.is_empty(),
             },
             actions: Vec::new(),
         };
@@ -100,12 +100,12 @@ impl Lineage {
         if commit.counts {
             self.oldest = Some(version);
             self.undone = match commit.restores() {
-                None => Undone::None,
-                Some(Some(target)) => Undone::After(target),
-                Some(None) => Undone::UntilAlike(HashSet::new()),
+                None => UndoneCommits::None,
+                Some(Some(target)) => UndoneCommits::After(target),
+                Some(None) => UndoneCommits::UntilAlike(HashSet::new()),
             };
         }
-        if let Undone::UntilAlike(files) = &mut self.undone {
+        if let UndoneCommits::UntilAlike(files) = &mut self.undone {
             for file in commit.changed() {
                 if !files.remove(&file) {
                     files.insert(file);
@@ -119,10 +119,10 @@ impl Lineage {
     /// table was restored to is not found so far.
     pub(super) fn base(&self) -> Option<u64> {
         match &self.undone {
-            Undone::None => self.oldest,
-            Undone::After(target) => Some(*target),
-            Undone::UntilAlike(files) if files.is_empty() => self.seen.checked_sub(1),
-            Undone::UntilAlike(_) => None,
+            UndoneCommits::None => self.oldest,
+            UndoneCommits::After(target) => Some(*target),
+            UndoneCommits::UntilAlike(files) if files.is_empty() => self.seen.checked_sub(1),
+            UndoneCommits::UntilAlike(_) => None,
         }
     }
 }
@@ -154,15 +154,15 @@ impl LoggedCommit {
     }
 
     /// The files that it takes out of the table, and whether their rows are gone or in other files.
-    pub(super) fn removed(&self) -> impl Iterator<Item = (&str, Removed)> {
+    pub(super) fn removed(&self) -> impl Iterator<Item = (&str, FileRemoval)> {
         let keeps_none = self.keeps_no_rows();
         self.actions.iter().filter_map(move |action| {
             let remove = action.get("remove")?;
             let path = remove.get("path")?.as_str()?;
             let is_same_data = remove.get("dataChange") == Some(&Value::Bool(false));
             let how = match keeps_none && !is_same_data {
-                true => Removed::Gone,
-                false => Removed::Rewritten,
+                true => FileRemoval::Gone,
+                false => FileRemoval::Rewritten,
             };
             Some((path, how))
         })
@@ -219,13 +219,13 @@ impl LoggedCommit {
     }
 }
 
-type Entries = BoxStream<'static, std::result::Result<(u64, Option<Bytes>), DeltaTableError>>;
+type LogEntries = BoxStream<'static, std::result::Result<(u64, Option<Bytes>), DeltaTableError>>;
 
 /// Entries of a log by version, several read at once; none where there is none.
 pub(super) fn entries(
     log: LogStoreRef,
     versions: impl Iterator<Item = u64> + Send + 'static,
-) -> Entries {
+) -> LogEntries {
     let read = move |version: u64| {
         let log = log.clone();
         async move {
@@ -294,7 +294,7 @@ impl DeltaTableHandle {
             return Ok(RowsUpTo::Number(Some(number)));
         };
         let Some(base) = lineage.base() else {
-            return Ok(RowsUpTo::Untold(restored_in));
+            return Ok(RowsUpTo::Unknown(restored_in));
         };
         if first == Some(0) {
             return Ok(RowsUpTo::Number(None));
@@ -303,7 +303,7 @@ impl DeltaTableHandle {
         match self.at_version(table, base).await {
             Ok(then) => Ok(RowsUpTo::Number(self.recorded(&then, application).await?)),
             Err(error) if error.may_pass() => Err(error),
-            Err(_) => Ok(RowsUpTo::Untold(restored_in)),
+            Err(_) => Ok(RowsUpTo::Unknown(restored_in)),
         }
     }
 }

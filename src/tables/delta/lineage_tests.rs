@@ -147,7 +147,7 @@ impl Lake {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn exact_2_a_restore_takes_rows_and_leaves_the_number() {
+async fn exact_2_a_restore_removes_rows_and_keeps_the_transaction_version() {
     let mut lake = Lake::new().await;
     assert_eq!(lake.kept().await, RowsUpTo::Number(None));
     for _ in 0..3 {
@@ -192,7 +192,7 @@ async fn exact_2_a_restore_to_a_time_is_followed_by_its_files() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn exact_2_where_the_log_says_nothing_any_more_nothing_is_said() {
+async fn exact_2_without_log_entries_the_lineage_is_unknown() {
     let mut lake = Lake::new().await;
     for _ in 0..4 {
         lake.batch().await;
@@ -219,11 +219,11 @@ async fn exact_2_where_the_log_says_nothing_any_more_nothing_is_said() {
     std::fs::remove_file(lake.entry(4)).unwrap();
     let handle = open(lake.folder.path()).await;
     let kept = handle.rows_up_to("job/rows").await.unwrap();
-    assert_eq!(kept, RowsUpTo::Untold(8));
+    assert_eq!(kept, RowsUpTo::Unknown(8));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn exact_2_rows_do_not_follow_a_restore_that_their_writer_does_not_know_of() {
+async fn exact_2_rows_after_an_unnoticed_restore_are_detected() {
     let mut lake = Lake::new().await;
     for _ in 0..3 {
         lake.batch().await;
@@ -252,7 +252,7 @@ async fn exact_2_rows_do_not_follow_a_restore_that_their_writer_does_not_know_of
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn exact_3_what_a_restore_puts_back_is_taken_back_again() {
+async fn exact_3_rows_put_back_by_a_restore_are_removed_again() {
     let mut lake = Lake::new().await;
     lake.batch().await;
     let mut last = lake.batch().await;
@@ -287,7 +287,7 @@ async fn exact_3_what_a_restore_puts_back_is_taken_back_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn exact_3_files_that_are_gone_are_told_from_those_that_were_rewritten() {
+async fn exact_3_deleted_files_are_distinguished_from_rewritten_ones() {
     let mut lake = Lake::new().await;
     let mut batches = Vec::new();
     for _ in 0..3 {
@@ -333,7 +333,7 @@ fn copied(lake: &Lake) -> PathBuf {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn exact_2_a_table_that_is_put_back_to_its_checkpoint_is_read_anew() {
+async fn exact_2_a_table_restored_to_its_checkpoint_is_reloaded() {
     let mut lake = Lake::new().await;
     for _ in 0..2 {
         lake.batch().await;

@@ -57,7 +57,7 @@ impl Location {
             );
         }
         let absolute = std::path::absolute(path).map_err(|error| {
-            Error::invalid(format!("the location '{text}' is no path: {error}"))
+            Error::invalid(format!("the location '{text}' is not a path: {error}"))
                 .about(Subject::location(text))
         })?;
         // The log names files relative to the root, so a link and its target are one table.
@@ -110,7 +110,7 @@ impl Location {
 }
 
 fn bad_url(text: &str, error: url::ParseError) -> Error {
-    Error::invalid(format!("the location '{text}' is no URL: {error}"))
+    Error::invalid(format!("the location '{text}' is not a URL: {error}"))
         .about(Subject::location(text))
 }
 
@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_a_table_is_refused() {
+    fn invalid_table_locations_are_refused() {
         let file = tempfile::NamedTempFile::new().unwrap();
         let below = file.path().join("table");
         for (text, part) in [

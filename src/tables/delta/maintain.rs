@@ -80,7 +80,7 @@ impl DeltaTableHandle {
             }
             if partition_by.contains(name) {
                 return Err(Error::invalid(format!(
-                    "ZORDER BY: '{name}' is a partition column, its rows stand together already"
+                    "ZORDER BY: '{name}' is a partition column, and its rows are already together"
                 ))
                 .about(Subject::text(name)));
             }
@@ -146,7 +146,7 @@ impl DeltaTableHandle {
             Ok(Some((_, entry))) => entry,
             Ok(None) | Err(_) => {
                 return Err(self.fail(error).with_help(
-                    "whether the files were replaced cannot be told; no row is lost or doubled either way: run it again",
+                    "it is unknown whether the files were replaced; no row is lost or doubled either way: run it again",
                 ));
             }
         };
@@ -203,7 +203,7 @@ impl DeltaTableHandle {
         let vacuumed = vacuum.await.map_err(|error| self.fail(error));
         let (_, metrics) = vacuumed.map_err(|error| match spec.dry_run {
             true => error,
-            false => half_done(error),
+            false => partial_vacuum_error(error),
         })?;
         let deleted = metrics.files_deleted.into_iter();
         let mut files: Vec<(String, bool)> = deleted.map(|path| (path, !metrics.dry_run)).collect();
@@ -304,7 +304,7 @@ fn vacuum_unfinished(folder: &Path, retention: Duration, is_dry_run: bool) -> Ve
 }
 
 /// VACUUM deletes before its last commit: also if that one fails, files may be gone.
-fn half_done(error: Error) -> Error {
+fn partial_vacuum_error(error: Error) -> Error {
     let failed = Error::new(error.kind(), error.message()).about_cause(&error);
     failed.with_help(
         "files that no version within the retention needs may have been deleted, and no others: run it again",
@@ -351,7 +351,7 @@ mod tests {
     use crate::tables::delta::error::delta_error;
 
     #[test]
-    fn a_vacuum_that_fails_does_not_say_that_nothing_was_done() {
+    fn a_failed_vacuum_reports_possible_deletions() {
         let source = TransactionError::MaxCommitAttempts(15);
         let error = delta_error("t", DeltaTableError::Transaction { source });
         assert!(
@@ -359,7 +359,7 @@ mod tests {
                 .help()
                 .is_some_and(|help| help.starts_with("nothing was written"))
         );
-        let failed = half_done(error);
+        let failed = partial_vacuum_error(error);
         assert!(
             failed
                 .help()

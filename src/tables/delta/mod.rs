@@ -14,14 +14,14 @@
 //! Generated columns are evaluated in UTC (TIMEZONE-1).
 
 mod added_file;
-mod attempts;
 mod change;
 mod check;
 mod commit;
+mod commit_attempts;
 mod commit_times;
 mod create;
-mod duties;
 mod error;
+mod feature_actions;
 mod features;
 mod generated;
 mod handle;
@@ -36,10 +36,10 @@ mod own_task;
 mod placed_rows;
 mod provider;
 mod prune;
+mod revert;
 mod rules;
 mod scan;
 mod seen_commit;
-mod shape;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod simulation;
@@ -51,7 +51,7 @@ mod stream;
 mod stream_files;
 mod stream_provider;
 mod stream_time;
-mod take_back;
+mod time_shape;
 mod variant;
 mod write;
 
@@ -63,7 +63,7 @@ pub use maintain::{OptimizeSpec, VacuumSpec};
 pub use options::OPTION_NAMES;
 pub use placed_rows::{ROW_FILE, ROW_NUMBER};
 pub use provider::has_no_nulls;
+pub use revert::RewrittenFile;
 pub use spec::{Application, Commit, DeltaColumn, DeltaSpec, DeltaStream, TimeTravel};
-pub use stream::{DeltaJobSource, FileRange, StreamLook};
+pub use stream::{DeltaJobSource, FileRange, StreamPoll};
 pub use stream_provider::{DeltaStreamProvider, stream_expected};
-pub use take_back::RewrittenFile;

@@ -181,7 +181,7 @@ impl DeltaOptions {
             )
             .about(Subject::option("scan.on_change"))
             .about(Subject::option("scan.startup"))
-            .with_help("say 'scan.mode' 'stream' as well"));
+            .with_help("set 'scan.mode' 'stream' as well"));
         }
         Ok(parsed)
     }
@@ -195,7 +195,7 @@ fn choice(name: &str, value: &str, choices: [&str; 2]) -> Result<bool> {
     match found {
         Some(at) => Ok(at == 1),
         None => Err(
-            Error::invalid(format!("option '{name}' does not take '{value}'"))
+            Error::invalid(format!("option '{name}' does not accept '{value}'"))
                 .about(Subject::option(name))
                 .with_help(format!("it takes '{}' or '{}'", choices[0], choices[1])),
         ),
@@ -206,7 +206,7 @@ fn choice(name: &str, value: &str, choices: [&str; 2]) -> Result<bool> {
 pub(super) fn byte_size(name: &str, text: &str) -> Result<NonZeroU64> {
     let bytes = parse_size(text).unwrap_or_default();
     NonZeroU64::new(bytes).ok_or_else(|| {
-        Error::invalid(format!("option '{name}': '{text}' is no size"))
+        Error::invalid(format!("option '{name}': invalid size '{text}'"))
             .about(Subject::option(name))
             .with_help("write a number and a unit, such as '128 MiB'")
     })
@@ -248,7 +248,7 @@ fn compression(text: &str) -> Result<Compression> {
     };
     let bad = || {
         Error::invalid(format!(
-            "option 'write.compression': '{text}' is no compression"
+            "option 'write.compression': invalid compression '{text}'"
         ))
         .about(Subject::option("write.compression"))
         .with_help("use 'snappy', 'zstd', 'zstd:3', 'gzip', 'lz4_raw' or 'none'")
@@ -272,7 +272,7 @@ fn compression(text: &str) -> Result<Compression> {
 fn property_value(name: &str, value: &str) -> Result<String> {
     let bad = |help: &str| {
         Err(
-            Error::invalid(format!("option '{name}' does not take '{value}'"))
+            Error::invalid(format!("option '{name}' does not accept '{value}'"))
                 .about(Subject::option(name))
                 .with_help(help),
         )
@@ -325,7 +325,7 @@ fn check_bool(name: &str, value: &str) -> Result<String> {
     match value.to_ascii_lowercase().as_str() {
         word @ ("true" | "false") => Ok(word.to_owned()),
         _ => Err(
-            Error::invalid(format!("option '{name}' does not take '{value}'"))
+            Error::invalid(format!("option '{name}' does not accept '{value}'"))
                 .about(Subject::option(name))
                 .with_help("use 'true' or 'false'"),
         ),

@@ -377,7 +377,7 @@ impl ExecutionPlan for PlacedRowsExec {
         context: Arc<TaskContext>,
     ) -> Result<SendableRecordBatchStream> {
         let baseline = BaselineMetrics::new(&self.metrics, partition);
-        let mut places = Places {
+        let mut places = RowPlaces {
             schema: Arc::clone(&self.schema),
             files: Arc::clone(&self.files),
             passed: HashMap::new(),
@@ -397,14 +397,14 @@ impl ExecutionPlan for PlacedRowsExec {
 }
 
 /// The places of the rows of a stream of files.
-struct Places {
+struct RowPlaces {
     schema: SchemaRef,
     files: Arc<NumberedFiles>,
     /// Rows so far, by the number of their file.
     passed: HashMap<i64, i64>,
 }
 
-impl Places {
+impl RowPlaces {
     /// Rows of one file as the scan gives them, with their places.
     fn of(&mut self, rows: &RecordBatch) -> crate::error::Result<RecordBatch> {
         let count = rows.num_rows();

@@ -16,7 +16,7 @@ use datafusion::logical_expr::{Between, BinaryExpr, Expr, Operator, ident, lit};
 
 use super::check::RowRules;
 use super::generated::GeneratedColumn;
-use super::shape::{Level, Part, TimeShape};
+use super::time_shape::{TimeLevel, TimePart, TimeShape};
 use crate::error::Result;
 
 const DAY: i64 = 86_400_000_000;
@@ -56,7 +56,7 @@ pub(super) fn partition_filters(
     sources.dedup();
     let mut derived = Vec::new();
     for source in sources {
-        let ranges = filters.iter().fold(vec![Range::ALL], |ranges, filter| {
+        let ranges = filters.iter().fold(vec![TimeRange::ALL], |ranges, filter| {
             intersect(&ranges, &ranges_of(filter, source))
         });
         let ranges = if ranges.len() > MAX_RANGES {
@@ -64,7 +64,7 @@ pub(super) fn partition_filters(
         } else {
             ranges
         };
-        if ranges.is_empty() || ranges.contains(&Range::ALL) {
+        if ranges.is_empty() || ranges.contains(&TimeRange::ALL) {
             continue;
         }
         let of_source: Vec<_> = parts
@@ -92,19 +92,19 @@ pub(super) fn partition_filters(
 
 /// A range of time in microseconds, both ends included; `None` is unbounded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Range {
+struct TimeRange {
     low: Option<i64>,
     high: Option<i64>,
 }
 
-impl Range {
-    const ALL: Range = Range {
+impl TimeRange {
+    const ALL: TimeRange = TimeRange {
         low: None,
         high: None,
     };
 
     fn widened(self, by: i64) -> Self {
-        Range {
+        TimeRange {
             low: self.low.map(|low| low.saturating_sub(by)),
             high: self.high.map(|high| high.saturating_add(by)),
         }
@@ -126,29 +126,29 @@ impl Range {
         };
         match (low, high) {
             (Some(low), Some(high)) if low > high => None,
-            _ => Some(Range { low, high }),
+            _ => Some(TimeRange { low, high }),
         }
     }
 }
 
-fn intersect(left: &[Range], right: &[Range]) -> Vec<Range> {
+fn intersect(left: &[TimeRange], right: &[TimeRange]) -> Vec<TimeRange> {
     left.iter()
         .flat_map(|left| right.iter().filter_map(|right| left.and(*right)))
         .collect()
 }
 
-fn hull(ranges: &[Range]) -> Range {
+fn hull(ranges: &[TimeRange]) -> TimeRange {
     let low = ranges.iter().map(|range| range.low).min().flatten();
     let high = if ranges.iter().any(|range| range.high.is_none()) {
         None
     } else {
         ranges.iter().filter_map(|range| range.high).max()
     };
-    Range { low, high }
+    TimeRange { low, high }
 }
 
 /// The times of `source` outside which `filter` is not true.
-fn ranges_of(filter: &Expr, source: &str) -> Vec<Range> {
+fn ranges_of(filter: &Expr, source: &str) -> Vec<TimeRange> {
     match filter {
         Expr::BinaryExpr(BinaryExpr {
             left,
@@ -162,8 +162,8 @@ fn ranges_of(filter: &Expr, source: &str) -> Vec<Range> {
         }) => {
             let mut ranges = ranges_of(left, source);
             ranges.extend(ranges_of(right, source));
-            if ranges.contains(&Range::ALL) {
-                vec![Range::ALL]
+            if ranges.contains(&TimeRange::ALL) {
+                vec![TimeRange::ALL]
             } else {
                 ranges
             }
@@ -179,7 +179,7 @@ fn ranges_of(filter: &Expr, source: &str) -> Vec<Range> {
             } else {
                 None
             };
-            vec![range.unwrap_or(Range::ALL)]
+            vec![range.unwrap_or(TimeRange::ALL)]
         }
         Expr::Between(Between {
             expr,
@@ -188,8 +188,8 @@ fn ranges_of(filter: &Expr, source: &str) -> Vec<Range> {
             high,
         }) if is_source(expr, source) => {
             let range = |bound: &Expr, op| literal_time(bound).and_then(|time| compared(op, time));
-            let low = range(low, Operator::GtEq).unwrap_or(Range::ALL);
-            let high = range(high, Operator::LtEq).unwrap_or(Range::ALL);
+            let low = range(low, Operator::GtEq).unwrap_or(TimeRange::ALL);
+            let high = range(high, Operator::LtEq).unwrap_or(TimeRange::ALL);
             low.and(high).into_iter().collect()
         }
         Expr::InList(InList {
@@ -200,8 +200,8 @@ fn ranges_of(filter: &Expr, source: &str) -> Vec<Range> {
             .iter()
             .map(|item| literal_time(item).and_then(|time| compared(Operator::Eq, time)))
             .collect::<Option<Vec<_>>>()
-            .unwrap_or_else(|| vec![Range::ALL]),
-        _ => vec![Range::ALL],
+            .unwrap_or_else(|| vec![TimeRange::ALL]),
+        _ => vec![TimeRange::ALL],
     }
 }
 
@@ -237,22 +237,22 @@ fn literal_time(expr: &Expr) -> Option<(i64, bool)> {
     }
 }
 
-fn compared(op: Operator, (time, exact): (i64, bool)) -> Option<Range> {
+fn compared(op: Operator, (time, exact): (i64, bool)) -> Option<TimeRange> {
     let just_before = if exact { time.saturating_sub(1) } else { time };
     Some(match op {
-        Operator::Eq => Range {
+        Operator::Eq => TimeRange {
             low: Some(time),
             high: Some(time),
         },
-        Operator::Gt | Operator::GtEq => Range {
+        Operator::Gt | Operator::GtEq => TimeRange {
             low: Some(time),
             high: None,
         },
-        Operator::LtEq => Range {
+        Operator::LtEq => TimeRange {
             low: None,
             high: Some(time),
         },
-        Operator::Lt => Range {
+        Operator::Lt => TimeRange {
             low: None,
             high: Some(just_before),
         },
@@ -262,7 +262,7 @@ fn compared(op: Operator, (time, exact): (i64, bool)) -> Option<Range> {
 
 /// The predicate for one range, or `None` if no partition column says anything about it.
 fn within(
-    range: Range,
+    range: TimeRange,
     source: &str,
     parts: &[(&GeneratedColumn, &TimeShape)],
     rules: &RowRules,
@@ -284,9 +284,9 @@ fn within(
     };
     for (column, shape) in parts {
         let span = match shape.part {
-            Part::Absolute(_) => true,
+            TimePart::Absolute(_) => true,
             // The hour says something only within one day.
-            Part::Within(level) => same_parent(range, level),
+            TimePart::Within(level) => same_parent(range, level),
         };
         if span {
             let [low, high] = bound(column)?;
@@ -318,7 +318,7 @@ fn chain<'a>(parts: &[(&'a GeneratedColumn, &TimeShape)]) -> Vec<&'a GeneratedCo
     let base = parts
         .iter()
         .filter_map(|(column, shape)| match shape.part {
-            Part::Absolute(level) if level > Level::None => Some((level, *column)),
+            TimePart::Absolute(level) if level > TimeLevel::None => Some((level, *column)),
             _ => None,
         })
         .max_by_key(|(level, _)| *level);
@@ -329,7 +329,7 @@ fn chain<'a>(parts: &[(&'a GeneratedColumn, &TimeShape)]) -> Vec<&'a GeneratedCo
     while let Some(next) = level.finer() {
         let Some((column, _)) = parts
             .iter()
-            .find(|(_, shape)| shape.part == Part::Within(next))
+            .find(|(_, shape)| shape.part == TimePart::Within(next))
         else {
             break;
         };
@@ -356,7 +356,7 @@ fn lexicographic(values: &[(Expr, ScalarValue)], strict: Operator, last: Operato
 }
 
 /// Two rows of the table in which only the time column has values: the ends of the range.
-fn end_rows(range: Range, source: &str, rules: &RowRules) -> Option<RecordBatch> {
+fn end_rows(range: TimeRange, source: &str, rules: &RowRules) -> Option<RecordBatch> {
     let index = rules.schema.index_of(source).ok()?;
     let time: ArrayRef = match rules.schema.field(index).data_type() {
         DataType::Timestamp(TimeUnit::Microsecond, zone) => std::sync::Arc::new(
@@ -396,7 +396,7 @@ fn end_rows(range: Range, source: &str, rules: &RowRules) -> Option<RecordBatch>
 }
 
 /// Whether both ends lie in the same next coarser level: the same year for a month.
-fn same_parent(range: Range, level: Level) -> bool {
+fn same_parent(range: TimeRange, level: TimeLevel) -> bool {
     use chrono::{DateTime, Datelike, Timelike};
     let Some((low, high)) = range.low.zip(range.high) else {
         return false;
@@ -412,11 +412,11 @@ fn same_parent(range: Range, level: Level) -> bool {
         })
     };
     let same = match level {
-        Level::None => 4,
-        Level::Year => 0,
-        Level::Month => 1,
-        Level::Day => 2,
-        Level::Hour => 3,
+        TimeLevel::None => 4,
+        TimeLevel::Year => 0,
+        TimeLevel::Month => 1,
+        TimeLevel::Day => 2,
+        TimeLevel::Hour => 3,
     };
     match parts(low).zip(parts(high)) {
         Some((low, high)) => low[..same] == high[..same],

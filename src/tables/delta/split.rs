@@ -18,14 +18,14 @@ pub(super) struct PartitionSplitter {
     keys: Vec<usize>,
     /// Where the other columns stand.
     values: Vec<usize>,
-    /// The schema of the rows in a [`Part`].
+    /// The schema of the rows in a [`PartitionRows`].
     file_schema: SchemaRef,
     converter: RowConverter,
     slots: HashMap<Box<[u8]>, usize>,
 }
 
 /// Rows of one batch that belong to one partition.
-pub(super) struct Part {
+pub(super) struct PartitionRows {
     pub(super) slot: usize,
     /// The partition's values, one row per array; given with the slot's first part only.
     pub(super) new: Option<Vec<ArrayRef>>,
@@ -58,13 +58,13 @@ impl PartitionSplitter {
         })
     }
 
-    /// The schema of the rows in a [`Part`].
+    /// The schema of the rows in a [`PartitionRows`].
     pub(super) fn file_schema(&self) -> &SchemaRef {
         &self.file_schema
     }
 
     /// Splits one batch; parts come in the order in which their partitions first appear.
-    pub(super) fn split(&mut self, batch: &RecordBatch) -> Result<Vec<Part>> {
+    pub(super) fn split(&mut self, batch: &RecordBatch) -> Result<Vec<PartitionRows>> {
         if batch.num_rows() == 0 {
             return Ok(Vec::new());
         }
@@ -75,7 +75,7 @@ impl PartitionSplitter {
         if self.keys.is_empty() {
             let new = self.slots.is_empty().then(Vec::new);
             self.slots.insert(Box::default(), 0);
-            return Ok(vec![Part { slot: 0, new, rows }]);
+            return Ok(vec![PartitionRows { slot: 0, new, rows }]);
         }
         let keys: Vec<ArrayRef> = self
             .keys
@@ -111,7 +111,7 @@ impl PartitionSplitter {
             .into_iter()
             .map(|(slot, head, runs)| {
                 let new = head.map(|head| heads.iter().map(|key| key.slice(head, 1)).collect());
-                Ok(Part {
+                Ok(PartitionRows {
                     slot,
                     new,
                     rows: pick(&rows, &runs)?,
@@ -163,7 +163,7 @@ mod tests {
         .unwrap()
     }
 
-    fn ids(part: &Part) -> Vec<i64> {
+    fn ids(part: &PartitionRows) -> Vec<i64> {
         part.rows
             .column(0)
             .as_primitive::<Int64Type>()

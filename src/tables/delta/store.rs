@@ -65,16 +65,16 @@ fn register_s3() {
             let Ok(scheme) = url::Url::parse(scheme) else {
                 continue;
             };
-            object_store_factories().insert(scheme.clone(), Arc::new(Buckets));
-            logstore_factories().insert(scheme, Arc::new(Buckets));
+            object_store_factories().insert(scheme.clone(), Arc::new(BucketStores));
+            logstore_factories().insert(scheme, Arc::new(BucketStores));
         }
     });
 }
 
 /// Tables in stores that speak S3.
-struct Buckets;
+struct BucketStores;
 
-impl ObjectStoreFactory for Buckets {
+impl ObjectStoreFactory for BucketStores {
     fn parse_url_opts(
         &self,
         url: &url::Url,
@@ -86,7 +86,7 @@ impl ObjectStoreFactory for Buckets {
     }
 }
 
-impl LogStoreFactory for Buckets {
+impl LogStoreFactory for BucketStores {
     fn with_options(
         &self,
         prefixed_store: ObjectStoreRef,
@@ -121,7 +121,7 @@ impl TruthfulStore {
 
     /// The same without pauses, for stores of the memory.
     #[cfg(test)]
-    pub(super) fn at_once(inner: ObjectStoreRef) -> ObjectStoreRef {
+    pub(super) fn without_pauses(inner: ObjectStoreRef) -> ObjectStoreRef {
         Arc::new(Self {
             inner,
             pause: Duration::ZERO,
@@ -164,7 +164,7 @@ impl TruthfulStore {
                 // Whether a write that was not answered still comes, no reading tells. The same entry once more does no
                 // harm: one of the two is refused.
                 Ok(None) | Err(_) if tried < TRIES && !is_refusal(&error) => {}
-                Ok(None) | Err(_) => return Err(open_question(location, error)),
+                Ok(None) | Err(_) => return Err(undecided_entry(location, error)),
             }
             tracing::debug!(%location, %error, "whether the entry is written is not known: once more");
             tokio::time::sleep(pause).await;
@@ -189,11 +189,11 @@ impl TruthfulStore {
 
 /// The store said that an entry exists, and then it did not: the library must not take that for another writer's
 /// commit.
-fn open_question(location: &Path, error: StoreError) -> StoreError {
+fn undecided_entry(location: &Path, error: StoreError) -> StoreError {
     match error {
         StoreError::AlreadyExists { .. } | StoreError::Precondition { .. } => StoreError::Generic {
             store: "the table's store",
-            source: format!("whether {location} is written cannot be told: {error}").into(),
+            source: format!("it is unknown whether {location} is written: {error}").into(),
         },
         other => other,
     }

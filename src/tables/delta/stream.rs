@@ -14,10 +14,10 @@ use futures::{StreamExt as _, TryStreamExt as _};
 use super::added_file::AddedFile;
 use super::handle::DeltaTableHandle;
 use super::spec::DeltaStream;
-use crate::core::jobs::{FilePlace, RecordMark, Reported, SourceProgress, choose_files};
+use crate::core::jobs::{FilePosition, RecordMark, ReportedChange, SourceProgress, choose_files};
 use crate::error::{Error, ErrorKind, Result, Subject};
 
-/// The most commits that one call reads; the next call goes on from there.
+/// The most commits that one call reads; the next call continues from there.
 const COMMITS: u64 = 1_000;
 
 /// A table as the source of a job.
@@ -48,7 +48,7 @@ struct CommitFiles {
 
 /// A job's request for the files of its next batch.
 #[derive(Debug, Clone, Copy)]
-pub struct StreamLook<'a> {
+pub struct StreamPoll<'a> {
     /// The table's name in SQL.
     pub table: &'a str,
     /// The offset where the job stands; none if it has not read the table.
@@ -59,20 +59,20 @@ pub struct StreamLook<'a> {
     pub skip_to: Option<i64>,
 }
 
-impl StreamLook<'_> {
+impl StreamPoll<'_> {
     /// Whether the job may go on at `to`, behind lost files.
-    fn skips(&self, to: FilePlace) -> bool {
+    fn skips(&self, to: FilePosition) -> bool {
         self.skip_to.is_some_and(|most| to.offset() <= most)
     }
 
     /// LOSS-1: lost files stop the job, which could go on at `to`.
-    fn lost(&self, to: FilePlace, message: String, help: &str) -> Error {
+    fn lost(&self, to: FilePosition, message: String, help: &str) -> Error {
         let start = self.position.unwrap_or_default();
         let gap = SourceProgress {
             start,
             end: to.offset(),
         };
-        let mut report = Reported::default();
+        let mut report = ReportedChange::default();
         report.lost.insert(self.table.to_owned(), [(0, gap)].into());
         Error::data(message).with_help(help).with_report(report)
     }
@@ -81,7 +81,7 @@ impl StreamLook<'_> {
 /// A file that a batch reads.
 #[derive(Debug, Clone)]
 pub(super) struct StreamFile {
-    pub(super) place: FilePlace,
+    pub(super) place: FilePosition,
     pub(super) file: AddedFile,
 }
 
@@ -157,21 +157,21 @@ impl DeltaJobSource {
     ///
     /// LOSS-1: a commit or a file that is no longer there, unless the job may skip it and go on behind it. A version that
     /// deletes or rewrites rows. A log that cannot be read.
-    pub async fn next(&self, look: StreamLook<'_>) -> Result<FileRange> {
+    pub async fn next(&self, look: StreamPoll<'_>) -> Result<FileRange> {
         let max_rows = look.max_rows;
         let newest = self.handle.refresh().await?;
         let version = newest
             .version()
             .ok_or_else(|| Error::internal("a loaded table has no version"))?;
-        let high = FilePlace::start_of(version + 1);
+        let high = FilePosition::start_of(version + 1);
         let start = match look.position {
             // The table was restored to an earlier state; files that were added since are read.
             Some(offset) if look.skip_to.is_some_and(|to| to < offset) => {
-                FilePlace::of_offset(look.skip_to.unwrap_or(offset))
+                FilePosition::of_offset(look.skip_to.unwrap_or(offset))
             }
-            Some(offset) => FilePlace::of_offset(offset),
+            Some(offset) => FilePosition::of_offset(offset),
             None if self.stream.starts_at_end => high,
-            None => FilePlace::start_of_all(version),
+            None => FilePosition::start_of_all(version),
         };
         if start.version > version + 1 {
             let message = format!(
@@ -183,7 +183,7 @@ impl DeltaJobSource {
             return Err(look.lost(
                 high,
                 message,
-                "RESUME JOB … SKIPPING LOST goes on with what is added from here on; REWIND JOB … TO BATCH n goes back to a batch \
+                "RESUME JOB … SKIPPING LOST continues with what is added from now on; REWIND JOB … TO BATCH n goes back to a batch \
                  that read no more than the table has; or restore the newer table and RESUME JOB",
             )
 .about(Subject::location(self.handle.location())));
@@ -225,10 +225,10 @@ impl DeltaJobSource {
     async fn known(
         &self,
         table: &DeltaTable,
-        start: FilePlace,
+        start: FilePosition,
         newest: u64,
-        look: StreamLook<'_>,
-    ) -> Result<(FilePlace, Vec<StreamFile>, FilePlace)> {
+        look: StreamPoll<'_>,
+    ) -> Result<(FilePosition, Vec<StreamFile>, FilePosition)> {
         self.commits()
             .retain(|version, _| *version >= start.version);
         let mut start = start;
@@ -236,16 +236,16 @@ impl DeltaJobSource {
         let mut version = start.version;
         if start.of_all {
             match self.all_files(table, version).await {
-                Ok(all) => files = placed(FilePlace::start_of_all(version), &all, start.file),
+                Ok(all) => files = placed(FilePosition::start_of_all(version), &all, start.file),
                 Err(error) if error.kind() == ErrorKind::Unavailable => return Err(error),
-                Err(_) if look.skips(FilePlace::start_of(version + 1)) => {
-                    start = FilePlace::start_of(version + 1);
+                Err(_) if look.skips(FilePosition::start_of(version + 1)) => {
+                    start = FilePosition::start_of(version + 1);
                 }
                 Err(error) => {
                     return Err(look.lost(
-                        FilePlace::start_of(version + 1),
+                        FilePosition::start_of(version + 1),
                         error.message().to_owned(),
-                        "the job has not read all that the table had when it began: RESUME JOB … SKIPPING LOST goes on with what was \
+                        "the job has not read all that the table had when it began: RESUME JOB … SKIPPING LOST continues with what was \
                          added later",
                     )
 .about(Subject::location(self.handle.location())));
@@ -260,22 +260,22 @@ impl DeltaJobSource {
                     break;
                 }
                 let oldest = self.oldest_commit(table, version).await?.min(newest + 1);
-                if !look.skips(FilePlace::start_of(oldest)) {
+                if !look.skips(FilePosition::start_of(oldest)) {
                     let message = format!(
                         "Delta table '{}': its log no longer has versions {version} to {}",
                         self.handle.location(),
                         oldest - 1
                     );
                     return Err(look.lost(
-                        FilePlace::start_of(oldest),
+                        FilePosition::start_of(oldest),
                         message,
-                        "RESUME JOB … SKIPPING LOST goes on with the first version there is and records the gap; \
+                        "RESUME JOB … SKIPPING LOST continues with the first available version and records the gap; \
                          'delta.logRetentionDuration' says how long a log is kept",
                     )
 .about(Subject::location(self.handle.location())));
                 }
                 version = oldest;
-                start = FilePlace::start_of(oldest);
+                start = FilePosition::start_of(oldest);
                 continue;
             };
             if commit.has_changes && !self.stream.skips_changes {
@@ -295,7 +295,7 @@ impl DeltaJobSource {
                 ));
             }
             if !commit.has_changes {
-                let first = FilePlace::start_of(version);
+                let first = FilePosition::start_of(version);
                 let done = if start.version == version {
                     start.file
                 } else {
@@ -305,7 +305,7 @@ impl DeltaJobSource {
             }
             version += 1;
         }
-        Ok((start, files, FilePlace::start_of(version)))
+        Ok((start, files, FilePosition::start_of(version)))
     }
 
     /// The files of a batch up to the first that was deleted from the store (VACUUM); it cannot begin with one, unless the lost
@@ -313,11 +313,11 @@ impl DeltaJobSource {
     async fn present(
         &self,
         table: &DeltaTable,
-        start: FilePlace,
+        start: FilePosition,
         mut files: Vec<StreamFile>,
-        end: FilePlace,
-        look: StreamLook<'_>,
-    ) -> Result<(FilePlace, Vec<StreamFile>, FilePlace)> {
+        end: FilePosition,
+        look: StreamPoll<'_>,
+    ) -> Result<(FilePosition, Vec<StreamFile>, FilePosition)> {
         let store = table.log_store().object_store(None);
         let looks: Vec<_> = files
             .iter()
@@ -350,7 +350,7 @@ impl DeltaJobSource {
             return Err(look.lost(
                 behind,
                 message,
-                "VACUUM was faster than the job: RESUME JOB … SKIPPING LOST goes on behind them and records the gap",
+                "VACUUM was faster than the job: RESUME JOB … SKIPPING LOST continues after them and records the gap",
             )
 .about(Subject::location(self.handle.location())));
         }
@@ -422,7 +422,7 @@ impl DeltaJobSource {
     async fn mark_before(
         &self,
         table: &DeltaTable,
-        place: FilePlace,
+        place: FilePosition,
     ) -> Result<Option<RecordMark>> {
         // A version that is read in several batches gives the mark itself.
         let read = match place.of_all || place.file > 0 {
@@ -438,7 +438,7 @@ impl DeltaJobSource {
             None => self.checksum(table, version).await?,
         };
         Ok(checksum.map(|checksum| RecordMark {
-            offset: FilePlace::start_of(version).offset(),
+            offset: FilePosition::start_of(version).offset(),
             timestamp: None,
             checksum,
         }))
@@ -458,7 +458,7 @@ impl DeltaJobSource {
     /// The log cannot be read.
     pub async fn is_other(&self, mark: RecordMark) -> Result<bool> {
         let table = self.handle.known().await;
-        let version = FilePlace::of_offset(mark.offset).version;
+        let version = FilePosition::of_offset(mark.offset).version;
         let checksum = self.checksum(&table, version).await?;
         Ok(checksum.is_some_and(|checksum| checksum != mark.checksum))
     }
@@ -507,7 +507,7 @@ impl DeltaJobSource {
     }
 }
 
-fn placed(first: FilePlace, files: &[AddedFile], done: u64) -> Vec<StreamFile> {
+fn placed(first: FilePosition, files: &[AddedFile], done: u64) -> Vec<StreamFile> {
     (0_u64..)
         .zip(files)
         .filter(|(number, _)| *number >= done)

@@ -7,7 +7,7 @@ use datafusion::arrow::datatypes::UInt16Type;
 use deltalake::logstore::object_store::path::Path;
 
 use super::stream::FileRange;
-use crate::core::jobs::FilePlace;
+use crate::core::jobs::FilePosition;
 use crate::error::{Error, Result};
 
 /// Names the file of a row while it is read.
@@ -54,15 +54,16 @@ impl FilesOfBatch {
         Ok(Self {
             root,
             by_path,
-            end: FilePlace::of_offset(range.end).version,
+            end: FilePosition::of_offset(range.end).version,
         })
     }
 
     /// The file of all rows of a batch.
     pub(super) fn of(&self, rows: &RecordBatch) -> Result<FileFacts> {
         let name = file_of(rows)?;
-        self.find(name)
-            .ok_or_else(|| Error::internal(format!("rows of a file that nobody chose: {name}")))
+        self.find(name).ok_or_else(|| {
+            Error::internal(format!("rows of a file that is not in the batch: {name}"))
+        })
     }
 
     fn find(&self, url: &str) -> Option<FileFacts> {

@@ -34,7 +34,7 @@ use super::stream_files::{FILE_COLUMN, FilesOfBatch};
 use super::stream_time::{DeltaTimedExec, StreamReports, TimeOfBatch, partitions};
 use crate::error::{Error, Subject};
 use crate::tables::read_metrics::{BYTES_READ, RECORDS_READ};
-use crate::tables::side_output::{BatchOutlet, BatchScan, Expected};
+use crate::tables::side_output::{BatchOutlet, BatchScan, ExpectedReport};
 use crate::tables::time::{BatchTime, row_field};
 
 /// A scan of so many bytes or more is worth another stream.
@@ -314,7 +314,7 @@ impl TableProvider for DeltaStreamProvider {
 
 /// What `plan` reports when it has run, if it is the scan of a table that is read as a stream: each of its streams, read to its
 /// end (LOSS-1).
-pub fn stream_expected(plan: &Arc<dyn ExecutionPlan>) -> Option<Vec<Expected>> {
+pub fn stream_expected(plan: &Arc<dyn ExecutionPlan>) -> Option<Vec<ExpectedReport>> {
     if let Some(scan) = plan.downcast_ref::<DeltaStreamExec>() {
         return Some(scan.reports.expected(partitions(&scan.input)));
     }

@@ -30,12 +30,12 @@ use futures::{StreamExt as _, TryStreamExt as _};
 use tokio::sync::OnceCell;
 
 use super::stream_files::{FILE_COLUMN, FileFacts, FilesOfBatch};
-use crate::core::jobs::{Reached, RowWatermark, through_versions};
+use crate::core::jobs::{PartitionTimes, RowWatermark, through_versions};
 use crate::error::{Error, Result};
 use crate::formats::FormatOptions;
 use crate::tables::bad_records::BadRecord;
 use crate::tables::read_metrics::{BYTES_READ, RECORDS_READ};
-use crate::tables::side_output::{BatchOutlet, BatchScan, Expected, Progress};
+use crate::tables::side_output::{BatchOutlet, BatchScan, ExpectedReport, ScanProgress};
 use crate::tables::time::{
     BatchTime, EventTime, ROW_COLUMN, event_times, far_future, in_time, latest_event_time,
     null_time, row_column,
@@ -59,16 +59,16 @@ pub(super) struct TimeOfBatch {
 
 impl TimeOfBatch {
     /// Gives the watermark that the rows of each version meet, and what the table has reached; nothing without an event time.
-    fn pass(&self, highest: &ByVersion, end: u64) -> Passed {
+    fn pass(&self, highest: &ByVersion, end: u64) -> FinishedTimes {
         let Some(event_time) = &self.event_time else {
-            return Passed::default();
+            return FinishedTimes::default();
         };
         let (rule, before) = self.time.rule(PARTITION);
         let (RowWatermark::From(from) | RowWatermark::Always(from)) = rule;
         let from = from.max(before.watermark);
         let (met, reached) =
             through_versions(from, before.unfinished, event_time.delay, highest, end);
-        Passed {
+        FinishedTimes {
             met,
             reached: Some(reached),
         }
@@ -77,11 +77,11 @@ impl TimeOfBatch {
 
 /// What is known once all event times of a batch are.
 #[derive(Debug, Default)]
-struct Passed {
+struct FinishedTimes {
     /// What the rows of each version meet.
     met: ByVersion,
     /// What the table has reached; none where no time is kept.
-    reached: Option<Reached>,
+    reached: Option<PartitionTimes>,
 }
 
 /// What the streams of a scan report: each of them that it has read its files of the batch.
@@ -95,8 +95,8 @@ pub(super) struct StreamReports {
 
 impl StreamReports {
     /// Those of a scan with so many streams.
-    pub(super) fn expected(&self, streams: usize) -> Vec<Expected> {
-        let of_stream = |stream: usize| Expected {
+    pub(super) fn expected(&self, streams: usize) -> Vec<ExpectedReport> {
+        let of_stream = |stream: usize| ExpectedReport {
             table: Arc::clone(&self.scan.table),
             scan: self.scan.scan,
             partition: PARTITION,
@@ -112,9 +112,9 @@ impl StreamReports {
         &self,
         outlet: &BatchOutlet,
         stream: usize,
-        reached: Option<Reached>,
+        reached: Option<PartitionTimes>,
     ) -> Result<()> {
-        outlet.report(&Progress {
+        outlet.report(&ScanProgress {
             partition: PARTITION,
             stream: number(stream),
             start: self.start,
@@ -132,7 +132,7 @@ fn number(stream: usize) -> i32 {
 
 /// Gives the rows of a batch's files with the hidden column. A leaf: nothing is to be moved below it.
 pub(super) struct DeltaTimedExec {
-    shared: Arc<Shared>,
+    shared: Arc<ScanTimes>,
     /// The table's columns that are asked for, the event time, and the file.
     rows: Arc<dyn ExecutionPlan>,
     bytes: u64,
@@ -142,14 +142,14 @@ pub(super) struct DeltaTimedExec {
 }
 
 /// The state that all partitions of a scan share.
-struct Shared {
+struct ScanTimes {
     schema: SchemaRef,
     files: FilesOfBatch,
     time: TimeOfBatch,
     /// Gives the event time and the file alone.
     times: Option<Arc<dyn ExecutionPlan>>,
     /// What comes of the event times, once they were read.
-    passed: OnceCell<Passed>,
+    passed: OnceCell<FinishedTimes>,
 }
 
 impl DeltaTimedExec {
@@ -167,7 +167,7 @@ impl DeltaTimedExec {
             EmissionType::Incremental,
             Boundedness::Bounded,
         );
-        let shared = Shared {
+        let shared = ScanTimes {
             schema,
             files,
             time,
@@ -185,7 +185,7 @@ impl DeltaTimedExec {
     }
 
     /// What its streams report.
-    pub(super) fn expected(&self) -> Vec<Expected> {
+    pub(super) fn expected(&self) -> Vec<ExpectedReport> {
         self.reports.expected(partitions(&self.rows))
     }
 }
@@ -194,10 +194,10 @@ pub(super) fn partitions(plan: &Arc<dyn ExecutionPlan>) -> usize {
     plan.properties().partitioning.partition_count()
 }
 
-impl Shared {
+impl ScanTimes {
     /// What comes of the event times: reads them all, the first time.
-    async fn passed(&self, context: &Arc<TaskContext>) -> Result<&Passed> {
-        let read = async || -> Result<Passed> {
+    async fn passed(&self, context: &Arc<TaskContext>) -> Result<&FinishedTimes> {
+        let read = async || -> Result<FinishedTimes> {
             let (Some(times), Some(event_time)) = (&self.times, &self.time.event_time) else {
                 // A batch without files has read versions to their end as well.
                 return Ok(self.time.pass(&ByVersion::new(), self.files.end));
@@ -261,7 +261,7 @@ fn times_of<'a>(
 
 /// The rows of a stream of files, one file after the other.
 struct FileRows {
-    shared: Arc<Shared>,
+    shared: Arc<ScanTimes>,
     outlet: BatchOutlet,
     /// Rows so far, by the offset of their file.
     passed: HashMap<i64, i64>,

@@ -71,7 +71,7 @@ impl VariantTexts {
             let shown = self.shown.field_with_name(field.name());
             let shown = shown.ok().filter(|_| self.has(field.name()));
             let column: Arc<dyn PhysicalExpr> = match shown {
-                Some(shown) => Arc::new(AsText {
+                Some(shown) => Arc::new(VariantAsText {
                     column,
                     shown: Arc::new(shown.clone()),
                 }),
@@ -125,32 +125,32 @@ fn shown_type(scanned: &DataType, of: &DeltaType) -> DataType {
 
 /// A column with its values of VARIANT as text.
 #[derive(Debug, Eq)]
-struct AsText {
+struct VariantAsText {
     column: Arc<dyn PhysicalExpr>,
     shown: FieldRef,
 }
 
 // By hand, as in the engine: https://github.com/rust-lang/rust/issues/78808
-impl PartialEq for AsText {
+impl PartialEq for VariantAsText {
     fn eq(&self, other: &Self) -> bool {
         self.column.eq(&other.column) && self.shown == other.shown
     }
 }
 
-impl Hash for AsText {
+impl Hash for VariantAsText {
     fn hash<H: Hasher>(&self, state: &mut H) {
         self.column.hash(state);
         self.shown.hash(state);
     }
 }
 
-impl fmt::Display for AsText {
+impl fmt::Display for VariantAsText {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "variant_text({})", self.column)
     }
 }
 
-impl PhysicalExpr for AsText {
+impl PhysicalExpr for VariantAsText {
     fn return_field(&self, _: &Schema) -> Result<FieldRef> {
         Ok(Arc::clone(&self.shown))
     }

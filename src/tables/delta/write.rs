@@ -36,7 +36,7 @@ use super::mapping::{MappedNames, relabel};
 use super::nan_stats::NanColumns;
 use super::options::WriteOptions;
 use super::sink::nullable;
-use super::split::{Part, PartitionSplitter};
+use super::split::{PartitionRows, PartitionSplitter};
 use crate::error::{Error, Result, Subject};
 
 /// Encoded bytes of a row group, which are the most that an open file holds in memory.
@@ -75,7 +75,7 @@ impl std::fmt::Debug for StatsConfig {
 
 /// How rows of a table change that are in it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Rewrite {
+pub(super) enum RewriteMode {
     Delete,
     Update,
     Merge,
@@ -83,7 +83,7 @@ pub(super) enum Rewrite {
 
 /// Files that are complete, but not yet in the table.
 #[derive(Debug, Default)]
-pub(super) struct Written {
+pub(super) struct WrittenFiles {
     pub(super) adds: Vec<Add>,
     pub(super) rows: u64,
     /// Files that the same commit takes out of the table.
@@ -92,7 +92,7 @@ pub(super) struct Written {
     /// know of.
     pub(super) checked: Option<u64>,
     /// The operation that the log records, for rows that take the place of others.
-    pub(super) rewrite: Option<Rewrite>,
+    pub(super) rewrite: Option<RewriteMode>,
 }
 
 /// Writes all rows of `input`, whose columns are the table's, in order.
@@ -105,7 +105,7 @@ pub(super) async fn write_files(
     target: &WriteTarget,
     mut input: SendableRecordBatchStream,
     context: &TaskContext,
-) -> Result<Written> {
+) -> Result<WrittenFiles> {
     let mut splitter = PartitionSplitter::try_new(&target.rules.schema, &target.partition_by)?;
     let encoders = if target.partition_by.is_empty() {
         1
@@ -117,10 +117,10 @@ pub(super) async fn write_files(
     let mut tasks = JoinSet::new();
     let mut queues = Vec::with_capacity(encoders);
     for index in 0..encoders {
-        let (queue, parts) = mpsc::channel::<Vec<Part>>(QUEUE);
+        let (queue, parts) = mpsc::channel::<Vec<PartitionRows>>(QUEUE);
         let reservation =
             MemoryConsumer::new(format!("DeltaWriter[{index}]")).register(context.memory_pool());
-        let encoder = Encoder {
+        let encoder = PartitionEncoder {
             target: target.clone(),
             file_schema: match &target.mapped {
                 Some(mapped) => mapped.file_schema(),
@@ -142,7 +142,8 @@ pub(super) async fn write_files(
             let batch = conform(batch?, &target.rules.schema)?;
             let batch = target.rules.apply(&batch)?;
             rows += batch.num_rows() as u64;
-            let mut of_encoder: Vec<Vec<Part>> = (0..encoders).map(|_| Vec::new()).collect();
+            let mut of_encoder: Vec<Vec<PartitionRows>> =
+                (0..encoders).map(|_| Vec::new()).collect();
             for part in splitter.split(&batch)? {
                 of_encoder[part.slot % encoders].push(part);
             }
@@ -180,10 +181,10 @@ pub(super) async fn write_files(
         }
     }
     match (produced, error) {
-        (Ok(rows), None) => Ok(Written {
+        (Ok(rows), None) => Ok(WrittenFiles {
             adds,
             rows,
-            ..Written::default()
+            ..WrittenFiles::default()
         }),
         (Ok(_), Some(of_encoder)) => {
             discard(&target.store, &adds).await;
@@ -210,7 +211,7 @@ pub(super) async fn discard(store: &ObjectStoreRef, adds: &[Add]) {
 }
 
 /// Writes the partitions it owns.
-struct Encoder {
+struct PartitionEncoder {
     target: WriteTarget,
     file_schema: SchemaRef,
     max_memory: usize,
@@ -228,11 +229,11 @@ struct OpenFile {
     nan: NanColumns,
 }
 
-impl Encoder {
+impl PartitionEncoder {
     /// Writes until the queue is closed. Gives the files that were completed in any case.
     async fn run(
         mut self,
-        mut parts: mpsc::Receiver<Vec<Part>>,
+        mut parts: mpsc::Receiver<Vec<PartitionRows>>,
         failed: Arc<AtomicBool>,
     ) -> (Vec<Add>, Result<()>) {
         let mut outcome = Ok(());
@@ -254,7 +255,7 @@ impl Encoder {
         (self.adds, outcome)
     }
 
-    async fn write_all(&mut self, parts: Vec<Part>) -> Result<()> {
+    async fn write_all(&mut self, parts: Vec<PartitionRows>) -> Result<()> {
         for part in parts {
             if let Some(values) = part.new {
                 self.partitions.insert(part.slot, values);

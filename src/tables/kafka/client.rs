@@ -13,7 +13,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
 use crate::core::redact::is_secret;
 use crate::error::{Error, Result, Subject};
-use crate::tables::kafka::codes::{Meaning, meaning};
+use crate::tables::kafka::error_codes::{ErrorMeaning, meaning};
 use crate::tables::options::{self, Options};
 
 const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -99,7 +99,7 @@ impl ClientSettings {
                 };
                 let description = description.replace(&value, shown);
                 Err(Error::invalid(format!(
-                    "option 'kafka.{name}' does not take '{shown}': {description}"
+                    "option 'kafka.{name}' does not accept '{shown}': {description}"
                 ))
                 .about(Subject::option(format!("kafka.{name}")))
                 .with_help("the kafka.* options are those of librdkafka's CONFIGURATION.md"))
@@ -119,7 +119,7 @@ impl ClientSettings {
     }
 
     /// A client that asks about a topic.
-    pub(crate) fn consumer(&self, context: Faults) -> Result<BaseConsumer<Faults>> {
+    pub(crate) fn consumer(&self, context: ClientFaults) -> Result<BaseConsumer<ClientFaults>> {
         self.consumer_of(context, 1, Duration::ZERO)
     }
 
@@ -196,7 +196,7 @@ impl ClientSettings {
             ))
             .about(Subject::option(format!("kafka.{name}"))),
             Some(Ok(_)) => Error::invalid(format!(
-                "option 'kafka.{name}': the file '{value}' does not hold what it should: {said}"
+                "option 'kafka.{name}': the file '{value}' has unexpected content: {said}"
             ))
             .about(Subject::option(format!("kafka.{name}"))),
             None => Error::invalid(format!("option 'kafka.{name}': {said}"))
@@ -208,8 +208,8 @@ impl ClientSettings {
     pub(crate) fn group_consumer(
         &self,
         group: &str,
-        context: Faults,
-    ) -> Result<BaseConsumer<Faults>> {
+        context: ClientFaults,
+    ) -> Result<BaseConsumer<ClientFaults>> {
         let mut config = self.base();
         config
             .set("group.id", group)
@@ -266,14 +266,14 @@ impl ClientSettings {
 
     /// How long a broker that is sent records may be silent: the time that librdkafka gives a request, or
     /// `connect.timeout` if that is longer, and no longer than a transaction may take.
-    pub(crate) fn patience(&self) -> Duration {
+    pub(crate) fn request_timeout(&self) -> Duration {
         const REQUEST: Duration = Duration::from_secs(30);
         let patience = self.connect_timeout.max(REQUEST);
         patience.min(self.transaction_timeout)
     }
 
     /// The error for brokers that did not answer, with the cause librdkafka gave.
-    pub(crate) fn unavailable(&self, faults: &Faults) -> Error {
+    pub(crate) fn unavailable(&self, faults: &ClientFaults) -> Error {
         let servers = self.servers();
         let cause = faults.cause();
         let message = match &cause {
@@ -291,7 +291,7 @@ impl ClientSettings {
                 "check 'kafka.security.protocol' and the 'kafka.ssl.*' options against the broker's listener"
             }
             _ => {
-                "check that the broker runs and that 'kafka.bootstrap.servers' names it; 'connect.timeout' is how long is waited"
+                "check that the broker runs and that 'kafka.bootstrap.servers' names it; 'connect.timeout' limits the wait"
             }
         };
         Error::unavailable(message).with_help(help)
@@ -314,11 +314,11 @@ const OURS: [&str; 10] = [
 
 /// librdkafka's context: its log goes to ours, its last fault is kept for our errors.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Faults {
+pub(crate) struct ClientFaults {
     last: Arc<Mutex<Option<String>>>,
 }
 
-impl Faults {
+impl ClientFaults {
     pub(crate) fn cause(&self) -> Option<String> {
         self.last
             .lock()
@@ -344,7 +344,7 @@ impl Faults {
     }
 }
 
-impl ClientContext for Faults {
+impl ClientContext for ClientFaults {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         if matches!(facility, "FAIL" | "ERROR") {
             self.keep(message);
@@ -370,15 +370,15 @@ impl ClientContext for Faults {
     fn stats_raw(&self, _: &[u8]) {}
 }
 
-impl ConsumerContext for Faults {}
-impl rdkafka::producer::ProducerContext for Faults {
+impl ConsumerContext for ClientFaults {}
+impl rdkafka::producer::ProducerContext for ClientFaults {
     type DeliveryOpaque = ();
 
     fn delivery(&self, _: &rdkafka::producer::DeliveryResult<'_>, (): Self::DeliveryOpaque) {}
 }
 
-impl AsRef<Faults> for Faults {
-    fn as_ref(&self) -> &Faults {
+impl AsRef<ClientFaults> for ClientFaults {
+    fn as_ref(&self) -> &ClientFaults {
         self
     }
 }
@@ -390,8 +390,8 @@ pub(crate) async fn create_topic(
     partitions: i32,
     replication: i32,
 ) -> Result<()> {
-    let faults = Faults::default();
-    let admin: AdminClient<Faults> = settings
+    let faults = ClientFaults::default();
+    let admin: AdminClient<ClientFaults> = settings
         .base()
         .create_with_context(faults.clone())
         .map_err(|error| settings.creation_error(&error))?;
@@ -434,7 +434,7 @@ pub(crate) async fn topic_settings(
 ) -> Option<ConfigResource> {
     let admin = settings
         .base()
-        .create_with_context::<_, AdminClient<Faults>>(Faults::default())
+        .create_with_context::<_, AdminClient<ClientFaults>>(ClientFaults::default())
         .ok()?;
     let options = AdminOptions::new().request_timeout(Some(settings.connect_timeout));
     let described = admin
@@ -453,7 +453,7 @@ pub(crate) fn unknown_topic(topic: &str) -> Error {
 pub(crate) fn request_error(
     error: &KafkaError,
     settings: &ClientSettings,
-    faults: &Faults,
+    faults: &ClientFaults,
 ) -> Error {
     let code = match error {
         KafkaError::AdminOp(code) => Some(*code),
@@ -472,16 +472,16 @@ pub(crate) fn code_error(
     said: String,
     topic: Option<&str>,
     settings: &ClientSettings,
-    faults: &Faults,
+    faults: &ClientFaults,
 ) -> Error {
     let about = |error: Error| match topic {
         Some(topic) => error.about(Subject::location(topic)),
         None => error,
     };
     match meaning(code) {
-        Meaning::Silence => settings.unavailable(faults),
-        Meaning::Passes => about(Error::unavailable(said)),
-        Meaning::Lasts {
+        ErrorMeaning::NoAnswer => settings.unavailable(faults),
+        ErrorMeaning::Transient => about(Error::unavailable(said)),
+        ErrorMeaning::Permanent {
             kind,
             help,
             is_of_row,

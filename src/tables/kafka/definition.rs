@@ -265,7 +265,7 @@ impl KafkaTable {
                 .iter()
                 .position(|column| column.field.name() == name)
                 .ok_or_else(|| {
-                    Error::invalid(format!("PRIMARY KEY names {name}, which is no column"))
+                    Error::invalid(format!("PRIMARY KEY names {name}, which is not a column"))
                         .about(Subject::column(name))
                 })
         };
@@ -447,7 +447,7 @@ impl KafkaTable {
 fn check_topic(topic: &str) -> Result<()> {
     let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
     if topic.is_empty() || topic.len() > 249 || !topic.chars().all(legal) {
-        return Err(Error::invalid(format!("'{topic}' is no topic name"))
+        return Err(Error::invalid(format!("invalid topic name '{topic}'"))
             .about(Subject::location(topic))
             .with_help("LOCATION names the topic: letters, digits, '.', '_' and '-'"));
     }

@@ -11,7 +11,7 @@ use datafusion::arrow::datatypes::{DataType, Field, FieldRef, Fields};
 use rdkafka::message::{Header, OwnedHeaders};
 
 use crate::error::{Error, Result};
-use crate::tables::kafka::fetch::Record;
+use crate::tables::kafka::fetcher::Record;
 
 /// `MAP<VARCHAR, VARCHAR>`.
 pub(crate) fn is_map(data_type: &DataType) -> bool {

@@ -21,8 +21,8 @@ use rdkafka::types::RDKafkaRespErr;
 
 use crate::core::jobs::Identity;
 use crate::error::{Error, ErrorKind, Result, Subject};
-use crate::tables::kafka::client::{ClientSettings, Faults, unknown_topic};
-use crate::tables::kafka::ends::may_hear_of_it;
+use crate::tables::kafka::client::{ClientFaults, ClientSettings, unknown_topic};
+use crate::tables::kafka::partition_ends::may_learn_of_topic;
 
 /// After an answer that may change soon.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -36,10 +36,10 @@ const REQUEST: Duration = Duration::from_secs(2);
 /// There is no such topic, it may not be read, or the brokers do not answer.
 pub(crate) fn identity(
     settings: &ClientSettings,
-    consumer: &BaseConsumer<Faults>,
+    consumer: &BaseConsumer<ClientFaults>,
     topic: &str,
 ) -> Result<Identity> {
-    let faults: &Faults = consumer.context().as_ref();
+    let faults: &ClientFaults = consumer.context().as_ref();
     let began = Instant::now();
     let deadline = began + settings.connect_timeout;
     loop {
@@ -57,7 +57,7 @@ pub(crate) fn identity(
             Err(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic) => {
                 let known = consumer.fetch_metadata(Some(topic), REQUEST);
                 let brokers = known.map_or(0, |known| known.brokers().len());
-                if !may_hear_of_it(brokers, began) || Instant::now() >= deadline {
+                if !may_learn_of_topic(brokers, began) || Instant::now() >= deadline {
                     return Err(match brokers {
                         0 => settings.unavailable(faults),
                         _ => unknown_topic(topic),
@@ -83,7 +83,7 @@ pub(crate) fn identity(
 
 /// The id of a topic; none if the brokers are too old to give one.
 fn describe(
-    consumer: &BaseConsumer<Faults>,
+    consumer: &BaseConsumer<ClientFaults>,
     topic: &str,
     timeout: Duration,
 ) -> std::result::Result<Option<String>, RDKafkaErrorCode> {
@@ -188,7 +188,7 @@ unsafe fn topic_id(
 }
 
 /// The id of the cluster as the brokers have told it with their last answer; none if they give none.
-fn cluster_id(consumer: &BaseConsumer<Faults>) -> Option<String> {
+fn cluster_id(consumer: &BaseConsumer<ClientFaults>) -> Option<String> {
     let client = consumer.client().native_ptr();
     // SAFETY: the client lives as long as `consumer`, which is borrowed; the text is the caller's, and freed once.
     unsafe {
@@ -208,17 +208,17 @@ mod tests {
 
     use super::identity;
     use crate::core::jobs::Identity;
-    use crate::tables::kafka::client::{ClientSettings, Faults};
-    use crate::tables::kafka::mock::EmbeddedBroker;
+    use crate::tables::kafka::client::{ClientFaults, ClientSettings};
+    use crate::tables::kafka::embedded_broker::EmbeddedBroker;
 
     #[test]
-    fn the_embedded_broker_says_which_topic_it_has() {
+    fn the_embedded_broker_gives_topic_ids() {
         let broker = EmbeddedBroker::start().unwrap();
         broker.create_topic("t", 1).unwrap();
         let servers = broker.bootstrap_servers();
         let options = BTreeMap::from([("kafka.bootstrap.servers".to_owned(), servers)]);
         let settings = ClientSettings::from_options(&options).unwrap();
-        let consumer = settings.consumer(Faults::default()).unwrap();
+        let consumer = settings.consumer(ClientFaults::default()).unwrap();
         let Identity::Topic { topic, .. } = identity(&settings, &consumer, "t").unwrap() else {
             panic!("a topic is a topic");
         };

@@ -10,7 +10,7 @@ use rdkafka::Timestamp;
 
 use crate::error::{Error, Result};
 use crate::tables::kafka::definition::MetadataKey;
-use crate::tables::kafka::fetch::Record;
+use crate::tables::kafka::fetcher::Record;
 use crate::tables::kafka::headers;
 
 /// One metadata column over these records.

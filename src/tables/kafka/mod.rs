@@ -2,29 +2,29 @@
 //!
 //! The only module that names rdkafka.
 
-mod aside;
+mod blocking;
 mod client;
-mod codes;
 mod definition;
-mod ends;
-mod fetch;
+pub mod embedded_broker;
+mod error_codes;
+mod fetcher;
 mod headers;
 mod identity;
-mod marks;
+mod in_flight;
+mod librdkafka;
 mod metadata;
-pub mod mock;
-mod native;
+mod partition_ends;
 mod pool;
 mod progress;
 mod provider;
 mod publisher;
 mod range;
+mod range_reading;
+mod read_marks;
 mod reader;
 #[cfg(test)]
 mod reader_tests;
-mod reading;
 mod record;
-mod rules;
 mod scan;
 #[cfg(test)]
 mod simulation;
@@ -35,12 +35,13 @@ mod sink_simulation;
 mod sink_tests;
 mod source;
 mod time;
+mod topic_rules;
 mod transaction;
-mod under_way;
 
 pub use definition::{
     Delivery, KafkaColumn, KafkaTable, KafkaTableSpec, MetadataKey, OPTION_NAMES, OnError, Startup,
 };
+pub use in_flight::wait_for_inserts;
 pub use pool::ConsumerPool;
 pub use provider::KafkaTableProvider;
 pub use range::OffsetRange;
@@ -48,4 +49,3 @@ pub use scan::KafkaScanExec;
 pub use source::KafkaJobSource;
 pub(crate) use transaction::KafkaJobSink;
 pub use transaction::{PublishedRows, TopicOffset, job_witness};
-pub use under_way::wait_for_inserts;

@@ -13,7 +13,7 @@ pub(crate) const fn ends_range(offset: i64, end: i64) -> bool {
 
 /// How far a range has been read.
 #[derive(Debug, Clone)]
-pub(crate) struct Progress {
+pub(crate) struct RangeProgress {
     end: i64,
     /// All records below it were given.
     next: i64,
@@ -25,16 +25,16 @@ pub(crate) struct Progress {
 
 /// Where a record lies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Place {
+pub(crate) enum RecordPlace {
     /// Below the end: it is to be given.
     Within,
     /// At or past the end, so that the range is done.
     Beyond,
     /// At an offset that was passed already: the log was cut back while it was read.
-    Again,
+    Repeated,
 }
 
-impl Progress {
+impl RangeProgress {
     /// The progress of a range; all its records below `next` were given.
     pub(crate) fn new(range: OffsetRange, next: i64, rule: EndRule) -> Self {
         let next = next.max(range.start);
@@ -48,19 +48,19 @@ impl Progress {
     }
 
     /// A record came.
-    pub(crate) fn record(&mut self, offset: i64) -> Place {
+    pub(crate) fn record(&mut self, offset: i64) -> RecordPlace {
         if offset < self.next {
-            return Place::Again;
+            return RecordPlace::Repeated;
         }
         self.short_end = None;
         if offset >= self.end {
             // No record lies between those that were given and this one.
             self.next = self.end;
             self.is_done = true;
-            return Place::Beyond;
+            return RecordPlace::Beyond;
         }
         self.reach(offset + 1);
-        Place::Within
+        RecordPlace::Within
     }
 
     /// The broker reported that there is nothing at or after this offset. True if that is further than was known.
@@ -113,14 +113,14 @@ mod tests {
     }
 
     #[test]
-    fn an_end_of_partition_below_the_end_ends_nothing() {
-        let mut progress = Progress::new(range(0, 100), 0, ends_range);
-        assert_eq!(progress.record(59), Place::Within);
+    fn an_end_of_partition_below_the_range_end_is_ignored() {
+        let mut progress = RangeProgress::new(range(0, 100), 0, ends_range);
+        assert_eq!(progress.record(59), RecordPlace::Within);
         assert!(!progress.end_of_partition(60));
         assert!(!progress.is_done());
         assert_eq!(progress.short_end(), Some(60));
         assert!(progress.end_of_partition(80), "aborted records were passed");
-        assert_eq!(progress.record(80), Place::Within);
+        assert_eq!(progress.record(80), RecordPlace::Within);
         assert_eq!(progress.short_end(), None);
         assert!(progress.end_of_partition(100));
         assert!(progress.is_done());
@@ -128,10 +128,10 @@ mod tests {
 
     #[test]
     fn a_later_record_ends_a_range_and_an_earlier_one_is_refused() {
-        let mut progress = Progress::new(range(10, 20), 10, ends_range);
-        assert_eq!(progress.record(12), Place::Within);
-        assert_eq!(progress.record(12), Place::Again);
-        assert_eq!(progress.record(25), Place::Beyond);
+        let mut progress = RangeProgress::new(range(10, 20), 10, ends_range);
+        assert_eq!(progress.record(12), RecordPlace::Within);
+        assert_eq!(progress.record(12), RecordPlace::Repeated);
+        assert_eq!(progress.record(25), RecordPlace::Beyond);
         assert!(progress.is_done());
         assert_eq!(progress.next(), 20);
     }
@@ -140,21 +140,21 @@ mod tests {
     #[test]
     fn a_range_that_was_ended_early_is_short() {
         // A rule that takes any end of the partition for the end of the range.
-        let mut progress = Progress::new(range(50, 100), 60, |_, _| true);
-        assert_eq!(progress.record(69), Place::Within);
+        let mut progress = RangeProgress::new(range(50, 100), 60, |_, _| true);
+        assert_eq!(progress.record(69), RecordPlace::Within);
         progress.end_of_partition(80);
         assert!(progress.is_done());
         assert_eq!(progress.next(), 80);
-        let mut progress = Progress::new(range(50, 100), 80, ends_range);
+        let mut progress = RangeProgress::new(range(50, 100), 80, ends_range);
         progress.end_of_partition(100);
         assert_eq!(progress.next(), 100);
     }
 
     #[test]
-    fn what_is_known_to_be_empty_is_done() {
-        assert!(Progress::new(range(10, 20), 20, ends_range).is_done());
-        assert!(!Progress::new(range(10, 20), 5, ends_range).is_done());
-        let mut progress = Progress::new(range(10, 20), 10, ends_range);
+    fn known_empty_ranges_are_done() {
+        assert!(RangeProgress::new(range(10, 20), 20, ends_range).is_done());
+        assert!(!RangeProgress::new(range(10, 20), 5, ends_range).is_done());
+        let mut progress = RangeProgress::new(range(10, 20), 10, ends_range);
         assert!(progress.reach(20));
         assert!(progress.is_done());
     }

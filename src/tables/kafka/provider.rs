@@ -17,16 +17,16 @@ use tokio::sync::OnceCell;
 
 use crate::error::{Error, Result, Subject};
 use crate::tables::bad_records::{BadRecords, SetAside};
-use crate::tables::kafka::aside::aside;
+use crate::tables::kafka::blocking::on_own_thread;
 use crate::tables::kafka::client;
-use crate::tables::kafka::client::Faults;
+use crate::tables::kafka::client::ClientFaults;
 use crate::tables::kafka::definition::{KafkaTable, MetadataKey};
-use crate::tables::kafka::ends::{self, Asked};
+use crate::tables::kafka::partition_ends::{self, ClientLeaders};
 use crate::tables::kafka::pool::ConsumerPool;
-use crate::tables::kafka::range::{Bounds, NarrowingColumns, OffsetRange, bounds};
+use crate::tables::kafka::range::{NarrowingColumns, OffsetRange, RowBounds, bounds};
 use crate::tables::kafka::scan::KafkaScanExec;
 use crate::tables::kafka::sink::KafkaSink;
-use crate::tables::side_output::{BatchScan, Outlet};
+use crate::tables::side_output::{BatchScan, ScanOutlet};
 use crate::tables::time::{BatchTime, row_field};
 
 /// A Kafka table as one statement sees it: all its scans read the same ends.
@@ -94,7 +94,7 @@ impl KafkaTableProvider {
 
     /// The same, without the records that are to be set aside: they are dead letters.
     #[must_use]
-    pub fn with_aside(mut self, aside: Arc<SetAside>) -> Self {
+    pub fn without_records(mut self, aside: Arc<SetAside>) -> Self {
         self.aside = aside;
         self
     }
@@ -128,14 +128,14 @@ impl KafkaTableProvider {
             .ends
             .get_or_try_init(|| {
                 let table = Arc::clone(&self.table);
-                aside(move || {
-                    let consumer = table.client.consumer(Faults::default())?;
-                    let asked = Asked {
+                on_own_thread(move || {
+                    let consumer = table.client.consumer(ClientFaults::default())?;
+                    let asked = ClientLeaders {
                         settings: &table.client,
                         consumer: &consumer,
                         topic: &table.topic,
                     };
-                    ends::stable_ends(&asked, &asked.partitions()?)
+                    partition_ends::stable_ends(&asked, &asked.partitions()?)
                 })
             })
             .await?;
@@ -204,8 +204,8 @@ impl KafkaTableProvider {
             let same = times.iter().filter(|time| time.1 == millis);
             let partitions: Vec<i32> = same.map(|time| time.0).collect();
             let table = Arc::clone(&self.table);
-            let offsets = aside(move || {
-                ends::offsets_for_time(&table.client, &table.topic, &partitions, millis)
+            let offsets = on_own_thread(move || {
+                partition_ends::offsets_for_time(&table.client, &table.topic, &partitions, millis)
             });
             found.extend(offsets.await?);
         }
@@ -213,7 +213,7 @@ impl KafkaTableProvider {
     }
 }
 
-fn narrow(partition: i32, low: i64, high: i64, bounds: Bounds) -> OffsetRange {
+fn narrow(partition: i32, low: i64, high: i64, bounds: RowBounds) -> OffsetRange {
     OffsetRange {
         partition,
         start: low.max(bounds.offset.0),
@@ -223,11 +223,11 @@ fn narrow(partition: i32, low: i64, high: i64, bounds: Bounds) -> OffsetRange {
 
 impl KafkaTableProvider {
     /// Where one more scan gives what it sets aside.
-    fn outlet(&self) -> Outlet {
+    fn outlet(&self) -> ScanOutlet {
         if self.fixed.is_none() {
-            return Outlet::Query(Arc::clone(&self.bad_records));
+            return ScanOutlet::Query(Arc::clone(&self.bad_records));
         }
-        Outlet::Batch(BatchScan {
+        ScanOutlet::Batch(BatchScan {
             table: Arc::clone(&self.name),
             scan: self.scans.fetch_add(1, Ordering::Relaxed),
             aside: Arc::clone(&self.aside),

@@ -11,10 +11,10 @@ use rdkafka::{Offset, TopicPartitionList};
 
 use crate::core::jobs::Identity;
 use crate::error::Result;
-use crate::tables::kafka::client::{ClientSettings, Faults};
+use crate::tables::kafka::client::{ClientFaults, ClientSettings};
 use crate::tables::kafka::identity::identity;
-use crate::tables::kafka::rules::TopicRules;
 use crate::tables::kafka::sink::Deliveries;
+use crate::tables::kafka::topic_rules::TopicRules;
 
 /// A record as a sink sends it.
 pub(crate) type SentRecord<'a> = BaseRecord<'a, [u8], [u8]>;
@@ -36,10 +36,10 @@ impl From<KafkaError> for CallError {
 }
 
 /// The outcome of a call about a transaction.
-pub(crate) type Called = Result<(), CallError>;
+pub(crate) type CallOutcome = Result<(), CallError>;
 
 /// The clock by which a client's silence is measured.
-pub(crate) trait Clock {
+pub(crate) trait SilenceClock {
     /// The time.
     fn now(&self) -> Instant {
         Instant::now()
@@ -54,7 +54,7 @@ pub(crate) trait Clock {
 
 /// Sends records, alone or in transactions. The outcome of each record is given to its [`Deliveries`] while the
 /// publisher is polled.
-pub(crate) trait Publisher: Clock + Send + Sync + 'static {
+pub(crate) trait Publisher: SilenceClock + Send + Sync + 'static {
     /// Takes a record to be sent; gives it back if it cannot be taken.
     #[expect(
         clippy::result_large_err,
@@ -72,16 +72,16 @@ pub(crate) trait Publisher: Clock + Send + Sync + 'static {
     fn purge(&self);
 
     /// Takes the transactional id over: the broker fences the producer off that had it, and ends its transaction.
-    fn init_transactions(&self, timeout: Duration) -> Called;
+    fn init_transactions(&self, timeout: Duration) -> CallOutcome;
 
     /// Begins a transaction. No broker is asked.
-    fn begin_transaction(&self) -> Called;
+    fn begin_transaction(&self) -> CallOutcome;
 
     /// Commits the transaction. After an error that may be repeated it is not known whether it is committed.
-    fn commit_transaction(&self, timeout: Duration) -> Called;
+    fn commit_transaction(&self, timeout: Duration) -> CallOutcome;
 
     /// Aborts the transaction, unless a commit of it is under way.
-    fn abort_transaction(&self, timeout: Duration) -> Called;
+    fn abort_transaction(&self, timeout: Duration) -> CallOutcome;
 
     /// The error after which the client sends nothing any more.
     fn fatal_error(&self) -> Option<RDKafkaErrorCode>;
@@ -91,7 +91,7 @@ pub(crate) trait Publisher: Clock + Send + Sync + 'static {
 }
 
 /// The offsets that a group keeps. The client that asks for them is no member of the group.
-pub(crate) trait Group: Clock + Send + Sync + 'static {
+pub(crate) trait GroupOffsets: SilenceClock + Send + Sync + 'static {
     /// The producer of the transactions that offsets are part of.
     type Publisher: Publisher;
 
@@ -101,7 +101,7 @@ pub(crate) trait Group: Clock + Send + Sync + 'static {
         publisher: &Self::Publisher,
         offsets: &TopicPartitionList,
         timeout: Duration,
-    ) -> Called;
+    ) -> CallOutcome;
 
     /// Keeps offsets at once.
     fn commit_offsets(&self, offsets: &TopicPartitionList) -> Result<(), KafkaError>;
@@ -118,7 +118,7 @@ pub(crate) trait Group: Clock + Send + Sync + 'static {
     fn identity(&self, settings: &ClientSettings, topic: &str) -> Result<Identity>;
 }
 
-impl Clock for BaseProducer<Deliveries> {}
+impl SilenceClock for BaseProducer<Deliveries> {}
 
 impl Publisher for BaseProducer<Deliveries> {
     fn send<'a>(&self, record: SentRecord<'a>) -> Result<(), (KafkaError, SentRecord<'a>)> {
@@ -137,19 +137,19 @@ impl Publisher for BaseProducer<Deliveries> {
         Producer::purge(self, PurgeConfig::default().queue().inflight());
     }
 
-    fn init_transactions(&self, timeout: Duration) -> Called {
+    fn init_transactions(&self, timeout: Duration) -> CallOutcome {
         Ok(Producer::init_transactions(self, timeout)?)
     }
 
-    fn begin_transaction(&self) -> Called {
+    fn begin_transaction(&self) -> CallOutcome {
         Ok(Producer::begin_transaction(self)?)
     }
 
-    fn commit_transaction(&self, timeout: Duration) -> Called {
+    fn commit_transaction(&self, timeout: Duration) -> CallOutcome {
         Ok(Producer::commit_transaction(self, timeout)?)
     }
 
-    fn abort_transaction(&self, timeout: Duration) -> Called {
+    fn abort_transaction(&self, timeout: Duration) -> CallOutcome {
         Ok(Producer::abort_transaction(self, timeout)?)
     }
 
@@ -163,9 +163,9 @@ impl Publisher for BaseProducer<Deliveries> {
     }
 }
 
-impl Clock for BaseConsumer<Faults> {}
+impl SilenceClock for BaseConsumer<ClientFaults> {}
 
-impl Group for BaseConsumer<Faults> {
+impl GroupOffsets for BaseConsumer<ClientFaults> {
     type Publisher = BaseProducer<Deliveries>;
 
     fn send_offsets(
@@ -173,7 +173,7 @@ impl Group for BaseConsumer<Faults> {
         publisher: &Self::Publisher,
         offsets: &TopicPartitionList,
         timeout: Duration,
-    ) -> Called {
+    ) -> CallOutcome {
         let group = self
             .group_metadata()
             .ok_or(KafkaError::Global(RDKafkaErrorCode::UnknownGroup))?;
@@ -214,7 +214,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::tables::kafka::mock::EmbeddedBroker;
+    use crate::tables::kafka::embedded_broker::EmbeddedBroker;
 
     #[test]
     fn an_error_of_a_partition_is_not_taken_for_a_partition_without_an_offset() {
@@ -223,7 +223,9 @@ mod tests {
         let servers = broker.bootstrap_servers();
         let options = BTreeMap::from([("kafka.bootstrap.servers".to_owned(), servers)]);
         let settings = ClientSettings::from_options(&options).unwrap();
-        let group = settings.group_consumer("g", Faults::default()).unwrap();
+        let group = settings
+            .group_consumer("g", ClientFaults::default())
+            .unwrap();
         let committed = |topic| group.committed_metadata(topic, 0, Duration::from_secs(10));
         assert_eq!(committed("t").unwrap(), None);
         // The broker knows no such topic, and says so of the partition alone.

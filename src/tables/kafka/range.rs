@@ -42,14 +42,14 @@ impl NarrowingColumns {
 
 /// Bounds of the rows of one partition that can satisfy the predicates: closed intervals.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Bounds {
+pub(crate) struct RowBounds {
     pub(crate) offset: (i64, i64),
     /// Microseconds since the epoch.
     pub(crate) timestamp: (i64, i64),
 }
 
-impl Bounds {
-    const ALL: Bounds = Bounds {
+impl RowBounds {
+    const ALL: RowBounds = RowBounds {
         offset: (i64::MIN, i64::MAX),
         timestamp: (i64::MIN, i64::MAX),
     };
@@ -58,18 +58,18 @@ impl Bounds {
         self.offset.0 > self.offset.1 || self.timestamp.0 > self.timestamp.1
     }
 
-    fn intersect(self, other: Bounds) -> Option<Bounds> {
+    fn intersect(self, other: RowBounds) -> Option<RowBounds> {
         let both = |a: (i64, i64), b: (i64, i64)| (a.0.max(b.0), a.1.min(b.1));
-        let bounds = Bounds {
+        let bounds = RowBounds {
             offset: both(self.offset, other.offset),
             timestamp: both(self.timestamp, other.timestamp),
         };
         (!bounds.is_empty()).then_some(bounds)
     }
 
-    fn hull(self, other: Bounds) -> Bounds {
+    fn hull(self, other: RowBounds) -> RowBounds {
         let both = |a: (i64, i64), b: (i64, i64)| (a.0.min(b.0), a.1.max(b.1));
-        Bounds {
+        RowBounds {
             offset: both(self.offset, other.offset),
             timestamp: both(self.timestamp, other.timestamp),
         }
@@ -81,14 +81,14 @@ pub(crate) fn bounds(
     filters: &[Expr],
     columns: &NarrowingColumns,
     partition: i32,
-) -> Option<Bounds> {
-    filters.iter().try_fold(Bounds::ALL, |so_far, filter| {
+) -> Option<RowBounds> {
+    filters.iter().try_fold(RowBounds::ALL, |so_far, filter| {
         so_far.intersect(of_predicate(filter, columns, i64::from(partition))?)
     })
 }
 
 /// A sound approximation: rows outside the result never satisfy the predicate.
-fn of_predicate(expr: &Expr, columns: &NarrowingColumns, partition: i64) -> Option<Bounds> {
+fn of_predicate(expr: &Expr, columns: &NarrowingColumns, partition: i64) -> Option<RowBounds> {
     match expr {
         Expr::BinaryExpr(BinaryExpr {
             left,
@@ -118,7 +118,7 @@ fn of_predicate(expr: &Expr, columns: &NarrowingColumns, partition: i64) -> Opti
             {
                 of_comparison(column, op, value, columns, partition)
             } else {
-                Some(Bounds::ALL)
+                Some(RowBounds::ALL)
             }
         }
         Expr::InList(InList {
@@ -127,12 +127,12 @@ fn of_predicate(expr: &Expr, columns: &NarrowingColumns, partition: i64) -> Opti
             negated: false,
         }) => {
             let Some(column) = column_name(expr) else {
-                return Some(Bounds::ALL);
+                return Some(RowBounds::ALL);
             };
-            let mut hull: Option<Bounds> = None;
+            let mut hull: Option<RowBounds> = None;
             for item in list {
                 let Some(value) = integer(item) else {
-                    return Some(Bounds::ALL);
+                    return Some(RowBounds::ALL);
                 };
                 let one = of_comparison(column, Operator::Eq, value, columns, partition);
                 hull = match (hull, one) {
@@ -149,7 +149,7 @@ fn of_predicate(expr: &Expr, columns: &NarrowingColumns, partition: i64) -> Opti
         }) => {
             let excluded = column_name(expr).is_some_and(|name| columns.is_partition(name))
                 && list.iter().any(|item| integer(item) == Some(partition));
-            (!excluded).then_some(Bounds::ALL)
+            (!excluded).then_some(RowBounds::ALL)
         }
         Expr::Between(between) if !between.negated => {
             let (Some(column), Some(low), Some(high)) = (
@@ -157,14 +157,14 @@ fn of_predicate(expr: &Expr, columns: &NarrowingColumns, partition: i64) -> Opti
                 integer(&between.low),
                 integer(&between.high),
             ) else {
-                return Some(Bounds::ALL);
+                return Some(RowBounds::ALL);
             };
             of_comparison(column, Operator::GtEq, low, columns, partition)?.intersect(
                 of_comparison(column, Operator::LtEq, high, columns, partition)?,
             )
         }
         Expr::Literal(ScalarValue::Boolean(Some(false) | None), _) => None,
-        _ => Some(Bounds::ALL),
+        _ => Some(RowBounds::ALL),
     }
 }
 
@@ -174,9 +174,9 @@ fn of_comparison(
     value: i64,
     columns: &NarrowingColumns,
     partition: i64,
-) -> Option<Bounds> {
+) -> Option<RowBounds> {
     if op == Operator::NotEq && columns.is_partition(column) {
-        return (value != partition).then_some(Bounds::ALL);
+        return (value != partition).then_some(RowBounds::ALL);
     }
     let interval = match op {
         Operator::Eq => (value, value),
@@ -184,23 +184,23 @@ fn of_comparison(
         Operator::LtEq => (i64::MIN, value),
         Operator::Gt => (value.checked_add(1)?, i64::MAX),
         Operator::GtEq => (value, i64::MAX),
-        _ => return Some(Bounds::ALL),
+        _ => return Some(RowBounds::ALL),
     };
     let is = |name: &Option<String>| name.as_deref() == Some(column);
     if is(&columns.partition) {
-        (interval.0 <= partition && partition <= interval.1).then_some(Bounds::ALL)
+        (interval.0 <= partition && partition <= interval.1).then_some(RowBounds::ALL)
     } else if is(&columns.offset) {
-        Some(Bounds {
+        Some(RowBounds {
             offset: interval,
-            ..Bounds::ALL
+            ..RowBounds::ALL
         })
     } else if is(&columns.timestamp) {
-        Some(Bounds {
+        Some(RowBounds {
             timestamp: interval,
-            ..Bounds::ALL
+            ..RowBounds::ALL
         })
     } else {
-        Some(Bounds::ALL)
+        Some(RowBounds::ALL)
     }
 }
 

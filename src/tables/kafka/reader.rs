@@ -17,12 +17,12 @@ use serde::Deserialize;
 use tokio::sync::OnceCell;
 
 use crate::error::{Error, Result};
-use crate::tables::kafka::aside::aside;
-use crate::tables::kafka::client::{Faults, client_error};
+use crate::tables::kafka::blocking::on_own_thread;
+use crate::tables::kafka::client::{ClientFaults, client_error};
 use crate::tables::kafka::definition::KafkaTable;
-use crate::tables::kafka::fetch::{Arrived, Cursor, Fetcher};
-use crate::tables::kafka::native::{NativeRecord, Queue};
-use crate::tables::kafka::reading::may_pass;
+use crate::tables::kafka::fetcher::{Cursor, Fetcher, PartitionEvent};
+use crate::tables::kafka::librdkafka::{NativeRecord, PartitionQueue};
+use crate::tables::kafka::range_reading::may_pass;
 
 /// So many partitions are fetched at a time, however many a topic has: so the memory of their queues is bounded.
 pub(crate) const ASSIGNED: usize = 64;
@@ -33,8 +33,8 @@ const HEARD: usize = 8;
 
 /// The context of a client that reads.
 #[derive(Clone, Default)]
-struct Watch {
-    faults: Faults,
+struct ReaderContext {
+    faults: ClientFaults,
     /// How far each partition was fetched when statistics came last.
     fetched: Arc<Mutex<HashMap<i32, i64>>>,
 }
@@ -54,7 +54,7 @@ struct PartitionStatistics {
     next_offset: i64,
 }
 
-impl ClientContext for Watch {
+impl ClientContext for ReaderContext {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         self.faults.log(level, facility, message);
     }
@@ -79,13 +79,13 @@ impl ClientContext for Watch {
     }
 }
 
-impl ConsumerContext for Watch {}
+impl ConsumerContext for ReaderContext {}
 
 /// The client.
-struct Client {
+struct ReaderClient {
     /// There until the end.
-    consumer: Option<Arc<BaseConsumer<Watch>>>,
-    watch: Watch,
+    consumer: Option<Arc<BaseConsumer<ReaderContext>>>,
+    watch: ReaderContext,
     topic: String,
     /// Partitions that are read now.
     active: Mutex<HashSet<i32>>,
@@ -95,16 +95,17 @@ struct Client {
     failed: Mutex<Option<RDKafkaErrorCode>>,
 }
 
-impl Client {
+impl ReaderClient {
     #[expect(
         clippy::disallowed_methods,
         reason = "a task serves the events of the client while nothing is read"
     )]
     async fn connect(table: Arc<KafkaTable>, partitions: usize) -> Result<Arc<Self>> {
-        let watch = Watch::default();
+        let watch = ReaderContext::default();
         let context = watch.clone();
         let topic = table.topic.clone();
-        let consumer = aside(move || table.client.reading_consumer(context, partitions)).await?;
+        let consumer =
+            on_own_thread(move || table.client.reading_consumer(context, partitions)).await?;
         let client = Arc::new(Self {
             consumer: Some(Arc::new(consumer)),
             watch,
@@ -160,7 +161,7 @@ impl Client {
     }
 }
 
-impl Drop for Client {
+impl Drop for ReaderClient {
     #[expect(clippy::disallowed_methods, reason = "ending a client blocks")]
     fn drop(&mut self) {
         // Ending a client waits for its threads.
@@ -175,23 +176,23 @@ impl Drop for Client {
 /// A partition of the client, as a scan reads it.
 pub(crate) struct PartitionFetcher {
     /// Dropped before the client.
-    queue: Queue<Watch>,
+    queue: PartitionQueue<ReaderContext>,
     partition: i32,
     /// Whether the client's position is of this assignment, and not of an earlier one.
     is_position_own: bool,
-    client: Arc<Client>,
+    client: Arc<ReaderClient>,
 }
 
 impl Fetcher for PartitionFetcher {
     type Record = NativeRecord;
 
-    fn take(&mut self, most: usize, into: &mut VecDeque<Arrived<NativeRecord>>) {
+    fn take(&mut self, most: usize, into: &mut VecDeque<PartitionEvent<NativeRecord>>) {
         self.queue.take(most, into);
         self.is_position_own |= !into.is_empty();
         if into.is_empty()
             && let Some(code) = *lock(&self.client.failed)
         {
-            into.push_back(Arrived::Failed(code));
+            into.push_back(PartitionEvent::Failed(code));
         }
     }
 
@@ -233,7 +234,7 @@ pub(crate) struct TableReader {
     table: Arc<KafkaTable>,
     /// Partitions that are read.
     partitions: usize,
-    client: OnceCell<Arc<Client>>,
+    client: OnceCell<Arc<ReaderClient>>,
     /// Cursors that wait for their next range, if they are kept.
     idle: Mutex<HashMap<i32, Cursor<PartitionFetcher>>>,
     keeps: bool,
@@ -260,18 +261,19 @@ impl TableReader {
         &self,
         partition: i32,
         start: i64,
-    ) -> Result<(Cursor<PartitionFetcher>, Faults)> {
+    ) -> Result<(Cursor<PartitionFetcher>, ClientFaults)> {
         let kept = lock(&self.idle).remove(&partition);
         if let Some(cursor) = kept.filter(|cursor| cursor.from() == start) {
             let faults = cursor.fetcher.client.watch.faults.clone();
             return Ok((cursor, faults));
         }
-        let connect = || Client::connect(Arc::clone(&self.table), self.partitions.min(ASSIGNED));
+        let connect =
+            || ReaderClient::connect(Arc::clone(&self.table), self.partitions.min(ASSIGNED));
         let mut client = Arc::clone(self.client.get_or_try_init(connect).await?);
         let mut is_first = lock(&client.active).insert(partition);
         if !is_first {
             // It is read twice at the same time: a client has one position in a partition.
-            client = Client::connect(Arc::clone(&self.table), 1).await?;
+            client = ReaderClient::connect(Arc::clone(&self.table), 1).await?;
             is_first = lock(&client.active).insert(partition);
         }
         debug_assert!(is_first);
@@ -279,7 +281,7 @@ impl TableReader {
         let queue = client
             .consumer
             .as_ref()
-            .and_then(|consumer| Queue::of_partition(consumer, &client.topic, partition))
+            .and_then(|consumer| PartitionQueue::of_partition(consumer, &client.topic, partition))
             .ok_or_else(|| Error::internal(format!("no queue of partition {partition}")))?;
         queue
             .consumer()

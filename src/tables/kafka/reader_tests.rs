@@ -16,7 +16,7 @@ use rdkafka::ClientConfig;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 
 use super::definition::{KafkaColumn, KafkaTable, KafkaTableSpec, MetadataKey};
-use super::mock::EmbeddedBroker;
+use super::embedded_broker::EmbeddedBroker;
 use super::pool::ConsumerPool;
 use super::provider::KafkaTableProvider;
 use super::range::OffsetRange;
@@ -138,7 +138,7 @@ fn range(partition: i32, start: i64, end: i64) -> OffsetRange {
 }
 
 #[test]
-fn readers_that_stand_still_keep_no_thread_from_others() {
+fn stalled_readers_hold_no_threads() {
     let broker = EmbeddedBroker::start().unwrap();
     broker.create_topic("t", 16).unwrap();
     let servers = broker.bootstrap_servers();
@@ -174,7 +174,7 @@ fn readers_that_stand_still_keep_no_thread_from_others() {
             let plan = scan(&context, &batch).await;
             assert_eq!(rows(&context, plan).await.len(), 16 * 250);
         }
-        // Each of those that stood still goes on where it was.
+        // Each of those that stood still continues where it was.
         let mut stream = standing.pop().unwrap();
         let mut left = 0;
         while let Some(batch) = stream.next().await {
@@ -223,7 +223,7 @@ fn a_wide_topic_is_read_by_a_few_streams() {
 }
 
 #[test]
-fn a_client_that_is_kept_gives_each_record_once_and_goes_back_when_told() {
+fn a_pooled_client_gives_each_record_once_and_can_seek_back() {
     let broker = EmbeddedBroker::start().unwrap();
     broker.create_topic("t", 3).unwrap();
     let servers = broker.bootstrap_servers();

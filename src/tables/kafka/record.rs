@@ -11,14 +11,14 @@ use crate::error::{Error, Result, Subject};
 use crate::formats::{BadRow, RecordDecoder};
 use crate::tables::bad_records::BadRecord;
 use crate::tables::kafka::definition::{KafkaTable, MetadataKey, OnError};
-use crate::tables::kafka::fetch::Record;
+use crate::tables::kafka::fetcher::Record;
 use crate::tables::kafka::metadata;
 use crate::tables::kafka::range::OffsetRange;
 use crate::tables::kafka::time::{PartitionTimer, untimed};
-use crate::tables::side_output::{OpenOutlet, Progress};
+use crate::tables::side_output::{OpenOutlet, ScanProgress};
 
 /// A column of the output and where it comes from.
-enum Slot {
+enum OutputColumn {
     Decoded(usize),
     Metadata(MetadataKey, DataType),
     /// Place and watermark of a row for later operators, see [`PartitionTimer`].
@@ -28,7 +28,7 @@ enum Slot {
 /// Turns records into batches of the projected schema.
 pub(crate) struct RecordReader {
     schema: SchemaRef,
-    slots: Vec<Slot>,
+    slots: Vec<OutputColumn>,
     decoder: Option<Box<dyn RecordDecoder>>,
     on_error: OnError,
     outlet: OpenOutlet,
@@ -36,7 +36,7 @@ pub(crate) struct RecordReader {
     /// The last record that was read.
     last: Option<RecordMark>,
     /// Keeps time, and where the event time is.
-    timer: Option<(PartitionTimer, Slot)>,
+    timer: Option<(PartitionTimer, OutputColumn)>,
 }
 
 impl RecordReader {
@@ -52,12 +52,15 @@ impl RecordReader {
     ) -> Result<Self> {
         let mut decoded = Vec::new();
         let mut slots = Vec::with_capacity(projection.len());
-        let mut slot_of = |index: usize| -> Result<Slot> {
+        let mut slot_of = |index: usize| -> Result<OutputColumn> {
             let Some(column) = table.columns.get(index) else {
-                return Ok(Slot::Hidden);
+                return Ok(OutputColumn::Hidden);
             };
             if let Some(key) = column.metadata {
-                return Ok(Slot::Metadata(key, column.field.data_type().clone()));
+                return Ok(OutputColumn::Metadata(
+                    key,
+                    column.field.data_type().clone(),
+                ));
             }
             let value = table
                 .value_columns
@@ -65,7 +68,7 @@ impl RecordReader {
                 .position(|known| *known == index)
                 .ok_or_else(|| Error::internal("a column without a source"))?;
             let place = decoded.iter().position(|known| *known == value);
-            Ok(Slot::Decoded(place.unwrap_or_else(|| {
+            Ok(OutputColumn::Decoded(place.unwrap_or_else(|| {
                 decoded.push(value);
                 decoded.len() - 1
             })))
@@ -104,7 +107,7 @@ impl RecordReader {
     ///
     /// Side output that cannot be made.
     pub(crate) fn finish(&self, range: OffsetRange, next: i64) -> Result<()> {
-        self.outlet.report(&Progress {
+        self.outlet.report(&ScanProgress {
             partition: range.partition,
             stream: 0,
             start: range.start,
@@ -147,7 +150,11 @@ impl RecordReader {
         if let Some((timer, slot)) = &mut self.timer {
             let times = column(slot, messages, decoded.as_ref(), None)?;
             hidden = Some(timer.pass(messages, &times, &mut bad)?);
-        } else if self.slots.iter().any(|slot| matches!(slot, Slot::Hidden)) {
+        } else if self
+            .slots
+            .iter()
+            .any(|slot| matches!(slot, OutputColumn::Hidden))
+        {
             hidden = Some(untimed(self.partition, messages)?);
         }
         let first = bad.iter().find(|row| !is_aside(row.row));
@@ -197,24 +204,28 @@ impl RecordReader {
         if !bad.is_empty() {
             self.outlet.give_bad(records(bad), messages.len())?;
         }
-        self.outlet.give_aside(&records(aside))?;
+        self.outlet.give_set_aside(&records(aside))?;
         datafusion::arrow::compute::filter_record_batch(batch, &keep.into())
             .map_err(|error| Error::internal(error.to_string()))
     }
 }
 
 fn column(
-    slot: &Slot,
+    slot: &OutputColumn,
     messages: &[impl Record],
     decoded: Option<&RecordBatch>,
     hidden: Option<&ArrayRef>,
 ) -> Result<ArrayRef> {
     match (slot, decoded, hidden) {
-        (Slot::Metadata(key, data_type), _, _) => metadata::to_array(messages, *key, data_type),
-        (Slot::Decoded(index), Some(batch), _) => Ok(Arc::clone(batch.column(*index))),
-        (Slot::Decoded(_), None, _) => Err(Error::internal("no decoder for a value column")),
-        (Slot::Hidden, _, Some(hidden)) => Ok(Arc::clone(hidden)),
-        (Slot::Hidden, _, None) => Err(Error::internal("nobody keeps the time")),
+        (OutputColumn::Metadata(key, data_type), _, _) => {
+            metadata::to_array(messages, *key, data_type)
+        }
+        (OutputColumn::Decoded(index), Some(batch), _) => Ok(Arc::clone(batch.column(*index))),
+        (OutputColumn::Decoded(_), None, _) => {
+            Err(Error::internal("no decoder for a value column"))
+        }
+        (OutputColumn::Hidden, _, Some(hidden)) => Ok(Arc::clone(hidden)),
+        (OutputColumn::Hidden, _, None) => Err(Error::internal("no source keeps the event time")),
     }
 }
 

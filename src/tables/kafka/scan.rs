@@ -23,12 +23,12 @@ use crate::error::{Error, Result};
 use crate::tables::kafka::definition::{KafkaTable, OnError};
 use crate::tables::kafka::progress::ends_range;
 use crate::tables::kafka::range::OffsetRange;
+use crate::tables::kafka::range_reading::{BatchOutput, RangeEnd, RangeReading};
 use crate::tables::kafka::reader::{ASSIGNED, TableReader};
-use crate::tables::kafka::reading::{Output, RangeReading, Read};
 use crate::tables::kafka::record::RecordReader;
 use crate::tables::kafka::time::PartitionTimer;
 use crate::tables::read_metrics::{BYTES_READ, RECORDS_PLANNED, RECORDS_READ};
-use crate::tables::side_output::{Expected, OpenOutlet, Outlet};
+use crate::tables::side_output::{ExpectedReport, OpenOutlet, ScanOutlet};
 use crate::tables::time::BatchTime;
 
 /// The most streams of a scan, unless there are more threads: each holds a batch and the records fetched ahead.
@@ -42,7 +42,7 @@ pub struct KafkaScanExec {
     projection: Vec<usize>,
     limit: Option<usize>,
     on_error: OnError,
-    outlet: Outlet,
+    outlet: ScanOutlet,
     time: Option<Arc<BatchTime>>,
     client: Arc<TableReader>,
     properties: Arc<PlanProperties>,
@@ -56,7 +56,7 @@ impl KafkaScanExec {
         projection: Vec<usize>,
         schema: SchemaRef,
         limit: Option<usize>,
-        (on_error, outlet): (OnError, Outlet),
+        (on_error, outlet): (OnError, ScanOutlet),
         threads: usize,
     ) -> Self {
         let streams = ranges.len().min(threads.max(STREAMS));
@@ -105,11 +105,11 @@ impl KafkaScanExec {
     }
 
     /// What it reports when it has run as a part of a batch: each range, read to its end (LOSS-1).
-    pub fn expected(&self) -> Vec<Expected> {
-        let Outlet::Batch(scan) = &self.outlet else {
+    pub fn expected(&self) -> Vec<ExpectedReport> {
+        let ScanOutlet::Batch(scan) = &self.outlet else {
             return Vec::new();
         };
-        let of_range = |range: &OffsetRange| Expected {
+        let of_range = |range: &OffsetRange| ExpectedReport {
             table: Arc::clone(&scan.table),
             scan: scan.scan,
             partition: range.partition,
@@ -189,7 +189,7 @@ impl ExecutionPlan for KafkaScanExec {
         let mut builder = RecordBatchReceiverStreamBuilder::new(schema, 2);
         let counter =
             |name: &'static str| MetricBuilder::new(&self.metrics).counter(name, partition);
-        let mut output = Output {
+        let mut output = BatchOutput {
             sender: builder.tx(),
             wanted: self.limit,
             baseline: BaselineMetrics::new(&self.metrics, partition),
@@ -225,7 +225,7 @@ impl KafkaScanExec {
         batch_size: usize,
         streams: usize,
         outlet: &OpenOutlet,
-        output: &mut Output,
+        output: &mut BatchOutput,
     ) -> Result<()> {
         let ahead = (ASSIGNED / streams).max(1);
         let mut opened = VecDeque::with_capacity(ahead);
@@ -246,7 +246,7 @@ impl KafkaScanExec {
                 faults,
                 rule: ends_range,
             };
-            if reading.read(&mut cursor, output).await? == Read::Stopped {
+            if reading.read(&mut cursor, output).await? == RangeEnd::Stopped {
                 return Ok(());
             }
             self.client.close(range.partition, cursor);

@@ -20,20 +20,22 @@ use rdkafka::Timestamp;
 use rdkafka::error::RDKafkaErrorCode;
 use rdkafka::message::Header;
 
-use super::client::Faults;
+use super::client::ClientFaults;
 use super::definition::{KafkaColumn, KafkaTable, KafkaTableSpec, MetadataKey, OnError};
-use super::ends::{Leaders, partition_ends};
-use super::fetch::{Arrived, Cursor, Fetcher, Record};
-use super::marks::record_at;
-use super::native::LogEnd;
+use super::fetcher::{Cursor, Fetcher, PartitionEvent, Record};
+use super::librdkafka::LogEnd;
+use super::partition_ends::{Leaders, partition_ends};
 use super::progress::{EndRule, ends_range};
 use super::range::OffsetRange;
-use super::reading::{Output, RangeReading, Read};
+use super::range_reading::{BatchOutput, RangeEnd, RangeReading};
+use super::read_marks::record_at;
 use super::record::{RecordReader, mark_of};
 use crate::core::jobs::{PartitionEnds, RecordMark};
 use crate::core::schedules::{Schedules, cases, found_by, sample};
 use crate::error::{ErrorKind, Result};
-use crate::tables::side_output::{BatchScan, Expected, Outlet, Report, check_reports, reports};
+use crate::tables::side_output::{
+    BatchScan, ExpectedReport, ScanOutlet, ScanReport, check_reports, reports,
+};
 
 /// A planted fault must be found in one of so many schedules.
 const ENOUGH: u64 = 4_000;
@@ -107,18 +109,18 @@ impl Record for SimulatedRecord {
 
 /// An entry of librdkafka's queue of a partition.
 enum Queued {
-    Event(Arrived<SimulatedRecord>),
+    Event(PartitionEvent<SimulatedRecord>),
     /// A control record: librdkafka moves its position past it, and gives nothing.
     Control(i64),
 }
 
 /// The offsets of records that compaction has removed before the client fetched them.
-type Gone = Arc<Mutex<BTreeSet<i64>>>;
+type CompactedOffsets = Arc<Mutex<BTreeSet<i64>>>;
 
 /// librdkafka and the brokers behind it, for one partition.
 struct SimulatedClient {
     log: Vec<Slot>,
-    gone: Gone,
+    gone: CompactedOffsets,
     first: i64,
     /// The last stable offset of the broker that the client reads from.
     stable: i64,
@@ -140,7 +142,7 @@ impl SimulatedClient {
     fn new(log: Vec<Slot>, start: i64, stable: i64, events: Vec<Event>) -> Self {
         Self {
             log,
-            gone: Gone::default(),
+            gone: CompactedOffsets::default(),
             first: 0,
             stable,
             fetch_position: start,
@@ -172,7 +174,8 @@ impl SimulatedClient {
     }
 
     fn fail(&mut self, code: RDKafkaErrorCode) {
-        self.queue.push_back(Queued::Event(Arrived::Failed(code)));
+        self.queue
+            .push_back(Queued::Event(PartitionEvent::Failed(code)));
     }
 
     fn fetch(&mut self, most: i64) {
@@ -186,7 +189,7 @@ impl SimulatedClient {
         // librdkafka tells the end of the partition when a fetch begins there, and the same end only once.
         if self.fetch_position == self.stable && self.told != Some(self.stable) {
             self.told = Some(self.stable);
-            let end = Arrived::End(self.stable);
+            let end = PartitionEvent::End(self.stable);
             self.queue.push_back(Queued::Event(end));
         }
         let until = self.stable.min(self.fetch_position.saturating_add(most));
@@ -195,7 +198,8 @@ impl SimulatedClient {
             match self.log[usize::try_from(offset).unwrap()] {
                 Slot::Record => {
                     let record = SimulatedRecord(offset, format!("v{offset}"));
-                    self.queue.push_back(Queued::Event(Arrived::Record(record)));
+                    self.queue
+                        .push_back(Queued::Event(PartitionEvent::Record(record)));
                 }
                 Slot::Control => self.queue.push_back(Queued::Control(offset)),
                 Slot::Aborted | Slot::Gap => {}
@@ -231,7 +235,7 @@ impl SimulatedClient {
 impl Fetcher for SimulatedClient {
     type Record = SimulatedRecord;
 
-    fn take(&mut self, most: usize, into: &mut VecDeque<Arrived<SimulatedRecord>>) {
+    fn take(&mut self, most: usize, into: &mut VecDeque<PartitionEvent<SimulatedRecord>>) {
         let mut taken = 0;
         while taken < most
             && let Some(queued) = self.queue.pop_front()
@@ -240,7 +244,7 @@ impl Fetcher for SimulatedClient {
                 Queued::Control(_) if self.shows_records_only => {}
                 Queued::Control(offset) => self.position = Some(offset + 1),
                 Queued::Event(event) => {
-                    if let Arrived::Record(record) = &event {
+                    if let PartitionEvent::Record(record) = &event {
                         self.position = Some(record.offset() + 1);
                     }
                     into.push_back(event);
@@ -301,8 +305,8 @@ fn table() -> Arc<KafkaTable> {
 }
 
 /// What a scan of these ranges is to report.
-fn expected(ranges: &[OffsetRange]) -> Vec<Expected> {
-    let of_range = |range: &OffsetRange| Expected {
+fn expected(ranges: &[OffsetRange]) -> Vec<ExpectedReport> {
+    let of_range = |range: &OffsetRange| ExpectedReport {
         table: "t".into(),
         scan: 0,
         partition: range.partition,
@@ -324,7 +328,7 @@ fn read(
 }
 
 /// What the scan has read of each range, with the offsets of its records.
-type Answers = Vec<Result<(Read, Vec<i64>)>>;
+type Answers = Vec<Result<(RangeEnd, Vec<i64>)>>;
 
 /// The same, with what the scan reports of its ranges.
 fn read_reporting(
@@ -332,7 +336,7 @@ fn read_reporting(
     ranges: &[OffsetRange],
     rule: EndRule,
     limit: Option<usize>,
-) -> (Answers, Vec<Report>) {
+) -> (Answers, Vec<ScanReport>) {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .build()
         .unwrap();
@@ -341,7 +345,7 @@ fn read_reporting(
     let output_of_task = Arc::new(SideOutput::default());
     let config = SessionConfig::new().with_extension(Arc::clone(&output_of_task));
     let context = TaskContext::default().with_session_config(config);
-    let outlet = Outlet::Batch(BatchScan {
+    let outlet = ScanOutlet::Batch(BatchScan {
         table: "t".into(),
         scan: 0,
         aside: Arc::default(),
@@ -364,10 +368,10 @@ fn read_reporting(
             range: *range,
             batch_size: 5,
             reader: reader.unwrap(),
-            faults: Faults::default(),
+            faults: ClientFaults::default(),
             rule,
         };
-        let mut output = Output {
+        let mut output = BatchOutput {
             sender,
             wanted: limit,
             baseline: BaselineMetrics::new(&ExecutionPlanMetricsSet::new(), 0),
@@ -402,7 +406,7 @@ fn read_reporting(
 }
 
 /// The records of a range, but for those that were gone before the client fetched them.
-fn records(log: &[Slot], gone: &Gone, range: OffsetRange) -> Vec<i64> {
+fn records(log: &[Slot], gone: &CompactedOffsets, range: OffsetRange) -> Vec<i64> {
     let gone = gone.lock().unwrap();
     (0..)
         .zip(log)
@@ -480,13 +484,13 @@ fn world() -> impl Strategy<Value = (Vec<Slot>, Vec<Event>, i64, i64, i64, i64)>
 /// The first fault in the answers for the ranges, if there is one.
 fn wrong(
     log: &[Slot],
-    gone: &Gone,
+    gone: &CompactedOffsets,
     ranges: &[OffsetRange],
-    answers: &[Result<(Read, Vec<i64>)>],
+    answers: &[Result<(RangeEnd, Vec<i64>)>],
 ) -> Option<String> {
     for (range, answer) in ranges.iter().zip(answers) {
         match answer {
-            Ok((Read::All, offsets)) if *offsets == records(log, gone, *range) => {}
+            Ok((RangeEnd::All, offsets)) if *offsets == records(log, gone, *range) => {}
             Ok(found) => return Some(format!("{range:?} gave {found:?}")),
             Err(error) => {
                 let kind = error.kind();
@@ -508,7 +512,7 @@ fn each_record_is_given_once_or_there_is_an_error() {
         schedules.count();
         let ranges = [range(start, middle), range(middle, end)];
         let client = SimulatedClient::new(log.clone(), start, stable, events);
-        let gone = Gone::clone(&client.gone);
+        let gone = CompactedOffsets::clone(&client.gone);
         let (answers, reports) = read_reporting(client, &ranges, ends_range, None);
         prop_assert_eq!(wrong(&log, &gone, &ranges, &answers), None);
         // The check of reports refuses only what was not read.
@@ -525,14 +529,14 @@ fn a_limit_gives_the_first_records() {
         schedules.count();
         let ranges = [range(start, end)];
         let client = SimulatedClient::new(log.clone(), start, stable, events);
-        let gone = Gone::clone(&client.gone);
+        let gone = CompactedOffsets::clone(&client.gone);
         let answers = read(client, &ranges, ends_range, Some(limit));
         if let Ok((how, offsets)) = &answers[0] {
             let all = records(&log, &gone, ranges[0]);
             // A scan decodes whole batches: it may give more rows than the limit, and the plan above it cuts them off.
             prop_assert!(all.starts_with(offsets));
             prop_assert!(offsets.len() >= limit.min(all.len()));
-            prop_assert!(*how == Read::Stopped || offsets.len() == all.len());
+            prop_assert!(*how == RangeEnd::Stopped || offsets.len() == all.len());
         }
     });
 }
@@ -551,7 +555,7 @@ fn brokers_that_catch_up_give_everything() {
         events.push(Event::Grow(1_000));
         let ranges = [range(start, middle), range(middle, end)];
         let client = SimulatedClient::new(log.clone(), start, stable, events);
-        let gone = Gone::clone(&client.gone);
+        let gone = CompactedOffsets::clone(&client.gone);
         let answers = read(client, &ranges, ends_range, None);
         prop_assert!(answers.iter().all(Result::is_ok), "{:?}", answers);
         prop_assert_eq!(wrong(&log, &gone, &ranges, &answers), None);
@@ -564,7 +568,7 @@ fn stops_at_any_end(seed: u64) -> (Option<String>, bool) {
     let (log, events, start, middle, end, stable) = sample(&world(), seed);
     let ranges = [range(start, middle), range(middle, end)];
     let client = SimulatedClient::new(log.clone(), start, stable, events);
-    let gone = Gone::clone(&client.gone);
+    let gone = CompactedOffsets::clone(&client.gone);
     let (answers, reports) = read_reporting(client, &ranges, |_, _| true, None);
     let fault = wrong(&log, &gone, &ranges, &answers);
     (fault, check_reports(&expected(&ranges), &reports).is_err())
@@ -598,7 +602,7 @@ fn a_range_that_was_ended_early_was_not_reached() {
 /// stretch is not, and the records behind it are. Then it removes all records behind an offset, and the ranges end all
 /// the same.
 #[test]
-fn what_compaction_removes_before_it_is_fetched_is_missing_and_nothing_else() {
+fn only_compacted_records_are_missing() {
     let events = vec![
         Event::Fetch(10),
         Event::Compacted(5, 40),
@@ -607,12 +611,12 @@ fn what_compaction_removes_before_it_is_fetched_is_missing_and_nothing_else() {
     ];
     let log = vec![Slot::Record; 100];
     let client = SimulatedClient::new(log.clone(), 0, 100, events);
-    let gone = Gone::clone(&client.gone);
+    let gone = CompactedOffsets::clone(&client.gone);
     let ranges = [range(0, 60), range(60, 100)];
     let answers = read(client, &ranges, ends_range, None);
     let first: Vec<i64> = (0..10).chain(40..50).collect();
-    assert_eq!(answers[0].as_ref().unwrap(), &(Read::All, first));
-    assert_eq!(answers[1].as_ref().unwrap(), &(Read::All, vec![]));
+    assert_eq!(answers[0].as_ref().unwrap(), &(RangeEnd::All, first));
+    assert_eq!(answers[1].as_ref().unwrap(), &(RangeEnd::All, vec![]));
     assert_eq!(wrong(&log, &gone, &ranges, &answers), None);
     // Where compaction has not removed it, a record that is missing is a fault.
     gone.lock().unwrap().remove(&15);
@@ -633,14 +637,14 @@ fn a_follower_that_never_catches_up_is_an_error() {
 /// For longer than a scan waits for silent brokers, the client fetches offsets without a record: of aborted transactions, of control
 /// records, or of a compacted stretch.
 #[test]
-fn rows_of_aborted_and_control_records_are_no_silence() {
+fn runs_of_aborted_and_control_records_are_not_silence() {
     for slot in [Slot::Aborted, Slot::Control, Slot::Gap] {
         let mut log = vec![slot; 1_000];
         log.push(Slot::Record);
         let slow = (0..1_001).flat_map(|_| [Event::Fetch(1), Event::Quiet(5)]);
         let client = SimulatedClient::new(log.clone(), 0, 1_001, slow.collect());
         let answers = read(client, &[range(0, 1_001)], ends_range, None);
-        assert_eq!(answers[0].as_ref().unwrap(), &(Read::All, vec![1_000]));
+        assert_eq!(answers[0].as_ref().unwrap(), &(RangeEnd::All, vec![1_000]));
     }
 }
 
@@ -695,7 +699,7 @@ fn wrong_of_slow(
     let stable = i64::try_from(log.len()).unwrap();
     let mut client = SimulatedClient::new(log.clone(), ranges[0].start, stable, events);
     client.shows_records_only = shows_records_only;
-    let gone = Gone::clone(&client.gone);
+    let gone = CompactedOffsets::clone(&client.gone);
     let answers = read(client, ranges, ends_range, None);
     let failed = answers.iter().find_map(|answer| answer.as_ref().err());
     match failed {
@@ -705,7 +709,7 @@ fn wrong_of_slow(
 }
 
 #[test]
-fn brokers_that_are_slow_are_no_brokers_that_are_silent() {
+fn slow_brokers_are_not_taken_as_silent() {
     let schedules = Schedules::of("scans of slow brokers");
     proptest!(cases(1_000), |((log, events, ranges) in slow_world())| {
         schedules.count();
@@ -715,7 +719,7 @@ fn brokers_that_are_slow_are_no_brokers_that_are_silent() {
 
 /// The simulation finds a scan for which only records are progress: it gives up in a long stretch of aborted or control records.
 #[test]
-fn a_scan_that_takes_a_row_of_aborted_or_control_records_for_silence_is_found() {
+fn a_scan_that_counts_only_records_as_progress_is_found() {
     for slot in [Slot::Aborted, Slot::Control] {
         let planted = format!("a scan that takes {slot:?} records for silence");
         let found = found_by(&planted, &[], ENOUGH, |seed| {
@@ -737,7 +741,7 @@ fn look(mut client: SimulatedClient, offset: i64) -> Result<Option<RecordMark>> 
     let runtime = tokio::runtime::Builder::new_current_thread()
         .build()
         .unwrap();
-    let faults = Faults::default();
+    let faults = ClientFaults::default();
     runtime.block_on(record_at(&mut client, &TABLE, offset, &faults))
 }
 
@@ -756,7 +760,7 @@ fn ident_1_a_record_is_found_where_it_is_or_there_is_an_error() {
         schedules.count();
         let lasts = !events.iter().any(|event| matches!(event, Event::Retention(_)));
         let client = SimulatedClient::new(log.clone(), offset, stable, events);
-        let gone = Gone::clone(&client.gone);
+        let gone = CompactedOffsets::clone(&client.gone);
         let found = look(client, offset);
         let lasts = lasts && !gone.lock().unwrap().contains(&offset);
         match found {
@@ -771,7 +775,7 @@ fn ident_1_a_record_is_found_where_it_is_or_there_is_an_error() {
 }
 
 #[test]
-fn ident_1_slow_brokers_say_what_they_have() {
+fn ident_1_slow_brokers_return_their_records() {
     let schedules = Schedules::of("looks at slow brokers");
     proptest!(cases(4_000), |((log, events, ranges) in slow_world())| {
         let (offset, stable) = (ranges[0].start, i64::try_from(log.len()).unwrap());
@@ -785,7 +789,7 @@ fn ident_1_slow_brokers_say_what_they_have() {
 /// The record that was read last was compacted away, and for longer than silent brokers are waited for the client fetches offsets
 /// without a record.
 #[test]
-fn ident_1_a_record_that_is_gone_is_no_silence_whatever_follows() {
+fn ident_1_a_deleted_record_is_not_silence() {
     for slot in [Slot::Aborted, Slot::Control, Slot::Gap] {
         let client = |shows_records_only| {
             let mut log = vec![slot; 1_000];
@@ -805,7 +809,7 @@ fn ident_1_a_record_that_is_gone_is_no_silence_whatever_follows() {
 
 /// A follower that lags has no record at the offset yet: that does not tell that the record is gone.
 #[test]
-fn ident_1_a_follower_that_lags_does_not_say_that_a_record_is_gone() {
+fn ident_1_a_lagging_follower_does_not_report_a_record_as_deleted() {
     let log = vec![Slot::Record; 100];
     let events = vec![Event::Fetch(1), Event::Quiet(1), Event::Grow(100)];
     let client = SimulatedClient::new(log.clone(), 60, 60, events);
@@ -873,7 +877,7 @@ fn a_partition_with_more_to_come_is_not_at_its_end() {
 
 /// The simulation finds a rule by which a partition is at its end if the position has reached the last stable offset.
 #[test]
-fn a_rule_by_the_last_stable_offset_alone_is_found() {
+fn a_rule_with_only_the_last_stable_offset_is_found() {
     let strategy = (growing(), 0..8_i64);
     let planted = "a rule by the last stable offset alone";
     let found = found_by(planted, &[], ENOUGH, |seed| {

@@ -33,15 +33,15 @@ use tokio::sync::OnceCell;
 
 use crate::error::{Error, ErrorKind, Result, Subject};
 use crate::formats::{EncodedRows, FormatOptions, RecordEncoder};
-use crate::tables::kafka::aside::aside;
-use crate::tables::kafka::client::{self, ClientSettings, Faults, code_error, request_error};
-use crate::tables::kafka::codes::is_consequence;
+use crate::tables::kafka::blocking::on_own_thread;
+use crate::tables::kafka::client::{self, ClientFaults, ClientSettings, code_error, request_error};
 use crate::tables::kafka::definition::{Delivery, KafkaTable, MetadataKey};
-use crate::tables::kafka::ends;
+use crate::tables::kafka::error_codes::is_consequence;
 use crate::tables::kafka::headers::HeaderColumn;
+use crate::tables::kafka::in_flight::InFlight;
+use crate::tables::kafka::partition_ends;
 use crate::tables::kafka::publisher::{CallError, Publisher, SentRecord};
-use crate::tables::kafka::rules::Broken;
-use crate::tables::kafka::under_way::UnderWay;
+use crate::tables::kafka::topic_rules::BrokenRule;
 
 /// Writes rows to a topic; the count is of rows the broker acknowledged.
 pub(crate) struct KafkaSink {
@@ -63,13 +63,13 @@ impl KafkaSink {
         ensure_topic(&self.table).await?;
         let encode_time = MetricBuilder::new(&self.metrics).subset_time("encode_time", 0);
         let table = Arc::clone(&self.table);
-        let open = move || Insert::open(table);
+        let open = move || RunningInsert::open(table);
         send_rows(&self.table, None, data, &encode_time, open).await
     }
 }
 
 /// The destination of records. Each of its calls may block, and has a thread of its own.
-pub(super) trait Outlet: Send + Sized + 'static {
+pub(super) trait RecordOutlet: Send + Sized + 'static {
     /// Sends the records of some rows.
     ///
     /// # Errors
@@ -88,7 +88,7 @@ pub(super) trait Outlet: Send + Sized + 'static {
 
 /// Encodes rows here and sends them through the outlet that `open` opens; gives the outlet's count. Rows that are
 /// `withdrawn` go first, as tombstones. The next rows are encoded while those before them are sent.
-pub(super) async fn send_rows<O: Outlet>(
+pub(super) async fn send_rows<O: RecordOutlet>(
     table: &Arc<KafkaTable>,
     withdrawn: Option<&RecordBatch>,
     mut data: SendableRecordBatchStream,
@@ -100,7 +100,7 @@ pub(super) async fn send_rows<O: Outlet>(
         Some(withdrawn) => Some(rows.encode(withdrawn, true)?),
         None => None,
     };
-    let mut outlet = aside(open).await?;
+    let mut outlet = on_own_thread(open).await?;
     let (outcome, failure) = loop {
         let next = async {
             let Some(batch) = data.next().await else {
@@ -120,7 +120,7 @@ pub(super) async fn send_rows<O: Outlet>(
             (Ok(()), Err(failure)) => break (Ok(false), Some(failure)),
         }
     };
-    let written = aside(move || outlet.end(outcome)).await;
+    let written = on_own_thread(move || outlet.end(outcome)).await;
     match (failure, written) {
         (None, written) => written,
         (Some(failure), Ok(written)) => Err(failure.with_rows_written(written)),
@@ -129,11 +129,14 @@ pub(super) async fn send_rows<O: Outlet>(
 }
 
 /// Sends the records of rows, if there are any; gives the outlet back, and its result.
-async fn send<O: Outlet>(mut outlet: O, rows: Option<EncodedBatch>) -> Result<(O, Result<()>)> {
+async fn send<O: RecordOutlet>(
+    mut outlet: O,
+    rows: Option<EncodedBatch>,
+) -> Result<(O, Result<()>)> {
     let Some(rows) = rows else {
         return Ok((outlet, Ok(())));
     };
-    aside(move || {
+    on_own_thread(move || {
         let sent = outlet.send(&rows);
         Ok((outlet, sent))
     })
@@ -176,7 +179,7 @@ impl<'t> RecordBounds<'t> {
         let asked = Arc::clone(table);
         let partitions = match names_partitions {
             true => {
-                let ask = move || aside(move || partitions_of(&asked));
+                let ask = move || on_own_thread(move || partitions_of(&asked));
                 known.get_or_try_init(ask).await?.as_deref()
             }
             false => None,
@@ -210,7 +213,7 @@ impl<'t> RecordBounds<'t> {
                     too_large(topic),
                     Some(topic),
                     settings,
-                    &Faults::default(),
+                    &ClientFaults::default(),
                 ));
             }
         }
@@ -220,14 +223,14 @@ impl<'t> RecordBounds<'t> {
 
 /// The partitions of the table's topic; none if there is no such topic.
 fn partitions_of(table: &KafkaTable) -> Result<Option<Vec<i32>>> {
-    let consumer = table.client.consumer(Faults::default())?;
-    ends::partitions(&table.client, &consumer, &table.topic)
+    let consumer = table.client.consumer(ClientFaults::default())?;
+    partition_ends::partitions(&table.client, &consumer, &table.topic)
 }
 
 /// A missing topic is created only when the table says with how many partitions.
 pub(super) async fn ensure_topic(table: &Arc<KafkaTable>) -> Result<()> {
     let asked = Arc::clone(table);
-    let found = aside(move || partitions_of(&asked)).await?;
+    let found = on_own_thread(move || partitions_of(&asked)).await?;
     match (found, table.topic_partitions) {
         (Some(_), _) => Ok(()),
         (None, None) => Err(client::unknown_topic(&table.topic)),
@@ -330,7 +333,7 @@ impl EncodedBatch {
     }
 
     /// The first and the last time that its records are given, in milliseconds since 1970 UTC.
-    fn times(&self) -> Option<Times> {
+    fn times(&self) -> Option<TimeRange> {
         let column = self
             .timestamps
             .as_ref()?
@@ -472,23 +475,23 @@ fn internal(error: datafusion::arrow::error::ArrowError) -> Error {
 }
 
 /// First and last offset delivered to each partition.
-type Published = BTreeMap<i32, (i64, i64)>;
+type PublishedOffsets = BTreeMap<i32, (i64, i64)>;
 
 /// A first and a last time, in milliseconds since 1970 UTC.
-type Times = (i64, i64);
+type TimeRange = (i64, i64);
 
 /// Counts deliveries and keeps the first that failed.
 #[derive(Clone, Default)]
 pub(crate) struct Deliveries {
-    pub(super) faults: Faults,
+    pub(super) faults: ClientFaults,
     acknowledged: Arc<AtomicU64>,
-    published: Arc<Mutex<Published>>,
+    published: Arc<Mutex<PublishedOffsets>>,
     failed: Arc<AtomicU64>,
     failure: Arc<Mutex<Option<KafkaError>>>,
     /// Whether the record of that failure had no key.
     without_key: Arc<AtomicBool>,
     /// Between which times those are that records were given: the client does not tell that of one that was refused.
-    times: Arc<Mutex<Option<Times>>>,
+    times: Arc<Mutex<Option<TimeRange>>>,
 }
 
 impl Deliveries {
@@ -509,13 +512,13 @@ impl Deliveries {
     }
 
     /// Where the records are that were delivered since this was asked last.
-    pub(super) fn take_published(&self) -> Published {
+    pub(super) fn take_published(&self) -> PublishedOffsets {
         *lock(&self.times) = None;
         std::mem::take(&mut *lock(&self.published))
     }
 
     /// Records of these times are about to be sent.
-    fn sends(&self, times: Option<Times>) {
+    fn sends(&self, times: Option<TimeRange>) {
         let Some((first, last)) = times else {
             return;
         };
@@ -598,41 +601,41 @@ fn follows(error: &KafkaError) -> bool {
 }
 
 /// An INSERT that is under way. One that is left before its end was cancelled, and is ended all the same.
-struct Insert {
-    opened: Option<Opened>,
+struct RunningInsert {
+    opened: Option<OpenedSession>,
 }
 
-struct Opened {
-    session: Session<BaseProducer<Deliveries>>,
+struct OpenedSession {
+    session: ProducerSession<BaseProducer<Deliveries>>,
     /// Dropped after the session.
-    _under_way: UnderWay,
+    _under_way: InFlight,
 }
 
-impl Opened {
+impl OpenedSession {
     fn cancel(self) {
         if let Err(error) = self.session.end(Ok(false)) {
             let topic = &self.session.table.topic;
-            tracing::warn!(%error, topic, "an INSERT that was cancelled was not ended");
+            tracing::warn!(%error, topic, "a cancelled INSERT has not ended");
         }
     }
 }
 
-impl Insert {
+impl RunningInsert {
     fn open(table: Arc<KafkaTable>) -> Result<Self> {
-        let under_way = UnderWay::of_insert().ok_or_else(|| {
-            let full = "too many INSERTs into topics are under way, or were cancelled and have not ended yet";
+        let under_way = InFlight::of_insert().ok_or_else(|| {
+            let full = "too many INSERTs into topics are running, or were cancelled and have not ended yet";
             Error::new(ErrorKind::Exhausted, full).with_help("try again later")
         })?;
         let deliveries = Deliveries::default();
         let transactional = table.delivery == Delivery::Transactional;
         let producer = connect(&table.client, deliveries.clone(), transactional)?;
-        let session = Session {
+        let session = ProducerSession {
             table,
             producer,
             deliveries,
         };
         Ok(Self {
-            opened: Some(Opened {
+            opened: Some(OpenedSession {
                 session,
                 _under_way: under_way,
             }),
@@ -640,7 +643,7 @@ impl Insert {
     }
 }
 
-impl Outlet for Insert {
+impl RecordOutlet for RunningInsert {
     fn send(&mut self, rows: &EncodedBatch) -> Result<()> {
         match &self.opened {
             Some(opened) => opened.session.send(rows),
@@ -656,7 +659,7 @@ impl Outlet for Insert {
     }
 }
 
-impl Drop for Insert {
+impl Drop for RunningInsert {
     #[expect(clippy::disallowed_methods, reason = "aborting a transaction blocks")]
     fn drop(&mut self) {
         let Some(opened) = self.opened.take() else {
@@ -707,13 +710,13 @@ fn connect(
 }
 
 /// A producer and the outcome of its records.
-pub(super) struct Session<P> {
+pub(super) struct ProducerSession<P> {
     pub(super) table: Arc<KafkaTable>,
     pub(super) producer: P,
     pub(super) deliveries: Deliveries,
 }
 
-impl<P: Publisher> Session<P> {
+impl<P: Publisher> ProducerSession<P> {
     /// Sends the records of some rows.
     pub(super) fn send(&self, batch: &EncodedBatch) -> Result<()> {
         self.deliveries.sends(batch.times());
@@ -823,11 +826,11 @@ impl<P: Publisher> Session<P> {
         let now = chrono::Utc::now().timestamp_millis();
         let rules = self.producer.rules(settings, topic);
         let (code, said) = match rules.and_then(|rules| rules.broken(without_key, times, now)) {
-            Some(Broken::Key) => (
+            Some(BrokenRule::Key) => (
                 code,
                 format!("topic '{topic}' refuses a record that has no key"),
             ),
-            Some(Broken::Time) => (RDKafkaErrorCode::InvalidTimestamp, far_from_clock(topic)),
+            Some(BrokenRule::Time) => (RDKafkaErrorCode::InvalidTimestamp, far_from_clock(topic)),
             None => (code, format!("topic '{topic}' refuses a record as invalid")),
         };
         code_error(code, said, Some(topic), settings, &self.deliveries.faults)
@@ -927,7 +930,7 @@ impl<P: Publisher> Session<P> {
                     "it is not known whether the rows were committed, look for them before you run the statement again",
                 )),
                 Err(abort) => {
-                    tracing::warn!(%abort, "the transaction was not aborted; the broker does it when it times out");
+                    tracing::warn!(%abort, "the transaction was not aborted; the broker aborts it when it times out");
                     Err(error.with_rows_written(0))
                 }
             },

@@ -16,10 +16,10 @@ use tokio::sync::oneshot;
 
 use super::client::ClientSettings;
 use super::definition::{KafkaColumn, KafkaTable, KafkaTableSpec, MetadataKey};
-use super::mock::EmbeddedBroker;
-use super::publisher::{CallError, Called, Clock, Publisher, SentRecord};
-use super::rules::TopicRules;
-use super::sink::{Deliveries, KafkaSink, KnownPartitions, Session, encode_rows};
+use super::embedded_broker::EmbeddedBroker;
+use super::publisher::{CallError, CallOutcome, Publisher, SentRecord, SilenceClock};
+use super::sink::{Deliveries, KafkaSink, KnownPartitions, ProducerSession, encode_rows};
+use super::topic_rules::TopicRules;
 use crate::error::{Error, Result};
 
 /// The longest time to an answer of a running broker, on any machine.
@@ -167,14 +167,14 @@ struct Unheard {
     aborts: bool,
 }
 
-fn no_answer() -> Called {
+fn no_answer() -> CallOutcome {
     Err(CallError {
         error: KafkaError::Global(RDKafkaErrorCode::OperationTimedOut),
         may_repeat: true,
     })
 }
 
-impl Clock for Unheard {}
+impl SilenceClock for Unheard {}
 
 impl Publisher for Unheard {
     fn send<'a>(
@@ -193,19 +193,19 @@ impl Publisher for Unheard {
 
     fn purge(&self) {}
 
-    fn init_transactions(&self, _: Duration) -> Called {
+    fn init_transactions(&self, _: Duration) -> CallOutcome {
         Ok(())
     }
 
-    fn begin_transaction(&self) -> Called {
+    fn begin_transaction(&self) -> CallOutcome {
         Ok(())
     }
 
-    fn commit_transaction(&self, _: Duration) -> Called {
+    fn commit_transaction(&self, _: Duration) -> CallOutcome {
         no_answer()
     }
 
-    fn abort_transaction(&self, _: Duration) -> Called {
+    fn abort_transaction(&self, _: Duration) -> CallOutcome {
         match self.aborts {
             true => Ok(()),
             false => no_answer(),
@@ -224,7 +224,7 @@ impl Publisher for Unheard {
 #[test]
 fn exact_1_a_commit_without_an_answer_gives_no_count() {
     let end = |aborts: bool, outcome: Result<bool>| {
-        let session = Session {
+        let session = ProducerSession {
             table: table_with(
                 Vec::new(),
                 &[

@@ -7,19 +7,19 @@ use rdkafka::consumer::BaseConsumer;
 
 use crate::core::jobs::{Identity, PartitionEnds, RecordMark};
 use crate::error::Result;
-use crate::tables::kafka::aside::aside;
-use crate::tables::kafka::client::Faults;
+use crate::tables::kafka::blocking::on_own_thread;
+use crate::tables::kafka::client::ClientFaults;
 use crate::tables::kafka::definition::KafkaTable;
-use crate::tables::kafka::ends::{Asked, partition_ends};
 use crate::tables::kafka::identity::identity;
-use crate::tables::kafka::marks::other_records;
+use crate::tables::kafka::partition_ends::{ClientLeaders, partition_ends};
 use crate::tables::kafka::pool::ConsumerPool;
+use crate::tables::kafka::read_marks::other_records;
 
 /// The source of a job.
 #[derive(Clone)]
 pub struct KafkaJobSource {
     table: Arc<KafkaTable>,
-    client: Arc<BaseConsumer<Faults>>,
+    client: Arc<BaseConsumer<ClientFaults>>,
     pool: Arc<ConsumerPool>,
     /// The ends that were found the last time.
     last: Arc<Mutex<Vec<PartitionEnds>>>,
@@ -32,7 +32,7 @@ impl KafkaJobSource {
     ///
     /// Settings that the client refuses.
     pub fn try_new(table: Arc<KafkaTable>) -> Result<Self> {
-        let client = table.client.consumer(Faults::default())?;
+        let client = table.client.consumer(ClientFaults::default())?;
         Ok(Self {
             table,
             client: Arc::new(client),
@@ -53,7 +53,7 @@ impl KafkaJobSource {
     /// The topic is gone, or the broker does not answer.
     pub async fn identity(&self) -> Result<Identity> {
         let source = self.clone();
-        aside(move || {
+        on_own_thread(move || {
             let table = &source.table;
             identity(&table.client, &source.client, &table.topic)
         })
@@ -80,16 +80,16 @@ impl KafkaJobSource {
     pub async fn ends(&self) -> Result<Vec<PartitionEnds>> {
         let source = self.clone();
         let ask = move || {
-            let asked = Asked {
+            let asked = ClientLeaders {
                 settings: &source.table.client,
                 consumer: &source.client,
                 topic: &source.table.topic,
             };
             partition_ends(&asked, &asked.partitions()?)
         };
-        let ends = aside(ask).await?;
+        let ends = on_own_thread(ask).await?;
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        if went_back(&last, &ends) {
+        if was_truncated(&last, &ends) {
             self.pool.clear();
         }
         last.clone_from(&ends);
@@ -103,7 +103,7 @@ impl KafkaJobSource {
 }
 
 /// Whether a log now ends before its earlier end: records that were fetched ahead may not be those that it has now.
-fn went_back(before: &[PartitionEnds], now: &[PartitionEnds]) -> bool {
+fn was_truncated(before: &[PartitionEnds], now: &[PartitionEnds]) -> bool {
     before.iter().any(|before| {
         let now = now.iter().find(|now| now.partition == before.partition);
         now.is_none_or(|now| now.latest < before.latest || now.high < before.high)

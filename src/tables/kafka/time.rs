@@ -7,10 +7,10 @@ use std::sync::Arc;
 
 use datafusion::arrow::array::{Array, ArrayRef, BinaryBuilder, Int64Array, StringBuilder};
 
-use crate::core::jobs::{Reached, RunningWatermark};
+use crate::core::jobs::{PartitionTimes, RunningWatermark};
 use crate::error::Result;
 use crate::formats::BadRow;
-use crate::tables::kafka::fetch::Record;
+use crate::tables::kafka::fetcher::Record;
 use crate::tables::time::{
     BatchTime, EventTime, event_times, far_future, in_time, latest_event_time, null_time,
     row_column,
@@ -85,7 +85,7 @@ impl PartitionTimer {
     }
 
     /// What the partition has reached with the rows that have passed.
-    pub(crate) fn reached(&self) -> Reached {
+    pub(crate) fn reached(&self) -> PartitionTimes {
         self.running.reached().into()
     }
 

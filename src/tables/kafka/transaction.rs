@@ -21,15 +21,15 @@ use rdkafka::{Offset, TopicPartitionList};
 
 use crate::core::jobs::Identity;
 use crate::error::{Error, ErrorKind, Result};
-use crate::tables::kafka::aside::aside;
-use crate::tables::kafka::client::{Faults, request_error};
+use crate::tables::kafka::blocking::on_own_thread;
+use crate::tables::kafka::client::{ClientFaults, request_error};
 use crate::tables::kafka::definition::{Delivery, KafkaTable};
-use crate::tables::kafka::publisher::{Called, Clock, Group, Publisher};
+use crate::tables::kafka::in_flight::InFlight;
+use crate::tables::kafka::publisher::{CallOutcome, GroupOffsets, Publisher, SilenceClock};
 use crate::tables::kafka::sink::{
-    Deliveries, EncodedBatch, KnownPartitions, Outlet, Session, encode_rows, ensure_topic,
-    send_rows,
+    Deliveries, EncodedBatch, KnownPartitions, ProducerSession, RecordOutlet, encode_rows,
+    ensure_topic, send_rows,
 };
-use crate::tables::kafka::under_way::UnderWay;
 
 /// The position of a job in one partition of a topic.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,15 +52,15 @@ pub struct PublishedRows {
 }
 
 /// The sink of a job. The runner that has taken it over last owns it: every call of an earlier owner fails.
-pub(crate) type KafkaJobSink = JobTopic<BaseConsumer<Faults>>;
+pub(crate) type KafkaJobSink = JobTopic<BaseConsumer<ClientFaults>>;
 
 /// The sink of a job, over the client of librdkafka or a simulated one.
-pub(crate) struct JobTopic<G: Group> {
-    inner: Arc<Inner<G>>,
+pub(crate) struct JobTopic<G: GroupOffsets> {
+    inner: Arc<SinkState<G>>,
 }
 
-struct Inner<G: Group> {
-    session: Session<G::Publisher>,
+struct SinkState<G: GroupOffsets> {
+    session: ProducerSession<G::Publisher>,
     /// Asks for committed offsets and names the group; it is no member of it.
     group: G,
     in_transactions: bool,
@@ -90,7 +90,7 @@ fn connect(
     table: &KafkaTable,
     id: &str,
     deliveries: Deliveries,
-) -> Result<(BaseProducer<Deliveries>, BaseConsumer<Faults>)> {
+) -> Result<(BaseProducer<Deliveries>, BaseConsumer<ClientFaults>)> {
     let settings = &table.client;
     let timeout = settings.transaction_timeout.as_millis().to_string();
     let mut config = settings.producer_config();
@@ -111,11 +111,11 @@ fn connect(
     let producer = config
         .create_with_context(deliveries)
         .map_err(|error| settings.creation_error(&error))?;
-    let group = settings.group_consumer(id, Faults::default())?;
+    let group = settings.group_consumer(id, ClientFaults::default())?;
     Ok((producer, group))
 }
 
-impl<G: Group> JobTopic<G> {
+impl<G: GroupOffsets> JobTopic<G> {
     /// Takes the topic over with the clients that `connect` makes.
     ///
     /// # Errors
@@ -125,7 +125,7 @@ impl<G: Group> JobTopic<G> {
         table: Arc<KafkaTable>,
         connect: impl FnOnce(&KafkaTable, Deliveries) -> Result<(G::Publisher, G)> + Send + 'static,
     ) -> Result<Self> {
-        aside(move || {
+        on_own_thread(move || {
             let deliveries = Deliveries::default();
             let (producer, group) = connect(&table, deliveries.clone())?;
             let in_transactions = table.delivery != Delivery::AtLeastOnce;
@@ -135,13 +135,13 @@ impl<G: Group> JobTopic<G> {
                     .init_transactions(settings.connect_timeout)
                     .map_err(|failed| request_error(&failed.error, settings, &deliveries.faults))?;
             }
-            let session = Session {
+            let session = ProducerSession {
                 table,
                 producer,
                 deliveries,
             };
             Ok(Self {
-                inner: Arc::new(Inner {
+                inner: Arc::new(SinkState {
                     session,
                     group,
                     in_transactions,
@@ -159,7 +159,7 @@ impl<G: Group> JobTopic<G> {
     /// The broker does not answer.
     pub(crate) async fn witness(&self) -> Result<Option<String>> {
         let inner = Arc::clone(&self.inner);
-        aside(move || {
+        on_own_thread(move || {
             let found = committed_witness(&inner.group, &inner.session.table);
             found.map_err(|error| inner.failed(&error))
         })
@@ -179,7 +179,7 @@ impl<G: Group> JobTopic<G> {
     ) -> Result<PublishedRows> {
         let inner = Arc::clone(&self.inner);
         let session = &self.inner.session;
-        let open = move || Batch::begin(inner);
+        let open = move || BatchRows::begin(inner);
         let rows = send_rows(&session.table, withdrawn, rows, &Time::new(), open).await?;
         let published = session.deliveries.take_published().into_iter();
         Ok(PublishedRows {
@@ -207,7 +207,7 @@ impl<G: Group> JobTopic<G> {
     /// The broker refuses.
     pub(crate) async fn begin(&self) -> Result<()> {
         let inner = Arc::clone(&self.inner);
-        aside(move || inner.begin()).await
+        on_own_thread(move || inner.begin()).await
     }
 
     /// Commits the transaction with the offsets read so far and the witness.
@@ -235,7 +235,7 @@ impl<G: Group> JobTopic<G> {
             element.set_metadata(witness);
         }
         let inner = Arc::clone(&self.inner);
-        aside(move || {
+        on_own_thread(move || {
             if !inner.in_transactions {
                 return inner
                     .group
@@ -261,7 +261,7 @@ impl<G: Group> JobTopic<G> {
             return Ok(());
         }
         let inner = Arc::clone(&self.inner);
-        aside(move || inner.session.abort()).await
+        on_own_thread(move || inner.session.abort()).await
     }
 
     /// The same, without waiting for it; a process that ends waits a moment.
@@ -270,10 +270,10 @@ impl<G: Group> JobTopic<G> {
         if !self.inner.in_transactions {
             return;
         }
-        let (inner, under_way) = (Arc::clone(&self.inner), UnderWay::begin());
+        let (inner, under_way) = (Arc::clone(&self.inner), InFlight::begin());
         let end = move || {
             if let Err(error) = inner.session.abort() {
-                tracing::debug!(%error, "the transaction was not aborted; the broker does it");
+                tracing::debug!(%error, "the transaction was not aborted; the broker aborts it");
             }
             drop(inner);
             drop(under_way);
@@ -290,7 +290,7 @@ impl<G: Group> JobTopic<G> {
     /// The topic is gone, or the broker does not answer.
     pub(crate) async fn identity(&self) -> Result<Identity> {
         let inner = Arc::clone(&self.inner);
-        aside(move || {
+        on_own_thread(move || {
             let table = &inner.session.table;
             inner.group.identity(&table.client, &table.topic)
         })
@@ -308,7 +308,7 @@ impl<G: Group> JobTopic<G> {
     }
 }
 
-impl<G: Group> Clone for JobTopic<G> {
+impl<G: GroupOffsets> Clone for JobTopic<G> {
     fn clone(&self) -> Self {
         Self {
             inner: Arc::clone(&self.inner),
@@ -316,7 +316,7 @@ impl<G: Group> Clone for JobTopic<G> {
     }
 }
 
-impl<G: Group> std::fmt::Debug for JobTopic<G> {
+impl<G: GroupOffsets> std::fmt::Debug for JobTopic<G> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("JobTopic")
             .field("topic", &self.topic())
@@ -325,14 +325,14 @@ impl<G: Group> std::fmt::Debug for JobTopic<G> {
 }
 
 /// The rows of a batch on their way into the job's transaction.
-struct Batch<G: Group> {
-    inner: Arc<Inner<G>>,
+struct BatchRows<G: GroupOffsets> {
+    inner: Arc<SinkState<G>>,
     /// The number of records that were acknowledged before it.
     before: u64,
 }
 
-impl<G: Group> Batch<G> {
-    fn begin(inner: Arc<Inner<G>>) -> Result<Self> {
+impl<G: GroupOffsets> BatchRows<G> {
+    fn begin(inner: Arc<SinkState<G>>) -> Result<Self> {
         let before = inner.session.deliveries.acknowledged();
         inner.session.deliveries.take_published();
         inner.begin()?;
@@ -340,7 +340,7 @@ impl<G: Group> Batch<G> {
     }
 }
 
-impl<G: Group> Outlet for Batch<G> {
+impl<G: GroupOffsets> RecordOutlet for BatchRows<G> {
     fn send(&mut self, rows: &EncodedBatch) -> Result<()> {
         self.inner.session.send(rows)
     }
@@ -352,7 +352,7 @@ impl<G: Group> Outlet for Batch<G> {
                 return Err(Error::new(ErrorKind::Cancelled, "the batch was cancelled"));
             }
             // The transaction is not committed yet: the job reports that it waits, and tries the batch again.
-            session.flush(session.table.client.patience())
+            session.flush(session.table.client.request_timeout())
         });
         sent.map_err(|error| match self.inner.is_fenced_off() {
             true => fenced(),
@@ -362,7 +362,7 @@ impl<G: Group> Outlet for Batch<G> {
     }
 }
 
-impl<G: Group> Inner<G> {
+impl<G: GroupOffsets> SinkState<G> {
     /// Makes offsets part of the transaction.
     ///
     /// The client has a timeout for the first of its two requests only: for the second it waits until the group's
@@ -376,7 +376,7 @@ impl<G: Group> Inner<G> {
         /// The client's own time is over by then.
         const LATE: Duration = Duration::from_secs(30);
         let settings = &self.session.table.client;
-        let patience = settings.patience();
+        let patience = settings.request_timeout();
         let (answer, answered) = std::sync::mpsc::channel();
         let inner = Arc::clone(self);
         let call = move || {
@@ -391,7 +391,9 @@ impl<G: Group> Inner<G> {
             .name("kafka-offsets".to_owned())
             .spawn(call)
             .map_err(|error| {
-                Error::unavailable(format!("no thread for a call to Kafka: {error}"))
+                Error::unavailable(format!(
+                    "a thread for a call to Kafka cannot be started: {error}"
+                ))
             })?;
         match answered.recv_timeout(patience * 2 + LATE) {
             Ok(added) => added.map_err(|error| self.failed(&error)),
@@ -450,9 +452,9 @@ const PAUSE: Duration = Duration::from_millis(5);
 
 /// Repeats a call that the client says may be repeated.
 fn again(
-    clock: &impl Clock,
+    clock: &impl SilenceClock,
     patience: Duration,
-    mut call: impl FnMut() -> Called,
+    mut call: impl FnMut() -> CallOutcome,
 ) -> Result<(), KafkaError> {
     let start = clock.now();
     loop {
@@ -466,7 +468,10 @@ fn again(
 }
 
 /// The metadata that the group's offset of partition 0 was committed with: the witness.
-fn committed_witness(group: &impl Group, table: &KafkaTable) -> Result<Option<String>, KafkaError> {
+fn committed_witness(
+    group: &impl GroupOffsets,
+    table: &KafkaTable,
+) -> Result<Option<String>, KafkaError> {
     let patience = table.client.connect_timeout;
     let start = group.now();
     loop {
@@ -491,8 +496,8 @@ fn committed_witness(group: &impl Group, table: &KafkaTable) -> Result<Option<St
 /// The broker does not answer.
 pub async fn job_witness(table: Arc<KafkaTable>, id: &str) -> Result<Option<String>> {
     let id = id.to_owned();
-    aside(move || {
-        let faults = Faults::default();
+    on_own_thread(move || {
+        let faults = ClientFaults::default();
         let group = table.client.group_consumer(&id, faults.clone())?;
         let found = committed_witness(&group, &table);
         found.map_err(|error| request_error(&error, &table.client, &faults))

@@ -1,7 +1,7 @@
 //! DELETE, UPDATE and MERGE as sessions run them: counts, tables of other engines, other writers at the same time.
 
 use anabranch::error::{ErrorKind, Result};
-use anabranch::planner::{Change, ParsedStatement, Script, parse_statement};
+use anabranch::planner::{ChangeKind, ParsedStatement, Script, parse_statement};
 use anabranch::session::{Planned, Session, SessionOptions};
 
 use super::foreign::{inline_deletion_vector, require, rewrite, six_rows};
@@ -63,7 +63,7 @@ async fn table_of(folder: &Path, ids: std::ops::Range<i64>) -> Session {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn each_statement_says_how_many_rows_it_changed() {
+async fn each_statement_reports_the_changed_rows() {
     let dir = tempfile::tempdir().unwrap();
     let session = table_of(dir.path(), 0..6).await;
     for (text, count) in [
@@ -90,7 +90,7 @@ async fn each_statement_says_how_many_rows_it_changed() {
     );
     assert_eq!(
         parsed("DELETE FROM t").effect.change(),
-        Some(Change::Delete)
+        Some(ChangeKind::Delete)
     );
 }
 

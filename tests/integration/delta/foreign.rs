@@ -748,7 +748,7 @@ async fn rows_are_found_and_changed_in_partitions_of_bytes() {
 
 /// Other writers leave NaN out of the bounds of a column.
 #[tokio::test(flavor = "multi_thread")]
-async fn bounds_of_others_say_nothing_of_nan() {
+async fn foreign_file_bounds_do_not_exclude_nan() {
     let dir = tempfile::tempdir().unwrap();
     let columns = vec![
         column("id", DataType::Int64),

@@ -10,18 +10,18 @@ use anabranch::tables::delta::{OptimizeSpec, VacuumSpec};
 
 use super::*;
 
-pub(super) struct Store {
+pub(super) struct BucketStore {
     pub(super) endpoint: String,
     pub(super) bucket: String,
 }
 
 /// The store of the environment; `None` after the test has run, and passed, in an environment with one.
-pub(super) fn store(test: &str) -> Option<Store> {
+pub(super) fn store(test: &str) -> Option<BucketStore> {
     let (endpoint, bucket) = crate::support::s3(test)?;
-    Some(Store { endpoint, bucket })
+    Some(BucketStore { endpoint, bucket })
 }
 
-impl Store {
+impl BucketStore {
     pub(super) fn spec(&self, path: &str) -> DeltaSpec {
         let options = [
             ("aws.endpoint", self.endpoint.as_str()),
@@ -158,9 +158,8 @@ async fn two_that_create_the_same_table_in_a_bucket_both_get_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_bucket_that_is_missing_and_a_store_that_does_not_answer_are_told_apart() {
-    let name =
-        "delta::s3::a_bucket_that_is_missing_and_a_store_that_does_not_answer_are_told_apart";
+async fn a_missing_bucket_differs_from_an_unreachable_store() {
+    let name = "delta::s3::a_missing_bucket_differs_from_an_unreachable_store";
     let Some(store) = store(name) else { return };
     let missing = DeltaSpec {
         location: "s3://no-such-bucket/t".into(),
@@ -186,7 +185,7 @@ async fn a_bucket_that_is_missing_and_a_store_that_does_not_answer_are_told_apar
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn options_that_do_not_fit_are_refused_before_a_store_is_asked() {
+async fn invalid_store_options_are_refused_before_any_request() {
     let key = ("aws.access_key_id", "key");
     let secret = ("aws.secret_access_key", "anabranch-secret");
     for (options, part) in [

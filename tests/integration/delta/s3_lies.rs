@@ -7,12 +7,12 @@ use anabranch::error::ErrorKind;
 use anabranch::planner::{Script, parse_statement};
 use anabranch::session::{Session, SessionOptions};
 
-use super::s3::{Store, store};
+use super::s3::{BucketStore, store};
 use super::*;
-use crate::proxy::{Fate, Proxy, Request};
+use crate::proxy::{Proxy, Request, RequestFate};
 use crate::support::{Workspace, numbers_of};
 
-fn plain(store: &Store, endpoint: &str, path: &str) -> DeltaSpec {
+fn plain(store: &BucketStore, endpoint: &str, path: &str) -> DeltaSpec {
     let spec = store.spec(path);
     let mut options = spec.options;
     options.insert("aws.endpoint".into(), endpoint.into());
@@ -25,11 +25,11 @@ fn plain(store: &Store, endpoint: &str, path: &str) -> DeltaSpec {
 }
 
 /// The first request for each entry of a log has this fate; later ones pass.
-fn first_of_each_commit(fate: Fate) -> impl FnMut(&Request) -> Fate + Send + 'static {
+fn first_of_each_commit(fate: RequestFate) -> impl FnMut(&Request) -> RequestFate + Send + 'static {
     let mut seen = HashSet::new();
     move |request: &Request| {
         let disturbs = request.commits() && seen.insert(request.target.clone());
-        if disturbs { fate } else { Fate::Pass }
+        if disturbs { fate } else { RequestFate::Pass }
     }
 }
 
@@ -53,9 +53,14 @@ async fn values(handle: &DeltaTableHandle) -> Vec<i64> {
 async fn exact_2_a_commit_whose_answer_is_lost_is_made_once() {
     let name = "delta::s3_lies::exact_2_a_commit_whose_answer_is_lost_is_made_once";
     let Some(store) = store(name) else { return };
-    for (at, fate) in [Fate::Hide(500), Fate::Hide(503), Fate::Cut, Fate::Hide(412)]
-        .into_iter()
-        .enumerate()
+    for (at, fate) in [
+        RequestFate::Hide(500),
+        RequestFate::Hide(503),
+        RequestFate::Cut,
+        RequestFate::Hide(412),
+    ]
+    .into_iter()
+    .enumerate()
     {
         let proxy = Proxy::before(&store.endpoint);
         proxy.rule(first_of_each_commit(fate));
@@ -86,12 +91,17 @@ async fn exact_2_a_commit_whose_answer_is_lost_is_made_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn exact_2_rows_whose_change_is_not_answered_change_once() {
-    let name = "delta::s3_lies::exact_2_rows_whose_change_is_not_answered_change_once";
+async fn exact_2_rows_change_once_if_the_answer_is_lost() {
+    let name = "delta::s3_lies::exact_2_rows_change_once_if_the_answer_is_lost";
     let Some(store) = store(name) else { return };
-    for (at, fate) in [Fate::Hide(500), Fate::Hide(503), Fate::Cut, Fate::Hide(412)]
-        .into_iter()
-        .enumerate()
+    for (at, fate) in [
+        RequestFate::Hide(500),
+        RequestFate::Hide(503),
+        RequestFate::Cut,
+        RequestFate::Hide(412),
+    ]
+    .into_iter()
+    .enumerate()
     {
         let proxy = Proxy::before(&store.endpoint);
         proxy.rule(first_of_each_commit(fate));
@@ -129,8 +139,8 @@ async fn exact_2_rows_whose_change_is_not_answered_change_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn exact_2_what_a_store_does_not_tell_is_said_and_nothing_is_deleted() {
-    let name = "delta::s3_lies::exact_2_what_a_store_does_not_tell_is_said_and_nothing_is_deleted";
+async fn exact_2_an_unknown_commit_outcome_is_reported_and_nothing_deleted() {
+    let name = "delta::s3_lies::exact_2_an_unknown_commit_outcome_is_reported_and_nothing_deleted";
     let Some(store) = store(name) else { return };
     let proxy = Proxy::before(&store.endpoint);
     let handle = DeltaTableHandle::create_or_open(plain(&store, &proxy.url(), "untold"))
@@ -142,14 +152,18 @@ async fn exact_2_what_a_store_does_not_tell_is_said_and_nothing_is_deleted() {
         let mut written = false;
         proxy.rule(move |request| {
             if written {
-                return Fate::Refuse(403);
+                return RequestFate::Refuse(403);
             }
             written = request.commits();
-            if written { Fate::Hide(403) } else { Fate::Pass }
+            if written {
+                RequestFate::Hide(403)
+            } else {
+                RequestFate::Pass
+            }
         });
         let error = sql(&handle, statement).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
-        assert!(error.message().contains("cannot be told"), "{error}");
+        assert!(error.message().contains("is unknown whether"), "{error}");
         assert!(error.help().unwrap().contains("txnId"), "{error:?}");
         proxy.pass();
     }
@@ -159,12 +173,12 @@ async fn exact_2_what_a_store_does_not_tell_is_said_and_nothing_is_deleted() {
     // either.
     proxy.rule(
         |request| match request.target.contains("_delta_log") && request.method == "PUT" {
-            true => Fate::Refuse(403),
-            false => Fate::Pass,
+            true => RequestFate::Refuse(403),
+            false => RequestFate::Pass,
         },
     );
     let error = sql(&handle, "INSERT INTO t VALUES (4)").await.unwrap_err();
-    assert!(error.message().contains("cannot be told"), "{error}");
+    assert!(error.message().contains("is unknown whether"), "{error}");
     proxy.pass();
     assert_eq!(values(&handle).await, [3]);
 }
@@ -177,7 +191,7 @@ async fn exact_2_a_commit_that_comes_late_is_made_once() {
     let handle = DeltaTableHandle::create_or_open(plain(&store, &proxy.url(), "late"))
         .await
         .unwrap();
-    proxy.rule(first_of_each_commit(Fate::Late(
+    proxy.rule(first_of_each_commit(RequestFate::Late(
         500,
         Duration::from_millis(300),
     )));
@@ -186,9 +200,9 @@ async fn exact_2_a_commit_that_comes_late_is_made_once() {
             .await
             .unwrap();
     }
-    proxy.rule(first_of_each_commit(Fate::Delay(Duration::from_millis(
-        300,
-    ))));
+    proxy.rule(first_of_each_commit(RequestFate::Delay(
+        Duration::from_millis(300),
+    )));
     sql(&handle, "INSERT INTO t VALUES (4)").await.unwrap();
     assert_eq!(values(&handle).await, [0, 1, 2, 3, 4]);
     assert_eq!(handle.version().await.unwrap(), 5);
@@ -202,14 +216,14 @@ fn exact_2_a_job_into_a_store_that_hides_successes() {
     let mut commits = 0;
     proxy.rule(move |request| {
         if !request.commits() {
-            return Fate::Pass;
+            return RequestFate::Pass;
         }
         commits += 1;
         match commits % 4 {
-            0 => Fate::Hide(500),
-            1 => Fate::Refuse(503),
-            2 => Fate::Cut,
-            _ => Fate::Pass,
+            0 => RequestFate::Hide(500),
+            1 => RequestFate::Refuse(503),
+            2 => RequestFate::Cut,
+            _ => RequestFate::Pass,
         }
     });
     let work = Workspace::new();
@@ -242,7 +256,7 @@ fn exact_2_a_job_into_a_store_that_hides_successes() {
         work.sql(&["tables.sql"], &[&inserts.concat()]).ok();
         let mut command = work.command();
         command.args(["run", "tables.sql", "jobs.sql", "--until-caught-up"]);
-        crate::support::Ran::of(&mut command).ok();
+        crate::support::ProgramOutput::of(&mut command).ok();
     }
     assert_eq!(kept(&work), (0..24).collect::<Vec<_>>());
     assert!(proxy.disturbed().len() > 6);
@@ -257,8 +271,8 @@ fn kept(work: &Workspace) -> Vec<u64> {
 }
 
 #[test]
-fn a_job_waits_for_a_store_that_refuses_in_the_middle_of_a_batch() {
-    let name = "delta::s3_lies::a_job_waits_for_a_store_that_refuses_in_the_middle_of_a_batch";
+fn a_job_waits_for_a_failing_store_within_a_batch() {
+    let name = "delta::s3_lies::a_job_waits_for_a_failing_store_within_a_batch";
     let Some(store) = store(name) else { return };
     let proxy = Proxy::before(&store.endpoint);
     let work = Workspace::new();
@@ -292,20 +306,20 @@ fn a_job_waits_for_a_store_that_refuses_in_the_middle_of_a_batch() {
         let is_file = request.method == "PUT" && request.target.contains(".parquet");
         begun |= is_file && request.target.contains("/kept/");
         if !begun {
-            return Fate::Pass;
+            return RequestFate::Pass;
         }
         passes += 1;
         if passes < next {
-            return Fate::Pass;
+            return RequestFate::Pass;
         }
         if passes == next + 1 {
             next += 23 + next / 2;
         }
-        Fate::Refuse(403)
+        RequestFate::Refuse(403)
     });
     let mut command = work.command();
     command.args(["run", "tables.sql", "jobs.sql", "--until-caught-up"]);
-    crate::support::Ran::of(&mut command).ok();
+    crate::support::ProgramOutput::of(&mut command).ok();
     let disturbed = proxy.disturbed();
     assert!(disturbed.len() >= 4, "{disturbed:?}");
     proxy.pass();

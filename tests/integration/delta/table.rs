@@ -66,7 +66,7 @@ async fn a_table_is_created_filled_and_opened_again() {
 /// The layout is the one that any other engine expects: one file per partition, `__HIVE_DEFAULT_PARTITION__`
 /// for null, partition values and statistics in the log, `timestamp` and not `timestamp_ntz`.
 #[tokio::test(flavor = "multi_thread")]
-async fn the_log_says_what_other_engines_expect() {
+async fn the_log_has_the_fields_other_engines_expect() {
     let dir = tempfile::tempdir().unwrap();
     let handle = DeltaTableHandle::create_or_open(archive(dir.path()))
         .await
@@ -203,11 +203,11 @@ async fn generated_columns_are_computed_and_checked() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_generated_column_that_cannot_be_is_refused() {
+async fn an_invalid_generated_column_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     for (text, part) in [
         ("year(nothing)", "the table has no column 'nothing'"),
-        ("id +", "is no expression"),
+        ("id +", "is not an expression"),
         ("id, id", "is left over"),
         ("id || 'x'", "gives Utf8"),
         (
@@ -266,7 +266,7 @@ async fn a_declaration_that_differs_names_the_column() {
         ),
         (
             change(&|c| c.swap(0, 1)),
-            "column 'value' stands at another place",
+            "column 'value' has another position",
         ),
         (
             change(&|c| c[0].generated = Some("'x'".into())),
@@ -298,7 +298,7 @@ async fn a_declaration_that_differs_names_the_column() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_table_that_cannot_be_is_refused_before_anything_is_written() {
+async fn an_invalid_table_is_refused_before_anything_is_written() {
     let dir = tempfile::tempdir().unwrap();
     let spec = |columns: Vec<DeltaColumn>, by: &[&str]| DeltaSpec {
         columns: Some(columns),
@@ -460,7 +460,7 @@ async fn an_insert_of_no_rows_makes_no_commit() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_insert_that_fails_leaves_nothing() {
+async fn a_failed_insert_leaves_no_files() {
     let dir = tempfile::tempdir().unwrap();
     let spec = DeltaSpec {
         columns: Some(vec![

@@ -17,7 +17,7 @@ async fn count(handle: &DeltaTableHandle, at: TimeTravel) -> anabranch::error::R
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_version_or_a_time_gives_what_was_there() {
+async fn time_travel_by_version_and_timestamp() {
     let dir = tempfile::tempdir().unwrap();
     let handle = DeltaTableHandle::create_or_open(archive(dir.path()))
         .await

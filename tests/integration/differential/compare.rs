@@ -248,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn sums_may_differ_by_what_their_order_may_cost() {
+    fn sums_may_differ_by_their_rounding_order() {
         let summed = |ours: &str, theirs: &str| are_same(Exactness::Summed, ours, theirs);
         let sum = |sum: &str, greatest: &str| {
             format!(r#"[[["double", "{sum}"], ["double", "{greatest}"]]]"#)

@@ -13,7 +13,7 @@ use anabranch::planner::{Parameters, Script, parse_statement};
 use anabranch::session::{Session, SessionOptions};
 use futures::StreamExt as _;
 
-use crate::support::{Ran, repository};
+use crate::support::{ProgramOutput, repository};
 use agreed::agreed;
 use compare::{Answer, Value, same};
 use generate::{Generator, Statement, TABLES};
@@ -80,7 +80,7 @@ fn number(name: &str, otherwise: u64) -> u64 {
 
 #[test]
 #[expect(clippy::print_stderr, reason = "a failed test shows it")]
-fn answers_are_those_of_another_engine() {
+fn answers_equal_those_of_another_engine() {
     let count = number("ANABRANCH_DIFFERENTIAL", 1000) as usize;
     let seed = number("ANABRANCH_SEED", 1);
     let mut generator = Generator::new(seed);
@@ -101,7 +101,7 @@ fn answers_are_those_of_another_engine() {
         .unwrap();
     assert!(python.status.success(), "{} needs python3", venv.display());
     let python = String::from_utf8(python.stdout).unwrap();
-    let ran = Ran::of(
+    let ran = ProgramOutput::of(
         std::process::Command::new(python.trim())
             .args(["-c", DUCKDB])
             .arg(&file),

@@ -72,7 +72,7 @@ impl Pipeline {
 }
 
 #[test]
-fn a_topic_that_has_each_batch_once_is_whole() {
+fn a_topic_with_each_batch_once_is_consistent() {
     let pipeline = Pipeline::between_topics("check-whole", 1);
     pipeline.send(0..9);
     pipeline.catch_up("job.sql").ok();
@@ -94,7 +94,7 @@ fn a_topic_that_has_each_batch_once_is_whole() {
 }
 
 #[test]
-fn batches_that_a_topic_would_have_twice_are_told() {
+fn duplicate_batches_in_a_topic_are_reported() {
     let pipeline = Pipeline::between_topics("check-twice", 1);
     pipeline.send(0..3);
     pipeline.catch_up("job.sql").ok();
@@ -110,7 +110,7 @@ fn batches_that_a_topic_would_have_twice_are_told() {
 }
 
 #[test]
-fn batches_that_a_topic_lacks_are_told() {
+fn missing_batches_in_a_topic_are_reported() {
     let pipeline = Pipeline::between_topics("check-lacks", 1);
     pipeline.send(0..3);
     pipeline.catch_up("job.sql").ok();
@@ -138,6 +138,6 @@ fn batches_that_a_topic_lacks_are_told() {
     pipeline.finding(
         "it does not say which batch of the job it has",
         "nothing, if the rows are there",
-        "look into it",
+        "inspect it",
     );
 }

@@ -8,18 +8,18 @@
 
 mod brokers;
 mod feeder;
-mod fire;
 mod processes;
+mod under_fire;
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
 
 use brokers::Cluster;
 use feeder::{Feeder, KEYS};
-use fire::{Disturbed, Fire, KINDS, Lies};
 use processes::Processes;
+use under_fire::{JobsUnderFire, KINDS, ProxyCounts, ProxyFaults};
 
-use super::endurance::{Moments, duration};
+use super::endurance::{RandomMoments, duration};
 use crate::support::{produce_on, topic};
 use crate::topics::create_replicated;
 
@@ -34,12 +34,12 @@ fn exact_1_2_three_brokers_under_fire_lose_and_double_nothing() {
     let Some((endpoint, bucket)) = crate::support::s3(name) else {
         return;
     };
-    let fire = Fire::start(&endpoint, &bucket);
-    let mut moments = Moments::new();
+    let fire = JobsUnderFire::start(&endpoint, &bucket);
+    let mut moments = RandomMoments::new();
     let feeder = Feeder::start(&fire.cluster, &fire.source, moments.other());
     let mut processes = Processes::start(&fire);
     fire.wait_until_begun();
-    let lies = Lies::begin(&fire.proxy, moments.other());
+    let lies = ProxyFaults::begin(&fire.proxy, moments.other());
     let mut disturbed: BTreeMap<&str, u32> = BTreeMap::new();
     let first = moments.below(KINDS);
     let end = Instant::now() + duration();
@@ -64,7 +64,7 @@ fn exact_1_2_three_brokers_under_fire_lose_and_double_nothing() {
         assert!(feeder.goes_on(), "the producer has ended");
     }
     let sent = feeder.finish();
-    let by_store = Disturbed::by(&fire.proxy);
+    let by_store = ProxyCounts::by(&fire.proxy);
     let (kills, failed_starts) = (processes.kills, processes.failed_starts);
     fire.proxy.pass();
     eprintln!(
@@ -75,7 +75,7 @@ fn exact_1_2_three_brokers_under_fire_lose_and_double_nothing() {
     // Windows that the watermark of each partition has passed: every key has a record for each second.
     let closed = sent.saturating_sub(1 + 5) / 10;
     if duration() >= Duration::from_secs(60) {
-        let Disturbed {
+        let ProxyCounts {
             hidden,
             delayed,
             refused,

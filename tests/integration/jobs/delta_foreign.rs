@@ -69,7 +69,7 @@ fn a_table_that_spark_wrote_is_read_as_a_stream() {
 }
 
 #[test]
-fn deletion_vectors_that_come_later_do_not_hide_rows_that_were_not_read_yet() {
+fn later_deletion_vectors_do_not_hide_unread_rows() {
     let work = by_spark();
     // The job began when the table was empty, at version 0: Spark's versions have been added since.
     let log = work.path("spark/_delta_log");

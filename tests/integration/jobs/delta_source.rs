@@ -80,7 +80,7 @@ fn doubles(numbers: impl IntoIterator<Item = u64>) -> Vec<u64> {
 }
 
 #[test]
-fn exact_1_files_there_were_and_files_added_are_read_once() {
+fn exact_1_existing_and_added_files_are_read_once() {
     let pipeline = doubling("delta-rows", "");
     pipeline.write(0..10);
     pipeline.write(10..12);
@@ -117,7 +117,7 @@ fn exact_1_files_there_were_and_files_added_are_read_once() {
 }
 
 #[test]
-fn exact_2_from_delta_to_delta_whichever_step_a_process_dies_at() {
+fn exact_2_from_delta_to_delta_after_a_crash_at_any_step() {
     let pipeline = doubling("delta-crash", "");
     let mut sent = 0;
     pipeline.crash_at_each_step("keep.sql", 1, || {
@@ -144,7 +144,7 @@ fn exact_2_from_delta_to_delta_whichever_step_a_process_dies_at() {
 }
 
 #[test]
-fn rows_that_are_deleted_or_rewritten_stop_the_job_unless_the_table_says_otherwise() {
+fn deleted_or_rewritten_rows_stop_the_job_unless_configured() {
     let pipeline = doubling("delta-changes", "");
     pipeline.write(0..4);
     pipeline.catch_up("job.sql").ok();
@@ -178,7 +178,7 @@ fn rows_that_are_deleted_or_rewritten_stop_the_job_unless_the_table_says_otherwi
 }
 
 #[test]
-fn loss_1_versions_and_files_that_are_gone_stop_the_job_until_they_are_skipped() {
+fn loss_1_missing_versions_and_files_stop_the_job_until_skipped() {
     let pipeline = doubling("delta-loss", "");
     let tables = std::fs::read_to_string(pipeline.work.path("tables.sql")).unwrap();
     let written = "LOCATION 'written';";
@@ -247,7 +247,7 @@ fn a_job_may_begin_at_the_end_of_its_source() {
 }
 
 #[test]
-fn a_delta_table_is_a_stream_where_it_says_so() {
+fn a_delta_table_is_a_stream_if_declared_so() {
     let pipeline = doubling("delta-refused", "");
     pipeline.write(0..2);
     for (statement, expected) in [
@@ -270,7 +270,7 @@ fn a_delta_table_is_a_stream_where_it_says_so() {
         ),
         (
             "CREATE EXTERNAL TABLE t STORED AS DELTA LOCATION 'written' OPTIONS ('scan.startup' 'latest')",
-            "say 'scan.mode' 'stream' as well",
+            "set 'scan.mode' 'stream' as well",
         ),
     ] {
         let ran = pipeline.work.sql(&["tables.sql"], &[statement]);

@@ -63,7 +63,7 @@ impl Pipeline {
 }
 
 #[test]
-fn exact_1_windows_over_versions_are_counted_once_whichever_step_a_process_dies_at() {
+fn exact_1_windows_over_versions_are_counted_once_after_a_crash_at_any_step() {
     let pipeline = counting("versions-crash", "");
     let mut sent = 0;
     pipeline.crash_at_each_step("job.sql", 2, || {
@@ -160,7 +160,7 @@ fn time_2_rows_are_late_by_earlier_versions_and_not_by_their_own() {
 }
 
 #[test]
-fn time_5_rows_without_a_time_of_this_world_are_dead_letters_of_a_table_too() {
+fn time_5_rows_with_an_implausible_time_are_dead_letters_of_a_table_too() {
     let pipeline = counting("versions-dead", ", 'watermark.max_ahead' '2 days'");
     let tomorrow = "now() + INTERVAL '1 day'".to_owned();
     pipeline.add([
@@ -337,7 +337,7 @@ fn keys_without_a_window_are_counted_over_versions() {
 }
 
 #[test]
-fn what_a_watermark_of_a_table_cannot_be_is_refused() {
+fn invalid_watermarks_of_a_table_are_refused() {
     let pipeline = counting("versions-refused", "");
     pipeline.add_seconds([1]);
     let table = |columns: &str, options: &str| {
@@ -350,7 +350,7 @@ fn what_a_watermark_of_a_table_cannot_be_is_refused() {
     for (statement, expected) in [
         (
             table(watermark, "'scan.mode' 'static'"),
-            "say 'scan.mode' 'stream' as well",
+            "set 'scan.mode' 'stream' as well",
         ),
         (
             table(
@@ -365,11 +365,11 @@ fn what_a_watermark_of_a_table_cannot_be_is_refused() {
         ),
         (
             table("", "'watermark.idle_after' '1 minute'"),
-            "say 'scan.mode' 'stream' as well",
+            "set 'scan.mode' 'stream' as well",
         ),
         (
             table("(WATERMARK FOR u AS u - INTERVAL '5 seconds')", stream),
-            "WATERMARK names u, which is no column",
+            "WATERMARK names u, which is not a column",
         ),
         (
             table("(WATERMARK FOR k AS k - INTERVAL '5 seconds')", stream),

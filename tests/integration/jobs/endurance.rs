@@ -83,9 +83,9 @@ pub(super) fn duration() -> Duration {
 }
 
 /// Moments from a seed: xorshift, by Marsaglia.
-pub(super) struct Moments(u64);
+pub(super) struct RandomMoments(u64);
 
-impl Moments {
+impl RandomMoments {
     #[expect(clippy::print_stderr, reason = "a failed test shows it")]
     pub(super) fn new() -> Self {
         let given = std::env::var("ANABRANCH_SEED").ok();
@@ -154,7 +154,7 @@ fn kill(process: &mut Option<Child>) {
 #[expect(clippy::print_stderr, reason = "a failed test shows it")]
 fn exact_1_2_two_processes_fight_and_are_killed_at_random() {
     let pipeline = jobs("endurance");
-    let mut moments = Moments::new();
+    let mut moments = RandomMoments::new();
     let mut processes = [None, None];
     let (mut sent, mut kills) = (0, 0);
     let end = Instant::now() + duration();

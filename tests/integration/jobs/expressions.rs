@@ -167,7 +167,7 @@ fn records_that_fail_are_dead_letters_and_the_rest_is_written() {
 }
 
 #[test]
-fn rows_that_the_sink_cannot_hold_are_such_records_too() {
+fn rows_that_do_not_fit_the_sink_are_dead_letters() {
     let pipeline = dividing("divide-sink", ", 'on_expression_error' 'dead_letter'");
     pipeline.work.file(
         "job.sql",
@@ -198,7 +198,7 @@ fn rows_that_the_sink_cannot_hold_are_such_records_too() {
 }
 
 #[test]
-fn exact_1_dead_letters_are_there_once_whatever_step_a_process_dies_at() {
+fn exact_1_dead_letters_are_kept_once_after_a_crash_at_any_step() {
     let pipeline = dividing(
         "divide-crash",
         ", 'batch.max_rows' 4, 'on_expression_error' 'dead_letter'",
@@ -222,7 +222,7 @@ fn exact_1_dead_letters_are_there_once_whatever_step_a_process_dies_at() {
 }
 
 #[test]
-fn what_cannot_be_set_aside_is_refused_or_fails() {
+fn failures_that_cannot_be_set_aside_fail_the_job() {
     let pipeline = dividing("divide-refused", "");
     pipeline.work.append(
         "tables.sql",
@@ -234,7 +234,7 @@ fn what_cannot_be_set_aside_is_refused_or_fails() {
     for (sql, expected) in [
         (
             job("skip", "SELECT v, d FROM numbers"),
-            "'on_expression_error' does not take 'skip'",
+            "'on_expression_error' does not accept 'skip'",
         ),
         (
             job("dead_letter", "SELECT v, 1.5 FROM files"),
@@ -259,14 +259,14 @@ fn what_cannot_be_set_aside_is_refused_or_fails() {
     pipeline.send_values(&(0..120).collect::<Vec<_>>());
     let ran = pipeline.catch_up("job.sql");
     assert_eq!(ran.code, Some(1), "{ran:?}");
-    assert!(ran.err.contains("so many records fail"), "{}", ran.err);
+    assert!(ran.err.contains("too many records fail"), "{}", ran.err);
     assert!(pipeline.dead().is_empty());
 }
 
 /// Records whose rows are too large, for a function, for the client, or name a partition that is not there: the job names the first of
 /// them, or sets them aside.
 #[test]
-fn records_that_are_too_large_or_have_no_place_are_such_records_too() {
+fn too_large_or_unplaceable_records_are_dead_letters() {
     for (query, bad, expected) in [
         (
             "sized SELECT length(repeat('x', v)) FROM numbers",
@@ -329,7 +329,7 @@ fn records_that_are_too_large_or_have_no_place_are_such_records_too() {
 
 /// Values that are too large only together: no record is to blame, and fewer records at a time make less.
 #[test]
-fn values_that_are_too_large_together_are_made_of_fewer_records() {
+fn values_too_large_in_total_are_built_from_fewer_records() {
     let mut pipeline = dividing("together", "");
     pipeline
         .variables

@@ -60,7 +60,7 @@ impl Pipeline {
 }
 
 #[test]
-fn ident_1_a_topic_that_was_made_anew_with_as_many_records_or_more_stops_the_job() {
+fn ident_1_a_recreated_topic_with_as_many_records_stops_the_job() {
     for (name, count) in [("anew-few", 2), ("anew-same", 4), ("anew-more", 9)] {
         let pipeline = Pipeline::between_topics(name, 1);
         pipeline.send(0..4);
@@ -69,7 +69,7 @@ fn ident_1_a_topic_that_was_made_anew_with_as_many_records_or_more_stops_the_job
         pipeline.send(100..100 + count);
         let shown = pipeline.stopped("job.sql");
         for says in [
-            "was made anew: its id was",
+            "was recreated: its id was",
             "RESUME JOB … ACCEPTING NEW numbers",
             "RESUME JOB … ACCEPTING MOVED numbers",
         ] {
@@ -93,7 +93,7 @@ fn ident_1_a_topic_that_was_made_anew_with_as_many_records_or_more_stops_the_job
 }
 
 #[test]
-fn a_job_that_reads_what_it_writes_by_another_address_stops_before_it_writes() {
+fn a_job_that_reads_its_own_sink_by_another_address_stops() {
     let pipeline = Pipeline::between_topics("loop", 1);
     pipeline.send(0..4);
     let (host, port) = pipeline.bootstrap.rsplit_once(':').unwrap();
@@ -124,7 +124,7 @@ fn a_job_that_reads_what_it_writes_by_another_address_stops_before_it_writes() {
 }
 
 #[test]
-fn ident_1_a_topic_that_is_made_anew_while_the_job_runs_stops_it() {
+fn ident_1_a_topic_recreated_while_the_job_runs_stops_it() {
     let pipeline = Pipeline::between_topics("anew-live", 1);
     pipeline.send(0..4);
     let mut child = pipeline.command("job.sql").spawn().unwrap();
@@ -144,7 +144,7 @@ fn ident_1_a_topic_that_is_made_anew_while_the_job_runs_stops_it() {
 }
 
 #[test]
-fn ident_1_a_table_over_another_topic_stops_the_job_and_both_ways_are_open() {
+fn ident_1_a_table_over_another_topic_stops_the_job_until_accepted() {
     for how in ["NEW", "MOVED"] {
         let pipeline = Pipeline::between_topics(&format!("other-{how}"), 1);
         pipeline.send(0..4);
@@ -177,7 +177,7 @@ fn ident_1_a_table_over_another_topic_stops_the_job_and_both_ways_are_open() {
 }
 
 #[test]
-fn ident_1_a_topic_replaced_by_a_delta_stream_carries_no_offset_over() {
+fn ident_1_a_topic_replaced_by_a_delta_stream_keeps_no_offset() {
     let pipeline = Pipeline::between_topics("kinds", 1);
     pipeline.send(0..10);
     pipeline.catch_up("job.sql").ok();
@@ -196,14 +196,14 @@ fn ident_1_a_topic_replaced_by_a_delta_stream_carries_no_offset_over() {
 }
 
 #[test]
-fn ident_1_a_delta_stream_that_was_made_anew_stops_the_job() {
+fn ident_1_a_recreated_delta_stream_stops_the_job() {
     let pipeline = Pipeline::from_lake("lake-anew");
     pipeline.insert_into_lake(0..3);
     pipeline.catch_up("job.sql").ok();
     std::fs::remove_dir_all(pipeline.work.path("lake")).unwrap();
     pipeline.insert_into_lake(10..18);
     let shown = pipeline.stopped("job.sql");
-    assert!(shown.contains("was made anew: its id was"), "{shown}");
+    assert!(shown.contains("was recreated: its id was"), "{shown}");
     pipeline.resume("RESUME JOB doubling ACCEPTING NEW numbers");
     pipeline.catch_up("job.sql").ok();
     let all = (0..3).chain(10..18).map(|v| v * 2);
@@ -211,7 +211,7 @@ fn ident_1_a_delta_stream_that_was_made_anew_stops_the_job() {
 }
 
 #[test]
-fn ident_1_a_sink_that_was_made_anew_is_not_filled_on() {
+fn ident_1_a_recreated_sink_stops_the_job() {
     let pipeline = Pipeline::between_topics("sink-anew", 1);
     pipeline.send(0..4);
     for (file, job, table) in [
@@ -227,8 +227,8 @@ fn ident_1_a_sink_that_was_made_anew_is_not_filled_on() {
         let stopped = pipeline.catch_up(file);
         assert_eq!(stopped.code, Some(1), "{stopped:?}");
         for says in [
-            "the sink of the job is another one",
-            "was made anew",
+            "the sink of the job was replaced by another one",
+            "was recreated",
             &format!("ACCEPTING NEW {table}"),
         ] {
             assert!(stopped.err.contains(says), "{}", stopped.err);
@@ -265,7 +265,7 @@ fn ident_1_what_was_not_reported_cannot_be_accepted() {
     assert!(
         refused
             .err
-            .contains("has not reported that numbers is another table"),
+            .contains("has not reported that table numbers was replaced"),
         "{}",
         refused.err
     );
@@ -274,7 +274,7 @@ fn ident_1_what_was_not_reported_cannot_be_accepted() {
         .sql(&[], &["RESUME JOB doubling SKIPPING LOST"])
         .ok();
     assert!(
-        (said.out + &said.err).contains("it has reported nothing lost"),
+        (said.out + &said.err).contains("it has reported no lost offsets"),
         "a warning"
     );
 }
@@ -348,7 +348,7 @@ impl Pipeline {
 }
 
 #[test]
-fn time_1_partitions_that_are_gone_hold_no_window_back() {
+fn time_1_deleted_partitions_hold_no_window_back() {
     let pipeline = per_minute("fewer", 3, "1 hour");
     pipeline.minutes(0..3, 0..2);
     pipeline.catch_up("job.sql").ok();
@@ -356,7 +356,7 @@ fn time_1_partitions_that_are_gone_hold_no_window_back() {
     pipeline.recreate(&pipeline.source, 1);
     pipeline.minutes(0..1, 2..6);
     let shown = pipeline.stopped("job.sql");
-    assert!(shown.contains("was made anew"), "{shown}");
+    assert!(shown.contains("was recreated"), "{shown}");
     pipeline.resume("RESUME JOB counting ACCEPTING NEW ticks");
     pipeline.catch_up("job.sql").ok();
     let partitions = pipeline.only_row("SELECT partition, holds_back FROM system.partitions");

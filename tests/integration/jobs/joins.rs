@@ -95,7 +95,7 @@ fn each_batch_reads_a_static_table_as_it_is_then() {
 }
 
 #[test]
-fn windows_count_joined_rows_and_time_goes_on_without_any() {
+fn windows_count_joined_rows_and_the_watermark_advances_without_any() {
     let pipeline = countries("joins-windows");
     pipeline.work.file(
         "job.sql",

@@ -71,7 +71,7 @@ impl Pipeline {
 }
 
 #[test]
-fn exact_1_keys_are_counted_once_whichever_step_a_process_dies_at() {
+fn exact_1_keys_are_counted_once_after_a_crash_at_any_step() {
     let pipeline = counting("keyed-crash");
     let mut sent = 0;
     pipeline.crash_at_each_step("job.sql", 2, || {
@@ -106,7 +106,7 @@ fn exact_3_keys_in_a_delta_table_after_crashes_and_a_rewind() {
 }
 
 #[test]
-fn a_key_is_forgotten_when_no_batch_touches_it() {
+fn a_key_expires_when_no_batch_touches_it() {
     let pipeline = counting("keyed-ttl");
     let job = |ttl: &str| {
         format!(
@@ -181,7 +181,7 @@ fn a_key_that_no_longer_passes_having_is_withdrawn() {
 }
 
 #[test]
-fn a_group_of_all_rows_is_one_key_and_is_said_when_touched() {
+fn a_global_group_is_one_key_and_is_emitted_when_touched() {
     let pipeline = counting("keyed-global");
     pipeline.work.file(
         "job.sql",
@@ -200,7 +200,7 @@ fn a_group_of_all_rows_is_one_key_and_is_said_when_touched() {
 }
 
 #[test]
-fn what_an_aggregate_without_a_window_needs_is_asked_for() {
+fn an_aggregate_without_a_window_requires_a_state_ttl() {
     let pipeline = counting("keyed-refused");
     let timed = format!(
         "CREATE EXTERNAL TABLE timed (v BIGINT, t TIMESTAMP, WATERMARK FOR t AS t) STORED AS KAFKA LOCATION '{}' \
@@ -212,17 +212,17 @@ fn what_an_aggregate_without_a_window_needs_is_asked_for() {
     let ttl = "WITH ('state.ttl' 'none')";
     for (options, query, expected) in [
         ("", format!("{by_key} EMIT CHANGES"), "'state.ttl' '7 days'"),
-        (ttl, by_key.to_owned(), "say EMIT CHANGES"),
+        (ttl, by_key.to_owned(), "use EMIT CHANGES"),
         (ttl, format!("{by_key} EMIT ON WINDOW CLOSE"), "nothing closes"),
         (
             "WITH ('state.ttl' 'soon')",
             format!("{by_key} EMIT CHANGES"),
-            "does not take 'soon'",
+            "does not accept 'soon'",
         ),
         (
             "WITH ('state.ttl' '0 seconds')",
             format!("{by_key} EMIT CHANGES"),
-            "does not take '0 seconds'",
+            "does not accept '0 seconds'",
         ),
         (
             ttl,
@@ -243,9 +243,9 @@ fn what_an_aggregate_without_a_window_needs_is_asked_for() {
             ttl,
             "SELECT v, count(*) FROM TUMBLE(TABLE timed, DESCRIPTOR(t), INTERVAL '1 minute') GROUP BY v, window_start"
                 .to_owned(),
-            "'state.ttl' is about the keys",
+            "'state.ttl' applies to the keys",
         ),
-        (ttl, "SELECT v, 1 FROM numbers".to_owned(), "the job keeps none"),
+        (ttl, "SELECT v, 1 FROM numbers".to_owned(), "the job has none"),
     ] {
         let job = format!("CREATE JOB refused {options} AS INSERT INTO many {query}");
         let ran = pipeline

@@ -218,13 +218,13 @@ fn metrics_may_be_asked_for_by_a_variable() {
 }
 
 #[test]
-fn an_address_that_is_in_use_is_told_before_a_job_starts() {
+fn an_address_in_use_is_reported_before_a_job_starts() {
     let pipeline = pipeline("metrics-in-use");
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
     for (address, reason) in [
         (address.as_str(), "the address is in use"),
-        ("9464", "it is no HOST:PORT"),
+        ("9464", "it is not HOST:PORT"),
     ] {
         let ran = pipeline
             .work

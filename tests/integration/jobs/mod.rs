@@ -28,7 +28,8 @@ mod windows;
 use std::process::{Child, Command, Stdio};
 
 use crate::support::{
-    Ran, Workspace, consume_on, create_topic_on, kafka, numbers_of, produce_on, read_by_kafka,
+    ProgramOutput, Workspace, consume_on, create_topic_on, kafka, numbers_of, produce_on,
+    read_by_kafka,
 };
 use crate::topics::delete_records_on;
 
@@ -106,9 +107,9 @@ impl Pipeline {
     }
 
     /// Runs a job file until it has handled all that is there.
-    fn catch_up(&self, job: &str) -> Ran {
+    fn catch_up(&self, job: &str) -> ProgramOutput {
         let mut command = self.command(job);
-        Ran::of(command.arg("--until-caught-up"))
+        ProgramOutput::of(command.arg("--until-caught-up"))
     }
 
     /// The same in a process that dies at a fail point.

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::Pipeline;
-use crate::support::{OwnBroker, kafka, repository};
+use crate::support::{TestBroker, kafka, repository};
 use crate::topics::create_topic_with;
 
 /// A job from numbers to a topic with settings and a table with options; `query` fills `v` and `k`, the record's key, and `ts`,
@@ -108,7 +108,7 @@ fn a_record_of_a_time_that_the_topic_does_not_take() {
 }
 
 #[test]
-fn a_sink_that_cannot_be_made() {
+fn a_sink_that_cannot_be_created() {
     let options = ", 'topic.partitions' '1', 'topic.replication_factor' '3'";
     let job = pipeline("job-replicas", None, options, PLAIN);
     fails(
@@ -122,7 +122,7 @@ fn a_sink_that_cannot_be_made() {
 #[test]
 fn a_topic_that_a_policy_of_the_cluster_forbids() {
     let policy = repository().join("tests/jvm/AtMostThreePartitions.java");
-    let broker = OwnBroker::start(&["--policy", &policy.display().to_string()]);
+    let broker = TestBroker::start(&["--policy", &policy.display().to_string()]);
     let bootstrap = broker.variable("KAFKA_BOOTSTRAP");
     let job = pipeline_on(
         bootstrap,
@@ -158,7 +158,7 @@ fn a_transaction_that_may_take_longer_than_the_broker_allows() {
 }
 
 #[test]
-fn a_source_whose_client_cannot_be_made() {
+fn a_source_whose_client_cannot_be_created() {
     let job = pipeline("job-client", None, ", 'topic.partitions' '1'", PLAIN);
     let tables = std::fs::read_to_string(job.work.path("tables.sql")).unwrap();
     let first = format!("'kafka.bootstrap.servers' '{}'", job.bootstrap);

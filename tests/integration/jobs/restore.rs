@@ -5,7 +5,7 @@ use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use super::Pipeline;
-use crate::support::{PATIENCE, Ran, Workspace, copy_folder, numbers_of, signal};
+use crate::support::{PATIENCE, ProgramOutput, Workspace, copy_folder, numbers_of, signal};
 
 impl Pipeline {
     /// Keeps a folder as it is now.
@@ -147,7 +147,7 @@ fn loss_1_an_older_source_that_was_written_to_again_is_noticed() {
             }
             let error = pipeline.error("job.sql");
             assert!(
-                error.contains("which the job has read: it was made anew, restored"),
+                error.contains("which the job has read: it was recreated, restored"),
                 "{error}"
             );
             assert_eq!(pipeline.doubled(), before);
@@ -164,7 +164,7 @@ fn loss_1_an_older_source_that_was_written_to_again_is_noticed() {
 }
 
 #[test]
-fn loss_1_a_source_that_is_put_back_while_the_job_runs_is_noticed() {
+fn loss_1_a_source_restored_while_the_job_runs_is_noticed() {
     let lake = Lake::with_checkpoints(100);
     lake.send(0..2);
     let (written, backup) = (lake.work.path("written"), lake.work.path("backup"));
@@ -180,7 +180,7 @@ fn loss_1_a_source_that_is_put_back_while_the_job_runs_is_noticed() {
     signal(&runs, "-CONT");
     let said = ended(runs);
     assert!(
-        said.contains("which the job has read: it was made anew, restored"),
+        said.contains("which the job has read: it was recreated, restored"),
         "{said}"
     );
     assert_eq!(lake.kept(), [0, 1, 2, 3, 4]);
@@ -218,7 +218,7 @@ impl Lake {
         self.work.sql(&["tables.sql"], &[&inserts]).ok();
     }
 
-    fn catch_up(&self) -> Ran {
+    fn catch_up(&self) -> ProgramOutput {
         let arguments = ["run", "tables.sql", "jobs.sql", "--until-caught-up"];
         self.work.anabranch(&arguments)
     }
@@ -230,7 +230,7 @@ impl Lake {
         stopped.err
     }
 
-    fn say(&self, statements: &[&str]) -> Ran {
+    fn say(&self, statements: &[&str]) -> ProgramOutput {
         self.work.sql(&["tables.sql", "jobs.sql"], statements)
     }
 
@@ -385,7 +385,7 @@ fn exact_2_a_restore_that_keeps_the_rows_of_the_job_does_not_stop_it() {
 }
 
 #[test]
-fn exact_3_rows_that_a_restore_puts_back_after_a_rewind_are_not_there_twice() {
+fn exact_3_rows_restored_after_a_rewind_are_not_doubled() {
     let lake = Lake::with_checkpoints(100);
     lake.send(0..4);
     lake.catch_up().ok();
@@ -409,7 +409,7 @@ fn exact_3_rows_that_a_restore_puts_back_after_a_rewind_are_not_there_twice() {
 }
 
 #[test]
-fn exact_2_a_sink_that_is_put_back_to_its_last_checkpoint_is_noticed() {
+fn exact_2_a_sink_restored_to_its_last_checkpoint_is_noticed() {
     for runs in [false, true] {
         // Each version has a checkpoint.
         let lake = Lake::with_checkpoints(1);
@@ -438,7 +438,7 @@ fn exact_2_a_sink_that_is_put_back_to_its_last_checkpoint_is_noticed() {
 }
 
 #[test]
-fn time_1_silence_counts_over_runs_that_end_at_once() {
+fn time_1_idle_time_counts_across_short_runs() {
     let pipeline = super::identity::per_minute("timer", 2, "1 second");
     pipeline.minutes(0..1, 0..3);
     pipeline.catch_up("job.sql").ok();

@@ -107,7 +107,7 @@ fn exact_3_a_job_goes_back_as_far_as_it_keeps_batches() {
 }
 
 #[test]
-fn exact_2_whichever_step_of_sweeping_a_process_dies_at() {
+fn exact_2_a_crash_at_any_step_of_sweeping() {
     let pipeline = forgetful("retention-crash");
     let (mut sent, mut offset, mut late, mut dead) = (0, 0, Vec::new(), Vec::new());
     for fail_point in [
@@ -169,7 +169,7 @@ fn a_dropped_job_is_swept_and_a_process_that_runs_it_ends() {
 }
 
 #[test]
-fn retention_is_checked_and_told() {
+fn retention_options_are_checked_and_shown() {
     let pipeline = forgetful("retention-options");
     let explain = |option: &str| {
         let job = format!(
@@ -187,11 +187,11 @@ fn retention_is_checked_and_told() {
     for (option, problem) in [
         (
             "'retention.versions' '0'",
-            "option 'retention.versions' does not take '0'",
+            "option 'retention.versions' does not accept '0'",
         ),
         (
             "'retention.age' 'long'",
-            "option 'retention.age' does not take 'long'",
+            "option 'retention.age' does not accept 'long'",
         ),
     ] {
         let refused = explain(option);

@@ -44,7 +44,7 @@ impl Pipeline {
 }
 
 #[test]
-fn all_groups_of_a_session_that_moves_are_withdrawn_and_said_anew() {
+fn all_groups_of_a_moved_session_are_withdrawn_and_emitted_again() {
     let pipeline = by_page("groups-changes");
     let mut said = Vec::new();
     let mut visit = |page: &str, second: u32| {

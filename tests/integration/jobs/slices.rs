@@ -51,7 +51,7 @@ fn expected(seconds: u32) -> BTreeMap<(i64, String), Vec<i64>> {
 }
 
 #[test]
-fn exact_1_overlapping_windows_are_counted_once_whichever_step_a_process_dies_at() {
+fn exact_1_overlapping_windows_are_counted_once_after_a_crash_at_any_step() {
     let pipeline = hopping("slices-crash");
     let mut sent = 0;
     pipeline.crash_at_each_step("job.sql", 1, || {
@@ -118,7 +118,7 @@ fn state_by_slice_is_shown_and_state_by_window_is_refused() {
     assert!(
         explained
             .out
-            .contains("by slice of 5 seconds, whatever the number of windows"),
+            .contains("by slice of 5 seconds, for any number of windows"),
         "{explained:?}"
     );
 
@@ -159,7 +159,7 @@ fn state_by_slice_is_shown_and_state_by_window_is_refused() {
     assert_eq!(refused.code, Some(1), "{refused:?}");
     assert!(
         refused.err.contains(
-            "is by window, as an earlier release or another text kept it, and not by slice"
+            "is by window, as an earlier release or another query kept it, and not by slice"
         ) && refused.err.contains("'on_change' 'reset'"),
         "{}",
         refused.err

@@ -7,7 +7,7 @@ use crate::support::{create_topic, kafka_tool, produce, signal};
 use crate::topics::widen_topic_on;
 
 #[test]
-fn a_job_goes_on_where_it_stood_and_says_what_it_did() {
+fn a_job_continues_where_it_stopped_and_reports_its_work() {
     let pipeline = Pipeline::between_topics("job", 2);
     pipeline.send(0..5);
     let first = pipeline.catch_up("job.sql").ok();
@@ -88,7 +88,7 @@ fn a_job_runs_until_it_is_interrupted() {
 }
 
 #[test]
-fn a_job_is_made_once_changed_by_or_replace_and_dropped() {
+fn a_job_is_created_once_replaced_and_dropped() {
     let pipeline = Pipeline::between_topics("made", 1);
     let work = &pipeline.work;
     pipeline.send(0..4);
@@ -156,7 +156,7 @@ fn a_process_with_an_older_statement_of_a_job_ends_when_another_changes_it() {
 }
 
 #[test]
-fn a_job_is_gone_whose_drop_died_half_way() {
+fn a_job_with_an_interrupted_drop_is_dropped() {
     let pipeline = Pipeline::between_topics("drop-dies", 1);
     let work = &pipeline.work;
     pipeline.send(0..2);
@@ -199,7 +199,7 @@ fn a_paused_job_waits_for_resume() {
 }
 
 #[test]
-fn loss_1_offsets_that_are_gone_stop_the_job_until_they_are_skipped() {
+fn loss_1_missing_offsets_stop_the_job_until_skipped() {
     let pipeline = Pipeline::between_topics("lost", 1);
     let work = &pipeline.work;
     pipeline.send(0..4);
@@ -224,7 +224,7 @@ fn loss_1_offsets_that_are_gone_stop_the_job_until_they_are_skipped() {
 }
 
 #[test]
-fn loss_1_batches_whose_records_are_gone_cannot_be_rewound() {
+fn loss_1_batches_without_their_records_cannot_be_rewound() {
     let pipeline = Pipeline::between_topics("gone", 1);
     pipeline.send(0..8);
     pipeline.catch_up("job.sql").ok();
@@ -300,7 +300,7 @@ fn a_new_partition_is_read_from_its_beginning() {
 }
 
 #[test]
-fn what_a_job_cannot_do_is_refused_with_its_name() {
+fn unsupported_parts_of_a_job_are_refused_by_name() {
     let pipeline = Pipeline::between_topics("refused", 1);
     create_topic(&pipeline.sink, 1);
     for (query, expected) in [
@@ -364,7 +364,7 @@ fn per_batch_aggregates_see_one_batch_each() {
 }
 
 #[test]
-fn exact_3_a_rewound_job_does_its_batches_again() {
+fn exact_3_a_rewound_job_runs_its_batches_again() {
     let pipeline = Pipeline::between_topics("rewind", 1);
     pipeline.send(0..8);
     pipeline.catch_up("job.sql").ok();
@@ -467,7 +467,7 @@ fn exact_3_a_rewound_delta_table_is_that_of_a_job_that_never_went_past() {
 }
 
 #[test]
-fn job_state_points_at_the_job_that_there_is_not() {
+fn job_state_of_a_missing_job_is_an_error() {
     let work = crate::support::Workspace::new();
     let told = work.sql(&[], &["SELECT * FROM job_state('nope')"]);
     assert_eq!(told.code, Some(1), "{told:#?}");

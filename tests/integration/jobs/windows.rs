@@ -92,7 +92,7 @@ pub(super) fn expected(seconds: u32) -> BTreeMap<(i64, String), Vec<i64>> {
 }
 
 #[test]
-fn exact_1_windows_are_counted_once_whichever_step_a_process_dies_at() {
+fn exact_1_windows_are_counted_once_after_a_crash_at_any_step() {
     let pipeline = counting("windows-crash");
     let mut sent = 0;
     pipeline.crash_at_each_step("job.sql", 2, || {
@@ -144,7 +144,7 @@ fn exact_1_windows_while_two_runners_fight_and_are_killed() {
 }
 
 #[test]
-fn what_a_job_with_windows_cannot_do_is_refused_with_its_name() {
+fn unsupported_parts_of_a_windowed_job_are_refused_by_name() {
     let pipeline = counting("windows-refused");
     let bootstrap = &pipeline.bootstrap;
     pipeline.work.file(
@@ -213,8 +213,8 @@ fn what_a_job_with_windows_cannot_do_is_refused_with_its_name() {
         assert!(ran.err.contains(expected), "{job}: {}", ran.err);
     }
     for (watermark, expected) in [
-        ("t + INTERVAL '1 second'", "is no watermark of t"),
-        ("t - INTERVAL '1 month'", "is no watermark of t"),
+        ("t + INTERVAL '1 second'", "is not a valid watermark for t"),
+        ("t - INTERVAL '1 month'", "is not a valid watermark for t"),
     ] {
         let table = format!(
             "CREATE EXTERNAL TABLE wrong (t TIMESTAMP, WATERMARK FOR t AS {watermark}) STORED AS KAFKA \
@@ -227,7 +227,7 @@ fn what_a_job_with_windows_cannot_do_is_refused_with_its_name() {
 }
 
 #[test]
-fn a_text_that_changes_windows_is_refused_or_begins_with_an_empty_state() {
+fn a_query_with_changed_windows_is_refused_or_resets_state() {
     let pipeline = counting("windows-changed");
     let job = |options: &str, select: &str, size: u32| {
         format!(
@@ -283,7 +283,7 @@ fn a_text_that_changes_windows_is_refused_or_begins_with_an_empty_state() {
 }
 
 #[test]
-fn a_session_that_begins_earlier_or_merges_withdraws_what_was_said() {
+fn a_session_that_grows_or_merges_withdraws_emitted_rows() {
     let pipeline = counting("windows-withdrawn");
     pipeline.work.file(
         "tables.sql",
@@ -493,7 +493,7 @@ fn time_1_a_partition_with_an_open_transaction_is_not_idle() {
 }
 
 #[test]
-fn time_5_rows_without_a_time_of_this_world_are_dead_letters() {
+fn time_5_rows_with_an_implausible_time_are_dead_letters() {
     let pipeline = counting("windows-dead");
     let lines = "{\"k\":1,\"t\":null}\n{\"k\":1,\"t\":\"2999-01-01T00:00:00Z\"}\n{\"k\":1,\"t\":\"2025-01-01T00:00:01Z\"}\n";
     pipeline.produce(&format!("{lines}{}", ticks(20..30)));
@@ -590,7 +590,7 @@ fn check_fixture(fixture: &str, rows_in: u64, dead_letters: &str) {
 }
 
 #[test]
-fn a_job_goes_on_from_a_snapshot_of_its_state() {
+fn a_job_continues_from_a_state_snapshot() {
     let pipeline = counting("windows-snapshot");
     // More batches than there are changes before the whole state is written.
     pipeline.tick(0..330);

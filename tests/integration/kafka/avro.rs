@@ -72,7 +72,7 @@ fn avro_records_come_back_with_the_schema_they_were_written_with() {
 }
 
 #[test]
-fn a_registry_that_refuses_is_told() {
+fn registry_errors_are_reported() {
     let registry = RegistryStub::start().with_login("reader", "registry-word");
     let topic = topic("avro-refused");
     let work = Workspace::new();

@@ -284,7 +284,7 @@ fn a_primary_key_is_the_message_key() {
 }
 
 #[test]
-fn a_missing_topic_is_told_or_created() {
+fn a_missing_topic_is_reported_or_created() {
     let topic = topic("missing");
     let work = Workspace::new();
     let plain = table("t", &topic, "v INT", "");
@@ -303,7 +303,7 @@ fn a_missing_topic_is_told_or_created() {
 }
 
 #[test]
-fn a_broker_that_is_not_there_is_told_in_time() {
+fn an_unreachable_broker_is_reported_in_time() {
     let work = Workspace::new();
     // A port that was free a moment ago.
     let port = std::net::TcpListener::bind("127.0.0.1:0")
@@ -337,7 +337,7 @@ fn a_broker_that_is_not_there_is_told_in_time() {
 }
 
 #[test]
-fn wrong_security_is_told_with_its_cause() {
+fn wrong_security_settings_are_reported_with_their_cause() {
     let work = Workspace::new();
     for (options, expected) in [
         ("'kafka.security.protocol' 'ssl'", "ssl"),
@@ -429,7 +429,7 @@ fn a_transactional_insert_is_all_or_nothing() {
 }
 
 #[test]
-fn an_idempotent_insert_that_fails_says_how_many_rows_are_there() {
+fn a_failed_idempotent_insert_reports_the_written_rows() {
     let topic = topic("half");
     create_topic(&topic, 2);
     let work = Workspace::new();

@@ -86,7 +86,7 @@ fn a_record_of_a_time_that_the_topic_does_not_take() {
 }
 
 #[test]
-fn a_topic_that_cannot_be_made() {
+fn a_topic_that_cannot_be_created() {
     let insert = "INSERT INTO t (v) VALUES (1)";
     let more = ", 'topic.partitions' '1', 'topic.replication_factor' '3'";
     let create = table("t", &topic("replicas"), "v BIGINT", more);
@@ -112,7 +112,7 @@ fn a_transaction_that_may_take_longer_than_the_broker_allows() {
 }
 
 #[test]
-fn values_of_the_client_that_do_not_go_together() {
+fn conflicting_client_settings() {
     let options = ", 'kafka.fetch.max.bytes' '600'";
     let create = table("t", &topic("together"), "v BIGINT", options);
     refused(&create, "SELECT * FROM t", &["'kafka.fetch.max.bytes'"]);

@@ -2,11 +2,11 @@
 
 use std::time::Instant;
 
-use crate::support::{Killed, OwnBroker, Workspace};
+use crate::support::{ProcessGuard, TestBroker, Workspace};
 
 #[test]
-fn tls_and_logins_work_or_are_told() {
-    let kafka = OwnBroker::start(&["--secure"]);
+fn tls_and_logins_work_or_are_reported() {
+    let kafka = TestBroker::start(&["--secure"]);
     let (tls, sasl) = (kafka.variable("KAFKA_TLS"), kafka.variable("KAFKA_SASL"));
     let work = Workspace::new();
     let ca = format!("'kafka.ssl.ca.location' '{}'", kafka.variable("KAFKA_CA"));
@@ -108,7 +108,7 @@ fn tls_and_logins_work_or_are_told() {
              CREATE JOB waits AS INSERT INTO kept SELECT v FROM t;\n"
         ),
     );
-    let mut run = Killed(work.command().args(["run", "job.sql"]).spawn().unwrap());
+    let mut run = ProcessGuard(work.command().args(["run", "job.sql"]).spawn().unwrap());
     let deadline = Instant::now() + crate::support::PATIENCE;
     loop {
         let shown = work.sql(&[], &["SHOW JOBS"]).ok().out;

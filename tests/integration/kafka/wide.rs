@@ -10,16 +10,16 @@ const PARTITIONS: u32 = 600;
 
 /// The most threads and memory of a process while it ran.
 #[derive(Debug, Default)]
-struct Taken {
+struct PeakUse {
     /// Threads by their names, tokio's aside, at the time when there were most.
     threads: BTreeMap<String, usize>,
     kilobytes: u64,
 }
 
 /// Measures a process until it ends. `None` if the system does not tell.
-fn watch(child: &mut Child) -> Option<Taken> {
+fn watch(child: &mut Child) -> Option<PeakUse> {
     let process = format!("/proc/{}", child.id());
-    let mut taken = Taken::default();
+    let mut taken = PeakUse::default();
     let mut seen = false;
     while child.try_wait().unwrap().is_none() {
         let tasks = std::fs::read_dir(format!("{process}/task"))

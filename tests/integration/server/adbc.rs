@@ -1,10 +1,10 @@
 //! ADBC for Python: the driver that pandas, polars and dbt-like tools use.
 
-use super::{Served, WITHOUT_FRAMES};
+use super::{TestServer, WITHOUT_FRAMES};
 use crate::support::{Workspace, python};
 
 /// Runs a script with `db`, a connection, and `cur`, a cursor of it.
-fn adbc(served: &Served, script: &str) -> String {
+fn adbc(served: &TestServer, script: &str) -> String {
     let prelude = r#"
 import sys, adbc_driver_flightsql.dbapi as flight, adbc_driver_manager as manager
 db = flight.connect("grpc://" + sys.argv[1], autocommit=True)
@@ -49,7 +49,7 @@ def descriptor(sql):
 #[test]
 fn queries_give_rows_of_every_type() {
     let work = Workspace::new();
-    let served = Served::start(&work, &[]);
+    let served = TestServer::start(&work, &[]);
     let said = adbc(
         &served,
         r#"
@@ -72,9 +72,9 @@ print(cur.adbc_execute_schema("SELECT 1 AS one, 'x' AS two"))
 }
 
 #[test]
-fn tables_are_made_filled_and_described() {
+fn tables_are_created_filled_and_described() {
     let work = Workspace::new();
-    let served = Served::start(&work, &[]);
+    let served = TestServer::start(&work, &[]);
     let said = adbc(
         &served,
         r#"
@@ -106,7 +106,7 @@ print(rows("SHOW TABLES"))
 #[test]
 fn values_are_bound_not_spliced() {
     let work = Workspace::new();
-    let served = Served::start(&work, &[]);
+    let served = TestServer::start(&work, &[]);
     let said = adbc(
         &served,
         r#"
@@ -139,7 +139,7 @@ print(cur.fetchall())
 #[test]
 fn value_1_values_are_bound_as_they_are() {
     let work = Workspace::new();
-    let served = Served::start(&work, &[]);
+    let served = TestServer::start(&work, &[]);
     let said = served.python(
         r#"
 import datetime, decimal
@@ -178,7 +178,7 @@ with db.cursor() as cur:
 #[test]
 fn many_bound_rows_are_one_commit() {
     let work = Workspace::new();
-    let served = Served::start(&work, &[]);
+    let served = TestServer::start(&work, &[]);
     let said = served.python(
         r#"
 db = connect()
@@ -204,7 +204,7 @@ print(refused(insert, [(n if n != 70 else None, "x") for n in range(100)]).start
 #[test]
 fn tables_in_memory_are_refused() {
     let work = Workspace::new();
-    let served = Served::start(&work, &[]);
+    let served = TestServer::start(&work, &[]);
     let said = served.python(
         r#"
 db = connect()
@@ -226,7 +226,7 @@ print(refused(rows, db, "SELECT * FROM q"))
 #[test]
 fn errors_name_their_kind_and_place() {
     let work = Workspace::new();
-    let served = Served::start(&work, &[]);
+    let served = TestServer::start(&work, &[]);
     let said = adbc(
         &served,
         r#"
@@ -245,7 +245,7 @@ print(rows("SELECT 1"))
 #[test]
 fn tickets_can_be_fetched_again() {
     let work = Workspace::new();
-    let served = Served::start(&work, &[]);
+    let served = TestServer::start(&work, &[]);
     let script = r#"
 def twice(sql):
     info = client.get_flight_info(descriptor(sql))
@@ -274,7 +274,7 @@ print(sorted(action.type for action in client.list_actions()))
 #[test]
 fn parameters_are_announced_with_the_types_of_columns() {
     let work = Workspace::new();
-    let served = Served::start(&work, &[]);
+    let served = TestServer::start(&work, &[]);
     let said = adbc(
         &served,
         r#"
@@ -317,7 +317,7 @@ for row in rows("SELECT * FROM t ORDER BY id"): print(row)
 #[test]
 fn explained_changes_are_made_once() {
     let work = Workspace::new();
-    let served = Served::start(&work, &[]);
+    let served = TestServer::start(&work, &[]);
     let script = r#"
 def fetched(sql, times):
     info = client.get_flight_info(descriptor(sql))

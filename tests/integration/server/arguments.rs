@@ -1,12 +1,12 @@
 //! Queries in arguments over Flight: they run when rows are fetched, and not before.
 
-use super::Served;
+use super::TestServer;
 use crate::support::Workspace;
 
 #[test]
 fn what_only_describes_a_statement_runs_no_query_of_it() {
     let work = Workspace::new();
-    let served = Served::start(&work, &[]);
+    let served = TestServer::start(&work, &[]);
     let script = r#"
 import pyarrow.flight as plain
 def varint(number):

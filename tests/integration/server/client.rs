@@ -4,8 +4,8 @@ use std::process::Stdio;
 
 use rexpect::session::{PtySession, spawn_command};
 
-use super::{Served, there, wait_for};
-use crate::support::{Ran, Workspace};
+use super::{TestServer, there, wait_for};
+use crate::support::{ProgramOutput, Workspace};
 
 const DEFINITIONS: &str = "\
 CREATE EXTERNAL TABLE people (id BIGINT, name VARCHAR, at TIMESTAMP) STORED AS DELTA LOCATION $place;
@@ -14,9 +14,9 @@ CREATE VIEW names AS SELECT name || '''' AS name FROM people;
 
 /// Warnings besides the rows come over the network as well.
 #[test]
-fn warnings_are_the_same_here_and_there() {
+fn warnings_are_the_same_locally_and_remotely() {
     let (near, far) = (Workspace::new(), Workspace::new());
-    let served = Served::start(&far, &[]);
+    let served = TestServer::start(&far, &[]);
     let table = "CREATE EXTERNAL TABLE seen (k BIGINT, t TIMESTAMP, WATERMARK FOR t AS t - INTERVAL '1 minute') STORED AS DELTA \
                  LOCATION 'seen' OPTIONS ('scan.mode' 'stream')";
     let rows = "INSERT INTO seen SELECT 1, to_timestamp_seconds(1756980000 + value * 300) FROM generate_series(0, 100)";
@@ -41,7 +41,7 @@ fn warnings_are_the_same_here_and_there() {
     ] {
         let (one, other) = (here(sql), there(sql));
         assert_eq!(one.out, other.out);
-        let warned = |ran: &Ran| -> Vec<String> {
+        let warned = |ran: &ProgramOutput| -> Vec<String> {
             let lines = ran.err.lines().filter(|line| line.starts_with("warning: "));
             lines.map(str::to_owned).collect()
         };
@@ -59,9 +59,9 @@ fn warnings_are_the_same_here_and_there() {
 
 /// A statement gives the same text in the process and through a server, to the letter.
 #[test]
-fn a_statement_is_the_same_here_and_there() {
+fn a_statement_has_the_same_result_locally_and_remotely() {
     let (near, far) = (Workspace::new(), Workspace::new());
-    let served = Served::start(&far, &[]);
+    let served = TestServer::start(&far, &[]);
     let insert = "INSERT INTO people VALUES (1, 'it''s', TIMESTAMP '2025-01-02T03:04:05'), (2, $name, NULL);\n";
     for work in [&near, &far] {
         work.file("tables.sql", DEFINITIONS);
@@ -132,7 +132,7 @@ fn without_id(text: &str) -> String {
 #[test]
 fn an_error_is_at_its_place_in_the_file() {
     let work = Workspace::new();
-    let served = Served::start(&work, &[]);
+    let served = TestServer::start(&work, &[]);
     let text = "SELECT 1 AS one;\n\n-- the second\nSELECT $long AS a, $long AS b,\n  /* here */ missing || $long AS c;\n";
     let file = work.file("two.sql", text);
     let ran = there(&work, &served, &["run", file, "-p", "long=one\ntwo; three"]);
@@ -171,9 +171,9 @@ CREATE JOB copy WITH ('trigger' $trigger) AS INSERT INTO kept SELECT id * $facto
 
 /// A job runs in the server and goes on after a restart, with the values that were given when it was made.
 #[test]
-fn jobs_are_made_and_run_there() {
+fn jobs_are_created_and_run_remotely() {
     let work = Workspace::new();
-    let served = Served::start(&work, &[]);
+    let served = TestServer::start(&work, &[]);
     let run = [
         "run",
         work.file("job.sql", JOB),
@@ -184,7 +184,7 @@ fn jobs_are_made_and_run_there() {
     ];
     let made = there(&work, &served, &run).ok();
     assert_eq!(made.err, "Delta table seen\nDelta table kept\njob copy\n");
-    let insert = |served: &Served, sql: &str| {
+    let insert = |served: &TestServer, sql: &str| {
         let ran = there(&work, served, &["sql", "-c", sql]).ok();
         assert!(ran.err.starts_with("INSERT "), "{}", ran.err);
     };
@@ -198,13 +198,13 @@ fn jobs_are_made_and_run_there() {
         let refused = there(&work, &served, &[&run[..], &[flag]].concat());
         assert_eq!(refused.code, Some(2), "{refused:#?}");
         assert!(
-            refused.err.contains("the server runs them") && refused.err.contains(help),
+            refused.err.contains("the server runs these") && refused.err.contains(help),
             "{}",
             refused.err
         );
     }
     assert_eq!(served.stop(), Some(0));
-    let served = Served::start(&work, &[]);
+    let served = TestServer::start(&work, &[]);
     insert(&served, "INSERT INTO seen VALUES (3)");
     wait_for(
         &work,
@@ -215,7 +215,7 @@ fn jobs_are_made_and_run_there() {
 }
 
 #[test]
-fn a_server_that_is_not_there_is_told_of() {
+fn an_unreachable_server_is_reported() {
     let work = Workspace::new();
     let refused = |arguments: &[&str]| {
         let ran = work.anabranch(&[&["sql", "-c", "SELECT 1"], arguments].concat());
@@ -238,10 +238,10 @@ fn a_server_that_is_not_there_is_told_of() {
     assert!(wrong.contains("write it as grpc://HOST:PORT"), "{wrong}");
     let alone = refused(&["--tls-ca", "ca.pem"]);
     assert!(
-        alone.contains("--tls-ca is about a server, and none is named"),
+        alone.contains("--tls-ca needs a server, and none is given"),
         "{alone}"
     );
-    let served = Served::start(&work, &[]);
+    let served = TestServer::start(&work, &[]);
     let url = served.url();
     let own = refused(&["--url", &url, "--data-dir", "here"]);
     assert!(
@@ -257,13 +257,13 @@ fn a_server_that_is_not_there_is_told_of() {
     );
     let authority = work.file("ca.pem", "-----BEGIN CERTIFICATE-----\n");
     let needless = refused(&["--url", &url, "--tls-ca", authority]);
-    assert!(needless.contains("is without TLS"), "{needless}");
+    assert!(needless.contains("does not use TLS"), "{needless}");
 }
 
 #[test]
-fn a_server_that_goes_away_is_told_of() {
+fn a_lost_server_is_reported() {
     let work = Workspace::new();
-    let served = Served::start(&work, &[]);
+    let served = TestServer::start(&work, &[]);
     let url = served.url();
     let forever = "SELECT a.value FROM generate_series(1, 100000000) a, generate_series(1, 1000) b";
     let mut child = work
@@ -292,7 +292,7 @@ fn a_server_that_goes_away_is_told_of() {
 #[test]
 fn a_profile_names_a_server() {
     let work = Workspace::new();
-    let served = Served::start(&work, &[]);
+    let served = TestServer::start(&work, &[]);
     std::fs::create_dir(work.path("etc")).unwrap();
     work.file("etc/token", "a-token\n");
     let file = work.file("etc/anabranch.toml", "");
@@ -329,7 +329,7 @@ fn a_profile_names_a_server() {
 
 const PROMPT: &str = "anabranch> ";
 
-fn shell(work: &Workspace, served: &Served) -> PtySession {
+fn shell(work: &Workspace, served: &TestServer) -> PtySession {
     let mut command = work.command();
     command
         .args(["sql", "--format", "ndjson", "--url", &served.url()])
@@ -353,9 +353,9 @@ fn answers(shell: &mut PtySession, line: &str, expected: &str) {
 }
 
 #[test]
-fn the_prompt_is_that_of_the_server() {
+fn the_prompt_shows_the_server() {
     let work = Workspace::new();
-    let served = Served::start(&work, &[]);
+    let served = TestServer::start(&work, &[]);
     let create =
         "CREATE EXTERNAL TABLE page_views (user_number BIGINT) STORED AS DELTA LOCATION 'views'";
     there(&work, &served, &["sql", "-c", create]).ok();

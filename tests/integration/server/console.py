@@ -161,11 +161,11 @@ def jobs(page):
     shot(page, "rewind")
     page.keyboard.press("Enter")
     ended = page.locator(".toast.shown, dialog .problem")
-    expect(ended.filter(has_text=re.compile("goes on from batch 1|say it again"))).to_have_count(1)
+    expect(ended.filter(has_text=re.compile("continues from batch 1|run the statement again"))).to_have_count(1)
     if dialog.count():
         # The job's runner had not read the pause yet.
         page.keyboard.press("Enter")
-    expect(page.get_by_role("status")).to_contain_text("job copy goes on from batch 1")
+    expect(page.get_by_role("status")).to_contain_text("job copy continues from batch 1")
     expect(dialog).to_have_count(0)
 
     toggle = page.get_by_role("button", name="Resume", exact=True)

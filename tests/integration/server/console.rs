@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::Served;
+use super::TestServer;
 use super::rights::users;
 use crate::support::{PATIENCE, Workspace, python};
 
@@ -22,13 +22,13 @@ CREATE JOB \"<b>by</b> 10 s/é\" WITH ('trigger' '50 milliseconds') AS INSERT IN
 ";
 
 /// A server with a console.
-fn served(work: &Workspace, files: &[&str]) -> Served {
+fn served(work: &Workspace, files: &[&str]) -> TestServer {
     let arguments: Vec<&str> = ["--http", "127.0.0.1:0"]
         .iter()
         .chain(files)
         .copied()
         .collect();
-    Served::start(work, &arguments)
+    TestServer::start(work, &arguments)
 }
 
 struct Answer {
@@ -56,7 +56,7 @@ impl Answer {
     }
 }
 
-impl Served {
+impl TestServer {
     fn console(&self) -> &str {
         self.console.as_deref().unwrap()
     }
@@ -232,7 +232,7 @@ fn errors_have_their_place() {
 }
 
 #[test]
-fn tables_are_made_filled_and_shown() {
+fn tables_are_created_filled_and_shown() {
     let work = Workspace::new();
     let served = served(&work, &[]);
     let made = "CREATE EXTERNAL TABLE \"odd/Näme\" (id BIGINT, name VARCHAR) STORED AS DELTA LOCATION 'odd'";
@@ -265,7 +265,7 @@ fn tables_are_made_filled_and_shown() {
 }
 
 #[test]
-fn jobs_are_watched_and_told_what_to_do() {
+fn jobs_are_watched_and_controlled() {
     let work = Workspace::new();
     let served = served(&work, &[work.file("tables.sql", TABLES)]);
     // A stream that has nothing yet begins with an empty batch.
@@ -367,7 +367,7 @@ const ENDLESS: &str = "SELECT sum(sin(a.value) * cos(b.value)) FROM generate_ser
                        CROSS JOIN generate_series(1, 10000000) b";
 
 /// Until the server does nothing any more.
-fn wait_for_rest(served: &Served) {
+fn wait_for_rest(served: &TestServer) {
     #[cfg(target_os = "linux")]
     {
         let process = served.process.id();
@@ -390,7 +390,7 @@ fn wait_for_rest(served: &Served) {
 }
 
 #[test]
-fn a_statement_that_is_not_wanted_any_more_ends_in_the_server() {
+fn a_cancelled_statement_ends_in_the_server() {
     let work = Workspace::new();
     let served = served(&work, &[]);
     let stop =
@@ -429,7 +429,7 @@ fn a_statement_that_is_not_wanted_any_more_ends_in_the_server() {
 }
 
 #[test]
-fn only_the_page_itself_is_answered() {
+fn only_the_page_itself_may_send_requests() {
     let work = Workspace::new();
     let served = served(&work, &[]);
     let port = served.console().rsplit_once(':').unwrap().1.to_owned();
@@ -508,12 +508,12 @@ fn only_the_page_itself_is_answered() {
 }
 
 #[test]
-fn a_console_for_others_has_to_be_wanted() {
+fn a_public_console_needs_an_explicit_option() {
     let work = Workspace::new();
     let ran = work.anabranch(&["serve", "--listen", "127.0.0.1:0", "--http", "0.0.0.0:0"]);
     assert_ne!(ran.code, Some(0));
     assert!(
-        ran.err.contains("nobody has to log in") && ran.err.contains("--insecure"),
+        ran.err.contains("no login is required") && ran.err.contains("--insecure"),
         "{}",
         ran.err
     );

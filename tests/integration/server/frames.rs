@@ -1,12 +1,12 @@
 //! pandas and polars, through ADBC.
 
-use super::Served;
+use super::TestServer;
 use crate::support::Workspace;
 
 #[test]
 fn frames_are_read_and_written() {
     let work = Workspace::new();
-    let served = Served::start(&work, &[]);
+    let served = TestServer::start(&work, &[]);
     let said = served.python_with_frames(
         r#"
 import pandas, polars

@@ -2,15 +2,15 @@
 
 use std::process::Command;
 
-use super::Served;
+use super::TestServer;
 use super::rights::users;
-use crate::support::{Ran, Workspace, repository};
+use crate::support::{ProgramOutput, Workspace, repository};
 
 #[test]
-fn go_programs_run_statements_and_are_told_of_tables() {
+fn go_programs_run_statements_and_list_tables() {
     let work = Workspace::new();
-    let served = Served::start(&work, &["--users", users(&work)]);
+    let served = TestServer::start(&work, &["--users", users(&work)]);
     let mut program = Command::new(repository().join("tests/go/run"));
-    let said = Ran::of(program.arg(&served.address)).ok().out;
+    let said = ProgramOutput::of(program.arg(&served.address)).ok().out;
     insta::assert_snapshot!(said);
 }

@@ -9,7 +9,7 @@ use std::fmt::Write as _;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
-use super::Served;
+use super::TestServer;
 use crate::support::{Random, Workspace};
 
 /// How many seeds run, unless `ANABRANCH_SEEDS` says another number.
@@ -292,14 +292,14 @@ fn run(seed: u64) {
     }
     let file = work.file("users.toml", &file_of(&users));
     let lake = work.path("lake").display().to_string();
-    let served = Served::start(&work, &["--users", file, "--location-root", &lake]);
+    let served = TestServer::start(&work, &["--users", file, "--location-root", &lake]);
     let (users, statements) = (Value::Array(users).to_string(), STATEMENTS.to_string());
     let said = served.python(ORACLE, &[&seed.to_string(), &users, &statements]);
     assert_eq!(said, "as the page says\n", "ANABRANCH_SEED={seed}");
 }
 
 #[test]
-fn users_may_what_their_roles_and_grants_say() {
+fn users_have_the_rights_of_their_roles_and_grants() {
     let number = |name: &str| -> Option<u64> { std::env::var(name).ok()?.parse().ok() };
     let seeds = match number("ANABRANCH_SEED") {
         Some(seed) => seed..seed + 1,

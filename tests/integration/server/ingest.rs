@@ -1,12 +1,12 @@
 //! Bulk ingest: rows of a client into a Delta or Kafka table.
 
-use super::Served;
+use super::TestServer;
 use crate::support::{Workspace, kafka, topic};
 
 #[test]
 fn rows_are_loaded_in_every_mode() {
     let work = Workspace::new();
-    let served = Served::start(&work, &[]);
+    let served = TestServer::start(&work, &[]);
     let script = r#"
 import datetime, decimal
 db = connect()
@@ -41,7 +41,7 @@ print(load("many", many, "create"), rows(db, "SELECT count(*), sum(id) FROM many
     insta::assert_snapshot!(served.python(script, &[]));
     assert_eq!(served.stop(), Some(0));
     // Tables that were made for the rows are there after a restart.
-    let served = Served::start(&work, &[]);
+    let served = TestServer::start(&work, &[]);
     let again = r#"print(rows(connect(), "SELECT count(*), sum(id) FROM many"))"#;
     assert_eq!(served.python(again, &[]), "[(1000000, 499999500000)]\n");
 }
@@ -49,7 +49,7 @@ print(load("many", many, "create"), rows(db, "SELECT count(*), sum(id) FROM many
 #[test]
 fn rows_are_loaded_into_a_topic() {
     let work = Workspace::new();
-    let served = Served::start(&work, &[]);
+    let served = TestServer::start(&work, &[]);
     let script = r#"
 db = connect()
 rows(db, f"CREATE EXTERNAL TABLE t (id BIGINT, name VARCHAR, PRIMARY KEY (id) NOT ENFORCED) STORED AS KAFKA LOCATION '{sys.argv[3]}' "

@@ -2,16 +2,16 @@
 
 use std::process::Command;
 
-use super::Served;
+use super::TestServer;
 use super::rights::users;
-use crate::support::{Ran, Workspace, repository};
+use crate::support::{ProgramOutput, Workspace, repository};
 
 #[test]
-fn the_driver_runs_statements_and_is_told_of_tables() {
+fn the_driver_runs_statements_and_lists_tables() {
     let work = Workspace::new();
-    let served = Served::start(&work, &[]);
+    let served = TestServer::start(&work, &[]);
     let mut program = Command::new(repository().join("tests/jvm/run"));
-    let said = Ran::of(program.args(["Jdbc.java", &served.address]))
+    let said = ProgramOutput::of(program.args(["Jdbc.java", &served.address]))
         .ok()
         .out;
     insta::assert_snapshot!(said);
@@ -22,9 +22,9 @@ fn the_driver_runs_statements_and_is_told_of_tables() {
 #[test]
 fn values_of_each_type_are_read_as_objects_and_bound() {
     let work = Workspace::new();
-    let served = Served::start(&work, &[]);
+    let served = TestServer::start(&work, &[]);
     let mut program = Command::new(repository().join("tests/jvm/run"));
-    let said = Ran::of(program.args(["Jdbc.java", &served.address, "values"]))
+    let said = ProgramOutput::of(program.args(["Jdbc.java", &served.address, "values"]))
         .ok()
         .out;
     let names = [
@@ -96,9 +96,9 @@ fn the_driver_logs_in() {
             part("hash:")
         ),
     );
-    let served = Served::start(&work, &["--users", file]);
+    let served = TestServer::start(&work, &["--users", file]);
     let mut program = Command::new(repository().join("tests/jvm/run"));
     let arguments = ["Jdbc.java", &served.address, "reader", &part("token:")];
-    let said = Ran::of(program.args(arguments)).ok().out;
+    let said = ProgramOutput::of(program.args(arguments)).ok().out;
     insta::assert_snapshot!(said);
 }

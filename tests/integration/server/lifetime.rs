@@ -2,11 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Served, there, wait_for};
+use super::{TestServer, there, wait_for};
 use crate::support::{PATIENCE, Workspace};
 
 /// Runs statements, with the program itself as the client; gives all rows as lines of JSON.
-fn rows(work: &Workspace, served: &Served, sql: &[&str]) -> String {
+fn rows(work: &Workspace, served: &TestServer, sql: &[&str]) -> String {
     let mut arguments = vec!["sql", "--format", "ndjson"];
     for statement in sql {
         arguments.extend(["-c", statement]);
@@ -23,7 +23,7 @@ CREATE JOB copy WITH ('trigger' '50 milliseconds') AS INSERT INTO kept SELECT id
 fn tables_and_jobs_are_there_after_a_restart() {
     let work = Workspace::new();
     let file = work.file("tables.sql", TABLES);
-    let served = Served::start(&work, &[file]);
+    let served = TestServer::start(&work, &[file]);
     rows(
         &work,
         &served,
@@ -34,7 +34,7 @@ fn tables_and_jobs_are_there_after_a_restart() {
     assert_eq!(served.stop(), Some(0));
     // With the file again, and without: nothing is made twice.
     for arguments in [&[file][..], &[]] {
-        let served = Served::start(&work, arguments);
+        let served = TestServer::start(&work, arguments);
         rows(&work, &served, &["INSERT INTO seen VALUES (3)"]);
         let expected = if arguments.is_empty() {
             "n\n4\n"
@@ -47,11 +47,11 @@ fn tables_and_jobs_are_there_after_a_restart() {
 }
 
 #[test]
-fn a_job_that_a_file_has_made_is_run_without_it() {
+fn a_job_created_by_a_file_runs_without_it() {
     let work = Workspace::new();
     let file = work.file("tables.sql", TABLES);
     work.anabranch(&["run", file, "--until-caught-up"]).ok();
-    let served = Served::start(&work, &[]);
+    let served = TestServer::start(&work, &[]);
     rows(
         &work,
         &served,
@@ -67,7 +67,7 @@ fn a_job_that_a_file_has_made_is_run_without_it() {
 #[test]
 fn a_job_that_another_process_has_changed_is_run_as_it_is_now() {
     let work = Workspace::new();
-    let served = Served::start(&work, &[work.file("tables.sql", TABLES)]);
+    let served = TestServer::start(&work, &[work.file("tables.sql", TABLES)]);
     rows(&work, &served, &["INSERT INTO seen VALUES (1)"]);
     wait_for(&work, &served, "SELECT max(id) AS id FROM kept", "id\n10\n");
     let tables = "CREATE EXTERNAL TABLE seen (id BIGINT) STORED AS DELTA LOCATION 'seen' OPTIONS ('scan.mode' 'stream');
@@ -109,7 +109,7 @@ CREATE EXTERNAL TABLE kept (id BIGINT) STORED AS DELTA LOCATION 'kept';";
 #[test]
 fn a_job_is_paused_resumed_and_replaced_by_a_client() {
     let work = Workspace::new();
-    let served = Served::start(&work, &[work.file("tables.sql", TABLES)]);
+    let served = TestServer::start(&work, &[work.file("tables.sql", TABLES)]);
     rows(&work, &served, &["INSERT INTO seen VALUES (1)"]);
     wait_for(&work, &served, "SELECT max(id) AS id FROM kept", "id\n10\n");
     wait_for(
@@ -151,7 +151,7 @@ fn a_job_is_paused_resumed_and_replaced_by_a_client() {
 }
 
 #[test]
-fn what_cannot_be_served_is_said_at_the_start() {
+fn unservable_statements_are_reported_at_start() {
     let work = Workspace::new();
     let refused = |arguments: &[&str]| {
         let ran = work.anabranch(arguments);
@@ -160,7 +160,7 @@ fn what_cannot_be_served_is_said_at_the_start() {
     };
     let open = refused(&["serve", "--listen", "0.0.0.0:0"]);
     assert!(
-        open.contains("nobody has to log in") && open.contains("--insecure"),
+        open.contains("no login is required") && open.contains("--insecure"),
         "{open}"
     );
     let wrong = refused(&["serve", "--listen", "nowhere"]);
@@ -174,7 +174,7 @@ fn what_cannot_be_served_is_said_at_the_start() {
         more.contains("insert.sql:2:1") && more.contains("defines tables, views and jobs only"),
         "{more}"
     );
-    let served = Served::start(&work, &[]);
+    let served = TestServer::start(&work, &[]);
     let taken = refused(&["serve", "--listen", &served.address]);
     assert!(taken.contains("cannot listen at"), "{taken}");
 }
@@ -184,7 +184,7 @@ fn what_cannot_be_served_is_said_at_the_start() {
 fn a_catalog_that_was_being_written_can_be_read() {
     let work = Workspace::new();
     for turn in 0..5 {
-        let served = Served::start(&work, &[]);
+        let served = TestServer::start(&work, &[]);
         let script = r#"
 import itertools, os
 db, said = connect(), {}
@@ -205,7 +205,7 @@ os._exit(0)
         let (id, turn) = (served.process.id().to_string(), turn.to_string());
         let said = served.python(script, &[&id, &turn]);
         drop(served);
-        let served = Served::start(&work, &[]);
+        let served = TestServer::start(&work, &[]);
         let script = r#"
 db = connect()
 said, (doing, value) = eval(sys.argv[2])
@@ -229,7 +229,7 @@ print(len(said) > 0)
 #[test]
 fn a_prepared_definition_is_there_after_a_restart() {
     let work = Workspace::new();
-    let served = Served::start(&work, &[]);
+    let served = TestServer::start(&work, &[]);
     let made = r#"
 db = connect()
 with db.cursor() as cur:
@@ -238,7 +238,7 @@ print(rows(db, "SELECT count(*) FROM small"))
 "#;
     assert_eq!(served.python(made, &[]), "[(3,)]\n");
     served.kill();
-    let served = Served::start(&work, &[]);
+    let served = TestServer::start(&work, &[]);
     assert_eq!(
         rows(&work, &served, &["SELECT count(*) AS n FROM small"]),
         "{\"n\":3}\n"

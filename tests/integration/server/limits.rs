@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::Served;
+use super::TestServer;
 use super::rights::users;
 use crate::signals::planned_for_long;
 use crate::support::Workspace;
@@ -15,9 +15,9 @@ def running(db):
 "#;
 
 #[test]
-fn a_statement_is_ended_by_its_client_by_others_and_by_time() {
+fn a_statement_is_ended_by_client_admin_or_timeout() {
     let work = Workspace::new();
-    let served = Served::start(&work, &["--users", users(&work)]);
+    let served = TestServer::start(&work, &["--users", users(&work)]);
     let script = r#"
 reader, writer, admin = [connect(name, name + "-pw") for name in ["reader", "writer", "admin"]]
 def begin(name, do=None):
@@ -79,7 +79,7 @@ print("others go on", rows(writer, "SELECT 1"))
     insta::assert_snapshot!(served.python(&format!("{SLOW}{script}"), &[]));
     let log = served.log.lock().unwrap().clone();
     assert!(
-        log.contains("cancelled by admin") && log.contains("left by its client"),
+        log.contains("cancelled by admin") && log.contains("abandoned by its client"),
         "{log}"
     );
     assert!(
@@ -89,7 +89,7 @@ print("others go on", rows(writer, "SELECT 1"))
 }
 
 #[test]
-fn there_is_an_end_to_what_clients_get() {
+fn results_and_requests_of_clients_are_limited() {
     let work = Workspace::new();
     let limits = [
         "--max-statements",
@@ -107,7 +107,7 @@ fn there_is_an_end_to_what_clients_get() {
         "--keep-alive",
         "100 milliseconds",
     ];
-    let served = Served::start(&work, &limits);
+    let served = TestServer::start(&work, &limits);
     let script = r#"
 db = connect()
 print(refused(rows, db, "SELECT value FROM generate_series(1, 1000000)"))
@@ -135,7 +135,7 @@ print(rows(db, "SELECT count(*) FROM generate_series(1, 4000) a, generate_series
 /// While as many statements run as allowed, one more is refused, by every way and for every request; and no way accepts
 /// a longer text, or more bound values, than others.
 #[test]
-fn no_way_to_a_statement_passes_its_limits() {
+fn every_entry_point_enforces_the_statement_limits() {
     let work = Workspace::new();
     let limits = [
         "--max-statements",
@@ -147,7 +147,7 @@ fn no_way_to_a_statement_passes_its_limits() {
         "--http",
         "127.0.0.1:0",
     ];
-    let served = Served::start(&work, &limits);
+    let served = TestServer::start(&work, &limits);
     let script = r#"
 import json, urllib.request, urllib.error, pyarrow.flight as plain
 def varint(number):
@@ -192,7 +192,7 @@ with connect() as other, other.cursor() as cur:
     batches.read_next_batch()
     for name, way in ways.items():
         answer = way()
-        assert "1 statements are at work and 0 wait" in answer, (name, answer)
+        assert "1 statements are running and 0 wait" in answer, (name, answer)
     batches.close()
 until(lambda: running(db), lambda found: not found)
 for name, way in ways.items():
@@ -203,7 +203,7 @@ long = f"SELECT '{'x' * 2000}' AS t"
 for way in [lambda: refused(rows, db, long), lambda: refused(db.cursor().adbc_prepare, long), lambda: refused(columns, long),
     lambda: refused(lambda: db.cursor().executescript(long)), lambda: page("/api/query", {"sql": long, "id": "c"})]:
     answer = way()
-    assert "bytes, and may have 1024" in answer, answer
+    assert "bytes, and the limit is 1024" in answer, answer
 for sql in [QUERY, INSERT]:
     answer = refused(db.cursor().executemany, sql, [(7,)] * 100_001)
     assert "are bound to a statement" in answer, answer
@@ -214,9 +214,9 @@ for sql in [QUERY, INSERT]:
 }
 
 #[test]
-fn fifty_clients_are_served_at_once_and_leave_nothing() {
+fn fifty_concurrent_clients_leave_no_resources() {
     let work = Workspace::new();
-    let served = Served::start(&work, &[]);
+    let served = TestServer::start(&work, &[]);
     let script = r#"
 failed = []
 def client(number):
@@ -264,9 +264,9 @@ print(failed, rows(db, "SELECT 1"))
 
 /// Clients that begin to read and never go on: the server makes no more rows for them.
 #[test]
-fn slow_readers_hold_little_and_nobody_up() {
+fn slow_readers_hold_little_memory_and_block_no_others() {
     let work = Workspace::new();
-    let served = Served::start(&work, &[]);
+    let served = TestServer::start(&work, &[]);
     let script = r#"
 def resident():
     with open(f"/proc/{sys.argv[2]}/status") as status:
@@ -304,10 +304,10 @@ until(lambda: running(db), lambda found: not found)
 
 /// Half a message, headers without end, bytes that are no protocol: the next client is served.
 #[test]
-fn garbage_is_answered_or_dropped_and_others_are_served() {
+fn garbage_requests_do_not_disturb_others() {
     use std::io::Write as _;
     let work = Workspace::new();
-    let served = Served::start(&work, &[]);
+    let served = TestServer::start(&work, &[]);
     let connect = || std::net::TcpStream::connect(&served.address).unwrap();
     let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
     let mut noise = 0x9e37_79b9_u32;
@@ -355,7 +355,7 @@ print(rows(db, "SELECT length('" + "x" * 5_000_000 + "')"), len(rows(db, "SELECT
 #[test]
 fn a_statement_that_is_being_planned_does_not_hold_up_the_end_of_the_server() {
     let work = Workspace::new();
-    let served = Served::start(&work, &[]);
+    let served = TestServer::start(&work, &[]);
     let script = r#"
 import os
 from adbc_driver_manager import AdbcStatement
@@ -370,7 +370,7 @@ thread.start()
 until(lambda: [row for row in rows(db, "SHOW QUERIES") if "value * 1 AS c1" in row[6]], len)
 os.kill(int(sys.argv[2]), 15)
 until(lambda: ended, len)
-print("the server is about to end" in ended[0] or ended[0])
+print("the server is shutting down" in ended[0] or ended[0])
 "#;
     let id = served.process.id().to_string();
     let text = work.file("slow.sql", &planned_for_long());
@@ -381,9 +381,9 @@ print("the server is about to end" in ended[0] or ended[0])
 
 /// More statements than there are threads, each of which is planned for minutes: when their time is over, others are answered.
 #[test]
-fn statements_that_are_planned_for_long_keep_nobody_up() {
+fn long_planning_does_not_block_others() {
     let work = Workspace::new();
-    let served = Served::start(&work, &["--statement-timeout", "10 seconds"]);
+    let served = TestServer::start(&work, &["--statement-timeout", "10 seconds"]);
     let script = r#"
 db, ended, slow = connect(), [], open(sys.argv[2]).read()
 def ask():

@@ -1,13 +1,13 @@
 //! Metrics of a server about its clients, as a collector sees them.
 
-use super::Served;
+use super::TestServer;
 use super::rights::users;
 use crate::support::Workspace;
 
 #[test]
-fn a_collector_sees_what_clients_do() {
+fn metrics_reflect_client_activity() {
     let work = Workspace::new();
-    let served = Served::start(
+    let served = TestServer::start(
         &work,
         &["--users", users(&work), "--metrics", "127.0.0.1:0"],
     );

@@ -2,24 +2,24 @@
 
 mod adbc;
 mod arguments;
-mod barriers;
 mod client;
 mod console;
-mod depth;
+mod exhaustion;
 mod frames;
 mod go;
 mod grants;
+mod hidden_rows;
 mod ingest;
 mod jdbc;
 mod lifetime;
 mod limits;
 mod metrics;
-mod noise;
+mod nesting;
+mod random_bytes;
 mod rights;
 mod rpcs;
 mod safety;
 mod sessions;
-mod starved;
 mod subscribe;
 mod unopened;
 
@@ -28,7 +28,7 @@ use std::process::{Child, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use crate::support::{PATIENCE, Ran, Workspace, python, signal};
+use crate::support::{PATIENCE, ProgramOutput, Workspace, python, signal};
 
 /// The start of a script that needs neither pandas nor polars: the driver imports both if they are installed, which
 /// takes longer than all the rest of a script.
@@ -71,7 +71,7 @@ def until(do, wanted, seconds=600):
 "#;
 
 /// A server in a workspace; killed when this is dropped.
-pub(crate) struct Served {
+pub(crate) struct TestServer {
     process: Child,
     /// `HOST:PORT`.
     pub(crate) address: String,
@@ -83,7 +83,7 @@ pub(crate) struct Served {
     log: Arc<Mutex<String>>,
 }
 
-impl Served {
+impl TestServer {
     /// Starts one on a free port with these arguments.
     pub(crate) fn start(work: &Workspace, arguments: &[&str]) -> Self {
         let process = work
@@ -171,7 +171,7 @@ impl Served {
     }
 }
 
-impl Drop for Served {
+impl Drop for TestServer {
     fn drop(&mut self) {
         let _ = self.process.kill();
         let _ = self.process.wait();
@@ -179,13 +179,13 @@ impl Drop for Served {
 }
 
 /// Runs the program with a server; `arguments` begin with the command.
-fn there(work: &Workspace, served: &Served, arguments: &[&str]) -> Ran {
+fn there(work: &Workspace, served: &TestServer, arguments: &[&str]) -> ProgramOutput {
     let mut command = work.command();
-    Ran::of(command.args(arguments).env("ANABRANCH_URL", served.url()))
+    ProgramOutput::of(command.args(arguments).env("ANABRANCH_URL", served.url()))
 }
 
 /// Waits until a query gives these lines of CSV.
-fn wait_for(work: &Workspace, served: &Served, sql: &str, wanted: &str) {
+fn wait_for(work: &Workspace, served: &TestServer, sql: &str, wanted: &str) {
     let deadline = Instant::now() + PATIENCE;
     loop {
         let found = there(work, served, &["sql", "-c", sql]).ok().out;

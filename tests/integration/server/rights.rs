@@ -4,7 +4,7 @@ use std::io::Write as _;
 use std::process::Stdio;
 use std::sync::OnceLock;
 
-use super::Served;
+use super::TestServer;
 use crate::support::{Workspace, create_topic, kafka, produce, topic};
 
 /// The hash that `anabranch password` gives.
@@ -49,13 +49,13 @@ rows(admin, 'CREATE VIEW open_view AS SELECT id + 1 AS next FROM secret')
 ";
 
 #[test]
-fn each_role_may_what_it_may_by_every_way() {
+fn each_role_has_the_same_rights_by_every_protocol() {
     let work = Workspace::new();
     let lake = work.path("lake").display().to_string();
     std::fs::create_dir(&lake).unwrap();
     work.file("plain.csv", "a\n1\n");
     let arguments = ["--users", users(&work), "--location-root", &lake];
-    let served = Served::start(&work, &arguments);
+    let served = TestServer::start(&work, &arguments);
     let script = r#"
 table = pyarrow.table({"id": [7]})
 def update(db, sql):
@@ -100,9 +100,9 @@ print(rows(admin, "SELECT id, count(*) FROM open GROUP BY id ORDER BY id"))
 }
 
 #[test]
-fn what_a_user_may_not_name_is_not_there_for_them() {
+fn tables_without_a_grant_do_not_exist_for_a_user() {
     let work = Workspace::new();
-    let served = Served::start(&work, &["--users", users(&work)]);
+    let served = TestServer::start(&work, &["--users", users(&work)]);
     let script = r#"
 some = connect("some", "some-pw")
 print(rows(some, "SHOW TABLES"))
@@ -135,7 +135,7 @@ print(rows(admin, "SELECT * FROM secret"), rows(admin, "SELECT * FROM new"))
 #[test]
 fn the_console_has_the_same_users() {
     let work = Workspace::new();
-    let served = Served::start(&work, &["--users", users(&work), "--http", "127.0.0.1:0"]);
+    let served = TestServer::start(&work, &["--users", users(&work), "--http", "127.0.0.1:0"]);
     let script = r#"
 import json, urllib.request, urllib.error
 def ask(path, body=None, cookie=None):
@@ -183,7 +183,7 @@ fn a_query_of_a_reader_sets_no_records_aside() {
     let narrow =
         format!("[users.narrow]\npassword = '{hash}'\nrole = 'read'\ntables = ['visits']\n");
     work.append(file, &narrow);
-    let served = Served::start(&work, &["--users", file]);
+    let served = TestServer::start(&work, &["--users", file]);
     let script = r#"
 admin = connect("admin", "admin-pw")
 rows(admin, """CREATE EXTERNAL TABLE letters (topic VARCHAR, partition INT, "offset" BIGINT, timestamp TIMESTAMP, key BINARY, value BINARY, reason VARCHAR)

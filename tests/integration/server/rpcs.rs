@@ -26,7 +26,7 @@ use prost::Message as _;
 use tonic::transport::Channel;
 use tonic::{Code, IntoRequest, Request, Status};
 
-use super::Served;
+use super::TestServer;
 use super::rights::users;
 use crate::support::Workspace;
 
@@ -245,9 +245,9 @@ rows(admin, \"CREATE EXTERNAL TABLE secret (id BIGINT) STORED AS DELTA LOCATION 
 ";
 
 #[test]
-fn every_call_has_its_rule_for_every_caller() {
+fn every_call_is_authorized_for_every_caller() {
     let work = Workspace::new();
-    let served = Served::start(&work, &["--users", users(&work)]);
+    let served = TestServer::start(&work, &["--users", users(&work)]);
     served.python(SETTING, &[]);
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let table = runtime.block_on(async {

@@ -4,12 +4,12 @@ use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
 
-use super::Served;
+use super::TestServer;
 use super::rights::{hash_of, users};
 use crate::support::{Workspace, python};
 
 #[test]
-fn nobody_comes_in_without_being_known() {
+fn no_call_succeeds_without_a_login() {
     let work = Workspace::new();
     let token = work.anabranch(&["token"]).ok().out;
     let mut lines = token.lines();
@@ -19,7 +19,7 @@ fn nobody_comes_in_without_being_known() {
     let users = format!(
         "[users.ann]\npassword = '{password}'\nrole = 'admin'\n[users.robot]\ntokens = ['{hash}']\nrole = 'read'\n"
     );
-    let served = Served::start(&work, &["--users", work.file("users.toml", &users)]);
+    let served = TestServer::start(&work, &["--users", work.file("users.toml", &users)]);
     let said = served.python(
         r#"
 def ask(**given):
@@ -44,7 +44,7 @@ for given in [{}, {"user": "ann", "password": "geheim"}, {"user": "ann", "passwo
 
 /// Calls that the server does not know are refused as well.
 #[test]
-fn every_call_needs_somebody_who_is_known() {
+fn every_call_requires_a_login() {
     use arrow_flight::flight_service_client::FlightServiceClient;
     use arrow_flight::{
         Action, Criteria, Empty, FlightData, FlightDescriptor, HandshakeRequest, Ticket,
@@ -52,7 +52,7 @@ fn every_call_needs_somebody_who_is_known() {
     use tonic::Code;
 
     let work = Workspace::new();
-    let served = Served::start(&work, &["--users", users(&work)]);
+    let served = TestServer::start(&work, &["--users", users(&work)]);
     let url = format!("http://{}", served.address);
     let runtime = tokio::runtime::Runtime::new().unwrap();
     runtime.block_on(async {
@@ -111,9 +111,9 @@ fn every_call_needs_somebody_who_is_known() {
 }
 
 #[test]
-fn what_one_user_was_given_is_of_no_use_to_another() {
+fn handles_of_one_user_are_useless_to_another() {
     let work = Workspace::new();
-    let served = Served::start(&work, &["--users", users(&work)]);
+    let served = TestServer::start(&work, &["--users", users(&work)]);
     let said = python(
         r#"
 import sys, pyarrow.flight as flight
@@ -199,7 +199,7 @@ fn certificates(work: &Workspace) {
 }
 
 #[test]
-fn the_network_is_closed_to_others() {
+fn the_network_is_closed_without_tls_and_logins() {
     let work = Workspace::new();
     certificates(&work);
     let tls = ["--tls-cert", "server.pem", "--tls-key", "server.key"];
@@ -216,11 +216,11 @@ for what, url, given in [("plain", "grpc://", {}), ("of nobody", "grpc+tls://", 
     print(what, "|", refused(lambda: ask(url, **given))[:30])
 "#;
     let folder = work.dir.path().display().to_string();
-    let served = Served::start(&work, &tls);
+    let served = TestServer::start(&work, &tls);
     insta::assert_snapshot!("tls", served.python(script, &[&folder]));
     drop(served);
     let mutual = [&tls[..], &["--tls-client-ca", "ca.pem"]].concat();
-    let served = Served::start(&work, &mutual);
+    let served = TestServer::start(&work, &mutual);
     insta::assert_snapshot!("mutual_tls", served.python(script, &[&folder]));
     drop(served);
     let refused = |arguments: &[&str]| {
@@ -270,14 +270,14 @@ fn our_own_client_logs_in() {
         "--tls-client-ca",
         "ca.pem",
     ];
-    let served = Served::start(&work, &arguments);
+    let served = TestServer::start(&work, &arguments);
     let ask = |variables: &[(&str, &str)], sql: &str| {
         let mut command = work.command();
         command
             .args(["sql", "-c", sql])
             .envs(variables.iter().copied());
         command.env("ANABRANCH_URL", format!("grpc+tls://{}", served.address));
-        crate::support::Ran::of(&mut command)
+        crate::support::ProgramOutput::of(&mut command)
     };
     let tls = [
         ("ANABRANCH_TLS_CA", "ca.pem"),
@@ -306,8 +306,8 @@ fn our_own_client_logs_in() {
     );
     assert!(zone.ok().out.contains("Asia/Tokyo"));
     for (variables, code, said) in [
-        (as_user("reader", "wrong"), 2, "the password is another"),
-        (tls.to_vec(), 2, "nobody has logged in"),
+        (as_user("reader", "wrong"), 2, "the password is wrong"),
+        (tls.to_vec(), 2, "a login is required"),
         (as_user("reader", "reader-pw")[2..].to_vec(), 2, ""),
     ] {
         let ran = ask(&variables, "SELECT 1");
@@ -326,7 +326,7 @@ fn our_own_client_logs_in() {
 /// The cookie of a login is for the page alone: no script reads it, no other site sends it, and where the page comes over TLS it
 /// goes over TLS only. Where it does not, a browser would not send such a cookie at all.
 #[test]
-fn the_cookie_of_the_console_is_for_its_page_alone() {
+fn the_console_cookie_is_valid_for_its_page_only() {
     let work = Workspace::new();
     certificates(&work);
     let common = ["--users", users(&work), "--http", "127.0.0.1:0"];
@@ -356,7 +356,7 @@ print(*flags(ask("/api/logout", {}, cookies[0].split("; ")[0])[1]))
         (&["--http-behind-tls"][..], "http", ", 'Secure'"),
         (&tls[..], "https", ", 'Secure'"),
     ] {
-        let served = Served::start(&work, &[&common[..], arguments].concat());
+        let served = TestServer::start(&work, &[&common[..], arguments].concat());
         let page = format!("{scheme}://{}", served.console.as_deref().unwrap());
         let said = served.python(script, &[&page]);
         let expected = format!(
@@ -397,7 +397,7 @@ fn new_keys_of_an_issuer_are_taken_from_its_file() {
     let [(old, by_old), (new, by_new)] = ["old", "new"].map(key_and_token);
     let keys = work.path("keys.json").display().to_string();
     std::fs::write(&keys, json!({"keys": [old]}).to_string()).unwrap();
-    let served = Served::start(&work, &["--jwt-jwks", &keys]);
+    let served = TestServer::start(&work, &["--jwt-jwks", &keys]);
     let script = r#"
 import os
 keys, old, new, both, last = sys.argv[2:]
@@ -411,7 +411,7 @@ def ask(token):
     return refused(answer)
 def has(part):
     return lambda answer: part in answer
-UNKNOWN, DONE = "a key that is not known", "done: [(1,)]"
+UNKNOWN, DONE = "an unknown key", "done: [(1,)]"
 print(ask(old), UNKNOWN in ask(new))
 write(both)
 until(lambda: ask(new), has(DONE))

@@ -1,13 +1,13 @@
 //! Settings that a client makes for its own session.
 
-use super::Served;
+use super::TestServer;
 use super::rights::users;
 use crate::support::Workspace;
 
 #[test]
 fn settings_last_as_long_as_the_session() {
     let work = Workspace::new();
-    let served = Served::start(&work, &["--users", users(&work)]);
+    let served = TestServer::start(&work, &["--users", users(&work)]);
     let said = served.python(
         r#"
 ann, other, cookies = connect("reader", "reader-pw"), connect("reader", "reader-pw"), connect("writer", "writer-pw", cookies=True)
@@ -43,9 +43,9 @@ print(types(cookies), rows(cookies, "SET view_types = true"), types(cookies))
 }
 
 #[test]
-fn a_client_without_a_session_is_told_how_to_have_one() {
+fn a_client_without_a_session_gets_a_hint() {
     let work = Workspace::new();
-    let served = Served::start(&work, &[]);
+    let served = TestServer::start(&work, &[]);
     // Nanoseconds are of the type of pandas.
     let said = served.python_with_frames(
         r#"

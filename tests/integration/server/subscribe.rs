@@ -3,7 +3,7 @@
 use std::io::{BufRead as _, BufReader};
 use std::process::Stdio;
 
-use super::Served;
+use super::TestServer;
 use super::rights::users;
 use crate::support::{Workspace, create_topic, kafka, produce, signal, topic};
 
@@ -34,16 +34,16 @@ INSERT INTO seen VALUES (1, 'a'), (11, 'b');
 ";
 
 /// A server with the tables.
-fn served(work: &Workspace, arguments: &[&str]) -> Served {
-    let made = Served::start(work, &[]);
+fn served(work: &Workspace, arguments: &[&str]) -> TestServer {
+    let made = TestServer::start(work, &[]);
     let script = "db = connect()\nfor sql in sys.argv[2].split(';\\n')[:-1]: rows(db, sql)\n";
     made.python(script, &[TABLES]);
     drop(made);
-    Served::start(work, arguments)
+    TestServer::start(work, arguments)
 }
 
 #[test]
-fn rows_come_as_they_are_there() {
+fn rows_are_delivered_as_they_arrive() {
     let work = Workspace::new();
     let served = served(
         &work,
@@ -108,7 +108,7 @@ assert "view open_fails is not read as a stream" in answer and "10 /" not in ans
 }
 
 #[test]
-fn what_cannot_stay_open_is_refused() {
+fn unsupported_subscriptions_are_refused() {
     let work = Workspace::new();
     let served = served(
         &work,
@@ -141,7 +141,7 @@ for sql in ["SELECT id FROM open_large", "SELECT id FROM open_large WHERE id = 1
 }
 
 #[test]
-fn a_server_that_is_told_to_stop_does_not_wait_for_subscriptions() {
+fn a_stopping_server_does_not_wait_for_subscriptions() {
     let work = Workspace::new();
     let served = served(&work, &[]);
     let id = served.process.id().to_string();
@@ -163,7 +163,7 @@ with subscribed(db, "SUBSCRIBE SELECT id FROM seen") as more:
 
 /// Windows, over a topic, as the jobs have them.
 #[test]
-fn windows_are_said_when_they_change_or_close() {
+fn windows_are_emitted_when_they_change_or_close() {
     let work = Workspace::new();
     let (bootstrap, visits) = (kafka(), topic("subscribed"));
     create_topic(&visits, 1);
@@ -201,7 +201,7 @@ fn windows_are_said_when_they_change_or_close() {
     signal(&shell, "-INT");
     assert_eq!(shell.wait().unwrap().code(), Some(130));
     // Over the network the same subscription begins at the beginning.
-    let served = Served::start(&work, &["tables.sql"]);
+    let served = TestServer::start(&work, &["tables.sql"]);
     let url = served.url();
     let once = query.replace("SUBSCRIBE", "SUBSCRIBE WITH ('trigger' 'once')");
     let there = work.anabranch(&["sql", "--url", &url, "-c", &once]).ok();

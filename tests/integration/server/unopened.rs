@@ -5,7 +5,7 @@ use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::Served;
+use super::TestServer;
 use crate::support::Workspace;
 
 /// Passes all that is sent on to a server, or refuses each request as a store does to whom it does not know.
@@ -146,7 +146,7 @@ until(lambda: rows(db, "SELECT count(*) FROM small"), lambda found: found == [(1
     )
 }
 
-fn page(served: &Served) -> &str {
+fn page(served: &TestServer) -> &str {
     served
         .metrics
         .as_deref()
@@ -164,9 +164,8 @@ fn take_sign_of_life(work: &Workspace) {
 }
 
 #[test]
-fn a_store_that_refuses_while_the_server_starts_takes_nothing_with_it() {
-    let test =
-        "server::unopened::a_store_that_refuses_while_the_server_starts_takes_nothing_with_it";
+fn a_failing_store_at_server_start_loses_no_definitions() {
+    let test = "server::unopened::a_failing_store_at_server_start_loses_no_definitions";
     let Some((endpoint, bucket)) = crate::support::s3(test) else {
         return;
     };
@@ -179,28 +178,28 @@ fn a_store_that_refuses_while_the_server_starts_takes_nothing_with_it() {
     let folder = format!("s3://{bucket}/unopened-{}", std::process::id());
     let (seen, kept) = (format!("{folder}/seen"), format!("{folder}/kept"));
     let work = Workspace::new();
-    let served = Served::start(&work, &[]);
+    let served = TestServer::start(&work, &[]);
     served.python(&definitions(&seen, &kept, &options), &[]);
     served.kill();
     take_sign_of_life(&work);
     proxy.refuse(true);
-    let served = Served::start(&work, &["--metrics", "127.0.0.1:0"]);
+    let served = TestServer::start(&work, &["--metrics", "127.0.0.1:0"]);
     assert_eq!(served.python(AWAY, &["", page(&served)]), "asked\n");
     proxy.refuse(false);
     assert_eq!(served.python(BACK, &[page(&served)]), "back\n");
 }
 
 #[test]
-fn a_folder_that_is_not_mounted_is_not_made_anew() {
+fn an_unmounted_folder_is_not_recreated() {
     let work = Workspace::new();
-    let served = Served::start(&work, &[]);
+    let served = TestServer::start(&work, &[]);
     served.python(&definitions("seen", "kept", ""), &[]);
     served.kill();
     take_sign_of_life(&work);
     for table in ["seen", "kept"] {
         std::fs::rename(work.path(table), work.path(&format!("{table}-away"))).unwrap();
     }
-    let served = Served::start(&work, &["--metrics", "127.0.0.1:0"]);
+    let served = TestServer::start(&work, &["--metrics", "127.0.0.1:0"]);
     assert_eq!(
         served.python(AWAY, &["there is no Delta table", page(&served)]),
         "asked\n"
@@ -214,9 +213,9 @@ fn a_folder_that_is_not_mounted_is_not_made_anew() {
 }
 
 #[test]
-fn what_cannot_be_opened_or_read_can_be_dropped_and_declared_anew() {
+fn unopened_objects_can_be_dropped_and_declared_again() {
     let work = Workspace::new();
-    let served = Served::start(&work, &[]);
+    let served = TestServer::start(&work, &[]);
     let script = r#"
 db = connect()
 for sql in ["CREATE EXTERNAL TABLE gone (id BIGINT) STORED AS DELTA LOCATION 'gone'",
@@ -247,10 +246,10 @@ assert rows(db, "SELECT count(*) FROM other") == [(0,)]
 assert names() == {"other"}, names()
 print("done")
 "#;
-    let served = Served::start(&work, &[]);
+    let served = TestServer::start(&work, &[]);
     assert_eq!(served.python(script, &[]), "done\n");
     served.kill();
-    let served = Served::start(&work, &[]);
+    let served = TestServer::start(&work, &[]);
     let script = r#"
 db = connect()
 print(rows(db, "SHOW TABLES"), rows(db, "SELECT count(*) FROM other"))
@@ -298,7 +297,7 @@ fn bring_back(work: &Workspace) {
 }
 
 #[test]
-fn a_server_makes_no_tables_for_jobs_that_files_have_made() {
+fn a_server_creates_no_tables_for_jobs_of_files() {
     let work = Workspace::new();
     work.file("tables.sql", TABLES);
     work.file("job.sql", COPY);
@@ -307,7 +306,7 @@ fn a_server_makes_no_tables_for_jobs_that_files_have_made() {
     work.anabranch(&["run", "tables.sql", "job.sql", "--until-caught-up"])
         .ok();
     take_away(&work);
-    let served = Served::start(&work, &[]);
+    let served = TestServer::start(&work, &[]);
     assert_eq!(served.python(WAITS, &[]), "waits\n");
     bring_back(&work);
     assert_eq!(served.python(RUNS, &[]), "runs\n");
@@ -315,7 +314,7 @@ fn a_server_makes_no_tables_for_jobs_that_files_have_made() {
 }
 
 #[test]
-fn a_server_with_files_starts_while_the_tables_of_their_jobs_are_away() {
+fn a_server_with_files_starts_without_the_tables_of_their_jobs() {
     let work = Workspace::new();
     work.file("all.sql", &format!("{TABLES}{COPY}"));
     let copied = |id: u32| {
@@ -328,11 +327,11 @@ print("copied")
 "#
         )
     };
-    let served = Served::start(&work, &["all.sql"]);
+    let served = TestServer::start(&work, &["all.sql"]);
     assert_eq!(served.python(&copied(1), &[]), "copied\n");
     assert_eq!(served.stop(), Some(0));
     take_away(&work);
-    let served = Served::start(&work, &["all.sql"]);
+    let served = TestServer::start(&work, &["all.sql"]);
     assert_eq!(served.python(WAITS, &[]), "waits\n");
     bring_back(&work);
     assert_eq!(served.python(RUNS, &[]), "runs\n");
@@ -341,9 +340,9 @@ print("copied")
 }
 
 #[test]
-fn a_job_comes_back_with_the_tables_and_views_that_it_was_made_with() {
+fn a_job_is_restored_with_its_tables_and_views() {
     let work = Workspace::new();
-    let served = Served::start(&work, &[]);
+    let served = TestServer::start(&work, &[]);
     let script = r#"
 db = connect()
 for sql in ["CREATE EXTERNAL TABLE seen (id BIGINT) STORED AS DELTA LOCATION 'seen' OPTIONS ('scan.mode' 'stream')",
@@ -359,7 +358,7 @@ print("made")
 "#;
     assert_eq!(served.python(script, &[]), "made\n");
     assert_eq!(served.stop(), Some(0));
-    let served = Served::start(&work, &[]);
+    let served = TestServer::start(&work, &[]);
     assert_eq!(served.python(RUNS, &[]), "runs\n");
     let script = r#"
 db = connect()

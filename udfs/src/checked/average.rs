@@ -17,11 +17,11 @@ use datafusion::logical_expr::{
 
 use super::average_decimals::{AverageDecimalGroups, AverageDecimals, Rounding};
 use super::average_integers::{AverageGroups, AverageRows, average_of_distinct, kept_as};
-use super::frame::DoublesInFrame;
-use super::nan::{OneNan, OneNanGroups};
+use super::frame_doubles::DoublesInFrame;
+use super::nan::{NormalizedNan, NormalizedNanGroups};
 use super::overflow::out_of_range;
 use super::sum::with_typed_nulls;
-use super::wide::WIDE;
+use super::wide_sums::WIDE;
 
 /// The aggregate function `avg`.
 #[must_use]
@@ -101,7 +101,7 @@ impl AggregateUDFImpl for CheckedAverage {
         let rounding = Rounding::new(&args);
         let sums = self.inner.accumulator(args)?;
         Ok(match is_of_doubles {
-            true => Box::new(OneNan::new(sums)),
+            true => Box::new(NormalizedNan::new(sums)),
             false => rounded(sums, rounding),
         })
     }
@@ -153,7 +153,7 @@ impl AggregateUDFImpl for CheckedAverage {
         let sums = self.inner.create_groups_accumulator(args)?;
         Ok(match rounding {
             Some(rounding) => Box::new(AverageDecimalGroups::new(sums, rounding)),
-            None if is_of_doubles => Box::new(OneNanGroups::new(sums)),
+            None if is_of_doubles => Box::new(NormalizedNanGroups::new(sums)),
             None => sums,
         })
     }

@@ -119,7 +119,7 @@ impl Accumulator for AverageDecimals {
                 let sum = match sum {
                     ScalarValue::Decimal128(sum, ..) => sum.map(i256::from_i128),
                     ScalarValue::Decimal256(sum, ..) => *sum,
-                    other => return internal_err!("{other:?} is no sum of decimals"),
+                    other => return internal_err!("{other:?} is not a sum of decimals"),
                 };
                 (sum.unwrap_or(i256::ZERO), rows.unwrap_or(0))
             }
@@ -133,7 +133,7 @@ impl Accumulator for AverageDecimals {
                 }
                 (sum, (distinct.len() - distinct.null_count()) as u64)
             }
-            other => return internal_err!("{other:?} is no state of an average of decimals"),
+            other => return internal_err!("{other:?} is not a state of an average of decimals"),
         };
         let average = self.rounding.average(sum, rows)?;
         Ok(self.rounding.scalar(average))
@@ -172,7 +172,7 @@ impl GroupsAccumulator for AverageDecimalGroups {
     fn evaluate(&mut self, emit_to: EmitTo) -> Result<ArrayRef> {
         let state = self.sums.state(emit_to)?;
         let [rows, sums] = state.as_slice() else {
-            return internal_err!("the state of averages is no number of rows and sums");
+            return internal_err!("the state of averages is not a number of rows and sums");
         };
         let rows = rows.as_primitive::<UInt64Type>();
         let wide = sums.as_primitive_opt::<Decimal256Type>();
@@ -184,7 +184,9 @@ impl GroupsAccumulator for AverageDecimalGroups {
             let sum = match (wide, small) {
                 (Some(sums), _) => sums.value(group),
                 (_, Some(sums)) => i256::from_i128(sums.value(group)),
-                _ => return internal_err!("{} is no type of sums of decimals", sums.data_type()),
+                _ => {
+                    return internal_err!("{} is not a type of sums of decimals", sums.data_type());
+                }
             };
             self.rounding.average(sum, rows.value(group))
         };

@@ -14,8 +14,8 @@ use datafusion::logical_expr::{Accumulator, EmitTo, GroupsAccumulator};
 use datafusion_functions_aggregate_common::aggregate::groups_accumulator::accumulate::accumulate;
 use datafusion_functions_aggregate_common::aggregate::sum_distinct::DistinctSumAccumulator;
 
-use super::distinct::OfDistinct;
-use super::wide::{WIDE, sum_of_integers};
+use super::distinct::DistinctRows;
+use super::wide_sums::{WIDE, sum_of_integers};
 
 /// The type in which distinct integers of a type are stored.
 pub(super) fn kept_as(of: &DataType) -> DataType {
@@ -98,7 +98,7 @@ impl Accumulator for AverageRows {
 /// The average of distinct values, which are stored in this type.
 pub(super) fn average_of_distinct<T: ArrowPrimitiveType + Debug>() -> Box<dyn Accumulator> {
     let values = DistinctSumAccumulator::<T>::new(&T::DATA_TYPE);
-    Box::new(OfDistinct::new(Box::new(values), AverageRows::default()).kept_by(kept))
+    Box::new(DistinctRows::new(Box::new(values), AverageRows::default()).kept_by(kept))
 }
 
 /// Averages by group.
@@ -235,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn groups_give_the_same_whatever_way_their_rows_take() {
+    fn groups_do_not_depend_on_how_rows_are_merged() {
         let values: ArrayRef = Arc::new(arrow::array::Int64Array::from(vec![
             Some(i64::MAX),
             Some(i64::MAX),

@@ -49,7 +49,7 @@ impl RoundedCast {
     pub(super) fn over(from: &DataType, to: &DataType, is_tried: bool) -> Option<Self> {
         let verb = if is_tried { "try_cast" } else { "cast" };
         let differs =
-            loses(from, to, is_tried) || lacks_room(from, to) || is_another_time(from, to);
+            loses(from, to, is_tried) || may_overflow(from, to) || is_another_time(from, to);
         differs.then(|| Self {
             name: format!("{verb}_to_{to}"),
             to: to.clone(),
@@ -136,7 +136,7 @@ fn loses(from: &DataType, to: &DataType, is_tried: bool) -> bool {
 }
 
 /// Whether a number of one type may not fit the other; a time counts as the number of its units.
-fn lacks_room(from: &DataType, to: &DataType) -> bool {
+fn may_overflow(from: &DataType, to: &DataType) -> bool {
     if from.is_temporal() && to.is_temporal() {
         return false;
     }
@@ -444,7 +444,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_no_place_is_an_error_or_null() {
+    fn out_of_range_casts_are_an_error_or_null() {
         let values: ArrayRef = Arc::new(Float64Array::from(vec![1.5, 2_147_483_647.5, f64::NAN]));
         let error = run(Arc::clone(&values), &DataType::Int32, false).unwrap_err();
         assert!(
@@ -471,7 +471,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cast_that_loses_nothing_is_the_engines_own() {
+    fn lossless_casts_are_the_engines_own() {
         let decimal = DataType::Decimal128;
         for (from, to) in [
             (DataType::Int32, DataType::Int64),
@@ -555,7 +555,7 @@ mod tests {
     }
 
     #[test]
-    fn a_time_without_a_place_is_an_error_or_null() {
+    fn out_of_range_times_are_an_error_or_null() {
         let times = |values: Vec<i64>| -> ArrayRef {
             Arc::new(TimestampMicrosecondArray::from(values).with_timezone("UTC"))
         };

@@ -2,7 +2,7 @@
 //!
 //! DataFusion casts both sides to one type, with the most digits before and after the point that either has. If those are more
 //! than 38, it drops some before the point, and values that have them fail: `d > 0.00001` where `d` is a DECIMAL(38, 4).
-//! [`RoomToCompare`] is an analyzer rule that compares such values with up to 76 digits.
+//! [`WidenDecimalComparisons`] is an analyzer rule that compares such values with up to 76 digits.
 
 use std::sync::Arc;
 
@@ -23,9 +23,9 @@ const MOST_DIGITS: u8 = 76;
 
 /// Casts compared decimals to a type that can hold both, before the engine makes their types equal.
 #[derive(Debug)]
-pub struct RoomToCompare;
+pub struct WidenDecimalComparisons;
 
-impl AnalyzerRule for RoomToCompare {
+impl AnalyzerRule for WidenDecimalComparisons {
     fn name(&self) -> &str {
         "room_to_compare"
     }
@@ -162,7 +162,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_has_no_room_is_widened() {
+    fn only_comparisons_that_overflow_are_widened() {
         let decimal = DataType::Decimal128;
         assert_eq!(wide(&[decimal(38, 4), decimal(4, 4)]), None);
         assert_eq!(wide(&[decimal(38, 10), DataType::Int64]), None);

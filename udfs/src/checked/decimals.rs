@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn products_are_exact_if_there_is_room() {
+    fn products_are_exact_if_they_fit() {
         let product = |left, right| of(product(left, right));
         assert_eq!(product((3, 2), BIGINT), (24, 2));
         assert_eq!(product((18, 9), (19, 10)), (38, 19));
@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn quotients_have_sixteen_digits_if_there_is_room() {
+    fn quotients_have_sixteen_digits_if_they_fit() {
         let quotient = |left, right| of(quotient(left, right));
         assert_eq!(quotient((2, 1), BIGINT), (17, 16));
         assert_eq!(quotient(INT, (4, 1)), (27, 16));

@@ -8,7 +8,7 @@ use datafusion::logical_expr::Accumulator;
 
 /// Applies the accumulator `rows` to the distinct values of all rows.
 #[derive(Debug)]
-pub(super) struct OfDistinct<A> {
+pub(super) struct DistinctRows<A> {
     values: Box<dyn Accumulator>,
     /// The accumulator before its first row.
     rows: A,
@@ -16,7 +16,7 @@ pub(super) struct OfDistinct<A> {
     kept: fn(&ArrayRef) -> Result<ArrayRef>,
 }
 
-impl<A: Accumulator + Clone> OfDistinct<A> {
+impl<A: Accumulator + Clone> DistinctRows<A> {
     /// `values` is DataFusion's accumulator of distinct values, whose state is a list of them; `rows` has received no value
     /// yet.
     pub(super) fn new(values: Box<dyn Accumulator>, rows: A) -> Self {
@@ -33,7 +33,7 @@ impl<A: Accumulator + Clone> OfDistinct<A> {
     }
 }
 
-impl<A: Accumulator + Clone> Accumulator for OfDistinct<A> {
+impl<A: Accumulator + Clone> Accumulator for DistinctRows<A> {
     fn update_batch(&mut self, values: &[ArrayRef]) -> Result<()> {
         self.values.update_batch(&[(self.kept)(&values[0])?])
     }
@@ -49,7 +49,7 @@ impl<A: Accumulator + Clone> Accumulator for OfDistinct<A> {
     fn evaluate(&mut self) -> Result<ScalarValue> {
         let state = self.values.state()?;
         let [ScalarValue::List(list)] = state.as_slice() else {
-            return internal_err!("the state of an aggregate of distinct values is no list");
+            return internal_err!("the state of an aggregate of distinct values is not a list");
         };
         let mut rows = self.rows.clone();
         rows.update_batch(&[list.value(0)])?;

@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn products_are_rounded_where_digits_have_no_room() {
+    fn products_are_rounded_if_they_do_not_fit() {
         assert_eq!(multiplied((150, 3, 2), (-3, 1, 0)).unwrap(), "-4.50");
         // 1.0000000000000003 squared is 1.00000000000000060000000000000009.
         let above = 10_i128.pow(16) + 3;

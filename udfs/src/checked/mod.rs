@@ -6,11 +6,11 @@
 //! round, and casts that may fail by functions that the engine does not undo.
 //! [`checked`] rewrites one expression in the same way, [`checked_cast`] one cast, [`checked_of_table`] an expression that a
 //! Delta table stores, and [`plain`] reverses the rewrite; [`CastsInFiles`] rewrites the casts of file columns.
-//! [`DecimalOperators`] plans products and quotients of decimals with enough digits after the point, and [`RoomToCompare`]
+//! [`DecimalOperators`] plans products and quotients of decimals with enough digits after the point, and [`WidenDecimalComparisons`]
 //! compares decimals with all their digits. [`sum`], [`avg`], [`min`] and [`max`] do not depend on the order of their rows,
 //! except for the last digits of DOUBLE, and unless partial sums of decimals need more than 128 bits.
 
-mod arrays;
+mod array_aggregates;
 mod average;
 mod average_decimals;
 mod average_integers;
@@ -19,33 +19,33 @@ mod compare;
 mod decimals;
 mod distinct;
 mod division;
-mod extreme;
-mod frame;
-mod in_files;
+mod file_casts;
+mod frame_doubles;
+mod min_max;
 mod nan;
 mod negate;
 mod operator;
 mod overflow;
 mod rewrite;
-mod rounded;
+mod rounding;
 mod shift;
 mod sum;
 mod sum_groups;
 mod sum_rows;
-mod wide;
+mod wide_sums;
 
-pub(crate) use arrays::array_functions;
+pub(crate) use array_aggregates::array_functions;
 pub(crate) use average::avg;
-pub use compare::RoomToCompare;
+pub use compare::WidenDecimalComparisons;
 pub(crate) use compare::{wide, with_room_to_compare};
 pub use decimals::DecimalOperators;
-pub(crate) use extreme::{max, min};
-pub use in_files::CastsInFiles;
+pub use file_casts::CastsInFiles;
+pub(crate) use min_max::{max, min};
 pub(crate) use nan::functions as nan_functions;
 pub use nan::with_one_nan_within;
 pub use rewrite::{CheckedArithmetic, as_kept, checked, checked_cast, checked_of_table, plain};
 pub(crate) use rewrite::{cast_value, type_of};
-pub(crate) use rounded::rounded;
+pub(crate) use rounding::rounded;
 pub(crate) use sum::sum;
 
 pub(crate) use overflow::{out_of_range, sql_name};

@@ -20,7 +20,7 @@ use datafusion::logical_expr::{
     ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature,
 };
 
-type Half = <Float16Type as ArrowPrimitiveType>::Native;
+type AccumulatorHalf = <Float16Type as ArrowPrimitiveType>::Native;
 
 /// The numbers of a block: whether one of them is another NaN is checked after each block.
 const BLOCK: usize = 1024;
@@ -70,8 +70,10 @@ pub(super) fn with_one_nan(values: ArrayRef) -> ArrayRef {
 fn one(values: &ArrayRef) -> Option<ArrayRef> {
     match values.data_type() {
         DataType::Float16 => {
-            let is_other = |value: Half| value.is_nan() && value.to_bits() != Half::NAN.to_bits();
-            replaced::<Float16Type>(values, is_other, Half::NAN)
+            let is_other = |value: AccumulatorHalf| {
+                value.is_nan() && value.to_bits() != AccumulatorHalf::NAN.to_bits()
+            };
+            replaced::<Float16Type>(values, is_other, AccumulatorHalf::NAN)
         }
         DataType::Float32 => {
             let is_other = |value: f32| value.is_nan() && value.to_bits() != f32::NAN.to_bits();
@@ -120,16 +122,16 @@ pub(crate) fn functions() -> [ScalarUDF; 13] {
         math::sin(),
         math::tan(),
     ];
-    functions.map(|inner| ScalarUDF::from(OneNanFunction { inner }))
+    functions.map(|inner| ScalarUDF::from(NormalizedNanFunction { inner }))
 }
 
 /// The library's function with normalized NaN in its result.
 #[derive(Debug, PartialEq, Eq, Hash)]
-struct OneNanFunction {
+struct NormalizedNanFunction {
     inner: Arc<ScalarUDF>,
 }
 
-impl ScalarUDFImpl for OneNanFunction {
+impl ScalarUDFImpl for NormalizedNanFunction {
     fn name(&self) -> &str {
         self.inner.name()
     }
@@ -185,7 +187,9 @@ impl ScalarUDFImpl for OneNanFunction {
 /// A scalar value with its NaN normalized as in [`with_one_nan`].
 fn scalar_with_one_nan(value: ScalarValue) -> ScalarValue {
     match value {
-        ScalarValue::Float16(Some(of)) if of.is_nan() => ScalarValue::Float16(Some(Half::NAN)),
+        ScalarValue::Float16(Some(of)) if of.is_nan() => {
+            ScalarValue::Float16(Some(AccumulatorHalf::NAN))
+        }
         ScalarValue::Float32(Some(of)) if of.is_nan() => ScalarValue::Float32(Some(f32::NAN)),
         ScalarValue::Float64(Some(of)) if of.is_nan() => ScalarValue::Float64(Some(f64::NAN)),
         other => other,
@@ -198,17 +202,17 @@ fn one_nan(values: &[ArrayRef]) -> Vec<ArrayRef> {
 
 /// An accumulator that normalizes NaN in its input and its result.
 #[derive(Debug)]
-pub(super) struct OneNan {
+pub(super) struct NormalizedNan {
     inner: Box<dyn Accumulator>,
 }
 
-impl OneNan {
+impl NormalizedNan {
     pub(super) fn new(inner: Box<dyn Accumulator>) -> Self {
         Self { inner }
     }
 }
 
-impl Accumulator for OneNan {
+impl Accumulator for NormalizedNan {
     fn update_batch(&mut self, values: &[ArrayRef]) -> Result<()> {
         self.inner.update_batch(&one_nan(values))
     }
@@ -239,17 +243,17 @@ impl Accumulator for OneNan {
 }
 
 /// A groups accumulator that normalizes NaN in its input and its result.
-pub(super) struct OneNanGroups {
+pub(super) struct NormalizedNanGroups {
     inner: Box<dyn GroupsAccumulator>,
 }
 
-impl OneNanGroups {
+impl NormalizedNanGroups {
     pub(super) fn new(inner: Box<dyn GroupsAccumulator>) -> Self {
         Self { inner }
     }
 }
 
-impl GroupsAccumulator for OneNanGroups {
+impl GroupsAccumulator for NormalizedNanGroups {
     fn update_batch(
         &mut self,
         values: &[ArrayRef],
@@ -302,7 +306,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nan_has_one_form_and_all_else_is_kept() {
+    fn nan_is_normalized_and_other_values_are_kept() {
         let negative = f64::from_bits(f64::NAN.to_bits() | (1 << 63));
         let values: ArrayRef = Arc::new(Float64Array::from(vec![
             Some(negative),

@@ -23,13 +23,13 @@ fn help(data_type: &DataType) -> &'static str {
         | DataType::UInt16
         | DataType::UInt32 => "compute in a larger type: CAST(… AS BIGINT)",
         DataType::Int64 | DataType::UInt64 => {
-            "compute in a larger type: CAST(… AS DECIMAL(38, 0)), or CAST(… AS DOUBLE) if about is enough"
+            "compute in a larger type: CAST(… AS DECIMAL(38, 0)), or CAST(… AS DOUBLE) if an approximate value is enough"
         }
         DataType::Decimal32(..)
         | DataType::Decimal64(..)
         | DataType::Decimal128(..)
         | DataType::Decimal256(..) => {
-            "a DECIMAL has up to 38 digits: CAST what is computed with to a DECIMAL with fewer digits behind the point, or to DOUBLE if about is enough"
+            "a DECIMAL has up to 38 digits: CAST what is computed with to a DECIMAL with fewer digits after the point, or to DOUBLE if an approximate value is enough"
         }
         _ => "leave such rows out with WHERE, or CAST to a type that has room",
     }

@@ -11,7 +11,7 @@ use datafusion::logical_expr::{
 use datafusion::logical_expr_common::type_coercion::binary::BinaryTypeCoercer;
 use datafusion::optimizer::AnalyzerRule;
 
-use crate::filtered::unguarded;
+use crate::filtered_arguments::unguarded;
 use crate::operands::{any_expr, inputs};
 use crate::times::INTERVAL_LENGTH;
 use crate::values::{PER_ROW, TYPED_KEY, per_row};
@@ -40,7 +40,7 @@ impl AnalyzerRule for CheckedArithmetic {
             plan.map_expressions(|expr| {
                 let name = names.save(&expr);
                 let checked =
-                    expr.transform_up(|expr| checked_node(expr, &schema, Casts::Round))?;
+                    expr.transform_up(|expr| checked_node(expr, &schema, CastRounding::Round))?;
                 Ok(checked.update_data(|expr| name.restore(expr)))
             })
         })?;
@@ -78,11 +78,11 @@ fn is_arithmetic(op: Operator) -> bool {
 
 /// The treatment of digits after the point in a cast to an integer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Casts {
+enum CastRounding {
     /// They are rounded.
     Round,
     /// They are truncated.
-    Cut,
+    Truncate,
 }
 
 /// The expression with checking functions instead of operators, and rounding casts; the types of operands must be those that
@@ -92,7 +92,7 @@ enum Casts {
 ///
 /// A column that `schema` does not have.
 pub fn checked(expr: Expr, schema: &DFSchema) -> Result<Expr> {
-    let checked = expr.transform_up(|expr| checked_node(expr, schema, Casts::Round))?;
+    let checked = expr.transform_up(|expr| checked_node(expr, schema, CastRounding::Round))?;
     Ok(checked.data)
 }
 
@@ -103,7 +103,9 @@ pub fn checked(expr: Expr, schema: &DFSchema) -> Result<Expr> {
 /// A column that `schema` does not have.
 pub fn checked_cast(cast: Expr, schema: &DFSchema) -> Result<Expr> {
     match cast {
-        Expr::Cast(_) | Expr::TryCast(_) => Ok(checked_node(cast, schema, Casts::Round)?.data),
+        Expr::Cast(_) | Expr::TryCast(_) => {
+            Ok(checked_node(cast, schema, CastRounding::Round)?.data)
+        }
         other => Ok(other),
     }
 }
@@ -114,7 +116,7 @@ pub fn checked_cast(cast: Expr, schema: &DFSchema) -> Result<Expr> {
 ///
 /// A column that `schema` does not have.
 pub fn checked_of_table(expr: Expr, schema: &DFSchema) -> Result<Expr> {
-    let checked = expr.transform_up(|expr| checked_node(expr, schema, Casts::Cut))?;
+    let checked = expr.transform_up(|expr| checked_node(expr, schema, CastRounding::Truncate))?;
     Ok(checked.data)
 }
 
@@ -214,7 +216,7 @@ pub(crate) fn cast_value(expr: &Expr) -> Option<&Expr> {
     }
 }
 
-fn checked_node(expr: Expr, schema: &DFSchema, casts: Casts) -> Result<Transformed<Expr>> {
+fn checked_node(expr: Expr, schema: &DFSchema, casts: CastRounding) -> Result<Transformed<Expr>> {
     match expr {
         Expr::BinaryExpr(binary) if is_arithmetic(binary.op) => {
             let right = type_of(&binary.right, schema)?;
@@ -281,9 +283,9 @@ fn rounded_cast(
     to: &DataType,
     is_tried: bool,
     schema: &DFSchema,
-    casts: Casts,
+    casts: CastRounding,
 ) -> Result<Option<RoundedCast>> {
-    if casts == Casts::Cut || !may_differ(to) {
+    if casts == CastRounding::Truncate || !may_differ(to) {
         return Ok(None);
     }
     let from = type_of(value, schema)?;

@@ -18,12 +18,12 @@ use datafusion::logical_expr::{
     SetMonotonicity, Signature,
 };
 
-use super::distinct::OfDistinct;
-use super::frame::DoublesInFrame;
-use super::nan::{OneNan, OneNanGroups};
+use super::distinct::DistinctRows;
+use super::frame_doubles::DoublesInFrame;
+use super::nan::{NormalizedNan, NormalizedNanGroups};
 use super::sum_groups::sum_groups;
 use super::sum_rows::{SumDistinctInFrame, SumIntegers, SumRows, is_summed_in_frames};
-use super::wide::{SumShape, state_type};
+use super::wide_sums::{SumShape, state_type};
 
 /// The aggregate function `sum`.
 #[must_use]
@@ -102,14 +102,17 @@ impl AggregateUDFImpl for CheckedSum {
     fn accumulator(&self, args: AccumulatorArgs) -> Result<Box<dyn Accumulator>> {
         let result = args.return_field.data_type().clone();
         if result == DataType::Float64 {
-            return Ok(Box::new(OneNan::new(self.inner.accumulator(args)?)));
+            return Ok(Box::new(NormalizedNan::new(self.inner.accumulator(args)?)));
         }
         let shape = SumShape::new(args.name, &result);
         if args.is_distinct {
             macro_rules! distinct {
                 ($t:ty) => {{
                     let values = self.inner.accumulator(args)?;
-                    Ok(Box::new(OfDistinct::new(values, SumRows::<$t>::new(shape))))
+                    Ok(Box::new(DistinctRows::new(
+                        values,
+                        SumRows::<$t>::new(shape),
+                    )))
                 }};
             }
             return by_type!(&result, distinct, self.inner.accumulator(args));
@@ -160,7 +163,7 @@ impl AggregateUDFImpl for CheckedSum {
         let result = args.return_field.data_type().clone();
         if result == DataType::Float64 {
             let sums = self.inner.create_groups_accumulator(args)?;
-            return Ok(Box::new(OneNanGroups::new(sums)));
+            return Ok(Box::new(NormalizedNanGroups::new(sums)));
         }
         let shape = SumShape::new(args.name, &result);
         macro_rules! groups {

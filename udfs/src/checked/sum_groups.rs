@@ -8,7 +8,7 @@ use datafusion::common::Result;
 use datafusion::logical_expr::{EmitTo, GroupsAccumulator};
 use datafusion_functions_aggregate_common::aggregate::groups_accumulator::prim_op::PrimitiveGroupsAccumulator;
 
-use super::wide::SumShape;
+use super::wide_sums::SumShape;
 
 /// DataFusion's sums by group, in a wider type, with an error if even that overflowed.
 struct SumGroups<T, F>

@@ -9,7 +9,7 @@ use arrow::datatypes::{DataType, Decimal128Type};
 use datafusion::common::{Result, ScalarValue, internal_err};
 use datafusion::logical_expr::Accumulator;
 
-use super::wide::{SumShape, sum_of_integers};
+use super::wide_sums::{SumShape, sum_of_integers};
 
 /// The sum of rows that enter and, in a window frame, leave.
 #[derive(Debug)]

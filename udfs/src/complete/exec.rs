@@ -26,8 +26,8 @@ use futures::{TryStreamExt, stream};
 use super::aggregate::{AggregateRun, CompleteSessionsAggregate};
 use super::node::CompleteSessions;
 use super::rows::RowsRun;
-use super::run::{Run, Shown};
-use super::search::Search;
+use super::run::{ExecutionState, ExplainMetrics};
+use super::search::SessionSearch;
 use super::slices::SliceReader;
 use crate::session::aggregate::{MergeRule, PartialRule, SessionAggregateExpr};
 use crate::window::{column_name, ticks_per_hour};
@@ -48,7 +48,7 @@ pub struct CompleteSessionsExec {
     schema: SchemaRef,
     properties: Arc<PlanProperties>,
     aggregate: Option<AggregateRules>,
-    shown: Shown,
+    shown: ExplainMetrics,
 }
 
 /// The aggregation by session.
@@ -89,7 +89,7 @@ impl CompleteSessionsExec {
             properties: properties(&schema),
             schema,
             aggregate: None,
-            shown: Shown::default(),
+            shown: ExplainMetrics::default(),
         })
     }
 
@@ -136,11 +136,11 @@ impl CompleteSessionsExec {
         })
     }
 
-    fn run(&self, context: Arc<TaskContext>) -> Result<Run> {
+    fn run(&self, context: Arc<TaskContext>) -> Result<ExecutionState> {
         let input = Arc::clone(self.node.input().schema().inner());
         let hour = ticks_per_hour(&self.event_time.data_type(&input)?);
-        Run::try_new(
-            Search::new(self.node.gap(), self.node.range(), hour),
+        ExecutionState::try_new(
+            SessionSearch::new(self.node.gap(), self.node.range(), hour),
             self.reader.clone(),
             self.keys.clone(),
             Arc::clone(&self.event_time),
@@ -215,7 +215,7 @@ impl ExecutionPlan for CompleteSessionsExec {
             return internal_err!("CompleteSessionsExec takes no children");
         }
         Ok(Arc::new(Self {
-            shown: Shown::default(),
+            shown: ExplainMetrics::default(),
             ..Self::clone(&*self)
         }))
     }
@@ -240,21 +240,21 @@ impl ExecutionPlan for CompleteSessionsExec {
         }
         let run = self.run(context)?;
         let stages = match &self.aggregate {
-            None => Stage::First(Box::new(RowsRun::new(run, Arc::clone(&self.schema)))),
-            Some(AggregateRules { partial, merge }) => Stage::Aggregate(Box::new(
+            None => ExecutionStage::First(Box::new(RowsRun::new(run, Arc::clone(&self.schema)))),
+            Some(AggregateRules { partial, merge }) => ExecutionStage::Aggregate(Box::new(
                 AggregateRun::try_new(run, merge.clone(), partial.clone())?,
             )),
         };
         // Rows leave in two parts: those known after the first slice are returned before the search continues.
         let output = stream::try_unfold(stages, |stage| async move {
-            let next: Option<(Vec<RecordBatch>, Stage)> = match stage {
-                Stage::First(mut run) => {
+            let next: Option<(Vec<RecordBatch>, ExecutionStage)> = match stage {
+                ExecutionStage::First(mut run) => {
                     let closed = run.first().await?;
-                    Some((closed, Stage::Rest(run)))
+                    Some((closed, ExecutionStage::Rest(run)))
                 }
-                Stage::Rest(mut run) => Some((run.rest().await?, Stage::Done)),
-                Stage::Aggregate(run) => Some((run.all().await?, Stage::Done)),
-                Stage::Done => None,
+                ExecutionStage::Rest(mut run) => Some((run.rest().await?, ExecutionStage::Done)),
+                ExecutionStage::Aggregate(run) => Some((run.all().await?, ExecutionStage::Done)),
+                ExecutionStage::Done => None,
             };
             Ok::<_, DataFusionError>(next)
         })
@@ -271,7 +271,7 @@ impl ExecutionPlan for CompleteSessionsExec {
     }
 }
 
-enum Stage {
+enum ExecutionStage {
     First(Box<RowsRun>),
     Rest(Box<RowsRun>),
     Aggregate(Box<AggregateRun>),

@@ -12,35 +12,35 @@ use datafusion::execution::SendableRecordBatchStream;
 use datafusion::execution::memory_pool::MemoryReservation;
 use futures::StreamExt;
 
-use super::run::{PlannedSlice, Run};
-use super::search::{Intervals, SessionId, Side, Slice};
+use super::run::{ExecutionState, PlannedSlice};
+use super::search::{Direction, Intervals, SessionId, TickRange};
 use crate::diagnostic::out_of_range;
 use crate::window::{ticks, timestamps};
 
 /// The state of one execution.
 pub(super) struct RowsRun {
-    run: Run,
+    run: ExecutionState,
     /// The rows' columns, then the window's.
     schema: SchemaRef,
-    held: Vec<Held>,
+    held: Vec<HeldRows>,
 }
 
 /// Rows of the result and the session of each.
-struct Held {
+struct HeldRows {
     rows: RecordBatch,
     sessions: Vec<SessionId>,
 }
 
 /// Rows of a slice that may belong to the result, with event time and key of each, over all batches.
 #[derive(Default)]
-struct Rows {
+struct SliceRows {
     batches: Vec<RecordBatch>,
     ticks: Vec<i64>,
     keys: Vec<u32>,
 }
 
 impl RowsRun {
-    pub(super) fn new(run: Run, schema: SchemaRef) -> Self {
+    pub(super) fn new(run: ExecutionState, schema: SchemaRef) -> Self {
         Self {
             run,
             schema,
@@ -87,7 +87,7 @@ impl RowsRun {
             .run
             .reader
             .execute(Arc::clone(&plan), &self.run.context)?;
-        let mut rows = Rows::default();
+        let mut rows = SliceRows::default();
         while let Some(batch) = input.next().await {
             let batch = batch?;
             let compute = self.run.baseline.elapsed_compute().clone();
@@ -111,11 +111,11 @@ impl RowsRun {
 
     async fn read_slice(
         &mut self,
-        side: Side,
-        slice: Slice,
+        side: Direction,
+        slice: TickRange,
         mut input: SendableRecordBatchStream,
     ) -> Result<()> {
-        let mut rows = Rows::default();
+        let mut rows = SliceRows::default();
         while let Some(batch) = input.next().await {
             let batch = batch?;
             let compute = self.run.baseline.elapsed_compute().clone();
@@ -190,7 +190,7 @@ impl RowsRun {
         Ok(batches)
     }
 
-    fn windowed(&self, held: &Held) -> Result<RecordBatch> {
+    fn windowed(&self, held: &HeldRows) -> Result<RecordBatch> {
         let gap = self.run.search.gap();
         let (mut starts, mut ends) = (Vec::new(), Vec::new());
         for id in &held.sessions {
@@ -215,7 +215,7 @@ impl RowsRun {
 /// Approximate bytes per key: its values twice, and an entry in a table.
 const KEY_BYTES: usize = 96;
 
-impl Rows {
+impl SliceRows {
     fn push(&mut self, batch: RecordBatch, ticks: &[i64], keys: Vec<u32>) {
         self.batches.push(batch);
         self.ticks.extend_from_slice(ticks);
@@ -223,7 +223,7 @@ impl Rows {
     }
 }
 
-impl Held {
+impl HeldRows {
     fn pick(&self, rows: &[u32]) -> Result<Self> {
         Ok(Self {
             rows: take_record_batch(&self.rows, &UInt32Array::from(rows.to_vec()))?,
@@ -237,9 +237,9 @@ impl Held {
 
 /// Keeps the rows that have a session, and releases the memory of the others.
 fn hold(
-    held: &mut Vec<Held>,
+    held: &mut Vec<HeldRows>,
     reservation: &MemoryReservation,
-    rows: Rows,
+    rows: SliceRows,
     assigned: &[Option<SessionId>],
 ) -> Result<()> {
     let mut before = 0;
@@ -261,7 +261,7 @@ fn hold(
                 .min(reservation.size()),
         );
         if rows.num_rows() > 0 {
-            held.push(Held { rows, sessions });
+            held.push(HeldRows { rows, sessions });
         }
     }
     Ok(())

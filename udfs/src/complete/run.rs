@@ -17,14 +17,14 @@ use futures::StreamExt;
 
 use super::keys::KeyNumbers;
 use super::notice::{CompletionNotices, SessionsCapped};
-use super::search::{Search, Session, Side, Slice};
+use super::search::{Direction, FoundSession, SessionSearch, TickRange};
 use super::slices::{SliceReader, count_files};
 use crate::diagnostic::null_event_time;
 use crate::window::{column_name, show_tick};
 
 /// The state that every execution has.
-pub(super) struct Run {
-    pub(super) search: Search,
+pub(super) struct ExecutionState {
+    pub(super) search: SessionSearch,
     pub(super) reader: SliceReader,
     pub(super) keys: KeyNumbers,
     pub(super) event_time: Arc<dyn PhysicalExpr>,
@@ -38,14 +38,14 @@ pub(super) struct Run {
     files_read: Count,
     capped_sessions: Count,
     /// A plan of the slices that may come next, for all keys.
-    ahead: Option<Ahead>,
+    ahead: Option<PlanAhead>,
     /// The notice that the displayed plan shows after the execution.
     capped: Arc<OnceLock<SessionsCapped>>,
 }
 
 /// The metrics that EXPLAIN ANALYZE shows.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Shown {
+pub(super) struct ExplainMetrics {
     pub(super) metrics: ExecutionPlanMetricsSet,
     /// The sessions that the limit of the search cut.
     pub(super) capped: Arc<OnceLock<SessionsCapped>>,
@@ -53,18 +53,18 @@ pub(super) struct Shown {
 
 /// The next slice to read, with its plan.
 pub(super) struct PlannedSlice {
-    pub(super) side: Side,
-    pub(super) slice: Slice,
+    pub(super) side: Direction,
+    pub(super) slice: TickRange,
     pub(super) plan: Arc<dyn ExecutionPlan>,
 }
 
 /// A plan that is made before the search asks for it, and the slice it covers.
-struct Ahead {
-    reach: Slice,
-    plan: Planning,
+struct PlanAhead {
+    reach: TickRange,
+    plan: PlanningState,
 }
 
-enum Planning {
+enum PlanningState {
     Begun(SpawnedTask<Result<Arc<dyn ExecutionPlan>>>),
     Done(Arc<dyn ExecutionPlan>),
 }
@@ -77,16 +77,16 @@ pub(super) fn failed_task(error: impl std::fmt::Display) -> DataFusionError {
     exec_datafusion_err!("a slice could not be read: {error}")
 }
 
-impl Run {
+impl ExecutionState {
     /// A run over rows of `input`.
     pub(super) fn try_new(
-        search: Search,
+        search: SessionSearch,
         reader: SliceReader,
         keys: Vec<Arc<dyn PhysicalExpr>>,
         event_time: Arc<dyn PhysicalExpr>,
         input: &SchemaRef,
         context: Arc<TaskContext>,
-        shown: &Shown,
+        shown: &ExplainMetrics,
     ) -> Result<Self> {
         let counter = |name: &'static str| MetricBuilder::new(&shown.metrics).global_counter(name);
         Ok(Self {
@@ -147,9 +147,9 @@ impl Run {
         }
         let (reader, reach) = (self.reader.clone(), self.search.reach());
         let ahead = SpawnedTask::spawn(async move { reader.plan_slice(reach, None).await });
-        self.ahead = Some(Ahead {
+        self.ahead = Some(PlanAhead {
             reach,
-            plan: Planning::Begun(ahead),
+            plan: PlanningState::Begun(ahead),
         });
         self.reader.relaxed(plan)
     }
@@ -158,7 +158,7 @@ impl Run {
     pub(super) async fn plan_outward(&mut self) -> Result<Vec<PlannedSlice>> {
         let mut planned = vec![];
         let mut planning = vec![];
-        for side in [Side::Before, Side::After] {
+        for side in [Direction::Before, Direction::After] {
             let Some(slice) = self.search.next_slice(side) else {
                 continue;
             };
@@ -184,22 +184,22 @@ impl Run {
     /// The plan of `slice` for `keys`, cut out of the plan made ahead; `None` if that does not cover the slice.
     async fn cut_out(
         &mut self,
-        slice: Slice,
+        slice: TickRange,
         keys: &[ArrayRef],
     ) -> Result<Option<Arc<dyn ExecutionPlan>>> {
-        let Some(Ahead { reach, plan }) = self.ahead.take() else {
+        let Some(PlanAhead { reach, plan }) = self.ahead.take() else {
             return Ok(None);
         };
         if slice.from < reach.from || slice.to > reach.to {
             return Ok(None);
         }
         let plan = match plan {
-            Planning::Begun(plan) => plan.join().await.map_err(failed_task)??,
-            Planning::Done(plan) => plan,
+            PlanningState::Begun(plan) => plan.join().await.map_err(failed_task)??,
+            PlanningState::Done(plan) => plan,
         };
-        self.ahead = Some(Ahead {
+        self.ahead = Some(PlanAhead {
             reach,
-            plan: Planning::Done(Arc::clone(&plan)),
+            plan: PlanningState::Done(Arc::clone(&plan)),
         });
         self.reader.cut_out(plan, reach, slice, keys)
     }
@@ -213,7 +213,7 @@ impl Run {
     /// Counts and reports the sessions that are still open although everything within the limit was read.
     pub(super) fn report_capped(&self) -> Result<()> {
         let open = self.search.open_sessions();
-        let mut sessions: Vec<Session> = (0..open.len())
+        let mut sessions: Vec<FoundSession> = (0..open.len())
             .filter(|id| open[*id])
             .map(|id| self.search.session(id))
             .collect();
@@ -224,9 +224,9 @@ impl Run {
         self.capped_sessions.add(count);
         sessions.sort_unstable_by_key(|session| (session.start, session.key));
         sessions.truncate(SessionsCapped::MAX_NAMED);
-        let Slice { from, to } = self.search.read();
+        let TickRange { from, to } = self.search.read();
         let show = |tick| show_tick(tick, &self.time_type);
-        let name = |session: &Session| {
+        let name = |session: &FoundSession| {
             let key = self.keys.show(session.key)?;
             let (start, last) = (show(session.start), show(session.last));
             Ok(format!("{key}from {start} to {last}"))

@@ -17,7 +17,7 @@ use datafusion::physical_expr::{conjunction, split_conjunction};
 use datafusion::physical_plan::{ExecutionPlan, PhysicalExpr};
 
 use super::node::CompleteSessions;
-use super::search::Slice;
+use super::search::TickRange;
 
 /// The bounds of a slice as scans see them.
 #[derive(Debug, Clone)]
@@ -31,7 +31,11 @@ pub(super) struct SliceBounds {
 
 impl SliceBounds {
     /// The bounds of `slice`; `time_type` is the event time's type.
-    pub(super) fn try_new(slice: Slice, event_time: &Expr, time_type: &DataType) -> Result<Self> {
+    pub(super) fn try_new(
+        slice: TickRange,
+        event_time: &Expr,
+        time_type: &DataType,
+    ) -> Result<Self> {
         let tick = |tick| ScalarValue::Int64(Some(tick)).cast_to(time_type);
         Ok(Self {
             from: tick(slice.from)?,
@@ -118,7 +122,7 @@ pub(super) fn is_plain(node: &CompleteSessions) -> bool {
 }
 
 /// The plan with duplicate parts of a row filter removed, and the slice's bounds last: parts that prune more come first.
-pub(super) fn tidied(
+pub(super) fn without_duplicate_filters(
     plan: Arc<dyn ExecutionPlan>,
     bounds: &SliceBounds,
 ) -> Result<Arc<dyn ExecutionPlan>> {

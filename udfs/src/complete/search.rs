@@ -9,14 +9,14 @@ use crate::session::{joins, merge_intervals};
 
 /// One of the two directions of time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Side {
+pub(super) enum Direction {
     Before,
     After,
 }
 
 /// A half-open range of ticks to read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Slice {
+pub(super) struct TickRange {
     pub(super) from: i64,
     pub(super) to: i64,
 }
@@ -40,12 +40,12 @@ impl<'a> Intervals<'a> {
     }
 }
 
-/// A session of the result; the number is its index for [`Search::session`].
+/// A session of the result; the number is its index for [`SessionSearch::session`].
 pub(super) type SessionId = usize;
 
 /// Start and last row of a session, as far as it is known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Session {
+pub(super) struct FoundSession {
     pub(super) key: u32,
     pub(super) start: i64,
     pub(super) last: i64,
@@ -53,16 +53,16 @@ pub(super) struct Session {
 
 /// The state of the search. Keys are dense numbers, given by the caller.
 #[derive(Debug)]
-pub(super) struct Search {
+pub(super) struct SessionSearch {
     gap: i64,
     range: CompletionRange,
     /// The range read so far.
-    read: Slice,
+    read: TickRange,
     /// The width of the next slice, on each side.
     width: [i64; 2],
     /// Slices end at multiples of this.
     grid: i64,
-    sessions: Vec<Session>,
+    sessions: Vec<FoundSession>,
     /// The sessions that touch the edge of the range read so far, on each side.
     open: [OpenSessions; 2],
 }
@@ -108,7 +108,7 @@ impl OpenSessions {
 /// shorter one: planning a slice costs about as much as reading a large one, and the files at the edges are opened anyway.
 const MARGIN_IN_GAPS: i64 = 4;
 
-impl Search {
+impl SessionSearch {
     /// `hour` is an hour in the event time's unit. Slices of a range of at least an hour end at whole hours: archives are
     /// partitioned by hour or by day, and part of a file costs about as much as all of it.
     pub(super) fn new(gap: i64, range: CompletionRange, hour: i64) -> Self {
@@ -125,7 +125,7 @@ impl Search {
             range.from.saturating_sub(margin),
             range.to.saturating_add(margin),
         );
-        let read = Slice {
+        let read = TickRange {
             from: floor(from, grid).max(farthest_from(range)).min(from),
             to: ceil(to, grid).min(farthest_to(range)).max(to),
         };
@@ -149,12 +149,12 @@ impl Search {
     }
 
     /// The slice to read first.
-    pub(super) fn first_slice(&self) -> Slice {
+    pub(super) fn first_slice(&self) -> TickRange {
         self.read
     }
 
     /// The slice to read next on `side`; `None` if no session is open there, or everything within the limit was read.
-    pub(super) fn next_slice(&self, side: Side) -> Option<Slice> {
+    pub(super) fn next_slice(&self, side: Direction) -> Option<TickRange> {
         if self.open[side as usize].keys.is_empty() {
             return None;
         }
@@ -162,14 +162,17 @@ impl Search {
     }
 
     /// The range read so far, and the next two slices on both sides if a session is open there.
-    pub(super) fn reach(&self) -> Slice {
+    pub(super) fn reach(&self) -> TickRange {
         let mut reach = self.read;
         for step in [1, 2] {
-            let width = |side: Side| self.width[side as usize].saturating_mul(step);
-            if let Some(slice) = self.slice_beyond(reach, Side::Before, width(Side::Before)) {
+            let width = |side: Direction| self.width[side as usize].saturating_mul(step);
+            if let Some(slice) =
+                self.slice_beyond(reach, Direction::Before, width(Direction::Before))
+            {
                 reach.from = slice.from;
             }
-            if let Some(slice) = self.slice_beyond(reach, Side::After, width(Side::After)) {
+            if let Some(slice) = self.slice_beyond(reach, Direction::After, width(Direction::After))
+            {
                 reach.to = slice.to;
             }
         }
@@ -177,18 +180,18 @@ impl Search {
     }
 
     /// The slice of `width` next to `read` on `side`; `None` if everything within the limit was read.
-    fn slice_beyond(&self, read: Slice, side: Side, width: i64) -> Option<Slice> {
+    fn slice_beyond(&self, read: TickRange, side: Direction, width: i64) -> Option<TickRange> {
         let slice = match side {
-            Side::Before => {
+            Direction::Before => {
                 let from = floor(read.from.saturating_sub(width), self.grid);
-                Slice {
+                TickRange {
                     from: from.max(farthest_from(self.range)),
                     to: read.from,
                 }
             }
-            Side::After => {
+            Direction::After => {
                 let to = ceil(read.to.saturating_add(width), self.grid);
-                Slice {
+                TickRange {
                     from: read.to,
                     to: to.min(farthest_to(self.range)),
                 }
@@ -220,7 +223,7 @@ impl Search {
         let mut found: Vec<Option<SessionId>> = vec![None; all.starts.len()];
         for (start, session) in starts.iter().zip(&all.sessions) {
             if (self.range.from..self.range.to).contains(start) && found[*session].is_none() {
-                self.sessions.push(Session {
+                self.sessions.push(FoundSession {
                     key: all.keys[*session],
                     start: all.starts[*session],
                     last: all.lasts[*session],
@@ -229,7 +232,7 @@ impl Search {
             }
         }
         for id in 0..self.sessions.len() {
-            for side in [Side::Before, Side::After] {
+            for side in [Direction::Before, Direction::After] {
                 if self.touches_edge(id, side) {
                     self.open[side as usize].insert(self.sessions[id].key, id);
                 }
@@ -242,8 +245,8 @@ impl Search {
     /// for each its session if it belongs to the result.
     pub(super) fn take_slice(
         &mut self,
-        side: Side,
-        slice: Slice,
+        side: Direction,
+        slice: TickRange,
         intervals: Intervals<'_>,
     ) -> Vec<Option<SessionId>> {
         let Intervals {
@@ -253,8 +256,8 @@ impl Search {
         } = intervals;
         // From the edge outward: sorted by the end nearer to the edge.
         let near = match side {
-            Side::Before => lasts,
-            Side::After => starts,
+            Direction::Before => lasts,
+            Direction::After => starts,
         };
         let mut order: Vec<(i64, usize)> = near
             .iter()
@@ -263,7 +266,7 @@ impl Search {
             .filter(|(_, interval)| self.is_open(keys[*interval], side))
             .collect();
         order.sort_unstable();
-        if side == Side::Before {
+        if side == Direction::Before {
             order.reverse();
         }
         let mut assigned = vec![None; near.len()];
@@ -275,10 +278,14 @@ impl Search {
             let (start, last) = (starts[interval], lasts[interval]);
             // An interval that does not join ends the session, and none further out can join either.
             match side {
-                Side::Before if last >= session.start || joins(last, session.start, self.gap) => {
+                Direction::Before
+                    if last >= session.start || joins(last, session.start, self.gap) =>
+                {
                     session.start = start.min(session.start);
                 }
-                Side::After if start <= session.last || joins(session.last, start, self.gap) => {
+                Direction::After
+                    if start <= session.last || joins(session.last, start, self.gap) =>
+                {
                     session.last = last.max(session.last);
                 }
                 _ => continue,
@@ -286,8 +293,8 @@ impl Search {
             assigned[interval] = Some(id);
         }
         match side {
-            Side::Before => self.read.from = slice.from,
-            Side::After => self.read.to = slice.to,
+            Direction::Before => self.read.from = slice.from,
+            Direction::After => self.read.to = slice.to,
         }
         self.width[side as usize] = self.width[side as usize].saturating_mul(2);
         let mut open = std::mem::take(&mut self.open[side as usize]);
@@ -297,11 +304,11 @@ impl Search {
     }
 
     /// The keys that are open on `side`.
-    pub(super) fn open_keys(&self, side: Side) -> impl Iterator<Item = u32> {
+    pub(super) fn open_keys(&self, side: Direction) -> impl Iterator<Item = u32> {
         self.open[side as usize].keys.iter().copied()
     }
 
-    pub(super) fn is_open(&self, key: u32, side: Side) -> bool {
+    pub(super) fn is_open(&self, key: u32, side: Direction) -> bool {
         self.open[side as usize].get(key).is_some()
     }
 
@@ -319,7 +326,7 @@ impl Search {
         self.sessions.len()
     }
 
-    pub(super) fn session(&self, id: SessionId) -> Session {
+    pub(super) fn session(&self, id: SessionId) -> FoundSession {
         self.sessions[id]
     }
 
@@ -332,16 +339,16 @@ impl Search {
     }
 
     /// The whole range read so far.
-    pub(super) fn read(&self) -> Slice {
+    pub(super) fn read(&self) -> TickRange {
         self.read
     }
 
     /// Whether an unread row on `side` could join the session.
-    fn touches_edge(&self, id: SessionId, side: Side) -> bool {
+    fn touches_edge(&self, id: SessionId, side: Direction) -> bool {
         let session = self.sessions[id];
         match side {
-            Side::Before => session.start.saturating_sub(self.gap) < self.read.from,
-            Side::After => session.last.saturating_add(self.gap) >= self.read.to,
+            Direction::Before => session.start.saturating_sub(self.gap) < self.read.from,
+            Direction::After => session.last.saturating_add(self.gap) >= self.read.to,
         }
     }
 }
@@ -376,19 +383,23 @@ mod tests {
 
     #[test]
     fn the_first_slice_is_the_range_and_a_margin_around_it() {
-        let search = Search::new(10, RANGE, i64::MAX);
-        assert_eq!(search.first_slice(), Slice { from: 90, to: 130 });
-        assert_eq!(search.next_slice(Side::Before), None, "nothing is open yet");
+        let search = SessionSearch::new(10, RANGE, i64::MAX);
+        assert_eq!(search.first_slice(), TickRange { from: 90, to: 130 });
+        assert_eq!(
+            search.next_slice(Direction::Before),
+            None,
+            "nothing is open yet"
+        );
         // A range of at least four gaps has a margin of four gaps on both sides, if the limit allows it.
         let long = CompletionRange { to: 140, ..RANGE };
-        let search = Search::new(10, long, i64::MAX);
-        assert_eq!(search.first_slice(), Slice { from: 60, to: 180 });
+        let search = SessionSearch::new(10, long, i64::MAX);
+        assert_eq!(search.first_slice(), TickRange { from: 60, to: 180 });
         let bounded = CompletionRange {
             max_extension: 30,
             ..long
         };
-        let search = Search::new(10, bounded, i64::MAX);
-        assert_eq!(search.first_slice(), Slice { from: 90, to: 150 });
+        let search = SessionSearch::new(10, bounded, i64::MAX);
+        assert_eq!(search.first_slice(), TickRange { from: 90, to: 150 });
     }
 
     #[test]
@@ -398,24 +409,33 @@ mod tests {
             to: 665,
             max_extension: 1_000,
         };
-        let search = |range| Search::new(10, range, 60);
-        assert_eq!(search(range).first_slice(), Slice { from: 540, to: 720 });
+        let search = |range| SessionSearch::new(10, range, 60);
+        assert_eq!(
+            search(range).first_slice(),
+            TickRange { from: 540, to: 720 }
+        );
         let short = CompletionRange { to: 664, ..range };
-        assert_eq!(search(short).first_slice(), Slice { from: 565, to: 704 });
+        assert_eq!(
+            search(short).first_slice(),
+            TickRange { from: 565, to: 704 }
+        );
         // Never past what may be read.
         let bounded = CompletionRange {
             max_extension: 45,
             ..range
         };
-        assert_eq!(search(bounded).first_slice(), Slice { from: 560, to: 710 });
+        assert_eq!(
+            search(bounded).first_slice(),
+            TickRange { from: 560, to: 710 }
+        );
         let mut search = search(range);
         let ticks = [545, 555, 565, 575, 585, 595, 605];
         let rows = Intervals::of_rows(&ticks, &[0; 7]);
         search.take_first(rows, 1).unwrap();
-        let before = search.next_slice(Side::Before);
-        assert_eq!(before, Some(Slice { from: 480, to: 540 }));
+        let before = search.next_slice(Direction::Before);
+        assert_eq!(before, Some(TickRange { from: 480, to: 540 }));
         // The next two slices on both sides, the second of twice the width.
-        assert_eq!(search.reach(), Slice { from: 360, to: 900 });
+        assert_eq!(search.reach(), TickRange { from: 360, to: 900 });
         assert_eq!((floor(-1, 60), ceil(-1, 60), ceil(60, 60)), (-60, 0, 60));
         assert_eq!(
             (floor(i64::MIN, 7), ceil(i64::MAX, 1)),
@@ -426,7 +446,7 @@ mod tests {
     #[test]
     fn sess_2_intervals_join_like_their_rows() {
         let narrow = CompletionRange { to: 105, ..RANGE };
-        let mut search = Search::new(10, narrow, i64::MAX);
+        let mut search = SessionSearch::new(10, narrow, i64::MAX);
         // The second session spans the range without a row in it.
         let first = Intervals {
             starts: &[91, 100, 95, 107],
@@ -435,24 +455,24 @@ mod tests {
         };
         let taken = search.take_first(first, 2).unwrap();
         assert_eq!(taken, [Some(0), Some(0), None, None]);
-        let before = search.next_slice(Side::Before).unwrap();
-        assert_eq!(before, Slice { from: 10, to: 90 });
+        let before = search.next_slice(Direction::Before).unwrap();
+        assert_eq!(before, TickRange { from: 10, to: 90 });
         // Overlapping ones, as several partitions give them; the last is a gap and one away.
         let outward = Intervals {
             starts: &[60, 70, 50, 20],
             lasts: &[82, 85, 58, 39],
             keys: &[0; 4],
         };
-        let taken = search.take_slice(Side::Before, before, outward);
+        let taken = search.take_slice(Direction::Before, before, outward);
         assert_eq!(taken, [Some(0), Some(0), Some(0), None]);
         assert_eq!(search.session(0).start, 50);
-        let after = search.next_slice(Side::After);
+        let after = search.next_slice(Direction::After);
         assert_eq!(after, None, "104 and the gap end before 115");
     }
 
     #[test]
     fn sess_2_sessions_are_followed_slice_by_slice_until_they_end() {
-        let mut search = Search::new(10, RANGE, i64::MAX);
+        let mut search = SessionSearch::new(10, RANGE, i64::MAX);
         // The session of key 0 extends before the range, that of key 1 past it, that of key 2 ends within, key 3 has none in
         // it.
         let ticks = [105, 95, 115, 125, 110, 92, 128];
@@ -463,41 +483,41 @@ mod tests {
             taken,
             [Some(0), Some(0), Some(1), Some(1), Some(2), None, None]
         );
-        assert_eq!(search.open_keys(Side::Before).collect::<Vec<_>>(), [0]);
-        assert_eq!(search.open_keys(Side::After).collect::<Vec<_>>(), [1]);
+        assert_eq!(search.open_keys(Direction::Before).collect::<Vec<_>>(), [0]);
+        assert_eq!(search.open_keys(Direction::After).collect::<Vec<_>>(), [1]);
 
-        let before = search.next_slice(Side::Before).unwrap();
-        assert_eq!(before, Slice { from: 10, to: 90 });
+        let before = search.next_slice(Direction::Before).unwrap();
+        assert_eq!(before, TickRange { from: 10, to: 90 });
         // 85 joins 95; 74 is a gap and one from 85; 88 is of a key that is not open.
         let taken = search.take_slice(
-            Side::Before,
+            Direction::Before,
             before,
             Intervals::of_rows(&[74, 85, 88], &[0, 0, 1]),
         );
         assert_eq!(taken, [None, Some(0), None]);
-        assert_eq!(search.next_slice(Side::Before), None);
+        assert_eq!(search.next_slice(Direction::Before), None);
         assert_eq!(
             search.session(0),
-            Session {
+            FoundSession {
                 key: 0,
                 start: 85,
                 last: 105
             }
         );
 
-        let after = search.next_slice(Side::After).unwrap();
-        assert_eq!(after, Slice { from: 130, to: 210 });
+        let after = search.next_slice(Direction::After).unwrap();
+        assert_eq!(after, TickRange { from: 130, to: 210 });
         let ticks = [142, 133, 152, 162, 172, 182, 192, 202];
-        let taken = search.take_slice(Side::After, after, Intervals::of_rows(&ticks, &[1; 8]));
+        let taken = search.take_slice(Direction::After, after, Intervals::of_rows(&ticks, &[1; 8]));
         assert_eq!(taken, [Some(1); 8]);
         // Twice as wide, but not past what may be read.
-        let after = search.next_slice(Side::After).unwrap();
-        assert_eq!(after, Slice { from: 210, to: 270 });
+        let after = search.next_slice(Direction::After).unwrap();
+        assert_eq!(after, TickRange { from: 210, to: 270 });
         let ticks = [212, 222, 232, 242, 252, 262];
-        let taken = search.take_slice(Side::After, after, Intervals::of_rows(&ticks, &[1; 6]));
+        let taken = search.take_slice(Direction::After, after, Intervals::of_rows(&ticks, &[1; 6]));
         assert_eq!(taken, [Some(1); 6]);
         assert_eq!(
-            search.next_slice(Side::After),
+            search.next_slice(Direction::After),
             None,
             "150 past the range is the limit"
         );

@@ -16,8 +16,8 @@ use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use super::node::CompleteSessions;
 use super::null_free::NullFreeColumns;
 use super::scan::{self, SliceBounds};
-use super::search::Slice;
-use crate::filters::PushDownFilters;
+use super::search::TickRange;
+use crate::push_down_filters::PushDownFilters;
 
 /// For more open keys than this, an IN list costs more than it saves.
 const MAX_LISTED_KEYS: usize = 256;
@@ -48,7 +48,7 @@ impl SliceReader {
     /// to these keys.
     pub(super) async fn plan_slice(
         &self,
-        slice: Slice,
+        slice: TickRange,
         keys: Option<&[ArrayRef]>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let event_time = self.node.event_time();
@@ -62,7 +62,7 @@ impl SliceReader {
             }
         }
         let plan = self.plan(self.filtered(filter)?.build()?).await?;
-        scan::tidied(plan, &self.bounds(slice)?)
+        scan::without_duplicate_filters(plan, &self.bounds(slice)?)
     }
 
     /// Whether the scans of `plan`, a plan of `slice` for all keys, filter rows by the slice's
@@ -70,7 +70,7 @@ impl SliceReader {
     pub(super) fn is_bounded_only(
         &self,
         plan: &Arc<dyn ExecutionPlan>,
-        slice: Slice,
+        slice: TickRange,
     ) -> Result<bool> {
         Ok(self.is_plain && scan::is_bounded_only(plan, &self.bounds(slice)?)?)
     }
@@ -87,8 +87,8 @@ impl SliceReader {
     pub(super) fn cut_out(
         &self,
         plan: Arc<dyn ExecutionPlan>,
-        longer: Slice,
-        slice: Slice,
+        longer: TickRange,
+        slice: TickRange,
         keys: &[ArrayRef],
     ) -> Result<Option<Arc<dyn ExecutionPlan>>> {
         if !self.is_bounded_only(&plan, longer)? {
@@ -108,7 +108,7 @@ impl SliceReader {
         }
     }
 
-    fn bounds(&self, slice: Slice) -> Result<SliceBounds> {
+    fn bounds(&self, slice: TickRange) -> Result<SliceBounds> {
         SliceBounds::try_new(slice, self.node.event_time(), &self.time_type()?)
     }
 

@@ -34,7 +34,7 @@ pub const STATE_CLOSES_AFTER: &str = "anabranch.closes_after";
 
 /// The result of merging state rows.
 #[derive(Debug)]
-pub struct Merged {
+pub struct MergedRows {
     /// One row per group or session.
     pub rows: RecordBatch,
     /// For each row, whether a new row was merged into it, or its session differs from that of a kept row.
@@ -265,7 +265,7 @@ impl IncrementalAggregate {
     /// # Errors
     ///
     /// States that do not merge.
-    pub fn merge(&self, kept: &RecordBatch, new: &[RecordBatch]) -> Result<Merged> {
+    pub fn merge(&self, kept: &RecordBatch, new: &[RecordBatch]) -> Result<MergedRows> {
         let states: Vec<&RecordBatch> = std::iter::once(kept).chain(new).collect();
         let width = self.shape.keys().len();
         let before_states = self.shape.columns_before_states();
@@ -341,7 +341,7 @@ impl IncrementalAggregate {
         }
         let group_of_kept = of_kept.to_vec();
         if count == 0 {
-            return Ok(Merged {
+            return Ok(MergedRows {
                 rows: RecordBatch::new_empty(Arc::clone(&self.state_schema)),
                 is_touched,
                 group_of_kept,
@@ -355,7 +355,7 @@ impl IncrementalAggregate {
             accumulators.merge(&batch.columns()[before_states..], of_batch, count)?;
         }
         columns.extend(accumulators.states()?);
-        Ok(Merged {
+        Ok(MergedRows {
             rows: self.batch(columns)?,
             is_touched,
             group_of_kept,
@@ -382,7 +382,7 @@ impl IncrementalAggregate {
             StateShape::Keys { .. } | StateShape::Windows { .. } => {
                 states.columns()[..width].to_vec()
             }
-            StateShape::Slices { .. } => return internal_err!("a slice is no group"),
+            StateShape::Slices { .. } => return internal_err!("a slice is not a group"),
             StateShape::Sessions {
                 gap,
                 groups,

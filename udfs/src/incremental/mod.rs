@@ -11,7 +11,9 @@ mod slice_rows;
 mod slices;
 mod windows;
 
-pub use aggregate::{IncrementalAggregate, Merged, STATE_CLOSES, STATE_CLOSES_AFTER, STATE_KEYS};
+pub use aggregate::{
+    IncrementalAggregate, MergedRows, STATE_CLOSES, STATE_CLOSES_AFTER, STATE_KEYS,
+};
 pub use late::{LateRowsExec, LateRule};
 pub use shape::StateShape;
 pub use slice_rows::{FIRST_WINDOW_END, SliceRowsExec, SliceRule};

@@ -154,7 +154,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn runs_that_are_apart_have_all_that_they_had_once(
+        fn merged_runs_cover_the_same_slices_once(
             runs in prop::collection::vec((0..3_usize, -20..20_i64, 0..9_i64), 0..30),
         ) {
             let mut all: Vec<(usize, i64)> = runs

@@ -25,7 +25,7 @@ const READ_OFTEN: usize = 8;
 const TAKEN: usize = 65_536;
 
 /// Requested windows: consecutive ones of one key.
-struct Run {
+struct WindowRun {
     key: usize,
     windows: Range<i64>,
     /// The index of the first window among all.
@@ -35,16 +35,16 @@ struct Run {
 }
 
 /// The requested windows, and the results so far.
-struct Asked<'a> {
+struct RequestedWindows<'a> {
     aggregate: &'a IncrementalAggregate,
-    runs: Vec<Run>,
+    runs: Vec<WindowRun>,
     count: usize,
     accumulators: Accumulators,
     has_rows: Vec<bool>,
 }
 
 /// State columns of blocks of slices: a row per key and block, in this order.
-struct Blocks {
+struct SliceBlocks {
     places: Vec<(usize, i64)>,
     states: Vec<ArrayRef>,
 }
@@ -98,7 +98,7 @@ impl IncrementalAggregate {
         read_often: usize,
     ) -> Result<RecordBatch> {
         let keys = self.key_numbers(states)?;
-        let mut asked = Asked::try_new(self, &keys, asked)?;
+        let mut asked = RequestedWindows::try_new(self, &keys, asked)?;
         let states_counted = states.slice(0, counted);
         let windows = self.windows_of(&states_counted)?;
         let rows: Vec<(usize, Range<i64>)> = keys.into_iter().zip(windows).collect();
@@ -130,7 +130,7 @@ impl IncrementalAggregate {
         states: &RecordBatch,
         rows: &[(usize, Range<i64>)],
         is_whole: &[bool],
-    ) -> Result<Blocks> {
+    ) -> Result<SliceBlocks> {
         let mut in_order: Vec<(usize, i64, u32)> = (0_u32..)
             .zip(rows)
             .filter(|(row, _)| is_whole[*row as usize])
@@ -140,7 +140,7 @@ impl IncrementalAggregate {
         in_order.sort_unstable();
         let order = UInt32Array::from_iter_values(in_order.iter().map(|(_, _, row)| *row));
         let columns = &states.columns()[self.shape.columns_before_states()..];
-        Ok(Blocks {
+        Ok(SliceBlocks {
             places: in_order
                 .into_iter()
                 .map(|(key, slice, _)| (key, slice))
@@ -150,7 +150,7 @@ impl IncrementalAggregate {
     }
 }
 
-impl<'a> Asked<'a> {
+impl<'a> RequestedWindows<'a> {
     fn try_new(
         aggregate: &'a IncrementalAggregate,
         keys: &[usize],
@@ -164,7 +164,7 @@ impl<'a> Asked<'a> {
             .map(|(key, windows, row)| {
                 let first = count;
                 count += usize::try_from(windows.end - windows.start).unwrap_or(usize::MAX);
-                Run {
+                WindowRun {
                     key,
                     windows,
                     first,
@@ -232,7 +232,7 @@ impl<'a> Asked<'a> {
     }
 
     /// Merges blocks: into each window those that it consists of.
-    fn take_blocks(&mut self, mut blocks: Blocks) -> Result<()> {
+    fn take_blocks(&mut self, mut blocks: SliceBlocks) -> Result<()> {
         let Some(slices) = self.aggregate.slices().copied() else {
             return internal_err!("blocks are made of slices");
         };
@@ -274,7 +274,7 @@ impl<'a> Asked<'a> {
     }
 
     /// Builds the blocks of twice the size.
-    fn doubled(&self, blocks: &Blocks) -> Result<Blocks> {
+    fn doubled(&self, blocks: &SliceBlocks) -> Result<SliceBlocks> {
         let mut places: Vec<(usize, i64)> = Vec::with_capacity(blocks.places.len());
         let mut groups = Vec::with_capacity(blocks.places.len());
         for (key, block) in &blocks.places {
@@ -286,7 +286,7 @@ impl<'a> Asked<'a> {
         }
         let mut accumulators = Accumulators::try_new(&self.aggregate.aggregates)?;
         accumulators.merge(&blocks.states, &groups, places.len())?;
-        Ok(Blocks {
+        Ok(SliceBlocks {
             states: accumulators.states()?,
             places,
         })

@@ -48,7 +48,7 @@ impl RelationPlanner for WindowRelationPlanner {
             return Ok(RelationPlanning::Original(Box::new(relation)));
         };
         let arguments = split(function, span, args.args)?;
-        let plan = Call::resolve(function, span, arguments, context)?.plan(context)?;
+        let plan = WindowCall::resolve(function, span, arguments, context)?.plan(context)?;
         Ok(RelationPlanning::Planned(Box::new(PlannedRelation::new(
             plan, alias,
         ))))
@@ -72,7 +72,7 @@ fn called_function(relation: &TableFactor) -> Option<(WindowFunction, Option<Spa
 }
 
 /// A call with its planned table and its resolved columns.
-struct Call {
+struct WindowCall {
     function: WindowFunction,
     span: Option<Span>,
     input: LogicalPlan,
@@ -84,7 +84,7 @@ struct Call {
     constants: Vec<ast::Expr>,
 }
 
-impl Call {
+impl WindowCall {
     fn resolve(
         function: WindowFunction,
         span: Option<Span>,

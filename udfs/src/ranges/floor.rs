@@ -8,7 +8,7 @@ use datafusion::logical_expr::simplify::SimplifyContext;
 use datafusion::logical_expr::{Cast, Expr, ExprSchemable, Operator, lit};
 use datafusion::optimizer::simplify_expressions::ExprSimplifier;
 
-use super::{Bounds, Comparison, tick_of};
+use super::{Comparison, DerivedBounds, tick_of};
 use crate::checked::cast_value;
 
 const SECOND: i64 = 1_000_000_000;
@@ -87,17 +87,17 @@ impl<'a> Floored<'a> {
 
     /// Bounds on the argument as bounds on the column, whose ticks are longer: a tick of the
     /// column at or past a bound is one at or past the bound rounded up.
-    fn on_column(&self, bounds: Bounds) -> Bounds {
+    fn on_column(&self, bounds: DerivedBounds) -> DerivedBounds {
         let ratio = self.ticks_per_column_tick;
         let rounded_up =
             |tick: i64| tick.div_euclid(ratio) + i64::from(tick.rem_euclid(ratio) != 0);
-        Bounds {
+        DerivedBounds {
             from: bounds.from.map(rounded_up),
             to: bounds.to.map(rounded_up),
         }
     }
 
-    fn bounds(&self, comparison: &Comparison<'_>) -> Result<Option<Bounds>> {
+    fn bounds(&self, comparison: &Comparison<'_>) -> Result<Option<DerivedBounds>> {
         // A DATE stands for the first instant of its day.
         let point = comparison.value.cast_to(&self.data_type);
         let Some(tick) = point
@@ -109,19 +109,19 @@ impl<'a> Floored<'a> {
         let floored = self.floor(tick)?;
         let upper = |tick: i64| tick.checked_add(self.width);
         let bounds = match comparison.op {
-            Operator::GtEq | Operator::Gt => Bounds {
+            Operator::GtEq | Operator::Gt => DerivedBounds {
                 from: Some(tick),
                 to: None,
             },
-            Operator::Lt if floored == Some(tick) => Bounds {
+            Operator::Lt if floored == Some(tick) => DerivedBounds {
                 from: None,
                 to: Some(tick),
             },
-            Operator::Lt | Operator::LtEq => Bounds {
+            Operator::Lt | Operator::LtEq => DerivedBounds {
                 from: None,
                 to: upper(floored.unwrap_or(tick)),
             },
-            Operator::Eq => Bounds {
+            Operator::Eq => DerivedBounds {
                 from: Some(tick),
                 to: upper(tick),
             },

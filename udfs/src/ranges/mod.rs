@@ -64,12 +64,12 @@ impl<'a> Comparison<'a> {
 
 /// Derived bounds of an expression: `from` inclusive, `to` exclusive, in its type's ticks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-struct Bounds {
+struct DerivedBounds {
     from: Option<i64>,
     to: Option<i64>,
 }
 
-impl Bounds {
+impl DerivedBounds {
     /// The intersection of both.
     fn and(self, other: Self) -> Self {
         Self {

@@ -3,7 +3,7 @@
 use arrow::datatypes::DataType;
 use datafusion::logical_expr::{Expr, Operator};
 
-use super::{Bounds, Comparison, tick_of};
+use super::{Comparison, DerivedBounds, tick_of};
 use crate::window::{AlignedWindows, WINDOW_END, WINDOW_START, WindowKind};
 
 /// The bounds on the event time, of `data_type`, that follow from `predicates` above `windows`.
@@ -11,19 +11,19 @@ pub(super) fn implied<'a>(
     predicates: impl IntoIterator<Item = &'a Expr>,
     windows: &AlignedWindows,
     data_type: &DataType,
-) -> Bounds {
+) -> DerivedBounds {
     predicates
         .into_iter()
         .flat_map(Comparison::all_of)
         .filter_map(|comparison| bounds(&comparison, windows, data_type))
-        .fold(Bounds::default(), Bounds::and)
+        .fold(DerivedBounds::default(), DerivedBounds::and)
 }
 
 fn bounds(
     comparison: &Comparison<'_>,
     windows: &AlignedWindows,
     data_type: &DataType,
-) -> Option<Bounds> {
+) -> Option<DerivedBounds> {
     let Expr::Column(column) = comparison.expr else {
         return None;
     };
@@ -56,12 +56,12 @@ fn bounds(
     let greatest = greatest.and_then(below);
     // A row at t is in windows with start in (t - size, t] and end in (t, t + size].
     Some(if is_start {
-        Bounds {
+        DerivedBounds {
             from: least,
             to: greatest.and_then(|tick| tick.checked_add(windows.size())),
         }
     } else {
-        Bounds {
+        DerivedBounds {
             from: least.and_then(|tick| tick.checked_sub(windows.size())),
             to: greatest,
         }
@@ -96,7 +96,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_row_of_a_wanted_window_is_ruled_out(
+        fn no_row_of_a_matching_window_is_pruned(
             step in 1_i64..10, count in 1_i64..5, offset in -20_i64..20, value in -60_i64..60,
             kind in prop::sample::select(vec![WindowKind::Tumble, WindowKind::Hop, WindowKind::Cumulate]),
             op in prop::sample::select(OPERATORS.to_vec()), is_start: bool,

@@ -17,7 +17,7 @@ pub(crate) fn sessionize(
     key_count: usize,
     gap: i64,
 ) -> Option<(Vec<i64>, Vec<i64>, usize)> {
-    match Intervals::build(ticks, keys, key_count, gap) {
+    match KeyIntervals::build(ticks, keys, key_count, gap) {
         Some(intervals) => intervals.assign(gap),
         None => sort_and_cut(ticks, keys, key_count, gap),
     }
@@ -30,7 +30,7 @@ const NONE: u32 = u32::MAX;
 ///
 /// A key's sessions are a list from the latest to the earliest. Rows in the order of time touch
 /// only its head, so the working set is a few words per key; a row from the past walks back.
-struct Intervals {
+struct KeyIntervals {
     spans: Vec<Span>,
     /// The session of each row when the row came; follow [`Span::merged_into`].
     of_row: Vec<u32>,
@@ -46,7 +46,7 @@ struct Span {
     merged_into: u32,
 }
 
-impl Intervals {
+impl KeyIntervals {
     /// `None` if rows are so far out of order that sorting them is cheaper, or too many.
     fn build(ticks: &[i64], keys: &[u32], key_count: usize, gap: i64) -> Option<Self> {
         // A step back is a cache miss or two: more than a few of them cost more than the sort.
@@ -212,7 +212,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn sess_1_both_ways_agree(
+        fn sess_1_sorted_and_buffered_sessions_agree(
             rows in prop::collection::vec((0_u32..4, -100_i64..100), 0..200),
             gap in 1_i64..12, sorted: bool,
         ) {
@@ -222,7 +222,7 @@ mod tests {
             }
             let (keys, ticks): (Vec<u32>, Vec<i64>) = rows.into_iter().unzip();
             let by_sorting = sort_and_cut(&ticks, &keys, 4, gap).unwrap();
-            if let Some(intervals) = Intervals::build(&ticks, &keys, 4, gap) {
+            if let Some(intervals) = KeyIntervals::build(&ticks, &keys, 4, gap) {
                 prop_assert_eq!(intervals.assign(gap).unwrap(), by_sorting);
             } else {
                 prop_assert!(!sorted, "rows in order never lose patience");
@@ -233,7 +233,7 @@ mod tests {
     #[test]
     fn rows_from_the_latest_to_the_earliest_are_sorted_instead() {
         let ticks: Vec<i64> = (0..1000).rev().map(|n| n * 100).collect();
-        assert!(Intervals::build(&ticks, &[0; 1000], 1, 10).is_none());
+        assert!(KeyIntervals::build(&ticks, &[0; 1000], 1, 10).is_none());
         assert_eq!(sessionize(&ticks, &[0; 1000], 1, 10).unwrap().0, ticks);
     }
 }

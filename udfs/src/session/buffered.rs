@@ -49,7 +49,7 @@ async fn group(
     partition: usize,
     metrics: SessionMetrics,
 ) -> Result<SendableRecordBatchStream> {
-    let mut held = Held::try_new(&rule, &input.schema(), &context, partition)?;
+    let mut held = HeldRows::try_new(&rule, &input.schema(), &context, partition)?;
     while let Some(batch) = input.next().await {
         let batch = batch?;
         let compute = metrics.baseline.elapsed_compute().clone();
@@ -83,7 +83,7 @@ async fn group(
 }
 
 /// The held rows of one partition.
-struct Held {
+struct HeldRows {
     schema: SchemaRef,
     batches: VecDeque<RecordBatch>,
     /// Event time and key id of each row, over all batches.
@@ -100,7 +100,7 @@ const ASSIGNMENT_BYTES: usize = 24 + 4 + 2 * 8;
 /// Bytes per row while rows are held: event time and key id, with room for a vector's growth.
 const HELD_BYTES: usize = 2 * (8 + 4);
 
-impl Held {
+impl HeldRows {
     fn try_new(
         rule: &SessionRule,
         schema: &SchemaRef,
@@ -259,7 +259,7 @@ pub(super) fn sort_with_spilling(
     let rest = stream::iter(held.map(Ok)).chain(input);
     let rest: SendableRecordBatchStream =
         Box::pin(RecordBatchStreamAdapter::new(Arc::clone(&schema), rest));
-    let once = Once {
+    let once = SingleReadSource {
         schema: Arc::clone(&schema),
         stream: Mutex::new(Some(rest)),
     };
@@ -269,18 +269,18 @@ pub(super) fn sort_with_spilling(
 }
 
 /// A stream as a source that can be read once.
-struct Once {
+struct SingleReadSource {
     schema: SchemaRef,
     stream: Mutex<Option<SendableRecordBatchStream>>,
 }
 
-impl fmt::Debug for Once {
+impl fmt::Debug for SingleReadSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Once")
     }
 }
 
-impl PartitionStream for Once {
+impl PartitionStream for SingleReadSource {
     fn schema(&self) -> &SchemaRef {
         &self.schema
     }

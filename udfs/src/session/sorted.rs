@@ -39,7 +39,7 @@ pub(super) fn stream(
         .map(|key| Ok(SortField::new(key.data_type(&input_schema)?)))
         .collect::<Result<Vec<_>>>()?;
     let schema = Arc::clone(&rule.schema);
-    let cutter = Cutter {
+    let cutter = SessionCutter {
         converter: RowConverter::new(fields)?,
         rule,
         open: None,
@@ -75,7 +75,7 @@ pub(super) fn stream(
     )))
 }
 
-struct Cutter {
+struct SessionCutter {
     rule: SessionRule,
     converter: RowConverter,
     open: Option<OpenSession>,
@@ -92,7 +92,7 @@ struct OpenSession {
     rows: Vec<RecordBatch>,
 }
 
-impl Cutter {
+impl SessionCutter {
     fn push(&mut self, batch: &RecordBatch) -> Result<()> {
         if batch.num_rows() == 0 {
             return Ok(());

@@ -20,7 +20,7 @@ use datafusion::logical_expr::{
     ScalarUDFImpl, Signature,
 };
 
-use super::spans::{INTERVAL, NANOS_PER_DAY};
+use super::intervals::{INTERVAL, NANOS_PER_DAY};
 use crate::checked::out_of_range;
 use crate::window::ticks_per_second;
 

@@ -7,12 +7,12 @@ pub mod calendar;
 mod date_bin;
 mod date_part;
 mod date_trunc;
-mod micros;
+mod interval_keys;
+mod intervals;
+mod microseconds;
 mod now;
 mod pattern;
 mod series;
-mod span_keys;
-mod spans;
 mod to_char;
 mod to_timestamp;
 mod to_unixtime;
@@ -23,9 +23,9 @@ use arrow::datatypes::{DataType, TimeUnit};
 use datafusion::logical_expr::ScalarUDF;
 
 pub(crate) use date_part::ExtractPlanner;
-pub use micros::{MicrosecondTime, with_microseconds};
-pub(crate) use spans::with_interval_lengths;
-pub(crate) use spans::{INTERVAL_LENGTH, IntervalsByLength};
+pub(crate) use intervals::with_interval_lengths;
+pub(crate) use intervals::{INTERVAL_LENGTH, IntervalsByLength};
+pub use microseconds::{MicrosecondTime, with_microseconds};
 
 /// The functions of times, by the names of the functions that they replace.
 pub(crate) fn functions() -> Vec<Arc<ScalarUDF>> {

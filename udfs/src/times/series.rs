@@ -116,7 +116,7 @@ impl Series {
 
     fn turns_back(&self) -> Result<()> {
         exec_err!(
-            "the step of {} is zero or turns back: say one with parts of one sign",
+            "the step of {} is zero or turns back: use one with parts of one sign",
             self.name()
         )
     }

@@ -174,7 +174,7 @@ impl ToTimestamp {
                 }
                 found.ok_or_else(|| {
                     data_error(
-                        format!("{}: '{text}' is no time of the pattern", self.name),
+                        format!("{}: '{text}' does not match the pattern", self.name),
                         "patterns are like '%Y-%m-%d %H:%M:%S'; several may be given, and the first that fits counts",
                     )
                 })?

@@ -14,7 +14,7 @@ use datafusion::logical_expr::{
 };
 
 use super::header_types::{
-    Headers, is_headers, list_entry_fields, list_type, map_entry_fields, map_type,
+    HeaderRows, is_headers, list_entry_fields, list_type, map_entry_fields, map_type,
 };
 use crate::diagnostic::data_error;
 
@@ -119,7 +119,7 @@ impl ScalarUDFImpl for HeaderFunction {
         let Some(headers) = args.args.first() else {
             return plan_err!("{}", self.usage());
         };
-        let headers = Headers::try_new(&headers.to_array(rows)?)?;
+        let headers = HeaderRows::try_new(&headers.to_array(rows)?)?;
         let array: ArrayRef = match (self.kind, args.args.get(1)) {
             (Kind::Value, Some(ColumnarValue::Scalar(key))) => {
                 last_values(&headers, |_| text_of(key))?
@@ -143,7 +143,7 @@ fn text_of(key: &ScalarValue) -> Option<&str> {
 
 /// The last value of each row's key.
 fn last_values<'a>(
-    headers: &Headers,
+    headers: &HeaderRows,
     key_of: impl Fn(usize) -> Option<&'a str>,
 ) -> Result<ArrayRef> {
     let keys = headers.keys();
@@ -164,7 +164,7 @@ fn last_values<'a>(
     as_text(&take(headers.values(), &picked, None)?)
 }
 
-fn as_list(headers: &Headers) -> Result<ArrayRef> {
+fn as_list(headers: &HeaderRows) -> Result<ArrayRef> {
     let entries = headers
         .rows()
         .iter()
@@ -188,7 +188,7 @@ fn as_list(headers: &Headers) -> Result<ArrayRef> {
     )?))
 }
 
-fn as_map(headers: &Headers) -> Result<ArrayRef> {
+fn as_map(headers: &HeaderRows) -> Result<ArrayRef> {
     let keys = headers.keys();
     let mut picked = Vec::new();
     let mut lengths = Vec::with_capacity(headers.rows().len());
@@ -222,7 +222,7 @@ fn as_map(headers: &Headers) -> Result<ArrayRef> {
     )?))
 }
 
-fn nulls(headers: &Headers) -> Option<NullBuffer> {
+fn nulls(headers: &HeaderRows) -> Option<NullBuffer> {
     Some(NullBuffer::from_iter(
         headers.rows().iter().map(Option::is_some),
     ))

@@ -67,7 +67,7 @@ pub(super) fn map_type() -> DataType {
 }
 
 /// Headers of many rows.
-pub(super) struct Headers {
+pub(super) struct HeaderRows {
     keys: StringArray,
     /// Text or binary.
     values: ArrayRef,
@@ -75,7 +75,7 @@ pub(super) struct Headers {
     rows: Vec<Option<(usize, usize)>>,
 }
 
-impl Headers {
+impl HeaderRows {
     pub(super) fn try_new(array: &ArrayRef) -> Result<Self> {
         let (entries, rows) = match array.data_type() {
             DataType::Map(..) => {
@@ -117,9 +117,9 @@ impl Headers {
     }
 }
 
-type Parts<'a> = (&'a arrow::array::StructArray, Vec<Option<(usize, usize)>>);
+type HeaderParts<'a> = (&'a arrow::array::StructArray, Vec<Option<(usize, usize)>>);
 
-fn list_parts<O: OffsetSizeTrait>(list: &GenericListArray<O>) -> Result<Parts<'_>> {
+fn list_parts<O: OffsetSizeTrait>(list: &GenericListArray<O>) -> Result<HeaderParts<'_>> {
     let Some(entries) = list.values().as_struct_opt() else {
         return plan_err!("headers are a list of key and value");
     };

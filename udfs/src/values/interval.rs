@@ -131,7 +131,7 @@ fn scaled(
 ) -> Result<ArrayRef> {
     let Some(intervals) = intervals.as_primitive_opt::<IntervalMonthDayNanoType>() else {
         return Err(exec_datafusion_err!(
-            "{} is no type of intervals",
+            "{} is not a type of intervals",
             intervals.data_type()
         ));
     };
@@ -156,7 +156,9 @@ fn scaled(
                 })
                 .collect()
         }
-        other => Err(exec_datafusion_err!("no interval is scaled by {other}")),
+        other => Err(exec_datafusion_err!(
+            "an interval cannot be scaled by {other}"
+        )),
     };
     Ok(Arc::new(scaled?))
 }

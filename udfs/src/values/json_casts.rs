@@ -6,7 +6,7 @@
 //! an error, and NULL with TRY_CAST. A missing value is NULL, and so is the `null` of JSON.
 //!
 //! Numbers are read by several attempts, the first of which that gives a value counts. No attempt fails: an expression of
-//! constants is evaluated with all of its parts. If all attempts give NULL for a value that exists, [`Refused`] raises the
+//! constants is evaluated with all of its parts. If all attempts give NULL for a value that exists, [`FailedJsonCast`] raises the
 //! error.
 
 use std::sync::Arc;
@@ -70,7 +70,7 @@ impl FunctionRewrite for JsonCasts {
 
 /// One attempt to read a JSON value.
 #[derive(Debug, Clone, Copy)]
-enum Way {
+enum JsonReading {
     Boolean,
     /// As an integer.
     Whole,
@@ -82,13 +82,13 @@ enum Way {
 }
 
 /// The attempts to read a value of this type, in order; empty if casting its text is enough.
-fn ways(to: &DataType) -> &'static [Way] {
+fn ways(to: &DataType) -> &'static [JsonReading] {
     // The first attempt is right for almost all values. A text with an exponent is not a decimal.
     match to {
-        DataType::Boolean => &[Way::Boolean],
-        of if of.is_integer() => &[Way::Whole, Way::Number, Way::Float],
-        of if of.is_decimal() => &[Way::Text, Way::Float],
-        of if of.is_floating() => &[Way::Float],
+        DataType::Boolean => &[JsonReading::Boolean],
+        of if of.is_integer() => &[JsonReading::Whole, JsonReading::Number, JsonReading::Float],
+        of if of.is_decimal() => &[JsonReading::Text, JsonReading::Float],
+        of if of.is_floating() => &[JsonReading::Float],
         _ => &[],
     }
 }
@@ -111,7 +111,7 @@ pub fn times_json_is_read(expr: &Expr, is_json: &impl Fn(&Column) -> bool) -> u6
     }
 }
 
-/// `coalesce` of the attempts and of [`Refused`] copies each of them twice, except the last.
+/// `coalesce` of the attempts and of [`FailedJsonCast`] copies each of them twice, except the last.
 fn times_read(to: &DataType, is_tried: bool) -> u64 {
     match ways(to).len() as u64 {
         0 => 1,
@@ -142,12 +142,12 @@ fn may_be_json(value: &Expr, is_json: &impl Fn(&Column) -> bool) -> bool {
 }
 
 /// The target of a cast.
-struct To {
+struct CastTarget {
     field: FieldRef,
     is_tried: bool,
 }
 
-impl To {
+impl CastTarget {
     /// The JSON value that these arguments of `json_get` lead to.
     fn read(&self, args: &[Expr]) -> Result<Expr> {
         let args = || args.to_vec();
@@ -162,12 +162,12 @@ impl To {
                 "json_get_array gives the elements of an array as JSON, and -> the fields of an object",
             ));
         }
-        let read = |way: &Way| match way {
-            Way::Boolean => json_get_bool_udf().call(args()),
-            Way::Whole => tried(json_get_int_udf().call(args())),
-            Way::Number => tried(Expr::TryCast(TryCast::new(Box::new(text()), NUMBER))),
-            Way::Text => tried(text()),
-            Way::Float => tried(json_get_float_udf().call(args())),
+        let read = |way: &JsonReading| match way {
+            JsonReading::Boolean => json_get_bool_udf().call(args()),
+            JsonReading::Whole => tried(json_get_int_udf().call(args())),
+            JsonReading::Number => tried(Expr::TryCast(TryCast::new(Box::new(text()), NUMBER))),
+            JsonReading::Text => tried(text()),
+            JsonReading::Float => tried(json_get_float_udf().call(args())),
         };
         let mut ways: Vec<Expr> = ways(of).iter().map(read).collect();
         if ways.is_empty() {
@@ -177,7 +177,7 @@ impl To {
             });
         }
         if !self.is_tried {
-            let refused = ScalarUDF::from(Refused {
+            let refused = ScalarUDF::from(FailedJsonCast {
                 to: of.clone(),
                 signature: Signature::any(1, Volatility::Immutable),
             });
@@ -192,12 +192,12 @@ impl To {
 
 /// Gets the text of a value that could not be read as the type, and fails if it is not NULL: NULL fits all types.
 #[derive(Debug, PartialEq, Eq, Hash)]
-struct Refused {
+struct FailedJsonCast {
     to: DataType,
     signature: Signature,
 }
 
-impl ScalarUDFImpl for Refused {
+impl ScalarUDFImpl for FailedJsonCast {
     fn name(&self) -> &str {
         "json_refused"
     }
@@ -221,7 +221,7 @@ impl ScalarUDFImpl for Refused {
         Err(match text.parse::<f64>() {
             Ok(_) => out_of_range(text, &self.to),
             Err(_) => data_error(
-                format!("'{text}' in JSON is no {}", sql_name(&self.to)),
+                format!("'{text}' in JSON is not a {}", sql_name(&self.to)),
                 "TRY_CAST makes NULL of it, and ->> gives it as text",
             ),
         })
@@ -229,8 +229,8 @@ impl ScalarUDFImpl for Refused {
 }
 
 /// The operand of a cast, and its target.
-fn cast_of(expr: &Expr) -> Option<(&Expr, To)> {
-    let to = |field: &FieldRef, is_tried| To {
+fn cast_of(expr: &Expr) -> Option<(&Expr, CastTarget)> {
+    let to = |field: &FieldRef, is_tried| CastTarget {
         field: Arc::clone(field),
         is_tried,
     };

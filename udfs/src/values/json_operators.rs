@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn a_chain_has_one_name() {
+    fn a_chain_of_json_operators_has_one_name() {
         let mut chain = col("j");
         for key in ["a", "b", "c"] {
             chain = planned(chain, BinaryOperator::Arrow, lit(key));

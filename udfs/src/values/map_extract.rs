@@ -100,7 +100,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_that_no_key_equals_are_none() {
+    fn numbers_without_an_equal_key_return_null() {
         let decimals = Decimal128Array::from(vec![Some(15), Some(20), None]);
         let decimals = decimals.with_precision_and_scale(3, 1).unwrap();
         let all: [(ArrayRef, [Option<i32>; 3]); 3] = [

@@ -1,5 +1,6 @@
 //! Functions of values: message headers, JSON, intervals and lists.
 
+mod array_has;
 mod as_typed;
 mod header;
 mod header_types;
@@ -8,11 +9,11 @@ mod json;
 mod json_casts;
 mod json_operators;
 mod map_extract;
-mod member;
 mod per_row;
 mod quantified;
-mod signed;
+mod signed_results;
 
+pub(crate) use array_has::array_has;
 pub(crate) use as_typed::{TYPED_KEY, as_typed};
 pub use header::{header, headers_list, headers_map};
 pub use interval::{IntervalPlanner, interval_times};
@@ -21,7 +22,6 @@ pub(crate) use json_casts::JsonCasts;
 pub use json_casts::{is_json_type, times_json_is_read};
 pub(crate) use json_operators::JsonOperators;
 pub(crate) use map_extract::map_extract;
-pub(crate) use member::array_has;
 pub(crate) use per_row::{PER_ROW, per_row};
 pub(crate) use quantified::list_compare;
-pub(crate) use signed::{signed, signed_functions};
+pub(crate) use signed_results::{signed, signed_functions};

@@ -16,7 +16,7 @@ use datafusion::logical_expr::{
     ColumnarValue, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
 };
 
-use super::member::elements_of;
+use super::array_has::elements_of;
 use crate::doubles::with_one_element;
 
 /// The function.
@@ -90,7 +90,9 @@ impl ScalarUDFImpl for ListCompare {
             return plan_err!("the comparison of list_compare is a text");
         };
         let Some((compare, of_all)) = parsed(how) else {
-            return plan_err!("'{how}' is no comparison with a list, as '< any' and '>= all' are");
+            return plan_err!(
+                "'{how}' is not a comparison with a list, such as '< any' and '>= all'"
+            );
         };
         let are_scalars = [list, value]
             .iter()

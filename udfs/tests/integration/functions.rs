@@ -67,7 +67,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
 
     #[test]
-    fn offsets_in_is_what_its_definition_says(
+    fn offsets_in_matches_its_definition(
         from in prop::collection::btree_map(0_i64..4, -2_i64..12, 0..4),
         extent in prop::collection::btree_map(0_i64..4, prop::option::weighted(0.8, 0_i64..8), 0..4),
         rows in prop::collection::vec((prop::option::weighted(0.9, 0_i64..5), prop::option::weighted(0.9, 0_i64..20)), 1..60),

@@ -315,7 +315,7 @@ async fn counted(archive: &Archive, table: &str) -> (Vec<i64>, [usize; 3]) {
 }
 
 #[tokio::test]
-async fn sess_2_row_filters_take_nothing_but_rows_away() {
+async fn sess_2_row_filters_only_remove_rows() {
     let mut config = SessionConfig::new().with_target_partitions(2);
     config.options_mut().execution.parquet.pushdown_filters = true;
     let filtering = archived_in(config).await;
@@ -374,7 +374,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
 
     #[test]
-    fn a_range_never_takes_a_row_away(
+    fn a_derived_range_never_removes_a_row(
         ticks in prop::collection::vec(-200_000_000_i64..200_000_000, 1..40),
         value in -200_000_000_i64..200_000_000, on_grid: bool,
         call in prop::sample::select(vec![

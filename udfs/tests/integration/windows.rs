@@ -161,7 +161,7 @@ async fn windows_stand_over_ctes_views_aliases_and_joins() {
 }
 
 #[tokio::test]
-async fn table_means_nothing_new_elsewhere() {
+async fn table_arguments_do_not_change_other_statements() {
     let context = visits();
     for sql in [
         "SELECT 'x' AS \"table\" FROM visits WHERE id = 0",
@@ -189,7 +189,7 @@ async fn only_the_columns_in_use_are_read() {
 }
 
 #[tokio::test]
-async fn null_1_a_null_event_time_fails_and_says_how_to_go_on() {
+async fn null_1_a_null_event_time_fails_with_a_hint() {
     let context = context(SessionConfig::new());
     register_visits(
         &context,

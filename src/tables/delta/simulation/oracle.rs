@@ -16,18 +16,18 @@ use super::job::{BATCHES, Job, Runner};
 use super::{Outcome, ROWS, Schedule, open};
 use crate::tables::delta::TimeTravel;
 
-type Checked<T> = Result<T, String>;
+type CheckResult<T> = Result<T, String>;
 
 /// The contents of the table's log.
 #[derive(Default)]
-struct Told {
+struct LogContents {
     /// How many commits have added the rows of a statement, by their first id.
     added: BTreeMap<i64, usize>,
     /// The files of the newest version.
     active: BTreeSet<String>,
 }
 
-pub(super) async fn check(schedule: &Schedule) -> Checked<()> {
+pub(super) async fn check(schedule: &Schedule) -> CheckResult<()> {
     // A runner takes the job over, and completes the steps that were interrupted.
     let mut runner = Runner::default();
     let recovered = runner.take_over(&schedule.handles[0], &schedule.job).await;
@@ -67,7 +67,7 @@ pub(super) async fn check(schedule: &Schedule) -> Checked<()> {
 
 /// Each batch of the job's log was added once, and the table has no row of an abandoned one. Rows that an INSERT OVERWRITE has
 /// removed may be gone.
-fn check_job(job: &Job, told: &Told, held: &BTreeSet<i64>) -> Checked<()> {
+fn check_job(job: &Job, told: &LogContents, held: &BTreeSet<i64>) -> CheckResult<()> {
     for (first, times) in told.added.range(BATCHES..) {
         let committed = job.committed.iter().any(|batch| batch.first == *first);
         let abandoned = job.abandoned.iter().any(|batch| batch.first == *first);
@@ -96,9 +96,9 @@ fn check_job(job: &Job, told: &Told, held: &BTreeSet<i64>) -> Checked<()> {
     }
 }
 
-async fn read_log(schedule: &Schedule) -> Checked<Told> {
+async fn read_log(schedule: &Schedule) -> CheckResult<LogContents> {
     let objects = &schedule.world.objects;
-    let mut told = Told::default();
+    let mut told = LogContents::default();
     let mut added_paths = BTreeSet::new();
     for version in 0_u64.. {
         let entry = Path::from(format!("lake/t/_delta_log/{version:020}.json"));
@@ -141,7 +141,7 @@ async fn read_log(schedule: &Schedule) -> Checked<Told> {
     Ok(told)
 }
 
-async fn ids(schedule: &Schedule, path: &str) -> Checked<Vec<i64>> {
+async fn ids(schedule: &Schedule, path: &str) -> CheckResult<Vec<i64>> {
     let object = Path::from(format!("lake/t/{path}"));
     let found = schedule.world.objects.get(&object).await;
     let found = found.map_err(|_| format!("the file {path} of a commit is gone"))?;
@@ -157,7 +157,7 @@ async fn ids(schedule: &Schedule, path: &str) -> Checked<Vec<i64>> {
 }
 
 /// The ids that a query gives over a table that was just opened.
-async fn scan(schedule: &Schedule) -> Checked<Vec<i64>> {
+async fn scan(schedule: &Schedule) -> CheckResult<Vec<i64>> {
     let store: ObjectStoreRef = Arc::clone(&schedule.world.objects) as _;
     let scanned = async {
         let handle = open(store).await?;

@@ -11,13 +11,15 @@ use rdkafka::{Offset, TopicPartitionList};
 
 use super::Planted;
 use super::broker::{Broker, Offsets, Request, Row};
-use super::world::{Dead, Mishap, Process};
+use super::world::{DeadProcess, Process, RequestFault};
 use crate::core::jobs::Identity;
 use crate::error::Result;
 use crate::tables::kafka::client::ClientSettings;
-use crate::tables::kafka::publisher::{CallError, Called, Clock, Group, Publisher, SentRecord};
-use crate::tables::kafka::rules::TopicRules;
+use crate::tables::kafka::publisher::{
+    CallError, CallOutcome, GroupOffsets, Publisher, SentRecord, SilenceClock,
+};
 use crate::tables::kafka::sink::Deliveries;
+use crate::tables::kafka::topic_rules::TopicRules;
 
 /// How many records may wait to be sent.
 const QUEUE: usize = 4;
@@ -79,8 +81,8 @@ pub(super) fn connect(
     (publisher, group)
 }
 
-impl From<Dead> for CallError {
-    fn from(_: Dead) -> Self {
+impl From<DeadProcess> for CallError {
+    fn from(_: DeadProcess) -> Self {
         refused(Code::BrokerDestroy)
     }
 }
@@ -116,17 +118,17 @@ fn ask<T>(
         let now = state.now;
         // Requests of one client arrive in order: its late ones come before this one.
         if let Some(Request::End { epoch, .. }) = late
-            && !matches!(mishap, Some(Mishap::Lost | Mishap::Late))
+            && !matches!(mishap, Some(RequestFault::Lost | RequestFault::Late))
         {
             state.broker.arrive_in_order(epoch);
         }
         match mishap {
             None => Ok(request(&mut state.broker, now)),
-            Some(Mishap::NotNow(code)) => Err(not_yet(code)),
+            Some(RequestFault::NotNow(code)) => Err(not_yet(code)),
             Some(mishap) => {
                 match (mishap, late) {
-                    (Mishap::Unheard, _) => drop(request(&mut state.broker, now)),
-                    (Mishap::Late, Some(late)) => state.broker.late.push(late),
+                    (RequestFault::AnswerLost, _) => drop(request(&mut state.broker, now)),
+                    (RequestFault::Late, Some(late)) => state.broker.late.push(late),
                     _ => {}
                 }
                 state.wait_in_vain(timeout);
@@ -228,7 +230,7 @@ impl SimulatedPublisher {
         }
     }
 
-    fn end(&self, commits: bool, timeout: Duration) -> Called {
+    fn end(&self, commits: bool, timeout: Duration) -> CallOutcome {
         let epoch = self.local().epoch;
         let late = Some(Request::End { epoch, commits });
         let answer = ask(&self.process, timeout, late, |broker, _| {
@@ -246,7 +248,7 @@ impl SimulatedPublisher {
     }
 }
 
-impl Clock for SimulatedPublisher {
+impl SilenceClock for SimulatedPublisher {
     fn now(&self) -> Instant {
         self.process.world.instant()
     }
@@ -256,7 +258,7 @@ impl Clock for SimulatedPublisher {
     }
 }
 
-impl Clock for SimulatedGroup {
+impl SilenceClock for SimulatedGroup {
     fn now(&self) -> Instant {
         self.process.world.instant()
     }
@@ -341,7 +343,7 @@ impl Publisher for SimulatedPublisher {
         self.drop_queue(&mut self.local());
     }
 
-    fn init_transactions(&self, timeout: Duration) -> Called {
+    fn init_transactions(&self, timeout: Duration) -> CallOutcome {
         let late = Some(Request::TakeOver);
         let epoch = ask(&self.process, timeout, late, |broker, _| broker.take_over())?;
         let mut local = self.local();
@@ -351,7 +353,7 @@ impl Publisher for SimulatedPublisher {
         Ok(())
     }
 
-    fn begin_transaction(&self) -> Called {
+    fn begin_transaction(&self) -> CallOutcome {
         let mut local = self.local();
         if let Some(fatal) = local.fatal {
             return Err(refused(fatal));
@@ -363,7 +365,7 @@ impl Publisher for SimulatedPublisher {
         Ok(())
     }
 
-    fn commit_transaction(&self, timeout: Duration) -> Called {
+    fn commit_transaction(&self, timeout: Duration) -> CallOutcome {
         let deadline = self.now() + timeout;
         while self.in_flight_count() > 0 {
             if self.now() > deadline {
@@ -389,7 +391,7 @@ impl Publisher for SimulatedPublisher {
         self.end(true, timeout)
     }
 
-    fn abort_transaction(&self, timeout: Duration) -> Called {
+    fn abort_transaction(&self, timeout: Duration) -> CallOutcome {
         self.purge();
         {
             let mut local = self.local();
@@ -425,7 +427,7 @@ impl Publisher for SimulatedPublisher {
     }
 }
 
-impl Group for SimulatedGroup {
+impl GroupOffsets for SimulatedGroup {
     type Publisher = SimulatedPublisher;
 
     fn send_offsets(
@@ -433,7 +435,7 @@ impl Group for SimulatedGroup {
         publisher: &SimulatedPublisher,
         offsets: &TopicPartitionList,
         timeout: Duration,
-    ) -> Called {
+    ) -> CallOutcome {
         let epoch = {
             let mut local = publisher.local();
             if let Some(fatal) = local.fatal {

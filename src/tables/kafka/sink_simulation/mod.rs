@@ -2,7 +2,7 @@
 //! call. Answers get lost, requests arrive late, coordinators move, transactions time out, records are refused after others were
 //! delivered, and the group learns late of a commit, or its offsets expire.
 //!
-//! Which batch a runner goes on with after a takeover is decided by the program's own code. In the end a reader of committed records
+//! Which batch a runner continues with after a takeover is decided by the program's own code. In the end a reader of committed records
 //! gets every batch of the log once (EXACT-1); without transactions, at least once.
 //!
 //! A test that fails names the seed: `ANABRANCH_SEED=<n>` runs the schedule of this seed alone, and `ANABRANCH_SEEDS=<count>` runs
@@ -205,7 +205,7 @@ fn simulate(delivery: Delivery) {
 }
 
 #[test]
-fn exact_1_every_batch_is_in_the_topic_once_whatever_brokers_do() {
+fn exact_1_every_batch_is_in_the_topic_once_under_broker_faults() {
     simulate(Delivery::Transactional);
 }
 
@@ -235,7 +235,7 @@ fn planted_faults_are_found() {
         (Planted::NoFencing, &[], "twice"),
         (Planted::NoWaiting, &[], "twice"),
         (Planted::OldOffsets, &[], "twice"),
-        (Planted::NoOffset, &[], "cannot be told"),
+        (Planted::NoOffset, &[], "is unknown whether"),
         (Planted::SilentFailures, &[], "lacks"),
         (Planted::OffsetsAtOnce, &[], "lacks"),
     ];

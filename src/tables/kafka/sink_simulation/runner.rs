@@ -15,9 +15,9 @@ use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use super::Planted;
 use super::broker::Row;
 use super::client::{SimulatedGroup, connect};
-use super::world::{Dead, Process, State, World};
+use super::world::{DeadProcess, Process, State, World};
 use crate::core::jobs::recovery::{BEGINNING, recover};
-use crate::core::jobs::{Decision, Entry, JobHistory, Staged, missing_in_sink};
+use crate::core::jobs::{JobHistory, LogEntry, RecoveryDecision, StagedVersion, missing_in_sink};
 use crate::error::{Error, ErrorKind};
 use crate::tables::kafka::definition::{Delivery, KafkaColumn, KafkaTable, KafkaTableSpec};
 use crate::tables::kafka::transaction::{JobTopic, PublishedRows, TopicOffset};
@@ -33,7 +33,7 @@ const BACKOFF: Duration = Duration::from_millis(50);
 /// A batch that was written and staged under a name of its own.
 #[derive(Debug, Clone)]
 pub(super) struct Attempt {
-    staged: Staged,
+    staged: StagedVersion,
     pub(super) number: i64,
     pub(super) published: PublishedRows,
 }
@@ -41,7 +41,7 @@ pub(super) struct Attempt {
 /// The log and the staged batches of the job, which survive the runners.
 #[derive(Debug)]
 pub(super) struct Job {
-    entries: Vec<Entry>,
+    entries: Vec<LogEntry>,
     /// Staged batches that were not discarded, by the names of their versions.
     attempts: BTreeMap<String, Attempt>,
     /// The last number that was given to an attempt or a takeover.
@@ -50,7 +50,7 @@ pub(super) struct Job {
 
 impl Job {
     pub(super) fn new() -> Self {
-        let created = Entry::Created {
+        let created = LogEntry::Created {
             name: "j".into(),
             text: String::new(),
             tables: vec![],
@@ -78,7 +78,7 @@ impl Job {
     }
 
     /// Writes an entry if its number is the next one: of two runners that write the same number one fails.
-    fn append(&mut self, number: u64, entry: Entry) -> bool {
+    fn append(&mut self, number: u64, entry: LogEntry) -> bool {
         let is_next = number == self.entries.len() as u64;
         if is_next {
             self.entries.push(entry);
@@ -86,7 +86,7 @@ impl Job {
         is_next
     }
 
-    fn staged(&self, history: &JobHistory) -> Vec<Staged> {
+    fn staged(&self, history: &JobHistory) -> Vec<StagedVersion> {
         let staged = self.attempts.values().map(|attempt| &attempt.staged);
         staged
             .filter(|staged| !history.was_committed(&staged.name))
@@ -178,14 +178,14 @@ enum Stop {
     Fault(String),
 }
 
-impl From<Dead> for Stop {
-    fn from(_: Dead) -> Self {
+impl From<DeadProcess> for Stop {
+    fn from(_: DeadProcess) -> Self {
         Self::Dead
     }
 }
 
 /// The state of a runner that has taken the job over.
-struct Owned {
+struct OwnedJob {
     sink: JobTopic<SimulatedGroup>,
     owner: String,
     history: JobHistory,
@@ -196,7 +196,7 @@ pub(super) struct Runner {
     slot: usize,
     table: Arc<KafkaTable>,
     process: Arc<Process>,
-    owned: Option<Owned>,
+    owned: Option<OwnedJob>,
     /// A fault that may be planted: a commit that failed is taken for an abort.
     takes_for_aborted: bool,
 }
@@ -260,7 +260,7 @@ impl Runner {
         Stop::Fault(format!("{what} fails with {kind:?}: {error}"))
     }
 
-    async fn take_over(&mut self) -> Result<Option<Owned>, Stop> {
+    async fn take_over(&mut self) -> Result<Option<OwnedJob>, Stop> {
         let prefix = format!("{}-", self.slot);
         let before = self.look(|state| state.job.history())?;
         let is_mine = before
@@ -273,7 +273,7 @@ impl Runner {
         let number = self.look(|state| state.job.number())?;
         let owner = format!("{prefix}{number}");
         self.process.note(format_args!("takes over as {owner}"));
-        let entry = Entry::Takeover {
+        let entry = LogEntry::Takeover {
             owner: owner.clone(),
             at: 0,
         };
@@ -306,8 +306,8 @@ impl Runner {
             .note(format_args!("finds {witness:?}, and staged is {staged:?}"));
         let assumes_nothing = std::mem::take(&mut self.takes_for_aborted);
         let decision = match self.world.planted {
-            Planted::NoWitness => Decision::GoOn,
-            Planted::FailureIsAbort if assumes_nothing => Decision::GoOn,
+            Planted::NoWitness => RecoveryDecision::Continue,
+            Planted::FailureIsAbort if assumes_nothing => RecoveryDecision::Continue,
             _ => {
                 if self.table.delivery() != Delivery::AtLeastOnce {
                     self.check_missing(&history, witness.as_deref())?;
@@ -317,11 +317,11 @@ impl Runner {
             }
         };
         match decision {
-            Decision::GoOn => {}
-            Decision::AppendCommitted { batch, version } => {
+            RecoveryDecision::Continue => {}
+            RecoveryDecision::AppendCommitted { batch, version } => {
                 self.process
                     .note(format_args!("finds that {version} is committed"));
-                let entry = Entry::Committed {
+                let entry = LogEntry::Committed {
                     batch,
                     version,
                     at: 0,
@@ -349,7 +349,7 @@ impl Runner {
                 }
             }
         })?;
-        Ok(Some(Owned {
+        Ok(Some(OwnedJob {
             sink,
             owner,
             history,
@@ -380,12 +380,19 @@ impl Runner {
     }
 
     /// The user looks into the topic, and tells the job whether it has the batch.
-    fn answer(&self, owner: &str, staged: &[Staged], unsure: &Decision) -> Result<Stop, Stop> {
+    fn answer(
+        &self,
+        owner: &str,
+        staged: &[StagedVersion],
+        unsure: &RecoveryDecision,
+    ) -> Result<Stop, Stop> {
         let is_once = self.table.delivery() != Delivery::AtLeastOnce;
         let (batch, is_older) = match unsure {
-            Decision::Unclear { batch, .. } => (*batch, false),
-            Decision::OlderLog { batch, .. } => (*batch, true),
-            Decision::GoOn | Decision::AppendCommitted { .. } => return Ok(Stop::Failed),
+            RecoveryDecision::Unclear { batch, .. } => (*batch, false),
+            RecoveryDecision::OlderLog { batch, .. } => (*batch, true),
+            RecoveryDecision::Continue | RecoveryDecision::AppendCommitted { .. } => {
+                return Ok(Stop::Failed);
+            }
         };
         self.look(|state| {
             let history = state.job.history();
@@ -395,7 +402,7 @@ impl Runner {
             // Without transactions a runner that has lost the job may still write its witness.
             if is_once && (is_older || !state.broker.has_expired) {
                 return Stop::Fault(format!(
-                    "whether batch {batch} is in the sink cannot be told: {unsure:?}"
+                    "it is unknown whether batch {batch} is in the sink: {unsure:?}"
                 ));
             }
             let attempts = staged
@@ -410,7 +417,7 @@ impl Runner {
             if is_once && !is_in && attempts.iter().any(|one| is_in_topic(state, one)) {
                 return Stop::Fault(format!("the topic has an old attempt at batch {batch}"));
             }
-            let resumed = Entry::Resumed {
+            let resumed = LogEntry::Resumed {
                 skipping_lost: false,
                 lost: BTreeMap::new(),
                 accepting: BTreeMap::new(),
@@ -425,7 +432,7 @@ impl Runner {
         })
     }
 
-    async fn batch(&mut self, mut owned: Owned) -> Result<Owned, Stop> {
+    async fn batch(&mut self, mut owned: OwnedJob) -> Result<OwnedJob, Stop> {
         let batch = owned.history.next_batch();
         let sequence = owned.history.next;
         let (rows, withdrawn) = ids(batch);
@@ -460,7 +467,7 @@ impl Runner {
             }
         };
         let attempt = Attempt {
-            staged: Staged {
+            staged: StagedVersion {
                 name: name.clone(),
                 batch,
                 parent: owned.history.last().map(|last| last.version.clone()),
@@ -483,7 +490,7 @@ impl Runner {
         self.process.note(format_args!("has committed {name}"));
         let parent = owned.history.last().cloned();
         for _ in 0..20 {
-            let entry = Entry::Committed {
+            let entry = LogEntry::Committed {
                 batch,
                 version: name.clone(),
                 at: 0,

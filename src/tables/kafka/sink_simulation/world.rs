@@ -18,13 +18,13 @@ pub(super) const TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A fault of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Mishap {
+pub(super) enum RequestFault {
     /// The coordinator has moved or is busy, and refuses it for now.
     NotNow(Code),
     /// It does not arrive.
     Lost,
     /// It is done, and the answer gets lost.
-    Unheard,
+    AnswerLost,
     /// It arrives when the client has stopped waiting for the answer.
     Late,
 }
@@ -197,19 +197,19 @@ impl State {
     }
 
     /// The fault of the next request, if it has one; most requests have none.
-    pub(super) fn mishap(&mut self) -> Option<Mishap> {
+    pub(super) fn mishap(&mut self) -> Option<RequestFault> {
         if self.is_away() {
-            return Some(Mishap::Lost);
+            return Some(RequestFault::Lost);
         }
         if !self.fails(80) {
             return None;
         }
         Some(match self.random.below(6) {
-            0 => Mishap::NotNow(Code::NotCoordinator),
-            1 => Mishap::NotNow(Code::ConcurrentTransactions),
-            2 => Mishap::Lost,
-            3 | 4 => Mishap::Unheard,
-            _ => Mishap::Late,
+            0 => RequestFault::NotNow(Code::NotCoordinator),
+            1 => RequestFault::NotNow(Code::ConcurrentTransactions),
+            2 => RequestFault::Lost,
+            3 | 4 => RequestFault::AnswerLost,
+            _ => RequestFault::Late,
         })
     }
 
@@ -236,7 +236,7 @@ pub(super) struct Process {
 
 /// The error of a call of a process that is dead.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Dead;
+pub(super) struct DeadProcess;
 
 impl Process {
     pub(super) fn new(world: &Arc<World>, slot: usize) -> Arc<Self> {
@@ -253,16 +253,16 @@ impl Process {
     }
 
     /// Gives other runners a chance to go on. The process may die here.
-    pub(super) fn step(&self) -> Result<(), Dead> {
+    pub(super) fn step(&self) -> Result<(), DeadProcess> {
         if !self.is_alive() {
-            return Err(Dead);
+            return Err(DeadProcess);
         }
         self.world.pass(self.slot);
         let mut state = self.world.lock();
         if state.fails(6) {
             state.note(format_args!("runner {}: dies", self.slot));
             self.is_alive.store(false, Ordering::SeqCst);
-            return Err(Dead);
+            return Err(DeadProcess);
         }
         Ok(())
     }

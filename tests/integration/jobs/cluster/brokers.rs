@@ -7,7 +7,7 @@ use rdkafka::admin::AdminClient;
 use rdkafka::client::DefaultClientContext;
 use rdkafka::metadata::MetadataPartition;
 
-use crate::support::{OwnBroker, Workspace, kafka_tool, read_by_kafka};
+use crate::support::{TestBroker, Workspace, kafka_tool, read_by_kafka};
 use crate::topics::{admin, create_topic_of};
 
 pub(super) const BROKERS: usize = 3;
@@ -48,7 +48,7 @@ impl Partition {
 
 /// The brokers, and a folder for the processes that use them.
 pub(super) struct Cluster {
-    brokers: OwnBroker,
+    brokers: TestBroker,
     _alone: MutexGuard<'static, ()>,
     pub(super) work: Workspace,
     admin: AdminClient<DefaultClientContext>,
@@ -59,7 +59,7 @@ impl Cluster {
     pub(super) fn start() -> Self {
         static ALONE: Mutex<()> = Mutex::new(());
         let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
-        let brokers = OwnBroker::start(&["--brokers", "3"]);
+        let brokers = TestBroker::start(&["--brokers", "3"]);
         let admin = admin(brokers.variable("KAFKA_BOOTSTRAP"));
         Self {
             brokers,

@@ -8,8 +8,8 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use super::brokers::Cluster;
-use crate::jobs::endurance::Moments;
-use crate::support::{Killed, repository};
+use crate::jobs::endurance::RandomMoments;
+use crate::support::{ProcessGuard, repository};
 
 /// Enough that each partition has some.
 pub(super) const KEYS: u64 = 30;
@@ -21,7 +21,7 @@ pub(super) struct Feeder {
 }
 
 impl Feeder {
-    pub(super) fn start(cluster: &Cluster, topic: &str, mut moments: Moments) -> Self {
+    pub(super) fn start(cluster: &Cluster, topic: &str, mut moments: RandomMoments) -> Self {
         let mut producer = Producer::start(cluster, topic);
         let stop = Arc::new(AtomicBool::new(false));
         let is_over = Arc::clone(&stop);
@@ -64,7 +64,7 @@ impl Drop for Feeder {
 
 /// Kafka's own producer, which numbers nothing twice: it is idempotent and waits for brokers.
 struct Producer {
-    process: Killed,
+    process: ProcessGuard,
 }
 
 impl Producer {
@@ -84,7 +84,7 @@ impl Producer {
             .spawn()
             .unwrap();
         Self {
-            process: Killed(process),
+            process: ProcessGuard(process),
         }
     }
 

@@ -2,13 +2,13 @@
 
 use std::process::Stdio;
 
-use super::fire::{Fire, Place};
-use crate::jobs::endurance::{Moments, duration};
-use crate::support::{Killed, PATIENCE, Ran};
+use super::under_fire::{JobLocation, JobsUnderFire};
+use crate::jobs::endurance::{RandomMoments, duration};
+use crate::support::{PATIENCE, ProcessGuard, ProgramOutput};
 
 /// One process for each data directory of jobs.
 pub(super) struct Processes<'a> {
-    fire: &'a Fire,
+    fire: &'a JobsUnderFire,
     all: Vec<Running>,
     pub(super) kills: u32,
     /// How often a process has ended because the store refused a request of its first statements.
@@ -16,8 +16,9 @@ pub(super) struct Processes<'a> {
 }
 
 impl<'a> Processes<'a> {
-    pub(super) fn start(fire: &'a Fire) -> Self {
-        let all = [Place::Folder, Place::Store].map(|place| Running::start(fire, place));
+    pub(super) fn start(fire: &'a JobsUnderFire) -> Self {
+        let all =
+            [JobLocation::Folder, JobLocation::Store].map(|place| Running::start(fire, place));
         Self {
             fire,
             all: all.into(),
@@ -27,7 +28,7 @@ impl<'a> Processes<'a> {
     }
 
     /// Kills one of them and starts it again, or none.
-    pub(super) fn strike(&mut self, moments: &mut Moments) {
+    pub(super) fn strike(&mut self, moments: &mut RandomMoments) {
         let number = usize::try_from(moments.below(4)).unwrap();
         if let Some(victim) = self.all.get_mut(number) {
             victim.again(self.fire);
@@ -57,11 +58,11 @@ impl<'a> Processes<'a> {
     pub(super) fn catch_up(self) {
         let Self { fire, all, .. } = self;
         drop(all);
-        for place in [Place::Folder, Place::Store] {
+        for place in [JobLocation::Folder, JobLocation::Store] {
             let mut command = fire.jobs(place);
             let command = command.arg("--until-caught-up");
             // However far behind they are.
-            Ran::within(command, PATIENCE + duration()).ok();
+            ProgramOutput::within(command, PATIENCE + duration()).ok();
         }
     }
 }
@@ -75,14 +76,14 @@ fn is_end_of_job(line: &str) -> bool {
 
 /// A process, killed when this is dropped.
 struct Running {
-    place: Place,
-    process: Killed,
+    place: JobLocation,
+    process: ProcessGuard,
     /// Length of the place's file of messages when this process started; all processes of the place append to it.
     from: u64,
 }
 
 impl Running {
-    fn start(fire: &Fire, place: Place) -> Self {
+    fn start(fire: &JobsUnderFire, place: JobLocation) -> Self {
         let said = fire.said(place);
         let from = std::fs::metadata(&said).map_or(0, |before| before.len());
         let said = std::fs::File::options()
@@ -98,19 +99,19 @@ impl Running {
             .unwrap();
         Self {
             place,
-            process: Killed(process),
+            process: ProcessGuard(process),
             from,
         }
     }
 
     /// Kills it if it still runs, and starts another.
-    fn again(&mut self, fire: &Fire) {
+    fn again(&mut self, fire: &JobsUnderFire) {
         self.process.end();
         *self = Self::start(fire, self.place);
     }
 
     /// Its output so far.
-    fn said(&self, fire: &Fire) -> String {
+    fn said(&self, fire: &JobsUnderFire) -> String {
         let all = std::fs::read(fire.said(self.place)).unwrap();
         let from = usize::try_from(self.from).unwrap();
         String::from_utf8_lossy(&all[from..]).into_owned()

@@ -12,17 +12,17 @@ use datafusion::logical_expr::EmitTo;
 use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties};
 use futures::StreamExt;
 
-use crate::complete::run::{PlannedSlice, Run, failed_task};
-use crate::complete::search::{Intervals, SessionId, Slice};
+use crate::complete::run::{ExecutionState, PlannedSlice, failed_task};
+use crate::complete::search::{Intervals, SessionId, TickRange};
 use crate::diagnostic::out_of_range;
 use crate::session::aggregate::{
-    Accumulators, AggregatedIntervals, Bounds, IntervalAggregation, MergeRule, PartialRule,
+    Accumulators, AggregatedIntervals, IntervalAggregation, IntervalBounds, MergeRule, PartialRule,
     output_batch,
 };
 
 /// The state of one execution.
 pub(in crate::complete) struct AggregateRun {
-    run: Run,
+    run: ExecutionState,
     rule: MergeRule,
     partial: PartialRule,
     /// Accumulators by the session numbers of the search.
@@ -30,14 +30,14 @@ pub(in crate::complete) struct AggregateRun {
 }
 
 /// The partitions of a slice that are being read.
-struct Reading {
+struct SliceReading {
     plan: Arc<dyn ExecutionPlan>,
     partitions: Vec<SpawnedTask<Result<Option<AggregatedIntervals>>>>,
 }
 
 /// The intervals of a slice, over all its partitions.
 #[derive(Default)]
-struct Read {
+struct SliceIntervals {
     starts: Vec<i64>,
     lasts: Vec<i64>,
     /// Key numbers of the run.
@@ -48,7 +48,7 @@ struct Read {
 
 impl AggregateRun {
     pub(in crate::complete) fn try_new(
-        run: Run,
+        run: ExecutionState,
         rule: MergeRule,
         partial: PartialRule,
     ) -> Result<Self> {
@@ -102,9 +102,9 @@ impl AggregateRun {
     }
 
     /// Starts to read a slice, all partitions at once.
-    fn begin(&self, slice: Slice, plan: Arc<dyn ExecutionPlan>) -> Result<Reading> {
+    fn begin(&self, slice: TickRange, plan: Arc<dyn ExecutionPlan>) -> Result<SliceReading> {
         let range = self.run.search.range();
-        let bounds = Bounds {
+        let bounds = IntervalBounds {
             rows: slice.from..slice.to,
             range: range.from..range.to,
         };
@@ -132,12 +132,12 @@ impl AggregateRun {
                 aggregation.take()
             }));
         }
-        Ok(Reading { plan, partitions })
+        Ok(SliceReading { plan, partitions })
     }
 
     /// Waits for the intervals of a slice.
-    async fn finish(&mut self, reading: Reading) -> Result<Read> {
-        let mut read = Read::default();
+    async fn finish(&mut self, reading: SliceReading) -> Result<SliceIntervals> {
+        let mut read = SliceIntervals::default();
         for partition in reading.partitions {
             let Some(intervals) = partition.join().await.map_err(failed_task)?? else {
                 continue;
@@ -165,7 +165,7 @@ impl AggregateRun {
     }
 
     /// Merges the states of the intervals that have a session.
-    fn merge(&mut self, read: &Read, assigned: &[Option<SessionId>]) -> Result<()> {
+    fn merge(&mut self, read: &SliceIntervals, assigned: &[Option<SessionId>]) -> Result<()> {
         let count = self.run.search.session_count();
         let mut before = 0;
         for (intervals, states) in &read.states {
@@ -218,7 +218,7 @@ impl AggregateRun {
     }
 }
 
-impl Read {
+impl SliceIntervals {
     fn intervals(&self) -> Intervals<'_> {
         Intervals {
             starts: &self.starts,

@@ -29,17 +29,17 @@ pub(crate) struct PartialRule {
 
 /// Which rows count, and which bounds no interval crosses.
 #[derive(Debug, Clone)]
-pub(crate) struct Bounds {
+pub(crate) struct IntervalBounds {
     /// Rows of other event times are ignored.
     pub(crate) rows: Range<i64>,
     /// The rows of an interval are all before it, in it or after it.
     pub(crate) range: Range<i64>,
 }
 
-/// The number of parts into which [`Bounds::range`] splits time.
+/// The number of parts into which [`IntervalBounds::range`] splits time.
 const ZONES: usize = 3;
 
-impl Bounds {
+impl IntervalBounds {
     fn zone(&self, tick: i64) -> usize {
         usize::from(tick >= self.range.start) + usize::from(tick >= self.range.end)
     }
@@ -60,7 +60,7 @@ pub(crate) struct AggregatedIntervals {
 /// The intervals of rows and the accumulators over them.
 pub(crate) struct IntervalAggregation {
     rule: PartialRule,
-    bounds: Option<Bounds>,
+    bounds: Option<IntervalBounds>,
     key_schema: SchemaRef,
     keys: Option<Box<dyn GroupValues>>,
     intervals: Intervals,
@@ -73,7 +73,7 @@ impl IntervalAggregation {
     pub(crate) fn try_new(
         rule: PartialRule,
         input: &Schema,
-        bounds: Option<Bounds>,
+        bounds: Option<IntervalBounds>,
     ) -> Result<Self> {
         let key_schema = key_schema(&rule.keys, input)?;
         Ok(Self {

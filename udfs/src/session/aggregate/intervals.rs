@@ -175,7 +175,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sess_1_rows_join_what_is_at_most_the_gap_away() {
+    fn sess_1_rows_join_sessions_within_the_gap() {
         let mut intervals = Intervals::new(10);
         intervals.grow_keys(2);
         let mut place = |key, tick| intervals.place(key, tick).unwrap();

@@ -309,7 +309,7 @@ fn sorted(
     };
     let input = sort_with_spilling(held.into_iter(), input, ordering, context)?;
     let output_schema = Arc::clone(&rule.schema);
-    let merge = Merge::try_new(rule, &input.schema(), metrics)?;
+    let merge = SessionMerge::try_new(rule, &input.schema(), metrics)?;
     let output = stream::try_unfold(Some((merge, input)), |state| async move {
         let Some((mut merge, mut input)) = state else {
             return Ok(None);
@@ -381,7 +381,7 @@ pub(crate) fn output_batch(
 }
 
 /// Sessions being merged from sorted rows; the last one may still grow.
-struct Merge {
+struct SessionMerge {
     rule: MergeRule,
     converter: RowConverter,
     accumulators: Accumulators,
@@ -396,7 +396,7 @@ struct Merge {
     metrics: MergeMetrics,
 }
 
-impl Merge {
+impl SessionMerge {
     fn try_new(rule: MergeRule, input: &SchemaRef, metrics: MergeMetrics) -> Result<Self> {
         let fields = input.fields()[..rule.keys]
             .iter()

@@ -14,7 +14,7 @@ mod rule;
 
 pub(crate) use accumulators::{Accumulators, SessionAggregateExpr};
 pub(crate) use aggregation::{
-    AggregatedIntervals, Bounds, IntervalAggregation, PartialRule, key_schema, new_keys,
+    AggregatedIntervals, IntervalAggregation, IntervalBounds, PartialRule, key_schema, new_keys,
 };
 pub(crate) use intervals::merge_intervals;
 pub(crate) use merge::{MergeRule, output_batch, session_columns};

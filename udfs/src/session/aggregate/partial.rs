@@ -137,7 +137,7 @@ impl ExecutionPlan for SessionPartialExec {
     ) -> Result<SendableRecordBatchStream> {
         let input = self.input.execute(partition, Arc::clone(&context))?;
         let schema = self.schema();
-        let aggregation = Aggregation::try_new(
+        let aggregation = PartialAggregation::try_new(
             self.rule.clone(),
             &input.schema(),
             Arc::clone(&schema),
@@ -170,7 +170,7 @@ impl ExecutionPlan for SessionPartialExec {
 }
 
 /// The aggregation of one partition, within the memory it may take.
-struct Aggregation {
+struct PartialAggregation {
     inner: IntervalAggregation,
     schema: SchemaRef,
     reservation: MemoryReservation,
@@ -178,7 +178,7 @@ struct Aggregation {
     baseline: BaselineMetrics,
 }
 
-impl Aggregation {
+impl PartialAggregation {
     fn try_new(
         rule: PartialRule,
         input: &SchemaRef,

@@ -75,8 +75,8 @@ export function jobActions(name, below, again) {
  * @returns {Question<string>}
  */
 function resumeQuestion(name, job, act) {
-  const text = [`It goes on behind batch ${count(job.batch)}, where it stands.`];
-  if (job.state === "FAILED") text.push("It fails again if the cause is not mended.");
+  const text = [`It continues after batch ${count(job.batch)}, where it stands.`];
+  if (job.state === "FAILED") text.push("It fails again if the cause is not fixed.");
   return { title: `Resume job ${name}?`, text, action: "Resume job", act };
 }
 
@@ -89,8 +89,8 @@ function pauseQuestion(name, act) {
   return {
     title: `Pause job ${name}?`,
     text: [
-      "It stops after the batch in hand, and reads and writes nothing until it is resumed.",
-      "Nothing is lost: it goes on where it stands.",
+      "It stops after the current batch, and reads and writes nothing until it is resumed.",
+      "Nothing is lost: it continues where it stands.",
     ],
     action: "Pause job",
     act,

@@ -42,7 +42,7 @@ export function jobView(root, name, again) {
       (/** @type {{ definition: string }} */ { definition }) =>
         el("pre", { class: "code", tabindex: "0", text: definition })),
   ];
-  const gone = el("p", { class: "empty", hidden: true, text: "There is no such job any more." });
+  const gone = el("p", { class: "empty", hidden: true, text: "The job no longer exists." });
   const all = el("div", {}, note, facts.node, batches.node, ...parts.map((part) => part.node));
   root.append(
     el("p", { class: "crumb" }, el("a", { href: "#/jobs", text: "Jobs" })),

@@ -48,7 +48,7 @@ export class Connection {
   failed(error) {
     if (error instanceof Gone) {
       const since = this.#lastAnswer ? ` since ${this.#lastAnswer.toLocaleTimeString()}` : "";
-      this.#say(`The server has not answered${since}. What is shown is of then; the page tries again.`);
+      this.#say(`The server has not answered${since}. The page shows the state of that time, and retries.`);
       this.#show("gone", "no answer");
       this.isGone = true;
       return;

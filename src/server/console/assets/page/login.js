@@ -27,7 +27,7 @@ async function askLogin() {
   while (!isIn) {
     await confirm({
       title: "Log in",
-      text: ["This server knows its users."],
+      text: ["This server requires a login."],
       fields: [
         el("label", { for: "login-user", text: "User" }), user,
         el("label", { for: "login-password", text: "Password" }), password,

@@ -4,11 +4,11 @@
 
 /** @type {Record<string, string>} */
 const ADVICE = {
-  WAITING: "It tries again by itself until that has passed.",
-  PAUSED: "It goes on where it stands when it is resumed.",
-  FAILED: "Mend the cause, then resume it. docs/jobs.md has what helps for each reason.",
+  WAITING: "It retries until the cause has passed.",
+  PAUSED: "It continues where it stands when it is resumed.",
+  FAILED: "Fix the cause, then resume it. docs/jobs.md has the remedy for each reason.",
   ACTIVE:
-    "It is to run, and no process has given a sign of life for half a minute. " +
+    "It should run, and no process has written a heartbeat for half a minute. " +
     "If none runs it, start one with its files.",
 };
 

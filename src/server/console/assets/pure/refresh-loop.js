@@ -27,7 +27,7 @@ export function waitAfter(took, isGone) {
 }
 
 /**
- * A function that refreshes now and goes on from there; only its last call counts. It stops while the page is hidden.
+ * A function that refreshes now and continues from there; only its last call counts. It stops while the page is hidden.
  *
  * @param {Surroundings} surroundings
  * @returns {() => Promise<void>}

@@ -58,7 +58,7 @@ export class StatementRun {
       }
       await new Promise((resolve) => setTimeout(resolve, PAUSE));
     }
-    if (this.#id === id) announce("What changes tables or jobs is not stopped half-way.", true);
+    if (this.#id === id) announce("Statements that change tables or jobs run to their end.", true);
   }
 }
 
