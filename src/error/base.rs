@@ -30,7 +30,7 @@ pub struct Error {
     /// Whether a shared resource ran out: a memory pool or the disk.
     is_of_pool: bool,
     /// The error's subjects and origin, boxed so that a result is small.
-    details: Option<Box<Details>>,
+    details: Option<Box<ErrorDetails>>,
     /// An object store has denied access. A retry may succeed, as keys are renewed and policies take effect.
     by_store: bool,
     /// Another writer committed first, and this statement wrote nothing: a retry may succeed.
@@ -39,7 +39,7 @@ pub struct Error {
 
 /// Details that only some errors have.
 #[derive(Debug, Clone, Default)]
-struct Details {
+struct ErrorDetails {
     /// The parts of the statement that the error is about, with the most precise one first.
     subjects: Vec<Subject>,
     /// The id under which the server's log names the statement.
@@ -137,7 +137,7 @@ impl Error {
         subjects.fold(self, Self::about)
     }
 
-    fn details(&mut self) -> &mut Details {
+    fn details(&mut self) -> &mut ErrorDetails {
         self.details.get_or_insert_default()
     }
 
@@ -150,7 +150,7 @@ impl Error {
 
     /// Marks the message as one that names its record, or says that it is about many.
     #[must_use]
-    pub(crate) fn of_record(mut self) -> Self {
+    pub(crate) fn mark_record(mut self) -> Self {
         self.names_record = true;
         self
     }
@@ -162,14 +162,14 @@ impl Error {
 
     /// Marks a store, a broker or a registry, rather than a row, as the cause.
     #[must_use]
-    pub(crate) fn of_no_row(mut self) -> Self {
+    pub(crate) fn without_row(mut self) -> Self {
         self.is_of_no_row = true;
         self
     }
 
     /// Marks the error as a write conflict: another writer committed first, and this statement wrote nothing.
     #[must_use]
-    pub(crate) fn of_conflict(mut self) -> Self {
+    pub(crate) fn mark_conflict(mut self) -> Self {
         self.is_conflict = true;
         self
     }
@@ -180,20 +180,20 @@ impl Error {
     }
 
     /// Whether a store, a broker or a registry is the cause, rather than a row.
-    pub(crate) fn is_of_no_row(&self) -> bool {
+    pub(crate) fn is_without_row(&self) -> bool {
         self.is_of_no_row || self.by_store
     }
 
     /// Marks a shared resource, a memory pool or the disk, as exhausted.
     #[must_use]
-    pub(crate) fn of_pool(mut self) -> Self {
+    pub(crate) fn mark_exhausted_pool(mut self) -> Self {
         self.is_of_pool = true;
         self
     }
 
     /// Whether a shared resource ran out: a memory pool or the disk. Otherwise a limit of its own was exceeded, such as that of
     /// the memory that one function call may use.
-    pub(crate) fn is_of_pool(&self) -> bool {
+    pub(crate) fn is_exhausted_pool(&self) -> bool {
         self.is_of_pool
     }
 

@@ -117,7 +117,7 @@ fn from_exhausted(message: String) -> Error {
     match is_of_function {
         true => error.with_help("produce less for each row, or read fewer rows"),
         false => error
-            .of_pool()
+            .mark_exhausted_pool()
             .with_help("raise --memory-limit, or narrow the statement"),
     }
 }
@@ -537,12 +537,12 @@ mod tests {
     fn a_computation_error_is_not_a_store_error() {
         let divided = datafusion::arrow::error::ArrowError::DivideByZero;
         let error = Error::from(DataFusionError::ArrowError(Box::new(divided), None));
-        assert!(!error.is_of_no_row() && !error.may_pass());
+        assert!(!error.is_without_row() && !error.may_pass());
         // Nor is one whose text reads like a store's.
         let text = "Cannot cast string 'a: Generic S3 error: b' to value of Int64 type";
         let cast = datafusion::arrow::error::ArrowError::CastError(text.into());
         let error = Error::from(DataFusionError::ArrowError(Box::new(cast), None));
-        assert!(!error.is_of_no_row() && !error.may_pass());
+        assert!(!error.is_without_row() && !error.may_pass());
     }
 
     #[test]
@@ -559,13 +559,13 @@ mod tests {
             ] {
                 let error = Error::from(error);
                 assert_eq!(error.kind(), ErrorKind::Exhausted);
-                assert_eq!(error.is_of_pool(), is_of_pool, "{error}");
+                assert_eq!(error.is_exhausted_pool(), is_of_pool, "{error}");
                 // Nor by itself does it pass.
                 assert!(!error.may_pass());
                 // It stays so on its way through the engine.
                 let held = Arc::new(DataFusionError::from(error));
                 let error = Error::from(DataFusionError::Shared(Arc::clone(&held)));
-                assert_eq!(error.is_of_pool(), is_of_pool, "{error}");
+                assert_eq!(error.is_exhausted_pool(), is_of_pool, "{error}");
             }
         }
     }

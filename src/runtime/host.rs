@@ -337,7 +337,7 @@ mod tests {
 
     #[tokio::test]
     async fn only_conflicts_of_changes_are_tried_again() {
-        let conflict: fn() -> Error = || Error::invalid("another writer").of_conflict();
+        let conflict: fn() -> Error = || Error::invalid("another writer").mark_conflict();
         let of_row: fn() -> Error = || Error::invalid("a row");
         for (sql, failures, error, attempts, is_done) in [
             ("DELETE FROM t", 0, conflict, 1, true),

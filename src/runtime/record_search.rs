@@ -62,7 +62,7 @@ impl FailedBatch<'_> {
             SearchResult::TooMany(place, error) => {
                 let many = "too many records fail, and none is set aside; the first is";
                 let record = self.record(&place);
-                Err(error.context(format!("{many} {record}")).of_record())
+                Err(error.context(format!("{many} {record}")).mark_record())
             }
             SearchResult::Records(records) if !sets_aside => match records.into_iter().next() {
                 Some((place, error)) => Err(error
@@ -71,7 +71,7 @@ impl FailedBatch<'_> {
                          'dead_letter') to the job; then RESUME JOB",
                     )
                     .context(self.record(&place))
-                    .of_record()),
+                    .mark_record()),
                 None => Err(error),
             },
             SearchResult::Records(records) => {

@@ -36,7 +36,7 @@ pub(super) fn may_be_caused_by_record(error: &Error) -> bool {
         ErrorKind::Exhausted,
         ErrorKind::Internal,
     ];
-    let is_of_rows = !error.is_of_no_row() && !error.is_of_pool();
+    let is_of_rows = !error.is_without_row() && !error.is_exhausted_pool();
     kinds.contains(&error.kind()) && !error.names_record() && is_of_rows
 }
 
@@ -330,14 +330,16 @@ mod tests {
     #[test]
     fn a_store_error_blames_no_record() {
         assert!(may_be_caused_by_record(&Error::data("1 / 0")));
-        assert!(!may_be_caused_by_record(&Error::data("1 / 0").of_record()));
         assert!(!may_be_caused_by_record(
-            &Error::data("the data file is gone").of_no_row()
+            &Error::data("1 / 0").mark_record()
+        ));
+        assert!(!may_be_caused_by_record(
+            &Error::data("the data file is gone").without_row()
         ));
         // A value that is too large comes from a record; a pool that others have exhausted does not.
         let exhausted = || Error::new(ErrorKind::Exhausted, "too much");
         assert!(may_be_caused_by_record(&exhausted()));
-        assert!(!may_be_caused_by_record(&exhausted().of_pool()));
+        assert!(!may_be_caused_by_record(&exhausted().mark_exhausted_pool()));
     }
 
     #[tokio::test]

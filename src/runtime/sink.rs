@@ -140,12 +140,12 @@ pub(super) trait JobSink: Send + Sync {
 /// Rows that a sink has and does not show to readers yet.
 pub(super) trait PendingRows: Any + Send {
     /// What the version of the batch says about them.
-    fn written(&self) -> Written;
+    fn written(&self) -> SinkReport;
 }
 
 /// What the version of a batch says about the rows of its sink.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Written {
+pub(super) struct SinkReport {
     /// Rows that the sink has acknowledged.
     pub(super) rows: u64,
     /// Where they are in the partitions of a topic.
@@ -200,17 +200,17 @@ mod tests {
     struct InFiles;
 
     impl PendingRows for InMemory {
-        fn written(&self) -> Written {
-            Written {
+        fn written(&self) -> SinkReport {
+            SinkReport {
                 rows: self.0,
-                ..Written::default()
+                ..SinkReport::default()
             }
         }
     }
 
     impl PendingRows for InFiles {
-        fn written(&self) -> Written {
-            Written::default()
+        fn written(&self) -> SinkReport {
+            SinkReport::default()
         }
     }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::core::jobs::{BatchVersion, ClockReading, Gaps, JobTime, OperatorState, SourceProgress};
 use crate::runtime::batch::BatchRanges;
-use crate::runtime::sink::Written;
+use crate::runtime::sink::SinkReport;
 use crate::streaming::LastRecords;
 use crate::tables::bad_records::BadRecord;
 
@@ -18,7 +18,7 @@ pub(super) struct BatchFacts<'a> {
     /// What was read.
     pub(super) input: Input,
     pub(super) dead_letters: DeadLetterFile,
-    pub(super) written: Written,
+    pub(super) written: SinkReport,
     pub(super) state: StateFacts,
     pub(super) time: TimeFacts,
 }
@@ -180,7 +180,7 @@ mod tests {
                 ..Input::default()
             },
             dead_letters: DeadLetterFile::default(),
-            written: Written::default(),
+            written: SinkReport::default(),
             state: StateFacts::default(),
             time: TimeFacts {
                 clock: ClockReading {

@@ -375,7 +375,7 @@ mod tests {
         let context = Arc::new(TaskContext::default().with_runtime(runtime));
         let error = collect(plan, context).await.unwrap_err();
         let error = crate::error::Error::from(error);
-        assert!(error.is_of_pool(), "{error}");
+        assert!(error.is_exhausted_pool(), "{error}");
         assert_eq!(error.message(), READ_AGAIN);
         let read = stream.load(Ordering::Relaxed);
         assert!((1..=3).contains(&read), "{read} batches were read");

@@ -44,7 +44,7 @@ pub(crate) fn check_share(bad: usize, seen: usize, newest: &[BadRecord]) -> Resu
         "{bad} of {seen} records cannot be decoded, the last because: {reason}"
     ))
     .with_help("check the table's columns and its 'format'")
-    .of_record())
+    .mark_record())
 }
 
 /// The bad records of one plain statement, in memory that its plan shares with the session: such a plan stays in its process.

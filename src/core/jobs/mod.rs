@@ -34,7 +34,9 @@ pub use ranges::{LostOffsets, PartitionFacts, PlannedRange, choose};
 pub use recovery::{
     MissingBatches, RecoveryDecision, StagedVersion, missing_in_sink, recover, recover_in_new_sink,
 };
-pub use retention::{DeletableFiles, Passed, Retention, is_sweep_due, oldest_to_stay, passed_by};
+pub use retention::{
+    DeletableFiles, PassedCheckpoints, Retention, is_sweep_due, oldest_to_stay, passed_by,
+};
 pub use shortage::{MemoryShortage, ShortageRemedy, remedy};
 pub use table_time::{PartitionTimes, UnfinishedVersion, through_versions};
 pub use version::{AGGREGATE, BatchVersion, DeadLetter, OperatorState, StateFile};

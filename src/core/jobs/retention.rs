@@ -69,7 +69,7 @@ pub fn is_sweep_due(history: &JobHistory, retention: Retention, now: i64) -> boo
 
 /// The checkpoints that a newer one has passed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Passed<'a> {
+pub struct PassedCheckpoints<'a> {
     /// The last but one: entries before its number may be deleted. Its history says which files may ([`DeletableFiles`]).
     pub before: u64,
     /// Those before that one, which may be deleted.
@@ -79,9 +79,9 @@ pub struct Passed<'a> {
 /// What the checkpoint `own`, which was just written, has passed; `checkpoints` are the numbers of all that are there, ascending.
 /// None if another one is newer: the process that wrote it sweeps. A process that stalled before it wrote its own checkpoint
 /// would otherwise take that one for the one that was passed.
-pub fn passed_by(own: u64, checkpoints: &[u64]) -> Option<Passed<'_>> {
+pub fn passed_by(own: u64, checkpoints: &[u64]) -> Option<PassedCheckpoints<'_>> {
     match checkpoints {
-        [older @ .., before, newest] if *newest == own => Some(Passed {
+        [older @ .., before, newest] if *newest == own => Some(PassedCheckpoints {
             before: *before,
             older,
         }),
@@ -157,7 +157,7 @@ mod tests {
     #[test]
     fn a_checkpoint_passes_the_one_before_if_it_is_the_newest() {
         assert_eq!(passed_by(9, &[9]), None);
-        let passed = |before, older| Some(Passed { before, older });
+        let passed = |before, older| Some(PassedCheckpoints { before, older });
         assert_eq!(passed_by(9, &[5, 9]), passed(5, &[]));
         assert_eq!(passed_by(9, &[1, 3, 5, 9]), passed(5, &[1, 3]));
         // It stalled before it wrote its own.

@@ -27,9 +27,9 @@ const RETENTION: Retention = Retention {
 #[derive(Default)]
 struct World {
     /// The entries of the log that were not deleted.
-    log: BTreeMap<u64, Written>,
+    log: BTreeMap<u64, WrittenEntry>,
     /// Writes whose writers have heard nothing, and which arrive much later.
-    late: VecDeque<(u64, Written)>,
+    late: VecDeque<(u64, WrittenEntry)>,
     /// The text of each checkpoint.
     checkpoints: BTreeMap<u64, JobHistory>,
     /// The numbers of the batches whose late rows and dead letters a pack has.
@@ -52,7 +52,7 @@ struct World {
 
 /// An entry as it stands in the log.
 #[derive(Clone)]
-struct Written {
+struct WrittenEntry {
     /// No other entry has it, nor the same one when it is sent again.
     id: String,
     entry: LogEntry,
@@ -139,9 +139,9 @@ impl World {
     }
 
     /// An entry with an id that was never written.
-    fn written(&mut self, entry: &LogEntry) -> Written {
+    fn written(&mut self, entry: &LogEntry) -> WrittenEntry {
         self.ids += 1;
-        Written {
+        WrittenEntry {
             id: self.ids.to_string(),
             entry: entry.clone(),
         }

@@ -261,7 +261,7 @@ async fn refusal(place: &str, what: &str, status: StatusCode, response: Response
             Error::invalid(format!(
                 "the schema registry at {place} refused {what}{said}"
             ))
-            .of_no_row()
+            .without_row()
         }
         status => Error::unavailable(format!(
             "the schema registry at {place} answered {} for {what}{said}",

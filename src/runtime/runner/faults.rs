@@ -78,7 +78,7 @@ impl JobRunner<'_> {
         let shortage = self.job.query.take_shortage();
         let has_fewer = self.pace.too_large(rows);
         let job = &self.job.name;
-        match remedy(shortage.filter(|_| error.is_of_pool()), has_fewer) {
+        match remedy(shortage.filter(|_| error.is_exhausted_pool()), has_fewer) {
             ShortageRemedy::Wait => Err(Error::unavailable(format!(
                 "other work holds memory that a batch needs: {}",
                 error.message()
@@ -134,7 +134,7 @@ impl JobRunner<'_> {
                 Ok(EndReason::Retry)
             }
             Ok(SearchOutcome::Together(error)) => self.too_large(&error, chosen.rows),
-            Err(error) if error.is_of_pool() => self.too_large(&error, chosen.rows),
+            Err(error) if error.is_exhausted_pool() => self.too_large(&error, chosen.rows),
             Err(error) => Err(error),
         }
     }

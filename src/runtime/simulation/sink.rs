@@ -16,7 +16,7 @@ use super::world::Process;
 use crate::core::jobs::recovery::BEGINNING;
 use crate::core::jobs::{BatchVersion, Identity, JobHistory, SourceProgress};
 use crate::error::{Error, ErrorKind, Result};
-use crate::runtime::sink::{JobLog, JobSink, OpenSink, PendingRows, Witness, Written, own};
+use crate::runtime::sink::{JobLog, JobSink, OpenSink, PendingRows, SinkReport, Witness, own};
 use crate::runtime::sinks::numbered;
 use crate::streaming::BatchPlan;
 
@@ -117,11 +117,11 @@ struct UncommittedRows {
 }
 
 impl PendingRows for UncommittedRows {
-    fn written(&self) -> Written {
+    fn written(&self) -> SinkReport {
         // The file that a commit adds to a table; none for a topic.
         let file = &self.commit.file;
         let files = (!file.is_empty()).then(|| file.clone());
-        Written {
+        SinkReport {
             rows: self.commit.rows.len() as u64,
             published: BTreeMap::new(),
             files: files.into_iter().collect(),

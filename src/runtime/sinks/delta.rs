@@ -11,7 +11,7 @@ use crate::core::jobs::log::sequence_of;
 use crate::core::jobs::recovery::BEGINNING;
 use crate::core::jobs::{BatchVersion, Identity, JobHistory, SourceProgress};
 use crate::error::{Error, Result, Subject};
-use crate::runtime::sink::{JobLog, JobSink, OpenSink, PendingRows, Witness, Written, own};
+use crate::runtime::sink::{JobLog, JobSink, OpenSink, PendingRows, SinkReport, Witness, own};
 use crate::runtime::sinks::numbered;
 use crate::store::JobId;
 use crate::streaming::BatchPlan;
@@ -173,8 +173,8 @@ impl JobSink for TableSink {
 }
 
 impl PendingRows for PreparedWrite {
-    fn written(&self) -> Written {
-        Written {
+    fn written(&self) -> SinkReport {
+        SinkReport {
             rows: self.rows(),
             published: BTreeMap::new(),
             files: self.files(),

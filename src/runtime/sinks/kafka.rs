@@ -11,7 +11,7 @@ use datafusion::physical_plan::execute_stream;
 use crate::core::jobs::recovery::BEGINNING;
 use crate::core::jobs::{BatchVersion, Identity, JobHistory, SourceProgress};
 use crate::error::Result;
-use crate::runtime::sink::{JobLog, JobSink, OpenSink, PendingRows, Witness, Written};
+use crate::runtime::sink::{JobLog, JobSink, OpenSink, PendingRows, SinkReport, Witness};
 use crate::store::JobId;
 use crate::streaming::{BatchPlan, StreamTable};
 use crate::tables::kafka::{KafkaJobSink, KafkaTable, PublishedRows, TopicOffset, job_witness};
@@ -178,12 +178,12 @@ impl JobSink for TopicSink {
 }
 
 impl PendingRows for PublishedRows {
-    fn written(&self) -> Written {
+    fn written(&self) -> SinkReport {
         let of_partition = |(partition, (start, end)): (&i32, &(i64, i64))| {
             let (start, end) = (*start, *end);
             (*partition, SourceProgress { start, end })
         };
-        Written {
+        SinkReport {
             rows: self.rows,
             published: self.offsets.iter().map(of_partition).collect(),
             files: Vec::new(),

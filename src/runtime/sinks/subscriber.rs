@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 
 use crate::core::jobs::{BatchVersion, Identity, JobHistory, SourceProgress};
 use crate::error::{Error, Result};
-use crate::runtime::sink::{JobLog, JobSink, OpenSink, PendingRows, Witness, Written, own};
+use crate::runtime::sink::{JobLog, JobSink, OpenSink, PendingRows, SinkReport, Witness, own};
 use crate::runtime::sinks::numbered;
 use crate::streaming::BatchPlan;
 
@@ -98,10 +98,10 @@ impl JobSink for Subscriber {
 struct Unsent(Vec<RecordBatch>);
 
 impl PendingRows for Unsent {
-    fn written(&self) -> Written {
-        Written {
+    fn written(&self) -> SinkReport {
+        SinkReport {
             rows: self.0.iter().map(|batch| batch.num_rows() as u64).sum(),
-            ..Written::default()
+            ..SinkReport::default()
         }
     }
 }

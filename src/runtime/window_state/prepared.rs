@@ -138,7 +138,7 @@ impl Emitted {
                     "a group cannot be set aside: change the expression with CREATE OR REPLACE JOB, then RESUME JOB",
                 )
                 .context(group)
-                .of_record(),
+                .mark_record(),
             // No single group is to blame, or the search failed.
             Ok(None) | Err(_) => error,
         }

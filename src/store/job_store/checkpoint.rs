@@ -2,7 +2,7 @@
 
 use super::JobStore;
 use super::paths::{JobId, checkpoint_path, log_folder, number_of};
-use crate::core::jobs::{JobHistory, Passed, passed_by};
+use crate::core::jobs::{JobHistory, PassedCheckpoints, passed_by};
 use crate::error::Result;
 use crate::store::wire::{checkpoint_bytes, read_checkpoint};
 
@@ -24,7 +24,8 @@ impl JobStore {
             .create(&checkpoint_path(id, history.next), bytes)
             .await?;
         let checkpoints = self.checkpoints(id).await?;
-        let Some(Passed { before, older }) = passed_by(history.next, &checkpoints) else {
+        let Some(PassedCheckpoints { before, older }) = passed_by(history.next, &checkpoints)
+        else {
             return Ok(None);
         };
         // A reader of the checkpoint before still finds the entries after it.

@@ -364,7 +364,7 @@ impl DeltaTableHandle {
             self.location()
         ))
         .with_help("nothing was written; run the statement again")
-        .of_conflict()
+        .mark_conflict()
     }
 
     /// The error of a commit with an unknown outcome.

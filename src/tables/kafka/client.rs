@@ -489,7 +489,7 @@ pub(crate) fn code_error(
             let error = about(Error::new(kind, said)).with_help(help);
             match is_of_row {
                 true => error,
-                false => error.of_no_row(),
+                false => error.without_row(),
             }
         }
     }

@@ -93,7 +93,7 @@ fn bytes<R: Record>(
                     message.offset()
                 ))
                 .with_help(format!("declare the column of metadata '{what}' as BINARY"))
-                .of_record());
+                .mark_record());
             }
         }
     }

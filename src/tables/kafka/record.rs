@@ -244,7 +244,7 @@ fn cannot_decode(message: &impl Record, bad: &BadRow) -> Error {
     error.with_help(
         "option 'on_error' 'null' reads what fits, 'dead_letter' sets such records aside in a table",
     )
-    .of_record()
+    .mark_record()
 }
 
 /// The mark of a record, by which it is recognized later.
