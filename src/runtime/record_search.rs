@@ -122,6 +122,11 @@ mod tests {
         let size = together(Error::new(ErrorKind::Exhausted, "too much"));
         assert!(matches!(size, Ok(SearchOutcome::Together(_))), "{size:?}");
         let sum = together(Error::data("too much")).unwrap_err();
-        assert!(sum.help().unwrap().contains("fail alone"), "{sum:?}");
+        assert!(
+            sum.help()
+                .unwrap()
+                .contains("no single record makes the batch fail"),
+            "{sum:?}"
+        );
     }
 }

@@ -281,7 +281,12 @@ fn a_table_that_was_restored_to_an_earlier_day_is_found() {
     std::fs::remove_dir_all(work.path("kept")).unwrap();
     let gone = work.anabranch(&["check", "--sink", "--format", "csv"]);
     assert_eq!(gone.code, Some(1), "{gone:#?}");
-    assert!(gone.out.contains("there is no Delta table"), "{}", gone.out);
+    assert!(
+        gone.out
+            .contains("the Delta table at 'kept' no longer exists"),
+        "{}",
+        gone.out
+    );
     assert!(!work.path("kept").exists());
 }
 

@@ -77,11 +77,11 @@ mod tests {
     #[tokio::test]
     async fn argument_type_errors_of_the_engine_name_the_function() {
         let error = real("SELECT array_append([1], 'x')").await;
-        let said = "array_append does not accept these arguments";
+        let said = "array_append does not accept arguments of these types";
         assert!(error.message().starts_with(said), "{error}");
         assert_eq!(error.subjects(), [Subject::function("array_append")]);
         let error = real("SELECT avg(s) FROM t").await;
-        let said = "avg does not accept these arguments";
+        let said = "avg does not accept arguments of these types";
         assert!(error.message().starts_with(said), "{error}");
     }
 

@@ -199,7 +199,7 @@ mod tests {
             format!("a || '{}'", "x".repeat(100_000)),
         ] {
             let error = of(list).unwrap_err();
-            assert!(error.message().contains("too much"), "{error}");
+            assert!(error.message().contains("too many parts"), "{error}");
         }
     }
 }

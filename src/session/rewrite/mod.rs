@@ -363,9 +363,18 @@ async fn constant_plan(
 ) -> Result<LogicalPlan> {
     let state = context.state();
     let mut statement = state.sql_to_statement(
-        &format!("SELECT CAST({expr} AS {})", unit.sql_type()),
+        &format!("SELECT CAST(NULL AS {})", unit.sql_type()),
         &datafusion::config::Dialect::Generic,
     )?;
+    // Its syntax tree takes the place of NULL: the text of a query in it may need the dialect that it was typed in.
+    if let SqlStatement::Statement(select) = &mut statement
+        && let AnsiStatement::Query(query) = select.as_mut()
+        && let SetExpr::Select(select) = query.body.as_mut()
+        && let [SelectItem::UnnamedExpr(Expr::Cast { expr: operand, .. })] =
+            select.projection.as_mut_slice()
+    {
+        operand.as_mut().clone_from(expr);
+    }
     // A query in it is one like any other.
     Box::pin(prepare(context, catalog, &mut statement)).await?;
     let plan = state.statement_to_plan(statement).await;

@@ -306,7 +306,7 @@ for row in rows("SELECT * FROM t ORDER BY id"): print(row)
     assert_eq!(
         said,
         "[(2,)] [(1,), (2,)]\n\
-         [(2,)]\n\
+         []\n\
          (1, 3, 'z', datetime.date(2025, 2, 3), Decimal('1.25'))\n\
          (2, 5, 'y', datetime.date(2025, 1, 2), Decimal('2.00'))\n\
          (3, 4, None, None, None)\n"

@@ -210,7 +210,7 @@ fn errors_have_their_place() {
         (
             "SET datafusion.execution.batch_size = 7",
             404,
-            "there is no setting datafusion.execution.batch_size",
+            "unknown setting datafusion.execution.batch_size",
         ),
     ] {
         let wrong = served.query(sql);

@@ -145,9 +145,10 @@ def insert(user, name):
     way, sql = dice.choice([("rows", "INSERT INTO {} VALUES (7)"), ("script", "INSERT INTO {} VALUES (8)"), ("rows", "EXPLAIN INSERT INTO {} VALUES (9)"),
         ("ingest", "{}")])
     works = is_table(name) and opens(user, name)
-    # EXPLAIN may show why there is no plan.
-    if sql.startswith("EXPLAIN") and name in VIEWS: works = None
-    ask(user, sql.format(name), way, "write", lists(user, name), works, target=name if way != "ingest" else None)
+    # EXPLAIN writes nothing, and may show why there is no plan.
+    explains = sql.startswith("EXPLAIN")
+    if explains and name in VIEWS: works = None
+    ask(user, sql.format(name), way, "read" if explains else "write", lists(user, name), works, target=name if way != "ingest" else None)
 def insert_query(user, name):
     other = dice.choice(TABLES + OF_JOBS + VIEWS)
     works = is_table(name) and opens(user, name) and opens(user, other)

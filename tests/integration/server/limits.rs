@@ -121,7 +121,7 @@ def ask():
 threads = [threading.Thread(target=ask) for _ in range(2)]
 for thread in threads: thread.start()
 until(lambda: sorted(row[2] for row in running(db)), lambda found: found == ["RUNNING", "WAITING"])
-print(until(lambda: refused(rows, db, "SELECT 1"), lambda found: "at work" in found))
+print(until(lambda: refused(rows, db, "SELECT 1"), lambda found: "are running" in found))
 while any(thread.is_alive() for thread in threads):
     for row in running(db): refused(rows, db, f"KILL QUERY '{row[0]}'")
 print(sorted(answer.split("(")[0] for answer in answers), rows(db, "SELECT 1"))

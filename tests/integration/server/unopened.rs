@@ -201,7 +201,7 @@ fn an_unmounted_folder_is_not_recreated() {
     }
     let served = TestServer::start(&work, &["--metrics", "127.0.0.1:0"]);
     assert_eq!(
-        served.python(AWAY, &["there is no Delta table", page(&served)]),
+        served.python(AWAY, &["no longer exists", page(&served)]),
         "asked\n"
     );
     for table in ["seen", "kept"] {
@@ -264,7 +264,7 @@ print(rows(db, "SHOW TABLES"), rows(db, "SELECT count(*) FROM other"))
 const WAITS: &str = r#"
 db = connect()
 job = until(lambda: rows(db, "SELECT state, reason FROM system.jobs WHERE job = 'copy'"), lambda job: job and job[0][0] == "WAITING", 90)
-assert "cannot be opened" in job[0][1] and "there is no Delta table" in job[0][1], job
+assert "cannot be opened" in job[0][1] and "no longer exists" in job[0][1], job
 print("waits")
 "#;
 
