@@ -28,6 +28,7 @@ mod handle;
 mod identity;
 mod lineage;
 mod location;
+mod log_scan;
 mod maintain;
 mod mapping;
 mod nan_stats;

@@ -14,6 +14,7 @@ use deltalake::delta_datafusion::{DeltaScanConfig, DeltaScanNext, FileSelection}
 use deltalake::{DeltaTable, DeltaTableError};
 
 use super::features::for_scans;
+use super::log_scan::LogScanExec;
 use super::variant::VariantTexts;
 use crate::tables::parquet::holds_floats;
 
@@ -129,6 +130,7 @@ impl TableScan {
         let pushed = filters.iter().filter(|filter| self.may_prune_by(filter));
         let pushed: Vec<Expr> = pushed.cloned().collect();
         let plan = self.scan.scan(session, projection, &pushed, limit).await?;
+        let plan = LogScanExec::over(plan);
         match &self.variants {
             Some(variants) => variants.over(plan),
             None => Ok(plan),
