@@ -95,6 +95,36 @@ fn each_batch_reads_a_static_table_as_it_is_then() {
 }
 
 #[test]
+fn loss_1_records_are_read_where_no_row_can_pass_the_filter() {
+    let windows = "SELECT 'x', window_start, count(*) \
+         FROM TUMBLE(TABLE ticks, DESCRIPTOR(t), INTERVAL '10 seconds') WHERE k = NULL GROUP BY window_start";
+    for (name, select, watermark) in [
+        (
+            "nothing-rows",
+            "SELECT 'x', t, k FROM ticks WHERE false",
+            serde_json::Value::Null,
+        ),
+        ("nothing-windows", windows, "2025-01-01T00:00:14Z".into()),
+    ] {
+        let pipeline = countries(name);
+        let job = format!(
+            "CREATE JOB nothing WITH ('trigger' '10 milliseconds') AS INSERT INTO kept {select};\n"
+        );
+        pipeline.work.file("job.sql", &job);
+        pipeline.tick(0..20);
+        pipeline.produce("{\"k\":\"no number\"}\n");
+        pipeline.catch_up("job.sql").ok();
+        let read = pipeline.one("SELECT sum(rows_in) AS n FROM system.batches");
+        assert_eq!(read["n"], 21, "{name}");
+        let reached = "SELECT CAST(watermark AS VARCHAR) AS w FROM system.batches ORDER BY batch";
+        assert_eq!(pipeline.one(reached)["w"], watermark, "{name}");
+        let dead = pipeline.one("SELECT count(*) AS n FROM system.dead_letters");
+        assert_eq!(dead["n"], 1, "{name}");
+        assert_eq!(pipeline.named("kept"), Vec::<String>::new(), "{name}");
+    }
+}
+
+#[test]
 fn windows_count_joined_rows_and_the_watermark_advances_without_any() {
     let pipeline = countries("joins-windows");
     pipeline.work.file(
