@@ -10,7 +10,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
-use anabranch_udfs::only_child;
+use anabranch_udfs::{only_child, passes_rows_on};
 use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::common::internal_err;
@@ -207,7 +207,7 @@ fn lock(read: &Mutex<DrainState>) -> MutexGuard<'_, DrainState> {
 
 impl fmt::Debug for DrainExec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("WholeExec")
+        f.debug_struct("DrainExec")
             .field("input", &self.input)
             .finish_non_exhaustive()
     }
@@ -215,43 +215,18 @@ impl fmt::Debug for DrainExec {
 
 impl DisplayAs for DrainExec {
     fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "WholeExec")
+        write!(f, "DrainExec")
     }
 }
 
 impl ExecutionPlan for DrainExec {
-    fn name(&self) -> &'static str {
-        "WholeExec"
-    }
-
-    fn properties(&self) -> &Arc<PlanProperties> {
-        self.input.properties()
-    }
-
-    fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
-        vec![&self.input]
-    }
-
-    fn maintains_input_order(&self) -> Vec<bool> {
-        vec![true]
-    }
-
-    fn benefits_from_input_partitioning(&self) -> Vec<bool> {
-        vec![false]
-    }
-
-    fn apply_expressions(
-        &self,
-        _: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>,
-    ) -> Result<TreeNodeRecursion> {
-        Ok(TreeNodeRecursion::Continue)
-    }
+    passes_rows_on!("DrainExec");
 
     fn with_new_children(
         self: Arc<Self>,
         children: Vec<Arc<dyn ExecutionPlan>>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        let input = only_child("WholeExec", children)?;
+        let input = only_child("DrainExec", children)?;
         Ok(Arc::new(Self::new(input)))
     }
 
@@ -261,7 +236,7 @@ impl ExecutionPlan for DrainExec {
         context: Arc<TaskContext>,
     ) -> Result<SendableRecordBatchStream> {
         let Some(read) = self.reads.get(partition) else {
-            return internal_err!("WholeExec has no partition {partition}");
+            return internal_err!("DrainExec has no partition {partition}");
         };
         let mut state = lock(read);
         if !matches!(*state, DrainState::NotBegun) {

@@ -47,7 +47,7 @@ fn no_side_output(rows: usize) -> ArrayRef {
 /// Gives the rows of its input, and the side output of its task in a last partition.
 ///
 /// Schema: the input's columns, which may be NULL, then a column of [`side_schema`] that is NULL in the input's rows. The last
-/// partition waits for the others, reads what they left unread below [`DrainExec`](crate::streaming::drain::WholeExec), and ends the task.
+/// partition waits for the others, reads what they left unread below [`DrainExec`](crate::streaming::drain::DrainExec), and ends the task.
 #[derive(Debug)]
 pub struct SideOutputExec {
     input: Arc<dyn ExecutionPlan>,

@@ -1,4 +1,4 @@
-//! Children of operators that have one input.
+//! Operators that have one input: how they take another one, and the methods of those that pass its rows on.
 
 use std::sync::Arc;
 
@@ -18,6 +18,46 @@ pub fn only_child(
         (Some(input), true) => Ok(input),
         _ => internal_err!("{operator} takes one child"),
     }
+}
+
+/// The methods of an operator that passes on the rows of its field `input`, in the same columns, partitions and order, and has
+/// no expressions. They stand in its `impl ExecutionPlan`; the macro takes the operator's name.
+#[macro_export]
+macro_rules! passes_rows_on {
+    ($name:literal) => {
+        fn name(&self) -> &'static str {
+            $name
+        }
+
+        fn properties(&self) -> &::std::sync::Arc<::datafusion::physical_plan::PlanProperties> {
+            self.input.properties()
+        }
+
+        fn children(
+            &self,
+        ) -> ::std::vec::Vec<&::std::sync::Arc<dyn ::datafusion::physical_plan::ExecutionPlan>> {
+            ::std::vec![&self.input]
+        }
+
+        fn maintains_input_order(&self) -> ::std::vec::Vec<bool> {
+            ::std::vec![true]
+        }
+
+        fn benefits_from_input_partitioning(&self) -> ::std::vec::Vec<bool> {
+            ::std::vec![false]
+        }
+
+        fn apply_expressions(
+            &self,
+            _: &mut dyn FnMut(
+                &::std::sync::Arc<dyn ::datafusion::physical_plan::PhysicalExpr>,
+            ) -> ::datafusion::error::Result<
+                ::datafusion::common::tree_node::TreeNodeRecursion,
+            >,
+        ) -> ::datafusion::error::Result<::datafusion::common::tree_node::TreeNodeRecursion> {
+            ::std::result::Result::Ok(::datafusion::common::tree_node::TreeNodeRecursion::Continue)
+        }
+    };
 }
 
 #[cfg(test)]

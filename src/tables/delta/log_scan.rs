@@ -7,14 +7,12 @@
 use std::fmt;
 use std::sync::Arc;
 
-use anabranch_udfs::only_child;
-use datafusion::common::tree_node::TreeNodeRecursion;
+use anabranch_udfs::{only_child, passes_rows_on};
 use datafusion::common::{Statistics, internal_err};
 use datafusion::error::Result;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_plan::{
-    ChildStats, DisplayAs, DisplayFormatType, ExecutionPlan, PhysicalExpr, PlanProperties,
-    StatisticsArgs,
+    ChildStats, DisplayAs, DisplayFormatType, ExecutionPlan, StatisticsArgs,
 };
 
 const NAME: &str = "LogScanExec";
@@ -45,32 +43,7 @@ impl DisplayAs for LogScanExec {
 }
 
 impl ExecutionPlan for LogScanExec {
-    fn name(&self) -> &'static str {
-        NAME
-    }
-
-    fn properties(&self) -> &Arc<PlanProperties> {
-        self.input.properties()
-    }
-
-    fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
-        vec![&self.input]
-    }
-
-    fn maintains_input_order(&self) -> Vec<bool> {
-        vec![true]
-    }
-
-    fn benefits_from_input_partitioning(&self) -> Vec<bool> {
-        vec![false]
-    }
-
-    fn apply_expressions(
-        &self,
-        _: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>,
-    ) -> Result<TreeNodeRecursion> {
-        Ok(TreeNodeRecursion::Continue)
-    }
+    passes_rows_on!("LogScanExec");
 
     fn with_new_children(
         self: Arc<Self>,
