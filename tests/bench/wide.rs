@@ -231,7 +231,7 @@ fn standing(bench: &Bench, bootstrap: &str, folder: &Path, report: &mut Report) 
     stop.store(true, Ordering::Relaxed);
     sender.join().unwrap();
     report.batches(
-        "batches of a job in a server that nobody asks",
+        "batches of a job in a server without statements",
         before.0,
         before.1,
         None,
