@@ -13,7 +13,6 @@ use arrow::datatypes::{DataType, Field, FieldRef};
 use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::common::{DFSchema, ExprSchema, Result, ScalarValue};
 use datafusion::config::ConfigOptions;
-use datafusion::logical_expr::expr_rewriter::NamePreserver;
 use datafusion::logical_expr::planner::{ExprPlanner, PlannerResult, RawBinaryExpr};
 use datafusion::logical_expr::type_coercion::binary::{comparison_coercion, type_union_resolution};
 use datafusion::logical_expr::{
@@ -23,7 +22,7 @@ use datafusion::optimizer::AnalyzerRule;
 use datafusion::sql::sqlparser::ast::BinaryOperator;
 
 use crate::checked::{type_of, wide};
-use crate::operands::{cast_rows, element_of, inputs, of_one_type};
+use crate::operands::{cast_rows, element_of, inputs, map_named_expressions, of_one_type};
 
 /// Functions that cast their arguments to one type.
 const OF_ONE_TYPE: [&str; 14] = [
@@ -190,12 +189,8 @@ impl AnalyzerRule for DoubleBeforeDecimal {
                 other => other,
             };
             let schema = inputs(&node)?;
-            let names = NamePreserver::new(&node);
-            let node = node.map_expressions(|expr| {
-                let name = names.save(&expr);
-                let changed =
-                    expr.transform_up(|expr| in_doubles(expr, &schema, RealArithmetic::Widened))?;
-                Ok(changed.update_data(|expr| name.restore(expr)))
+            let node = map_named_expressions(node, |expr| {
+                expr.transform_up(|expr| in_doubles(expr, &schema, RealArithmetic::Widened))
             })?;
             node.transform_data(|node| Ok(Transformed::yes(node.recompute_schema()?)))
         })?;

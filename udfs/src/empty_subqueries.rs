@@ -8,11 +8,10 @@ use std::sync::Arc;
 use datafusion::common::Result;
 use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::config::ConfigOptions;
-use datafusion::logical_expr::expr_rewriter::NamePreserver;
 use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, Subquery};
 use datafusion::optimizer::AnalyzerRule;
 
-use crate::operands::{any_expr, any_node, with_rows};
+use crate::operands::{any_expr, any_node, map_named_expressions, with_rows};
 use crate::values::per_row;
 
 /// Marks the values of subqueries as nullable.
@@ -31,14 +30,7 @@ impl AnalyzerRule for EmptySubqueries {
         let mut any = false;
         let changed = plan.transform_up_with_subqueries(|plan| {
             let changed = match has_any(&plan) {
-                true => {
-                    let names = NamePreserver::new(&plan);
-                    plan.map_expressions(|expr| {
-                        let name = names.save(&expr);
-                        let changed = expr.transform_up(nullable)?;
-                        Ok(changed.update_data(|expr| name.restore(expr)))
-                    })?
-                }
+                true => map_named_expressions(plan, |expr| expr.transform_up(nullable))?,
                 false => Transformed::no(plan),
             };
             any |= changed.transformed;

@@ -5,9 +5,10 @@ use datafusion::common::Result;
 use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::config::ConfigOptions;
 use datafusion::logical_expr::expr::{AggregateFunction, Case};
-use datafusion::logical_expr::expr_rewriter::NamePreserver;
 use datafusion::logical_expr::{Expr, LogicalPlan};
 use datafusion::optimizer::AnalyzerRule;
+
+use crate::operands::map_named_expressions;
 
 /// Wraps the arguments of aggregates in the condition of FILTER.
 #[derive(Debug)]
@@ -23,12 +24,8 @@ impl AnalyzerRule for FilteredArguments {
             if !matches!(plan, LogicalPlan::Window(_) | LogicalPlan::Aggregate(_)) {
                 return Ok(Transformed::no(plan));
             }
-            let names = NamePreserver::new(&plan);
-            let plan = plan.map_expressions(|expr| {
-                let name = names.save(&expr);
-                let guarded = expr.transform_up(|expr| Ok(guarded(expr)))?;
-                Ok(guarded.update_data(|expr| name.restore(expr)))
-            })?;
+            let plan =
+                map_named_expressions(plan, |expr| expr.transform_up(|expr| Ok(guarded(expr))))?;
             // The nullability has changed.
             plan.map_data(LogicalPlan::recompute_schema)
         })?;

@@ -90,6 +90,7 @@ pub use incremental::{
 pub use is_final::{IS_FINAL, IsFinalPlanner, is_final};
 pub use membership::NullAwareMembership;
 pub use offsets::{next_offsets, offsets_from, offsets_in};
+pub use operands::{map_named_expressions, only_argument};
 pub use planner::{WindowExtensionPlanner, WindowRelationPlanner};
 pub use push_down_filters::PushDownFilters;
 pub use ranges::EventTimeRanges;

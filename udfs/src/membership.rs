@@ -15,7 +15,6 @@ use datafusion::common::{
 use datafusion::config::ConfigOptions;
 use datafusion::functions_aggregate::expr_fn::count;
 use datafusion::logical_expr::expr::{Case, Exists, InSubquery, SetComparison};
-use datafusion::logical_expr::expr_rewriter::NamePreserver;
 use datafusion::logical_expr::{
     BinaryExpr, Distinct, Expr, ExprSchemable, Filter, Join, LogicalPlan, LogicalPlanBuilder,
     Operator, Projection, Subquery, lit, not,
@@ -23,7 +22,7 @@ use datafusion::logical_expr::{
 use datafusion::optimizer::AnalyzerRule;
 
 use crate::correlated::{SubqueryUse, check, check_values, check_within, without_unions};
-use crate::operands::{any_expr, any_node, subquery_of, with_rows};
+use crate::operands::{any_expr, any_node, map_named_expressions, subquery_of, with_rows};
 use crate::unjoinable::lateral;
 
 /// The name of the subquery's column that a value is compared with.
@@ -50,11 +49,8 @@ impl AnalyzerRule for NullAwareMembership {
         let rewritten = plan.transform_up_with_subqueries(|plan| {
             let plan = match any_expr(&plan, depends_on_row) {
                 true => {
-                    let names = NamePreserver::new(&plan);
-                    let each = plan.map_expressions(|expr| {
-                        let name = names.save(&expr);
-                        let changed = without_unions(expr)?.transform_data(with_own_columns)?;
-                        Ok(changed.update_data(|expr| name.restore(expr)))
+                    let each = map_named_expressions(plan, |expr| {
+                        without_unions(expr)?.transform_data(with_own_columns)
                     });
                     each?.data
                 }
@@ -114,12 +110,7 @@ fn in_filter(mut filter: Filter) -> Result<Transformed<LogicalPlan>> {
 fn in_projection(list: Projection) -> Result<Transformed<LogicalPlan>> {
     let schema = Arc::clone(list.input.schema());
     let plan = LogicalPlan::Projection(list);
-    let names = NamePreserver::new(&plan);
-    plan.map_expressions(|expr| {
-        let name = names.save(&expr);
-        let counted = counted(expr, &schema)?;
-        Ok(counted.update_data(|expr| name.restore(expr)))
-    })
+    map_named_expressions(plan, |expr| counted(expr, &schema))
 }
 
 /// Rewrites the condition of a join. The result must have no further subqueries: the engine would not find their columns.

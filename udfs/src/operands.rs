@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, FieldRef};
-use datafusion::common::tree_node::TreeNodeRecursion;
-use datafusion::common::{DFSchema, Result};
+use datafusion::common::tree_node::{Transformed, TreeNodeRecursion};
+use datafusion::common::{DFSchema, Result, internal_err};
+use datafusion::logical_expr::expr_rewriter::NamePreserver;
 use datafusion::logical_expr::utils::merge_schema;
 use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, Subquery};
 
@@ -85,6 +86,34 @@ pub(crate) fn subquery_of(expr: &Expr) -> Option<&Subquery> {
         Expr::SetComparison(of) => Some(&of.subquery),
         Expr::ScalarSubquery(of) => Some(of),
         _ => None,
+    }
+}
+
+/// Changes the expressions of one node, and no others; its columns keep their names.
+///
+/// # Errors
+///
+/// Those of `change`.
+pub fn map_named_expressions(
+    plan: LogicalPlan,
+    mut change: impl FnMut(Expr) -> Result<Transformed<Expr>>,
+) -> Result<Transformed<LogicalPlan>> {
+    let names = NamePreserver::new(&plan);
+    plan.map_expressions(|expr| {
+        let name = names.save(&expr);
+        Ok(change(expr)?.update_data(|expr| name.restore(expr)))
+    })
+}
+
+/// The value that a function of one value is given, or its type or field.
+///
+/// # Errors
+///
+/// There are none or several.
+pub fn only_argument<'a, T>(function: &str, arguments: &'a [T]) -> Result<&'a T> {
+    match arguments {
+        [only] => Ok(only),
+        _ => internal_err!("{function} takes one value"),
     }
 }
 

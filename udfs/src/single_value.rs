@@ -14,7 +14,6 @@ use datafusion::common::{Column, Result, plan_err};
 use datafusion::config::ConfigOptions;
 use datafusion::functions_aggregate::array_agg::array_agg;
 use datafusion::functions_aggregate::first_last::first_value;
-use datafusion::logical_expr::expr_rewriter::NamePreserver;
 use datafusion::logical_expr::{
     ColumnarValue, Expr, FetchType, Limit, LogicalPlan, LogicalPlanBuilder, ScalarFunctionArgs,
     ScalarUDF, ScalarUDFImpl, Signature, SkipType, SortExpr, Subquery, Volatility,
@@ -22,6 +21,7 @@ use datafusion::logical_expr::{
 use datafusion::optimizer::AnalyzerRule;
 
 use crate::diagnostic::data_error;
+use crate::operands::{any_expr, map_named_expressions};
 
 /// The column of such a subquery. The engine adds the columns that are compared with the outer row: the name must differ from
 /// theirs.
@@ -39,19 +39,12 @@ impl AnalyzerRule for SingleValueSubqueries {
     fn analyze(&self, plan: LogicalPlan, _: &ConfigOptions) -> Result<LogicalPlan> {
         let mut any = false;
         let changed = plan.transform_up_with_subqueries(|plan| {
-            let has_any = plan.expressions().iter().any(|expr| {
+            let has_any = any_expr(&plan, |expr| {
                 let found = expr.exists(|part| Ok(is_one_value(part)));
                 found.unwrap_or(true)
             });
             let changed = match has_any {
-                true => {
-                    let names = NamePreserver::new(&plan);
-                    plan.map_expressions(|expr| {
-                        let name = names.save(&expr);
-                        let changed = expr.transform_up(valued)?;
-                        Ok(changed.update_data(|expr| name.restore(expr)))
-                    })?
-                }
+                true => map_named_expressions(plan, |expr| expr.transform_up(valued))?,
                 false => Transformed::no(plan),
             };
             any |= changed.transformed;

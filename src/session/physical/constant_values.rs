@@ -7,6 +7,7 @@
 
 use std::sync::Arc;
 
+use anabranch_udfs::only_argument;
 use datafusion::arrow::datatypes::{DataType, FieldRef};
 use datafusion::common::tree_node::{Transformed, TreeNode as _, TreeNodeRecursion};
 use datafusion::common::{DFSchemaRef, internal_err};
@@ -175,10 +176,8 @@ impl ScalarUDFImpl for SizeCheckedValue {
     }
 
     fn schema_name(&self, args: &[Expr]) -> Result<String> {
-        match args {
-            [of] => Ok(of.schema_name().to_string()),
-            _ => internal_err!("{} takes one value", self.name()),
-        }
+        let of = only_argument(self.name(), args)?;
+        Ok(of.schema_name().to_string())
     }
 
     fn signature(&self) -> &Signature {
@@ -186,17 +185,11 @@ impl ScalarUDFImpl for SizeCheckedValue {
     }
 
     fn return_type(&self, types: &[DataType]) -> Result<DataType> {
-        match types {
-            [of] => Ok(of.clone()),
-            _ => internal_err!("{} takes one value", self.name()),
-        }
+        only_argument(self.name(), types).cloned()
     }
 
     fn return_field_from_args(&self, args: ReturnFieldArgs) -> Result<FieldRef> {
-        match args.arg_fields {
-            [of] => Ok(Arc::clone(of)),
-            _ => internal_err!("{} takes one value", self.name()),
-        }
+        only_argument(self.name(), args.arg_fields).cloned()
     }
 
     fn invoke_with_args(&self, mut args: ScalarFunctionArgs) -> Result<ColumnarValue> {

@@ -9,6 +9,7 @@ use std::cell::Cell;
 use std::ops::Range;
 use std::sync::Arc;
 
+use anabranch_udfs::only_argument;
 use datafusion::arrow::array::ArrayRef;
 use datafusion::arrow::compute::SortOptions;
 use datafusion::arrow::datatypes::{DataType, FieldRef};
@@ -121,10 +122,8 @@ impl ScalarUDFImpl for NotedArgument {
     }
 
     fn schema_name(&self, args: &[Expr]) -> Result<String> {
-        match args {
-            [of] => Ok(of.schema_name().to_string()),
-            _ => internal_err!("{} takes one value", self.name()),
-        }
+        let of = only_argument(self.name(), args)?;
+        Ok(of.schema_name().to_string())
     }
 
     fn signature(&self) -> &Signature {
@@ -132,17 +131,11 @@ impl ScalarUDFImpl for NotedArgument {
     }
 
     fn return_type(&self, types: &[DataType]) -> Result<DataType> {
-        match types {
-            [of] => Ok(of.clone()),
-            _ => internal_err!("{} takes one value", self.name()),
-        }
+        only_argument(self.name(), types).cloned()
     }
 
     fn return_field_from_args(&self, args: ReturnFieldArgs) -> Result<FieldRef> {
-        match args.arg_fields {
-            [of] => Ok(Arc::clone(of)),
-            _ => internal_err!("{} takes one value", self.name()),
-        }
+        only_argument(self.name(), args.arg_fields).cloned()
     }
 
     fn invoke_with_args(&self, mut args: ScalarFunctionArgs) -> Result<ColumnarValue> {

@@ -29,7 +29,7 @@ use datafusion::logical_expr::{
     Signature, TryCast, Volatility,
 };
 
-use crate::operands::element_of;
+use crate::operands::{element_of, only_argument};
 
 use super::overflow::out_of_range;
 use super::rewrite::plain;
@@ -329,9 +329,7 @@ impl ScalarUDFImpl for RoundedCast {
 
     /// The engine's names omit casts.
     fn schema_name(&self, args: &[Expr]) -> Result<String> {
-        let [of] = args else {
-            return internal_err!("{} takes one value", self.name);
-        };
+        let of = only_argument(&self.name, args)?;
         Ok(plain(of.clone())?.schema_name().to_string())
     }
 
@@ -344,9 +342,7 @@ impl ScalarUDFImpl for RoundedCast {
     }
 
     fn return_field_from_args(&self, args: ReturnFieldArgs) -> Result<FieldRef> {
-        let [of] = args.arg_fields else {
-            return internal_err!("{} takes one value", self.name);
-        };
+        let of = only_argument(&self.name, args.arg_fields)?;
         let is_nullable = self.is_tried || of.is_nullable();
         Ok(Arc::new(Field::new(
             self.name(),
@@ -364,9 +360,7 @@ impl ScalarUDFImpl for RoundedCast {
     }
 
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
-        let [of] = args.args.as_slice() else {
-            return internal_err!("{} takes one value", self.name);
-        };
+        let of = only_argument(&self.name, &args.args)?;
         let is_scalar = matches!(of, ColumnarValue::Scalar(_));
         let values = of.to_array(if is_scalar { 1 } else { args.number_rows })?;
         let options = CastOptions {

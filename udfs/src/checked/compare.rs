@@ -10,11 +10,10 @@ use arrow::datatypes::DataType;
 use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::common::{DFSchema, ExprSchema, Result};
 use datafusion::config::ConfigOptions;
-use datafusion::logical_expr::expr_rewriter::NamePreserver;
 use datafusion::logical_expr::{Cast, Expr, ExprSchemable, LogicalPlan, Subquery};
 use datafusion::optimizer::AnalyzerRule;
 
-use crate::operands::{any_expr, cast_rows, inputs, of_one_type};
+use crate::operands::{any_expr, cast_rows, inputs, map_named_expressions, of_one_type};
 
 use super::decimals::digits;
 
@@ -56,11 +55,8 @@ impl AnalyzerRule for WidenDecimalComparisons {
                 return Ok(Transformed::new_transformed(plan, is_changed));
             }
             let schema = inputs(&plan)?;
-            let names = NamePreserver::new(&plan);
-            plan.map_expressions(|expr| {
-                let name = names.save(&expr);
-                let changed = expr.transform_up(|expr| with_room(expr, &schema))?;
-                Ok(changed.update_data(|expr| name.restore(expr)))
+            map_named_expressions(plan, |expr| {
+                expr.transform_up(|expr| with_room(expr, &schema))
             })
         })?;
         Ok(changed.data)

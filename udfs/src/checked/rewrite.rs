@@ -4,7 +4,6 @@ use arrow::datatypes::{DataType, Decimal128Type, Decimal256Type, DecimalType};
 use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::common::{DFSchema, Result, ScalarValue};
 use datafusion::config::ConfigOptions;
-use datafusion::logical_expr::expr_rewriter::NamePreserver;
 use datafusion::logical_expr::{
     BinaryExpr, Cast, Expr, ExprSchemable, LogicalPlan, Operator, TryCast,
 };
@@ -12,7 +11,7 @@ use datafusion::logical_expr_common::type_coercion::binary::BinaryTypeCoercer;
 use datafusion::optimizer::AnalyzerRule;
 
 use crate::filtered_arguments::unguarded;
-use crate::operands::{any_expr, inputs};
+use crate::operands::{any_expr, inputs, map_named_expressions};
 use crate::times::INTERVAL_LENGTH;
 use crate::values::{PER_ROW, TYPED_KEY, per_row};
 
@@ -36,12 +35,8 @@ impl AnalyzerRule for CheckedArithmetic {
                 return Ok(Transformed::no(plan));
             }
             let schema = inputs(&plan)?;
-            let names = NamePreserver::new(&plan);
-            plan.map_expressions(|expr| {
-                let name = names.save(&expr);
-                let checked =
-                    expr.transform_up(|expr| checked_node(expr, &schema, CastRounding::Round))?;
-                Ok(checked.update_data(|expr| name.restore(expr)))
+            map_named_expressions(plan, |expr| {
+                expr.transform_up(|expr| checked_node(expr, &schema, CastRounding::Round))
             })
         })?;
         Ok(checked.data)

@@ -13,7 +13,6 @@ use arrow::datatypes::{
 use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::common::{DFSchema, Result, ScalarValue, plan_err};
 use datafusion::config::ConfigOptions;
-use datafusion::logical_expr::expr_rewriter::NamePreserver;
 use datafusion::logical_expr::{
     BinaryExpr, Cast, ColumnarValue, Expr, ExprSchemable, LogicalPlan, Operator,
     ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
@@ -22,7 +21,7 @@ use datafusion::optimizer::AnalyzerRule;
 
 use super::{interval_keys, timestamp};
 use crate::checked::plain;
-use crate::operands::{any_expr, inputs};
+use crate::operands::{any_expr, inputs, map_named_expressions};
 
 /// INTERVAL.
 pub(super) const INTERVAL: DataType = DataType::Interval(IntervalUnit::MonthDayNano);
@@ -58,11 +57,8 @@ fn in_expressions(plan: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
         return Ok(Transformed::no(plan));
     }
     let schema = inputs(&plan)?;
-    let names = NamePreserver::new(&plan);
-    plan.map_expressions(|expr| {
-        let name = names.save(&expr);
-        let changed = expr.transform_up(|expr| by_length(expr, &schema))?;
-        Ok(changed.update_data(|expr| name.restore(expr)))
+    map_named_expressions(plan, |expr| {
+        expr.transform_up(|expr| by_length(expr, &schema))
     })
 }
 

@@ -6,7 +6,6 @@ use arrow::datatypes::{DataType, Field, TimeUnit};
 use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::common::{DFSchema, Result};
 use datafusion::config::ConfigOptions;
-use datafusion::logical_expr::expr_rewriter::NamePreserver;
 use datafusion::logical_expr::{
     Cast, Expr, ExprSchemable, LogicalPlan, LogicalPlanBuilder, Subquery, TryCast, Union, Values,
 };
@@ -14,7 +13,7 @@ use datafusion::optimizer::AnalyzerRule;
 
 use super::timestamp;
 use crate::doubles::is_of_one_type;
-use crate::operands::{any_expr, any_node, cast_rows, inputs, of_one_type};
+use crate::operands::{any_expr, any_node, cast_rows, inputs, map_named_expressions, of_one_type};
 
 /// Removes casts to nanoseconds from a plan: once before type coercion, for casts by the user, and once after it.
 #[derive(Debug)]
@@ -31,18 +30,15 @@ impl AnalyzerRule for MicrosecondTime {
         }
         let changed = plan.transform_up_with_subqueries(|node| {
             let schema = inputs(&node)?;
-            let names = NamePreserver::new(&node);
-            let node = node.map_expressions(|expr| {
-                let name = names.save(&expr);
+            let node = map_named_expressions(node, |expr| {
                 let has_casts = has_nanoseconds(&expr);
-                let micros = expr.transform_up(|expr| {
+                expr.transform_up(|expr| {
                     let micros = match has_casts {
                         true => in_microseconds(expr, &schema)?,
                         false => Transformed::no(expr),
                     };
                     micros.transform_data(|expr| of_one_unit(expr, &schema))
-                })?;
-                Ok(micros.update_data(|expr| name.restore(expr)))
+                })
             })?;
             // Types of inputs may have changed as well.
             node.transform_data(|node| Ok(Transformed::yes(with_schema(node)?)))
