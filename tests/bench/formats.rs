@@ -153,6 +153,34 @@ fn ours(
     }
 }
 
+/// Compares our decoder with a reader of Arrow's crates, which gets the messages joined to one text or one by one. The reader's
+/// faster way is the peer. `names` are those of the case and of the reader's crate.
+fn compare<Ours, Joined, Single>(
+    messages: &Messages<'_>,
+    report: &mut Report,
+    (case, library): (String, &str),
+    ours: impl Fn() -> Ours,
+    whole: impl Fn() -> Joined,
+    single: impl Fn() -> Single,
+) where
+    Ours: FnMut(&Messages<'_>) -> RecordBatch,
+    Joined: FnMut(&Messages<'_>) -> RecordBatch,
+    Single: FnMut(&Messages<'_>) -> RecordBatch,
+{
+    let read = batches(messages, ours());
+    same(messages, &read, &batches(messages, whole()));
+    same(messages, &read, &batches(messages, single()));
+    drop(read);
+    let (whole, single) = (taken(messages, whole()), taken(messages, single()));
+    report.add(&format!("{case}: {library}, messages joined"), &whole, None);
+    report.add(&format!("{case}: {library}, one by one"), &single, None);
+    report.add(
+        &format!("{case}: ours"),
+        &taken(messages, ours()),
+        Some((&faster(whole, single), ComparedFigure::Rate, "≥ 1")),
+    );
+}
+
 /// The messages of a batch as the lines of a text.
 fn joined<'a>(messages: &Messages<'_>, text: &'a mut Vec<u8>) -> &'a [u8] {
     text.clear();
@@ -204,18 +232,14 @@ fn json(messages: &Messages<'_>, report: &mut Report) -> Vec<RecordBatch> {
                 decoder.flush().unwrap().unwrap()
             }
         };
-        let read = batches(messages, ours(&format, &projection));
-        same(messages, &read, &batches(messages, whole()));
-        same(messages, &read, &batches(messages, single()));
-        drop(read);
-        let name = |how: &str| format!("JSON, {what}: {how}");
-        let (whole, single) = (taken(messages, whole()), taken(messages, single()));
-        report.add(&name("arrow-json, messages joined"), &whole, None);
-        report.add(&name("arrow-json, one by one"), &single, None);
-        report.add(
-            &name("ours"),
-            &taken(messages, ours(&format, &projection)),
-            Some((&faster(whole, single), ComparedFigure::Rate, "≥ 1")),
+        let names = (format!("JSON, {what}"), "arrow-json");
+        compare(
+            messages,
+            report,
+            names,
+            || ours(&format, &projection),
+            whole,
+            single,
         );
     }
     batches(messages, ours(&format, &projections(&declared)[0].0))
@@ -248,18 +272,14 @@ fn csv(messages: &Messages<'_>, report: &mut Report) {
                 decoder.flush().unwrap().unwrap()
             }
         };
-        let read = batches(messages, ours(&format, &projection));
-        same(messages, &read, &batches(messages, whole()));
-        same(messages, &read, &batches(messages, single()));
-        drop(read);
-        let name = |how: &str| format!("CSV, {what}: {how}");
-        let (whole, single) = (taken(messages, whole()), taken(messages, single()));
-        report.add(&name("arrow-csv, messages joined"), &whole, None);
-        report.add(&name("arrow-csv, one by one"), &single, None);
-        report.add(
-            &name("ours"),
-            &taken(messages, ours(&format, &projection)),
-            Some((&faster(whole, single), ComparedFigure::Rate, "≥ 1")),
+        let names = (format!("CSV, {what}"), "arrow-csv");
+        compare(
+            messages,
+            report,
+            names,
+            || ours(&format, &projection),
+            whole,
+            single,
         );
     }
 }
@@ -281,8 +301,8 @@ impl SchemaRegistry for OneSchema {
     }
 }
 
-/// Ours reads records by arrow-avro; what is measured is what it adds: records of several schemas are told apart, columns are
-/// conformed to the declared ones, and each record has to be one and no more.
+/// Our decoder calls arrow-avro for the records. The benchmark measures what our decoder adds: it reads the schema's id of each
+/// message, conforms the columns to the declared ones, and refuses messages that have more than one record.
 fn avro(rows: &[RecordBatch], report: &mut Report) {
     let declared = json_schema();
     let options = [
