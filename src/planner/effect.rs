@@ -21,6 +21,14 @@ use crate::planner::statement_class::{
 use crate::planner::tables::normalize;
 
 impl Effect {
+    /// The table or view that the statement creates.
+    pub(crate) fn created_name(&self) -> Option<&str> {
+        match &self.writes {
+            Writes::Creates { name, .. } => name.as_deref(),
+            _ => None,
+        }
+    }
+
     /// A query over tables.
     fn query() -> Self {
         Self {

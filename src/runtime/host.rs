@@ -7,6 +7,7 @@ use std::sync::{Arc, OnceLock};
 use crate::error::{Error, Result};
 use crate::planner::{JobStatement, ParsedStatement, Statement, StatementClass, WordSpans};
 use crate::runtime::statements::Jobs;
+use crate::session::rewrite::arguments::Purpose;
 use crate::session::{Planned, PlannedStatement, Session, StatementOutcome};
 use crate::store::{DataDir, JobStore};
 
@@ -170,37 +171,19 @@ impl Host {
         }
     }
 
-    /// Plans a statement that returns rows, and does not start it.
+    /// Plans a statement that returns rows for this purpose, and does not start it.
     ///
     /// # Errors
     ///
     /// The statement's, with its place; a statement without rows.
-    pub(crate) async fn plan(&self, session: &Session, parsed: ParsedStatement) -> Result<Planned> {
-        self.plan_for(session, parsed, false).await
-    }
-
-    /// Plans a statement that returns rows for its columns alone: no query runs.
-    ///
-    /// # Errors
-    ///
-    /// As [`Host::plan`].
-    pub(crate) async fn describe(
+    pub(crate) async fn plan(
         &self,
         session: &Session,
         parsed: ParsedStatement,
-    ) -> Result<Planned> {
-        self.plan_for(session, parsed, true).await
-    }
-
-    async fn plan_for(
-        &self,
-        session: &Session,
-        parsed: ParsedStatement,
-        is_described: bool,
+        purpose: Purpose,
     ) -> Result<Planned> {
         match part_of(parsed)? {
-            Part::Session(parsed) if is_described => session.describe(*parsed).await,
-            Part::Session(parsed) => session.plan(*parsed).await,
+            Part::Session(parsed) => session.plan_for(*parsed, purpose).await,
             Part::Jobs { job, text, places } => {
                 let ready = async { self.jobs()?.execute(session, *job, &text).await };
                 let planned = Box::pin(ready).await.and_then(PlannedStatement::planned);
@@ -372,7 +355,9 @@ mod tests {
         assert!(matches!(done, StatementOutcome::Rows(_)));
         assert!(host.open_jobs().is_none());
         assert!(!data_dir.exists());
-        host.plan(&session, parsed("SHOW JOBS")).await.unwrap();
+        host.plan(&session, parsed("SHOW JOBS"), Purpose::Run)
+            .await
+            .unwrap();
         assert!(host.open_jobs().is_some());
         for sql in ["SHOW QUERIES", "KILL QUERY 'a'"] {
             let error = host.begin(&session, parsed(sql)).await.err().unwrap();

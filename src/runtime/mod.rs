@@ -11,6 +11,7 @@ mod consistency_check;
 mod describe;
 mod environment;
 mod failpoint;
+mod halving_search;
 mod heartbeat;
 pub(crate) mod host;
 mod identities;
@@ -28,7 +29,6 @@ mod retention;
 mod rewind;
 mod run;
 mod runner;
-mod search;
 mod set_aside_records;
 #[cfg(test)]
 mod simulation;

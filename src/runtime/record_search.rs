@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::runtime::batch::BatchRanges;
+use crate::runtime::halving_search::{SearchResult, search};
 use crate::runtime::job::ReadyJob;
 use crate::runtime::options::OnExpressionError;
-use crate::runtime::search::{SearchResult, search};
 use crate::runtime::set_aside_records::{RecordPosition, SetAsideRecords};
 use crate::runtime::sink::JobSink;
 use crate::runtime::source::{JobSources, SourcePlans};

@@ -72,14 +72,6 @@ pub(crate) fn in_force(entries: Vec<CatalogEntry>) -> Vec<Definition> {
     definitions.map(|(_, definition)| definition).collect()
 }
 
-/// The table or view that a statement defines.
-pub(crate) fn defined(effect: &Effect) -> Option<String> {
-    match &effect.writes {
-        Writes::Creates { name, .. } => name.clone(),
-        _ => None,
-    }
-}
-
 /// The table or view that a statement creates or replaces; `is_there` tells which ones exist.
 pub(crate) fn defined_name(effect: &Effect, is_there: impl Fn(&str) -> bool) -> Option<String> {
     match &effect.writes {

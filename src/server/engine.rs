@@ -21,7 +21,7 @@ use crate::runtime::{JobStatus, Jobs};
 use crate::server::auth::access::{Caller, Role};
 use crate::server::auth::locations;
 use crate::server::auth::locations::AllowedLocations;
-use crate::server::definitions::{defined, defined_name};
+use crate::server::definitions::defined_name;
 use crate::server::flight::sessions::{Sessions, Settings, setting};
 use crate::server::parse::definition;
 use crate::server::queries;
@@ -30,6 +30,7 @@ use crate::server::queries::session_pool::SessionPool;
 use crate::server::queries::statement::{ClientStatement as Running, TimeLimit};
 use crate::server::running_jobs::RunningJobs;
 use crate::server::waiting_jobs::WaitingJobs;
+use crate::session::rewrite::arguments::Purpose;
 use crate::session::{
     ClosedTables, ForkOptions, Planned, PlannedRows, SCHEMA, Session, StatementOutcome, TableFilter,
 };
@@ -151,9 +152,9 @@ impl Engine {
                         .with_help("it is applied at each start; a client runs the rest"),
                 ));
             }
-            let is_there = match defined(&parsed.effect) {
+            let is_there = match parsed.effect.created_name() {
                 Some(name) => {
-                    let definition = self.forks.defined().definition(&name);
+                    let definition = self.forks.defined().definition(name);
                     definition.is_ok_and(|known| known == text)
                 }
                 // A job that waits reads or writes a table that cannot be opened: starting it now would fail.
@@ -247,7 +248,7 @@ impl Engine {
         parsed: ParsedStatement,
         running: &Arc<Running>,
     ) -> Result<(Session, Planned)> {
-        self.plan_for(asked, parsed, running, false).await
+        self.plan_for(asked, parsed, running, Purpose::Run).await
     }
 
     /// Plans a query for its columns: none runs for it, and the plan may have to be made again when its rows are fetched.
@@ -261,7 +262,8 @@ impl Engine {
         parsed: ParsedStatement,
         running: &Arc<Running>,
     ) -> Result<(Session, Planned)> {
-        self.plan_for(asked, parsed, running, true).await
+        self.plan_for(asked, parsed, running, Purpose::Describe)
+            .await
     }
 
     async fn plan_for(
@@ -269,7 +271,7 @@ impl Engine {
         asked: &RequestContext,
         parsed: ParsedStatement,
         running: &Arc<Running>,
-        is_described: bool,
+        purpose: Purpose,
     ) -> Result<(Session, Planned)> {
         self.check(asked, &parsed)?;
         let session = self.fork(asked)?;
@@ -280,12 +282,7 @@ impl Engine {
         }
         let is_work =
             parsed.effect.class == StatementClass::Report && !parsed.effect.is_known_by_planning();
-        let planning = async {
-            match is_described {
-                true => self.host.describe(&session, parsed).await,
-                false => self.host.plan(&session, parsed).await,
-            }
-        };
+        let planning = self.host.plan(&session, parsed, purpose);
         let planned = match is_work {
             // Its work is done here, and takes as long as it takes.
             true => planning.await?,
@@ -398,7 +395,7 @@ impl Engine {
         let done = async move {
             let session = engine.fork(&asked)?;
             session.register_stream(name, rows)?;
-            let planning = engine.host.plan(&session, parsed);
+            let planning = engine.host.plan(&session, parsed, Purpose::Run);
             let planned = engine.work.planners.plan(&of, planning).await?;
             let written = session.begin(planned)?.written().await?;
             of.count(usize::try_from(written).unwrap_or(usize::MAX), 0);

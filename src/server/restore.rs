@@ -13,7 +13,7 @@ use crate::planner::{
     JobStatement, Parameters, ParsedStatement, Statement, normalize, parse_statement,
 };
 use crate::runtime::StopSignal;
-use crate::server::definitions::{Definition, defined, in_force, unreadable};
+use crate::server::definitions::{Definition, in_force, unreadable};
 use crate::server::engine::Engine;
 use crate::server::parse::{one_statement, parse};
 use crate::session::{ForkOptions, Session};
@@ -150,7 +150,7 @@ impl Engine {
         let session = session.fork(&ForkOptions::default())?;
         for definition in &history.tables {
             let mut parsed = unbound(definition).map_err(|error| unreadable(&error))?;
-            let name = defined(&parsed.effect);
+            let name = parsed.effect.created_name().map(str::to_owned);
             if is_known(&session, name.as_deref(), definition) {
                 continue;
             }
@@ -193,7 +193,9 @@ impl Engine {
         Ok(found.is_some_and(|(_, history)| {
             let is_here = |definition: &String| {
                 let parsed = unbound(definition);
-                let name = parsed.ok().and_then(|parsed| defined(&parsed.effect));
+                let name = parsed
+                    .ok()
+                    .and_then(|parsed| parsed.effect.created_name().map(str::to_owned));
                 is_known(&session, name.as_deref(), definition)
             };
             history.text == text && history.tables.iter().all(is_here)

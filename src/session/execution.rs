@@ -85,22 +85,23 @@ impl Session {
         self.plan_for(parsed, Purpose::Run).await
     }
 
-    /// Plans a statement that returns rows for its columns: no query runs, and what depends on the value of one is left open.
+    /// Plans a statement that returns rows for this purpose. If it is only described, no query runs, and what depends on the value
+    /// of one is left open.
     ///
     /// # Errors
     /// As [`Session::plan`].
-    pub(crate) async fn describe(&self, parsed: ParsedStatement) -> Result<Planned> {
-        let mut planned = self.plan_for(parsed, Purpose::Describe).await?;
-        planned.is_left_open = planned.answer.is_none() && self.catalog.is_left_open();
-        Ok(planned)
-    }
-
-    async fn plan_for(&self, parsed: ParsedStatement, purpose: Purpose) -> Result<Planned> {
+    pub(crate) async fn plan_for(
+        &self,
+        parsed: ParsedStatement,
+        purpose: Purpose,
+    ) -> Result<Planned> {
         let places = parsed.places.clone();
         let planned = async { self.ready(parsed, purpose).await?.planned() };
-        on_stack(planned)
-            .await
-            .map_err(|error| places.locate(error))
+        let planned = on_stack(planned).await;
+        let mut planned = planned.map_err(|error| places.locate(error))?;
+        planned.is_left_open =
+            purpose == Purpose::Describe && planned.answer.is_none() && self.catalog.is_left_open();
+        Ok(planned)
     }
 
     /// Starts a statement if it returns rows.

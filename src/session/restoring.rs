@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::{Error, Result};
-use crate::planner::{CreateView, Effect, ParsedStatement, Statement, Writes};
+use crate::planner::{CreateView, ParsedStatement, Statement};
 use crate::session::catalog::TableEntry;
 use crate::session::catalog::unopened_table::{UnopenedTable, within};
 use crate::session::sessions::Session;
@@ -61,12 +61,12 @@ impl Session {
             return Err(error);
         }
         let kept = parsed.clone();
-        if let Some(name) = created(&kept.effect) {
+        if let Some(name) = kept.effect.created_name() {
             // DataFusion's own statements refuse a name that is taken: here another definition may have it.
             self.catalog.remove(name);
         }
         let done = within(limit, self.execute(parsed)).await;
-        if let (Err(error), Some(name)) = (&done, created(&kept.effect)) {
+        if let (Err(error), Some(name)) = (&done, kept.effect.created_name()) {
             self.keep(name, Some(kept.clone()), &kept.text, error);
         }
         done.map(drop)
@@ -131,13 +131,5 @@ impl Session {
             self.catalog.set_restricted(name, true);
         }
         done.map(drop)
-    }
-}
-
-/// The table or view that a statement creates.
-fn created(effect: &Effect) -> Option<&str> {
-    match &effect.writes {
-        Writes::Creates { name, .. } => name.as_deref(),
-        _ => None,
     }
 }

@@ -3,10 +3,10 @@
 use crate::core::jobs::{JobPhase, LogEntry, ShortageRemedy, remedy};
 use crate::error::{Error, ErrorKind, Result};
 use crate::runtime::batch_run::ChosenBatch;
+use crate::runtime::halving_search::may_be_caused_by_record;
 use crate::runtime::owner::STATEMENT;
 use crate::runtime::record_search::{FailedBatch, SearchOutcome};
 use crate::runtime::runner::{EndReason, JobRunner, Owned};
-use crate::runtime::search::may_be_caused_by_record;
 use crate::runtime::takeover::{append_to, job_dropped};
 
 impl JobRunner<'_> {

@@ -10,8 +10,8 @@ use datafusion::arrow::row::{RowConverter, SortField};
 
 use crate::core::jobs::JobTime;
 use crate::error::{Error, Result};
+use crate::runtime::halving_search::{fault, halve, may_be_caused_by_record};
 use crate::runtime::job::ReadyJob;
-use crate::runtime::search::{fault, halve, may_be_caused_by_record};
 use crate::runtime::sink::JobSink;
 use crate::runtime::version::Input;
 use crate::state::StateChange;

@@ -12,6 +12,7 @@ use datafusion::error::Result as DataFusionResult;
 use datafusion::logical_expr::Expr;
 use datafusion::physical_plan::ExecutionPlan;
 
+use super::Purpose;
 use crate::error::Result;
 use crate::planner::{Parameters, ParsedStatement, Script, parse_statement};
 use crate::session::{Session, SessionOptions};
@@ -120,13 +121,18 @@ async fn no_query_runs_for_a_statement_that_is_only_described() {
         assert_eq!(progress.reads(), 0, "{sql}");
     }
     session.columns_of("public", "resumed").await.unwrap();
-    let described = session.describe(parsed(RESUMED)).await.unwrap();
+    let described = session
+        .plan_for(parsed(RESUMED), Purpose::Describe)
+        .await
+        .unwrap();
     assert_eq!(described.schema().fields().len(), 2);
     assert!(described.is_left_open());
     assert_eq!(progress.reads(), 0);
     // Such a plan never gives rows: some would be those of other arguments.
     assert!(session.begin(described).is_err());
-    let plain = session.describe(parsed("SELECT p FROM events")).await;
+    let plain = session
+        .plan_for(parsed("SELECT p FROM events"), Purpose::Describe)
+        .await;
     let plain = plain.unwrap();
     assert!(!plain.is_left_open());
     session.begin(plain).unwrap();
