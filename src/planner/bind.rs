@@ -3,10 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 
+use anabranch_udfs::WalkMut;
 use datafusion::sql::parser::{CopyToSource, Statement as SqlStatement};
-use datafusion::sql::sqlparser::ast::{
-    Expr, Query, TableFactor, Value, ValueWithSpan, VisitMut, VisitorMut,
-};
+use datafusion::sql::sqlparser::ast::{Expr, Query, TableFactor, Value, ValueWithSpan, VisitorMut};
 use datafusion::sql::sqlparser::tokenizer::{Location, Token};
 
 use crate::core::suggest::closest;
@@ -238,12 +237,12 @@ impl Parameters {
         Ok(())
     }
 
-    fn node(&mut self, node: &mut impl VisitMut) -> Result<()> {
+    fn node(&mut self, node: &mut impl WalkMut) -> Result<()> {
         let mut binder = ParameterBinder {
             parameters: self,
             in_arguments: vec![false],
         };
-        match node.visit(&mut binder) {
+        match node.walk_mut(&mut binder) {
             ControlFlow::Break(error) => Err(error),
             ControlFlow::Continue(()) => Ok(()),
         }

@@ -2,10 +2,11 @@
 
 use std::ops::ControlFlow;
 
+use anabranch_udfs::{Walk, WalkMut};
 use datafusion::sql::parser::Statement as SqlStatement;
 use datafusion::sql::sqlparser::ast::{
-    Expr, Ident, Insert, Query, SelectItem, SetExpr, Statement as AnsiStatement, Value, Visit,
-    VisitMut, Visitor, VisitorMut,
+    Expr, Ident, Insert, Query, SelectItem, SetExpr, Statement as AnsiStatement, Value, Visitor,
+    VisitorMut,
 };
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::parser::Parser;
@@ -30,7 +31,7 @@ pub fn inserts_one_row(parsed: &ParsedStatement) -> bool {
     one_row(insert).is_some_and(|row| {
         let mut other = UnsupportedPart { is_found: false };
         for expr in row {
-            let _ = Visit::visit(expr, &mut other);
+            let _ = Walk::walk(expr, &mut other);
         }
         !other.is_found
     })
@@ -60,7 +61,7 @@ pub fn read_bound_rows(statement: &mut SqlStatement) -> Result<()> {
         return Err(internal());
     };
     let items = row.into_iter().enumerate().map(|(place, mut expr)| {
-        let _ = VisitMut::visit(&mut expr, &mut ParameterColumns);
+        let _ = WalkMut::walk_mut(&mut expr, &mut ParameterColumns);
         SelectItem::ExprWithAlias {
             expr,
             alias: Ident::with_quote('"', format!("value {place}")),

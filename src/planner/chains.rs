@@ -3,10 +3,11 @@
 
 use std::ops::ControlFlow;
 
+use anabranch_udfs::WalkMut;
 use datafusion::sql::parser::{CopyToSource, Statement as SqlStatement};
 use datafusion::sql::sqlparser::ast::{
     BinaryOperator, Expr, GroupByExpr, Query, Select, SetExpr, SetOperator, Spanned as _,
-    Statement as AnsiStatement, TableFactor, Value, VisitMut, VisitorMut,
+    Statement as AnsiStatement, TableFactor, Value, VisitorMut,
 };
 use datafusion::sql::sqlparser::tokenizer::Span;
 
@@ -72,8 +73,8 @@ fn sql(statement: &mut SqlStatement) -> Result<()> {
     }
 }
 
-fn node(node: &mut impl VisitMut) -> Result<()> {
-    match node.visit(&mut ChainBalancer::default()) {
+fn node(node: &mut impl WalkMut) -> Result<()> {
+    match node.walk_mut(&mut ChainBalancer::default()) {
         ControlFlow::Continue(()) => Ok(()),
         ControlFlow::Break(error) => Err(error),
     }
@@ -428,7 +429,7 @@ mod tests {
             panic!("no statement")
         };
         let mut deepest = DepthMeasure(0, 0);
-        let _ = ansi.visit(&mut deepest);
+        let _ = ansi.walk_mut(&mut deepest);
         deepest.1
     }
 

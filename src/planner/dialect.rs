@@ -5,10 +5,8 @@ use std::any::TypeId;
 use std::cell::Cell;
 use std::ops::ControlFlow;
 
-use anabranch_udfs::parse_table_argument;
-use datafusion::sql::sqlparser::ast::{
-    BinaryOperator, CastKind, Expr, UnaryOperator, visit_expressions,
-};
+use anabranch_udfs::{Walk, parse_table_argument};
+use datafusion::sql::sqlparser::ast::{BinaryOperator, CastKind, Expr, UnaryOperator, Visitor};
 use datafusion::sql::sqlparser::dialect::{Dialect, GenericDialect, Precedence};
 use datafusion::sql::sqlparser::keywords::Keyword;
 use datafusion::sql::sqlparser::parser::{Parser, ParserError};
@@ -114,11 +112,20 @@ impl AnabranchDialect {
 }
 
 fn has_between(expr: &Expr) -> bool {
-    let found = visit_expressions(expr, |part| match part {
-        Expr::Between { .. } => ControlFlow::Break(()),
-        _ => ControlFlow::Continue(()),
-    });
-    found.is_break()
+    struct Betweens;
+
+    impl Visitor for Betweens {
+        type Break = ();
+
+        fn pre_visit_expr(&mut self, expr: &Expr) -> ControlFlow<()> {
+            match expr {
+                Expr::Between { .. } => ControlFlow::Break(()),
+                _ => ControlFlow::Continue(()),
+            }
+        }
+    }
+
+    expr.walk(&mut Betweens).is_break()
 }
 
 /// `ISNULL` after an expression, which the parser would take for an alias.

@@ -7,10 +7,11 @@
 
 use std::ops::ControlFlow;
 
+use anabranch_udfs::Walk;
 use datafusion::sql::parser::{CopyToSource, Statement as SqlStatement};
 use datafusion::sql::sqlparser::ast::{
     DescribeAlias, FromTable, ObjectName, ObjectNamePart, ObjectType, Query,
-    Statement as AnsiStatement, TableFactor, TableObject, Visit as _, Visitor,
+    Statement as AnsiStatement, TableFactor, TableObject, Visitor,
 };
 
 use crate::error::{Error, Result};
@@ -454,7 +455,7 @@ fn only_reads(query: &Query) -> Result<()> {
         }
     }
 
-    match query.visit(&mut NestedStatements) {
+    match query.walk(&mut NestedStatements) {
         ControlFlow::Continue(()) => Ok(()),
         ControlFlow::Break(name) => Err(Error::unsupported(format!(
             "{name} inside a query is not supported"

@@ -2,10 +2,11 @@
 
 use std::ops::ControlFlow;
 
+use anabranch_udfs::WalkMut;
 use datafusion::sql::parser::{CopyToSource, Statement as SqlStatement};
 use datafusion::sql::sqlparser::ast::{
     BinaryOperator, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgumentList,
-    FunctionArguments, Ident, ObjectName, ObjectNamePart, Value, VisitMut, VisitorMut,
+    FunctionArguments, Ident, ObjectName, ObjectNamePart, Value, VisitorMut,
 };
 use datafusion::sql::sqlparser::tokenizer::Span;
 
@@ -18,10 +19,10 @@ pub(crate) fn visit<V: VisitorMut>(
     visitor: &mut V,
 ) -> ControlFlow<V::Break> {
     match statement {
-        SqlStatement::Statement(ansi) => VisitMut::visit(ansi.as_mut(), visitor),
+        SqlStatement::Statement(ansi) => WalkMut::walk_mut(ansi.as_mut(), visitor),
         SqlStatement::Explain(explain) => visit(&mut explain.statement, visitor),
         SqlStatement::CopyTo(copy) => match &mut copy.source {
-            CopyToSource::Query(query) => VisitMut::visit(query.as_mut(), visitor),
+            CopyToSource::Query(query) => WalkMut::walk_mut(query.as_mut(), visitor),
             CopyToSource::Relation(_) => ControlFlow::Continue(()),
         },
         _ => ControlFlow::Continue(()),
@@ -65,7 +66,7 @@ pub(crate) fn find_relation(statement: &mut SqlStatement, table: &str) -> Option
     let mut finder = TableFinder(table, None);
     match statement {
         SqlStatement::Statement(ansi) => {
-            let _ = ansi.visit(&mut finder);
+            let _ = ansi.walk_mut(&mut finder);
         }
         SqlStatement::Explain(explain) => return find_relation(&mut explain.statement, table),
         _ => {}

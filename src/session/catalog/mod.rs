@@ -15,6 +15,7 @@ use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, RwLockWriteGuard};
 
+use anabranch_udfs::Walk;
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::catalog::view::ViewTable;
 use datafusion::catalog::{SchemaProvider, TableProvider};
@@ -24,7 +25,7 @@ use datafusion::execution::cache::cache_manager::FileStatisticsCache;
 use datafusion::logical_expr::{LogicalPlan, LogicalPlanBuilder};
 use datafusion::prelude::SessionContext;
 use datafusion::sql::parser::Statement as SqlStatement;
-use datafusion::sql::sqlparser::ast::{ObjectName, Query, Visit as _, Visitor};
+use datafusion::sql::sqlparser::ast::{ObjectName, Query, Visitor};
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 
@@ -597,7 +598,7 @@ impl Catalog {
                 seen: Vec::new(),
                 within: 0,
             };
-            with_stack(|| view.query.visit(&mut reads).is_break())
+            with_stack(|| view.query.walk(&mut reads).is_break())
         })
     }
 
@@ -645,7 +646,7 @@ impl Visitor for TableReferences<'_> {
                 }
                 self.seen.push(name);
                 self.within += 1;
-                let read = view.query.visit(self);
+                let read = view.query.walk(self);
                 self.within -= 1;
                 read
             }

@@ -10,7 +10,8 @@
 use std::collections::HashMap;
 use std::ops::ControlFlow;
 
-use datafusion::sql::sqlparser::ast::{Expr, ObjectName, ObjectNamePart, Query, Visit, Visitor};
+use anabranch_udfs::Walk;
+use datafusion::sql::sqlparser::ast::{Expr, ObjectName, ObjectNamePart, Query, Visitor};
 use datafusion::sql::sqlparser::tokenizer::Span;
 
 use crate::core::stack::with_stack;
@@ -31,7 +32,7 @@ const READ_AGAIN: u64 = 5_000_000;
 /// # Errors
 ///
 /// [`crate::error::ErrorKind::Exhausted`], at the name that makes it too large.
-pub(crate) fn check(catalog: &Catalog, node: &impl Visit) -> Result<()> {
+pub(crate) fn check(catalog: &Catalog, node: &impl Walk) -> Result<()> {
     let mut weigher = QueryWeigher {
         catalog,
         frames: vec![QueryFrame::default()],
@@ -41,7 +42,7 @@ pub(crate) fn check(catalog: &Catalog, node: &impl Visit) -> Result<()> {
         read_again: 0,
         place: None,
     };
-    match with_stack(|| node.visit(&mut weigher)) {
+    match with_stack(|| node.walk(&mut weigher)) {
         ControlFlow::Continue(()) => Ok(()),
         ControlFlow::Break(error) => Err(error),
     }
@@ -130,7 +131,7 @@ impl QueryWeigher<'_> {
         self.views.insert(name.to_owned(), 1);
         let frames = std::mem::replace(&mut self.frames, vec![QueryFrame::default()]);
         self.within += 1;
-        let read = view.query.visit(self);
+        let read = view.query.walk(self);
         self.within -= 1;
         let own = std::mem::replace(&mut self.frames, frames);
         read?;

@@ -10,10 +10,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 
+use anabranch_udfs::WalkMut;
 use datafusion::arrow::datatypes::DataType;
 use datafusion::sql::sqlparser::ast::{
     CastKind, Expr, Function, FunctionArguments, GroupByExpr, Ident, ObjectName, ObjectNamePart,
-    OrderByKind, Query, Select, SelectItem, SetExpr, Value, VisitMut, VisitorMut,
+    OrderByKind, Query, Select, SelectItem, SetExpr, Value, VisitorMut,
 };
 
 use crate::planner::normalize;
@@ -22,8 +23,8 @@ use crate::session::names::labels::label_of;
 use crate::session::syntax::{call, looked_for, taken};
 
 /// Makes calls and keys unique that differ only by casts, and names casts of columns.
-pub(crate) fn apart(node: &mut impl VisitMut) {
-    let _ = node.visit(&mut Queries::default());
+pub(crate) fn apart(node: &mut impl WalkMut) {
+    let _ = node.walk_mut(&mut Queries::default());
 }
 
 #[derive(Default)]
@@ -93,10 +94,10 @@ fn mark_real(value: &mut Expr) {
 
 fn in_select(select: &mut Select, mut order: Option<&mut OrderByKind>, is_named: bool) {
     // Most queries have no casts, and their calls need not be compared.
-    if select.visit(&mut AnyUnnamed).is_continue()
+    if select.walk_mut(&mut AnyUnnamed).is_continue()
         && order
             .as_deref_mut()
-            .is_none_or(|order| order.visit(&mut AnyUnnamed).is_continue())
+            .is_none_or(|order| order.walk_mut(&mut AnyUnnamed).is_continue())
     {
         return;
     }
@@ -109,11 +110,11 @@ fn in_select(select: &mut Select, mut order: Option<&mut OrderByKind>, is_named:
     }
     let mut calls = QueryCalls::default();
     let mut visit = |calls: &mut QueryCalls| {
-        let _ = select.projection.visit(calls);
-        let _ = select.having.visit(calls);
-        let _ = select.qualify.visit(calls);
+        let _ = select.projection.walk_mut(calls);
+        let _ = select.having.walk_mut(calls);
+        let _ = select.qualify.walk_mut(calls);
         if let Some(order) = order.as_deref_mut() {
-            let _ = order.visit(calls);
+            let _ = order.walk_mut(calls);
         }
     };
     visit(&mut calls);
@@ -129,9 +130,9 @@ fn differ_only_by_casts(select: &Select) -> bool {
     let mut by_name: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     for key in keys(select) {
         let mut key = key.clone();
-        let _ = key.visit(&mut NormalizedNames);
+        let _ = key.walk_mut(&mut NormalizedNames);
         let text = key.to_string();
-        let _ = key.visit(&mut UnnamedParts::casts());
+        let _ = key.walk_mut(&mut UnnamedParts::casts());
         by_name.entry(key.to_string()).or_default().insert(text);
     }
     by_name.values().any(|texts| texts.len() > 1)
@@ -192,11 +193,11 @@ fn mark_all(select: &mut Select, order: Option<&mut OrderByKind>) {
     let mut keys = CastMarks::default();
     for item in &mut select.projection {
         let SelectItem::UnnamedExpr(expr) = item else {
-            let _ = item.visit(&mut keys);
+            let _ = item.walk_mut(&mut keys);
             continue;
         };
         let typed = expr.to_string();
-        let _ = expr.visit(&mut keys);
+        let _ = expr.walk_mut(&mut keys);
         if expr.to_string() != typed {
             // The outer queries refer to the column by its original text.
             let expr = taken(expr);
@@ -204,11 +205,11 @@ fn mark_all(select: &mut Select, order: Option<&mut OrderByKind>) {
             *item = SelectItem::ExprWithAlias { expr, alias };
         }
     }
-    let _ = select.group_by.visit(&mut keys);
-    let _ = select.having.visit(&mut keys);
-    let _ = select.qualify.visit(&mut keys);
+    let _ = select.group_by.walk_mut(&mut keys);
+    let _ = select.having.walk_mut(&mut keys);
+    let _ = select.qualify.walk_mut(&mut keys);
     if let Some(order) = order {
-        let _ = order.visit(&mut keys);
+        let _ = order.walk_mut(&mut keys);
     }
 }
 
@@ -293,8 +294,8 @@ impl VisitorMut for QueryCalls {
         lower(&mut bare.name);
         let text = bare.to_string();
         let mut unnamed = UnnamedParts::casts_and_queries(false);
-        let _ = bare.args.visit(&mut unnamed);
-        let _ = bare.filter.visit(&mut unnamed);
+        let _ = bare.args.walk_mut(&mut unnamed);
+        let _ = bare.filter.walk_mut(&mut unnamed);
         let name = bare.to_string();
         if !self.tells_apart {
             self.by_name.entry(name).or_default().insert(text);
@@ -308,9 +309,9 @@ impl VisitorMut for QueryCalls {
 fn mark(function: &mut Function) {
     let mut marks = UnnamedParts::casts_and_queries(true);
     if let FunctionArguments::List(_) = &function.args {
-        let _ = function.args.visit(&mut marks);
+        let _ = function.args.walk_mut(&mut marks);
     }
-    let _ = function.filter.visit(&mut marks);
+    let _ = function.filter.walk_mut(&mut marks);
 }
 
 const MARK: &str = "as_typed";
@@ -380,7 +381,7 @@ const KEY: &str = "typed_key";
 /// The expression with normalized names: without their tables, in lower case unless quoted, and without brackets.
 pub(crate) fn bare(expr: &Expr) -> Expr {
     let mut bare = expr.clone();
-    let _ = bare.visit(&mut NormalizedNames);
+    let _ = bare.walk_mut(&mut NormalizedNames);
     bare
 }
 

@@ -7,6 +7,7 @@
 use std::collections::{HashMap, HashSet};
 use std::ops::ControlFlow;
 
+use anabranch_udfs::{Walk, WalkMut};
 use datafusion::common::{SchemaError, plan_err};
 use datafusion::error::{DataFusionError, Result as DataFusionResult};
 use datafusion::execution::session_state::SessionState;
@@ -14,7 +15,7 @@ use datafusion::logical_expr::LogicalPlan;
 use datafusion::sql::parser::Statement as SqlStatement;
 use datafusion::sql::sqlparser::ast::{
     Expr, GroupByExpr, OrderByKind, Query, Select, SelectItem, SetExpr, SetQuantifier,
-    Statement as AnsiStatement, TableFactor, Visit, VisitMut, Visitor, VisitorMut,
+    Statement as AnsiStatement, TableFactor, Visitor, VisitorMut,
 };
 
 use crate::error::engine::NameProblems;
@@ -166,7 +167,7 @@ fn order_of_several(plan: &LogicalPlan, statement: &SqlStatement) -> Option<Stri
     };
     let mut names = ColumnReferences::default();
     for key in keys {
-        let _ = Visit::visit(&key.expr, &mut names);
+        let _ = Walk::walk(&key.expr, &mut names);
     }
     if names.0.is_empty() {
         return None;
@@ -265,8 +266,8 @@ fn only_named<'a>(items: &'a [SelectItem], name: &str) -> Option<&'a Expr> {
 
 /// Renames columns that have the name of an earlier column of their query, where the enclosing query does not need the names:
 /// in queries in FROM, in the later queries of a UNION or other set operation, and below EXISTS.
-pub(crate) fn repeated_columns(node: &mut impl VisitMut) {
-    let _ = VisitMut::visit(node, &mut HiddenColumns);
+pub(crate) fn repeated_columns(node: &mut impl WalkMut) {
+    let _ = WalkMut::walk_mut(node, &mut HiddenColumns);
 }
 
 /// The same for a query whose columns get other names afterwards.

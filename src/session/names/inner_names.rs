@@ -9,6 +9,7 @@ use std::collections::{HashMap, HashSet};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
+use anabranch_udfs::{Walk, WalkMut};
 use datafusion::error::Result as DataFusionResult;
 use datafusion::logical_expr::planner::{
     PlannedRelation, RelationPlanner, RelationPlannerContext, RelationPlanning,
@@ -18,7 +19,7 @@ use datafusion::sql::parser::Statement as SqlStatement;
 use datafusion::sql::sqlparser::ast::{
     Distinct, Expr, FunctionArg, FunctionArgExpr, Ident, LimitClause, ObjectNamePart, Offset,
     OffsetRows, OrderBy, OrderByKind, Query, Select, SelectItem, SetExpr, Setting, TableFactor,
-    TableWithJoins, Value, Visit, VisitMut, Visitor, VisitorMut,
+    TableWithJoins, Value, Visitor, VisitorMut,
 };
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::parser::Parser;
@@ -42,8 +43,8 @@ const NAME: &str = "column_name";
 /// # Errors
 ///
 /// An ORDER BY name that several columns have.
-pub(crate) fn attach(node: &mut impl VisitMut) -> Result<()> {
-    match node.visit(&mut AttachNames) {
+pub(crate) fn attach(node: &mut impl WalkMut) -> Result<()> {
+    match node.walk_mut(&mut AttachNames) {
         ControlFlow::Continue(()) => Ok(()),
         ControlFlow::Break(error) => Err(error),
     }
@@ -493,7 +494,7 @@ fn names_tables(expr: &Expr) -> bool {
         }
     }
 
-    Visit::visit(expr, &mut Compounds).is_break()
+    Walk::walk(expr, &mut Compounds).is_break()
 }
 
 /// The alias of a column; one that cannot be typed if it has none.

@@ -6,6 +6,7 @@
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
+use anabranch_udfs::WalkMut;
 use datafusion::arrow::array::{RecordBatch, RecordBatchOptions};
 use datafusion::arrow::datatypes::{Field, Schema, SchemaRef};
 use datafusion::common::display::StringifiedPlan;
@@ -16,7 +17,7 @@ use datafusion::physical_plan::projection::{ProjectionExec, ProjectionExpr};
 use datafusion::sql::parser::{CopyToSource, Statement as SqlStatement};
 use datafusion::sql::sqlparser::ast::{
     CreateTable, Expr, Ident, ObjectNamePart, Query, Select, SelectItem, SetExpr,
-    Statement as AnsiStatement, VisitMut, VisitorMut,
+    Statement as AnsiStatement, VisitorMut,
 };
 
 use crate::error::{APART, Error, Result};
@@ -228,7 +229,7 @@ pub(crate) fn label_of(expr: &Expr) -> String {
         Expr::Cast { expr: inner, .. } if is_column(inner) => label_of(inner),
         _ => {
             let mut shown = expr.clone();
-            let _ = VisitMut::visit(&mut shown, &mut LowerCase);
+            let _ = WalkMut::walk_mut(&mut shown, &mut LowerCase);
             let text = shown.to_string();
             match text.char_indices().nth(LONGEST) {
                 Some((end, _)) => format!("{}…", &text[..end]),

@@ -2,7 +2,8 @@
 
 use std::collections::HashSet;
 
-use datafusion::sql::sqlparser::ast::{Expr, Ident, SelectItem, VisitMut};
+use anabranch_udfs::WalkMut;
+use datafusion::sql::sqlparser::ast::{Expr, Ident, SelectItem};
 
 use crate::error::APART;
 use crate::planner::normalize;
@@ -94,6 +95,6 @@ pub(crate) fn text_of(expr: &Expr) -> String {
         inner = nested;
     }
     let mut shown = inner.clone();
-    let _ = VisitMut::visit(&mut shown, &mut LowerCase);
+    let _ = WalkMut::walk_mut(&mut shown, &mut LowerCase);
     shown.to_string()
 }

@@ -8,7 +8,7 @@ use std::hash::{Hash, Hasher};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use anabranch_udfs::map_named_expressions;
+use anabranch_udfs::{WalkMut, map_named_expressions};
 use datafusion::arrow::array::{Array as _, AsArray as _, RecordBatch};
 use datafusion::arrow::compute::cast;
 use datafusion::arrow::datatypes::DataType;
@@ -23,7 +23,7 @@ use datafusion::logical_expr::{
 use datafusion::prelude::SessionContext;
 use datafusion::sql::sqlparser::ast::{
     Expr as SqlExpr, FunctionArg, FunctionArgExpr, FunctionArguments, Ident, ObjectNamePart, Query,
-    SelectItem, SetExpr, Spanned as _, VisitMut, VisitorMut,
+    SelectItem, SetExpr, Spanned as _, VisitorMut,
 };
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::parser::Parser;
@@ -56,8 +56,8 @@ pub(crate) enum Purpose {
 /// # Errors
 ///
 /// None that a caller could cause.
-pub(crate) fn name_queries(node: &mut impl VisitMut) -> Result<()> {
-    match node.visit(&mut Names) {
+pub(crate) fn name_queries(node: &mut impl WalkMut) -> Result<()> {
+    match node.walk_mut(&mut Names) {
         ControlFlow::Continue(()) => Ok(()),
         ControlFlow::Break(error) => Err(error),
     }

@@ -4,11 +4,11 @@
 use std::collections::HashMap;
 use std::ops::ControlFlow;
 
+use anabranch_udfs::WalkMut;
 use datafusion::sql::sqlparser::ast::{
     AccessExpr, BinaryOperator, Expr, Function, FunctionArguments, Ident, JoinConstraint,
     JoinOperator, LimitClause, NamedWindowExpr, Query, Select, SetExpr, SetOperator, SetQuantifier,
-    Spanned, TableFactor, TableWithJoins, UnaryOperator, Value, VisitMut, VisitorMut, WindowSpec,
-    WindowType,
+    Spanned, TableFactor, TableWithJoins, UnaryOperator, Value, VisitorMut, WindowSpec, WindowType,
 };
 
 use crate::error::{Error, Result};
@@ -23,8 +23,8 @@ use crate::session::syntax::{call, taken};
 /// # Errors
 ///
 /// The refused expression, with its place.
-pub(crate) fn settle(node: &mut impl VisitMut) -> Result<()> {
-    match node.visit(&mut DialectRewrite { copied: 0 }) {
+pub(crate) fn settle(node: &mut impl WalkMut) -> Result<()> {
+    match node.walk_mut(&mut DialectRewrite { copied: 0 }) {
         ControlFlow::Continue(()) => Ok(()),
         ControlFlow::Break(error) => Err(error),
     }
@@ -384,8 +384,8 @@ fn named_windows(select: &mut Select) -> Result<()> {
         known: &known,
         queries: 0,
     };
-    let visited = select.projection.visit(&mut windows);
-    match (visited, select.qualify.visit(&mut windows)) {
+    let visited = select.projection.walk_mut(&mut windows);
+    match (visited, select.qualify.walk_mut(&mut windows)) {
         (ControlFlow::Break(error), _) | (_, ControlFlow::Break(error)) => Err(error),
         _ => Ok(()),
     }

@@ -5,13 +5,14 @@
 
 use std::ops::ControlFlow;
 
+use anabranch_udfs::WalkMut;
 use datafusion::sql::sqlparser::ast::{
-    CastKind, DataType, ExactNumberInfo, Expr, Value, VisitMut, VisitorMut,
+    CastKind, DataType, ExactNumberInfo, Expr, Value, VisitorMut,
 };
 
 /// Turns numbers with an exponent into DOUBLE.
-pub(crate) fn doubles(node: &mut impl VisitMut) {
-    let _ = node.visit(&mut Doubles { in_interval: 0 });
+pub(crate) fn doubles(node: &mut impl WalkMut) {
+    let _ = node.walk_mut(&mut Doubles { in_interval: 0 });
 }
 
 struct Doubles {

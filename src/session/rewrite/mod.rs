@@ -15,7 +15,7 @@ pub(crate) mod value_rows;
 
 use std::ops::ControlFlow;
 
-use anabranch_udfs::rewrite_window_calls;
+use anabranch_udfs::{WalkMut, rewrite_window_calls};
 use datafusion::common::tree_node::TreeNode as _;
 use datafusion::error::DataFusionError;
 use datafusion::logical_expr::{Expr as Expression, LogicalPlan, Volatility};
@@ -24,7 +24,7 @@ use datafusion::sql::parser::{CopyToSource, Statement as SqlStatement};
 use datafusion::sql::sqlparser::ast::{
     Expr, FunctionArg, FunctionArgExpr, Ident, Insert, ObjectName, ObjectNamePart, SelectItem,
     SetExpr, Statement as AnsiStatement, TableAlias, TableFactor, TableObject, TableVersion, Value,
-    ValueWithSpan, VisitMut, VisitorMut,
+    ValueWithSpan, VisitorMut,
 };
 
 use crate::core::suggest::closest;
@@ -88,7 +88,7 @@ pub(crate) async fn prepare(
 async fn in_its_queries(
     context: &SessionContext,
     catalog: &Catalog,
-    node: &mut impl VisitMut,
+    node: &mut impl WalkMut,
 ) -> Result<()> {
     settle(node)?;
     with_queries(node)?;
@@ -104,13 +104,13 @@ async fn in_its_queries(
     Ok(())
 }
 
-fn windows(node: &mut impl VisitMut) -> Result<()> {
+fn windows(node: &mut impl WalkMut) -> Result<()> {
     rewrite_window_calls(node)
         .map_err(|error| Error::from(DataFusionError::SQL(Box::new(error), None)))
 }
 
 /// Replaces `job_state('job' [, batch])` in FROM by a table of the schema `system`.
-fn states(node: &mut impl VisitMut) -> Result<()> {
+fn states(node: &mut impl WalkMut) -> Result<()> {
     struct JobStateCalls;
 
     impl VisitorMut for JobStateCalls {
@@ -153,7 +153,7 @@ fn states(node: &mut impl VisitMut) -> Result<()> {
         }
     }
 
-    match node.visit(&mut JobStateCalls) {
+    match node.walk_mut(&mut JobStateCalls) {
         ControlFlow::Continue(()) => Ok(()),
         ControlFlow::Break(error) => Err(error),
     }
@@ -292,10 +292,10 @@ fn known_column(
 async fn travel(
     context: &SessionContext,
     catalog: &Catalog,
-    node: &mut impl VisitMut,
+    node: &mut impl WalkMut,
 ) -> Result<()> {
     let mut found = TimeTravelNames::default();
-    let _ = node.visit(&mut found);
+    let _ = node.walk_mut(&mut found);
     if found.0.is_empty() {
         return Ok(());
     }
@@ -304,7 +304,7 @@ async fn travel(
         let hidden = version_name(context, catalog, name, version).await;
         names.push(hidden.map_err(|error| at_name(error, name))?);
     }
-    let _ = node.visit(&mut TableRename(names));
+    let _ = node.walk_mut(&mut TableRename(names));
     Ok(())
 }
 

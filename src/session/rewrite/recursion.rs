@@ -6,13 +6,14 @@
 use std::collections::HashMap;
 use std::ops::ControlFlow;
 
+use anabranch_udfs::Walk;
 use datafusion::arrow::datatypes::DataType;
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::error::Result as DataFusionResult;
 use datafusion::logical_expr::{Expr as Logical, ExprSchemable as _, LogicalPlan, RecursiveQuery};
 use datafusion::sql::parser::Statement as SqlStatement;
 use datafusion::sql::sqlparser::ast::{
-    Expr, Query, SelectItem, SetExpr, Statement as AnsiStatement, Visit, Visitor,
+    Expr, Query, SelectItem, SetExpr, Statement as AnsiStatement, Visitor,
 };
 
 use crate::error::{Error, Result};
@@ -32,7 +33,7 @@ pub(crate) fn check(plan: &LogicalPlan, statement: &SqlStatement) -> Result<()> 
             let mut typed = CastColumns::default();
             if let SqlStatement::Statement(ansi) = statement {
                 let ansi: &AnsiStatement = ansi;
-                let _ = ansi.visit(&mut typed);
+                let _ = ansi.walk(&mut typed);
             }
             if let Some(casts) = typed.casts.get(&query.name) {
                 lost = loss(query, casts)?;

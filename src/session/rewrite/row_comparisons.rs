@@ -7,11 +7,11 @@
 
 use std::ops::ControlFlow;
 
-use anabranch_udfs::ROWS_OF_QUERY;
+use anabranch_udfs::{ROWS_OF_QUERY, Walk, WalkMut};
 use datafusion::sql::sqlparser::ast::{
     BinaryOperator, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArguments, Ident,
     JoinConstraint, JoinOperator, Query, Select, SelectItem, SetExpr, Spanned as _, TableFactor,
-    TableWithJoins, UnaryOperator, Value, Visit, VisitMut, Visitor, VisitorMut,
+    TableWithJoins, UnaryOperator, Value, Visitor, VisitorMut,
 };
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::parser::Parser;
@@ -36,8 +36,8 @@ const LITERAL: usize = 64;
 /// # Errors
 ///
 /// Rows of different lengths, and comparisons that are not supported.
-pub(crate) fn by_elements(node: &mut impl VisitMut) -> Result<()> {
-    match VisitMut::visit(node, &mut Rows { copied: 0 }) {
+pub(crate) fn by_elements(node: &mut impl WalkMut) -> Result<()> {
+    match WalkMut::walk_mut(node, &mut Rows { copied: 0 }) {
         ControlFlow::Continue(()) => Ok(()),
         ControlFlow::Break(error) => Err(error),
     }
@@ -336,7 +336,7 @@ impl Rows {
 /// The number of expressions within an expression, including itself; a long literal counts as several.
 pub(crate) fn size(expr: &Expr) -> usize {
     let mut size = Size(0);
-    let _ = Visit::visit(expr, &mut size);
+    let _ = Walk::walk(expr, &mut size);
     size.0
 }
 

@@ -5,14 +5,14 @@ use std::collections::HashMap;
 use std::ops::ControlFlow;
 use std::str::FromStr as _;
 
+use anabranch_udfs::{Walk, WalkMut};
 use datafusion::arrow::array::timezone::Tz;
 use datafusion::arrow::datatypes::DataType;
 use datafusion::sql::parser::Statement as SqlStatement;
 use datafusion::sql::sqlparser::ast::{
     BinaryOperator, CastKind, DataType as SqlType, Expr, Function, FunctionArg, FunctionArgExpr,
     FunctionArgumentClause, FunctionArgumentList, FunctionArguments, Ident, LimitClause,
-    ObjectName, Query, Set, Statement as AnsiStatement, UnaryOperator, Value, Visit, VisitMut,
-    Visitor, VisitorMut,
+    ObjectName, Query, Set, Statement as AnsiStatement, UnaryOperator, Value, Visitor, VisitorMut,
 };
 
 use crate::error::{Error, Result, Subject};
@@ -64,8 +64,8 @@ pub(crate) fn time_zone(statement: &mut AnsiStatement) -> Result<()> {
 /// # Errors
 ///
 /// A part of FETCH that LIMIT does not have.
-pub(crate) fn fetch_first(node: &mut impl VisitMut) -> Result<()> {
-    match node.visit(&mut FetchFirst) {
+pub(crate) fn fetch_first(node: &mut impl WalkMut) -> Result<()> {
+    match node.walk_mut(&mut FetchFirst) {
         ControlFlow::Continue(()) => Ok(()),
         ControlFlow::Break(error) => Err(error),
     }
@@ -115,8 +115,8 @@ impl VisitorMut for FetchFirst {
 
 /// Rewrites `x = ANY (list)` and similar comparisons to calls of the session's functions, which take numbers of different
 /// types, and comparisons with a query to IN. The engine's planner uses the functions of its library, and duplicates the list.
-pub(crate) fn members(node: &mut impl VisitMut) {
-    let _ = node.visit(&mut Members);
+pub(crate) fn members(node: &mut impl WalkMut) {
+    let _ = node.walk_mut(&mut Members);
 }
 
 struct Members;
@@ -179,8 +179,8 @@ pub(crate) fn in_query(expr: &mut Expr) {
 
 /// Rewrites `string_agg(x, ', ' ORDER BY t)` to an ordered array as text: a job can merge states of ordered arrays, and not of
 /// ordered texts.
-pub(crate) fn ordered_texts(node: &mut impl VisitMut) {
-    let _ = node.visit(&mut OrderedTexts);
+pub(crate) fn ordered_texts(node: &mut impl WalkMut) {
+    let _ = node.walk_mut(&mut OrderedTexts);
 }
 
 struct OrderedTexts;
@@ -303,7 +303,7 @@ pub(crate) fn cast_types(statement: &SqlStatement) -> HashMap<String, DataType> 
     match statement {
         SqlStatement::Statement(ansi) => {
             let ansi: &AnsiStatement = ansi;
-            let _ = ansi.visit(&mut casts);
+            let _ = ansi.walk(&mut casts);
         }
         SqlStatement::Explain(explain) => return cast_types(&explain.statement),
         _ => {}

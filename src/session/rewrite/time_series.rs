@@ -6,9 +6,10 @@
 
 use std::ops::ControlFlow;
 
+use anabranch_udfs::Walk;
 use datafusion::sql::sqlparser::ast::{
     DataType as SqlType, Expr, Function, FunctionArg, FunctionArgumentList, FunctionArguments,
-    Ident, TableAlias, TableAliasColumnDef, TableFactor, Visit, Visitor,
+    Ident, TableAlias, TableAliasColumnDef, TableFactor, Visitor,
 };
 
 use crate::planner::normalize;
@@ -92,5 +93,5 @@ fn has_interval(step: &FunctionArg) -> bool {
         }
     }
 
-    step.visit(&mut Intervals).is_break()
+    step.walk(&mut Intervals).is_break()
 }

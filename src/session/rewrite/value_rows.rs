@@ -6,9 +6,10 @@
 
 use std::ops::ControlFlow;
 
+use anabranch_udfs::{Walk, WalkMut};
 use datafusion::sql::sqlparser::ast::{
     Expr, Ident, Query, Select, SelectItem, SetExpr, SetOperator, SetQuantifier, Spanned as _,
-    Statement, Values, Visit, VisitMut, Visitor, VisitorMut,
+    Statement, Values, Visitor, VisitorMut,
 };
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::parser::Parser;
@@ -23,8 +24,8 @@ const ROWS: usize = 1_000;
 /// # Errors
 ///
 /// Too many rows.
-pub(crate) fn with_queries(node: &mut impl VisitMut) -> Result<()> {
-    match VisitMut::visit(node, &mut Rows::default()) {
+pub(crate) fn with_queries(node: &mut impl WalkMut) -> Result<()> {
+    match WalkMut::walk_mut(node, &mut Rows::default()) {
         ControlFlow::Continue(()) => Ok(()),
         ControlFlow::Break(error) => Err(error),
     }
@@ -89,7 +90,7 @@ fn has_query(values: &Values) -> bool {
     }
 
     let mut all = values.rows.iter().flat_map(|row| &row.content);
-    all.any(|value: &Expr| Visit::visit(value, &mut AnyQuery).is_break())
+    all.any(|value: &Expr| Walk::walk(value, &mut AnyQuery).is_break())
 }
 
 fn as_queries(values: &mut Values) -> Result<SetExpr> {

@@ -8,6 +8,7 @@
 use std::collections::HashMap;
 use std::ops::ControlFlow;
 
+use anabranch_udfs::{Walk, WalkMut};
 use datafusion::arrow::datatypes::DataType;
 use datafusion::logical_expr::Volatility;
 use datafusion::prelude::SessionContext;
@@ -15,8 +16,7 @@ use datafusion::sql::sqlparser::ast::{
     Assignment, AssignmentTarget, Delete, Expr, FromTable, Ident, Insert, Merge, MergeAction,
     MergeClause, MergeClauseKind, MergeInsertExpr, MergeInsertKind, MergeUpdateExpr, ObjectName,
     ObjectNamePart, Query, SetExpr, Spanned as _, Statement as AnsiStatement, TableAlias,
-    TableFactor, TableWithJoins, Update, UpdateTableFromKind, Value, Visit, VisitMut, Visitor,
-    VisitorMut,
+    TableFactor, TableWithJoins, Update, UpdateTableFromKind, Value, Visitor, VisitorMut,
 };
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::parser::Parser;
@@ -617,7 +617,7 @@ fn refuse_volatile(context: &SessionContext, condition: &Expr) -> Result<()> {
         }
     }
 
-    match Visit::visit(condition, &mut VolatileCalls(context)) {
+    match Walk::walk(condition, &mut VolatileCalls(context)) {
         ControlFlow::Continue(()) => Ok(()),
         ControlFlow::Break(error) => Err(error.at(condition.span())),
     }
@@ -655,7 +655,7 @@ impl TextReplacements {
         let parsed = Parser::parse_sql(&GenericDialect {}, text);
         let mut statement = parsed.ok().and_then(|mut parsed| parsed.pop());
         let statement = statement.as_mut().ok_or_else(internal)?;
-        let _ = VisitMut::visit(statement, &mut self);
+        let _ = WalkMut::walk_mut(statement, &mut self);
         let AnsiStatement::Insert(insert) = statement else {
             return Err(internal());
         };

@@ -7,7 +7,7 @@
 use std::ops::ControlFlow;
 use std::sync::{Arc, LazyLock};
 
-use anabranch_udfs::{before_types_of_table, checked_of_table};
+use anabranch_udfs::{WalkMut, before_types_of_table, checked_of_table};
 use datafusion::arrow::array::{ArrayRef, RecordBatch};
 use datafusion::arrow::compute::{CastOptions, cast_with_options};
 use datafusion::arrow::datatypes::{DataType, Schema, SchemaRef};
@@ -20,7 +20,7 @@ use datafusion::logical_expr::{Expr, Volatility};
 use datafusion::optimizer::simplify_expressions::ExprSimplifier;
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::sql::sqlparser::ast::{
-    self, Expr as SqlExpr, FunctionArg, FunctionArgExpr, FunctionArguments, Ident, Value, VisitMut,
+    self, Expr as SqlExpr, FunctionArg, FunctionArgExpr, FunctionArguments, Ident, Value,
     VisitorMut,
 };
 use datafusion::sql::sqlparser::dialect::GenericDialect;
@@ -152,7 +152,7 @@ impl TableExpr {
         let ast = parse(text, schema)?;
         let mut planned = ast.clone();
         if numbers == NumberLiterals::Decimals {
-            let _ = planned.visit(&mut DecimalLiterals);
+            let _ = planned.walk_mut(&mut DecimalLiterals);
         }
         // A value that is still to be checked may be null in any column.
         let nullable: Vec<_> = schema
@@ -272,7 +272,7 @@ pub(super) fn storable(text: &str) -> Result<String> {
         }
     }
     let mut ast = parse_sql(text)?;
-    let _ = ast.visit(&mut BacktickNames);
+    let _ = ast.walk_mut(&mut BacktickNames);
     Ok(ast.to_string())
 }
 
@@ -372,7 +372,7 @@ fn parse_checked(text: &str) -> Result<SqlExpr> {
 /// Parses, finds the columns, and rewrites Spark's functions.
 fn parse(text: &str, schema: &SchemaRef) -> Result<SqlExpr> {
     let mut ast = parse_sql(text)?;
-    match ast.visit(&mut SparkRewrite { schema }) {
+    match ast.walk_mut(&mut SparkRewrite { schema }) {
         ControlFlow::Continue(()) => Ok(ast),
         ControlFlow::Break(error) => Err(error),
     }

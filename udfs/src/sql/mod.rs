@@ -1,11 +1,13 @@
-//! Preparation of SQL text before DataFusion plans it: the `TABLE t PARTITION BY k` argument, and the rewriting of a window
-//! function's first argument to a subquery.
+//! Preparation of SQL text before DataFusion plans it: the `TABLE t PARTITION BY k` argument, the rewriting of a window
+//! function's first argument to a subquery, and the walk over a syntax tree that all visitors share.
 
 mod rewrite;
 mod table_argument;
+mod walk;
 
 pub use rewrite::rewrite_window_calls;
 pub use table_argument::parse_table_argument;
+pub use walk::{Walk, WalkMut};
 
 use datafusion::sql::sqlparser::ast::{Expr, Ident, ObjectName, Query, SetExpr, TableFactor};
 use datafusion::sql::sqlparser::dialect::GenericDialect;

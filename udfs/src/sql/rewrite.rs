@@ -6,12 +6,11 @@
 use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
-    Expr, FunctionArg, FunctionArgExpr, ObjectName, ObjectNamePart, TableFactor, VisitMut,
-    VisitorMut,
+    Expr, FunctionArg, FunctionArgExpr, ObjectName, ObjectNamePart, TableFactor, VisitorMut,
 };
 use datafusion::sql::sqlparser::parser::ParserError;
 
-use super::{is_window_function, select_all};
+use super::{WalkMut, is_window_function, select_all};
 
 /// Rewrites the first argument of every TUMBLE, HOP, CUMULATE, SESSION and COMPLETE_SESSIONS in `node` (a statement or a query)
 /// from a name to a subquery. Call it once between parsing and planning; a second call changes nothing.
@@ -19,8 +18,8 @@ use super::{is_window_function, select_all};
 /// # Errors
 ///
 /// Only if the subquery cannot be built, which a valid name does not cause.
-pub fn rewrite_window_calls<V: VisitMut>(node: &mut V) -> Result<(), ParserError> {
-    match node.visit(&mut Rewriter) {
+pub fn rewrite_window_calls<V: WalkMut>(node: &mut V) -> Result<(), ParserError> {
+    match node.walk_mut(&mut Rewriter) {
         ControlFlow::Continue(()) => Ok(()),
         ControlFlow::Break(error) => Err(error),
     }
