@@ -1,4 +1,7 @@
 //! Conversion of dates, times and timestamps from and to text: ISO 8601 and SQL forms, without allocation.
+//!
+//! Why not chrono: its parser of RFC 3339 lacks the SQL forms, texts without an offset and names of zones. Alone it reads 1.7 times as
+//! many texts per second as ours with the CSV record around each (`BENCH_ONLY=formats`).
 
 use anabranch_udfs::calendar::{civil, days, days_in_month};
 use arrow::datatypes::TimeUnit;
