@@ -130,7 +130,8 @@ mod tests {
         let mut queues = QueueStatistics::new(Some(3 * QUEUE));
         let full = |partitions: std::ops::Range<i32>| {
             let full = partitions.map(|partition| (partition, 10, 30));
-            full.chain([(1_000, 0, 0)]).collect::<Vec<_>>()
+            full.chain([(1_000, 0, 0)])
+                .collect::<Vec<(i32, u64, u64)>>()
         };
         queues.read(&statistics(&full(0..3)));
         assert!((0..3).all(|partition| !queues.give_up(partition)));
