@@ -286,17 +286,28 @@ pub struct ExpectedReport {
 ///
 /// A scan that did not come to its end, with how far it came.
 pub fn check_reports(expected: &[ExpectedReport], reports: &[ScanReport]) -> Result<()> {
-    let short = expected.iter().find_map(|expected| {
-        let of_it = reports.iter().filter(|report| {
-            *report.table == *expected.table
-                && report.scan == expected.scan
-                && report.partition == expected.partition
-                && report.stream == expected.stream
-                && report.start == expected.start
-        });
-        match of_it.map(|report| report.next).max() {
-            Some(next) => (next < expected.end).then_some((expected, next)),
-            None => Some((expected, expected.start)),
+    // By table, scan, partition, stream and start: how far it was read.
+    let mut reached: HashMap<(&str, i32, i32, i32, i64), i64> = HashMap::new();
+    for ScanReport {
+        table,
+        scan,
+        partition,
+        stream,
+        start,
+        next,
+        ..
+    } in reports
+    {
+        let place = (table.as_str(), *scan, *partition, *stream, *start);
+        let furthest = reached.entry(place).or_insert(*next);
+        *furthest = (*furthest).max(*next);
+    }
+    let short = expected.iter().find_map(|planned| {
+        let (scan, partition, stream) = (planned.scan, planned.partition, planned.stream);
+        let place = (&*planned.table, scan, partition, stream, planned.start);
+        match reached.get(&place) {
+            Some(next) => (*next < planned.end).then_some((planned, *next)),
+            None => Some((planned, planned.start)),
         }
     });
     let Some((expected, next)) = short else {

@@ -14,6 +14,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use crate::core::redact::is_secret;
 use crate::error::{Error, Result, Subject};
 use crate::tables::kafka::error_codes::{ErrorMeaning, meaning};
+use crate::tables::kafka::queue_sizes::{ASSIGNED, QueueSizes};
 use crate::tables::options::{self, Options};
 
 const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -129,9 +130,13 @@ impl ClientSettings {
         context: C,
         partitions: usize,
     ) -> Result<BaseConsumer<C>> {
-        // Statistics tell how far a client has fetched: several times within the time that silence may take.
-        let statistics = (self.connect_timeout / 4)
-            .clamp(Duration::from_millis(100), Duration::from_millis(2_500));
+        // Statistics tell how far a client has fetched: several times within the time that silence may take. And they tell how full
+        // many queues are: before they can take much more.
+        let longest = match partitions > ASSIGNED {
+            true => Duration::from_secs(1),
+            false => Duration::from_millis(2_500),
+        };
+        let statistics = (self.connect_timeout / 4).clamp(Duration::from_millis(100), longest);
         self.consumer_of(context, partitions, statistics)
     }
 
@@ -141,12 +146,7 @@ impl ClientSettings {
         partitions: usize,
         statistics: Duration,
     ) -> Result<BaseConsumer<C>> {
-        const HELD_KILOBYTES: usize = 32 << 10;
-        const HELD_RECORDS: usize = 200_000;
-        let partitions = partitions.max(1);
-        let kilobytes = (HELD_KILOBYTES / partitions).max(512);
-        let fetched = (kilobytes << 10).min(4 << 20);
-        let records = (HELD_RECORDS / partitions).clamp(5_000, 100_000);
+        let sizes = QueueSizes::of(partitions);
         let mut config = self.base();
         config
             .set("group.id", "anabranch")
@@ -159,9 +159,15 @@ impl ClientSettings {
         for (name, value) in [
             // A bounded scan wants bytes at once, in large pieces.
             ("fetch.wait.max.ms", "50"),
-            ("fetch.message.max.bytes", fetched.to_string().as_str()),
-            ("queued.max.messages.kbytes", kilobytes.to_string().as_str()),
-            ("queued.min.messages", records.to_string().as_str()),
+            (
+                "fetch.message.max.bytes",
+                sizes.fetch_bytes.to_string().as_str(),
+            ),
+            (
+                "queued.max.messages.kbytes",
+                sizes.kilobytes.to_string().as_str(),
+            ),
+            ("queued.min.messages", sizes.records.to_string().as_str()),
             // A full queue is checked again soon: the default is a second, in which a fast reader starves.
             ("fetch.queue.backoff.ms", "5"),
             (

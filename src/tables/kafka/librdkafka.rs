@@ -208,6 +208,21 @@ impl<C: ConsumerContext> PartitionQueue<C> {
         }));
     }
 
+    /// Frees what is left in the queue of an assignment that has ended. librdkafka leaves it there until the partition is assigned
+    /// again, and it may be thousands of records.
+    pub(crate) fn drop_outdated(&mut self) {
+        // Events of an ended assignment are no longer given out: librdkafka frees them while it looks for another one.
+        let mut others: Vec<PartitionEvent<NativeRecord>> = Vec::new();
+        self.take(1, &mut others);
+    }
+
+    /// How many events wait in the queue.
+    #[cfg(test)]
+    pub(crate) fn waiting(&self) -> usize {
+        // SAFETY: the queue lives.
+        unsafe { native::rd_kafka_queue_length(self.queue.as_ptr()) }
+    }
+
     /// The offset after the last record, or control record, that was taken.
     ///
     /// librdkafka counts the end of a partition at an offset as if it were a record there. It does not tell whether a

@@ -18,6 +18,8 @@ mod pool;
 mod progress;
 mod provider;
 mod publisher;
+mod queue_sizes;
+mod queue_statistics;
 mod range;
 mod range_reading;
 mod read_marks;

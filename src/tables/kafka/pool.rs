@@ -3,8 +3,9 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::tables::kafka::definition::KafkaTable;
+use crate::tables::kafka::queue_sizes::queues_at_a_time;
 use crate::tables::kafka::range::OffsetRange;
-use crate::tables::kafka::reader::{ASSIGNED, TableReader};
+use crate::tables::kafka::reader::TableReader;
 
 /// The client of one job for one table.
 #[derive(Debug, Default)]
@@ -21,7 +22,7 @@ impl ConsumerPool {
     ) -> Arc<TableReader> {
         let mut kept = self.lock();
         let fits = |reader: &&Arc<TableReader>| {
-            let share = |partitions: usize| partitions.clamp(1, ASSIGNED).next_power_of_two();
+            let share = |partitions: usize| queues_at_a_time(partitions, true).next_power_of_two();
             let is_elsewhere =
                 |range: &OffsetRange| reader.is_elsewhere(range.partition, range.start);
             !reader.is_broken()

@@ -12,8 +12,9 @@ use crate::error::{Error, Result, Subject};
 use crate::tables::kafka::client::{ClientFaults, request_error};
 use crate::tables::kafka::definition::KafkaTable;
 use crate::tables::kafka::fetcher::{Fetcher, PartitionEvent, Record};
+use crate::tables::kafka::queue_sizes::ASSIGNED;
 use crate::tables::kafka::range_reading::may_pass;
-use crate::tables::kafka::reader::{ASSIGNED, TableReader};
+use crate::tables::kafka::reader::TableReader;
 use crate::tables::kafka::record::mark_of;
 
 /// The time after which a silent client is checked again.

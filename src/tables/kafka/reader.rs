@@ -2,6 +2,9 @@
 //!
 //! Each partition has a queue of its own, which bounds the records that are fetched ahead. Nothing blocks: librdkafka's
 //! own threads fetch, and wake the task that reads a queue.
+//!
+//! A scan reads partition after partition, and gives the queue of each up. A job comes back to it in the next batch: it keeps the
+//! queues, so that no record is fetched twice.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,7 +16,6 @@ use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::{Offset, TopicPartitionList};
-use serde::Deserialize;
 use tokio::sync::OnceCell;
 
 use crate::error::{Error, Result};
@@ -22,10 +24,10 @@ use crate::tables::kafka::client::{ClientFaults, client_error};
 use crate::tables::kafka::definition::KafkaTable;
 use crate::tables::kafka::fetcher::{Cursor, Fetcher, PartitionEvent};
 use crate::tables::kafka::librdkafka::{NativeRecord, PartitionQueue};
+use crate::tables::kafka::queue_sizes::{ASSIGNED, KEPT_BYTES, keeps_queues, queues_at_a_time};
+use crate::tables::kafka::queue_statistics::QueueStatistics;
 use crate::tables::kafka::range_reading::may_pass;
 
-/// So many partitions are fetched at a time, however many a topic has: so the memory of their queues is bounded.
-pub(crate) const ASSIGNED: usize = 64;
 /// How often events of the client itself (errors, statistics) are read, also when all readers are slow.
 const SERVE: Duration = Duration::from_millis(250);
 /// The most events that are read at once.
@@ -35,23 +37,7 @@ const HEARD: usize = 8;
 #[derive(Clone, Default)]
 struct ReaderContext {
     faults: ClientFaults,
-    /// How far each partition was fetched when statistics came last.
-    fetched: Arc<Mutex<HashMap<i32, i64>>>,
-}
-
-#[derive(Deserialize)]
-struct Statistics {
-    topics: HashMap<String, TopicStatistics>,
-}
-
-#[derive(Deserialize)]
-struct TopicStatistics {
-    partitions: HashMap<i32, PartitionStatistics>,
-}
-
-#[derive(Deserialize)]
-struct PartitionStatistics {
-    next_offset: i64,
+    queues: Arc<Mutex<QueueStatistics>>,
 }
 
 impl ClientContext for ReaderContext {
@@ -64,18 +50,7 @@ impl ClientContext for ReaderContext {
     }
 
     fn stats_raw(&self, statistics: &[u8]) {
-        // A client reads one topic.
-        let Ok(statistics) = serde_json::from_slice::<Statistics>(statistics) else {
-            return;
-        };
-        let mut fetched = lock(&self.fetched);
-        for (partition, found) in statistics
-            .topics
-            .into_values()
-            .flat_map(|topic| topic.partitions)
-        {
-            fetched.insert(partition, found.next_offset);
-        }
+        lock(&self.queues).read(statistics);
     }
 }
 
@@ -100,12 +75,16 @@ impl ReaderClient {
         clippy::disallowed_methods,
         reason = "a task serves the events of the client while nothing is read"
     )]
-    async fn connect(table: Arc<KafkaTable>, partitions: usize) -> Result<Arc<Self>> {
-        let watch = ReaderContext::default();
+    async fn connect(table: Arc<KafkaTable>, queues: usize) -> Result<Arc<Self>> {
+        let limit = (queues > ASSIGNED).then_some(KEPT_BYTES);
+        let watch = ReaderContext {
+            queues: Arc::new(Mutex::new(QueueStatistics::new(limit))),
+            ..ReaderContext::default()
+        };
         let context = watch.clone();
         let topic = table.topic.clone();
         let consumer =
-            on_own_thread(move || table.client.reading_consumer(context, partitions)).await?;
+            on_own_thread(move || table.client.reading_consumer(context, queues)).await?;
         let client = Arc::new(Self {
             consumer: Some(Arc::new(consumer)),
             watch,
@@ -183,6 +162,14 @@ pub(crate) struct PartitionFetcher {
     client: Arc<ReaderClient>,
 }
 
+#[cfg(test)]
+impl PartitionFetcher {
+    /// How many events wait in librdkafka's queue.
+    pub(crate) fn waiting(&self) -> usize {
+        self.queue.waiting()
+    }
+}
+
 impl Fetcher for PartitionFetcher {
     type Record = NativeRecord;
 
@@ -204,9 +191,7 @@ impl Fetcher for PartitionFetcher {
     }
 
     fn fetched(&mut self) -> Option<i64> {
-        lock(&self.client.watch.fetched)
-            .get(&self.partition)
-            .copied()
+        lock(&self.client.watch.queues).fetched(self.partition)
     }
 
     fn now(&self) -> Instant {
@@ -225,6 +210,7 @@ impl Drop for PartitionFetcher {
             // It fails only if the client is ending.
             let _ = self.queue.consumer().incremental_unassign(&place);
         }
+        self.queue.drop_outdated();
         lock(&self.client.active).remove(&self.partition);
     }
 }
@@ -234,6 +220,8 @@ pub(crate) struct TableReader {
     table: Arc<KafkaTable>,
     /// Partitions that are read.
     partitions: usize,
+    /// Queues that the client has at a time.
+    queues: usize,
     client: OnceCell<Arc<ReaderClient>>,
     /// Cursors that wait for their next range, if they are kept.
     idle: Mutex<HashMap<i32, Cursor<PartitionFetcher>>>,
@@ -248,10 +236,10 @@ impl TableReader {
         Self {
             table,
             partitions,
+            queues: queues_at_a_time(partitions, keeps),
             client: OnceCell::new(),
             idle: Mutex::default(),
-            // More would be fetched ahead than is to be held.
-            keeps: keeps && partitions <= ASSIGNED,
+            keeps: keeps && keeps_queues(partitions),
             is_broken: AtomicBool::new(false),
         }
     }
@@ -267,8 +255,7 @@ impl TableReader {
             let faults = cursor.fetcher.client.watch.faults.clone();
             return Ok((cursor, faults));
         }
-        let connect =
-            || ReaderClient::connect(Arc::clone(&self.table), self.partitions.min(ASSIGNED));
+        let connect = || ReaderClient::connect(Arc::clone(&self.table), self.queues);
         let mut client = Arc::clone(self.client.get_or_try_init(connect).await?);
         let mut is_first = lock(&client.active).insert(partition);
         if !is_first {
@@ -299,7 +286,11 @@ impl TableReader {
 
     /// A range was read to its end: the cursor may be used again.
     pub(crate) fn close(&self, partition: i32, cursor: Cursor<PartitionFetcher>) {
-        if self.keeps && !self.is_broken() {
+        if !self.keeps || self.is_broken() {
+            return;
+        }
+        let is_given_up = lock(&cursor.fetcher.client.watch.queues).give_up(partition);
+        if !is_given_up {
             lock(&self.idle).insert(partition, cursor);
         }
     }
@@ -318,11 +309,41 @@ impl TableReader {
         self.partitions
     }
 
+    /// How many cursors wait for their next range.
+    #[cfg(test)]
+    pub(crate) fn kept(&self) -> usize {
+        lock(&self.idle).len()
+    }
+
+    /// How many events wait in librdkafka's queue of a partition, which is not being read.
+    #[cfg(test)]
+    pub(crate) fn waiting(&self, partition: i32) -> Option<usize> {
+        let client = self.client.get()?;
+        let queue =
+            PartitionQueue::of_partition(client.consumer.as_ref()?, &client.topic, partition)?;
+        Some(queue.waiting())
+    }
+
     /// Whether the cursor that is kept of a partition does not go on at `start`.
     pub(crate) fn is_elsewhere(&self, partition: i32, start: i64) -> bool {
         lock(&self.idle)
             .get(&partition)
             .is_some_and(|cursor| cursor.from() != start)
+    }
+}
+
+impl Drop for TableReader {
+    #[expect(clippy::disallowed_methods, reason = "giving up queues blocks")]
+    fn drop(&mut self) {
+        let kept = std::mem::take(&mut *lock(&self.idle));
+        if kept.is_empty() {
+            return;
+        }
+        // Each waits for the client to unassign its partition.
+        let end = move || drop(kept);
+        let _ = std::thread::Builder::new()
+            .name("kafka-end".into())
+            .spawn(end);
     }
 }
 

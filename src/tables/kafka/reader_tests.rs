@@ -17,9 +17,11 @@ use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 
 use super::definition::{KafkaColumn, KafkaTable, KafkaTableSpec, MetadataKey};
 use super::embedded_broker::EmbeddedBroker;
+use super::fetcher::Fetcher as _;
 use super::pool::ConsumerPool;
 use super::provider::KafkaTableProvider;
 use super::range::OffsetRange;
+use super::reader::TableReader;
 use super::scan::KafkaScanExec;
 use crate::tables::side_output::{check_reports, reports};
 
@@ -204,21 +206,98 @@ fn a_wide_topic_is_read_by_a_few_streams() {
             threads.max(16)
         );
         assert_eq!(rows(&context, plan).await, expected(200, 20));
-        // Batches of a job over more partitions than are fetched at a time, some without records.
+    });
+}
+
+#[test]
+fn a_job_keeps_the_queues_of_a_wide_topic() {
+    const PARTITIONS: i32 = 1_000;
+    let broker = EmbeddedBroker::start().unwrap();
+    broker.create_topic("t", PARTITIONS).unwrap();
+    let servers = broker.bootstrap_servers();
+    produce(&servers, PARTITIONS, 8);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let (context, table) = (context(), table(&servers));
+        let threads = context.state().config().target_partitions();
         let pool = Arc::new(ConsumerPool::default());
         let mut found = Vec::new();
-        for (start, end) in [(0, 7), (7, 7), (7, 20)] {
-            let ranges = (0..200).map(|partition| range(partition, start, end));
-            let batch = KafkaTableProvider::for_batch(
-                Arc::clone(&table),
-                ranges.collect(),
-                Some(Arc::clone(&pool)),
-            );
+        let mut client: Option<Arc<TableReader>> = None;
+        // Some batches have no records.
+        for (start, end) in [(0, 3), (3, 3), (3, 4), (4, 8)] {
+            let ranges: Vec<OffsetRange> = (0..PARTITIONS)
+                .map(|partition| range(partition, start, end))
+                .collect();
+            let reader = pool.reader(&table, &ranges);
+            if let Some(before) = client.replace(Arc::clone(&reader)) {
+                assert!(Arc::ptr_eq(&before, &reader), "it was kept");
+            }
+            let batch =
+                KafkaTableProvider::for_batch(Arc::clone(&table), ranges, Some(Arc::clone(&pool)));
             let plan = scan(&context, &batch).await;
+            let streams = plan.output_partitioning().partition_count();
+            assert!(streams <= threads.max(16), "{streams} streams");
             found.extend(rows(&context, plan).await);
+            // The next batch finds the records that were fetched of each partition, and fetches none again.
+            assert_eq!(reader.kept(), usize::try_from(PARTITIONS).unwrap());
         }
         found.sort_unstable();
-        assert_eq!(found, expected(200, 20));
+        assert_eq!(found, expected(PARTITIONS, 8));
+        // A job that was rewound reads with another client.
+        let again: Vec<OffsetRange> = (0..PARTITIONS)
+            .map(|partition| range(partition, 7, 8))
+            .collect();
+        let batch =
+            KafkaTableProvider::for_batch(Arc::clone(&table), again, Some(Arc::clone(&pool)));
+        let again = rows(&context, scan(&context, &batch).await).await;
+        let last: Vec<(i32, i64)> = (0..PARTITIONS).map(|partition| (partition, 7)).collect();
+        assert_eq!(again, last);
+    });
+}
+
+#[test]
+fn safe_1_a_partition_that_is_read_no_further_holds_no_records() {
+    const RECORDS: usize = 1_000;
+    let broker = EmbeddedBroker::start().unwrap();
+    broker.create_topic("t", 2).unwrap();
+    let servers = broker.bootstrap_servers();
+    produce(&servers, 2, RECORDS);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let reader = TableReader::new(table(&servers), 2, false);
+        // Another partition keeps the client.
+        let (_other, _) = reader.open(1, 0).await.unwrap();
+        let (mut cursor, _) = reader.open(0, 0).await.unwrap();
+        let fetched = async {
+            // All records, and the end of the partition: nothing more comes into the queue.
+            while cursor.fetcher.waiting() <= RECORDS {
+                cursor.fetcher.arrival(Duration::from_millis(10)).await;
+            }
+        };
+        let fetched = tokio::time::timeout(LONG, fetched).await;
+        fetched.expect("all records come");
+        cursor.fetcher.take(1, &mut cursor.arrived);
+        assert_eq!(cursor.arrived.len(), 1);
+        reader.close(0, cursor);
+        assert_eq!((reader.kept(), reader.waiting(0)), (0, Some(0)));
+        // What was given up is fetched again.
+        let (mut cursor, _) = reader.open(0, 990).await.unwrap();
+        let read = async {
+            while cursor.arrived.len() < 10 {
+                cursor.fetcher.take(10, &mut cursor.arrived);
+                cursor.fetcher.arrival(Duration::from_millis(10)).await;
+            }
+        };
+        let read = tokio::time::timeout(LONG, read).await;
+        read.expect("the records come again");
     });
 }
 

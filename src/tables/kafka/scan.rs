@@ -22,9 +22,10 @@ use datafusion::physical_plan::{
 use crate::error::{Error, Result};
 use crate::tables::kafka::definition::{KafkaTable, OnError};
 use crate::tables::kafka::progress::ends_range;
+use crate::tables::kafka::queue_sizes::ASSIGNED;
 use crate::tables::kafka::range::OffsetRange;
 use crate::tables::kafka::range_reading::{BatchOutput, RangeEnd, RangeReading};
-use crate::tables::kafka::reader::{ASSIGNED, TableReader};
+use crate::tables::kafka::reader::TableReader;
 use crate::tables::kafka::record::RecordReader;
 use crate::tables::kafka::time::PartitionTimer;
 use crate::tables::read_metrics::{BYTES_READ, RECORDS_PLANNED, RECORDS_READ};
