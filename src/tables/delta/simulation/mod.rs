@@ -36,6 +36,7 @@ use super::location::Location;
 use super::maintain::OptimizeSpec;
 use super::options::DeltaOptions;
 use super::store::TruthfulStore;
+use super::write::RewriteMode;
 use super::{Application, DeltaColumn, DeltaSpec};
 use crate::core::schedules::{Schedules, found_by, seeds};
 use crate::error::{Error, ErrorKind, Result};
@@ -215,6 +216,28 @@ async fn write(handle: &DeltaTableHandle, first: i64, mode: SaveMode) -> Result<
     written.map(drop)
 }
 
+/// A MERGE that only inserts: a commit that adds rows, and takes none out.
+async fn merge(handle: &DeltaTableHandle, first: i64) -> Result<()> {
+    let context = SessionContext::new().task_ctx();
+    let table = handle.refresh().await?;
+    let rules = handle.rules(&table)?;
+    let input = execute_stream(rows(first), Arc::clone(&context)).map_err(Error::from)?;
+    let snapshot = table.snapshot().unwrap().snapshot();
+    let (target, mut written) = handle.write_rows(&table, &rules, input, &context).await?;
+    written.rewrite = Some(RewriteMode::Merge);
+    let committed = handle
+        .finish(
+            &table,
+            snapshot,
+            &target.store,
+            written,
+            SaveMode::Append,
+            &[],
+        )
+        .await;
+    committed.map(drop)
+}
+
 async fn run(seed: u64, planted: Planted) -> std::result::Result<(), String> {
     let schedule = Schedule::new(seed, planted).await?;
     for _ in 0..STATEMENTS {
@@ -302,4 +325,43 @@ async fn exact_3_rewritten_rows_are_not_removed_silently() {
     // Files that another statement has removed need not be taken back.
     write(&handle, 90, SaveMode::Overwrite).await.unwrap();
     handle.remove_files(&last, &application).await.unwrap();
+}
+
+/// A MERGE that inserts rows has read those that an INSERT OVERWRITE replaces: no order of the two gives what both would leave. An
+/// append comes after the INSERT OVERWRITE.
+#[tokio::test]
+async fn exact_2_an_overwrite_does_not_go_past_a_merge() {
+    for merges in [true, false] {
+        let store: ObjectStoreRef = Arc::new(InMemory::new());
+        let (one, other) = (
+            open(Arc::clone(&store)).await.unwrap(),
+            open(Arc::clone(&store)).await.unwrap(),
+        );
+        write(&one, 0, SaveMode::Append).await.unwrap();
+        let context = SessionContext::new().task_ctx();
+        let table = one.refresh().await.unwrap();
+        let rules = one.rules(&table).unwrap();
+        match merges {
+            true => merge(&other, 30).await.unwrap(),
+            false => write(&other, 30, SaveMode::Append).await.unwrap(),
+        }
+        let input = execute_stream(rows(60), Arc::clone(&context)).unwrap();
+        let mode = SaveMode::Overwrite;
+        let written = one.write(&table, &rules, input, &context, mode, None).await;
+        let mut expected: Vec<i64> = (30..30 + ROWS).collect();
+        match merges {
+            true => {
+                let error = written.map(drop).unwrap_err();
+                assert!(error.is_conflict(), "{error}");
+                assert!(error.message().contains("replaced them"), "{error}");
+                expected.extend(0..ROWS);
+            }
+            false => {
+                written.unwrap();
+                expected.extend(60..60 + ROWS);
+            }
+        }
+        expected.sort_unstable();
+        assert_eq!(oracle::ids_seen(store).await, Ok(expected));
+    }
 }
