@@ -355,8 +355,8 @@ impl DeltaTableHandle {
                     Ok(Some((version, _))) => version,
                     Ok(None) if !attempts.are_undecided() => {
                         discard(store, &written.adds).await;
-                        let is_overtaken = replaces
-                            && (attempts.have_conflict() || is_conflict(&error));
+                        let is_overtaken =
+                            replaces && (attempts.have_conflict() || is_conflict(&error));
                         return Err(match is_overtaken {
                             true => self.conflict_error(mode),
                             false => self.fail(error),
