@@ -18,7 +18,7 @@ use datafusion::physical_plan::ExecutionPlan;
 use crate::core::jobs::{PlannedRange, RecordMark};
 use crate::error::{Error, Result, Subject};
 use crate::session::system::SYSTEM;
-use crate::streaming::drain::{BesideExec, expected_of};
+use crate::streaming::drain::DrainedPlan;
 use crate::tables::delta::DeltaTableHandle;
 use crate::tables::kafka::KafkaTable;
 use crate::tables::side_output::ExpectedReport;
@@ -140,8 +140,9 @@ pub(super) async fn with_removed(
     sources: &BTreeMap<String, BatchSource>,
     analyzed: &LogicalPlan,
     state: &SessionState,
-) -> Result<Arc<dyn ExecutionPlan>> {
-    let left = expected_of(&rows);
+) -> Result<DrainedPlan> {
+    let rows = DrainedPlan::of(rows)?;
+    let left = &rows.expected;
     let is_left = |name: &str| left.iter().any(|expected| *expected.table == *name);
     let removed = sources.iter();
     let removed = removed.filter(|(name, source)| !source.ranges.is_empty() && !is_left(name));
@@ -164,9 +165,10 @@ pub(super) async fn with_removed(
             .build()?;
         let scan = LogicalPlan::TableScan(scan);
         let planner = state.query_planner();
-        scans.push(planner.create_physical_plan(&scan, state).await?);
+        let scan = planner.create_physical_plan(&scan, state).await?;
+        scans.push(DrainedPlan::of(scan)?);
     }
-    Ok(Arc::new(BesideExec::new(rows, scans)))
+    Ok(rows.beside(scans))
 }
 
 /// The columns that an analyzed plan reads of its tables, by table name.
