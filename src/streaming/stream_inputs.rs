@@ -75,7 +75,12 @@ impl BatchTables {
 
 /// The name of the scanned table in the session's own schema; none for a system table.
 pub(crate) fn table_of(scan: &TableScan) -> Option<&str> {
-    (scan.table_name.schema() != Some(SYSTEM)).then(|| scan.table_name.table())
+    name_of(&scan.table_name)
+}
+
+/// The same of a reference to a table.
+pub(super) fn name_of(table: &TableReference) -> Option<&str> {
+    (table.schema() != Some(SYSTEM)).then(|| table.table())
 }
 
 /// Whether a stream is read below `plan`, in subqueries as well.
