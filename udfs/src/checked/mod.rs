@@ -7,7 +7,7 @@
 //! [`checked`] rewrites one expression in the same way, [`checked_cast`] one cast, [`checked_of_table`] an expression that a
 //! Delta table stores, and [`plain`] reverses the rewrite; [`CastsInFiles`] rewrites the casts of file columns.
 //! [`DecimalOperators`] plans products and quotients of decimals with enough digits after the point, and [`WidenDecimalComparisons`]
-//! compares decimals with all their digits. [`sum`], [`avg`], [`min`] and [`max`] do not depend on the order of their rows,
+//! compares decimals with all their digits; [`EqualZeros`] compares numbers of DOUBLE by their value. [`sum`], [`avg`], [`min`] and [`max`] do not depend on the order of their rows,
 //! except for the last digits of DOUBLE, and unless partial sums of decimals need more than 128 bits.
 
 mod array_aggregates;
@@ -19,6 +19,7 @@ mod compare;
 mod decimals;
 mod distinct;
 mod division;
+mod equal_zeros;
 mod file_casts;
 mod frame_doubles;
 mod min_max;
@@ -33,12 +34,14 @@ mod sum;
 mod sum_groups;
 mod sum_rows;
 mod wide_sums;
+mod zero;
 
 pub(crate) use array_aggregates::array_functions;
 pub(crate) use average::avg;
 pub use compare::WidenDecimalComparisons;
 pub(crate) use compare::{wide, with_room_to_compare};
 pub use decimals::DecimalOperators;
+pub(crate) use equal_zeros::{EqualZeroGroups, EqualZeros, null_if};
 pub use file_casts::CastsInFiles;
 pub(crate) use min_max::{max, min};
 pub(crate) use nan::functions as nan_functions;
@@ -47,5 +50,6 @@ pub use rewrite::{CheckedArithmetic, as_kept, checked, checked_cast, checked_of_
 pub(crate) use rewrite::{cast_value, type_of};
 pub(crate) use rounding::rounded;
 pub(crate) use sum::sum;
+pub(crate) use zero::with_one_zero;
 
 pub(crate) use overflow::{out_of_range, sql_name};
