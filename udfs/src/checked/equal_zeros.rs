@@ -18,7 +18,7 @@ use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::common::{DFSchema, Result, ScalarValue, internal_err};
 use datafusion::config::ConfigOptions;
 use datafusion::functions::core;
-use datafusion::logical_expr::expr::{AggregateFunction, InList};
+use datafusion::logical_expr::expr::InList;
 use datafusion::logical_expr::{
     Aggregate, ColumnarValue, Documentation, Expr, LogicalPlan, ScalarFunctionArgs, ScalarUDF,
     ScalarUDFImpl, Signature,
@@ -115,14 +115,10 @@ fn may_compare_bits(part: &Expr) -> bool {
     match part {
         Expr::Case(case) => case.expr.is_some(),
         Expr::InList(_) | Expr::WindowFunction(_) => true,
-        Expr::AggregateFunction(call) => is_of_distinct(call.func.name(), call.params.distinct),
+        Expr::AggregateFunction(call) => call.params.distinct,
         Expr::ScalarFunction(call) => OF_ELEMENTS.contains(&call.name()),
         _ => false,
     }
-}
-
-fn is_of_distinct(function: &str, is_distinct: bool) -> bool {
-    is_distinct || function == "approx_distinct"
 }
 
 /// One node of an expression.
@@ -144,25 +140,24 @@ fn with_equal_zeros(mut expr: Expr, schema: &DFSchema) -> Transformed<Expr> {
                 is_changed |= wrap_number(value, schema);
             }
         }
-        Expr::AggregateFunction(AggregateFunction { func, params })
-            if is_of_distinct(func.name(), params.distinct) =>
-        {
-            for value in &mut params.args {
+        Expr::AggregateFunction(call) if call.params.distinct => {
+            for value in &mut call.params.args {
                 is_changed |= wrap_number(value, schema);
             }
             // The engine requires that they are arguments.
-            for key in &mut params.order_by {
+            for key in &mut call.params.order_by {
                 is_changed |= wrap_number(&mut key.expr, schema);
             }
         }
         Expr::WindowFunction(call) => {
-            let is_distinct = is_of_distinct(call.fun.name(), call.params.distinct);
             let params = &mut call.params;
             for key in &mut params.partition_by {
                 is_changed |= wrap_number(key, schema);
             }
-            for value in params.args.iter_mut().filter(|_| is_distinct) {
-                is_changed |= wrap_number(value, schema);
+            if params.distinct {
+                for value in &mut params.args {
+                    is_changed |= wrap_number(value, schema);
+                }
             }
         }
         Expr::ScalarFunction(call) if OF_ELEMENTS.contains(&call.name()) => {
