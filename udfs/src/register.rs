@@ -17,7 +17,8 @@ use datafusion::physical_planner::{DefaultPhysicalPlanner, ExtensionPlanner, Phy
 use crate::bool_aggregates::{bool_and, bool_or};
 use crate::checked::{
     CheckedArithmetic, DecimalOperators, EqualZeroGroups, EqualZeros, WidenDecimalComparisons,
-    array_functions, avg, max, min, nan_functions, null_if, rounded, sum, with_room_to_compare,
+    array_functions, avg, max, min, nan_aggregates, nan_functions, null_if, rounded, sum,
+    with_room_to_compare,
 };
 use crate::comparison_casts::ComparedCasts;
 use crate::complete::{AggregateByCompletedSession, seal_completions};
@@ -211,6 +212,7 @@ pub fn aggregate_functions() -> Vec<Arc<AggregateUDF>> {
         Arc::new(bool_or()),
     ];
     functions.extend(ordered().map(Arc::new));
+    functions.extend(nan_aggregates().map(Arc::new));
     functions
 }
 
