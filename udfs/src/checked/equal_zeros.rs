@@ -214,8 +214,9 @@ impl OptimizerRule for EqualZeroGroups {
         plan: LogicalPlan,
         _: &dyn OptimizerConfig,
     ) -> Result<Transformed<LogicalPlan>> {
-        let LogicalPlan::Aggregate(aggregate) = plan else {
-            return Ok(Transformed::no(plan));
+        let aggregate = match plan {
+            LogicalPlan::Aggregate(aggregate) => aggregate,
+            other => return Ok(Transformed::no(other)),
         };
         let of_sets = |key: &Expr| matches!(key, Expr::GroupingSet(_));
         if aggregate.group_expr.len() < 2 || aggregate.group_expr.iter().any(of_sets) {

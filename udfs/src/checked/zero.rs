@@ -26,7 +26,7 @@ pub(crate) const ONE_ZERO: &str = "one_zero";
 /// # Errors
 ///
 /// None for values that are valid.
-pub(super) fn array_with_one_zero(values: ArrayRef) -> Result<ArrayRef> {
+fn array_with_one_zero(values: ArrayRef) -> Result<ArrayRef> {
     mapped_within(values, |numbers| {
         let one = normalize_float_zero(numbers);
         (!Arc::ptr_eq(&one, numbers)).then_some(one)

@@ -328,40 +328,43 @@ async fn exact_3_rewritten_rows_are_not_removed_silently() {
 }
 
 /// A MERGE that inserts rows has read those that an INSERT OVERWRITE replaces: no order of the two gives what both would leave. An
-/// append comes after the INSERT OVERWRITE.
+/// append comes after the INSERT OVERWRITE. OPTIMIZE moves the rows that are replaced to files that it does not know.
 #[tokio::test]
-async fn exact_2_an_overwrite_does_not_go_past_a_merge() {
-    for merges in [true, false] {
+async fn exact_2_an_overwrite_does_not_go_past_a_merge_or_optimize() {
+    let merged: Vec<i64> = (0..2 * ROWS).chain(30..30 + ROWS).collect();
+    let appended: Vec<i64> = (30..30 + ROWS).chain(60..60 + ROWS).collect();
+    for (meanwhile, is_refused, expected) in [
+        ("MERGE", true, merged),
+        ("OPTIMIZE", true, (0..2 * ROWS).collect()),
+        ("INSERT", false, appended),
+    ] {
         let store: ObjectStoreRef = Arc::new(InMemory::new());
-        let (one, other) = (
-            open(Arc::clone(&store)).await.unwrap(),
-            open(Arc::clone(&store)).await.unwrap(),
-        );
+        let one = open(Arc::clone(&store)).await.unwrap();
+        let other = open(Arc::clone(&store)).await.unwrap();
         write(&one, 0, SaveMode::Append).await.unwrap();
+        write(&one, ROWS, SaveMode::Append).await.unwrap();
         let context = SessionContext::new().task_ctx();
         let table = one.refresh().await.unwrap();
         let rules = one.rules(&table).unwrap();
-        match merges {
-            true => merge(&other, 30).await.unwrap(),
-            false => write(&other, 30, SaveMode::Append).await.unwrap(),
+        match meanwhile {
+            "MERGE" => merge(&other, 30).await.unwrap(),
+            "OPTIMIZE" => {
+                let spec = OptimizeSpec::default();
+                other.optimize(&spec, None).await.map(drop).unwrap();
+            }
+            _ => write(&other, 30, SaveMode::Append).await.unwrap(),
         }
         let input = execute_stream(rows(60), Arc::clone(&context)).unwrap();
         let mode = SaveMode::Overwrite;
         let written = one.write(&table, &rules, input, &context, mode, None).await;
-        let mut expected: Vec<i64> = (30..30 + ROWS).collect();
-        match merges {
-            true => {
-                let error = written.map(drop).unwrap_err();
-                assert!(error.is_conflict(), "{error}");
+        match written {
+            Ok(_) => assert!(!is_refused, "{meanwhile}"),
+            Err(error) => {
+                assert!(is_refused && error.is_conflict(), "{meanwhile}: {error}");
                 assert!(error.message().contains("replaced them"), "{error}");
-                expected.extend(0..ROWS);
-            }
-            false => {
-                written.unwrap();
-                expected.extend(60..60 + ROWS);
             }
         }
-        expected.sort_unstable();
-        assert_eq!(oracle::ids_seen(store).await, Ok(expected));
+        let seen = oracle::ids_seen(store).await;
+        assert_eq!(seen, Ok(expected), "{meanwhile}");
     }
 }
