@@ -170,6 +170,13 @@ fn with_equal_zeros(mut expr: Expr, schema: &DFSchema) -> Transformed<Expr> {
     Transformed::new_transformed(expr, is_changed)
 }
 
+/// The key of an operator that compares bits.
+pub(crate) fn key_with_one_zero(key: &Expr, schema: &DFSchema) -> Expr {
+    let mut one = key.clone();
+    wrap_number(&mut one, schema);
+    one
+}
+
 fn wrap_number(expr: &mut Expr, schema: &DFSchema) -> bool {
     is_number(expr, schema) && wrap(expr)
 }
