@@ -1,6 +1,6 @@
-//! Simulation of two servers that define and drop views in the same data directory, over a store that loses and repeats writes and loses
-//! answers. The servers die and start again. A definition that was answered exists after the start; one that was
-//! answered with an error exists whole, or not at all.
+//! Simulation of two servers that define and drop views in the same data directory, over a store that loses and repeats
+//! writes, and loses answers. The servers die and start again. A definition that was answered exists after the start; one that
+//! was answered with an error exists whole, or not at all.
 
 mod opening;
 
