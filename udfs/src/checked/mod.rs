@@ -7,8 +7,9 @@
 //! [`checked`] rewrites one expression in the same way, [`checked_cast`] one cast, [`checked_of_table`] an expression that a
 //! Delta table stores, and [`plain`] reverses the rewrite; [`CastsInFiles`] rewrites the casts of file columns.
 //! [`DecimalOperators`] plans products and quotients of decimals with enough digits after the point, and [`WidenDecimalComparisons`]
-//! compares decimals with all their digits; [`EqualZeros`] compares numbers of DOUBLE by their value. [`sum`], [`avg`], [`min`] and [`max`] do not depend on the order of their rows,
-//! except for the last digits of DOUBLE, and unless partial sums of decimals need more than 128 bits.
+//! compares decimals with all their digits; [`EqualZeros`] compares numbers of DOUBLE by their value. [`sum`], [`avg`], [`min`]
+//! and [`max`] do not depend on the order of their rows, except for the last digits of DOUBLE, and unless partial sums of decimals
+//! need more than 128 bits.
 
 mod array_aggregates;
 mod average;
