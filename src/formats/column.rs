@@ -33,6 +33,8 @@ pub(crate) struct ReadContext {
     pub(crate) number_unit: Option<TimeUnit>,
     /// A value of the wrong type is NULL and does not make the row bad.
     lenient: bool,
+    /// The JSON reader takes the text of a nested value before it reads it: a number in its place may be too large for a DOUBLE.
+    pub(crate) takes_texts: bool,
     /// Why the row is bad: the first reason.
     failure: Option<ValueFailure>,
 }
@@ -43,6 +45,7 @@ impl ReadContext {
             timestamps: TimestampReader::new(options.zone),
             number_unit: options.number_unit,
             lenient,
+            takes_texts: false,
             failure: None,
         }
     }
@@ -208,10 +211,15 @@ impl ColumnBuilders {
         self.children.iter_mut().for_each(ColumnBuilder::push_null);
     }
 
+    /// Truncates all columns to `len` values, and removes what a reader has added to a value that it has not ended.
     pub(crate) fn truncate(&mut self, len: usize) {
-        self.children
-            .iter_mut()
-            .for_each(|child| child.truncate(len));
+        self.children.iter_mut().for_each(|child| child.cut(len));
+    }
+
+    /// Whether a column has values within values.
+    pub(crate) fn are_nested(&self) -> bool {
+        let mut columns = self.children.iter();
+        columns.any(|column| column.data_type.is_nested())
     }
 
     /// Returns the finished columns and empties the builders.
@@ -351,10 +359,15 @@ impl ColumnBuilder {
         }
     }
 
+    /// Truncates to `len` values; the values must be complete.
     pub(crate) fn truncate(&mut self, len: usize) {
-        if self.len() <= len {
-            return;
+        if self.len() > len {
+            self.cut(len);
         }
+    }
+
+    /// Truncates to `len` values, and removes what a reader has added to a STRUCT, LIST or MAP that it has not ended.
+    fn cut(&mut self, len: usize) {
         self.validity.truncate(len);
         match &mut self.values {
             ValueBuilder::Boolean(values) => values.truncate(len),
@@ -375,11 +388,11 @@ impl ColumnBuilder {
             ValueBuilder::Decimal128(_, _, values) => values.truncate(len),
             ValueBuilder::Decimal256(_, _, values) => values.truncate(len),
             ValueBuilder::Text(values) | ValueBuilder::Binary(values) => values.truncate(len),
-            ValueBuilder::List(offsets, child) => child.truncate(cut_offsets(offsets, len)),
+            ValueBuilder::List(offsets, child) => child.cut(cut_offsets(offsets, len)),
             ValueBuilder::Map(offsets, keys, values) => {
                 let entries = cut_offsets(offsets, len);
-                keys.truncate(entries);
-                values.truncate(entries);
+                keys.cut(entries);
+                values.cut(entries);
             }
             ValueBuilder::Struct(columns) => columns.truncate(len),
         }

@@ -64,6 +64,21 @@ impl Analyzed {
         &self.statics
     }
 
+    /// The tables that the queries in arguments read, and those that give the versions of other tables.
+    ///
+    /// # Errors
+    ///
+    /// None that a caller could cause.
+    pub(super) fn tables_of_arguments(&self) -> Result<Vec<TableReference>> {
+        let mut found = Vec::new();
+        let plans = self.queries.iter().map(ArgumentQuery::plan);
+        let versions = self.versions.iter().map(|version| &version.plan);
+        for plan in plans.chain(versions) {
+            add_tables(plan, &mut found)?;
+        }
+        Ok(found)
+    }
+
     /// The version of a static table, if each batch asks for it.
     pub(super) fn version(&self, name: &str) -> Option<&AskedVersion> {
         let mut versions = self.versions.iter();
@@ -132,7 +147,7 @@ fn add_statics(
     Ok(())
 }
 
-/// Adds all tables of a query in an argument: it reads a stream whole, as it reads any table.
+/// Adds all tables of a query in an argument: it reads a Delta table whole that is declared as a stream, as it reads any table.
 fn add_tables(plan: &LogicalPlan, found: &mut Vec<TableReference>) -> Result<()> {
     add_statics(plan, &StreamSources::new(), found)
 }

@@ -12,7 +12,7 @@ use datafusion::physical_plan::ExecutionPlan;
 use crate::core::jobs::{PartitionTimes, RecordMark};
 use crate::error::Result;
 use crate::state::late_rows;
-use crate::streaming::drain::{drained_scans, expected_of};
+use crate::streaming::drain::DrainedPlan;
 use crate::streaming::side_output::SplitSideOutputExec;
 use crate::streaming::stateful::FrontPlan;
 use crate::streaming::stream_inputs::{BatchSource, check_planned};
@@ -90,12 +90,8 @@ pub(super) struct PlannedSides {
 
 impl PlannedSides {
     /// Of a plan that gives the rows of a batch of these sources.
-    pub(super) fn of(
-        plan: Arc<dyn ExecutionPlan>,
-        sources: BTreeMap<String, BatchSource>,
-    ) -> Result<Self> {
-        let plan = drained_scans(plan)?;
-        let expected = expected_of(&plan);
+    pub(super) fn of(drained: DrainedPlan, sources: BTreeMap<String, BatchSource>) -> Result<Self> {
+        let DrainedPlan { plan, expected } = drained;
         check_planned(&expected, &sources)?;
         let sources = sources.into_iter();
         Ok(Self {

@@ -94,35 +94,58 @@ pub async fn read_to_end(plan: &Arc<dyn ExecutionPlan>, context: &Arc<TaskContex
     Ok(())
 }
 
-/// Wraps the scans of streams in `plan` so that they are read to their end, even if a join above needs fewer rows.
-pub(super) fn drained_scans(plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
-    let whole = plan.transform_up(|plan| {
-        Ok(match scan_expected(&plan) {
-            Some(_) => Transformed::yes(Arc::new(DrainExec::new(plan)) as _),
-            None => Transformed::no(plan),
-        })
-    })?;
-    Ok(whole.data)
+/// A plan whose scans of streams are read to their end, even if a join above needs fewer rows.
+#[derive(Debug)]
+pub(super) struct DrainedPlan {
+    /// The plan.
+    pub(super) plan: Arc<dyn ExecutionPlan>,
+    /// What its scans of streams are to report.
+    pub(super) expected: Vec<ExpectedReport>,
 }
 
-/// What the scans of streams in a plan are to report.
-pub(super) fn expected_of(plan: &Arc<dyn ExecutionPlan>) -> Vec<ExpectedReport> {
-    let of_children = plan.children().into_iter().flat_map(expected_of);
-    let own = scan_expected(plan).unwrap_or_default();
-    own.into_iter().chain(of_children).collect()
+impl DrainedPlan {
+    /// Of a plan whose scans are not wrapped yet.
+    pub(super) fn of(plan: Arc<dyn ExecutionPlan>) -> Result<Self> {
+        let mut expected = Vec::new();
+        let whole = plan.transform_up(|plan| {
+            Ok(match scan_expected(&plan) {
+                Some(of_scan) => {
+                    expected.extend(of_scan);
+                    Transformed::yes(Arc::new(DrainExec::new(plan)) as _)
+                }
+                None => Transformed::no(plan),
+            })
+        })?;
+        Ok(Self {
+            plan: whole.data,
+            expected,
+        })
+    }
+
+    /// Gives the rows of this plan. The others are scans whose rows are not needed: they are read as well.
+    pub(super) fn beside(mut self, others: Vec<Self>) -> Self {
+        let mut scans = Vec::with_capacity(others.len());
+        for other in others {
+            self.expected.extend(other.expected);
+            scans.push(other.plan);
+        }
+        Self {
+            plan: Arc::new(BesideExec::new(self.plan, scans)),
+            expected: self.expected,
+        }
+    }
 }
 
 /// Passes on the rows of one input. Its other inputs are scans whose rows are not needed: below [`DrainExec`] they are read by
 /// [`read_to_end`].
 #[derive(Debug)]
-pub(super) struct BesideExec {
+struct BesideExec {
     rows: Arc<dyn ExecutionPlan>,
     others: Vec<Arc<dyn ExecutionPlan>>,
 }
 
 impl BesideExec {
-    /// Gives `rows`, beside the others.
-    pub(super) fn new(rows: Arc<dyn ExecutionPlan>, others: Vec<Arc<dyn ExecutionPlan>>) -> Self {
+    fn new(rows: Arc<dyn ExecutionPlan>, others: Vec<Arc<dyn ExecutionPlan>>) -> Self {
         Self { rows, others }
     }
 }

@@ -15,7 +15,7 @@ use datafusion::logical_expr::LogicalPlan;
 use datafusion::sql::parser::Statement as SqlStatement;
 
 use crate::core::jobs::MemoryShortage;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, Subject};
 use crate::planner::ast::Emit;
 use crate::session::catalog::view_barrier;
 use crate::session::catalog::{TableEntry, split_time_travel};
@@ -36,7 +36,7 @@ use crate::streaming::scope::check_scope;
 use crate::streaming::sink_table::{JobSinkTable, reads_own_sink, sink_name};
 use crate::streaming::stateful::StreamQuery;
 use crate::streaming::stream_inputs::{
-    BatchSource, StreamSources, StreamTable, table_of, with_removed,
+    BatchSource, StreamSources, StreamTable, name_of, table_of, with_removed,
 };
 use crate::tables::delta::TimeTravel;
 
@@ -442,7 +442,37 @@ fn analyze(
     let state = session.states.state();
     let analyzer = state.analyzer();
     let input = analyzer.execute_and_check(input, state.config_options(), |_, _| {})?;
-    Analyzed::try_new(input, sink, session.catalog.asked_versions(), sources)
+    let versions = session.catalog.asked_versions();
+    let analyzed = Analyzed::try_new(input, sink, versions, sources)?;
+    check_arguments(session, &analyzed)?;
+    Ok(analyzed)
+}
+
+/// Refuses a topic in a query that is an argument (SCOPE-1): its value would be of the whole topic, from the first record on, and each
+/// batch would read all of it.
+fn check_arguments(session: &Session, analyzed: &Analyzed) -> Result<()> {
+    for table in analyzed.tables_of_arguments()? {
+        let Some(name) = name_of(&table) else {
+            continue;
+        };
+        if !matches!(
+            session.catalog.entry_of_plan(name),
+            Some(TableEntry::Kafka(_))
+        ) {
+            continue;
+        }
+        // One that only a view may use is not named.
+        let shown = match session.catalog.entry(name) {
+            Some(_) => format!("Kafka table {name}"),
+            None => "a Kafka table".to_owned(),
+        };
+        return Err(Error::unsupported(format!(
+            "{shown} in a subquery that is an argument: each batch would read the whole topic"
+        ))
+        .about(Subject::table(name))
+        .with_help("keep the value in a Delta table: each batch reads it as it is then"));
+    }
+    Ok(())
 }
 
 /// The columns of the sink as they are now, if they can change.

@@ -72,6 +72,10 @@ async fn run(session: &Session, sql: &str) {
 
 /// The query of a CREATE JOB in this session.
 async fn job_in(session: &Session, sql: &str) -> JobQuery {
+    tried_in(session, sql).await.unwrap()
+}
+
+async fn tried_in(session: &Session, sql: &str) -> Result<JobQuery, Error> {
     let raw = Script::new("jobs", sql).split().unwrap().remove(0);
     let mut parsed = parse_statement(&raw).unwrap();
     Parameters::default().bind(&mut parsed).unwrap();
@@ -81,7 +85,7 @@ async fn job_in(session: &Session, sql: &str) -> JobQuery {
     let JobStatement::Create { insert, emit, .. } = *job else {
         panic!("the statement makes no job: {sql}");
     };
-    JobQuery::try_new(session, *insert, emit).await.unwrap()
+    JobQuery::try_new(session, *insert, emit).await
 }
 
 fn visits(query: &JobQuery) -> Arc<KafkaTable> {
@@ -549,6 +553,44 @@ async fn the_query_in_an_argument_runs_once_in_each_batch_with_state_and_without
             statics.iter().any(|(name, _)| name == "progress"),
             "{statics:?}"
         );
+    }
+}
+
+#[tokio::test]
+async fn scope_1_a_topic_in_a_query_that_is_an_argument_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let place = folder.path().display();
+    let session = in_session(&format!(
+        "{TABLES}
+        CREATE EXTERNAL TABLE names (id BIGINT, name VARCHAR) STORED AS DELTA LOCATION '{place}';
+        INSERT INTO names VALUES (1, 'home');
+        CREATE VIEW pages AS SELECT page FROM out;"
+    ))
+    .await;
+    for (rows, table) in [
+        (
+            "visits WHERE offsets_from(0, k, (SELECT max(page) FROM visits))",
+            "visits",
+        ),
+        (
+            "visits WHERE offsets_from(0, k, (SELECT max(page) FROM pages))",
+            "out",
+        ),
+        (
+            "visits WHERE offsets_from(0, k, (SELECT max(name) FROM names
+              WHERE offsets_from(0, id, (SELECT max(page) FROM out))))",
+            "out",
+        ),
+        (
+            "visits JOIN names FOR TIMESTAMP AS OF (SELECT max(event_time) FROM visits) ON k = id",
+            "visits",
+        ),
+    ] {
+        let job = format!("CREATE JOB j AS INSERT INTO out SELECT k, page FROM {rows}");
+        let error = tried_in(&session, &job).await.err().unwrap();
+        assert_eq!(error.kind(), ErrorKind::Unsupported, "{rows}: {error}");
+        let begin = format!("Kafka table {table} in a subquery that is an argument");
+        assert!(error.message().starts_with(&begin), "{rows}: {error}");
     }
 }
 

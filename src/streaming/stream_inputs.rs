@@ -18,7 +18,7 @@ use datafusion::physical_plan::ExecutionPlan;
 use crate::core::jobs::{PlannedRange, RecordMark};
 use crate::error::{Error, Result, Subject};
 use crate::session::system::SYSTEM;
-use crate::streaming::drain::{BesideExec, expected_of};
+use crate::streaming::drain::DrainedPlan;
 use crate::tables::delta::DeltaTableHandle;
 use crate::tables::kafka::KafkaTable;
 use crate::tables::side_output::ExpectedReport;
@@ -75,7 +75,12 @@ impl BatchTables {
 
 /// The name of the scanned table in the session's own schema; none for a system table.
 pub(crate) fn table_of(scan: &TableScan) -> Option<&str> {
-    (scan.table_name.schema() != Some(SYSTEM)).then(|| scan.table_name.table())
+    name_of(&scan.table_name)
+}
+
+/// The same of a reference to a table.
+pub(super) fn name_of(table: &TableReference) -> Option<&str> {
+    (table.schema() != Some(SYSTEM)).then(|| table.table())
 }
 
 /// Whether a stream is read below `plan`, in subqueries as well.
@@ -140,8 +145,9 @@ pub(super) async fn with_removed(
     sources: &BTreeMap<String, BatchSource>,
     analyzed: &LogicalPlan,
     state: &SessionState,
-) -> Result<Arc<dyn ExecutionPlan>> {
-    let left = expected_of(&rows);
+) -> Result<DrainedPlan> {
+    let rows = DrainedPlan::of(rows)?;
+    let left = &rows.expected;
     let is_left = |name: &str| left.iter().any(|expected| *expected.table == *name);
     let removed = sources.iter();
     let removed = removed.filter(|(name, source)| !source.ranges.is_empty() && !is_left(name));
@@ -164,9 +170,10 @@ pub(super) async fn with_removed(
             .build()?;
         let scan = LogicalPlan::TableScan(scan);
         let planner = state.query_planner();
-        scans.push(planner.create_physical_plan(&scan, state).await?);
+        let scan = planner.create_physical_plan(&scan, state).await?;
+        scans.push(DrainedPlan::of(scan)?);
     }
-    Ok(Arc::new(BesideExec::new(rows, scans)))
+    Ok(rows.beside(scans))
 }
 
 /// The columns that an analyzed plan reads of its tables, by table name.

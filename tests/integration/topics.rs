@@ -7,7 +7,10 @@ use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
 use futures::executor::block_on;
-use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication};
+use rdkafka::admin::{
+    AdminClient, AdminOptions, AlterConfig, NewPartitions, NewTopic, ResourceSpecifier,
+    TopicReplication,
+};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::KafkaError;
@@ -85,6 +88,27 @@ pub(crate) fn widen_topic_on(bootstrap: &str, topic: &str, partitions: u32) {
         result.unwrap();
     }
     wait_for_partitions(&admin, topic, partitions);
+}
+
+/// Gives a topic a setting. When this returns, the broker tells its clients of it.
+pub(crate) fn set_topic_on(bootstrap: &str, topic: &str, name: &str, value: &str) {
+    let admin = admin(bootstrap);
+    let topic = ResourceSpecifier::Topic(topic);
+    let change = AlterConfig::new(topic).set(name, value);
+    let changed = block_on(admin.alter_configs([&change], &patient())).unwrap();
+    for result in changed {
+        result.unwrap();
+    }
+    let began = Instant::now();
+    loop {
+        let described = block_on(admin.describe_configs([&topic], &patient())).unwrap();
+        let described = described.into_iter().next().unwrap().unwrap();
+        let told = described.get(name).and_then(|entry| entry.value.as_deref());
+        if told == Some(value) {
+            return;
+        }
+        assert!(began.elapsed() < PATIENCE, "{name} is {told:?}");
+    }
 }
 
 /// Deletes a topic. When this returns, the broker tells its clients that there is none.

@@ -16,8 +16,9 @@ use datafusion::physical_planner::{DefaultPhysicalPlanner, ExtensionPlanner, Phy
 
 use crate::bool_aggregates::{bool_and, bool_or};
 use crate::checked::{
-    CheckedArithmetic, DecimalOperators, WidenDecimalComparisons, array_functions, avg, max, min,
-    nan_functions, rounded, sum, with_room_to_compare,
+    CheckedArithmetic, DecimalOperators, EqualZeroGroups, EqualZeros, WidenDecimalComparisons,
+    array_functions, avg, max, min, nan_aggregates, nan_functions, null_if, rounded, sum,
+    with_room_to_compare,
 };
 use crate::comparison_casts::ComparedCasts;
 use crate::complete::{AggregateByCompletedSession, seal_completions};
@@ -98,12 +99,18 @@ pub fn register(mut builder: SessionStateBuilder) -> SessionStateBuilder {
         let place = rules.position(|rule| rule.name() == to_joins);
         optimizer.rules.insert(place.unwrap_or(0), refusal);
     }
+    // Before conditions are pushed to tables.
+    let mut rules = optimizer.rules.iter();
+    let simplified = rules.position(|rule| rule.name() == "simplify_expressions");
+    let place = simplified.map_or(0, |place| place + 1);
+    optimizer.rules.insert(place, Arc::new(EqualZeros));
     // Last: all other rules have run, so the aggregates and their inputs are final.
     optimizer.rules.push(Arc::new(AggregateBySession));
     optimizer.rules.push(Arc::new(AggregateByCompletedSession));
     optimizer.rules.push(Arc::new(NamedKeys));
     optimizer.rules.push(Arc::new(HiddenEqualities));
     optimizer.rules.push(Arc::new(FollowedKeys));
+    optimizer.rules.push(Arc::new(EqualZeroGroups));
     // Before the rules that make the types of operands equal: for casts by the user.
     let analyzer = builder.analyzer().get_or_insert_default();
     analyzer.rules.insert(0, Arc::new(MicrosecondTime));
@@ -115,6 +122,7 @@ pub fn register(mut builder: SessionStateBuilder) -> SessionStateBuilder {
     builder
         .with_analyzer_rule(Arc::new(MicrosecondTime))
         .with_analyzer_rule(Arc::new(CheckedArithmetic))
+        .with_analyzer_rule(Arc::new(EqualZeros))
         .with_analyzer_rule(Arc::new(JoinConditions))
         .with_analyzer_rule(Arc::new(ComputedKeys))
         .with_analyzer_rule(Arc::new(SingleValueSubqueries))
@@ -179,6 +187,7 @@ pub fn scalar_functions() -> Vec<Arc<ScalarUDF>> {
         Arc::new(array_has()),
         Arc::new(list_compare()),
         Arc::new(map_extract()),
+        Arc::new(null_if()),
     ];
     functions.extend(signed_functions());
     functions.extend(times::functions());
@@ -203,6 +212,7 @@ pub fn aggregate_functions() -> Vec<Arc<AggregateUDF>> {
         Arc::new(bool_or()),
     ];
     functions.extend(ordered().map(Arc::new));
+    functions.extend(nan_aggregates().map(Arc::new));
     functions
 }
 

@@ -103,15 +103,31 @@ fn read_record(
             ));
         }
     }
+    let mut read = read_text(columns, context, text, start);
+    // The library reads a number in the place of a nested value as a DOUBLE, and gives up on one that is too large.
+    if read.as_ref().is_err_and(serde_json::Error::is_syntax) && columns.are_nested() {
+        columns.truncate(start);
+        context.take_failure();
+        context.takes_texts = true;
+        read = read_text(columns, context, text, start);
+        context.takes_texts = false;
+    }
+    read.map_err(|error| format!("not one JSON object: {error}"))
+}
+
+fn read_text(
+    columns: &mut ColumnBuilders,
+    context: &mut ReadContext,
+    text: &str,
+    start: usize,
+) -> Result<(), serde_json::Error> {
     let mut deserializer = serde_json::Deserializer::from_str(text);
-    (&mut deserializer)
-        .deserialize_map(RecordVisitor {
-            columns,
-            context,
-            start,
-        })
-        .and_then(|()| deserializer.end())
-        .map_err(|error| format!("not one JSON object: {error}"))
+    (&mut deserializer).deserialize_map(RecordVisitor {
+        columns,
+        context,
+        start,
+    })?;
+    deserializer.end()
 }
 
 struct RecordVisitor<'a> {
@@ -236,7 +252,12 @@ impl<'de> DeserializeSeed<'de> for ValueSeed<'_> {
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
         match &self.column.values {
             ValueBuilder::Struct(_) | ValueBuilder::List(..) | ValueBuilder::Map(..) => {
-                deserializer.deserialize_any(self)
+                if !self.context.takes_texts {
+                    return deserializer.deserialize_any(self);
+                }
+                let raw = <&RawValue as serde::Deserialize>::deserialize(deserializer)?;
+                self.read_nested(raw.get())
+                    .map_err(serde::de::Error::custom)
             }
             _ => {
                 let raw = <&RawValue as serde::Deserialize>::deserialize(deserializer)?;
@@ -247,6 +268,17 @@ impl<'de> DeserializeSeed<'de> for ValueSeed<'_> {
 }
 
 impl ValueSeed<'_> {
+    /// Reads the value of a nested column from its JSON text.
+    fn read_nested(self, json: &str) -> Result<(), serde_json::Error> {
+        match json.as_bytes() {
+            [b'-' | b'0'..=b'9', ..] => {
+                self.conflict(json);
+                Ok(())
+            }
+            _ => serde_json::Deserializer::from_str(json).deserialize_any(self),
+        }
+    }
+
     fn conflict(self, found: &str) {
         self.column.push_conflict(self.context, found);
     }

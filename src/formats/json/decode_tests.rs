@@ -637,6 +637,57 @@ fn lenient_reading_nulls_the_field_only() {
     assert_eq!(bad, [1, 2]);
 }
 
+/// A number that no DOUBLE holds is a value of another type than STRUCT, LIST and MAP, as it is for a DOUBLE: the rest of the record
+/// is read.
+#[test]
+fn a_huge_number_in_the_place_of_a_nested_value_is_a_conflict() {
+    let mut fields = nested_fields();
+    fields.push(nullable("d", DataType::Float64));
+    let format = format(fields, &[]);
+    let messages = [
+        r#"{"p":1e999,"d":1}"#,
+        r#"{"d":2,"l":-1e999,"p":{"x":1}}"#,
+        r#"{"p":{"x":3},"m":1e999 ,"d":3,"other":1e999}"#,
+        r#"{"m":{"a":[1],"b":1e999},"d":4}"#,
+        r#"{"d":1e999,"m":1e999,"p":{"x":5}}"#,
+    ];
+    let decoded = decode(&format, true, &messages);
+    assert_eq!(decoded.bad.len(), 0);
+    let column = |index: usize| cells(decoded.columns.column(index));
+    assert_eq!(
+        column(0),
+        ["-", "{x: 1, at: -}", "{x: 3, at: -}", "-", "{x: 5, at: -}"]
+    );
+    assert_eq!(column(1), ["-"; 5]);
+    assert_eq!(column(2), ["-", "-", "-", "{a: [1], b: -}", "-"]);
+    assert_eq!(column(3), ["1.0", "2.0", "3.0", "4.0", "-"]);
+
+    let strict = decode(&format, false, &messages[..3]);
+    let columns = strict.bad.iter().filter_map(|bad| bad.column.as_deref());
+    let columns: Vec<&str> = columns.collect();
+    assert_eq!(columns, ["p", "l", "m"]);
+}
+
+/// A message that ends within a nested value is one bad row: what was read of it is removed.
+#[test]
+fn a_message_that_is_cut_off_in_a_nested_value_is_one_bad_row() {
+    let whole = r#"{"p":{"x":1,"at":5},"l":[{"x":1},{"x":2,"at":6}],"m":{"a":[1,2],"b":[3]}}"#;
+    let format = format(nested_fields(), &[("json.timestamp_unit", "seconds")]);
+    for end in 1..whole.len() {
+        for lenient in [false, true] {
+            let decoded = decode(&format, lenient, &[whole, &whole[..end], whole]);
+            let bad: Vec<usize> = decoded.bad.iter().map(|bad| bad.row).collect();
+            assert_eq!(bad, [1], "{}", &whole[..end]);
+            for column in decoded.columns.columns() {
+                let cells = cells(column);
+                assert_ne!(cells[0], "-");
+                assert_eq!(cells[2], cells[0], "{}", &whole[..end]);
+                assert_eq!(cells[1], "-", "{}", &whole[..end]);
+            }
+        }
+    }
+}
+
 #[test]
 fn an_unknown_type_is_refused_by_name() {
     let field = nullable("d", DataType::Duration(TimeUnit::Second));

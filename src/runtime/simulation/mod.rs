@@ -2,7 +2,7 @@
 //! the clock are simulated.
 //!
 //! Several processes run the same job. They die, or sleep and go on afterwards as if no time had passed. The store and the
-//! broker fail, and their answers get lost; the store writes late, or only half of a file. Transactions time out, the sink
+//! broker fail, and their answers get lost; the store writes late, twice, or only half of a file. Transactions time out, the sink
 //! forgets its witness, retention deletes records, partitions are added, and the job is paused and rewound. In the end an oracle
 //! computes what the job should have written, and all of it is compared (EXACT-1, EXACT-2, EXACT-3, LOSS-1).
 //!

@@ -351,6 +351,8 @@ impl Faults for Process {
             let fates = if path.contains("/log/") { 3 } else { 4 };
             match state.random.below(fates) {
                 0 => CallFate::Refused,
+                // From a copy of the random numbers: the other decisions are the same with and without this one.
+                1 if state.random.clone().below(2) == 0 => CallFate::Repeated,
                 1 => CallFate::AnswerLost,
                 2 => CallFate::Late,
                 _ => CallFate::Torn,

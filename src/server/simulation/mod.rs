@@ -1,6 +1,6 @@
-//! Simulation of two servers that define and drop views in the same data directory, over a store that loses writes and
-//! answers. The servers die and start again. A definition that was answered exists after the start; one that was
-//! answered with an error exists whole, or not at all.
+//! Simulation of two servers that define and drop views in the same data directory, over a store that loses and repeats
+//! writes, and loses answers. The servers die and start again. A definition that was answered exists after the start; one that
+//! was answered with an error exists whole, or not at all.
 
 mod opening;
 
@@ -95,9 +95,10 @@ impl Faults for LossyStore {
             return CallFate::Done;
         }
         // The store never writes a part of an object.
-        match (writes, self.below(3)) {
+        match (writes, self.below(4)) {
             (false, _) | (true, 0) => CallFate::Refused,
             (true, 1) => CallFate::AnswerLost,
+            (true, 2) => CallFate::Repeated,
             (true, _) => CallFate::Late,
         }
     }

@@ -145,11 +145,16 @@ impl ExecutionPlan for OnceExec {
 #[cfg(test)]
 mod tests {
     use datafusion::arrow::array::{ArrayRef, Int64Array, RecordBatch};
+    use datafusion::arrow::datatypes::{DataType, Field, Schema};
     use datafusion::arrow::util::pretty::pretty_format_batches;
+    use datafusion::common::JoinSide;
     use datafusion::datasource::memory::MemorySourceConfig;
     use datafusion::execution::memory_pool::GreedyMemoryPool;
     use datafusion::execution::runtime_env::RuntimeEnvBuilder;
+    use datafusion::logical_expr::Operator;
+    use datafusion::physical_expr::expressions::{BinaryExpr, Column};
     use datafusion::physical_plan::coalesce_partitions::CoalescePartitionsExec;
+    use datafusion::physical_plan::joins::utils::{ColumnIndex, JoinFilter};
     use datafusion::physical_plan::{Partitioning, collect};
 
     use super::*;
@@ -219,6 +224,62 @@ mod tests {
         for (right, kind) in [(rows(2), JoinType::Inner), (rows(1), JoinType::Left)] {
             let plan = joined(rows(1), right, kind);
             assert!(!is_read_once(&plan), "{kind}");
+        }
+    }
+
+    /// The join of 64 batches, which take half a MiB, with three rows: those whose number is less than that of a row.
+    fn join_of_many(kind: JoinType) -> Arc<dyn ExecutionPlan> {
+        let batch = |number: i64| {
+            let numbers = Int64Array::from_iter_values(number * 1_000..(number + 1) * 1_000);
+            RecordBatch::try_from_iter([("v", Arc::new(numbers) as ArrayRef)]).unwrap()
+        };
+        let batches: Vec<RecordBatch> = (0..64).map(batch).collect();
+        let schema = batches[0].schema();
+        let left = MemorySourceConfig::try_new_exec(&[batches], Arc::clone(&schema), None).unwrap();
+        let sides = [JoinSide::Left, JoinSide::Right];
+        let columns = sides.map(|side| ColumnIndex { index: 0, side }).to_vec();
+        let fields = ["l", "r"].map(|name| Field::new(name, DataType::Int64, false));
+        let fields = Arc::new(Schema::new(fields.to_vec()));
+        let [one, other] = [Column::new("l", 0), Column::new("r", 1)].map(Arc::new);
+        let less = Arc::new(BinaryExpr::new(one, Operator::Lt, other));
+        let filter = JoinFilter::new(less, columns, fields);
+        let join = NestedLoopJoinExec::try_new(left, rows(1), Some(filter), &kind, None).unwrap();
+        ReadOnce
+            .optimize(Arc::new(join), &ConfigOptions::default())
+            .unwrap()
+    }
+
+    /// A statement that runs short of memory gives the rows that it gives with enough.
+    #[tokio::test]
+    async fn safe_1_a_plain_join_that_runs_short_of_memory_goes_to_disk() {
+        for (kind, count) in [
+            (JoinType::Inner, 6),
+            (JoinType::Left, 6 + 63_997),
+            (JoinType::LeftSemi, 3),
+            (JoinType::LeftAnti, 63_997),
+        ] {
+            let mut results = Vec::new();
+            for (limit, is_short) in [(100_000, true), (100_000_000, false)] {
+                let runtime = RuntimeEnvBuilder::new()
+                    .with_memory_pool(Arc::new(GreedyMemoryPool::new(limit)))
+                    .build_arc()
+                    .unwrap();
+                let context = TaskContext::default().with_runtime(Arc::clone(&runtime));
+                let plan = join_of_many(kind);
+                assert!(!is_read_once(&plan), "{kind}");
+                let rows = collect(Arc::clone(&plan), Arc::new(context)).await.unwrap();
+                let spills = plan.metrics().and_then(|metrics| metrics.spill_count());
+                assert_eq!(spills.is_some_and(|count| count > 0), is_short, "{kind}");
+                // The plan keeps its left side.
+                drop(plan);
+                assert_eq!(runtime.memory_pool.reserved(), 0, "{kind}");
+                let shown = pretty_format_batches(&rows).unwrap().to_string();
+                let mut lines: Vec<String> = shown.lines().map(str::to_owned).collect();
+                lines.sort_unstable();
+                assert_eq!(rows.iter().map(RecordBatch::num_rows).sum::<usize>(), count);
+                results.push(lines);
+            }
+            assert!(results[0] == results[1], "{kind}");
         }
     }
 

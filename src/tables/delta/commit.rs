@@ -300,11 +300,20 @@ impl DeltaTableHandle {
         table: &DeltaTable,
         snapshot: &EagerSnapshot,
         store: &ObjectStoreRef,
-        written: WrittenFiles,
+        mut written: WrittenFiles,
         mode: SaveMode,
         transactions: &[(String, i64)],
     ) -> Result<Commit> {
         let log = table.log_store();
+        if mode == SaveMode::Overwrite {
+            match all_files(snapshot, &log).await {
+                Ok(files) => written.removed = files,
+                Err(error) => {
+                    discard(store, &written.adds).await;
+                    return Err(self.fail(error));
+                }
+            }
+        }
         let duties = match FeatureActions::of(snapshot, &log, !written.adds.is_empty()).await {
             Ok(duties) => duties,
             Err(error) => {
@@ -316,7 +325,9 @@ impl DeltaTableHandle {
         if let Some(checked) = written.checked {
             attempts = attempts.of_rows_after(checked);
         }
-        if let Some(rewrite) = written.rewrite {
+        // An INSERT OVERWRITE replaces all rows of the version that it has read: rows that a MERGE has added since depend on them.
+        let replaces = mode == SaveMode::Overwrite || written.rewrite.is_some();
+        if replaces {
             let removed = written.removed.iter().filter_map(|action| match action {
                 Action::Remove(remove) => Some(remove.path.clone()),
                 _ => None,
@@ -325,7 +336,12 @@ impl DeltaTableHandle {
             let level = configuration.get("delta.isolationLevel");
             let is_serializable =
                 level.is_some_and(|level| level.eq_ignore_ascii_case("Serializable"));
-            attempts = attempts.of_change(rewrite, is_serializable, snapshot.version(), removed);
+            attempts = attempts.of_change(
+                written.rewrite,
+                is_serializable,
+                snapshot.version(),
+                removed,
+            );
         }
         let id = uuid::Uuid::new_v4().to_string();
         let committed = self
@@ -339,10 +355,10 @@ impl DeltaTableHandle {
                     Ok(Some((version, _))) => version,
                     Ok(None) if !attempts.are_undecided() => {
                         discard(store, &written.adds).await;
-                        let is_overtaken = written.rewrite.is_some()
-                            && (attempts.have_conflict() || is_conflict(&error));
+                        let is_overtaken =
+                            replaces && (attempts.have_conflict() || is_conflict(&error));
                         return Err(match is_overtaken {
-                            true => self.conflict_error(),
+                            true => self.conflict_error(mode),
                             false => self.fail(error),
                         });
                     }
@@ -358,9 +374,13 @@ impl DeltaTableHandle {
     }
 
     /// The error of rows that another writer has changed meanwhile.
-    fn conflict_error(&self) -> Error {
+    fn conflict_error(&self, mode: SaveMode) -> Error {
+        let done = match mode {
+            SaveMode::Overwrite => "replaced",
+            _ => "read",
+        };
         Error::unavailable(format!(
-            "Delta table '{}': another writer has changed rows while this statement read them",
+            "Delta table '{}': another writer has changed rows while this statement {done} them",
             self.location()
         ))
         .with_help("nothing was written; run the statement again")
@@ -401,14 +421,6 @@ impl DeltaTableHandle {
         let log_store: LogStoreRef = Arc::new(attempts.clone());
         let mut actions: Vec<Action> = adds.iter().cloned().map(Action::Add).collect();
         actions.extend(removed.iter().cloned());
-        if mode == SaveMode::Overwrite {
-            let removed: Vec<Action> = snapshot
-                .file_views(log_store.as_ref(), None)
-                .map_ok(|file| Action::Remove(file.remove_action(true)))
-                .try_collect()
-                .await?;
-            actions.extend(removed);
-        }
         let partition_by = snapshot.metadata().partition_columns().to_vec();
         let operation = match written.rewrite {
             None => DeltaOperation::Write {
@@ -473,6 +485,18 @@ impl DeltaTableHandle {
         }
         Ok(version)
     }
+}
+
+/// Removals of all files of a version.
+async fn all_files(
+    snapshot: &EagerSnapshot,
+    log: &LogStoreRef,
+) -> std::result::Result<Vec<Action>, DeltaTableError> {
+    snapshot
+        .file_views(log.as_ref(), None)
+        .map_ok(|file| Action::Remove(file.remove_action(true)))
+        .try_collect()
+        .await
 }
 
 /// Whether a commit failed since another writer was faster with something that does not go together with it.

@@ -29,14 +29,15 @@ pub(super) struct CommitAttempts {
     duties: FeatureActions,
     /// Up to this version there is no RESTORE that the writer does not know of.
     checked: Arc<AtomicU64>,
-    /// Of a commit that changes rows: the files that it takes out of the table, and how far the commits of others were
-    /// checked.
+    /// Of a commit that changes or replaces rows: the files that it takes out of the table, and how far the commits of others
+    /// were checked.
     replaced: Option<Arc<ReadVersion>>,
 }
 
-/// The version and files that a commit that changes rows has read.
+/// The version and files that a commit that changes or replaces rows has read.
 struct ReadVersion {
-    rewrite: RewriteMode,
+    /// None of an INSERT OVERWRITE.
+    rewrite: Option<RewriteMode>,
     /// Whether rows that an append adds count as read.
     is_serializable: bool,
     /// Paths of files that it takes out.
@@ -65,11 +66,12 @@ impl CommitAttempts {
         self
     }
 
-    /// The same for rows that were read in version `read` and change: no other commit since may have changed rows, or have moved
-    /// rows of `files`, or have added rows otherwise than by an append. If the table is serializable, appends count too.
+    /// The same for rows that were read in version `read` and change, or are replaced: no other commit since may have changed rows,
+    /// or have moved rows of `files`, or have added rows otherwise than by an append. If the table is serializable, appends count
+    /// too.
     pub(super) fn of_change(
         mut self,
-        rewrite: RewriteMode,
+        rewrite: Option<RewriteMode>,
         is_serializable: bool,
         read: u64,
         files: impl IntoIterator<Item = String>,
@@ -160,7 +162,7 @@ impl ReadVersion {
     /// The entry with the statement's operation. For the library a MERGE has always read all rows, so the commit is
     /// made as an UPDATE and gets its name here.
     fn named(&self, entry: Bytes) -> DeltaResult<Bytes> {
-        if self.rewrite != RewriteMode::Merge {
+        if self.rewrite != Some(RewriteMode::Merge) {
             return Ok(entry);
         }
         let mut lines = Vec::new();
@@ -283,7 +285,7 @@ mod tests {
 
     fn replaced(is_serializable: bool) -> ReadVersion {
         ReadVersion {
-            rewrite: RewriteMode::Update,
+            rewrite: Some(RewriteMode::Update),
             is_serializable,
             files: HashSet::from(["ours".to_owned()]),
             checked: AtomicU64::new(0),

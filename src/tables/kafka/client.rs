@@ -420,14 +420,6 @@ pub(crate) async fn create_topic(
     Ok(())
 }
 
-/// Whether the broker sets the times of the topic's records; false if the brokers do not tell.
-pub(crate) async fn is_log_append_time(settings: &ClientSettings, topic: &str) -> bool {
-    let described = topic_settings(settings, topic).await;
-    described.is_some_and(|described| {
-        setting(&described, "message.timestamp.type") == Some("LogAppendTime")
-    })
-}
-
 /// A setting of a topic, if the brokers have told it.
 pub(crate) fn setting<'s>(described: &'s ConfigResource, name: &str) -> Option<&'s str> {
     described.get(name)?.value.as_deref()

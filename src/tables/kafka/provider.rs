@@ -18,7 +18,6 @@ use tokio::sync::OnceCell;
 use crate::error::{Error, Result, Subject};
 use crate::tables::bad_records::{BadRecords, SetAside};
 use crate::tables::kafka::blocking::on_own_thread;
-use crate::tables::kafka::client;
 use crate::tables::kafka::client::ClientFaults;
 use crate::tables::kafka::definition::{KafkaTable, MetadataKey};
 use crate::tables::kafka::partition_ends::{self, ClientLeaders};
@@ -150,7 +149,6 @@ impl KafkaTableProvider {
         };
         let mut ranges = Vec::new();
         let mut starts = Vec::new();
-        let mut stops = Vec::new();
         for (partition, low, high) in ends {
             let Some(bounds) = bounds(filters, &columns, *partition) else {
                 continue;
@@ -159,35 +157,21 @@ impl KafkaTableProvider {
             if range.is_empty() {
                 continue;
             }
-            let (from, to) = bounds.timestamp;
+            let (from, _) = bounds.timestamp;
             if from > 0 {
                 starts.push((*partition, from.div_euclid(1_000)));
             }
-            if (0..i64::MAX).contains(&to) {
-                stops.push((*partition, to.div_euclid(1_000) + 1));
-            }
             ranges.push(range);
         }
-        // The first record at or after a time is a lower bound, no matter whether producers or the broker set the
-        // times; it is an upper bound only if the broker did.
+        // The first record at or after a time is a lower bound, no matter who sets the times. It is no upper bound: earlier times
+        // may follow, also where brokers set them. The clock of a new leader may be behind that of the one before, and records
+        // that were written before the topic got `LogAppendTime` have the times of their producers.
         for (partition, offset) in self.offsets_at(&starts).await? {
             for range in ranges
                 .iter_mut()
                 .filter(|range| range.partition == partition)
             {
                 range.start = range.start.max(offset.unwrap_or(range.end));
-            }
-        }
-        if !stops.is_empty()
-            && client::is_log_append_time(&self.table.client, &self.table.topic).await
-        {
-            for (partition, offset) in self.offsets_at(&stops).await? {
-                for range in ranges
-                    .iter_mut()
-                    .filter(|range| range.partition == partition)
-                {
-                    range.end = range.end.min(offset.unwrap_or(range.end));
-                }
             }
         }
         ranges.retain(|range| !range.is_empty());

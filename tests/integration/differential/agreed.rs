@@ -137,27 +137,6 @@ mod tests {
             Some("SELECT (i / nullif(CAST(-2 AS INT), 0)) AS x FROM t WHERE k = 2"),
         ),
         (
-            "in DuckDB they are equal",
-            "SELECT nullif(((f - f) / f), CAST('0' AS DOUBLE)) AS x FROM t WHERE k = 2",
-            "[[null], [null], [null]]",
-            r#"[[null], [["double", "1e-300"]], [null]]"#,
-            None,
-        ),
-        (
-            "in DuckDB they are equal",
-            "SELECT nullif(((f - f) / f), abs((CAST('1e300' AS DOUBLE) + f))) AS x FROM t WHERE (k = 2 OR i = 0)",
-            r#"[[["double", "0.0"]], [null], [null], [["double", "nan"]]]"#,
-            r#"[[["double", "0.0"]], [null], [null], [["double", "0.0"]]]"#,
-            None,
-        ),
-        (
-            "in DuckDB they are equal",
-            "SELECT count(DISTINCT (CAST('0' AS DOUBLE) / f)) AS x FROM t WHERE k = 2",
-            r#"[[["int", "1"]]]"#,
-            r#"[[["int", "3"]]]"#,
-            Some("SELECT count(DISTINCT f) AS x FROM t WHERE k = 2"),
-        ),
-        (
             "DuckDB's is HUGEINT",
             "SELECT sum((i + CAST(2147483647 AS INT))) AS x FROM t",
             r#"[[["int", "17179869227"]]]"#,

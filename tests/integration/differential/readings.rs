@@ -21,7 +21,7 @@ pub(super) struct Reading {
     rewrite: fn(&Expr) -> Option<String>,
 }
 
-pub(super) const READINGS: [Reading; 8] = [
+pub(super) const READINGS: [Reading; 7] = [
     Reading {
         reason: "DuckDB computes no operator of which it knows one operand to be NULL before there are rows",
         rewrite: null_first,
@@ -37,10 +37,6 @@ pub(super) const READINGS: [Reading; 8] = [
     Reading {
         reason: "a number without a point is a BIGINT, also in nullif(x, 0); DuckDB's is an INTEGER",
         rewrite: small_zero,
-    },
-    Reading {
-        reason: "nullif and DISTINCT in an aggregate tell -0.0 from 0.0; in DuckDB they are equal",
-        rewrite: equal_zeros,
     },
     Reading {
         reason: "the sum of BIGINT is BIGINT, and refused beyond; DuckDB's is HUGEINT, and a constant summand is added at its end",
@@ -299,18 +295,6 @@ fn may_be_null(text: &str) -> bool {
 fn small_zero(expr: &Expr) -> Option<String> {
     let (one, other) = pair(expr, "nullif")?;
     (other.to_string() == "0").then(|| format!("nullif({one}, CAST(0 AS INT))"))
-}
-
-fn equal_zeros(expr: &Expr) -> Option<String> {
-    if let Some((one, other)) = pair(expr, "nullif") {
-        let is_double = kind(one) == Kind::Double;
-        return is_double.then(|| {
-            format!("CASE WHEN ({one}) + 0e0 = ({other}) + 0e0 THEN NULL ELSE {one} END")
-        });
-    }
-    let (function, argument, is_distinct) = aggregated(expr, &["count", "sum", "avg"])?;
-    let is_double = is_distinct && kind(argument) == Kind::Double;
-    is_double.then(|| over(function, &format!("({argument}) + 0e0")))
 }
 
 fn wide_sum(expr: &Expr) -> Option<String> {

@@ -32,27 +32,35 @@ const BLOCK: usize = 1024;
 ///
 /// None for values that are valid.
 pub fn with_one_nan_within(values: ArrayRef) -> Result<ArrayRef> {
+    mapped_within(values, one)
+}
+
+/// Replaces arrays of floating point numbers, also within arrays, maps and structs. `map` gives `None` for an array that stays.
+pub(super) fn mapped_within(
+    values: ArrayRef,
+    map: fn(&ArrayRef) -> Option<ArrayRef>,
+) -> Result<ArrayRef> {
     if values.data_type().is_floating() {
-        return Ok(with_one_nan(values));
+        return Ok(map(&values).unwrap_or(values));
     }
-    Ok(match within(&values.to_data())? {
+    Ok(match within(&values.to_data(), map)? {
         Some(data) => make_array(data),
         None => values,
     })
 }
 
-/// The values with normalized NaN; `None` if they contain no other NaN.
-fn within(data: &ArrayData) -> Result<Option<ArrayData>> {
+/// The values with replaced numbers; `None` if all of them stay.
+fn within(data: &ArrayData, map: fn(&ArrayRef) -> Option<ArrayRef>) -> Result<Option<ArrayData>> {
     if data.data_type().is_floating() {
-        let one = one(&make_array(data.clone()));
-        return Ok(one.map(|one| one.to_data()));
+        let mapped = map(&make_array(data.clone()));
+        return Ok(mapped.map(|mapped| mapped.to_data()));
     }
     let mut is_changed = false;
     let mut children = Vec::with_capacity(data.child_data().len());
     for child in data.child_data() {
-        let one = within(child)?;
-        is_changed |= one.is_some();
-        children.push(one.unwrap_or_else(|| child.clone()));
+        let mapped = within(child, map)?;
+        is_changed |= mapped.is_some();
+        children.push(mapped.unwrap_or_else(|| child.clone()));
     }
     if !is_changed {
         return Ok(None);

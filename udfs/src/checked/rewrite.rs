@@ -19,6 +19,7 @@ use super::average::CheckedAverage;
 use super::cast::{RoundedCast, may_differ};
 use super::negate::CheckedNegation;
 use super::operator::CheckedOperator;
+use super::zero::ONE_ZERO;
 
 /// Replaces operators by functions that check, after the rule that makes the types of operands equal.
 #[derive(Debug)]
@@ -189,7 +190,7 @@ pub fn as_kept(expr: Expr, schema: &DFSchema) -> Result<Expr> {
 
 /// Functions that wrap a value only for the engine's sake.
 fn is_mark(function: &str) -> bool {
-    [PER_ROW, INTERVAL_LENGTH, TYPED_KEY].contains(&function)
+    [PER_ROW, INTERVAL_LENGTH, TYPED_KEY, ONE_ZERO].contains(&function)
 }
 
 /// Whether the engine may take a non-constant element of IN for a constant.

@@ -15,6 +15,7 @@ use datafusion::physical_expr::aggregate::LoweredAggregateBuilder;
 use datafusion::physical_plan::{ExecutionPlan, PhysicalExpr};
 use datafusion::physical_planner::{ExtensionPlanner, PhysicalPlanner};
 
+use crate::checked::key_with_one_zero;
 use crate::complete::{CompleteSessions, CompleteSessionsAggregate, CompleteSessionsExec};
 use crate::session::aggregate::{SessionAggregate, session_aggregate};
 use crate::session::{SessionExec, SessionWindow};
@@ -71,7 +72,10 @@ impl ExtensionPlanner for WindowExtensionPlanner {
         let create = |expr: &Expr| -> Result<Arc<dyn PhysicalExpr>> {
             planner.create_physical_expr(expr, logical.schema(), session, planning)
         };
-        let create_all = |exprs: &[Expr]| exprs.iter().map(create).collect::<Result<Vec<_>>>();
+        let create_keys = |keys: &[Expr]| {
+            let one = |key: &Expr| create(&key_with_one_zero(key, logical.schema()));
+            keys.iter().map(one).collect::<Result<Vec<_>>>()
+        };
         if let Some(node) = node.as_any().downcast_ref::<EventWindow>() {
             return Ok(Some(Arc::new(EventWindowExec::new(
                 Arc::clone(physical),
@@ -81,7 +85,7 @@ impl ExtensionPlanner for WindowExtensionPlanner {
             ))));
         }
         if let Some(node) = node.as_any().downcast_ref::<SessionAggregate>() {
-            let keys = create_all(node.keys())?;
+            let keys = create_keys(node.keys())?;
             let event_time = create(node.event_time())?;
             let aggregates = lower(
                 node.aggregates(),
@@ -101,7 +105,7 @@ impl ExtensionPlanner for WindowExtensionPlanner {
         if let Some(node) = node.as_any().downcast_ref::<SessionWindow>() {
             return Ok(Some(Arc::new(SessionExec::try_new(
                 Arc::clone(physical),
-                create_all(node.keys())?,
+                create_keys(node.keys())?,
                 create(node.event_time())?,
                 node.gap(),
                 output_schema(node),

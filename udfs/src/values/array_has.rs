@@ -16,6 +16,8 @@ use datafusion::logical_expr::{
     Signature, lit,
 };
 
+use crate::checked::with_one_zero;
+
 /// The function.
 #[must_use]
 pub(crate) fn array_has() -> ScalarUDF {
@@ -68,7 +70,13 @@ impl ScalarUDFImpl for ArrayHas {
         Ok(ExprSimplifyResult::Simplified(simple))
     }
 
-    fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
+    fn invoke_with_args(&self, mut args: ScalarFunctionArgs) -> Result<ColumnarValue> {
+        // The library compares the bits of numbers.
+        if args.args.iter().any(|of| of.data_type().is_floating()) {
+            for of in &mut args.args {
+                *of = with_one_zero(of)?;
+            }
+        }
         let [list, value] = args.args.as_slice() else {
             return internal_err!("{} takes a list and a value", self.name());
         };

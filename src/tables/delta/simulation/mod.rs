@@ -36,6 +36,7 @@ use super::location::Location;
 use super::maintain::OptimizeSpec;
 use super::options::DeltaOptions;
 use super::store::TruthfulStore;
+use super::write::RewriteMode;
 use super::{Application, DeltaColumn, DeltaSpec};
 use crate::core::schedules::{Schedules, found_by, seeds};
 use crate::error::{Error, ErrorKind, Result};
@@ -215,6 +216,28 @@ async fn write(handle: &DeltaTableHandle, first: i64, mode: SaveMode) -> Result<
     written.map(drop)
 }
 
+/// A MERGE that only inserts: a commit that adds rows, and takes none out.
+async fn merge(handle: &DeltaTableHandle, first: i64) -> Result<()> {
+    let context = SessionContext::new().task_ctx();
+    let table = handle.refresh().await?;
+    let rules = handle.rules(&table)?;
+    let input = execute_stream(rows(first), Arc::clone(&context)).map_err(Error::from)?;
+    let snapshot = table.snapshot().unwrap().snapshot();
+    let (target, mut written) = handle.write_rows(&table, &rules, input, &context).await?;
+    written.rewrite = Some(RewriteMode::Merge);
+    let committed = handle
+        .finish(
+            &table,
+            snapshot,
+            &target.store,
+            written,
+            SaveMode::Append,
+            &[],
+        )
+        .await;
+    committed.map(drop)
+}
+
 async fn run(seed: u64, planted: Planted) -> std::result::Result<(), String> {
     let schedule = Schedule::new(seed, planted).await?;
     for _ in 0..STATEMENTS {
@@ -302,4 +325,46 @@ async fn exact_3_rewritten_rows_are_not_removed_silently() {
     // Files that another statement has removed need not be taken back.
     write(&handle, 90, SaveMode::Overwrite).await.unwrap();
     handle.remove_files(&last, &application).await.unwrap();
+}
+
+/// A MERGE that inserts rows has read those that an INSERT OVERWRITE replaces: no order of the two gives what both would leave. An
+/// append comes after the INSERT OVERWRITE. OPTIMIZE moves the rows that are replaced to files that it does not know.
+#[tokio::test]
+async fn exact_2_an_overwrite_does_not_go_past_a_merge_or_optimize() {
+    let merged: Vec<i64> = (0..2 * ROWS).chain(30..30 + ROWS).collect();
+    let appended: Vec<i64> = (30..30 + ROWS).chain(60..60 + ROWS).collect();
+    for (meanwhile, is_refused, expected) in [
+        ("MERGE", true, merged),
+        ("OPTIMIZE", true, (0..2 * ROWS).collect()),
+        ("INSERT", false, appended),
+    ] {
+        let store: ObjectStoreRef = Arc::new(InMemory::new());
+        let one = open(Arc::clone(&store)).await.unwrap();
+        let other = open(Arc::clone(&store)).await.unwrap();
+        write(&one, 0, SaveMode::Append).await.unwrap();
+        write(&one, ROWS, SaveMode::Append).await.unwrap();
+        let context = SessionContext::new().task_ctx();
+        let table = one.refresh().await.unwrap();
+        let rules = one.rules(&table).unwrap();
+        match meanwhile {
+            "MERGE" => merge(&other, 30).await.unwrap(),
+            "OPTIMIZE" => {
+                let spec = OptimizeSpec::default();
+                other.optimize(&spec, None).await.map(drop).unwrap();
+            }
+            _ => write(&other, 30, SaveMode::Append).await.unwrap(),
+        }
+        let input = execute_stream(rows(60), Arc::clone(&context)).unwrap();
+        let mode = SaveMode::Overwrite;
+        let written = one.write(&table, &rules, input, &context, mode, None).await;
+        match written {
+            Ok(_) => assert!(!is_refused, "{meanwhile}"),
+            Err(error) => {
+                assert!(is_refused && error.is_conflict(), "{meanwhile}: {error}");
+                assert!(error.message().contains("replaced them"), "{error}");
+            }
+        }
+        let seen = oracle::ids_seen(store).await;
+        assert_eq!(seen, Ok(expected), "{meanwhile}");
+    }
 }

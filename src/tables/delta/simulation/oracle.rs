@@ -58,7 +58,7 @@ pub(super) async fn check(schedule: &Schedule) -> CheckResult<()> {
         return Err("rows are in the table twice".into());
     }
     check_job(&schedule.job.lock().unwrap(), &told, &distinct)?;
-    let seen = scan(schedule).await?;
+    let seen = ids_seen(Arc::clone(&schedule.world.objects) as _).await?;
     if seen != held {
         return Err(format!("a query sees {seen:?}, the files have {held:?}"));
     }
@@ -157,8 +157,7 @@ async fn ids(schedule: &Schedule, path: &str) -> CheckResult<Vec<i64>> {
 }
 
 /// The ids that a query gives over a table that was just opened.
-async fn scan(schedule: &Schedule) -> CheckResult<Vec<i64>> {
-    let store: ObjectStoreRef = Arc::clone(&schedule.world.objects) as _;
+pub(super) async fn ids_seen(store: ObjectStoreRef) -> CheckResult<Vec<i64>> {
     let scanned = async {
         let handle = open(store).await?;
         let table = handle.snapshot(TimeTravel::Latest).await?;

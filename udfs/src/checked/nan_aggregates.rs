@@ -1,0 +1,117 @@
+//! Aggregates of DOUBLE whose result may be NaN: `stddev(x)` of infinity. Their NaN gets the bits of the only one that there is.
+
+use std::sync::Arc;
+
+use arrow::datatypes::{DataType, FieldRef};
+use datafusion::common::{Result, ScalarValue};
+use datafusion::functions_aggregate::{correlation, covariance, median, regr, stddev, variance};
+use datafusion::logical_expr::function::{
+    AccumulatorArgs, AggregateFunctionSimplification, StateFieldsArgs,
+};
+use datafusion::logical_expr::utils::AggregateOrderSensitivity;
+use datafusion::logical_expr::{
+    Accumulator, AggregateUDF, AggregateUDFImpl, Documentation, GroupsAccumulator, Signature,
+};
+
+use super::nan::{NormalizedNan, NormalizedNanGroups};
+
+/// The functions.
+pub(crate) fn nan_aggregates() -> [AggregateUDF; 16] {
+    [
+        correlation::corr_udaf(),
+        covariance::covar_pop_udaf(),
+        covariance::covar_samp_udaf(),
+        median::median_udaf(),
+        regr::regr_avgx_udaf(),
+        regr::regr_avgy_udaf(),
+        regr::regr_intercept_udaf(),
+        regr::regr_r2_udaf(),
+        regr::regr_slope_udaf(),
+        regr::regr_sxx_udaf(),
+        regr::regr_sxy_udaf(),
+        regr::regr_syy_udaf(),
+        stddev::stddev_pop_udaf(),
+        stddev::stddev_udaf(),
+        variance::var_pop_udaf(),
+        variance::var_samp_udaf(),
+    ]
+    .map(|inner| AggregateUDF::from(NanAggregate { inner }))
+}
+
+/// The library's function with normalized NaN in its result.
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct NanAggregate {
+    inner: Arc<AggregateUDF>,
+}
+
+impl AggregateUDFImpl for NanAggregate {
+    fn name(&self) -> &str {
+        self.inner.name()
+    }
+
+    fn aliases(&self) -> &[String] {
+        self.inner.aliases()
+    }
+
+    fn signature(&self) -> &Signature {
+        self.inner.signature()
+    }
+
+    fn coerce_types(&self, types: &[DataType]) -> Result<Vec<DataType>> {
+        self.inner.coerce_types(types)
+    }
+
+    fn return_type(&self, types: &[DataType]) -> Result<DataType> {
+        self.inner.inner().return_type(types)
+    }
+
+    fn return_field(&self, fields: &[FieldRef]) -> Result<FieldRef> {
+        self.inner.return_field(fields)
+    }
+
+    fn is_nullable(&self) -> bool {
+        self.inner.is_nullable()
+    }
+
+    fn default_value(&self, data_type: &DataType) -> Result<ScalarValue> {
+        self.inner.default_value(data_type)
+    }
+
+    fn state_fields(&self, args: StateFieldsArgs) -> Result<Vec<FieldRef>> {
+        self.inner.state_fields(args)
+    }
+
+    fn accumulator(&self, args: AccumulatorArgs) -> Result<Box<dyn Accumulator>> {
+        let inner = self.inner.accumulator(args)?;
+        Ok(Box::new(NormalizedNan::new(inner)))
+    }
+
+    fn create_sliding_accumulator(&self, args: AccumulatorArgs) -> Result<Box<dyn Accumulator>> {
+        let inner = self.inner.create_sliding_accumulator(args)?;
+        Ok(Box::new(NormalizedNan::new(inner)))
+    }
+
+    fn groups_accumulator_supported(&self, args: AccumulatorArgs) -> bool {
+        self.inner.groups_accumulator_supported(args)
+    }
+
+    fn create_groups_accumulator(
+        &self,
+        args: AccumulatorArgs,
+    ) -> Result<Box<dyn GroupsAccumulator>> {
+        let inner = self.inner.create_groups_accumulator(args)?;
+        Ok(Box::new(NormalizedNanGroups::new(inner)))
+    }
+
+    fn order_sensitivity(&self) -> AggregateOrderSensitivity {
+        self.inner.order_sensitivity()
+    }
+
+    fn simplify(&self) -> Option<AggregateFunctionSimplification> {
+        self.inner.simplify()
+    }
+
+    fn documentation(&self) -> Option<&Documentation> {
+        self.inner.documentation()
+    }
+}
