@@ -8,7 +8,7 @@ use datafusion::catalog::{Session, TableProvider};
 use datafusion::datasource::TableType;
 use datafusion::error::Result as DataFusionResult;
 use datafusion::logical_expr::dml::InsertOp;
-use datafusion::logical_expr::{Expr, TableProviderFilterPushDown};
+use datafusion::logical_expr::{Expr, TableProviderFilterPushDown, lit};
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::empty::EmptyExec;
 use datafusion::physical_plan::union::UnionExec;
@@ -208,6 +208,10 @@ impl ArchivedTableProvider {
         });
         let is_checked = !matches!(mapping.claim(), EventTimeClaim::Own(_));
         let by_claim = by_time.is_some() && is_checked;
+        if by_time == Some(lit(false)) {
+            // No time fulfils the filters.
+            ranges.clear();
+        }
         pushed.extend(by_time);
         Ok(Narrowed {
             ranges,

@@ -54,7 +54,6 @@ pub use in_flight::wait_for_inserts;
 pub use pool::ConsumerPool;
 pub use provider::KafkaTableProvider;
 pub use range::OffsetRange;
-pub(crate) use range::RowBounds;
 pub use scan::KafkaScanExec;
 pub use source::KafkaJobSource;
 pub(crate) use transaction::KafkaJobSink;
