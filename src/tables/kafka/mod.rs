@@ -3,8 +3,8 @@
 //! The only module that names rdkafka.
 
 mod archive_options;
-mod archived;
 mod archived_files;
+mod archived_records;
 mod blocking;
 mod client;
 mod definition;
@@ -44,7 +44,7 @@ mod transaction;
 
 pub(crate) use archive_options::option_of;
 pub use archive_options::{ArchiveColumn, ArchiveEventTime, ArchiveOptions};
-pub(crate) use archived::{
+pub(crate) use archived_records::{
     ArchiveOutput, ArchiveReading, ArchivedReader, HeaderColumns, RecordColumns, TimeCheck,
 };
 pub use definition::{

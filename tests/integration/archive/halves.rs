@@ -187,7 +187,7 @@ fn explain_shows_both_halves() {
 fn a_claim_about_event_times_is_checked() {
     let lake = Lake::new();
     fill(&lake, &mut Random::new(2));
-    // Somebody's hours are those of another zone.
+    // The hours are those of another zone.
     lake.run(
         "CREATE EXTERNAL TABLE raw (value VARCHAR, partition INT, \"offset\" BIGINT, key VARCHAR, timestamp TIMESTAMP,
            event_time TIMESTAMP, year INT, month INT, day INT, hour INT)
@@ -257,7 +257,7 @@ fn a_tombstone_in_an_archive_is_one_in_the_topic() {
          INSERT INTO lines VALUES ('{{\"id\":1,\"name\":\"a\"}}'), (NULL), ('{{\"id\":2}}'), (NULL);
          {}
          CREATE EXTERNAL TABLE raw (value BINARY, partition INT, \"offset\" BIGINT) STORED AS DELTA LOCATION '__DIR__/raw';
-         INSERT INTO raw SELECT CAST(v AS BINARY), p, o FROM keyed WHERE o < 3;
+         INSERT INTO raw SELECT arrow_cast(v, 'Binary'), p, o FROM keyed WHERE o < 3;
          CREATE EXTERNAL TABLE decoded (id BIGINT, name VARCHAR, p INT, o BIGINT) STORED AS DELTA LOCATION '__DIR__/decoded';
          INSERT INTO decoded SELECT id, name, p, o FROM keyed WHERE o < 3;",
         keyed("keyed", "")
