@@ -17,6 +17,8 @@ mod mapping;
 mod pinned_archive;
 mod provider;
 mod ranges;
+#[cfg(test)]
+mod ranges_tests;
 mod reading;
 mod scan;
 mod seen_offsets;

@@ -89,7 +89,7 @@ impl ArchivedTableProvider {
         archive: &PinnedArchive,
         session: &dyn Session,
     ) -> Result<&[PartitionHalves]> {
-        let read = async || {
+        let read = async || -> Result<Vec<PartitionHalves>> {
             let offsets = archive.offsets(session).await?;
             let ends = self.topic_ends(offsets).await?;
             let halves = divide(offsets, &ends).map_err(|why| not_the_past(archive, why))?;
