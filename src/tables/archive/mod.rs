@@ -14,6 +14,8 @@ mod file_spans;
 mod filters;
 mod mapped_column;
 mod mapping;
+#[cfg(test)]
+mod mapping_tests;
 mod pinned_archive;
 mod provider;
 mod ranges;
