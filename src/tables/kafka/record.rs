@@ -224,10 +224,11 @@ impl RecordReader {
             return Err(cannot_decode(&messages[first.row], first));
         }
         if let (Some(check), Some(slot)) = (check, &self.checked) {
-            let is_kept =
-                |row: &&BadRow| self.on_error != OnError::DeadLetter && !is_aside(row.row);
-            let left_out = bad.iter().filter(|row| !is_kept(row));
-            let left_out: Vec<usize> = left_out.map(|row| row.row).collect();
+            let are_set_aside = is_timed || self.on_error == OnError::DeadLetter;
+            let left_out = bad.iter().map(|row| row.row);
+            let left_out: Vec<usize> = left_out
+                .filter(|row| are_set_aside || is_aside(*row))
+                .collect();
             check(&column(slot, messages, decoded.as_ref(), None)?, &left_out)?;
         }
         if let Some(last) = messages.last().filter(|_| self.marks) {
