@@ -1,0 +1,36 @@
+//! Archived topics: a Delta table that a Kafka table names is its past (ARCH-1). A record is read from the archive or from the topic,
+//! wherever it is.
+//!
+//! * [`ArchiveMapping`]: which columns of the archive give which parts of the records.
+//! * [`PinnedArchive`]: one version of an archive, the offsets that it has, and scans of it.
+//! * [`ArchivedTableProvider`]: the table as a query sees it, both halves in one.
+//! * [`ArchiveRangesProvider`]: ranges of offsets out of the archive, in the order of the partitions' logs, for a batch of a job.
+//!
+//! It knows the tables of Kafka and Delta, and neither of them knows it.
+
+mod claim;
+mod columns;
+mod file_spans;
+mod filters;
+mod mapped_column;
+mod mapping;
+#[cfg(test)]
+mod mapping_tests;
+mod pinned_archive;
+mod provider;
+mod ranges;
+#[cfg(test)]
+mod ranges_tests;
+mod reading;
+mod scan;
+mod seen_offsets;
+mod time_parts;
+
+pub use mapped_column::MappedColumn;
+pub use mapping::{ArchiveContent, ArchiveMapping, EventTimeClaim};
+pub use pinned_archive::PinnedArchive;
+pub use provider::{ArchivedTableProvider, topic_of};
+pub(crate) use ranges::ArchiveRangesExec;
+pub use ranges::ArchiveRangesProvider;
+pub use scan::ArchiveScanExec;
+pub use time_parts::TimeParts;
