@@ -147,6 +147,12 @@ impl JobClaims {
         added
     }
 
+    /// Whether there are partitions of which `before` claims nothing.
+    pub fn begins(&self, before: &Self) -> bool {
+        let mut keys = self.partitions.keys();
+        keys.any(|key| !before.partitions.contains_key(key))
+    }
+
     /// Whether offsets were skipped.
     pub fn has_lost(&self) -> bool {
         self.partitions
@@ -248,6 +254,7 @@ mod tests {
         let third = first.after("j", &version(3, "a", 14, 20));
         assert_eq!(covered(&third, "a"), [(3, 20)]);
         assert_eq!(covered(&third.since(&first), "a"), [(10, 20)]);
+        assert!(first.begins(&JobClaims::default()) && !third.begins(&first));
         // Run again after a crash, it claims the same.
         assert_eq!(third.after("j", &version(3, "a", 14, 20)), third);
         assert_eq!(third.since(&third), JobClaims::default());
