@@ -21,10 +21,8 @@ use crate::core::archive::{
 };
 use crate::error::{Error, Result, Subject};
 use crate::tables::archive::mapping::ArchiveMapping;
-use crate::tables::delta::{
-    DeltaTableHandle, FileBounds, TimeTravel, file_bounds, file_rows, partition_columns,
-    snapshot_version,
-};
+use crate::tables::archive::pinned::PinnedArchive;
+use crate::tables::delta::{DeltaTableHandle, FileBounds, TimeTravel, file_bounds, file_rows};
 use crate::tables::kafka::{KafkaJobSource, KafkaTable};
 
 /// The memory of a range of offsets, in bytes: an entry of a map.
@@ -67,10 +65,11 @@ pub(super) async fn coverage_of(
         .iter()
         .map(|(partition, claimed)| (*partition, claimed.covered.clone()))
         .collect();
-    let reservation = MemoryConsumer::new("archive_coverage").register(&state.runtime_env().memory_pool);
+    let reservation =
+        MemoryConsumer::new("archive_coverage").register(&state.runtime_env().memory_pool);
     let archived = ArchivedRows {
-        rows: rows.as_ref(),
-        mapping: &mapping,
+        rows: pinned.delta().as_ref(),
+        mapping: pinned.mapping(),
         state,
         reservation,
     };
@@ -229,6 +228,7 @@ mod tests {
     fn file(rows: Option<u64>, partitions: (i64, i64), offsets: (i64, i64)) -> FileBounds {
         FileBounds {
             path: "f".to_owned(),
+            is_whole: true,
             rows,
             bounds: vec![Some(partitions), Some(offsets)],
         }
