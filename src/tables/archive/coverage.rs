@@ -49,15 +49,8 @@ pub(super) async fn coverage_of(
     handle: &DeltaTableHandle,
     state: &SessionState,
 ) -> Result<Vec<PartitionCoverage>> {
-    let options = table
-        .archive()
-        .ok_or_else(|| Error::internal("a table without an archive"))?;
-    let rows = handle.snapshot(TimeTravel::Latest).await?;
-    let by = partition_columns(rows.as_ref());
-    let mapping = ArchiveMapping::try_new(table, options, &rows.schema(), &by)?;
-    let claims = handle
-        .offset_claims(snapshot_version(rows.as_ref()))
-        .await?;
+    let pinned = PinnedArchive::open(Arc::clone(table), handle, TimeTravel::Latest).await?;
+    let claims = handle.offset_claims(Some(pinned.version())).await?;
     let source = KafkaJobSource::try_new(Arc::clone(table))?;
     let topic = source.identity().await?;
     let claimed = claims_of_topic(claims.values(), &topic);
