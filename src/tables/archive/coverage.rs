@@ -22,7 +22,9 @@ use crate::core::archive::{
 use crate::error::{Error, Result, Subject};
 use crate::tables::archive::mapping::ArchiveMapping;
 use crate::tables::archive::pinned::PinnedArchive;
-use crate::tables::delta::{DeltaTableHandle, FileBounds, TimeTravel, file_bounds, file_rows};
+use crate::tables::delta::{
+    DeltaTableHandle, FileBounds, TimeTravel, file_bounds, file_rows, offset_claims,
+};
 use crate::tables::kafka::{KafkaJobSource, KafkaTable};
 
 /// The memory of a range of offsets, in bytes: an entry of a map.
@@ -50,7 +52,7 @@ pub(super) async fn coverage_of(
     state: &SessionState,
 ) -> Result<Vec<PartitionCoverage>> {
     let pinned = PinnedArchive::open(Arc::clone(table), handle, TimeTravel::Latest).await?;
-    let claims = handle.offset_claims(Some(pinned.version())).await?;
+    let claims = offset_claims(pinned.delta().as_ref()).await?;
     let source = KafkaJobSource::try_new(Arc::clone(table))?;
     let topic = source.identity().await?;
     let claimed = claims_of_topic(claims.values(), &topic);
