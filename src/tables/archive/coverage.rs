@@ -2,6 +2,8 @@
 //!
 //! Claims come first. A file is read only if claims and statistics leave open which offsets it has: if it has as many rows as offsets
 //! between its lowest and its highest, of one partition, it has all of them.
+//!
+//! A query over an archived topic asks only where the archive is behind retention: [`unexplained`].
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -17,8 +19,9 @@ use futures::TryStreamExt as _;
 
 use crate::core::archive::{
     CoverageFacts, CoverageRange, OffsetRange, OffsetRanges, TopicBounds, add_rows,
-    claims_of_topic, coverage,
+    claims_of_topic, coverage, unexplained_holes,
 };
+use crate::core::archive_offsets::PartitionHalves;
 use crate::error::{Error, Result, Subject};
 use crate::tables::archive::mapping::ArchiveMapping;
 use crate::tables::archive::pinned::PinnedArchive;
@@ -96,6 +99,50 @@ pub(super) async fn coverage_of(
         }
     };
     Ok(partitions.into_iter().map(of_partition).collect())
+}
+
+/// The offsets between the end of an archive and the first one that its topic has left, as partition, first offset and offset after the
+/// last, without those that jobs have read for the archive or have skipped as lost.
+///
+/// # Errors
+///
+/// The log of the archive cannot be read; the topic is gone.
+pub(super) async fn unexplained(
+    archive: &PinnedArchive,
+    halves: &[PartitionHalves],
+) -> Result<Vec<(i32, i64, i64)>> {
+    if halves.iter().all(|half| half.lost.is_none()) {
+        return Ok(Vec::new());
+    }
+    let claims = offset_claims(archive.delta().as_ref()).await?;
+    let claimed = match claims.is_empty() {
+        true => BTreeMap::new(),
+        false => {
+            let source = KafkaJobSource::try_new(Arc::clone(archive.table()))?;
+            claims_of_topic(claims.values(), &source.identity().await?)
+        }
+    };
+    let of_partition = |half: &PartitionHalves| {
+        let (lost, archived) = (half.lost?, half.archive?);
+        let claimed = claimed.get(&half.partition).cloned().unwrap_or_default();
+        let mut facts = CoverageFacts {
+            covered: claimed.covered,
+            lost: claimed.lost,
+            topic: Some(TopicBounds {
+                low: lost.1,
+                high: half.topic.1,
+            }),
+        };
+        facts
+            .covered
+            .insert(OffsetRange::new(archived.0, archived.1));
+        let holes = unexplained_holes(&facts, OffsetRange::new(lost.0, lost.1));
+        let ranges = holes
+            .ranges()
+            .map(|hole| (half.partition, hole.from, hole.to));
+        Some(ranges.collect::<Vec<_>>())
+    };
+    Ok(halves.iter().filter_map(of_partition).flatten().collect())
 }
 
 /// The rows of one version of an archive.
