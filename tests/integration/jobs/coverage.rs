@@ -147,7 +147,7 @@ fn an_archiving_job_covers_all_it_has_read_after_a_crash_at_any_step() {
     let expected = covered
         .iter()
         .flat_map(|(partition, from, to, ..)| (*from..*to).map(|offset| (*partition, offset)));
-    assert_eq!(told, expected.collect());
+    assert_eq!(told, expected.collect::<BTreeSet<_>>());
 }
 
 #[test]
