@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use datafusion::arrow::array::{Array, ArrayRef, AsArray as _, BooleanArray, RecordBatch};
+use datafusion::arrow::array::{ArrayRef, AsArray as _, BooleanArray, RecordBatch};
 use datafusion::arrow::compute::{CastOptions, and, cast_with_options, filter, is_not_null};
 use datafusion::arrow::datatypes::{DataType, Int32Type, Int64Type};
 use datafusion::arrow::error::ArrowError;
