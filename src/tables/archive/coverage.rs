@@ -24,7 +24,7 @@ use crate::core::archive::{
 use crate::core::archive_offsets::PartitionHalves;
 use crate::error::{Error, Result, Subject};
 use crate::tables::archive::mapping::ArchiveMapping;
-use crate::tables::archive::pinned::PinnedArchive;
+use crate::tables::archive::pinned_archive::PinnedArchive;
 use crate::tables::delta::{
     DeltaTableHandle, FileBounds, TimeTravel, file_bounds, file_rows, offset_claims,
 };
