@@ -7,7 +7,7 @@ use std::fmt;
 use super::progress::SourceProgress;
 
 /// A topic or a table, so that another one of the same name is told from it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Identity {
     /// A topic of Kafka.
     Topic {

@@ -3,6 +3,7 @@
 mod check_topic;
 mod cluster;
 mod columns;
+mod coverage;
 mod crash;
 mod delta_foreign;
 mod delta_source;
