@@ -138,6 +138,7 @@ mod tests {
                 .map(|partition| PartitionFacts {
                     partition: *partition,
                     position: Some(self.read[*partition as usize] as i64),
+                    begins_at: None,
                     low: 0,
                     high: self.logs[*partition as usize].len() as i64,
                     waits: waiting
@@ -147,7 +148,7 @@ mod tests {
                 })
                 .collect();
             let mut reached = BTreeMap::new();
-            for range in choose(&facts, false, max_rows, &BTreeMap::new()).unwrap() {
+            for range in choose(&facts, max_rows, &BTreeMap::new()).unwrap() {
                 let at = range.partition as usize;
                 let rows = &self.logs[at][range.start as usize..range.end as usize];
                 self.silent[at] = if rows.is_empty() {

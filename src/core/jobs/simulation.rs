@@ -474,13 +474,14 @@ impl World {
                     .map(|(partition, high)| PartitionFacts {
                         partition,
                         position: last.and_then(|last| last.next_offset("t", partition)),
+                        begins_at: None,
                         low: 0,
                         high: *high,
                         waits: false,
                         is_same: true,
                     })
                     .collect();
-                let ranges = choose(&facts, false, 3, &BTreeMap::new()).expect("nothing is lost");
+                let ranges = choose(&facts, 3, &BTreeMap::new()).expect("nothing is lost");
                 if ranges.iter().all(|range| range.start == range.end) && !is_new {
                     return Step::Choose { history, epoch };
                 }

@@ -177,7 +177,7 @@ impl JobSource for SimulatedSource {
         Ok(SourcePlan {
             ends: ends.await?,
             chosen: None,
-            starts_at_end: false,
+            begins_at: None,
             checks_marks: false,
             reader: Arc::new(self.clone()),
         })
