@@ -200,7 +200,7 @@ fn name_error(fault: StartNameFault, tables: &[(&str, Option<&str>)]) -> Error {
 
 fn is_no_topic(table: &str, form: &str) -> Error {
     Error::unsupported(format!(
-        "'{OPTION}' gives {form}, which are for topics, and {table} is a Delta table"
+        "'{OPTION}' gives {form} for topics, and {table} is a Delta table"
     ))
     .about(Subject::option(OPTION))
     .with_help("a Delta table begins with 'earliest' or 'latest', also by its own declaration")
