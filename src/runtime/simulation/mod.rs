@@ -485,18 +485,18 @@ fn a_rewind_reads_a_version_once() {
 #[test]
 fn exact_3_a_job_begins_again_where_it_began() {
     block_on(async {
-        const SECOND: std::time::Duration = std::time::Duration::from_secs(1);
+        const MOMENT: std::time::Duration = std::time::Duration::from_secs(1);
         let queries = [Kind::Rows.query().await];
         let mut schedule = Schedule::quiet(Kind::Rows, &queries).await;
         schedule.world.lock().topic.starts_at_end = true;
         schedule.put(0, 1, 100);
         let began = schedule.world.lock().topic.partitions[0].high();
-        schedule.idle(SECOND).await;
+        schedule.idle(MOMENT).await;
         // It has read nothing, and its first batch says where it stands.
         assert_eq!(schedule.history().await.batches.len(), 1);
         for time in 101..104 {
             schedule.put(0, 1, time);
-            schedule.idle(SECOND).await;
+            schedule.idle(MOMENT).await;
         }
         assert!(schedule.history().await.batches.len() > 1);
         schedule.rewind_alone(0).await;
