@@ -119,7 +119,9 @@ pub fn by_table(
             Some((_, Some(_))) => name,
             Some((_, None)) => return Err(StartNameFault::NoTopic(name)),
             None => {
-                let of_topic = tables.iter().filter(|(_, topic)| *topic == Some(&name));
+                let of_topic = tables
+                    .iter()
+                    .filter(|(_, topic)| *topic == Some(name.as_str()));
                 let of_topic: Vec<&str> = of_topic.map(|(table, _)| *table).collect();
                 match of_topic.as_slice() {
                     [] => return Err(StartNameFault::Unknown(name)),
@@ -253,7 +255,7 @@ pub fn began_at(first: &BatchVersion) -> Offsets {
 trait Key: Ord + fmt::Display + for<'de> Deserialize<'de> {
     /// The object, in messages.
     const OBJECT: &'static str;
-    /// What is missing in an empty object.
+    /// The message for an empty object.
     const NONE: &'static str;
 }
 
@@ -267,7 +269,7 @@ struct Members<K, V>(BTreeMap<K, V>);
 
 impl<'de, K: Key, V: Deserialize<'de>> Deserialize<'de> for Members<K, V> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_map(MembersVisitor(PhantomData))
+        deserializer.deserialize_map(MembersVisitor::<K, V>(PhantomData))
     }
 }
 

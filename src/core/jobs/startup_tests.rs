@@ -250,7 +250,7 @@ proptest! {
         let _ = parse_start_offsets(&near);
     }
 
-    /// A job begins at an offset that it can read from: what is chosen is never outside of what the partition has.
+    /// A job begins where its statement says, and never outside of the records that the partition has.
     #[test]
     fn what_is_chosen_is_what_was_said_and_there(
         starts in prop::collection::vec(start(), 1..5),

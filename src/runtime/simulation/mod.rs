@@ -500,7 +500,7 @@ fn exact_3_a_job_begins_again_where_it_began() {
         }
         assert!(schedule.history().await.batches.len() > 1);
         schedule.rewind_alone(0).await;
-        assert_eq!(schedule.history().await.batches, []);
+        assert!(schedule.history().await.batches.is_empty());
         schedule.put(0, 1, 104);
         schedule.catch_up().await.unwrap();
         let history = schedule.history().await;
