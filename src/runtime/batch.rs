@@ -68,8 +68,8 @@ impl BatchRanges {
                 .iter()
                 .map(|ends| PartitionFacts {
                     partition: ends.partition,
-                    position: position(ends.partition),
-                    begins_at: begins_at.and_then(|begins| begins.get(&ends.partition).copied()),
+                    position: position(ends.partition)
+                        .or_else(|| begins_at?.get(&ends.partition).copied()),
                     low: ends.low,
                     high: ends.high,
                     // The first batch reads nothing of such a table: it stores where the job begins, so that this is decided
@@ -94,7 +94,7 @@ impl BatchRanges {
                     .map_err(|lost| lost_offsets(table, &lost))?,
             };
             for (range, facts) in chosen.iter().zip(&facts) {
-                let from = match facts.reads_from() {
+                let from = match facts.position {
                     // If the source replaces another one, the skipped offsets begin at its first one.
                     _ if by.identities.is_new(table) => facts.low,
                     None => continue,

@@ -138,7 +138,6 @@ mod tests {
                 .map(|partition| PartitionFacts {
                     partition: *partition,
                     position: Some(self.read[*partition as usize] as i64),
-                    begins_at: None,
                     low: 0,
                     high: self.logs[*partition as usize].len() as i64,
                     waits: waiting

@@ -9,10 +9,9 @@ use super::progress::SourceProgress;
 pub struct PartitionFacts {
     /// The partition.
     pub partition: i32,
-    /// The position of the job in it; `None` if it has not been read yet.
+    /// The position of the job in it, or the offset where the job begins in it; `None`: it has not been read yet, and is read from
+    /// its first offset.
     pub position: Option<i64>,
-    /// Where the job begins in it, if it has not been read yet; `None`: at its first offset.
-    pub begins_at: Option<i64>,
     /// The first offset that the topic still has.
     pub low: i64,
     /// The offset after the last stable one.
@@ -21,13 +20,6 @@ pub struct PartitionFacts {
     pub waits: bool,
     /// It is known to be the same log as before, so records before its end were read.
     pub is_same: bool,
-}
-
-impl PartitionFacts {
-    /// The offset from which the job reads on: its position, or where it begins; `None`: the first one.
-    pub fn reads_from(&self) -> Option<i64> {
-        self.position.or(self.begins_at)
-    }
 }
 
 /// Offsets `start..end` of a partition that a batch reads; an empty range only stores the position.
@@ -57,9 +49,9 @@ pub struct LostOffsets {
 
 /// Chooses the ranges of a batch of at most `max_rows` offsets over all partitions, one range for each partition.
 ///
-/// A partition that has not been read yet starts where the job begins in it, at its first offset if that is not said. If not all
-/// offsets fit, the partitions advance at the same pace: each gets an equal share, and other partitions use the part of it that
-/// one does not need. A partition that waits stays at its position.
+/// A partition without a position starts at its first offset. If not all offsets fit, the partitions advance at the same pace: each
+/// gets an equal share, and other partitions use the part of it that one does not need. A partition that waits stays at its
+/// position.
 ///
 /// # Errors
 ///
@@ -75,10 +67,9 @@ pub fn choose(
         .iter()
         .map(|known| {
             let is_there = |offset: i64| (known.low..=known.high).contains(&offset);
-            let position = known.reads_from();
             let skipped = skipping.get(&known.partition);
-            let skipped = skipped.filter(|gap| Some(gap.start) == position);
-            let start = match (position, skipped.map(|gap| gap.end)) {
+            let skipped = skipped.filter(|gap| Some(gap.start) == known.position);
+            let start = match (known.position, skipped.map(|gap| gap.end)) {
                 (None, _) => known.low,
                 // Records that arrived after the report are not skipped, even if they have offsets of the gap.
                 (Some(_), Some(end)) if is_there(end) => end,
@@ -145,7 +136,6 @@ mod tests {
         PartitionFacts {
             partition,
             position,
-            begins_at: None,
             low,
             high,
             waits: false,
@@ -169,37 +159,11 @@ mod tests {
     }
 
     #[test]
-    fn new_partitions_start_where_the_job_begins() {
-        for (begins_at, start) in [(None, 5), (Some(5), 5), (Some(7), 7), (Some(9), 9)] {
-            let new = [PartitionFacts {
-                begins_at,
-                ..facts(0, None, 5, 9)
-            }];
-            assert_eq!(ends(&choose(&new, 100, &nothing()).unwrap()), [(start, 9)]);
+    fn partitions_start_at_their_position_or_their_first_offset() {
+        for (position, start) in [(None, 5), (Some(5), 5), (Some(7), 7), (Some(9), 9)] {
+            let chosen = choose(&[facts(0, position, 5, 9)], 100, &nothing());
+            assert_eq!(ends(&chosen.unwrap()), [(start, 9)]);
         }
-        // A partition that was read goes by its position.
-        let read = [PartitionFacts {
-            begins_at: Some(6),
-            ..facts(0, Some(8), 5, 9)
-        }];
-        assert_eq!(ends(&choose(&read, 100, &nothing()).unwrap()), [(8, 9)]);
-    }
-
-    #[test]
-    fn loss_1_a_job_that_begins_again_does_not_skip_what_is_lost_since() {
-        let again = [PartitionFacts {
-            begins_at: Some(3),
-            ..facts(0, None, 5, 9)
-        }];
-        let lost = LostOffsets {
-            partition: 0,
-            from: 3,
-            to: 5,
-            is_short: false,
-        };
-        assert_eq!(choose(&again, 100, &nothing()), Err(vec![lost]));
-        let skipped = choose(&again, 100, &gap(0, 3, 5)).unwrap();
-        assert_eq!(ends(&skipped), [(5, 9)]);
     }
 
     #[test]

@@ -474,7 +474,6 @@ impl World {
                     .map(|(partition, high)| PartitionFacts {
                         partition,
                         position: last.and_then(|last| last.next_offset("t", partition)),
-                        begins_at: None,
                         low: 0,
                         high: *high,
                         waits: false,
