@@ -4,22 +4,27 @@ use std::collections::BTreeMap;
 
 use datafusion::arrow::datatypes::TimeUnit;
 
+use crate::core::archive_offsets::NotThePast;
 use crate::core::jobs::startup::{by_table, parse_start_offsets};
 use crate::core::jobs::{SourceStart, StartFault, StartNameFault, StartOffset, Startup};
 use crate::core::suggest::closest;
 use crate::error::{Error, Result, Subject};
 use crate::formats::text::time::{TimestampFormat, TimestampReader, TimestampWriter};
 use crate::formats::text::zone::Zone;
-use crate::streaming::StreamTable;
+use crate::streaming::{JobQuery, StreamTable};
 
 /// The option's name.
 pub(super) const OPTION: &str = "scan.startup";
 
 /// Values that are words.
-static WORDS: [(&str, Startup); 2] = [("earliest", Startup::Earliest), ("latest", Startup::Latest)];
+static WORDS: [(&str, Startup); 3] = [
+    ("earliest", Startup::Earliest),
+    ("latest", Startup::Latest),
+    ("archive end", Startup::ArchiveEnd),
+];
 
 /// All forms of the option, for messages.
-const FORMS: &str = "it takes 'earliest', 'latest', a time such as '2025-09-04T10:00:00Z', or offsets as Spark writes them: \
+const FORMS: &str = "it takes 'earliest', 'latest', 'archive end', a time such as '2025-09-04T10:00:00Z', or offsets as Spark writes them: \
                      '{\"visits\":{\"0\":23,\"1\":-2}}', where -2 is the first record and -1 the end";
 
 /// Reads the value of the option. A time without an offset is UTC, as in SQL.
@@ -77,7 +82,37 @@ pub(super) fn for_sources(
         Startup::Offsets(offsets) => by_table(offsets, &tables)
             .map(Startup::Offsets)
             .map_err(|fault| name_error(fault, &tables)),
+        Startup::ArchiveEnd => {
+            for (name, table) in sources {
+                match table {
+                    StreamTable::Kafka(table) if table.archive().is_some() => {}
+                    StreamTable::Kafka(_) => return Err(has_no_archive(name)),
+                    StreamTable::Delta(_) => {
+                        return Err(is_no_topic(name, "the end of an archive"));
+                    }
+                }
+            }
+            Ok(Startup::ArchiveEnd)
+        }
     }
+}
+
+/// Checks that the archives behind which a job begins are there and have what is needed of them.
+///
+/// # Errors
+///
+/// An archive cannot be opened, or has other columns.
+pub(super) async fn check_archives(startup: Option<&Startup>, query: &JobQuery) -> Result<()> {
+    if startup != Some(&Startup::ArchiveEnd) {
+        return Ok(());
+    }
+    for source in query.sources().values() {
+        if let StreamTable::Kafka(table) = source {
+            let archive = query.archive_of(table).await;
+            archive.map_err(|error| error.about(Subject::option(OPTION)))?;
+        }
+    }
+    Ok(())
 }
 
 /// The error for a job that cannot begin at the offsets of its option.
@@ -132,6 +167,30 @@ pub(super) fn cannot_begin(table: &str, topic: &str, fault: &StartFault) -> Erro
     ))
 }
 
+/// The error for a job whose archive cannot be the past of its topic.
+pub(super) fn is_not_the_past(table: &str, archive: &str, fault: NotThePast) -> Error {
+    let message = match fault {
+        NotThePast::Beyond {
+            partition,
+            last,
+            end,
+        } => format!(
+            "it has offset {last} of partition {partition}, and the topic ends before offset {end}"
+        ),
+        NotThePast::NoPartition { partition } => {
+            format!("it has rows of partition {partition}, and the topic has no such partition")
+        }
+    };
+    Error::data(format!(
+        "{table}: {archive} is not the archive of this topic: {message}"
+    ))
+    .about(Subject::table(table))
+    .about(Subject::option(OPTION))
+    .with_help(
+        "the topic was deleted and created again, or the table names the archive of another one; say where to begin in another form",
+    )
+}
+
 /// Where a job begins in a table, for people.
 pub(super) fn described(startup: &Startup, table: &str) -> String {
     let Some(start) = startup.of(table) else {
@@ -159,6 +218,9 @@ pub(super) fn described(startup: &Startup, table: &str) -> String {
                 String::from_utf8_lossy(&time)
             )
         }
+        (SourceStart::ArchiveEnd, _) => {
+            "each partition behind the last record that the archive has of it".to_owned()
+        }
         (SourceStart::End, _) => "at the end".to_owned(),
         (SourceStart::First | SourceStart::Time(_), _) => "at the first record".to_owned(),
     }
@@ -169,6 +231,13 @@ fn topic_of(table: &StreamTable) -> Option<&str> {
         StreamTable::Kafka(table) => Some(table.topic()),
         StreamTable::Delta(_) => None,
     }
+}
+
+fn has_no_archive(table: &str) -> Error {
+    invalid(format!(
+        "'{OPTION}' 'archive end' is for topics with an archive, and table {table} names none"
+    ))
+    .with_help("declare it with 'archive' and the name of the Delta table that has its records")
 }
 
 fn name_error(fault: StartNameFault, tables: &[(&str, Option<&str>)]) -> Error {
@@ -236,6 +305,7 @@ mod tests {
         for (text, expected) in [
             ("earliest", Startup::Earliest),
             (" Latest ", Startup::Latest),
+            ("Archive End", Startup::ArchiveEnd),
             ("2025-09-04T10:00:00Z", Startup::Time(at_ten)),
             ("2025-09-04 12:00:00+02:00", Startup::Time(at_ten)),
             // Without an offset it is UTC.
@@ -264,7 +334,7 @@ mod tests {
             (
                 "yesterday",
                 "does not accept 'yesterday'",
-                "it takes 'earliest', 'latest', a time",
+                "it takes 'earliest', 'latest', 'archive end', a time",
             ),
             ("", "does not accept ''", "it takes"),
             ("5", "does not accept '5'", "it takes"),

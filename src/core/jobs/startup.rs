@@ -12,6 +12,7 @@ use serde::de::{Deserializer, Error as _, MapAccess, Unexpected, Visitor};
 use super::ends::PartitionEnds;
 use super::progress::Offsets;
 use super::version::BatchVersion;
+use crate::core::archive_offsets::{ArchiveOffsets, NotThePast, divide};
 
 /// Where a job begins in one partition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,6 +40,8 @@ pub enum Startup {
     /// In each partition at the first record with this timestamp or a later one, in microseconds since 1970 UTC; at the end, if
     /// there is none.
     Time(i64),
+    /// Behind the records that the archives of the topics have.
+    ArchiveEnd,
 }
 
 /// Where a job begins in one source.
@@ -52,6 +55,8 @@ pub enum SourceStart {
     Offsets(BTreeMap<i32, StartOffset>),
     /// At the first record with this timestamp or a later one, in milliseconds since 1970 UTC, above 0.
     Time(i64),
+    /// Behind the last record that the archive of the topic has of each partition.
+    ArchiveEnd,
 }
 
 impl Startup {
@@ -65,6 +70,7 @@ impl Startup {
             Startup::Time(..=0) => SourceStart::First,
             // Kafka keeps milliseconds: those before the next whole one are earlier.
             Startup::Time(micros) => SourceStart::Time((micros - 1).div_euclid(1_000) + 1),
+            Startup::ArchiveEnd => SourceStart::ArchiveEnd,
         })
     }
 }
@@ -238,6 +244,27 @@ pub fn start_at_time(found: &[(i32, Option<i64>)], before: &[PartitionEnds]) -> 
     let found = found.iter();
     begins.extend(found.filter_map(|(partition, offset)| Some((*partition, (*offset)?))));
     begins
+}
+
+/// Where partitions begin behind an archive: a partition that it has no rows of begins at its first record. The topic may have
+/// removed records that come next. The ends are asked for after the version of the archive was pinned.
+///
+/// # Errors
+///
+/// The archive has rows that this topic cannot have had.
+pub fn start_behind_archive(
+    archive: &ArchiveOffsets,
+    ends: &[PartitionEnds],
+) -> Result<BTreeMap<i32, i64>, NotThePast> {
+    let bounds = ends
+        .iter()
+        .map(|ends| (ends.partition, ends.low, ends.high));
+    let halves = divide(archive, &bounds.collect::<Vec<_>>())?;
+    let begins = halves.iter().map(|halves| {
+        let border = halves.archive.map(|(_, border)| border);
+        (halves.partition, border.unwrap_or(halves.topic.0))
+    });
+    Ok(begins.collect())
 }
 
 /// Where a job began, by the first version that it committed.

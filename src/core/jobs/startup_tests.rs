@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use proptest::prelude::*;
 
 use super::*;
+use crate::core::archive_offsets::OffsetSpan;
 
 fn partitions(starts: &[(i32, StartOffset)]) -> BTreeMap<i32, StartOffset> {
     starts.iter().copied().collect()
@@ -173,6 +174,42 @@ fn a_time_begins_at_the_first_record_that_is_late_enough_or_at_the_end() {
         start_at_time(&found, &before),
         BTreeMap::from([(0, 7), (1, 3)])
     );
+}
+
+#[test]
+fn a_partition_begins_behind_what_its_archive_has() {
+    let spans = |of: &[(i32, i64, i64)]| {
+        let spans = of.iter().map(|(partition, first, last)| {
+            let span = OffsetSpan {
+                first: *first,
+                last: *last,
+                rows: 1,
+            };
+            (*partition, span)
+        });
+        ArchiveOffsets::of([&spans.collect()])
+    };
+    let there = [ends(0, 5, 9, 9), ends(1, 3, 8, 8), ends(2, 4, 4, 4)];
+    // Partition 0 continues where the archive ends, of partition 1 records were removed before they were archived, and partition 2
+    // was never archived.
+    let archive = spans(&[(0, 0, 6), (1, 0, 1)]);
+    assert_eq!(
+        start_behind_archive(&archive, &there),
+        Ok(BTreeMap::from([(0, 7), (1, 2), (2, 4)]))
+    );
+    let whole = spans(&[(0, 0, 8)]);
+    assert_eq!(start_behind_archive(&whole, &there).unwrap()[&0], 9);
+    let beyond = start_behind_archive(&spans(&[(0, 0, 9)]), &there);
+    assert_eq!(
+        beyond,
+        Err(NotThePast::Beyond {
+            partition: 0,
+            last: 9,
+            end: 9
+        })
+    );
+    let other = start_behind_archive(&spans(&[(7, 0, 1)]), &there);
+    assert_eq!(other, Err(NotThePast::NoPartition { partition: 7 }));
 }
 
 #[test]

@@ -5,13 +5,17 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use crate::core::jobs::startup::{start_at_end, start_at_time, start_offsets};
+use crate::core::jobs::startup::{
+    start_at_end, start_at_time, start_behind_archive, start_offsets,
+};
 use crate::core::jobs::{Identity, PartitionEnds, RecordMark, SourceStart};
 use crate::error::Result;
 use crate::runtime::source::{JobSource, PlanReader, Read, SourcePlan, SourcePoll};
-use crate::runtime::startup::cannot_begin;
-use crate::streaming::BatchSource;
-use crate::tables::kafka::{KafkaJobSource, KafkaTable, KafkaTableProvider, OffsetRange, Startup};
+use crate::runtime::startup::{cannot_begin, is_not_the_past};
+use crate::streaming::{BatchSource, JobQuery};
+use crate::tables::kafka::{
+    ArchiveOptions, KafkaJobSource, KafkaTable, KafkaTableProvider, OffsetRange, Startup,
+};
 
 /// A topic that a job reads.
 #[derive(Debug)]
@@ -19,6 +23,8 @@ pub(super) struct TopicSource {
     source: KafkaJobSource,
     /// Where a job begins that has not read it.
     start: SourceStart,
+    /// The query of the job, which knows the archive of the topic.
+    query: Arc<JobQuery>,
 }
 
 impl TopicSource {
@@ -27,13 +33,18 @@ impl TopicSource {
     /// # Errors
     ///
     /// Settings that the client refuses.
-    pub(super) fn try_new(table: Arc<KafkaTable>, start: Option<SourceStart>) -> Result<Self> {
+    pub(super) fn try_new(
+        query: &Arc<JobQuery>,
+        table: Arc<KafkaTable>,
+        start: Option<SourceStart>,
+    ) -> Result<Self> {
         let declared = match table.startup() {
             Startup::Earliest => SourceStart::First,
             Startup::Latest => SourceStart::End,
         };
         Ok(Self {
             start: start.unwrap_or(declared),
+            query: Arc::clone(query),
             source: KafkaJobSource::try_new(table)?,
         })
     }
@@ -49,7 +60,9 @@ impl TopicSource {
             (_, Some(began_at)) => Some(began_at.clone()),
             (SourceStart::End, None) => Some(start_at_end(&ends)),
             // They are offsets of the topic that was replaced.
-            (SourceStart::Offsets(_), None) if look.is_replacement => None,
+            (SourceStart::Offsets(_) | SourceStart::ArchiveEnd, None) if look.is_replacement => {
+                None
+            }
             (SourceStart::Offsets(named), None) => {
                 let topic = self.source.table().topic();
                 let begins = start_offsets(named, &ends);
@@ -61,6 +74,17 @@ impl TopicSource {
                 let begins = start_at_time(&found.await?, &ends);
                 // The record that was found may be newer than the ends.
                 return Ok((self.source.ends().await?, Some(begins)));
+            }
+            (SourceStart::ArchiveEnd, None) => {
+                let table = self.source.table();
+                let archived = self.query.archived(table).await?;
+                // What is archived was in the topic before.
+                let ends = self.source.ends().await?;
+                let begins = start_behind_archive(&archived, &ends).map_err(|fault| {
+                    let archive = table.archive().map_or("", ArchiveOptions::table);
+                    is_not_the_past(look.table, archive, fault)
+                })?;
+                return Ok((ends, Some(begins)));
             }
         };
         Ok((ends, begins_at))

@@ -26,6 +26,17 @@ fn pipeline(name: &str, partitions: u32) -> Pipeline {
     pipeline
 }
 
+/// The same with the Delta table `kept` as the archive of the source.
+fn archived(name: &str, partitions: u32) -> Pipeline {
+    let pipeline = pipeline(name, partitions);
+    let tables = std::fs::read_to_string(pipeline.work.path("tables.sql")).unwrap();
+    let mut tables: Vec<&str> = tables.split_inclusive(";\n").collect();
+    let numbers = tables.remove(0).replace(");\n", ", 'archive' 'kept');\n");
+    tables.push(&numbers);
+    pipeline.work.file("tables.sql", &tables.concat());
+    pipeline
+}
+
 impl Pipeline {
     /// Sends `{"v":n}` for each number to one partition.
     fn put(&self, partition: i32, numbers: impl IntoIterator<Item = u64>) {
@@ -297,11 +308,59 @@ fn ident_1_offsets_do_not_apply_to_a_topic_in_place_of_another() {
     assert_eq!(pipeline.doubled(), doubles((2..4).chain(50..54)));
 }
 
+/// A job that takes over from a one-time INSERT: the archive has each record once.
+#[test]
+fn arch_1_a_job_begins_behind_what_is_archived() {
+    let pipeline = archived("archive-end", 3);
+    pipeline.work.file(
+        "keep.sql",
+        "CREATE JOB keeping WITH ('trigger' '10 milliseconds', 'scan.startup' 'archive end') AS\n\
+         INSERT INTO kept SELECT v, p, o FROM numbers;\n",
+    );
+    pipeline.put(0, 0..4);
+    pipeline.put(1, 10..13);
+    let archive = "INSERT INTO kept SELECT v, p, o FROM numbers WHERE p = 0 OR o < 2";
+    pipeline.work.sql(&["tables.sql"], &[archive]).ok();
+    // Partition 2 was not archived: it is read from its first record.
+    pipeline.put(0, 4..6);
+    pipeline.put(2, [20]);
+    pipeline.catch_up("keep.sql").ok();
+    let all = [0, 1, 2, 3, 4, 5, 10, 11, 12, 20];
+    assert_eq!(pipeline.kept(), all);
+    // It does not look at the archive again.
+    pipeline.put(2, [21]);
+    pipeline.catch_up("keep.sql").ok();
+    let all: Vec<u64> = all.into_iter().chain([21]).collect();
+    assert_eq!(pipeline.kept(), all);
+}
+
+#[test]
+fn loss_1_records_that_were_removed_before_they_were_archived_are_reported() {
+    let pipeline = archived("archive-hole", 1);
+    pipeline.put(0, 0..3);
+    let archive = "INSERT INTO kept SELECT v, p, o FROM numbers";
+    pipeline.work.sql(&["tables.sql"], &[archive]).ok();
+    pipeline.put(0, 3..8);
+    pipeline.delete_before(5);
+    pipeline.begin("archive end");
+    pipeline.stops("partition 0 lacks offsets 3 to 4");
+    pipeline
+        .work
+        .sql(&[], &["RESUME JOB doubling SKIPPING LOST"])
+        .ok();
+    pipeline.catch_up("job.sql").ok();
+    assert_eq!(pipeline.doubled(), doubles(5..8));
+}
+
 #[test]
 fn a_wrong_start_is_refused_when_the_job_is_created() {
     let pipeline = pipeline("wrong", 1);
     for (startup, expected) in [
-        ("yesterday", "it takes 'earliest', 'latest', a time"),
+        (
+            "yesterday",
+            "it takes 'earliest', 'latest', 'archive end', a time",
+        ),
+        ("archive end", "table numbers names none"),
         ("latst", "did you mean 'latest'"),
         (r#"{"numbers":{"0":-3}}"#, "integer `-3`"),
         (r#"{"numbers":{"0":"1"}}"#, "string \"1\""),
