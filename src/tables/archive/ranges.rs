@@ -3,28 +3,26 @@
 //! It gives what a scan of the topic gives for the same ranges: the same columns, the hidden column with the watermark that each row
 //! meets, dead letters, and a report of each range.
 
-use std::any::Any as _;
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
 
-use datafusion::arrow::array::{Array as _, ArrayRef, Int64Array, RecordBatch};
+use datafusion::arrow::array::{Array as _, ArrayRef, AsArray as _, Int64Array, RecordBatch};
 use datafusion::arrow::compute::cast;
-use datafusion::arrow::datatypes::{Field, Schema, SchemaRef};
+use datafusion::arrow::datatypes::{Field, Int64Type, Schema, SchemaRef};
 use datafusion::catalog::{Session, TableProvider};
 use datafusion::common::DFSchema;
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::datasource::TableType;
-use datafusion::error::Result as DataFusionResult;
+use datafusion::error::{DataFusionError, Result as DataFusionResult};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::logical_expr::Expr;
 use datafusion::physical_expr::expressions::Column;
 use datafusion::physical_expr::{EquivalenceProperties, LexOrdering, PhysicalSortExpr};
+use datafusion::physical_plan::coalesce_partitions::CoalescePartitionsExec;
 use datafusion::physical_plan::empty::EmptyExec;
-use datafusion::physical_plan::execution_plan::{
-    Boundedness, EmissionType, reset_plan_states,
-};
+use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType, reset_plan_states};
 use datafusion::physical_plan::filter::FilterExec;
 use datafusion::physical_plan::metrics::{
     ExecutionPlanMetricsSet, MetricBuilder, MetricsSet, Time,
@@ -43,7 +41,7 @@ use crate::tables::archive::filters::in_ranges;
 use crate::tables::archive::pinned::PinnedArchive;
 use crate::tables::archive::reading::{ArchiveRead, ReadMetrics};
 use crate::tables::bad_records::SetAside;
-use crate::tables::kafka::{ArchivedReader, OffsetRange, OnError};
+use crate::tables::kafka::{ArchivedReader, OffsetRange};
 use crate::tables::read_metrics::RECORDS_PLANNED;
 use crate::tables::side_output::{BatchScan, ExpectedReport, OpenOutlet, ScanOutlet};
 use crate::tables::time::{BatchTime, row_field};
@@ -133,12 +131,17 @@ impl ArchiveRangesProvider {
         let filter = in_ranges(mapping, &ranges)?;
         let indices = read.columns.indices().to_vec();
         let filters = std::slice::from_ref(&filter);
-        let rows = self.archive.delta().scan(session, Some(&indices), filters, None);
+        let rows = self
+            .archive
+            .delta()
+            .scan(session, Some(&indices), filters, None);
         let rows = rows.await?;
         let by_name = DFSchema::try_from(rows.schema())?;
         let predicate = session.create_physical_expr(filter, &by_name)?;
         let rows: Arc<dyn ExecutionPlan> = Arc::new(FilterExec::try_new(predicate, rows)?);
-        let streams = ranges.len().min(session.config().target_partitions().max(1));
+        let streams = ranges
+            .len()
+            .min(session.config().target_partitions().max(1));
         let coordinates = read.columns.coordinates();
         let sorted = sorted(rows, coordinates, streams)?;
         let of_stream = assigned(&sorted.schema(), coordinates.0, &ranges, streams)?;
@@ -205,14 +208,16 @@ fn sorted(
     let column = |index: usize| -> Arc<dyn PhysicalExpr> {
         Arc::new(Column::new(schema.field(index).name(), index))
     };
-    let partitioning = match streams {
-        1 => Partitioning::RoundRobinBatch(1),
-        _ => Partitioning::Hash(vec![column(partition)], streams),
+    let apart: Arc<dyn ExecutionPlan> = match streams {
+        1 => Arc::new(CoalescePartitionsExec::new(rows)),
+        _ => {
+            let partitioning = Partitioning::Hash(vec![column(partition)], streams);
+            Arc::new(RepartitionExec::try_new(rows, partitioning)?)
+        }
     };
-    let apart = RepartitionExec::try_new(rows, partitioning)?;
     let by = [partition, offset].map(|index| PhysicalSortExpr::new_default(column(index)));
     let by = LexOrdering::new(by).ok_or_else(|| Error::internal("rows in no order"))?;
-    let sorted = SortExec::new(by, Arc::new(apart)).with_preserve_partitioning(true);
+    let sorted = SortExec::new(by, apart).with_preserve_partitioning(true);
     Ok(Arc::new(sorted))
 }
 
@@ -229,7 +234,8 @@ fn assigned(
         return Ok(vec![ranges]);
     }
     let field = schema.field(partition);
-    let numbers = Int64Array::from_iter_values(ranges.iter().map(|range| i64::from(range.partition)));
+    let numbers =
+        Int64Array::from_iter_values(ranges.iter().map(|range| i64::from(range.partition)));
     let numbers: ArrayRef = Arc::new(numbers);
     let places = Int64Array::from_iter_values((0..).take(ranges.len()));
     let fields = vec![
@@ -242,9 +248,11 @@ fn assigned(
     let mut partitioner = BatchPartitioner::new_hash_partitioner(vec![by], streams, Time::new())?;
     let mut of_stream = vec![Vec::new(); streams];
     partitioner.partition(rows, |stream, rows| {
-        let places = rows.column(1).as_any().downcast_ref::<Int64Array>();
-        for place in places.into_iter().flatten().flatten() {
-            let range = usize::try_from(place).ok().and_then(|place| ranges.get(place));
+        let places = rows.column(1).as_primitive::<Int64Type>();
+        for place in places.values() {
+            let range = usize::try_from(*place)
+                .ok()
+                .and_then(|place| ranges.get(place));
             of_stream[stream].extend(range);
         }
         Ok(())
@@ -293,11 +301,6 @@ impl ArchiveRangesExec {
             properties: Arc::new(properties),
             metrics,
         }
-    }
-
-    /// Whether records that it cannot decode are set aside.
-    pub(crate) fn sets_aside(&self) -> bool {
-        self.shared.read.on_error == OnError::DeadLetter
     }
 
     /// What it reports when it has run as a part of a batch: each range, read to its end (LOSS-1).
@@ -367,7 +370,8 @@ impl ExecutionPlan for ArchiveRangesExec {
         context: Arc<TaskContext>,
     ) -> DataFusionResult<SendableRecordBatchStream> {
         let ranges = self.shared.of_stream.get(partition);
-        let ranges = ranges.ok_or_else(|| Error::internal(format!("no ranges for stream {partition}")))?;
+        let ranges =
+            ranges.ok_or_else(|| Error::internal(format!("no ranges for stream {partition}")))?;
         let outlet = ScanOutlet::Batch(self.shared.scan.clone()).open(&context)?;
         let reading = Reading {
             shared: Arc::clone(&self.shared),
@@ -379,10 +383,11 @@ impl ExecutionPlan for ArchiveRangesExec {
             is_done: false,
         };
         let rows = self.rows.execute(partition, context)?;
-        let batches = futures::stream::try_unfold((rows, reading), |(mut rows, mut reading)| async move {
+        let batches = futures::stream::try_unfold((rows, reading), |state| async move {
+            let (mut rows, mut reading) = state;
             loop {
                 if let Some(batch) = reading.ready.pop_front() {
-                    return Ok(Some((batch, (rows, reading))));
+                    return Ok::<_, DataFusionError>(Some((batch, (rows, reading))));
                 }
                 if reading.is_done {
                     return Ok(None);
@@ -393,7 +398,10 @@ impl ExecutionPlan for ArchiveRangesExec {
                 }
             }
         });
-        Ok(Box::pin(RecordBatchStreamAdapter::new(self.schema(), batches)))
+        Ok(Box::pin(RecordBatchStreamAdapter::new(
+            self.schema(),
+            batches,
+        )))
     }
 
     fn metrics(&self) -> Option<MetricsSet> {
@@ -428,14 +436,11 @@ impl Reading {
         let mut start = 0;
         for run in partitions.chunk_by(|one, next| one == next) {
             self.go_to(run[0])?;
-            // The records of a run are made again if there are several runs, which is once for each partition.
-            let (rows, records) = match run.len() == rows.num_rows() {
-                true => (rows.clone(), Arc::clone(&records)),
-                false => {
-                    let rows = rows.slice(start, run.len());
-                    let records = self.shared.read.records(&rows)?;
-                    (rows, records)
-                }
+            let of_run = rows.slice(start, run.len());
+            // Made again where a batch has several partitions, which is at most once for each of them.
+            let records = match run.len() == rows.num_rows() {
+                true => Arc::clone(&records),
+                false => self.shared.read.records(&of_run)?,
             };
             start += run.len();
             let Some(current) = &mut self.current else {
@@ -450,7 +455,7 @@ impl Reading {
             let (read, reader) = (&self.shared.read, &mut current.reader);
             let batch = self
                 .metrics
-                .counted(&records, || read.read(reader, &rows, &records))?;
+                .counted(&records, || read.read(reader, &of_run, &records))?;
             if batch.num_rows() > 0 {
                 self.ready.push_back(batch);
             }
@@ -520,7 +525,11 @@ mod tests {
             for streams in 1..5 {
                 let of_stream = assigned(&schema, 0, &ranges, streams).unwrap();
                 assert_eq!(of_stream.len(), streams);
-                let mut all: Vec<i32> = of_stream.iter().flatten().map(|range| range.partition).collect();
+                let mut all: Vec<i32> = of_stream
+                    .iter()
+                    .flatten()
+                    .map(|range| range.partition)
+                    .collect();
                 for ranges in &of_stream {
                     assert!(ranges.is_sorted_by_key(|range| range.partition));
                 }

@@ -120,7 +120,11 @@ impl Record for ArchivedRecord {
         let Some(headers) = &self.columns.headers else {
             return false;
         };
-        if headers.nulls.as_ref().is_some_and(|nulls| nulls.is_null(self.row)) {
+        if headers
+            .nulls
+            .as_ref()
+            .is_some_and(|nulls| nulls.is_null(self.row))
+        {
             return false;
         }
         let place = |index: usize| usize::try_from(headers.offsets[index]).unwrap_or(0);
