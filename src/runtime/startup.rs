@@ -4,14 +4,13 @@ use std::collections::BTreeMap;
 
 use datafusion::arrow::datatypes::TimeUnit;
 
-use crate::core::archive_offsets::NotThePast;
 use crate::core::jobs::startup::{by_table, parse_start_offsets};
 use crate::core::jobs::{SourceStart, StartFault, StartNameFault, StartOffset, Startup};
 use crate::core::suggest::closest;
 use crate::error::{Error, Result, Subject};
 use crate::formats::text::time::{TimestampFormat, TimestampReader, TimestampWriter};
 use crate::formats::text::zone::Zone;
-use crate::streaming::{JobQuery, StreamTable};
+use crate::streaming::StreamTable;
 
 /// The option's name.
 pub(super) const OPTION: &str = "scan.startup";
@@ -97,24 +96,6 @@ pub(super) fn for_sources(
     }
 }
 
-/// Checks that the archives behind which a job begins are there and have what is needed of them.
-///
-/// # Errors
-///
-/// An archive cannot be opened, or has other columns.
-pub(super) async fn check_archives(startup: Option<&Startup>, query: &JobQuery) -> Result<()> {
-    if startup != Some(&Startup::ArchiveEnd) {
-        return Ok(());
-    }
-    for source in query.sources().values() {
-        if let StreamTable::Kafka(table) = source {
-            let archive = query.archive_of(table).await;
-            archive.map_err(|error| error.about(Subject::option(OPTION)))?;
-        }
-    }
-    Ok(())
-}
-
 /// The error for a job that cannot begin at the offsets of its option.
 pub(super) fn cannot_begin(table: &str, topic: &str, fault: &StartFault) -> Error {
     let (message, help) = match fault {
@@ -150,6 +131,10 @@ pub(super) fn cannot_begin(table: &str, topic: &str, fault: &StartFault) -> Erro
             },
             format!("it takes offsets from {low} to {end}, -2 for the first record, -1 for the end"),
         ),
+        StartFault::NotThePast(why) => (
+            format!("the archive is not its past: {why}"),
+            "the topic was deleted and created again, or the archive is that of another one".to_owned(),
+        ),
         StartFault::BehindTransaction {
             partition,
             offset,
@@ -165,30 +150,6 @@ pub(super) fn cannot_begin(table: &str, topic: &str, fault: &StartFault) -> Erro
     invalid(format!("{table}: topic '{topic}': {message}")).with_help(format!(
         "{help}; a job that has read nothing takes another '{OPTION}' by CREATE OR REPLACE JOB; then RESUME JOB"
     ))
-}
-
-/// The error for a job whose archive cannot be the past of its topic.
-pub(super) fn is_not_the_past(table: &str, archive: &str, fault: NotThePast) -> Error {
-    let message = match fault {
-        NotThePast::Beyond {
-            partition,
-            last,
-            end,
-        } => format!(
-            "it has offset {last} of partition {partition}, and the topic ends before offset {end}"
-        ),
-        NotThePast::NoPartition { partition } => {
-            format!("it has rows of partition {partition}, and the topic has no such partition")
-        }
-    };
-    Error::data(format!(
-        "{table}: {archive} is not the archive of this topic: {message}"
-    ))
-    .about(Subject::table(table))
-    .about(Subject::option(OPTION))
-    .with_help(
-        "the topic was deleted and created again, or the table names the archive of another one; say where to begin in another form",
-    )
 }
 
 /// Where a job begins in a table, for people.

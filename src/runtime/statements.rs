@@ -18,7 +18,6 @@ use crate::runtime::job_status::{RunOptions, RunReport};
 use crate::runtime::options::JobOptions;
 use crate::runtime::owner::now;
 use crate::runtime::run::run_job;
-use crate::runtime::startup;
 use crate::runtime::subscribe::subscribe;
 use crate::runtime::takeover::append_to;
 use crate::runtime::window_state::keyed::{can_continue_from, changed};
@@ -292,7 +291,6 @@ impl Jobs {
         self.check_delivery(query.sink())?;
         options.check(query.stream(), given)?;
         let options = options.with_sources(query.sources(), given)?;
-        startup::check_archives(options.startup.as_ref(), &query).await?;
         Ok((options, query))
     }
 

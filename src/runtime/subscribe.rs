@@ -21,7 +21,6 @@ use crate::runtime::options::{JobOptions, Trigger};
 use crate::runtime::owner::now;
 use crate::runtime::runner::JobRunner;
 use crate::runtime::sinks::subscriber::Subscriber;
-use crate::runtime::startup;
 use crate::session::{Planned, Session};
 use crate::store::JobStore;
 use crate::streaming::JobQuery;
@@ -49,7 +48,6 @@ pub(super) async fn subscribe(
     let query = JobQuery::subscription(session, query, emit).await?;
     options.check(query.stream(), given)?;
     let options = options.with_sources(query.sources(), given)?;
-    startup::check_archives(options.startup.as_ref(), &query).await?;
     for warning in describe::warnings(&query) {
         session.warn(warning);
     }

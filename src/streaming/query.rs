@@ -240,25 +240,16 @@ impl JobQuery {
             .collect()
     }
 
-    /// The newest version of the archive of a topic.
-    ///
-    /// # Errors
-    ///
-    /// The topic has no archive, or it cannot be opened.
-    pub async fn archive_of(&self, table: &Arc<KafkaTable>) -> Result<PinnedArchive> {
-        let archive = table.archive().map(ArchiveOptions::table);
-        let archive = archive.ok_or_else(|| Error::internal("a table without an archive"))?;
-        let handle = self.session.catalog.delta_of_plan(archive).await?;
-        PinnedArchive::open(Arc::clone(table), &handle, TimeTravel::Latest).await
-    }
-
     /// The offsets that the newest version of the archive of a topic has.
     ///
     /// # Errors
     ///
-    /// As [`Self::archive_of`]; its files cannot be read.
+    /// The topic has no archive, or it cannot be opened or read.
     pub async fn archived(&self, table: &Arc<KafkaTable>) -> Result<ArchiveOffsets> {
-        let pinned = self.archive_of(table).await?;
+        let archive = table.archive().map(ArchiveOptions::table);
+        let archive = archive.ok_or_else(|| Error::internal("a table without an archive"))?;
+        let handle = self.session.catalog.delta_of_plan(archive).await?;
+        let pinned = PinnedArchive::open(Arc::clone(table), &handle, TimeTravel::Latest).await?;
         let state = self.session.states.state();
         Ok(pinned.offsets(&*state).await?.clone())
     }

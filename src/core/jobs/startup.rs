@@ -12,7 +12,7 @@ use serde::de::{Deserializer, Error as _, MapAccess, Unexpected, Visitor};
 use super::ends::PartitionEnds;
 use super::progress::Offsets;
 use super::version::BatchVersion;
-use crate::core::archive_offsets::{ArchiveOffsets, NotThePast, divide};
+use crate::core::archive_offsets::{ArchiveOffsets, NotThePast, TopicEnds, divide};
 
 /// Where a job begins in one partition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -168,11 +168,13 @@ pub enum StartFault {
         /// The offset of its next record.
         end: i64,
     },
+    /// The archive has rows that the topic cannot have had.
+    NotThePast(NotThePast),
     /// A transaction that is still open is before the offset: this may pass.
     BehindTransaction {
         /// The partition.
         partition: i32,
-        /// The offset that the statement gives.
+        /// The offset where the job is to begin.
         offset: i64,
         /// Where readers of committed records end.
         high: i64,
@@ -251,20 +253,33 @@ pub fn start_at_time(found: &[(i32, Option<i64>)], before: &[PartitionEnds]) -> 
 ///
 /// # Errors
 ///
-/// The archive has rows that this topic cannot have had.
+/// The archive has rows that this topic cannot have had, or records of a transaction that is still open.
 pub fn start_behind_archive(
     archive: &ArchiveOffsets,
     ends: &[PartitionEnds],
-) -> Result<BTreeMap<i32, i64>, NotThePast> {
-    let bounds = ends
-        .iter()
-        .map(|ends| (ends.partition, ends.low, ends.high));
-    let halves = divide(archive, &bounds.collect::<Vec<_>>())?;
-    let begins = halves.iter().map(|halves| {
-        let border = halves.archive.map(|(_, border)| border);
-        (halves.partition, border.unwrap_or(halves.topic.0))
+) -> Result<BTreeMap<i32, i64>, StartFault> {
+    let of_topic = ends.iter().map(|ends| TopicEnds {
+        partition: ends.partition,
+        low: ends.low,
+        stable: ends.high,
+        latest: ends.latest,
     });
-    Ok(begins.collect())
+    let halves = divide(archive, &of_topic.collect::<Vec<_>>());
+    let halves = halves.map_err(StartFault::NotThePast)?;
+    let mut begins = BTreeMap::new();
+    for (half, ends) in halves.iter().zip(ends) {
+        let border = half.archive.map(|(_, border)| border);
+        let offset = border.unwrap_or(ends.low);
+        if offset > ends.high {
+            return Err(StartFault::BehindTransaction {
+                partition: ends.partition,
+                offset,
+                high: ends.high,
+            });
+        }
+        begins.insert(ends.partition, offset);
+    }
+    Ok(begins)
 }
 
 /// Where a job began, by the first version that it committed.

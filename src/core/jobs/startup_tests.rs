@@ -202,14 +202,25 @@ fn a_partition_begins_behind_what_its_archive_has() {
     let beyond = start_behind_archive(&spans(&[(0, 0, 9)]), &there);
     assert_eq!(
         beyond,
-        Err(NotThePast::Beyond {
+        Err(StartFault::NotThePast(NotThePast::Beyond {
             partition: 0,
             last: 9,
             end: 9
-        })
+        }))
     );
     let other = start_behind_archive(&spans(&[(7, 0, 1)]), &there);
-    assert_eq!(other, Err(NotThePast::NoPartition { partition: 7 }));
+    let no_partition = NotThePast::NoPartition { partition: 7 };
+    assert_eq!(other, Err(StartFault::NotThePast(no_partition)));
+    // Another writer has archived records of a transaction that is still open.
+    let early = start_behind_archive(&spans(&[(0, 0, 7)]), &[ends(0, 5, 6, 9)]);
+    assert_eq!(
+        early,
+        Err(StartFault::BehindTransaction {
+            partition: 0,
+            offset: 8,
+            high: 6
+        })
+    );
 }
 
 #[test]

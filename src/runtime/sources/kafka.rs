@@ -11,11 +11,9 @@ use crate::core::jobs::startup::{
 use crate::core::jobs::{Identity, PartitionEnds, RecordMark, SourceStart};
 use crate::error::Result;
 use crate::runtime::source::{JobSource, PlanReader, Read, SourcePlan, SourcePoll};
-use crate::runtime::startup::{cannot_begin, is_not_the_past};
+use crate::runtime::startup::cannot_begin;
 use crate::streaming::{BatchSource, JobQuery};
-use crate::tables::kafka::{
-    ArchiveOptions, KafkaJobSource, KafkaTable, KafkaTableProvider, OffsetRange, Startup,
-};
+use crate::tables::kafka::{KafkaJobSource, KafkaTable, KafkaTableProvider, OffsetRange, Startup};
 
 /// A topic that a job reads.
 #[derive(Debug)]
@@ -80,11 +78,10 @@ impl TopicSource {
                 let archived = self.query.archived(table).await?;
                 // What is archived was in the topic before.
                 let ends = self.source.ends().await?;
-                let begins = start_behind_archive(&archived, &ends).map_err(|fault| {
-                    let archive = table.archive().map_or("", ArchiveOptions::table);
-                    is_not_the_past(look.table, archive, fault)
-                })?;
-                return Ok((ends, Some(begins)));
+                let begins = start_behind_archive(&archived, &ends);
+                let begins =
+                    begins.map_err(|fault| cannot_begin(look.table, table.topic(), &fault));
+                return Ok((ends, Some(begins?)));
             }
         };
         Ok((ends, begins_at))

@@ -137,20 +137,8 @@ impl ArchivedTableProvider {
     fn not_the_past(&self, why: NotThePast) -> Error {
         let table = self.archive.table();
         let (topic, archive) = (table.topic(), self.archive.mapping().archive());
-        let said = match why {
-            NotThePast::Beyond {
-                partition,
-                last,
-                end,
-            } => format!(
-                "it has offset {last} of partition {partition}, and the topic ends at offset {end}"
-            ),
-            NotThePast::NoPartition { partition } => {
-                format!("it has partition {partition}, which the topic does not have")
-            }
-        };
         Error::data(format!(
-            "archive {archive} is not the past of topic '{topic}': {said}"
+            "archive {archive} is not the past of topic '{topic}': {why}"
         ))
         .about(Subject::table(archive))
         .about(Subject::location(topic))
