@@ -10,21 +10,25 @@
 
 mod claim;
 mod columns;
+mod file_spans;
 mod filters;
 mod mapped_column;
 mod mapping;
-mod pinned;
+#[cfg(test)]
+mod mapping_tests;
+mod pinned_archive;
 mod provider;
 mod ranges;
+#[cfg(test)]
+mod ranges_tests;
 mod reading;
 mod scan;
-mod seen;
-mod spans;
+mod seen_offsets;
 mod time_parts;
 
 pub use mapped_column::MappedColumn;
 pub use mapping::{ArchiveContent, ArchiveMapping, EventTimeClaim};
-pub use pinned::PinnedArchive;
+pub use pinned_archive::PinnedArchive;
 pub use provider::{ArchivedTableProvider, topic_of};
 pub(crate) use ranges::ArchiveRangesExec;
 pub use ranges::ArchiveRangesProvider;

@@ -38,7 +38,7 @@ use futures::{FutureExt as _, StreamExt as _};
 
 use crate::error::{Error, Result};
 use crate::tables::archive::filters::in_ranges;
-use crate::tables::archive::pinned::PinnedArchive;
+use crate::tables::archive::pinned_archive::PinnedArchive;
 use crate::tables::archive::reading::{ArchiveRead, ReadMetrics};
 use crate::tables::bad_records::SetAside;
 use crate::tables::kafka::{ArchivedReader, OffsetRange};

@@ -8,9 +8,9 @@ use tokio::sync::OnceCell;
 
 use crate::core::archive_offsets::ArchiveOffsets;
 use crate::error::{Error, Result, Subject};
+use crate::tables::archive::file_spans::spans_of;
 use crate::tables::archive::mapping::ArchiveMapping;
 use crate::tables::archive::reading::duplicates;
-use crate::tables::archive::spans::spans_of;
 use crate::tables::delta::{DeltaTableHandle, TimeTravel, partition_columns, snapshot_version};
 use crate::tables::kafka::KafkaTable;
 
@@ -94,7 +94,7 @@ impl PinnedArchive {
     ///
     /// Files that cannot be read, rows without partition or offset, and more rows of a partition than it has offsets.
     pub async fn offsets(&self, session: &dyn Session) -> Result<&ArchiveOffsets> {
-        let read = async || {
+        let read = async || -> Result<ArchiveOffsets> {
             let files = spans_of(&self.delta, &self.mapping, &self.table, session).await?;
             let offsets = ArchiveOffsets::of(files.iter().map(Arc::as_ref));
             let of_files = files.iter().flat_map(|file| file.iter());
