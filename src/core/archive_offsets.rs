@@ -2,6 +2,7 @@
 //! topic (ARCH-1).
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 /// The rows of one partition of the topic, in a file or in a whole archive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -110,6 +111,27 @@ pub enum NotThePast {
         /// The partition.
         partition: i32,
     },
+}
+
+impl fmt::Display for NotThePast {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            NotThePast::Beyond {
+                partition,
+                last,
+                end,
+            } => write!(
+                f,
+                "it has offset {last} of partition {partition}, and the topic ends at offset {end}"
+            ),
+            NotThePast::NoPartition { partition } => {
+                write!(
+                    f,
+                    "it has partition {partition}, which the topic does not have"
+                )
+            }
+        }
+    }
 }
 
 /// Where a partition of the topic begins and ends.

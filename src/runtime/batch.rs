@@ -21,8 +21,8 @@ pub(super) struct BatchRanges {
     pub(super) planned: BTreeMap<String, Vec<PlannedRange>>,
     /// Offsets that are lost or not needed, and that the user allows the job to skip.
     pub(super) skipped: Gaps,
-    /// The batch has to be committed even without records: a source begins at its end, or the user has accepted another one. If
-    /// no version stored that, the next run would decide differently.
+    /// The batch has to be committed even without records: a source does not begin with its first record, or the user has accepted
+    /// another one. If no version stored that, the next run would decide differently.
     pub(super) begins: bool,
     /// Identities of the sources.
     pub(super) identities: Identities,
@@ -62,23 +62,27 @@ impl BatchRanges {
             // `scan.startup` applies to a table that was never read: partitions that are added later are read from their
             // beginning.
             let is_new = last.is_none_or(|last| !last.sources.contains_key(table));
-            let latest = is_new && plan.starts_at_end;
+            let begins_at = plan.begins_at.as_ref().filter(|_| is_new);
             let facts: Vec<PartitionFacts> = plan
                 .ends
                 .iter()
                 .map(|ends| PartitionFacts {
                     partition: ends.partition,
-                    position: position(ends.partition),
+                    position: position(ends.partition)
+                        .or_else(|| begins_at?.get(&ends.partition).copied()),
                     low: ends.low,
                     high: ends.high,
-                    waits: by
-                        .waiting
-                        .get(table)
-                        .is_some_and(|waiting| waiting.contains(&ends.partition)),
+                    // The first batch reads nothing of such a table: it stores where the job begins, so that this is decided
+                    // once, also if the job fails at the first record.
+                    waits: begins_at.is_some()
+                        || by
+                            .waiting
+                            .get(table)
+                            .is_some_and(|waiting| waiting.contains(&ends.partition)),
                     is_same: by.identities.is_same(table),
                 })
                 .collect();
-            ranges.begins |= latest;
+            ranges.begins |= begins_at.is_some();
             let skipping = by.skipping.get(table).unwrap_or(&nothing);
             let chosen = match plan.chosen {
                 Some(range) => {
@@ -86,13 +90,13 @@ impl BatchRanges {
                     let end = if waits { range.start } else { range.end };
                     vec![PlannedRange { end, ..range }]
                 }
-                None => choose(&facts, latest, by.max_rows, skipping)
+                None => choose(&facts, by.max_rows, skipping)
                     .map_err(|lost| lost_offsets(table, &lost))?,
             };
             for (range, facts) in chosen.iter().zip(&facts) {
                 let from = match facts.position {
                     // If the source replaces another one, the skipped offsets begin at its first one.
-                    None if by.identities.is_new(table) => facts.low,
+                    _ if by.identities.is_new(table) => facts.low,
                     None => continue,
                     Some(position) => position,
                 };

@@ -8,6 +8,7 @@ use crate::core::jobs::{JobHistory, WatermarkPolicy};
 use crate::error::{Error, Result};
 use crate::planner::ast::Emit;
 use crate::runtime::options::{JobOptions, OnExpressionError, StateTtl, Trigger};
+use crate::runtime::startup;
 use crate::streaming::{JobQuery, JobSinkTable, StreamQuery, StreamTable};
 
 /// `job`, `definition`: the tables it uses, then the job itself.
@@ -40,6 +41,12 @@ pub(super) async fn explanation(query: &JobQuery, options: &JobOptions) -> Resul
             }
         };
         rows.push(("source", format!("{name}: {what}")));
+    }
+    if let Some(startup) = &options.startup {
+        for name in query.sources().keys() {
+            let start = startup::described(startup, name);
+            rows.push((startup::OPTION, format!("{name}: {start}")));
+        }
     }
     for (name, what) in query.static_tables() {
         rows.push(("static table", format!("{name}: {what}")));

@@ -3,7 +3,7 @@
 use std::fmt::Debug;
 use std::sync::Arc;
 
-use crate::core::jobs::{BatchVersion, Partitions};
+use crate::core::jobs::{BatchVersion, Partitions, Startup};
 use crate::error::Result;
 use crate::runtime::clock::{Clock, MachineClock};
 use crate::runtime::sink::OpenSink;
@@ -42,12 +42,12 @@ impl Environment {
 
 /// Opens the tables of a job for its runner.
 pub(super) trait JobTables: Debug + Send + Sync {
-    /// The sources of a query. If `starts_at_end` is set, it decides where they begin, instead of the options of the tables.
+    /// The sources of a query. `startup` says where a job begins that has not read them, instead of the options of the tables.
     ///
     /// # Errors
     ///
     /// Settings that the client of a table refuses.
-    fn sources(&self, query: &JobQuery, starts_at_end: Option<bool>) -> Result<JobSources>;
+    fn sources(&self, query: &Arc<JobQuery>, startup: Option<&Startup>) -> Result<JobSources>;
 
     /// The sink of a query, for the job with this id and name.
     ///
@@ -74,10 +74,13 @@ pub(super) trait JobTables: Debug + Send + Sync {
 struct RealTables;
 
 impl JobTables for RealTables {
-    fn sources(&self, query: &JobQuery, starts_at_end: Option<bool>) -> Result<JobSources> {
+    fn sources(&self, query: &Arc<JobQuery>, startup: Option<&Startup>) -> Result<JobSources> {
         let tables = query.sources().iter();
         tables
-            .map(|(name, table)| Ok((name.clone(), sources::open(table, starts_at_end)?)))
+            .map(|(name, table)| {
+                let start = startup.and_then(|startup| startup.of(name));
+                Ok((name.clone(), sources::open(query, table, start)?))
+            })
             .collect()
     }
 
@@ -91,8 +94,8 @@ impl JobTables for RealTables {
 struct SubscribedTables(Subscriber);
 
 impl JobTables for SubscribedTables {
-    fn sources(&self, query: &JobQuery, starts_at_end: Option<bool>) -> Result<JobSources> {
-        RealTables.sources(query, starts_at_end)
+    fn sources(&self, query: &Arc<JobQuery>, startup: Option<&Startup>) -> Result<JobSources> {
+        RealTables.sources(query, startup)
     }
 
     fn sink(&self, _: &JobQuery, _: JobId, _: &str) -> Result<Box<dyn OpenSink>> {

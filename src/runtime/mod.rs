@@ -37,6 +37,7 @@ mod sinks;
 mod source;
 mod source_ends;
 mod sources;
+mod startup;
 mod statements;
 mod subscribe;
 mod takeover;

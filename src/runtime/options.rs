@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::core::jobs::{BatchVersion, Retention};
+use crate::core::jobs::{BatchVersion, Retention, Startup};
 use crate::error::{Error, Result, Subject};
 use crate::planner::TableOption;
+use crate::runtime::startup;
 use crate::streaming::{StreamQuery, StreamTable};
 use crate::tables::options::{self, Options};
 
@@ -17,6 +18,7 @@ pub const OPTION_NAMES: &[&str] = &[
     "on_expression_error",
     "retention.age",
     "retention.versions",
+    startup::OPTION,
     "state.max_memory",
     "state.ttl",
     "trigger",
@@ -27,7 +29,7 @@ pub const OPTION_NAMES: &[&str] = &[
 const SUBSCRIPTION_OPTION_NAMES: &[&str] = &[
     "batch.max_bytes",
     "batch.max_rows",
-    "scan.startup",
+    startup::OPTION,
     "state.max_memory",
     "state.ttl",
     "trigger",
@@ -64,7 +66,7 @@ pub enum OnExpressionError {
 }
 
 /// How a job runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct JobOptions {
     /// When it looks for new records.
     pub trigger: Trigger,
@@ -84,8 +86,8 @@ pub struct JobOptions {
     pub state_ttl: Option<StateTtl>,
     /// Handling of records for which its expressions fail.
     pub on_expression_error: OnExpressionError,
-    /// Where a subscription begins, if the option is given: at the end of its sources, or at their beginning.
-    pub starts_at_end: Option<bool>,
+    /// Where it begins in sources that it has not read, if the option is given; otherwise their declarations say.
+    pub startup: Option<Startup>,
 }
 
 impl Default for JobOptions {
@@ -100,7 +102,7 @@ impl Default for JobOptions {
             retention: Retention::default(),
             state_ttl: None,
             on_expression_error: OnExpressionError::Fail,
-            starts_at_end: None,
+            startup: None,
         }
     }
 }
@@ -175,13 +177,30 @@ impl JobOptions {
         self.check_drift(stream.is_some() && !is_keyed)
     }
 
-    /// Checks the options against the sources of the job.
+    /// Checks the options against the sources of the job, and gives where it begins the names of its tables.
     ///
     /// # Errors
     ///
-    /// Rows of a Delta table have no offset by which one of them could be set aside; `given` holds the place of the option in
-    /// the text.
-    pub fn check_sources(
+    /// A name that is not that of a source; rows of a Delta table have no offset at which a job could begin, or by which one of
+    /// them could be set aside. `given` holds the places of the options in the text.
+    pub fn with_sources(
+        mut self,
+        sources: &BTreeMap<String, StreamTable>,
+        given: &[TableOption],
+    ) -> Result<Self> {
+        self.check_sources(sources, given)?;
+        if let Some(startup) = self.startup.take() {
+            let startup = startup::for_sources(startup, sources);
+            let option = given_option(given, startup::OPTION);
+            self.startup = Some(startup.map_err(|error| match option {
+                Some(option) => error.at(option.value.span),
+                None => error,
+            })?);
+        }
+        Ok(self)
+    }
+
+    fn check_sources(
         &self,
         sources: &BTreeMap<String, StreamTable>,
         given: &[TableOption],
@@ -200,11 +219,7 @@ impl JobOptions {
         ))
         .about(Subject::option("on_expression_error"))
         .with_help("use expressions that give NULL: try_cast, nullif, CASE");
-        let key = "on_expression_error";
-        let option = given
-            .iter()
-            .find(|option| option.key.eq_ignore_ascii_case(key));
-        Err(match option {
+        Err(match given_option(given, "on_expression_error") {
             Some(option) => error.at(option.key_span),
             None => error,
         })
@@ -222,10 +237,7 @@ impl JobOptions {
                  keeps all; or group by the window_start of TUMBLE, HOP, CUMULATE or SESSION, or use EMIT PER BATCH",
             ));
         }
-        let option = given
-            .iter()
-            .find(|option| option.key.eq_ignore_ascii_case("state.ttl"));
-        match option {
+        match given_option(given, "state.ttl") {
             Some(option) if !is_keyed => Err(Error::invalid(
                 "'state.ttl' applies to the keys of an aggregate without a window, and the job has none",
             )
@@ -282,10 +294,7 @@ impl JobOptions {
                 let fail = OnExpressionError::Fail;
                 self.on_expression_error = options::choice(one, key, &choices, fail)?;
             }
-            "scan.startup" => {
-                let choices = [("earliest", Some(false)), ("latest", Some(true))];
-                self.starts_at_end = options::choice(one, key, &choices, None)?;
-            }
+            startup::OPTION => self.startup = Some(startup::parse(value)?),
             "retention.age" => {
                 let age = options::duration(one, key, Duration::ZERO)?;
                 self.retention.age = i64::try_from(age.as_millis()).unwrap_or(i64::MAX);
@@ -329,4 +338,11 @@ impl JobOptions {
         }
         Ok(())
     }
+}
+
+/// An option as it was typed.
+fn given_option<'g>(given: &'g [TableOption], key: &str) -> Option<&'g TableOption> {
+    given
+        .iter()
+        .find(|option| option.key.eq_ignore_ascii_case(key))
 }

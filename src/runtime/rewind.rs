@@ -163,6 +163,8 @@ impl Jobs {
                     last: stands.as_ref(),
                     max_rows: 1,
                     skipping: None,
+                    began_at: None,
+                    is_replacement: false,
                 };
                 let plan = source.plan(look).await?;
                 // A stream of files begins with all files that the table has at that time.

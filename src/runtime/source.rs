@@ -66,6 +66,18 @@ pub(super) struct SourcePoll<'a> {
     pub(super) max_rows: u64,
     /// Lost offsets that the job may skip, by partition.
     pub(super) skipping: Option<&'a BTreeMap<i32, SourceProgress>>,
+    /// Where the job began in the table, by partition, before it was rewound to its beginning.
+    pub(super) began_at: Option<&'a BTreeMap<i32, i64>>,
+    /// Whether the source replaces another one, which the job has read: offsets of that one do not apply to it (IDENT-1).
+    pub(super) is_replacement: bool,
+}
+
+impl SourcePoll<'_> {
+    /// Whether the job has read nothing of the table, so that it decides where it begins.
+    pub(super) fn is_first(&self) -> bool {
+        self.last
+            .is_none_or(|last| !last.sources.contains_key(self.table))
+    }
 }
 
 /// What a source has for the next batch, as of one look. A value: the batch is made of it alone, however often the source is
@@ -76,8 +88,9 @@ pub(super) struct SourcePlan {
     pub(super) ends: Vec<PartitionEnds>,
     /// The range of the next batch, if the source itself chooses it: it is read as a whole, or not at all.
     pub(super) chosen: Option<PlannedRange>,
-    /// Whether a job that never read the table begins at its end.
-    pub(super) starts_at_end: bool,
+    /// Where a job that never read the table begins, by partition; `None`, and partitions that are not in it: at the first
+    /// record.
+    pub(super) begins_at: Option<BTreeMap<i32, i64>>,
     /// Whether the record that was read last is checked before this batch too, and not only when a run begins: a table that is
     /// restored and written to again keeps its id.
     pub(super) checks_marks: bool,

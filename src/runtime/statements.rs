@@ -290,7 +290,7 @@ impl Jobs {
         let query = JobQuery::try_new(session, insert, emit).await?;
         self.check_delivery(query.sink())?;
         options.check(query.stream(), given)?;
-        options.check_sources(query.sources(), given)?;
+        let options = options.with_sources(query.sources(), given)?;
         Ok((options, query))
     }
 
@@ -351,7 +351,7 @@ impl Jobs {
                 (id, format!("job {name}"))
             }
             Some((id, history)) if or_replace => {
-                self.check_replacement(id, &history, &query, options)
+                self.check_replacement(id, &history, &query, &options)
                     .await?;
                 let replaced = LogEntry::Replaced {
                     text: text.to_owned(),
@@ -418,7 +418,7 @@ impl Jobs {
         id: JobId,
         history: &JobHistory,
         query: &JobQuery,
-        options: JobOptions,
+        options: &JobOptions,
     ) -> Result<()> {
         let Some(last) = history.last() else {
             return Ok(());

@@ -1,10 +1,11 @@
-//! Reads of statements about jobs: each statement reads only what it needs of the job it names, and nothing of other jobs.
+//! Statements about jobs: each reads only what it needs of the job it names, and nothing of other jobs; and what CREATE JOB checks of
+//! where the job begins.
 
 use std::collections::BTreeSet;
 
 use super::*;
-use crate::core::jobs::BatchVersion;
-use crate::planner::{Script, Statement, parse_statement};
+use crate::core::jobs::{BatchVersion, SourceStart, StartOffset};
+use crate::planner::{Parameters, Script, Statement, parse_statement};
 use crate::session::SessionOptions;
 use crate::store::simulated::{Faults, RecordedReads, SimulatedDisk};
 
@@ -90,4 +91,121 @@ async fn a_statement_reads_only_files_of_its_own_job() {
         store.history(ids[3]).await.unwrap().phase,
         JobPhase::Dropped
     );
+}
+
+/// Three streams, two of them over one topic; a Delta table is the fourth. No broker is asked.
+async fn with_streams(folder: &std::path::Path) -> Session {
+    let session = Session::try_new(&SessionOptions::default()).unwrap();
+    let mut tables = String::new();
+    for (table, topic) in [
+        ("visits", "raw"),
+        ("clicks", "events"),
+        ("views", "events"),
+        ("written", "written"),
+    ] {
+        tables += &format!(
+            "CREATE EXTERNAL TABLE {table} (v BIGINT) STORED AS KAFKA LOCATION '{topic}' \
+             OPTIONS ('kafka.bootstrap.servers' '127.0.0.1:1');"
+        );
+    }
+    tables += &format!(
+        "CREATE EXTERNAL TABLE files (v BIGINT) STORED AS DELTA LOCATION '{}' OPTIONS ('scan.mode' 'stream');",
+        folder.join("files").display()
+    );
+    for raw in Script::new("tables", &tables).split().unwrap() {
+        let mut parsed = parse_statement(&raw).unwrap();
+        Parameters::default().bind(&mut parsed).unwrap();
+        session.execute(parsed).await.unwrap();
+    }
+    session
+}
+
+/// Plans a job that reads these tables.
+async fn planned(session: &Session, startup: &str, tables: &[&str]) -> Result<JobOptions> {
+    let rows: Vec<String> = tables
+        .iter()
+        .map(|table| format!("SELECT v FROM {table}"))
+        .collect();
+    let rows = rows.join(" UNION ALL ");
+    let text =
+        format!("CREATE JOB j WITH ('scan.startup' '{startup}') AS INSERT INTO written {rows}");
+    let JobStatement::Create {
+        options,
+        insert,
+        emit,
+        ..
+    } = statement(&text)
+    else {
+        panic!("no CREATE JOB");
+    };
+    let jobs = Jobs::new(JobStore::ephemeral());
+    let planned = jobs.planned(session, &options, *insert, emit).await;
+    planned.map(|(options, _)| options)
+}
+
+#[tokio::test]
+async fn where_a_job_begins_is_said_by_tables_or_topics() {
+    let folder = tempfile::tempdir().unwrap();
+    let session = with_streams(folder.path()).await;
+    let all = ["visits", "clicks", "files"];
+    let json = r#"{"raw":{"0":3},"clicks":{"0":-1}}"#;
+    let options = planned(&session, json, &all).await.unwrap();
+    let startup = options.startup.unwrap();
+    let at = |start| Some(SourceStart::Offsets([(0, start)].into()));
+    assert_eq!(startup.of("visits"), at(StartOffset::At(3)));
+    assert_eq!(startup.of("clicks"), at(StartOffset::End));
+    // It begins as it is declared.
+    assert_eq!(startup.of("files"), None);
+    let options = planned(&session, "latest", &all).await.unwrap();
+    assert_eq!(options.startup.unwrap().of("files"), Some(SourceStart::End));
+    let without_files = planned(&session, "2025-09-04T10:00:00Z", &all[..2]).await;
+    let startup = without_files.unwrap().startup.unwrap();
+    let ten = Some(SourceStart::Time(1_756_980_000_000));
+    assert_eq!(
+        (startup.of("visits"), startup.of("clicks")),
+        (ten.clone(), ten)
+    );
+}
+
+#[tokio::test]
+async fn a_wrong_start_has_the_place_of_its_value() {
+    let folder = tempfile::tempdir().unwrap();
+    let session = with_streams(folder.path()).await;
+    let all = ["visits", "clicks", "views", "files"];
+    for (startup, expected) in [
+        (
+            "soon",
+            "does not accept 'soon'; it takes 'earliest', 'latest'",
+        ),
+        (r#"{"visits":{"0":-3}}"#, "integer `-3`"),
+        (
+            r#"{"visit":{"0":1}}"#,
+            "names visit, and the job reads no table or topic of this name; did you mean visits?",
+        ),
+        (r#"{"written":{"0":1}}"#, "it reads clicks, views, visits"),
+        (
+            r#"{"events":{"0":1}}"#,
+            "names topic 'events', which several tables read: clicks, views; name the tables",
+        ),
+        (
+            r#"{"visits":{"0":1},"raw":{"0":1}}"#,
+            "names table visits twice: by its name and by that of its topic",
+        ),
+        (
+            r#"{"files":{"0":1}}"#,
+            "gives offsets for topics, and files is a Delta table",
+        ),
+        (
+            "2025-09-04T10:00:00Z",
+            "gives a time for topics, and files is a Delta table",
+        ),
+    ] {
+        let error = planned(&session, startup, &all).await.unwrap_err();
+        let said = error.with_its_help();
+        assert!(said.contains(expected), "{startup}: {said}");
+        let place = error
+            .span()
+            .map(|span| (span.start.line, span.start.column));
+        assert_eq!(place, Some((1, 35)), "{startup}");
+    }
 }

@@ -47,6 +47,7 @@ pub(super) async fn subscribe(
     }
     let query = JobQuery::subscription(session, query, emit).await?;
     options.check(query.stream(), given)?;
+    let options = options.with_sources(query.sources(), given)?;
     for warning in describe::warnings(&query) {
         session.warn(warning);
     }
@@ -80,7 +81,7 @@ impl PartitionStream for Subscription {
             schema: Arc::clone(&self.schema),
             rows: stream.tx(),
         };
-        let (query, options) = (Arc::clone(&self.query), self.options);
+        let (query, options) = (Arc::clone(&self.query), self.options.clone());
         let turn = Arc::clone(&self.turn);
         stream.spawn(async move {
             let _turn = turn.lock_owned().await;

@@ -4,9 +4,10 @@ use futures::TryStreamExt as _;
 
 use crate::core::jobs::log::sequence_of;
 use crate::core::jobs::recovery::{StagedVersion, recover, recover_in_new_sink};
+use crate::core::jobs::startup::began_at;
 use crate::core::jobs::{
     BatchVersion, Identity, IdentityMatch, IdentityStatus, JobHistory, JobPhase, LogEntry,
-    MissingBatches, RecoveryDecision, missing_in_sink,
+    MissingBatches, Offsets, RecoveryDecision, missing_in_sink,
 };
 use crate::error::{Error, ErrorKind, Result, Subject};
 use crate::runtime::failpoint;
@@ -75,6 +76,8 @@ pub(super) struct TakenOver {
     pub(super) last: Option<(String, BatchVersion)>,
     /// The batches that the sink lacks, if it was restored to an earlier state and a rewind repairs that.
     pub(super) missing: Option<MissingBatches>,
+    /// Of a job that was rewound to its beginning: where it began.
+    pub(super) began_at: Option<Offsets>,
 }
 
 /// Makes this process the owner of the job: first in the log, then in the sink. Then it brings the log up to date with the sink
@@ -187,10 +190,14 @@ pub(super) async fn take_over(
             store.discard(id, &left.name).await?;
         }
     }
+    // All versions of a job that was rewound to its beginning are abandoned, and they are kept until it commits a batch again.
+    let first = abandoned.iter().filter(|version| version.batch == 1);
+    let first = first.max_by_key(|version| version.sequence);
     Ok(TakenOver {
         history,
         sink,
         identity,
+        began_at: first.filter(|_| last.is_none()).map(began_at),
         last,
         missing,
     })

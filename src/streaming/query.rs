@@ -14,6 +14,7 @@ use datafusion::execution::session_state::SessionState;
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::sql::parser::Statement as SqlStatement;
 
+use crate::core::archive_offsets::ArchiveOffsets;
 use crate::core::jobs::MemoryShortage;
 use crate::error::{Error, Result, Subject};
 use crate::planner::ast::Emit;
@@ -38,7 +39,9 @@ use crate::streaming::stateful::StreamQuery;
 use crate::streaming::stream_inputs::{
     BatchSource, StreamSources, StreamTable, name_of, table_of, with_removed,
 };
+use crate::tables::archive::PinnedArchive;
 use crate::tables::delta::TimeTravel;
+use crate::tables::kafka::{ArchiveOptions, KafkaTable};
 
 /// A job's INSERT, or the query of a subscription, in a session of its own: its tables are those that existed when the job was
 /// planned.
@@ -235,6 +238,20 @@ impl JobQuery {
             .iter()
             .filter_map(|name| self.session.definition(name).ok())
             .collect()
+    }
+
+    /// The offsets that the newest version of the archive of a topic has.
+    ///
+    /// # Errors
+    ///
+    /// The topic has no archive, or it cannot be opened or read.
+    pub async fn archived(&self, table: &Arc<KafkaTable>) -> Result<ArchiveOffsets> {
+        let archive = table.archive().map(ArchiveOptions::table);
+        let archive = archive.ok_or_else(|| Error::internal("a table without an archive"))?;
+        let handle = self.session.catalog.delta_of_plan(archive).await?;
+        let pinned = PinnedArchive::open(Arc::clone(table), &handle, TimeTravel::Latest).await?;
+        let state = self.session.states.state();
+        Ok(pinned.offsets(&*state).await?.clone())
     }
 
     /// Plans a batch that reads `sources`, by table name. Other tables are read as they are now.

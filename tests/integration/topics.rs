@@ -152,6 +152,23 @@ pub(crate) fn produce(topic: &str, lines: &str) {
 
 /// The same to another broker. When this returns, the broker has them all.
 pub(crate) fn produce_on(bootstrap: &str, topic: &str, lines: &str) {
+    let lines = lines.lines();
+    send(
+        bootstrap,
+        lines.map(|line| FutureRecord::to(topic).payload(line)),
+    );
+}
+
+/// Sends values, each with its timestamp in milliseconds since 1970 UTC, to one partition, where their offsets ascend in this order.
+pub(crate) fn produce_at(bootstrap: &str, topic: &str, partition: i32, values: &[(i64, String)]) {
+    let records = values.iter().map(|(timestamp, value)| {
+        let record = FutureRecord::to(topic).partition(partition);
+        record.timestamp(*timestamp).payload(value.as_str())
+    });
+    send(bootstrap, records);
+}
+
+fn send<'a>(bootstrap: &str, records: impl Iterator<Item = FutureRecord<'a, (), str>>) {
     let producer: FutureProducer = ClientConfig::new()
         .set("bootstrap.servers", bootstrap)
         .set("enable.idempotence", "true")
@@ -159,10 +176,8 @@ pub(crate) fn produce_on(bootstrap: &str, topic: &str, lines: &str) {
         .set("queue.buffering.max.messages", "0")
         .create()
         .unwrap();
-    let sent: Vec<_> = lines
-        .lines()
-        .map(|line| {
-            let record = FutureRecord::<(), str>::to(topic).payload(line);
+    let sent: Vec<_> = records
+        .map(|record| {
             producer
                 .send_result(record)
                 .map_err(|(error, _)| error)

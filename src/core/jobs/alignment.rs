@@ -147,7 +147,7 @@ mod tests {
                 })
                 .collect();
             let mut reached = BTreeMap::new();
-            for range in choose(&facts, false, max_rows, &BTreeMap::new()).unwrap() {
+            for range in choose(&facts, max_rows, &BTreeMap::new()).unwrap() {
                 let at = range.partition as usize;
                 let rows = &self.logs[at][range.start as usize..range.end as usize];
                 self.silent[at] = if rows.is_empty() {

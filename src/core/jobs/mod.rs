@@ -15,6 +15,7 @@ pub mod retention;
 pub mod shortage;
 #[cfg(test)]
 mod simulation;
+pub mod startup;
 pub mod table_time;
 pub mod version;
 pub mod watermark;
@@ -29,7 +30,7 @@ pub use identity::{
     identity_status,
 };
 pub use log::{BatchCommit, JobHistory, JobPhase, LogEntry, is_older};
-pub use progress::{Gaps, SourceProgress};
+pub use progress::{Gaps, Offsets, SourceProgress};
 pub use ranges::{LostOffsets, PartitionFacts, PlannedRange, choose};
 pub use recovery::{
     MissingBatches, RecoveryDecision, StagedVersion, missing_in_sink, recover, recover_in_new_sink,
@@ -38,6 +39,7 @@ pub use retention::{
     DeletableFiles, PassedCheckpoints, Retention, is_sweep_due, oldest_to_stay, passed_by,
 };
 pub use shortage::{MemoryShortage, ShortageRemedy, remedy};
+pub use startup::{SourceStart, StartFault, StartNameFault, StartOffset, StartOffsets, Startup};
 pub use table_time::{PartitionTimes, UnfinishedVersion, through_versions};
 pub use version::{AGGREGATE, BatchVersion, DeadLetter, OperatorState, StateFile};
 pub use watermark::{

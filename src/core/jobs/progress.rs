@@ -11,5 +11,8 @@ pub struct SourceProgress {
     pub end: i64,
 }
 
-/// Offsets by table and partition.
+/// One offset by table and partition.
+pub type Offsets = BTreeMap<String, BTreeMap<i32, i64>>;
+
+/// Ranges of offsets by table and partition.
 pub type Gaps = BTreeMap<String, BTreeMap<i32, SourceProgress>>;

@@ -9,7 +9,8 @@ use super::progress::SourceProgress;
 pub struct PartitionFacts {
     /// The partition.
     pub partition: i32,
-    /// The position of the job in it; `None` if it has not been read yet.
+    /// The position of the job in it, or the offset where the job begins in it; `None`: it has not been read yet, and is read from
+    /// its first offset.
     pub position: Option<i64>,
     /// The first offset that the topic still has.
     pub low: i64,
@@ -48,9 +49,9 @@ pub struct LostOffsets {
 
 /// Chooses the ranges of a batch of at most `max_rows` offsets over all partitions, one range for each partition.
 ///
-/// A partition that has not been read yet starts at its first offset, or at its end if `latest`. If not all offsets fit, the
-/// partitions advance at the same pace: each gets an equal share, and other partitions use the part of it that one does not
-/// need. A partition that waits stays at its position.
+/// A partition without a position starts at its first offset. If not all offsets fit, the partitions advance at the same pace: each
+/// gets an equal share, and other partitions use the part of it that one does not need. A partition that waits stays at its
+/// position.
 ///
 /// # Errors
 ///
@@ -58,7 +59,6 @@ pub struct LostOffsets {
 /// the user allows the job to skip: the job continues at the end of such a gap. A gap that has grown since is not covered.
 pub fn choose(
     facts: &[PartitionFacts],
-    latest: bool,
     max_rows: u64,
     skipping: &BTreeMap<i32, SourceProgress>,
 ) -> Result<Vec<PlannedRange>, Vec<LostOffsets>> {
@@ -70,7 +70,6 @@ pub fn choose(
             let skipped = skipping.get(&known.partition);
             let skipped = skipped.filter(|gap| Some(gap.start) == known.position);
             let start = match (known.position, skipped.map(|gap| gap.end)) {
-                (None, _) if latest => known.high,
                 (None, _) => known.low,
                 // Records that arrived after the report are not skipped, even if they have offsets of the gap.
                 (Some(_), Some(end)) if is_there(end) => end,
@@ -160,16 +159,11 @@ mod tests {
     }
 
     #[test]
-    fn new_partitions_start_where_the_table_says() {
-        let new = [facts(0, None, 5, 9)];
-        assert_eq!(
-            ends(&choose(&new, false, 100, &nothing()).unwrap()),
-            [(5, 9)]
-        );
-        assert_eq!(
-            ends(&choose(&new, true, 100, &nothing()).unwrap()),
-            [(9, 9)]
-        );
+    fn partitions_start_at_their_position_or_their_first_offset() {
+        for (position, start) in [(None, 5), (Some(5), 5), (Some(7), 7), (Some(9), 9)] {
+            let chosen = choose(&[facts(0, position, 5, 9)], 100, &nothing());
+            assert_eq!(ends(&chosen.unwrap()), [(start, 9)]);
+        }
     }
 
     #[test]
@@ -180,7 +174,7 @@ mod tests {
             facts(2, Some(0), 0, 1_000),
         ];
         assert_eq!(
-            ends(&choose(&all, false, 102, &nothing()).unwrap()),
+            ends(&choose(&all, 102, &nothing()).unwrap()),
             [(0, 50), (10, 12), (0, 50)]
         );
     }
@@ -193,7 +187,7 @@ mod tests {
         };
         let all = [facts(0, Some(0), 0, 1_000), waits];
         assert_eq!(
-            ends(&choose(&all, false, 100, &nothing()).unwrap()),
+            ends(&choose(&all, 100, &nothing()).unwrap()),
             [(0, 100), (10, 10)]
         );
         // A partition that waits reports its lost offsets all the same.
@@ -202,7 +196,7 @@ mod tests {
             low: 5,
             ..waits
         };
-        assert!(choose(&[lost], false, 100, &nothing()).is_err());
+        assert!(choose(&[lost], 100, &nothing()).is_err());
     }
 
     #[test]
@@ -214,9 +208,9 @@ mod tests {
             to: 5,
             is_short: false,
         };
-        assert_eq!(choose(&retained, false, 100, &nothing()), Err(vec![lost]));
+        assert_eq!(choose(&retained, 100, &nothing()), Err(vec![lost]));
         assert_eq!(
-            ends(&choose(&retained, false, 100, &gap(0, 3, 5)).unwrap()),
+            ends(&choose(&retained, 100, &gap(0, 3, 5)).unwrap()),
             [(5, 9), (9, 9)]
         );
         // A log that is shorter than the position counts as another log, unless it is known to be the same.
@@ -227,14 +221,14 @@ mod tests {
             to: 0,
             is_short: true,
         };
-        assert_eq!(choose(&anew, false, 100, &nothing()), Err(vec![lost]));
+        assert_eq!(choose(&anew, 100, &nothing()), Err(vec![lost]));
         // The end of the same log was cut off: the records before it were read.
         let cut = [PartitionFacts {
             is_same: true,
             ..anew[0]
         }];
         assert_eq!(
-            choose(&cut, false, 100, &nothing()),
+            choose(&cut, 100, &nothing()),
             Err(vec![LostOffsets { to: 4, ..lost }])
         );
     }
@@ -243,17 +237,17 @@ mod tests {
     fn loss_1_only_reported_losses_are_skipped() {
         // The gap has grown since it was reported.
         let grown = [facts(0, Some(3), 8, 9)];
-        assert!(choose(&grown, false, 100, &gap(0, 3, 5)).is_err());
+        assert!(choose(&grown, 100, &gap(0, 3, 5)).is_err());
         // The report was about another place, or about another partition.
-        assert!(choose(&grown, false, 100, &gap(0, 2, 8)).is_err());
-        assert!(choose(&grown, false, 100, &gap(1, 3, 8)).is_err());
+        assert!(choose(&grown, 100, &gap(0, 2, 8)).is_err());
+        assert!(choose(&grown, 100, &gap(1, 3, 8)).is_err());
         // A log that was cut off at 4 and has been written to since: the new records are read.
         for high in [4, 7, 30, 50] {
             let cut = [PartitionFacts {
                 is_same: true,
                 ..facts(0, Some(30), 0, high)
             }];
-            let chosen = choose(&cut, false, 1_000, &gap(0, 30, 4)).unwrap();
+            let chosen = choose(&cut, 1_000, &gap(0, 30, 4)).unwrap();
             assert_eq!(ends(&chosen), [(4, high)]);
         }
     }
@@ -273,7 +267,7 @@ mod tests {
                     .zip(0..)
                     .map(|((position, high), partition)| facts(partition, *position, 0, *high))
                     .collect();
-                let ranges = choose(&facts, false, max_rows, &nothing()).unwrap();
+                let ranges = choose(&facts, max_rows, &nothing()).unwrap();
                 let total: i64 = ranges.iter().map(|range| range.end - range.start).sum();
                 prop_assert!(total as u64 <= max_rows.max(highs.len() as u64));
                 for (range, position) in ranges.iter().zip(&mut positions) {

@@ -480,7 +480,7 @@ impl World {
                         is_same: true,
                     })
                     .collect();
-                let ranges = choose(&facts, false, 3, &BTreeMap::new()).expect("nothing is lost");
+                let ranges = choose(&facts, 3, &BTreeMap::new()).expect("nothing is lost");
                 if ranges.iter().all(|range| range.start == range.end) && !is_new {
                     return Step::Choose { history, epoch };
                 }

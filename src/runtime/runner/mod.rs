@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tracing::Instrument as _;
 
-use crate::core::jobs::{BatchVersion, Identity, JobHistory, JobPhase};
+use crate::core::jobs::{BatchVersion, Identity, JobHistory, JobPhase, Offsets};
 use crate::error::{Error, ErrorKind, Result, Subject};
 use crate::runtime::adaptive_batch_size::AdaptiveBatchSize;
 use crate::runtime::batch_phase::BatchPhase;
@@ -69,6 +69,8 @@ struct Owned {
     sink_identity: Option<Identity>,
     /// The version where the job stands, with its name.
     last: Option<(String, BatchVersion)>,
+    /// Of a job that was rewound to its beginning: where it began.
+    began_at: Option<Offsets>,
     windows: WindowState,
 }
 
@@ -251,9 +253,9 @@ impl<'a> JobRunner<'a> {
         }
         // Opened here, because a source that cannot be read is a failure of the job that goes into its log.
         if self.sources.is_empty() {
-            let starts_at_end = self.job.options.starts_at_end;
+            let startup = self.job.options.startup.as_ref();
             let tables = &self.environment.tables;
-            self.sources = tables.sources(&self.job.query, starts_at_end)?;
+            self.sources = tables.sources(&self.job.query, startup)?;
         }
         let windows = WindowState::load(self.store, self.job, version).await?;
         let silent_by = self.environment.tables.silent_by(version);
@@ -268,6 +270,7 @@ impl<'a> JobRunner<'a> {
             sink: taken.sink,
             sink_identity: taken.identity,
             last: taken.last,
+            began_at: taken.began_at,
             windows,
         }))
     }

@@ -2,7 +2,7 @@
 
 use tokio::time::Instant;
 
-use crate::core::jobs::{BatchVersion, Identity, JobHistory, Partitions};
+use crate::core::jobs::Partitions;
 use crate::error::Result;
 use crate::runtime::batch::{BatchChoice, BatchRanges};
 use crate::runtime::identities::Identities;
@@ -46,7 +46,7 @@ impl JobRunner<'_> {
     ) -> Result<Outlook> {
         let (history, windows) = (&owned.history, &owned.windows);
         let version = owned.last.as_ref().map(|(_, version)| version);
-        let look = self.look(version, owned.sink_identity.as_ref(), history);
+        let look = self.look(owned);
         let (plans, identities) = phases.look(look).await?;
         let ends = source_ends::of_plans(&plans);
         self.has_checked_records = true;
@@ -105,12 +105,9 @@ impl JobRunner<'_> {
         })
     }
 
-    async fn plans(
-        &self,
-        last: Option<&BatchVersion>,
-        history: &JobHistory,
-        identities: &Identities,
-    ) -> Result<SourcePlans> {
+    async fn plans(&self, owned: &Owned, identities: &Identities) -> Result<SourcePlans> {
+        let (history, began_at) = (&owned.history, owned.began_at.as_ref());
+        let last = owned.last.as_ref().map(|(_, version)| version);
         let mut plans = SourcePlans::new();
         for (name, source) in &self.sources {
             let look = SourcePoll {
@@ -118,6 +115,8 @@ impl JobRunner<'_> {
                 last: last.filter(|_| !identities.is_new(name)),
                 max_rows: self.pace.rows(self.job.options.rows_of_batch(last)),
                 skipping: history.skipping.get(name),
+                began_at: began_at.and_then(|tables| tables.get(name)),
+                is_replacement: identities.is_new(name),
             };
             plans.insert(name.clone(), source.plan(look).await?);
         }
@@ -125,23 +124,20 @@ impl JobRunner<'_> {
     }
 
     /// What the sources have, and their identities.
-    async fn look(
-        &self,
-        last: Option<&BatchVersion>,
-        sink: Option<&Identity>,
-        history: &JobHistory,
-    ) -> Result<(SourcePlans, Identities)> {
+    async fn look(&self, owned: &Owned) -> Result<(SourcePlans, Identities)> {
+        let (history, sink) = (&owned.history, owned.sink_identity.as_ref());
+        let last = owned.last.as_ref().map(|(_, version)| version);
         // Before any record is read: a position does not apply to another source (IDENT-1).
         let ask = Identities::ask(&self.sources, sink, last, history);
         let (identities, plans) = if history.accepted.is_empty() {
             let unknown = Identities::default();
-            let plans = self.plans(last, history, &unknown);
+            let plans = self.plans(owned, &unknown);
             let (identities, plans) = tokio::join!(ask, plans);
             // If a source is another one, its ends do not relate to the position.
             (identities?, plans?)
         } else {
             let identities = ask.await?;
-            let plans = self.plans(last, history, &identities).await?;
+            let plans = self.plans(owned, &identities).await?;
             (identities, plans)
         };
         identities.check_partitions(last, &plans)?;

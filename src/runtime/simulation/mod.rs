@@ -32,8 +32,8 @@ use crate::core::schedules::{self, Schedules};
 use crate::runtime::environment::Environment;
 use crate::runtime::window_state::WindowState;
 use crate::streaming::JobQuery;
-use jobs::Kind;
-use oracle::{LateRowPosition, Oracle, RowPosition};
+use jobs::{Kind, SOURCE};
+use oracle::{LateRowPosition, Oracle, RowPosition, begin_of};
 use schedule::{PROCESSES, Schedule};
 use sink::{Commit, OutRow, out_rows};
 use source::{DELAY, SECOND};
@@ -169,6 +169,9 @@ async fn check(kind: Kind, schedule: &Schedule<'_>) -> Result<(), String> {
         }
     }
     check_abandoned(schedule, &versions, &commits, &taken_back)?;
+    if topic.starts_at_end {
+        check_beginning(schedule, &history).await?;
+    }
     let ends = (0..).zip(topic.partitions.iter().map(source::Partition::high));
     // An empty partition that was added after the last batch is in no version.
     let read = oracle.positions();
@@ -194,6 +197,30 @@ async fn check(kind: Kind, schedule: &Schedule<'_>) -> Result<(), String> {
     }
     if kind.is_upsert() {
         held.check(&open)?;
+    }
+    Ok(())
+}
+
+/// A job chooses once where it begins: after each rewind to its beginning, its first batch begins where the first one did.
+async fn check_beginning(schedule: &Schedule<'_>, history: &JobHistory) -> Result<(), String> {
+    let mut began: BTreeMap<i32, i64> = BTreeMap::new();
+    for name in history.known() {
+        // Files of abandoned versions may be gone.
+        let Ok(version) = schedule.store.version(schedule.id, name).await else {
+            continue;
+        };
+        if version.parent.is_some() {
+            continue;
+        }
+        for partition in version.sources[SOURCE].keys() {
+            let begins = begin_of(&version, *partition);
+            let first = *began.entry(*partition).or_insert(begins);
+            if begins != first {
+                return Err(format!(
+                    "{name} begins at {begins} of partition {partition}, and the job began at {first}"
+                ));
+            }
+        }
     }
     Ok(())
 }
@@ -452,6 +479,38 @@ fn a_rewind_reads_a_version_once() {
         let last = different.iter().next_back();
         let others = read.iter().filter(|path| Some(*path) != last);
         assert_eq!(others.count(), batches - 1, "{read:?}");
+    });
+}
+
+#[test]
+fn exact_3_a_job_begins_again_where_it_began() {
+    block_on(async {
+        const MOMENT: std::time::Duration = std::time::Duration::from_secs(1);
+        let queries = [Kind::Rows.query().await];
+        let mut schedule = Schedule::quiet(Kind::Rows, &queries).await;
+        schedule.world.lock().topic.starts_at_end = true;
+        schedule.put(0, 1, 100);
+        let began = schedule.world.lock().topic.partitions[0].high();
+        schedule.idle(MOMENT).await;
+        // It has read nothing, and its first batch says where it stands.
+        assert_eq!(schedule.history().await.batches.len(), 1);
+        for time in 101..104 {
+            schedule.put(0, 1, time);
+            schedule.idle(MOMENT).await;
+        }
+        assert!(schedule.history().await.batches.len() > 1);
+        schedule.rewind_alone(0).await;
+        assert!(schedule.history().await.batches.is_empty());
+        schedule.put(0, 1, 104);
+        schedule.catch_up().await.unwrap();
+        let history = schedule.history().await;
+        let versions = versions(&schedule, &history).await;
+        let (_, first) = versions.first().unwrap();
+        let first = first.sources[SOURCE][&0];
+        assert_eq!((first.start, first.end), (began, began));
+        if let Err(fault) = check(Kind::Rows, &schedule).await {
+            panic!("{fault}\n{}", schedule.trace());
+        }
     });
 }
 

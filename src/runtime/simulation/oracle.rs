@@ -27,6 +27,13 @@ pub(super) struct Expected {
     pub(super) dead: BTreeSet<RowPosition>,
 }
 
+/// Where a first batch begins in a partition, behind which it may have skipped lost records.
+pub(super) fn begin_of(version: &BatchVersion, partition: i32) -> i64 {
+    let skipped = version.skipped.get(SOURCE);
+    let gap = skipped.and_then(|of| of.get(&partition));
+    gap.map_or(version.sources[SOURCE][&partition].start, |gap| gap.start)
+}
+
 /// An open window.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct OpenGroup {
@@ -167,6 +174,9 @@ impl<'t> Oracle<'t> {
     ) -> Result<(), String> {
         let skipped = version.skipped.get(SOURCE);
         let gap = skipped.and_then(|of| of.get(&partition));
+        if version.parent.is_none() && self.topic.starts_at_end {
+            return self.begins(version, partition);
+        }
         let Some(at) = self.at.get(&partition).copied() else {
             // The job reads a partition that it has not seen before from the first record on.
             let number = usize::try_from(partition).unwrap();
@@ -187,6 +197,23 @@ impl<'t> Oracle<'t> {
                 version.batch
             )),
         }
+    }
+
+    /// The first batch of a job that begins at the end of its topic stores where a runner wanted to begin, and reads nothing.
+    fn begins(&self, version: &BatchVersion, partition: i32) -> Result<(), String> {
+        let wants = |begins: &BTreeMap<i32, i64>| match begins.get(&partition) {
+            Some(begin) => *begin == begin_of(version, partition),
+            // It was added when the job had begun, before it was rewound.
+            None => true,
+        };
+        let progress = version.sources[SOURCE][&partition];
+        if progress.start == progress.end && self.topic.begins.iter().any(wants) {
+            return Ok(());
+        }
+        Err(format!(
+            "batch {} begins with {progress:?} of partition {partition}; runners wanted to begin at {:?}",
+            version.batch, self.topic.begins
+        ))
     }
 
     fn row(&self, partition: i32, offset: i64) -> Result<Row, String> {

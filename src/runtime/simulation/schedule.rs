@@ -61,13 +61,16 @@ pub(super) struct Hazards {
     expiry: u64,
     /// Whether batches take so long that transactions time out.
     is_slow: bool,
+    /// Whether the job begins at the end of its topic.
+    starts_at_end: bool,
     rates: Rates,
 }
 
 impl Hazards {
     fn new(random: &mut Random, kind: Kind) -> Self {
-        // From a copy of the random numbers: the other decisions are the same with and without this one.
+        // From copies of the random numbers: the other decisions are the same with and without these.
         let transactions = if random.clone().below(3) == 0 { 25 } else { 0 };
+        let starts_at_end = random.clone().below(4) == 0;
         let mut sometimes = |of: u64, per_mille: u64| {
             if random.below(of) == 0 { per_mille } else { 0 }
         };
@@ -99,6 +102,7 @@ impl Hazards {
             new_partitions: sometimes(4, 5),
             expiry: sometimes(6, 6),
             is_slow: kind == Kind::Rows && sometimes(4, 1) == 1,
+            starts_at_end: starts_at_end && recreated == 0,
             rates: Rates {
                 store: sometimes(2, 30),
                 source: sometimes(3, 30),
@@ -238,7 +242,8 @@ impl<'q> Schedule<'q> {
         let topic = Topic {
             partitions: vec![Partition::default(); hazards.partitions],
             gives_ids: hazards.gives_ids,
-            deleted: Vec::new(),
+            starts_at_end: hazards.starts_at_end,
+            ..Topic::default()
         };
         let world = Arc::new(World::new(random, topic, sink, hazards.rates));
         world.lock().note(format_args!("{kind:?}, {hazards:?}"));

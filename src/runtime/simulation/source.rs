@@ -17,6 +17,7 @@ use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::streaming::PartitionStream;
 
 use super::world::Process;
+use crate::core::jobs::startup::start_at_end;
 use crate::core::jobs::{Identity, PartitionEnds, PartitionTimes, PlannedRange, RecordMark};
 use crate::error::{Error, Result};
 use crate::runtime::source::{JobSource, PlanReader, Read, SourcePlan, SourcePoll};
@@ -78,6 +79,10 @@ pub(super) struct Topic {
     /// The topics of this name that were deleted, the oldest first, each with the number that the next entry of the job's log
     /// had then: versions with a higher number have not read that topic.
     pub(super) deleted: Vec<(u64, Vec<Partition>)>,
+    /// Whether the job begins at the end of the topic; otherwise it begins at the first records.
+    pub(super) starts_at_end: bool,
+    /// Where runners wanted to begin at the end, by partition, while the job had committed nothing.
+    pub(super) begins: Vec<BTreeMap<i32, i64>>,
 }
 
 impl Topic {
@@ -114,6 +119,20 @@ pub(super) struct SimulatedSource {
 impl SimulatedSource {
     pub(super) fn new(process: Process, table: Arc<KafkaTable>) -> Self {
         Self { process, table }
+    }
+
+    /// Where a job begins that has read nothing; `None`: at the first records.
+    fn begin(&self, look: SourcePoll<'_>, ends: &[PartitionEnds]) -> Option<BTreeMap<i32, i64>> {
+        let mut state = self.process.world.lock();
+        if !state.topic.starts_at_end {
+            return None;
+        }
+        let begins = match look.began_at {
+            Some(began_at) => began_at.clone(),
+            None => start_at_end(ends),
+        };
+        state.topic.begins.push(begins.clone());
+        Some(begins)
     }
 
     /// Asks the broker; the call may fail.
@@ -157,9 +176,9 @@ impl JobSource for SimulatedSource {
         .await
     }
 
-    async fn plan(&self, _: SourcePoll<'_>) -> Result<SourcePlan> {
+    async fn plan(&self, look: SourcePoll<'_>) -> Result<SourcePlan> {
         let hides = self.process.world.lock().hidden.open_transactions;
-        let ends = self.ask("the ends", |topic| {
+        let ends = self.ask("the ends", |topic| -> Vec<PartitionEnds> {
             (0..)
                 .zip(&topic.partitions)
                 .map(|(number, partition)| PartitionEnds {
@@ -174,10 +193,11 @@ impl JobSource for SimulatedSource {
                 })
                 .collect()
         });
+        let ends = ends.await?;
         Ok(SourcePlan {
-            ends: ends.await?,
+            begins_at: look.is_first().then(|| self.begin(look, &ends)).flatten(),
+            ends,
             chosen: None,
-            starts_at_end: false,
             checks_marks: false,
             reader: Arc::new(self.clone()),
         })

@@ -14,7 +14,7 @@ use futures::future::BoxFuture;
 use super::random::Random;
 use super::sink::{SimulatedSink, Sink};
 use super::source::{SimulatedSource, Topic};
-use crate::core::jobs::{BatchVersion, Partitions, SteadyTime};
+use crate::core::jobs::{BatchVersion, Partitions, Startup, SteadyTime};
 use crate::error::{Error, Result};
 use crate::runtime::clock::Clock;
 use crate::runtime::environment::{Environment, JobTables};
@@ -277,7 +277,7 @@ impl Clock for Process {
 }
 
 impl JobTables for Process {
-    fn sources(&self, query: &JobQuery, _: Option<bool>) -> Result<JobSources> {
+    fn sources(&self, query: &Arc<JobQuery>, _: Option<&Startup>) -> Result<JobSources> {
         let of_table = |(name, table): (&String, &StreamTable)| {
             let StreamTable::Kafka(table) = table else {
                 return Err(Error::internal("the simulation has topics alone"));

@@ -56,7 +56,13 @@ impl JobSource for FileSource {
     }
 
     async fn plan(&self, look: SourcePoll<'_>) -> Result<SourcePlan> {
+        let starts_at_end = self.source.stream().starts_at_end;
         let position = look.last.and_then(|last| last.next_offset(look.table, 0));
+        // A job that began with what was added from then on does so again.
+        let began_at = look
+            .began_at
+            .filter(|_| starts_at_end && position.is_none());
+        let position = position.or_else(|| began_at.and_then(|began| began.get(&0).copied()));
         let gap = look.skipping.and_then(|gaps| gaps.get(&0));
         let gap = gap.filter(|gap| Some(gap.start) == position);
         let range = self
@@ -86,7 +92,8 @@ impl JobSource for FileSource {
                 start: range.start,
                 end: range.end,
             }),
-            starts_at_end: self.source.stream().starts_at_end,
+            begins_at: starts_at_end
+                .then(|| BTreeMap::from([(0, position.unwrap_or(range.start))])),
             checks_marks: range.end > range.start,
             reader: Arc::new(FilesOfBatch {
                 table: self.source.handle().clone(),
@@ -159,6 +166,8 @@ mod tests {
             last,
             max_rows: 100,
             skipping: None,
+            began_at: None,
+            is_replacement: false,
         }
     }
 

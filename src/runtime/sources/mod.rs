@@ -5,26 +5,40 @@ mod kafka;
 
 use std::sync::Arc;
 
-use crate::error::Result;
+use crate::core::jobs::SourceStart;
+use crate::error::{Error, Result};
 use crate::runtime::source::JobSource;
-use crate::streaming::StreamTable;
+use crate::streaming::{JobQuery, StreamTable};
 use crate::tables::delta::DeltaJobSource;
 
-/// The source that a table is. Does not connect yet. If `starts_at_end` is set, it decides where a job begins that never read the
-/// table, instead of the table's options.
+/// The source that a table of a job's query is. Does not connect yet. `start` says where a job begins that never read the table, instead of the
+/// table's options.
 ///
 /// # Errors
 ///
-/// Settings that the client of the table refuses.
-pub(super) fn open(table: &StreamTable, starts_at_end: Option<bool>) -> Result<Box<dyn JobSource>> {
+/// Settings that the client of the table refuses; a start that the table does not have.
+pub(super) fn open(
+    query: &Arc<JobQuery>,
+    table: &StreamTable,
+    start: Option<SourceStart>,
+) -> Result<Box<dyn JobSource>> {
     Ok(match table {
         StreamTable::Kafka(table) => Box::new(kafka::TopicSource::try_new(
+            query,
             Arc::clone(table),
-            starts_at_end,
+            start,
         )?),
         StreamTable::Delta(handle) => {
             let mut stream = handle.stream().unwrap_or_default();
-            stream.starts_at_end = starts_at_end.unwrap_or(stream.starts_at_end);
+            stream.starts_at_end = match start {
+                None => stream.starts_at_end,
+                Some(SourceStart::First) => false,
+                Some(SourceStart::End) => true,
+                // Statements are checked for this.
+                Some(SourceStart::Offsets(_) | SourceStart::Time(_) | SourceStart::ArchiveEnd) => {
+                    return Err(Error::internal("a Delta table has no offsets of records"));
+                }
+            };
             let source = DeltaJobSource::new(handle.clone(), stream);
             Box::new(delta::FileSource::new(source))
         }

@@ -301,20 +301,8 @@ impl ArchivedTableProvider {
 /// The error of an archive that has rows which its topic never had.
 fn not_the_past(archive: &PinnedArchive, why: NotThePast) -> Error {
     let (topic, archive) = (archive.table().topic(), archive.mapping().archive());
-    let said = match why {
-        NotThePast::Beyond {
-            partition,
-            last,
-            end,
-        } => format!(
-            "it has offset {last} of partition {partition}, and the topic ends at offset {end}"
-        ),
-        NotThePast::NoPartition { partition } => {
-            format!("it has partition {partition}, which the topic does not have")
-        }
-    };
     Error::data(format!(
-        "archive {archive} is not the past of topic '{topic}': {said}"
+        "archive {archive} is not the past of topic '{topic}': {why}"
     ))
     .about(Subject::table(archive))
     .about(Subject::location(topic))

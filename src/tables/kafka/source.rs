@@ -11,7 +11,7 @@ use crate::tables::kafka::blocking::on_own_thread;
 use crate::tables::kafka::client::ClientFaults;
 use crate::tables::kafka::definition::KafkaTable;
 use crate::tables::kafka::identity::identity;
-use crate::tables::kafka::partition_ends::{ClientLeaders, partition_ends};
+use crate::tables::kafka::partition_ends::{ClientLeaders, offsets_for_time, partition_ends};
 use crate::tables::kafka::pool::ConsumerPool;
 use crate::tables::kafka::read_marks::other_records;
 
@@ -94,6 +94,22 @@ impl KafkaJobSource {
         }
         last.clone_from(&ends);
         Ok(ends)
+    }
+
+    /// For each of these partitions the offset of the first record with this timestamp or a later one, in milliseconds since 1970
+    /// UTC, above 0; `None` if there is no such record that readers of committed records see.
+    ///
+    /// # Errors
+    ///
+    /// The broker does not answer.
+    pub async fn offsets_at(
+        &self,
+        partitions: Vec<i32>,
+        millis: i64,
+    ) -> Result<Vec<(i32, Option<i64>)>> {
+        let table = Arc::clone(&self.table);
+        on_own_thread(move || offsets_for_time(&table.client, &table.topic, &partitions, millis))
+            .await
     }
 
     /// The client that reads, kept from batch to batch.

@@ -21,6 +21,7 @@ mod restore;
 mod retention;
 mod session_groups;
 mod slices;
+mod startup;
 mod statements;
 mod sums;
 mod texts;

@@ -119,7 +119,7 @@ db, admin = connect("reader", "reader-pw"), connect("admin", "admin-pw")
 for sql in ["SELECT 1", "SELECT * FROM names", "SELECT * FROM seen ORDER BY id", "SELECT k, count(*) FROM seen GROUP BY k", "SELECT nothing FROM seen",
             "INSERT INTO seen SELECT * FROM seen", "SELECT s.id FROM seen s JOIN seen t ON s.id = t.id"]:
     print(sql, "|", refused(rows, db, "SUBSCRIBE " + sql))
-for options in ["'scan.startup' 'yesterday'", "'on_change' 'reset'", "'state.ttl' '1 day'"]:
+for options in ["'scan.startup' 'yesterday'", "'scan.startup' '{\"seen\":{\"0\":1}}'", "'on_change' 'reset'", "'state.ttl' '1 day'"]:
     print(options, "|", refused(rows, db, f"SUBSCRIBE WITH ({options}) SELECT id FROM seen"))
 with db.cursor() as cur:
     print(refused(cur.executescript, "SUBSCRIBE SELECT id FROM seen"))

@@ -1,0 +1,416 @@
+//! Where a job begins in sources that it has not read: the forms of `'scan.startup'`, and the offsets that follow from them.
+//!
+//! A job chooses once: its first batch stores the offsets, and no later run decides again.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::marker::PhantomData;
+
+use serde::Deserialize;
+use serde::de::{Deserializer, Error as _, MapAccess, Unexpected, Visitor};
+
+use super::ends::PartitionEnds;
+use super::progress::Offsets;
+use super::version::BatchVersion;
+use crate::core::archive_offsets::{ArchiveOffsets, NotThePast, TopicEnds, divide};
+
+/// Where a job begins in one partition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StartOffset {
+    /// At the first record that the topic keeps: -2 in Spark's JSON.
+    First,
+    /// Behind the last record: -1 in Spark's JSON.
+    End,
+    /// At this offset.
+    At(i64),
+}
+
+/// Where a job begins, by table and partition.
+pub type StartOffsets = BTreeMap<String, BTreeMap<i32, StartOffset>>;
+
+/// Where a job begins in its sources.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Startup {
+    /// With all that they have.
+    Earliest,
+    /// With what comes from now on.
+    Latest,
+    /// At these offsets. A table that is not named begins as its declaration says.
+    Offsets(StartOffsets),
+    /// In each partition at the first record with this timestamp or a later one, in microseconds since 1970 UTC; at the end, if
+    /// there is none.
+    Time(i64),
+    /// Behind the records that the archives of the topics have.
+    ArchiveEnd,
+}
+
+/// Where a job begins in one source.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SourceStart {
+    /// At the first record of each partition.
+    First,
+    /// At the end of each partition.
+    End,
+    /// At an offset of each partition.
+    Offsets(BTreeMap<i32, StartOffset>),
+    /// At the first record with this timestamp or a later one, in milliseconds since 1970 UTC, above 0.
+    Time(i64),
+    /// Behind the last record that the archive of the topic has of each partition.
+    ArchiveEnd,
+}
+
+impl Startup {
+    /// Where a job begins in a table; `None`: where the table's declaration says.
+    pub fn of(&self, table: &str) -> Option<SourceStart> {
+        Some(match self {
+            Startup::Earliest => SourceStart::First,
+            Startup::Latest => SourceStart::End,
+            Startup::Offsets(offsets) => SourceStart::Offsets(offsets.get(table)?.clone()),
+            // No timestamp of Kafka is before 1970: negative ones have other meanings in its protocol.
+            Startup::Time(..=0) => SourceStart::First,
+            // Kafka keeps milliseconds: those before the next whole one are earlier.
+            Startup::Time(micros) => SourceStart::Time((micros - 1).div_euclid(1_000) + 1),
+            Startup::ArchiveEnd => SourceStart::ArchiveEnd,
+        })
+    }
+}
+
+/// Reads Spark's JSON: `{"visits":{"0":23,"1":-2}}`.
+///
+/// # Errors
+///
+/// Text that is not JSON or of another shape; a name that occurs twice; an offset below -2. The error has the place in the text.
+pub fn parse_start_offsets(json: &str) -> Result<StartOffsets, serde_json::Error> {
+    let tables: Members<String, Members<PartitionNumber, StartOffset>> =
+        serde_json::from_str(json)?;
+    let of_table = |(table, partitions): (String, Members<PartitionNumber, StartOffset>)| {
+        let partitions = partitions.0.into_iter();
+        let numbered = partitions.map(|(partition, start)| (partition.0, start));
+        (table, numbered.collect())
+    };
+    Ok(tables.0.into_iter().map(of_table).collect())
+}
+
+/// A name in offsets that stands for no table of the job.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StartNameFault {
+    /// The job reads no table and no topic of this name.
+    Unknown(String),
+    /// Several tables read the topic of this name.
+    Ambiguous {
+        /// The name.
+        topic: String,
+        /// The tables.
+        tables: Vec<String>,
+    },
+    /// The table is named twice: by its own name and by that of its topic.
+    Twice(String),
+    /// The table has no offsets that a user could know: it is not over a topic.
+    NoTopic(String),
+}
+
+/// Puts the names of tables for those of topics, as Spark writes them. `tables` are the sources of the job, each with its topic
+/// if it has one. The name of a table comes before that of a topic.
+///
+/// # Errors
+///
+/// A name that is not that of one table.
+pub fn by_table(
+    offsets: StartOffsets,
+    tables: &[(&str, Option<&str>)],
+) -> Result<StartOffsets, StartNameFault> {
+    let mut by_table = StartOffsets::new();
+    for (name, partitions) in offsets {
+        let table = match tables.iter().find(|(table, _)| *table == name) {
+            Some((_, Some(_))) => name,
+            Some((_, None)) => return Err(StartNameFault::NoTopic(name)),
+            None => {
+                let of_topic = tables
+                    .iter()
+                    .filter(|(_, topic)| *topic == Some(name.as_str()));
+                let of_topic: Vec<&str> = of_topic.map(|(table, _)| *table).collect();
+                match of_topic.as_slice() {
+                    [] => return Err(StartNameFault::Unknown(name)),
+                    [table] => (*table).to_owned(),
+                    several => {
+                        let tables = several.iter().map(|table| (*table).to_owned());
+                        return Err(StartNameFault::Ambiguous {
+                            topic: name,
+                            tables: tables.collect(),
+                        });
+                    }
+                }
+            }
+        };
+        if by_table.contains_key(&table) {
+            return Err(StartNameFault::Twice(table));
+        }
+        by_table.insert(table, partitions);
+    }
+    Ok(by_table)
+}
+
+/// Why a job cannot begin at the offsets that its statement gives.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StartFault {
+    /// The topic does not have these partitions.
+    NoSuchPartitions(Vec<i32>),
+    /// The topic has these partitions, and the statement does not say where they begin.
+    NotNamed(Vec<i32>),
+    /// The partition no longer has the offset, or does not have it yet.
+    OutOfRange {
+        /// The partition.
+        partition: i32,
+        /// The offset that the statement gives.
+        offset: i64,
+        /// The first offset that the partition has.
+        low: i64,
+        /// The offset of its next record.
+        end: i64,
+    },
+    /// The archive has rows that the topic cannot have had.
+    NotThePast(NotThePast),
+    /// A transaction that is still open is before the offset: this may pass.
+    BehindTransaction {
+        /// The partition.
+        partition: i32,
+        /// The offset where the job is to begin.
+        offset: i64,
+        /// Where readers of committed records end.
+        high: i64,
+    },
+}
+
+/// The offset where each partition begins. As in Spark, each partition that the topic has must be named.
+///
+/// # Errors
+///
+/// The partitions are not those of the topic, or one does not have its offset.
+pub fn start_offsets(
+    named: &BTreeMap<i32, StartOffset>,
+    ends: &[PartitionEnds],
+) -> Result<BTreeMap<i32, i64>, StartFault> {
+    let there: BTreeMap<i32, &PartitionEnds> =
+        ends.iter().map(|ends| (ends.partition, ends)).collect();
+    let unknown = named.keys().filter(|number| !there.contains_key(number));
+    let unknown: Vec<i32> = unknown.copied().collect();
+    if !unknown.is_empty() {
+        return Err(StartFault::NoSuchPartitions(unknown));
+    }
+    let missing = there.keys().filter(|number| !named.contains_key(number));
+    let missing: Vec<i32> = missing.copied().collect();
+    if !missing.is_empty() {
+        return Err(StartFault::NotNamed(missing));
+    }
+    let mut begins = BTreeMap::new();
+    for (partition, start) in named {
+        let Some(ends) = there.get(partition) else {
+            continue;
+        };
+        let offset = match *start {
+            StartOffset::First => ends.low,
+            StartOffset::End => ends.high,
+            StartOffset::At(offset) if (ends.low..=ends.high).contains(&offset) => offset,
+            StartOffset::At(offset) if (ends.high..=ends.latest).contains(&offset) => {
+                return Err(StartFault::BehindTransaction {
+                    partition: *partition,
+                    offset,
+                    high: ends.high,
+                });
+            }
+            StartOffset::At(offset) => {
+                return Err(StartFault::OutOfRange {
+                    partition: *partition,
+                    offset,
+                    low: ends.low,
+                    end: ends.latest,
+                });
+            }
+        };
+        begins.insert(*partition, offset);
+    }
+    Ok(begins)
+}
+
+/// The end of each partition.
+pub fn start_at_end(ends: &[PartitionEnds]) -> BTreeMap<i32, i64> {
+    ends.iter()
+        .map(|ends| (ends.partition, ends.high))
+        .collect()
+}
+
+/// Where partitions begin by time: `found` has for each the first record that is late enough, if there is one. The others begin at
+/// their ends as they were before these records were looked for: a record that has come since may be late enough.
+pub fn start_at_time(found: &[(i32, Option<i64>)], before: &[PartitionEnds]) -> BTreeMap<i32, i64> {
+    let mut begins = start_at_end(before);
+    let found = found.iter();
+    begins.extend(found.filter_map(|(partition, offset)| Some((*partition, (*offset)?))));
+    begins
+}
+
+/// Where partitions begin behind an archive: a partition that it has no rows of begins at its first record. The topic may have
+/// removed records that come next. The ends are asked for after the version of the archive was pinned.
+///
+/// # Errors
+///
+/// The archive has rows that this topic cannot have had, or records of a transaction that is still open.
+pub fn start_behind_archive(
+    archive: &ArchiveOffsets,
+    ends: &[PartitionEnds],
+) -> Result<BTreeMap<i32, i64>, StartFault> {
+    let of_topic = ends.iter().map(|ends| TopicEnds {
+        partition: ends.partition,
+        low: ends.low,
+        stable: ends.high,
+        latest: ends.latest,
+    });
+    let halves = divide(archive, &of_topic.collect::<Vec<_>>());
+    let halves = halves.map_err(StartFault::NotThePast)?;
+    let mut begins = BTreeMap::new();
+    for (half, ends) in halves.iter().zip(ends) {
+        let border = half.archive.map(|(_, border)| border);
+        let offset = border.unwrap_or(ends.low);
+        if offset > ends.high {
+            return Err(StartFault::BehindTransaction {
+                partition: ends.partition,
+                offset,
+                high: ends.high,
+            });
+        }
+        begins.insert(ends.partition, offset);
+    }
+    Ok(begins)
+}
+
+/// Where a job began, by the first version that it committed.
+pub fn began_at(first: &BatchVersion) -> Offsets {
+    let tables = first.sources.iter();
+    let starts = tables.map(|(table, partitions)| {
+        let starts = partitions.iter();
+        let starts = starts.map(|(partition, read)| (*partition, read.start));
+        (table.clone(), starts.collect())
+    });
+    starts.collect()
+}
+
+/// The key of a JSON object.
+trait Key: Ord + fmt::Display + for<'de> Deserialize<'de> {
+    /// The object, in messages.
+    const OBJECT: &'static str;
+    /// The message for an empty object.
+    const NONE: &'static str;
+}
+
+impl Key for String {
+    const OBJECT: &'static str = r#"offsets by table and partition, such as {"visits":{"0":23}}"#;
+    const NONE: &'static str = "no table is named";
+}
+
+/// The members of a JSON object: at least one, and none twice.
+struct Members<K, V>(BTreeMap<K, V>);
+
+impl<'de, K: Key, V: Deserialize<'de>> Deserialize<'de> for Members<K, V> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(MembersVisitor::<K, V>(PhantomData))
+    }
+}
+
+struct MembersVisitor<K, V>(PhantomData<(K, V)>);
+
+impl<'de, K: Key, V: Deserialize<'de>> Visitor<'de> for MembersVisitor<K, V> {
+    type Value = Members<K, V>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(K::OBJECT)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let mut members = BTreeMap::new();
+        while let Some(key) = map.next_key::<K>()? {
+            if members.contains_key(&key) {
+                return Err(A::Error::custom(format_args!("{key} is named twice")));
+            }
+            members.insert(key, map.next_value()?);
+        }
+        match members.is_empty() {
+            true => Err(A::Error::custom(K::NONE)),
+            false => Ok(Members(members)),
+        }
+    }
+}
+
+/// The number of a partition, which is the key of an object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct PartitionNumber(i32);
+
+impl fmt::Display for PartitionNumber {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "partition {}", self.0)
+    }
+}
+
+impl Key for PartitionNumber {
+    const OBJECT: &'static str = r#"offsets by partition, such as {"0":23}"#;
+    const NONE: &'static str = "no partition is named";
+}
+
+impl<'de> Deserialize<'de> for PartitionNumber {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_str(PartitionVisitor)
+    }
+}
+
+struct PartitionVisitor;
+
+impl Visitor<'_> for PartitionVisitor {
+    type Value = PartitionNumber;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(r#"the number of a partition, such as "0""#)
+    }
+
+    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Self::Value, E> {
+        // A number has one spelling, so that none is named twice.
+        let number = text.parse().ok().filter(|number: &i32| *number >= 0);
+        match number.filter(|number| number.to_string() == text) {
+            Some(number) => Ok(PartitionNumber(number)),
+            None => Err(E::invalid_value(Unexpected::Str(text), &self)),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for StartOffset {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_i64(StartOffsetVisitor)
+    }
+}
+
+struct StartOffsetVisitor;
+
+impl Visitor<'_> for StartOffsetVisitor {
+    type Value = StartOffset;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an offset, -2 for the first record, or -1 for the end")
+    }
+
+    fn visit_i64<E: serde::de::Error>(self, number: i64) -> Result<Self::Value, E> {
+        match number {
+            0.. => Ok(StartOffset::At(number)),
+            -1 => Ok(StartOffset::End),
+            -2 => Ok(StartOffset::First),
+            _ => Err(E::invalid_value(Unexpected::Signed(number), &self)),
+        }
+    }
+
+    fn visit_u64<E: serde::de::Error>(self, number: u64) -> Result<Self::Value, E> {
+        match i64::try_from(number) {
+            Ok(offset) => Ok(StartOffset::At(offset)),
+            Err(_) => Err(E::invalid_value(Unexpected::Unsigned(number), &self)),
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "startup_tests.rs"]
+mod tests;
