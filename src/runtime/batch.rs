@@ -170,11 +170,19 @@ pub(super) fn check_readable(
             let until = newest.next_offset(table, ends.partition)?;
             let partition = ends.partition;
             if until > ends.high {
-                return Some(LostOffsets {
-                    partition,
-                    from: until,
-                    to: ends.high,
-                    is_short: true,
+                return Some(match ends.behind_hole {
+                    Some(behind) => LostOffsets {
+                        partition,
+                        from: ends.high,
+                        to: behind,
+                        is_short: false,
+                    },
+                    None => LostOffsets {
+                        partition,
+                        from: until,
+                        to: ends.high,
+                        is_short: true,
+                    },
                 });
             }
             let to = ends.low;

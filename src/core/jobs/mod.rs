@@ -1,6 +1,7 @@
 //! Data model of jobs: their log, the versions it names, the offsets of a batch, and recovery after a crash.
 
 pub mod alignment;
+pub mod archive_split;
 pub mod clock;
 pub mod ends;
 pub mod files;
@@ -20,6 +21,7 @@ pub mod version;
 pub mod watermark;
 
 pub use alignment::waiting;
+pub use archive_split::{border, is_beyond, needs_archive, with_archive};
 pub use clock::{ClockReading, JobClock, SteadyTime, WallClock};
 pub use ends::PartitionEnds;
 pub use files::{FilePosition, choose_files};

@@ -1,4 +1,4 @@
-//! The simulated topic: its rows are in memory, and scans read them by offsets.
+//! The simulated topic and its archive: their rows are in memory, and scans read them by offsets.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -17,7 +17,10 @@ use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::streaming::PartitionStream;
 
 use super::world::Process;
-use crate::core::jobs::{Identity, PartitionEnds, PartitionTimes, PlannedRange, RecordMark};
+use crate::core::archive::OffsetRanges;
+use crate::core::jobs::{
+    Identity, PartitionEnds, PartitionTimes, PlannedRange, RecordMark, border, with_archive,
+};
 use crate::error::{Error, Result};
 use crate::runtime::source::{JobSource, PlanReader, Read, SourcePlan, SourcePoll};
 use crate::streaming::BatchSource;
@@ -52,6 +55,8 @@ pub(super) struct Partition {
     pub(super) rows: Vec<Row>,
     /// Records of an open transaction and all that came after them: a reader of committed records does not get them yet.
     pub(super) open: Vec<Row>,
+    /// The offsets of committed records that are in the archive.
+    pub(super) archived: OffsetRanges,
 }
 
 impl Partition {
@@ -127,6 +132,21 @@ impl SimulatedSource {
         self.process.step().await;
         Ok(answer)
     }
+
+    /// The offsets that are in the archive now, by partition.
+    async fn archive(&self) -> Result<BTreeMap<i32, OffsetRanges>> {
+        let archived = |topic: &Topic| -> BTreeMap<i32, OffsetRanges> {
+            let partitions = (0..).zip(&topic.partitions);
+            let archived = partitions.map(|(number, log)| (number, log.archived.clone()));
+            archived
+                .filter(|(_, archived)| !archived.is_empty())
+                .collect()
+        };
+        match archived(&self.process.world.lock().topic).is_empty() {
+            true => Ok(BTreeMap::new()),
+            false => self.ask("the archive", archived).await,
+        }
+    }
 }
 
 #[async_trait]
@@ -157,36 +177,59 @@ impl JobSource for SimulatedSource {
         .await
     }
 
-    async fn plan(&self, _: SourcePoll<'_>) -> Result<SourcePlan> {
-        let hides = self.process.world.lock().hidden.open_transactions;
+    async fn plan(&self, look: SourcePoll<'_>) -> Result<SourcePlan> {
+        let hidden = self.process.world.lock().hidden;
+        // As of before the topic: it ends behind all that is archived.
+        let archive = match hidden.archive {
+            true => BTreeMap::new(),
+            false => self.archive().await?,
+        };
         let ends = self.ask("the ends", |topic| {
-            (0..)
-                .zip(&topic.partitions)
-                .map(|(number, partition)| PartitionEnds {
-                    partition: number,
-                    low: partition.low,
-                    high: partition.high(),
-                    latest: match hides {
-                        true => partition.high(),
-                        false => partition.latest(),
-                    },
-                    unread: None,
-                })
-                .collect()
+            let of_topic = |(number, partition): (i32, &Partition)| PartitionEnds {
+                partition: number,
+                low: partition.low,
+                high: partition.high(),
+                latest: match hidden.open_transactions {
+                    true => partition.high(),
+                    false => partition.latest(),
+                },
+                unread: None,
+                behind_hole: None,
+            };
+            let ends = (0..).zip(&topic.partitions).map(of_topic);
+            ends.collect::<Vec<PartitionEnds>>()
+        });
+        let ends = ends.await?.into_iter().map(|ends| {
+            let last = look.last;
+            let position = last.and_then(|last| last.next_offset(look.table, ends.partition));
+            match archive.get(&ends.partition) {
+                Some(archive) => with_archive(&ends, archive, position),
+                None => ends,
+            }
         });
         Ok(SourcePlan {
-            ends: ends.await?,
+            ends: ends.collect(),
             chosen: None,
             starts_at_end: false,
             checks_marks: false,
-            reader: Arc::new(self.clone()),
+            reader: Arc::new(SimulatedReader {
+                source: self.clone(),
+                archive,
+            }),
         })
     }
 }
 
-impl PlanReader for SimulatedSource {
+/// Reads the topic, and the archive as it was when a batch was planned.
+#[derive(Debug)]
+struct SimulatedReader {
+    source: SimulatedSource,
+    archive: BTreeMap<i32, OffsetRanges>,
+}
+
+impl PlanReader for SimulatedReader {
     fn batch(&self, read: Read<'_>) -> Result<BatchSource> {
-        let fields = self.table.schema.fields().iter().cloned();
+        let fields = self.source.table.schema.fields().iter().cloned();
         let hidden = read.time.is_some().then(|| Arc::new(row_field()));
         let schema: SchemaRef = Arc::new(Schema::new(fields.chain(hidden).collect::<Vec<_>>()));
         let scan = BatchScan {
@@ -207,9 +250,11 @@ impl PlanReader for SimulatedSource {
         let scans: Vec<Arc<dyn PartitionStream>> = reported
             .iter()
             .map(|range| {
+                let archive = self.archive.get(&range.partition);
                 let scan = Scan {
-                    source: self.clone(),
+                    source: self.source.clone(),
                     range: *range,
+                    border: archive.map_or(range.start, |archive| border(archive, range)),
                     time: read.time.clone(),
                     scan: scan.clone(),
                     schema: Arc::clone(&schema),
@@ -247,6 +292,8 @@ fn away() -> Error {
 struct Scan {
     source: SimulatedSource,
     range: PlannedRange,
+    /// Offsets below it come from the archive, the others from the topic.
+    border: i64,
     time: Option<Arc<BatchTime>>,
     scan: BatchScan,
     schema: SchemaRef,
@@ -319,10 +366,18 @@ impl Scan {
             .topic
             .partitions
             .get(usize::try_from(partition).unwrap());
-        let Some(log) = log.filter(|log| (log.low..=log.high()).contains(&start)) else {
-            return Err(Error::data(format!(
-                "topic 'simulated' no longer has offset {start} of partition {partition}"
-            )));
+        let from = self.border;
+        let is_there =
+            |log: &&Partition| from == end && start < end || (log.low..=log.high()).contains(&from);
+        let archives = log.is_some_and(|log| !log.archived.is_empty());
+        let Some(log) = log.filter(is_there) else {
+            let gone =
+                format!("topic 'simulated' no longer has offset {from} of partition {partition}");
+            // The next plan finds it in the archive, or reports that it is lost.
+            return Err(match archives {
+                true => Error::unavailable(gone),
+                false => Error::data(gone),
+            });
         };
         let rows = (0..).zip(&log.rows).map(|(offset, row)| (offset, *row));
         Ok(rows
