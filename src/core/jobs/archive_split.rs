@@ -6,7 +6,7 @@
 
 use super::ends::PartitionEnds;
 use super::ranges::PlannedRange;
-use crate::core::archive::{OffsetRange, OffsetRanges};
+use crate::core::archive::offset_ranges::{OffsetRange, OffsetRanges};
 
 /// Whether a job that reads from `position` on needs the archive: the topic no longer has that offset. Without a position it begins
 /// at the first record that there is.

@@ -5,6 +5,7 @@
 mod blocking;
 mod client;
 mod definition;
+mod earlier_records;
 pub mod embedded_broker;
 mod error_codes;
 mod fetcher;
@@ -41,6 +42,7 @@ mod transaction;
 pub use definition::{
     Delivery, KafkaColumn, KafkaTable, KafkaTableSpec, MetadataKey, OPTION_NAMES, OnError, Startup,
 };
+pub(crate) use earlier_records::{EarlierParts, EarlierRecords, EarlierRows};
 pub use in_flight::wait_for_inserts;
 pub use pool::ConsumerPool;
 pub use provider::KafkaTableProvider;

@@ -21,6 +21,7 @@ use crate::tables::kafka::blocking::on_own_thread;
 use crate::tables::kafka::client;
 use crate::tables::kafka::client::ClientFaults;
 use crate::tables::kafka::definition::{KafkaTable, MetadataKey};
+use crate::tables::kafka::earlier_records::{EarlierPart, EarlierParts};
 use crate::tables::kafka::partition_ends::{self, ClientLeaders};
 use crate::tables::kafka::pool::ConsumerPool;
 use crate::tables::kafka::range::{NarrowingColumns, OffsetRange, RowBounds, bounds};
@@ -48,6 +49,8 @@ pub struct KafkaTableProvider {
     /// Of a job's batch that keeps time: the table has the hidden column then.
     time: Option<Arc<BatchTime>>,
     pool: Option<Arc<ConsumerPool>>,
+    /// Of a job's batch: what its ranges begin with that does not come from the topic.
+    earlier: Option<EarlierParts>,
     schema: SchemaRef,
 }
 
@@ -65,6 +68,7 @@ impl KafkaTableProvider {
             scans: AtomicI32::new(0),
             time: None,
             pool: None,
+            earlier: None,
         }
     }
 
@@ -89,6 +93,13 @@ impl KafkaTableProvider {
         let fields = self.table.schema.fields().iter().cloned().chain([hidden]);
         self.schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
         self.time = Some(time);
+        self
+    }
+
+    /// The same, whose ranges begin with records that do not come from the topic.
+    #[must_use]
+    pub(crate) fn with_earlier(mut self, earlier: EarlierParts) -> Self {
+        self.earlier = Some(earlier);
         self
     }
 
@@ -234,20 +245,68 @@ impl KafkaTableProvider {
         })
     }
 
+    /// The ranges of a batch as far as the topic gives them.
+    fn of_topic(&self) -> Vec<OffsetRange> {
+        let fixed = self.fixed.as_deref().unwrap_or_default();
+        let of_topic = |range: &OffsetRange| OffsetRange {
+            start: self
+                .earlier
+                .as_ref()
+                .map_or(range.start, |earlier| earlier.border(*range)),
+            ..*range
+        };
+        let ranges = fixed.iter().map(of_topic);
+        // An empty range stands where the topic is read next, and one that does not come to the topic says nothing of it.
+        ranges
+            .zip(fixed)
+            .filter(|(of_topic, range)| !of_topic.is_empty() || range.is_empty())
+            .map(|(of_topic, _)| of_topic)
+            .collect()
+    }
+
+    /// The plans of what the ranges of a batch begin with and that does not come from the topic.
+    async fn earlier(
+        &self,
+        session: &dyn Session,
+        projection: &[usize],
+    ) -> DataFusionResult<Vec<EarlierPart>> {
+        let Some(earlier) = &self.earlier else {
+            return Ok(Vec::new());
+        };
+        let mut parts = Vec::new();
+        for range in self.fixed.as_deref().unwrap_or_default() {
+            let range = OffsetRange {
+                end: earlier.border(*range),
+                ..*range
+            };
+            if !range.is_empty() {
+                let plan = earlier.records.scan(session, range, projection).await?;
+                parts.push(EarlierPart {
+                    records: Arc::clone(&earlier.records),
+                    range,
+                    plan,
+                });
+            }
+        }
+        Ok(parts)
+    }
+
     fn scan_boxed<'a>(
         &'a self,
-        threads: usize,
+        session: &'a dyn Session,
         projection: Option<&'a Vec<usize>>,
         filters: &'a [Expr],
         limit: Option<usize>,
     ) -> BoxFuture<'a, DataFusionResult<Arc<dyn ExecutionPlan>>> {
         async move {
+            let threads = session.config().target_partitions();
             let ranges = self.ranges(filters).await?;
             let projection: Vec<usize> = match projection {
                 Some(columns) => columns.clone(),
                 None => (0..self.schema.fields().len()).collect(),
             };
             let schema = Arc::new(self.schema.project(&projection)?);
+            let earlier_columns = projection.clone();
             if ranges.is_empty() {
                 return Ok(Arc::new(EmptyExec::new(schema)) as Arc<dyn ExecutionPlan>);
             }
@@ -262,11 +321,11 @@ impl KafkaTableProvider {
                 (self.table.on_error(self.fixed.is_some()), self.outlet()),
                 threads,
             );
-            let fixed = self.fixed.as_deref().unwrap_or_default();
-            let client = self
-                .pool
-                .as_ref()
-                .map(|pool| pool.reader(&self.table, fixed));
+            let of_topic = self.of_topic();
+            let pool = self.pool.as_ref().filter(|_| !of_topic.is_empty());
+            let client = pool.map(|pool| pool.reader(&self.table, &of_topic));
+            let earlier = self.earlier(session, &earlier_columns).await?;
+            let scan = scan.with_earlier(earlier);
             Ok(Arc::new(scan.for_batch(self.time.clone(), client)))
         }
         .boxed()
@@ -323,8 +382,7 @@ impl TableProvider for KafkaTableProvider {
         'life3: 'async_trait,
         Self: 'async_trait,
     {
-        let threads = session.config().target_partitions();
-        self.scan_boxed(threads, projection, filters, limit)
+        self.scan_boxed(session, projection, filters, limit)
     }
 
     fn insert_into<'life0, 'life1, 'async_trait>(

@@ -1,6 +1,6 @@
 //! Scan of explicit offset ranges: a few streams, each of which reads its ranges one after the other.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::sync::Arc;
 
@@ -21,6 +21,7 @@ use datafusion::physical_plan::{
 
 use crate::error::{Error, Result};
 use crate::tables::kafka::definition::{KafkaTable, OnError};
+use crate::tables::kafka::earlier_records::EarlierPart;
 use crate::tables::kafka::progress::ends_range;
 use crate::tables::kafka::range::OffsetRange;
 use crate::tables::kafka::range_reading::{BatchOutput, RangeEnd, RangeReading};
@@ -39,6 +40,8 @@ const STREAMS: usize = 16;
 pub struct KafkaScanExec {
     table: Arc<KafkaTable>,
     ranges: Vec<OffsetRange>,
+    /// By partition, the records that the range begins with and that do not come from the topic.
+    earlier: BTreeMap<i32, EarlierPart>,
     projection: Vec<usize>,
     limit: Option<usize>,
     on_error: OnError,
@@ -75,6 +78,7 @@ impl KafkaScanExec {
         Self {
             table,
             ranges,
+            earlier: BTreeMap::new(),
             projection,
             limit,
             on_error,
@@ -96,6 +100,13 @@ impl KafkaScanExec {
         if let Some(client) = client {
             self.client = client;
         }
+        self
+    }
+
+    /// As a batch reads that begins before the topic: these records of each partition come first.
+    pub(crate) fn with_earlier(mut self, earlier: Vec<EarlierPart>) -> Self {
+        let parts = earlier.into_iter();
+        self.earlier = parts.map(|part| (part.range.partition, part)).collect();
         self
     }
 
@@ -141,6 +152,18 @@ impl DisplayAs for KafkaScanExec {
             columns.join(", "),
             ranges.join(", ")
         )?;
+        if !self.earlier.is_empty() {
+            let parts = self.earlier.values().map(|part| {
+                let OffsetRange {
+                    partition,
+                    start,
+                    end,
+                } = part.range;
+                format!("{partition}:[{start}, {end})")
+            });
+            let parts: Vec<String> = parts.collect();
+            write!(f, ", of the archive=[{}]", parts.join(", "))?;
+        }
         match self.limit {
             Some(limit) => write!(f, ", limit={limit}"),
             None => Ok(()),
@@ -202,7 +225,8 @@ impl ExecutionPlan for KafkaScanExec {
         let ranges: VecDeque<OffsetRange> = ranges.collect();
         let batch_size = context.session_config().batch_size();
         builder.spawn(async move {
-            let read = scan.read(ranges, batch_size, streams, &outlet, &mut output);
+            let context = (context, batch_size);
+            let read = scan.read(ranges, context, streams, &outlet, &mut output);
             let read = read.await;
             if read.is_err() {
                 scan.client.discard();
@@ -222,7 +246,7 @@ impl KafkaScanExec {
     async fn read(
         &self,
         mut ranges: VecDeque<OffsetRange>,
-        batch_size: usize,
+        (context, batch_size): (Arc<TaskContext>, usize),
         streams: usize,
         outlet: &OpenOutlet,
         output: &mut BatchOutput,
@@ -233,16 +257,33 @@ impl KafkaScanExec {
             while opened.len() < ahead
                 && let Some(range) = ranges.pop_front()
             {
-                opened.push_back((range, self.client.open(range.partition, range.start).await?));
+                let of_topic = self.of_topic(range);
+                let cursor = match of_topic.is_empty() {
+                    true => None,
+                    false => Some(self.client.open(range.partition, of_topic.start).await?),
+                };
+                opened.push_back((range, of_topic, cursor));
             }
-            let Some((range, (mut cursor, faults))) = opened.pop_front() else {
+            let Some((range, of_topic, cursor)) = opened.pop_front() else {
                 return Ok(());
+            };
+            let mut reader = self.reader(range.partition, outlet.clone())?;
+            if let Some(part) = self.earlier.get(&range.partition) {
+                let read = part.read(&mut reader, Arc::clone(&context), output);
+                if read.await? == RangeEnd::Stopped {
+                    return Ok(());
+                }
+            }
+            let Some((mut cursor, faults)) = cursor else {
+                reader.finish(range, range.end)?;
+                continue;
             };
             let reading = RangeReading {
                 table: Arc::clone(&self.table),
-                range,
+                range: of_topic,
+                begin: range.start,
                 batch_size,
-                reader: self.reader(range.partition, outlet.clone())?,
+                reader,
                 faults,
                 rule: ends_range,
             };
@@ -250,6 +291,15 @@ impl KafkaScanExec {
                 return Ok(());
             }
             self.client.close(range.partition, cursor);
+        }
+    }
+
+    /// The part of a range that the topic gives.
+    fn of_topic(&self, range: OffsetRange) -> OffsetRange {
+        let earlier = self.earlier.get(&range.partition);
+        OffsetRange {
+            start: earlier.map_or(range.start, |part| part.range.end),
+            ..range
         }
     }
 

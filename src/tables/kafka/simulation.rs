@@ -366,6 +366,7 @@ fn read_reporting(
         let reading = RangeReading {
             table: Arc::clone(table),
             range: *range,
+            begin: range.start,
             batch_size: 5,
             reader: reader.unwrap(),
             faults: ClientFaults::default(),
