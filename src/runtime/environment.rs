@@ -49,12 +49,12 @@ pub(super) trait JobTables: Debug + Send + Sync {
     /// Settings that the client of a table refuses.
     fn sources(&self, query: &JobQuery, starts_at_end: Option<bool>) -> Result<JobSources>;
 
-    /// The sink of a query, for the job with this id.
+    /// The sink of a query, for the job with this id and name.
     ///
     /// # Errors
     ///
     /// The query has no sink.
-    fn sink(&self, query: &JobQuery, id: JobId) -> Result<Box<dyn OpenSink>>;
+    fn sink(&self, query: &JobQuery, id: JobId, name: &str) -> Result<Box<dyn OpenSink>>;
 
     /// The partitions that count for a job's event time: `there` are the existing ones, `last` is the last version. A simulation
     /// plants a fault here.
@@ -81,8 +81,8 @@ impl JobTables for RealTables {
             .collect()
     }
 
-    fn sink(&self, query: &JobQuery, id: JobId) -> Result<Box<dyn OpenSink>> {
-        sinks::open(query.sink(), id, query.sources())
+    fn sink(&self, query: &JobQuery, id: JobId, name: &str) -> Result<Box<dyn OpenSink>> {
+        sinks::open(query.sink(), id, name, query.sources())
     }
 }
 
@@ -95,7 +95,7 @@ impl JobTables for SubscribedTables {
         RealTables.sources(query, starts_at_end)
     }
 
-    fn sink(&self, _: &JobQuery, _: JobId) -> Result<Box<dyn OpenSink>> {
+    fn sink(&self, _: &JobQuery, _: JobId, _: &str) -> Result<Box<dyn OpenSink>> {
         Ok(Box::new(self.0.clone()))
     }
 }

@@ -42,7 +42,7 @@ impl Jobs {
         let me = format!("{STATEMENT}{}", owner());
         let TakenOver {
             mut history,
-            sink,
+            mut sink,
             missing,
             identity,
             ..
@@ -93,6 +93,10 @@ impl Jobs {
         let behind: Vec<&BatchVersion> = behind.map(|(_, version)| version).collect();
         let published = self.check_rewind(&job, &history, to, &behind).await?;
         sink.take_back(&again).await?;
+        let stands = match abandoned.last() {
+            Some(last) => Some(self.store.version(id, &last.version).await?),
+            None => None,
+        };
         // From here on the rewind is in the log: the next runner that takes the job over completes it.
         let mut rewound = history.clone();
         if !self.store.append_next(id, &mut rewound, &entry).await? {
@@ -105,6 +109,7 @@ impl Jobs {
         failpoint::reach("rewound");
         let batches = history.batches.len() - abandoned.batches.len();
         history = rewound;
+        sink.forget_after(stands.as_ref()).await?;
         sink.take_back(&files).await?;
         sink.mark(&history).await?;
         let rows = sink.abandoned_rows(&published);

@@ -83,6 +83,16 @@ pub(super) trait JobSink: Send + Sync {
         Ok(())
     }
 
+    /// Stores that the batches behind `last`, the version where the job stands, are abandoned, before their rows are removed; none if
+    /// it has no batch. By default the sink stores nothing of what batches have read.
+    ///
+    /// # Errors
+    ///
+    /// The sink does not answer, or another process has taken it over.
+    async fn forget_after(&mut self, _last: Option<&BatchVersion>) -> Result<()> {
+        Ok(())
+    }
+
     /// Removes the files of abandoned batches. By default the sink keeps what it has shown.
     ///
     /// # Errors

@@ -96,12 +96,12 @@ pub(super) async fn take_over(
     let is_first = before.owner.is_none();
     let taken = append_to(store, id, before, &takeover).await?;
     failpoint::reach("taken-over");
-    let sink = environment.tables.sink(&job.query, id)?;
+    let sink = environment.tables.sink(&job.query, id, &job.name)?;
     if let Some(now) = sink.identity_before().await? {
         let last = last_version(store, id, owner, &taken).await?;
         check_sink(sink_name(job), &now, version_of(last.as_ref()), &taken)?;
     }
-    let sink = sink.take_over(taken.next - 1).await?;
+    let mut sink = sink.take_over(taken.next - 1).await?;
     // Before this process fenced the sink, another one may have taken over as well, and even run batches.
     let mut history = store.history(id).await?;
     if history.owner.as_deref() != Some(owner) {
@@ -176,6 +176,7 @@ pub(super) async fn take_over(
     // A rewind that was interrupted is completed.
     let abandoned = store.versions(id, history.abandoned.clone());
     let abandoned: Vec<BatchVersion> = abandoned.try_collect().await?;
+    sink.forget_after(version_of(last.as_ref())).await?;
     sink.take_back(&files_of(&abandoned)).await?;
     if missing.is_none() {
         sink.mark(&history).await?;

@@ -291,7 +291,7 @@ impl JobTables for Process {
         query.sources().iter().map(of_table).collect()
     }
 
-    fn sink(&self, _: &JobQuery, _: JobId) -> Result<Box<dyn OpenSink>> {
+    fn sink(&self, _: &JobQuery, _: JobId, _: &str) -> Result<Box<dyn OpenSink>> {
         Ok(Box::new(SimulatedSink::new(self.clone())))
     }
 

@@ -1,5 +1,5 @@
 //! A Delta table as the sink of a job: one commit per batch with rows. Its witness is a number, which the table stores in the same
-//! commit; after a RESTORE it is read off the log of the table.
+//! commit; after a RESTORE it is read off the log of the table. The commit also says which offsets of topics the table covers now.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -7,6 +7,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use datafusion::arrow::array::RecordBatch;
 
+use crate::core::archive::JobClaims;
 use crate::core::jobs::log::sequence_of;
 use crate::core::jobs::recovery::BEGINNING;
 use crate::core::jobs::{BatchVersion, Identity, JobHistory, SourceProgress};
@@ -15,19 +16,25 @@ use crate::runtime::sink::{JobLog, JobSink, OpenSink, PendingRows, SinkReport, W
 use crate::runtime::sinks::numbered;
 use crate::store::JobId;
 use crate::streaming::BatchPlan;
-use crate::tables::delta::{Application, DeltaTableHandle, PreparedWrite, RowsUpTo};
+use crate::tables::delta::{Application, ClaimChange, DeltaTableHandle, PreparedWrite, RowsUpTo};
+
+/// After so many batches without rows in a row, a commit without rows says how far the job has read.
+const BATCHES_WITHOUT_ROWS: u32 = 100;
 
 /// The table before a takeover.
 #[derive(Debug)]
 pub(super) struct OpenTable {
     handle: DeltaTableHandle,
     id: JobId,
+    /// The name of the job.
+    job: String,
 }
 
 impl OpenTable {
-    /// A table, for the job with this id.
-    pub(super) fn new(handle: DeltaTableHandle, id: JobId) -> Self {
-        Self { handle, id }
+    /// A table, for the job with this id and name.
+    pub(super) fn new(handle: DeltaTableHandle, id: JobId, job: &str) -> Self {
+        let job = job.to_owned();
+        Self { handle, id, job }
     }
 }
 
@@ -45,7 +52,7 @@ impl OpenSink for OpenTable {
     }
 
     async fn take_over(self: Box<Self>, sequence: u64) -> Result<Box<dyn JobSink>> {
-        let Self { handle, id } = *self;
+        let Self { handle, id, job } = *self;
         let version = i64::try_from(sequence).unwrap_or(i64::MAX);
         let mut application = application_of(id, version);
         // Refreshes the known state of the table first: if it was deleted and created again, the state known of the old one must
@@ -53,10 +60,14 @@ impl OpenSink for OpenTable {
         handle.identity().await?;
         application.checked = handle.take_over(&application.id, version).await?;
         let number = handle.transaction_version(&application.witness).await?;
+        let claims = handle.claims_of(&application).await?;
         Ok(Box::new(TableSink {
             handle,
             application,
             number,
+            job,
+            claims,
+            without_rows: 0,
         }))
     }
 }
@@ -68,6 +79,28 @@ struct TableSink {
     application: Application,
     /// The number that the table stored when it was taken over.
     number: Option<i64>,
+    /// The name of the job.
+    job: String,
+    /// What the table says of the offsets that the job has read.
+    claims: JobClaims,
+    /// Batches without rows since the last commit.
+    without_rows: u32,
+}
+
+impl TableSink {
+    /// Makes the table say `now`, in a commit without rows.
+    async fn claim(&mut self, now: JobClaims, batch: u64) -> Result<()> {
+        let change = ClaimChange {
+            before: &self.claims,
+            now: &now,
+            job: &self.job,
+            batch,
+        };
+        self.application.checked = self.handle.claim(&self.application, &change).await?;
+        self.claims = now;
+        self.without_rows = 0;
+        Ok(())
+    }
 }
 
 #[async_trait]
@@ -119,6 +152,14 @@ impl JobSink for TableSink {
         .with_help("OPTIMIZE or a DELETE has rewritten it, and other rows with it: the batches cannot be abandoned"))
     }
 
+    async fn forget_after(&mut self, last: Option<&BatchVersion>) -> Result<()> {
+        let now = self.claims.up_to(last);
+        match now == self.claims {
+            true => Ok(()),
+            false => self.claim(now, last.map_or(0, |last| last.batch)).await,
+        }
+    }
+
     async fn take_back(&self, files: &[String]) -> Result<()> {
         self.handle.remove_files(files, &self.application).await
     }
@@ -143,17 +184,33 @@ impl JobSink for TableSink {
         version: &BatchVersion,
     ) -> Result<()> {
         let prepared: PreparedWrite = own(pending)?;
-        // A batch without rows cannot be doubled, so it needs no commit.
+        let now = self.claims.after(&self.job, version);
+        // A batch without rows cannot be doubled, so it needs no commit; the next one covers what it has read. Skipped offsets are
+        // stored at once: a later batch would not know of them.
         if prepared.rows() == 0 {
-            return Ok(());
+            self.without_rows += 1;
+            let is_due = self.without_rows >= BATCHES_WITHOUT_ROWS && now != self.claims;
+            return match is_due || now.since(&self.claims).has_lost() {
+                true => self.claim(now, version.batch).await,
+                false => Ok(()),
+            };
         }
         self.application.version = i64::try_from(version.sequence).unwrap_or(i64::MAX);
+        let change = ClaimChange {
+            before: &self.claims,
+            now: &now,
+            job: &self.job,
+            batch: version.batch,
+        };
+        let prepared = prepared.claiming(&self.application, &change);
         let commit = self
             .handle
             .commit_prepared(prepared, &self.application)
             .await?;
         self.application.owned = self.application.version;
         self.application.checked = commit.version;
+        self.claims = now;
+        self.without_rows = 0;
         Ok(())
     }
 

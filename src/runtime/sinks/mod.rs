@@ -13,7 +13,7 @@ use crate::runtime::sink::OpenSink;
 use crate::store::JobId;
 use crate::streaming::{JobSinkTable, StreamTable};
 
-/// The sink that a table is, for the job with this id, which reads these sources. Does not connect yet.
+/// The sink that a table is, for the job with this id and name, which reads these sources. Does not connect yet.
 ///
 /// # Errors
 ///
@@ -21,13 +21,14 @@ use crate::streaming::{JobSinkTable, StreamTable};
 pub(super) fn open(
     table: &JobSinkTable,
     id: JobId,
+    name: &str,
     sources: &BTreeMap<String, StreamTable>,
 ) -> Result<Box<dyn OpenSink>> {
     Ok(match table {
         JobSinkTable::Kafka(table) => {
             Box::new(kafka::OpenTopic::new(Arc::clone(table), id, sources))
         }
-        JobSinkTable::Delta(handle) => Box::new(delta::OpenTable::new(handle.clone(), id)),
+        JobSinkTable::Delta(handle) => Box::new(delta::OpenTable::new(handle.clone(), id, name)),
         JobSinkTable::Subscriber => return Err(Error::internal("the job has no sink")),
     })
 }

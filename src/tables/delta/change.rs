@@ -293,8 +293,8 @@ impl Change {
             adds: new.adds.into_iter().chain(kept.adds).collect(),
             rows: count,
             removed,
-            checked: None,
             rewrite: Some(self.rewrite),
+            ..WrittenFiles::default()
         };
         let snapshot = table.snapshot();
         let snapshot = snapshot

@@ -24,7 +24,9 @@ use super::features::for_commits;
 use super::handle::DeltaTableHandle;
 use super::rules::TableRules;
 use super::spec::{Application, Commit};
-use super::write::{RewriteMode, StatsConfig, WriteTarget, WrittenFiles, discard, write_files};
+use super::write::{
+    CommitNotes, RewriteMode, StatsConfig, WriteTarget, WrittenFiles, discard, write_files,
+};
 use crate::error::{Error, ErrorKind, Result, Subject};
 
 /// The field of an entry with the commit's name: in `commitInfo`, as other writers do it.
@@ -48,6 +50,11 @@ impl PreparedWrite {
     pub fn files(&self) -> Vec<String> {
         let adds = self.written.adds.iter();
         adds.map(|add| add.path.clone()).collect()
+    }
+
+    /// What their commit records besides.
+    pub(super) fn set_notes(&mut self, notes: CommitNotes) {
+        self.written.notes = notes;
     }
 
     /// Deletes the files again.
@@ -396,6 +403,7 @@ impl DeltaTableHandle {
             adds,
             rows,
             removed,
+            notes,
             ..
         } = written;
         let log_store: LogStoreRef = Arc::new(attempts.clone());
@@ -448,8 +456,9 @@ impl DeltaTableHandle {
         if written.rewrite.is_some() {
             metadata.push(("isBlindAppend".to_owned(), false.into()));
         }
+        metadata.extend(notes.info.iter().cloned());
         let mut properties = CommitProperties::default().with_metadata(metadata);
-        for (id, version) in transactions {
+        for (id, version) in transactions.iter().chain(&notes.transactions) {
             properties = properties.with_application_transaction(Transaction::new(id, *version));
         }
         let for_commits = for_commits(snapshot)?;

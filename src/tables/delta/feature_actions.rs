@@ -6,13 +6,13 @@
 //! they are filled in when it is written.
 
 use bytes::Bytes;
-use delta_kernel::Snapshot;
 use deltalake::DeltaTableError;
 use deltalake::kernel::EagerSnapshot;
 use deltalake::logstore::LogStoreRef;
 use serde_json::{Value, json};
 
 use super::commit_times::{are_in_entries, time_in};
+use super::transactions::with_kernel;
 
 const ROW_TRACKING: &str = "delta.rowTracking";
 const HIGH_WATER_MARK: &str = "rowIdHighWaterMark";
@@ -126,26 +126,16 @@ async fn highest_row(log: &LogStoreRef, version: u64) -> Result<i64, DeltaTableE
 }
 
 /// The same as the table's domain metadata has it, which is read with the whole log.
-#[expect(clippy::disallowed_methods, reason = "the kernel's engine blocks")]
 async fn highest_row_of_snapshot(log: &LogStoreRef, version: u64) -> Result<i64, DeltaTableError> {
     let unknown = |error: &dyn std::fmt::Display| {
         DeltaTableError::generic(format!(
             "the table has the feature rowTracking, and which number its last row has cannot be read: {error}"
         ))
     };
-    let engine = log.engine(None);
-    let mut root = log.config().location().clone();
-    // A name without it would be taken for a file.
-    if !root.path().ends_with('/') {
-        root.set_path(&format!("{}/", root.path()));
-    }
-    let read = tokio::task::spawn_blocking(move || {
-        let snapshot = Snapshot::builder_for(root).at_version(version);
-        let snapshot = snapshot.build(engine.as_ref())?;
-        snapshot.get_domain_metadata_internal(ROW_TRACKING, engine.as_ref())
+    let read = with_kernel(log, version, |snapshot, engine| {
+        snapshot.get_domain_metadata_internal(ROW_TRACKING, engine)
     });
-    let read = read.await.map_err(|error| unknown(&error))?;
-    match read.map_err(|error| unknown(&error))? {
+    match read.await.map_err(|error| unknown(&error))? {
         Some(told) => high_water_mark(&told).ok_or_else(|| unknown(&told)),
         // No row was given a number.
         None => Ok(-1),

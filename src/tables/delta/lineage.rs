@@ -135,6 +135,13 @@ impl LoggedCommit {
         own.get("version")?.as_i64()
     }
 
+    /// Whether an application has recorded a number in it, of those whose ids these are.
+    pub(super) fn has_recorded(&self, is_of: impl Fn(&str) -> bool) -> bool {
+        let transactions = self.actions.iter().filter_map(|action| action.get("txn"));
+        let mut ids = transactions.filter_map(|txn| txn.get("appId")?.as_str());
+        ids.any(is_of)
+    }
+
     /// If it is a RESTORE: to which version, as far as it says.
     pub(super) fn restores(&self) -> Option<Option<u64>> {
         let info = self.info().filter(|info| is_restore(info))?;

@@ -93,6 +93,17 @@ pub(super) struct WrittenFiles {
     pub(super) checked: Option<u64>,
     /// The operation that the log records, for rows that take the place of others.
     pub(super) rewrite: Option<RewriteMode>,
+    /// What the commit records besides.
+    pub(super) notes: CommitNotes,
+}
+
+/// What a commit records besides the rows and their writer.
+#[derive(Debug, Default)]
+pub(super) struct CommitNotes {
+    /// Numbers of applications.
+    pub(super) transactions: Vec<(String, i64)>,
+    /// Fields of the commit info.
+    pub(super) info: Vec<(String, serde_json::Value)>,
 }
 
 /// Writes all rows of `input`, whose columns are the table's, in order.
