@@ -7,51 +7,61 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
-use datafusion::arrow::array::PrimitiveArray;
-use datafusion::arrow::array::RecordBatch;
-use datafusion::arrow::datatypes::Int64Type;
+use datafusion::arrow::array::{Int64Array, RecordBatch};
 use datafusion::catalog::Session;
 use datafusion::error::{DataFusionError, Result as DataFusionResult};
-use datafusion::execution::TaskContext;
-use datafusion::physical_plan::ExecutionPlan;
+use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use futures::StreamExt as _;
 use futures::future::BoxFuture;
 
 use crate::error::{Error, Result, Subject};
+use crate::tables::kafka::archived::{ArchiveReading, ArchivedReader};
 use crate::tables::kafka::range::OffsetRange;
 use crate::tables::kafka::range_reading::{BatchOutput, RangeEnd};
-use crate::tables::kafka::record::RecordReader;
 
 /// Gives the records of ranges of offsets.
 pub(crate) trait EarlierRecords: fmt::Debug + Send + Sync {
-    /// A plan of one partition that gives the records of a range in the order of their offsets, with all that
-    /// [`decode`](Self::decode) needs for these columns of the table.
+    /// Plans a scan of a range. It gives all that these columns of the table are made of, and what is needed of records that are set
+    /// aside or late.
     fn scan<'a>(
         &'a self,
         session: &'a dyn Session,
         range: OffsetRange,
         projection: &'a [usize],
-    ) -> BoxFuture<'a, DataFusionResult<Arc<dyn ExecutionPlan>>>;
+    ) -> BoxFuture<'a, DataFusionResult<Arc<dyn EarlierScan>>>;
+}
 
-    /// Turns rows of that plan into rows of the table.
+/// A scan of a range.
+pub(crate) trait EarlierScan: fmt::Debug + Send + Sync {
+    /// Gives the rows of the range in the order of their offsets.
+    ///
+    /// # Errors
+    ///
+    /// Errors of the engine.
+    fn execute(&self, context: Arc<TaskContext>) -> DataFusionResult<SendableRecordBatchStream>;
+
+    /// How its records differ from those of a topic.
+    fn reading(&self) -> ArchiveReading;
+
+    /// Turns rows that it has given into rows of the table.
     ///
     /// # Errors
     ///
     /// Rows that are no records; errors of the reader.
-    fn decode(&self, rows: &RecordBatch, reader: &mut RecordReader) -> Result<EarlierRows>;
+    fn read(&self, rows: &RecordBatch, reader: &mut ArchivedReader) -> Result<EarlierRows>;
 
-    /// The error of a plan that failed while it ran.
+    /// The error of a scan that failed while it ran.
     fn failed(&self, error: DataFusionError) -> Error;
 
     /// What gives the records, in messages.
     fn name(&self) -> &str;
 }
 
-/// Decoded records.
+/// Records that were read.
 #[derive(Debug)]
 pub(crate) struct EarlierRows {
     /// Their offsets, also of records that are no rows.
-    pub(crate) offsets: PrimitiveArray<Int64Type>,
+    pub(crate) offsets: Int64Array,
     /// Bytes of their keys and values.
     pub(crate) bytes: usize,
     /// The rows, in the columns of the reader.
@@ -68,21 +78,20 @@ pub(crate) struct EarlierParts {
 }
 
 impl EarlierParts {
-    /// Cuts a range in two: what is read from elsewhere, and where the topic's part begins.
+    /// The offset from which on the topic gives a range; its start, if the topic gives all of it.
     pub(crate) fn border(&self, range: OffsetRange) -> i64 {
         let border = self.borders.get(&range.partition).copied();
-        border.unwrap_or(range.start).clamp(range.start, range.end)
+        let border = border.unwrap_or(range.start);
+        border.min(range.end).max(range.start)
     }
 }
 
 /// The first part of a range, planned.
 #[derive(Debug, Clone)]
 pub(crate) struct EarlierPart {
-    pub(crate) records: Arc<dyn EarlierRecords>,
     /// The offsets.
     pub(crate) range: OffsetRange,
-    /// Gives them in order, in one partition.
-    pub(crate) plan: Arc<dyn ExecutionPlan>,
+    pub(crate) scan: Arc<dyn EarlierScan>,
 }
 
 impl EarlierPart {
@@ -93,23 +102,26 @@ impl EarlierPart {
     /// Records that cannot be read or decoded; a record that is there twice, or outside of the range.
     pub(crate) async fn read(
         &self,
-        reader: &mut RecordReader,
+        reader: &mut ArchivedReader,
         context: Arc<TaskContext>,
         output: &mut BatchOutput,
     ) -> Result<RangeEnd> {
-        let failed = |error| self.records.failed(error);
-        let mut batches = self.plan.execute(0, context).map_err(failed)?;
+        let mut batches = self
+            .scan
+            .execute(context)
+            .map_err(|error| self.scan.failed(error))?;
         let mut next = self.range.start;
         while let Some(batch) = batches.next().await {
-            let batch = batch.map_err(failed)?;
+            let batch = batch.map_err(|error| self.scan.failed(error))?;
+            if batch.num_rows() == 0 {
+                continue;
+            }
             let timer = output.decode_time.timer();
-            let decoded = self.records.decode(&batch, reader)?;
+            let read = self.scan.read(&batch, reader)?;
             timer.done();
-            next = self.check(decoded.offsets.values(), next)?;
-            if !output
-                .give(decoded.rows, decoded.offsets.len(), decoded.bytes)
-                .await
-            {
+            next = self.check(read.offsets.values(), next)?;
+            let records = read.offsets.len();
+            if !output.give(read.rows, records, read.bytes).await {
                 return Ok(RangeEnd::Stopped);
             }
         }
@@ -118,19 +130,26 @@ impl EarlierPart {
 
     /// Checks the order of offsets, of which the first is at least `next`; gives the offset behind the last one.
     fn check(&self, offsets: &[i64], mut next: i64) -> Result<i64> {
-        let OffsetRange { partition, end, .. } = self.range;
-        for offset in offsets {
-            if *offset < next || *offset >= end {
-                let name = self.records.name();
-                let what = match *offset < next && *offset >= self.range.start {
-                    true => format!("has offset {offset} of partition {partition} twice"),
-                    false => format!(
-                        "gave offset {offset} of partition {partition}, which was not asked for"
-                    ),
-                };
-                return Err(Error::data(format!("archive {name} {what}"))
-                    .about(Subject::table(name))
-                    .with_help("an archive has each record of the topic once: delete the rows that are there again, then RESUME JOB"));
+        let OffsetRange {
+            partition,
+            start,
+            end,
+        } = self.range;
+        let name = self.scan.name();
+        for offset in offsets.iter().copied() {
+            if !(start..end).contains(&offset) {
+                return Err(Error::internal(format!(
+                    "archive {name} gave offset {offset} of partition {partition}, which was not asked for"
+                )));
+            }
+            if offset < next {
+                return Err(Error::data(format!(
+                    "archive {name} has offset {offset} of partition {partition} twice"
+                ))
+                .about(Subject::table(name))
+                .with_help(
+                    "an archive has each record once: delete one of the rows, then RESUME JOB",
+                ));
             }
             next = offset + 1;
         }

@@ -280,12 +280,8 @@ impl KafkaTableProvider {
                 ..*range
             };
             if !range.is_empty() {
-                let plan = earlier.records.scan(session, range, projection).await?;
-                parts.push(EarlierPart {
-                    records: Arc::clone(&earlier.records),
-                    range,
-                    plan,
-                });
+                let scan = earlier.records.scan(session, range, projection).await?;
+                parts.push(EarlierPart { range, scan });
             }
         }
         Ok(parts)
