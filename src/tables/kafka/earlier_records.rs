@@ -8,26 +8,29 @@ use std::fmt;
 use std::sync::Arc;
 
 use datafusion::arrow::array::{Int64Array, RecordBatch};
+use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::catalog::Session;
 use datafusion::error::{DataFusionError, Result as DataFusionResult};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use futures::StreamExt as _;
 use futures::future::BoxFuture;
 
-use crate::error::{Error, Result, Subject};
-use crate::tables::kafka::archived::{ArchiveReading, ArchivedReader};
+use crate::error::{Error, Result};
+use crate::tables::kafka::archived::ArchivedReader;
 use crate::tables::kafka::range::OffsetRange;
 use crate::tables::kafka::range_reading::{BatchOutput, RangeEnd};
+use crate::tables::side_output::OpenOutlet;
+use crate::tables::time::BatchTime;
 
 /// Gives the records of ranges of offsets.
 pub(crate) trait EarlierRecords: fmt::Debug + Send + Sync {
-    /// Plans a scan of a range. It gives all that these columns of the table are made of, and what is needed of records that are set
-    /// aside or late.
+    /// Plans a scan of a range for these columns of the table; `schema` is the table's, projected.
     fn scan<'a>(
         &'a self,
         session: &'a dyn Session,
         range: OffsetRange,
         projection: &'a [usize],
+        schema: &'a SchemaRef,
     ) -> BoxFuture<'a, DataFusionResult<Arc<dyn EarlierScan>>>;
 }
 
@@ -40,8 +43,12 @@ pub(crate) trait EarlierScan: fmt::Debug + Send + Sync {
     /// Errors of the engine.
     fn execute(&self, context: Arc<TaskContext>) -> DataFusionResult<SendableRecordBatchStream>;
 
-    /// How its records differ from those of a topic.
-    fn reading(&self) -> ArchiveReading;
+    /// A reader of its rows.
+    ///
+    /// # Errors
+    ///
+    /// A table that cannot be read.
+    fn reader(&self, outlet: OpenOutlet, time: Option<&BatchTime>) -> Result<ArchivedReader>;
 
     /// Turns rows that it has given into rows of the table.
     ///
@@ -53,8 +60,8 @@ pub(crate) trait EarlierScan: fmt::Debug + Send + Sync {
     /// The error of a scan that failed while it ran.
     fn failed(&self, error: DataFusionError) -> Error;
 
-    /// What gives the records, in messages.
-    fn name(&self) -> &str;
+    /// The error of an offset that it has given twice.
+    fn duplicate(&self, offset: i64) -> Error;
 }
 
 /// Records that were read.
@@ -130,26 +137,12 @@ impl EarlierPart {
 
     /// Checks the order of offsets, of which the first is at least `next`; gives the offset behind the last one.
     fn check(&self, offsets: &[i64], mut next: i64) -> Result<i64> {
-        let OffsetRange {
-            partition,
-            start,
-            end,
-        } = self.range;
-        let name = self.scan.name();
         for offset in offsets.iter().copied() {
-            if !(start..end).contains(&offset) {
-                return Err(Error::internal(format!(
-                    "archive {name} gave offset {offset} of partition {partition}, which was not asked for"
-                )));
+            if !(self.range.start..self.range.end).contains(&offset) {
+                return Err(Error::internal("an offset that was not asked for"));
             }
             if offset < next {
-                return Err(Error::data(format!(
-                    "archive {name} has offset {offset} of partition {partition} twice"
-                ))
-                .about(Subject::table(name))
-                .with_help(
-                    "an archive has each record once: delete one of the rows, then RESUME JOB",
-                ));
+                return Err(self.scan.duplicate(offset));
             }
             next = offset + 1;
         }

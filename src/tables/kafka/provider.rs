@@ -269,6 +269,7 @@ impl KafkaTableProvider {
         &self,
         session: &dyn Session,
         projection: &[usize],
+        schema: &SchemaRef,
     ) -> DataFusionResult<Vec<EarlierPart>> {
         let Some(earlier) = &self.earlier else {
             return Ok(Vec::new());
@@ -280,7 +281,10 @@ impl KafkaTableProvider {
                 ..*range
             };
             if !range.is_empty() {
-                let scan = earlier.records.scan(session, range, projection).await?;
+                let scan = earlier
+                    .records
+                    .scan(session, range, projection, schema)
+                    .await?;
                 parts.push(EarlierPart { range, scan });
             }
         }
@@ -302,10 +306,10 @@ impl KafkaTableProvider {
                 None => (0..self.schema.fields().len()).collect(),
             };
             let schema = Arc::new(self.schema.project(&projection)?);
-            let earlier_columns = projection.clone();
             if ranges.is_empty() {
                 return Ok(Arc::new(EmptyExec::new(schema)) as Arc<dyn ExecutionPlan>);
             }
+            let earlier = self.earlier(session, &projection, &schema).await?;
             let scan = KafkaScanExec::new(
                 Arc::clone(&self.table),
                 ranges,
@@ -320,7 +324,6 @@ impl KafkaTableProvider {
             let of_topic = self.of_topic();
             let pool = self.pool.as_ref().filter(|_| !of_topic.is_empty());
             let client = pool.map(|pool| pool.reader(&self.table, &of_topic));
-            let earlier = self.earlier(session, &earlier_columns).await?;
             let scan = scan.with_earlier(earlier);
             Ok(Arc::new(scan.for_batch(self.time.clone(), client)))
         }

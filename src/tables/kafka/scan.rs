@@ -20,7 +20,6 @@ use datafusion::physical_plan::{
 };
 
 use crate::error::{Error, Result};
-use crate::tables::kafka::archived::{ArchiveOutput, ArchivedReader};
 use crate::tables::kafka::definition::{KafkaTable, OnError};
 use crate::tables::kafka::earlier_records::EarlierPart;
 use crate::tables::kafka::progress::ends_range;
@@ -270,7 +269,7 @@ impl KafkaScanExec {
             };
             let mut reader = self.reader(range.partition, outlet.clone())?;
             if let Some(part) = self.earlier.get(&range.partition) {
-                let mut earlier = self.earlier_reader(part, outlet.clone())?;
+                let mut earlier = part.scan.reader(outlet.clone(), self.time.as_deref())?;
                 let read = part.read(&mut earlier, Arc::clone(&context), output);
                 if read.await? == RangeEnd::Stopped {
                     return Ok(());
@@ -304,19 +303,6 @@ impl KafkaScanExec {
             start: earlier.map_or(range.start, |part| part.range.end),
             ..range
         }
-    }
-
-    /// A reader of what a range begins with and that does not come from the topic.
-    fn earlier_reader(&self, part: &EarlierPart, outlet: OpenOutlet) -> Result<ArchivedReader> {
-        let output = ArchiveOutput {
-            table: &self.table,
-            schema: self.schema(),
-            projection: &self.projection,
-            on_error: self.on_error,
-            outlet,
-            reading: part.scan.reading(),
-        };
-        ArchivedReader::of_partition(output, part.range.partition, self.time.as_deref())
     }
 
     fn reader(&self, partition: i32, outlet: OpenOutlet) -> Result<RecordReader> {
