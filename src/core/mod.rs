@@ -1,6 +1,7 @@
 //! Pure decisions, from facts to values: without clock, I/O or DataFusion.
 
 pub mod archive;
+pub mod archive_offsets;
 pub mod heap;
 pub mod jobs;
 pub(crate) mod random;

@@ -172,6 +172,11 @@ impl FormatOptions {
         &self.declared
     }
 
+    /// The zone in which text without one is read.
+    pub(crate) fn zone(&self) -> Zone {
+        self.read.zone
+    }
+
     /// A decoder of the value columns at `projection`, in that order.
     ///
     /// With `lenient` (`'on_error' 'null'`) a field of the wrong type becomes NULL and its row is

@@ -1,5 +1,6 @@
 //! Tables: the providers over Kafka and Delta Lake.
 
+pub mod archive;
 pub mod bad_records;
 pub(crate) mod csv;
 pub mod delta;

@@ -285,7 +285,7 @@ pub(super) fn same_expression(left: &str, right: &str, schema: &SchemaRef) -> bo
 }
 
 /// Whether Delta stores both Arrow types as the same type.
-pub(super) fn same_delta_type(left: &DataType, right: &DataType) -> bool {
+pub(crate) fn same_delta_type(left: &DataType, right: &DataType) -> bool {
     use DataType::{
         Binary, BinaryView, Dictionary, FixedSizeBinary, LargeBinary, LargeList, LargeUtf8, List,
         ListView, Map, Struct, Utf8, Utf8View,

@@ -78,7 +78,7 @@ impl NumberedFiles {
     }
 
     /// The number of a file, by the URL that a scan gives for it.
-    fn number(&self, url: &str) -> Option<i64> {
+    pub(super) fn number(&self, url: &str) -> Option<i64> {
         let found = match url.strip_prefix(&self.root) {
             // As in the log: paths are encoded as parts of a URL.
             Some(path) => self

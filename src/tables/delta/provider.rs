@@ -29,8 +29,8 @@ use crate::error::Error;
 #[derive(Debug)]
 pub(super) struct DeltaTableProvider {
     scan: TableScan,
-    table: DeltaTable,
-    rules: Arc<TableRules>,
+    pub(super) table: DeltaTable,
+    pub(super) rules: Arc<TableRules>,
     /// The newest version can be inserted into.
     writer: Option<DeltaTableHandle>,
 }

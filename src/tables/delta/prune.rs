@@ -56,14 +56,7 @@ pub(super) fn partition_filters(
     sources.dedup();
     let mut derived = Vec::new();
     for source in sources {
-        let ranges = filters.iter().fold(vec![TimeRange::ALL], |ranges, filter| {
-            intersect(&ranges, &ranges_of(filter, source))
-        });
-        let ranges = if ranges.len() > MAX_RANGES {
-            vec![hull(&ranges)]
-        } else {
-            ranges
-        };
+        let ranges = ranges_of_all(filters, source);
         if ranges.is_empty() || ranges.contains(&TimeRange::ALL) {
             continue;
         }
@@ -145,6 +138,30 @@ fn hull(ranges: &[TimeRange]) -> TimeRange {
         ranges.iter().filter_map(|range| range.high).max()
     };
     TimeRange { low, high }
+}
+
+/// Ranges of time in microseconds, both ends included, outside which no value of the column `source` satisfies all `filters`; an end
+/// that is none is open. No range at all: no value does. `None`: the filters say nothing of it.
+pub(crate) fn time_ranges(
+    filters: &[Expr],
+    source: &str,
+) -> Option<Vec<(Option<i64>, Option<i64>)>> {
+    let ranges = ranges_of_all(filters, source);
+    if ranges.contains(&TimeRange::ALL) {
+        return None;
+    }
+    Some(ranges.iter().map(|range| (range.low, range.high)).collect())
+}
+
+/// The times of `source` outside which not all of `filters` are true; none at all where they contradict each other.
+fn ranges_of_all(filters: &[Expr], source: &str) -> Vec<TimeRange> {
+    let ranges = filters.iter().fold(vec![TimeRange::ALL], |ranges, filter| {
+        intersect(&ranges, &ranges_of(filter, source))
+    });
+    match ranges.len() > MAX_RANGES {
+        true => vec![hull(&ranges)],
+        false => ranges,
+    }
 }
 
 /// The times of `source` outside which `filter` is not true.
@@ -340,7 +357,11 @@ fn chain<'a>(parts: &[(&'a GeneratedColumn, &TimeShape)]) -> Vec<&'a GeneratedCo
 }
 
 /// `(a, b, c) >= (x, y, z)`, spelled out.
-fn lexicographic(values: &[(Expr, ScalarValue)], strict: Operator, last: Operator) -> Option<Expr> {
+pub(crate) fn lexicographic(
+    values: &[(Expr, ScalarValue)],
+    strict: Operator,
+    last: Operator,
+) -> Option<Expr> {
     use datafusion::logical_expr::binary_expr;
     let ((column, value), coarser) = values.split_last()?;
     let innermost = binary_expr(column.clone(), last, lit(value.clone()));

@@ -3,20 +3,32 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
+use datafusion::arrow::datatypes::{Field, Schema, SchemaRef};
 
 use crate::core::jobs::WatermarkPolicy;
-use crate::core::suggest::closest;
 use crate::error::{Error, Result, Subject};
 use crate::formats;
 use crate::formats::{FormatOptions, plain_field};
+use crate::tables::kafka::archive_options::ArchiveOptions;
+use crate::tables::kafka::archived_files::ArchivedFiles;
 use crate::tables::kafka::client::ClientSettings;
+pub use crate::tables::kafka::metadata_key::MetadataKey;
 use crate::tables::options::{self, Options};
 use crate::tables::time::{EventTime, check_event_time};
 
 /// The options of a Kafka table besides `kafka.*` and those of its format.
 pub const OPTION_NAMES: &[&str] = &[
     "archive",
+    "archive.event_time",
+    "archive.headers",
+    "archive.key",
+    "archive.offset",
+    "archive.partition",
+    "archive.timestamp",
+    "archive.timestamp_type",
+    "archive.timezone",
+    "archive.topic",
+    "archive.value",
     "connect.timeout",
     "dead_letter.table",
     "delivery",
@@ -31,107 +43,6 @@ pub const OPTION_NAMES: &[&str] = &[
     "watermark.max_ahead",
     "watermark.partitions",
 ];
-
-/// A column's place in a Kafka record.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum MetadataKey {
-    /// The topic's name.
-    Topic,
-    /// The partition.
-    Partition,
-    /// The offset within the partition.
-    Offset,
-    /// The record's timestamp.
-    Timestamp,
-    /// `CreateTime` or `LogAppendTime`.
-    TimestampType,
-    /// The key's bytes.
-    Key,
-    /// The value's bytes.
-    Value,
-    /// The headers.
-    Headers,
-}
-
-impl MetadataKey {
-    const ALL: [(&'static str, MetadataKey); 8] = [
-        ("topic", MetadataKey::Topic),
-        ("partition", MetadataKey::Partition),
-        ("offset", MetadataKey::Offset),
-        ("timestamp", MetadataKey::Timestamp),
-        ("timestamp_type", MetadataKey::TimestampType),
-        ("key", MetadataKey::Key),
-        ("value", MetadataKey::Value),
-        ("headers", MetadataKey::Headers),
-    ];
-
-    /// The key of this name.
-    ///
-    /// # Errors
-    /// An unknown name, with the closest known one.
-    pub fn parse(name: &str) -> Result<Self> {
-        if let Some((_, key)) = Self::ALL.iter().find(|(known, _)| *known == name) {
-            return Ok(*key);
-        }
-        let names: Vec<&str> = Self::ALL.iter().map(|(known, _)| *known).collect();
-        let help = match closest(name, names.iter().copied()) {
-            Some(near) => format!("did you mean '{near}'?"),
-            None => format!("the metadata keys are {}", names.join(", ")),
-        };
-        Err(Error::invalid(format!("unknown metadata key '{name}'"))
-            .about(Subject::text(name))
-            .with_help(help))
-    }
-
-    /// The name in SQL.
-    pub fn name(self) -> &'static str {
-        Self::ALL
-            .iter()
-            .find(|(_, key)| *key == self)
-            .map_or("", |(name, _)| name)
-    }
-
-    /// True when an INSERT may give it.
-    pub fn is_writable(self) -> bool {
-        matches!(
-            self,
-            MetadataKey::Key
-                | MetadataKey::Headers
-                | MetadataKey::Timestamp
-                | MetadataKey::Partition
-        )
-    }
-
-    fn accepts(self, data_type: &DataType) -> bool {
-        match self {
-            MetadataKey::Topic | MetadataKey::TimestampType => *data_type == DataType::Utf8,
-            MetadataKey::Partition => matches!(data_type, DataType::Int32 | DataType::Int64),
-            MetadataKey::Offset => *data_type == DataType::Int64,
-            MetadataKey::Timestamp => {
-                matches!(data_type, DataType::Timestamp(TimeUnit::Microsecond, Some(zone)) if zone.as_ref() == "UTC")
-            }
-            MetadataKey::Key | MetadataKey::Value => {
-                matches!(data_type, DataType::Utf8 | DataType::Binary)
-            }
-            MetadataKey::Headers => {
-                super::headers::is_map(data_type) || super::headers::is_list(data_type)
-            }
-        }
-    }
-
-    fn types(self) -> &'static str {
-        match self {
-            MetadataKey::Topic | MetadataKey::TimestampType => "VARCHAR",
-            MetadataKey::Partition => "INT or BIGINT",
-            MetadataKey::Offset => "BIGINT",
-            MetadataKey::Timestamp => "TIMESTAMP",
-            MetadataKey::Key | MetadataKey::Value => "VARCHAR or BINARY",
-            MetadataKey::Headers => {
-                "MAP<VARCHAR, VARCHAR> or ARRAY<STRUCT<key VARCHAR, value BINARY>>"
-            }
-        }
-    }
-}
 
 /// A column of a Kafka table.
 #[derive(Debug, Clone)]
@@ -212,6 +123,10 @@ pub struct KafkaTable {
     pub(crate) delivery: Delivery,
     pub(crate) topic_partitions: Option<i32>,
     pub(crate) replication_factor: i32,
+    /// Where its past is kept.
+    pub(crate) archive: Option<ArchiveOptions>,
+    /// The offsets that files of the archive have, as far as they were read.
+    pub(crate) archived_files: ArchivedFiles,
 }
 
 impl KafkaTable {
@@ -277,6 +192,7 @@ impl KafkaTable {
         let format =
             FormatOptions::from_options(&spec.options, value_schema)?.with_topic(&spec.topic);
         let client = ClientSettings::from_options(&spec.options)?;
+        let archive = ArchiveOptions::from_options(&spec.options)?;
         let on_error = options::choice(
             &spec.options,
             "on_error",
@@ -368,7 +284,14 @@ impl KafkaTable {
             topic_partitions: options::integer(&spec.options, "topic.partitions", 1)?,
             replication_factor: options::integer(&spec.options, "topic.replication_factor", 1)?
                 .unwrap_or(-1),
+            archive,
+            archived_files: ArchivedFiles::default(),
         })
+    }
+
+    /// Where its past is kept; `None`: it has the records of the topic alone.
+    pub fn archive(&self) -> Option<&ArchiveOptions> {
+        self.archive.as_ref()
     }
 
     /// The table's columns, metadata included.

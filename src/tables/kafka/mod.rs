@@ -2,6 +2,9 @@
 //!
 //! The only module that names rdkafka.
 
+mod archive_options;
+mod archived;
+mod archived_files;
 mod blocking;
 mod client;
 mod definition;
@@ -14,6 +17,7 @@ mod identity;
 mod in_flight;
 mod librdkafka;
 mod metadata;
+mod metadata_key;
 mod partition_ends;
 mod pool;
 mod progress;
@@ -39,6 +43,11 @@ mod time;
 mod topic_rules;
 mod transaction;
 
+pub use archive_options::{ArchiveColumn, ArchiveEventTime, ArchiveOptions};
+pub(crate) use archive_options::option_of;
+pub(crate) use archived::{
+    ArchiveOutput, ArchiveReading, ArchivedReader, HeaderColumns, RecordColumns, TimeCheck,
+};
 pub use definition::{
     Delivery, KafkaColumn, KafkaTable, KafkaTableSpec, MetadataKey, OPTION_NAMES, OnError, Startup,
 };

@@ -29,15 +29,35 @@ enum OutputColumn {
 pub(crate) struct RecordReader {
     schema: SchemaRef,
     slots: Vec<OutputColumn>,
+    /// The value columns that are read, as their places among all value columns.
+    values: Vec<usize>,
     decoder: Option<Box<dyn RecordDecoder>>,
     on_error: OnError,
     outlet: OpenOutlet,
     partition: i32,
+    /// Whether the last record has a mark by which it is recognized in the topic.
+    marks: bool,
     /// The last record that was read.
     last: Option<RecordMark>,
     /// Keeps time, and where the event time is.
     timer: Option<(PartitionTimer, OutputColumn)>,
+    /// The event time, where it is compared with what an archive says of it.
+    checked: Option<OutputColumn>,
 }
+
+/// How records of an archive are read, which differ from those of a topic.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct ArchiveReading {
+    /// The value columns come decoded.
+    pub(crate) is_decoded: bool,
+    /// The event time of each record is compared with what the archive says of it.
+    pub(crate) checks_time: bool,
+    /// The records lack a part of those of the topic, so that they are not recognized there.
+    pub(crate) is_partial: bool,
+}
+
+/// Compares the event times of records, of which bad ones have none, with what an archive says of them.
+pub(crate) type TimeCheck<'a> = &'a dyn Fn(&ArrayRef) -> Result<()>;
 
 impl RecordReader {
     /// `projection` are column indices of the table, the one after the last is the hidden column; `schema` is the
@@ -48,7 +68,21 @@ impl RecordReader {
         projection: &[usize],
         on_error: OnError,
         outlet: OpenOutlet,
+        timed: (i32, Option<PartitionTimer>),
+    ) -> Result<Self> {
+        let archive = ArchiveReading::default();
+        Self::for_archive(table, schema, projection, on_error, outlet, timed, archive)
+    }
+
+    /// The same for records that come from an archive.
+    pub(crate) fn for_archive(
+        table: &KafkaTable,
+        schema: SchemaRef,
+        projection: &[usize],
+        on_error: OnError,
+        outlet: OpenOutlet,
         (partition, timer): (i32, Option<PartitionTimer>),
+        archive: ArchiveReading,
     ) -> Result<Self> {
         let mut decoded = Vec::new();
         let mut slots = Vec::with_capacity(projection.len());
@@ -76,29 +110,46 @@ impl RecordReader {
         for index in projection {
             slots.push(slot_of(*index)?);
         }
-        let timer = match (timer, table.event_time()) {
-            (Some(timer), Some(event_time)) => {
+        let mut slot_of_time = || match table.event_time() {
+            Some(event_time) => {
                 let index = table.schema.index_of(&event_time.column);
                 let index = index.map_err(|error| Error::internal(error.to_string()))?;
-                Some((timer, slot_of(index)?))
+                slot_of(index).map(Some)
             }
-            _ => None,
+            None => Ok(None),
+        };
+        let timer = match timer {
+            Some(timer) => slot_of_time()?.map(|slot| (timer, slot)),
+            None => None,
+        };
+        let checked = match archive.checks_time {
+            true => slot_of_time()?,
+            false => None,
         };
         // Nothing asked from the value: it is not even parsed.
-        let decoder = match decoded.is_empty() {
+        let decoder = match decoded.is_empty() || archive.is_decoded {
             true => None,
             false => Some(table.format.decoder(&decoded, on_error == OnError::Null)?),
         };
         Ok(Self {
             schema,
             slots,
+            values: decoded,
             decoder,
             on_error,
             outlet,
             partition,
+            marks: !archive.is_partial,
             last: None,
             timer,
+            checked,
         })
+    }
+
+    /// The value columns that are read, as their places among all value columns: an archive that keeps them decoded gives these, in
+    /// this order.
+    pub(crate) fn values(&self) -> &[usize] {
+        &self.values
     }
 
     /// All records of the range were read, and all below `next` were given: reports it.
@@ -119,6 +170,17 @@ impl RecordReader {
 
     /// A batch of these records, without the dead letters.
     pub(crate) fn read(&mut self, messages: &[impl Record]) -> Result<RecordBatch> {
+        self.read_archived(messages, None, None)
+    }
+
+    /// The same for records of an archive: `values` are their [`values`](Self::values), if it keeps them decoded, and `check` compares
+    /// their event times, if it says something of them.
+    pub(crate) fn read_archived(
+        &mut self,
+        messages: &[impl Record],
+        values: Option<RecordBatch>,
+        check: Option<TimeCheck<'_>>,
+    ) -> Result<RecordBatch> {
         let aside: Vec<BadRow> = messages
             .iter()
             .enumerate()
@@ -132,9 +194,9 @@ impl RecordReader {
                 })
             })
             .collect();
-        let (decoded, mut bad) = match &mut self.decoder {
-            None => (None, Vec::new()),
-            Some(decoder) => {
+        let (decoded, mut bad) = match (&mut self.decoder, values) {
+            (None, values) => (values, Vec::new()),
+            (Some(decoder), _) => {
                 let payloads: Vec<Option<&[u8]>> =
                     messages.iter().map(|message| message.payload()).collect();
                 let decoded = decoder.decode(&payloads)?;
@@ -161,7 +223,10 @@ impl RecordReader {
         if let (OnError::Fail, Some(first)) = (self.on_error, first) {
             return Err(cannot_decode(&messages[first.row], first));
         }
-        if let Some(last) = messages.last() {
+        if let (Some(check), Some(slot)) = (check, &self.checked) {
+            check(&column(slot, messages, decoded.as_ref(), None)?)?;
+        }
+        if let Some(last) = messages.last().filter(|_| self.marks) {
             let content = (last.key(), last.payload());
             self.last = Some(mark_of(last.offset(), last.timestamp(), content));
         }

@@ -1,0 +1,31 @@
+//! Archived topics: a Delta table that a Kafka table names is its past (ARCH-1). A record is read from the archive or from the topic,
+//! wherever it is.
+//!
+//! * [`ArchiveMapping`]: which columns of the archive give which parts of the records.
+//! * [`PinnedArchive`]: one version of an archive, the offsets that it has, and scans of it.
+//! * [`ArchivedTableProvider`]: the table as a query sees it, both halves in one.
+//! * [`ArchiveRangesProvider`]: ranges of offsets out of the archive, in the order of the partitions' logs, for a batch of a job.
+//!
+//! It knows the tables of Kafka and Delta, and neither of them knows it.
+
+mod claim;
+mod columns;
+mod filters;
+mod mapped_column;
+mod mapping;
+mod pinned;
+mod provider;
+mod ranges;
+mod reading;
+mod scan;
+mod seen;
+mod spans;
+mod time_parts;
+
+pub use mapped_column::MappedColumn;
+pub use mapping::{ArchiveContent, ArchiveMapping, EventTimeClaim};
+pub use pinned::PinnedArchive;
+pub use provider::ArchivedTableProvider;
+pub use ranges::ArchiveRangesProvider;
+pub use scan::ArchiveScanExec;
+pub use time_parts::TimeParts;

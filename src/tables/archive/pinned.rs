@@ -1,0 +1,120 @@
+//! One version of an archive: its mapping, its files, and the offsets that they have.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use datafusion::catalog::{Session, TableProvider};
+use tokio::sync::OnceCell;
+
+use crate::core::archive_offsets::ArchiveOffsets;
+use crate::error::{Error, Result, Subject};
+use crate::tables::archive::mapping::ArchiveMapping;
+use crate::tables::archive::reading::duplicates;
+use crate::tables::archive::spans::spans_of;
+use crate::tables::delta::{DeltaTableHandle, TimeTravel, partition_columns, snapshot_version};
+use crate::tables::kafka::KafkaTable;
+
+/// One version of the archive of a Kafka table.
+#[derive(Debug)]
+pub struct PinnedArchive {
+    table: Arc<KafkaTable>,
+    delta: Arc<dyn TableProvider>,
+    version: u64,
+    mapping: ArchiveMapping,
+    offsets: OnceCell<ArchiveOffsets>,
+}
+
+impl PinnedArchive {
+    /// A version of the archive of `table`, which is the Delta table behind `archive`.
+    ///
+    /// # Errors
+    ///
+    /// The version does not exist, the log cannot be read, or the table cannot be the archive ([`ArchiveMapping::try_new`]).
+    pub async fn open(
+        table: Arc<KafkaTable>,
+        archive: &DeltaTableHandle,
+        at: TimeTravel,
+    ) -> Result<Self> {
+        Self::over(table, archive.snapshot(at).await?)
+    }
+
+    /// The same over the provider of a version of the Delta table.
+    ///
+    /// # Errors
+    ///
+    /// The table cannot be the archive ([`ArchiveMapping::try_new`]).
+    pub fn over(table: Arc<KafkaTable>, delta: Arc<dyn TableProvider>) -> Result<Self> {
+        let options = table.archive();
+        let options = options.ok_or_else(|| Error::internal("a table without an archive"))?;
+        let version = snapshot_version(delta.as_ref());
+        let version = version.ok_or_else(|| {
+            let archive = options.table();
+            Error::invalid(format!("{archive} is no Delta table, so it keeps no archive"))
+                .about(Subject::table(archive))
+                .about(Subject::option("archive"))
+        })?;
+        let partition_by = partition_columns(delta.as_ref());
+        let mapping = ArchiveMapping::try_new(&table, options, &delta.schema(), &partition_by)?;
+        Ok(Self {
+            table,
+            delta,
+            version,
+            mapping,
+            offsets: OnceCell::new(),
+        })
+    }
+
+    /// The Kafka table.
+    pub fn table(&self) -> &Arc<KafkaTable> {
+        &self.table
+    }
+
+    /// The version of the Delta table.
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// How its rows are records.
+    pub fn mapping(&self) -> &ArchiveMapping {
+        &self.mapping
+    }
+
+    /// The provider of the version.
+    pub fn delta(&self) -> &Arc<dyn TableProvider> {
+        &self.delta
+    }
+
+    /// The offsets that it has. The log of the Delta table says them of files with rows of one partition alone; of others partition and
+    /// offset are read once (`session` runs that), and kept with the Kafka table.
+    ///
+    /// # Errors
+    ///
+    /// Files that cannot be read, rows without partition or offset, and more rows of a partition than it has offsets.
+    pub async fn offsets(&self, session: &dyn Session) -> Result<&ArchiveOffsets> {
+        let read = async || {
+            let files = spans_of(&self.delta, &self.mapping, &self.table, session).await?;
+            let offsets = ArchiveOffsets::of(files.iter().map(Arc::as_ref));
+            let of_files = files.iter().flat_map(|file| file.iter());
+            let of_files = of_files.map(|(partition, span)| (*partition, *span));
+            let mut all = of_files.chain(offsets.partitions());
+            if let Some((partition, span)) = all.find(|(_, span)| span.has_duplicates()) {
+                let said = format!(
+                    "has {} rows of partition {partition} with the offsets {} to {}: some of them more than once",
+                    span.rows, span.first, span.last
+                );
+                return Err(duplicates(self.mapping.archive(), &said));
+            }
+            Ok(offsets)
+        };
+        self.offsets.get_or_try_init(read).await
+    }
+
+    /// For each partition with rows, the offset behind the last one: there the topic goes on.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::offsets`].
+    pub async fn next_offsets(&self, session: &dyn Session) -> Result<BTreeMap<i32, i64>> {
+        Ok(self.offsets(session).await?.next_offsets())
+    }
+}

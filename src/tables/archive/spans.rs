@@ -1,0 +1,173 @@
+//! The offsets that the files of an archive have: by the log where it says so, else by reading partition and offset of the rows, once for
+//! each file.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use datafusion::arrow::array::{Array as _, AsArray as _, RecordBatch};
+use datafusion::arrow::compute::cast;
+use datafusion::arrow::datatypes::{DataType, Int32Type, Int64Type};
+use datafusion::catalog::{Session, TableProvider};
+use datafusion::error::DataFusionError;
+use futures::StreamExt as _;
+
+use crate::core::archive_offsets::{FileSpans, OffsetSpan};
+use crate::error::{Error, Result, Subject};
+use crate::tables::archive::mapping::ArchiveMapping;
+use crate::tables::delta::{FileBounds, file_bounds, file_rows};
+use crate::tables::kafka::KafkaTable;
+
+/// What each file of a version has of the topic's partitions.
+///
+/// A file of a table that is partitioned by the topic's partition, or that has rows of one partition alone, is known by its statistics.
+/// Of the others partition and offset are read, two columns of whole numbers, and what was found is kept with the table: files never
+/// change.
+///
+/// # Errors
+///
+/// Files that cannot be read; rows without partition or offset.
+pub(super) async fn spans_of(
+    delta: &Arc<dyn TableProvider>,
+    mapping: &ArchiveMapping,
+    table: &KafkaTable,
+    session: &dyn Session,
+) -> Result<Vec<Arc<FileSpans>>> {
+    let columns = [mapping.partition(), mapping.offset()];
+    let names = columns.map(|column| column.name.as_str());
+    let files = file_bounds(delta.as_ref(), &names)?;
+    let mut found = Vec::with_capacity(files.len());
+    let mut unknown = BTreeMap::new();
+    for file in files {
+        let spans = match by_log(&file) {
+            Some(spans) => Some(Arc::new(spans)),
+            None => table.archived_files.get(&file.path),
+        };
+        match spans {
+            Some(spans) => found.push(spans),
+            None => {
+                unknown.insert(file.path, (FileSpans::new(), file.is_whole));
+            }
+        }
+    }
+    if unknown.is_empty() {
+        return Ok(found);
+    }
+    let paths = unknown.keys().cloned().collect();
+    let indices = columns.map(|column| column.index);
+    let mut rows = file_rows(delta.as_ref(), session, paths, &indices).await?;
+    while let Some(batch) = rows.next().await {
+        let (path, batch) = batch?;
+        let (spans, _) = unknown
+            .get_mut(&path)
+            .ok_or_else(|| Error::internal("rows of a file that was not asked for"))?;
+        add_rows(spans, &batch, mapping.archive())?;
+    }
+    for (path, (spans, is_whole)) in unknown {
+        let spans = Arc::new(spans);
+        // Rows of a file with deleted ones may become fewer.
+        if is_whole {
+            table.archived_files.put(path, Arc::clone(&spans));
+        }
+        found.push(spans);
+    }
+    Ok(found)
+}
+
+/// What the log says of a file; none if it does not say it all.
+fn by_log(file: &FileBounds) -> Option<FileSpans> {
+    let rows = file.rows?;
+    if rows == 0 {
+        return Some(FileSpans::new());
+    }
+    let [Some((lowest, highest)), Some((first, last))] = file.bounds[..] else {
+        return None;
+    };
+    let partition = i32::try_from(lowest).ok().filter(|_| lowest == highest)?;
+    Some([(partition, OffsetSpan { first, last, rows })].into())
+}
+
+fn add_rows(spans: &mut FileSpans, rows: &RecordBatch, archive: &str) -> Result<()> {
+    let partitions = cast(rows.column(0), &DataType::Int32).map_err(DataFusionError::from)?;
+    let offsets = cast(rows.column(1), &DataType::Int64).map_err(DataFusionError::from)?;
+    if partitions.null_count() + offsets.null_count() > 0 {
+        return Err(Error::data(format!(
+            "archive {archive} has a row without partition or offset"
+        ))
+        .about(Subject::table(archive)));
+    }
+    let partitions = partitions.as_primitive::<Int32Type>().values();
+    let offsets = offsets.as_primitive::<Int64Type>().values();
+    let mut rows = partitions.iter().zip(offsets.iter()).peekable();
+    while let Some((partition, offset)) = rows.next() {
+        let mut run = OffsetSpan {
+            first: *offset,
+            last: *offset,
+            rows: 1,
+        };
+        while let Some((_, offset)) = rows.next_if(|(next, _)| *next == partition) {
+            run.first = run.first.min(*offset);
+            run.last = run.last.max(*offset);
+            run.rows += 1;
+        }
+        spans
+            .entry(*partition)
+            .and_modify(|known| *known = known.and(run))
+            .or_insert(run);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use datafusion::arrow::array::{ArrayRef, Int32Array, Int64Array};
+
+    use super::*;
+
+    fn file(rows: Option<u64>, bounds: [Option<(i64, i64)>; 2]) -> FileBounds {
+        FileBounds {
+            path: "f".to_owned(),
+            is_whole: true,
+            rows,
+            bounds: bounds.to_vec(),
+        }
+    }
+
+    #[test]
+    fn the_log_knows_files_of_one_partition() {
+        let span = |first, last, rows| OffsetSpan { first, last, rows };
+        let one = file(Some(4), [Some((2, 2)), Some((10, 15))]);
+        assert_eq!(by_log(&one), Some([(2, span(10, 15, 4))].into()));
+        let none = file(Some(0), [None, None]);
+        assert_eq!(by_log(&none), Some(FileSpans::new()));
+        for unknown in [
+            file(None, [Some((2, 2)), Some((10, 15))]),
+            file(Some(4), [Some((1, 2)), Some((10, 15))]),
+            file(Some(4), [Some((2, 2)), None]),
+            file(Some(4), [None, Some((10, 15))]),
+        ] {
+            assert_eq!(by_log(&unknown), None, "{unknown:?}");
+        }
+    }
+
+    #[test]
+    fn rows_are_added_up_by_partition() {
+        let columns: [ArrayRef; 2] = [
+            Arc::new(Int32Array::from(vec![0, 0, 1, 0, 1])),
+            Arc::new(Int64Array::from(vec![5, 3, 9, 7, 2])),
+        ];
+        let [partitions, offsets] = columns;
+        let rows = RecordBatch::try_from_iter([("p", partitions), ("o", offsets)]).unwrap();
+        let mut spans = FileSpans::new();
+        add_rows(&mut spans, &rows, "a").unwrap();
+        add_rows(&mut spans, &rows.slice(0, 1), "a").unwrap();
+        let span = |first, last, rows| OffsetSpan { first, last, rows };
+        assert_eq!(spans, [(0, span(3, 7, 4)), (1, span(2, 9, 2))].into());
+        let columns: [(&str, ArrayRef); 2] = [
+            ("p", Arc::new(Int32Array::from(vec![None::<i32>]))),
+            ("o", Arc::new(Int64Array::from(vec![1]))),
+        ];
+        let rows = RecordBatch::try_from_iter_with_nullable(columns.map(|(name, column)| (name, column, true)));
+        let error = add_rows(&mut spans, &rows.unwrap(), "a").unwrap_err();
+        assert!(error.to_string().contains("without partition or offset"), "{error}");
+    }
+}

@@ -1,0 +1,170 @@
+//! Files of a pinned version: what the log says of whole numbers in them, and the rows of some of them, each with its file.
+
+use datafusion::arrow::array::{Array as _, AsArray as _, Int64Array, RecordBatch};
+use datafusion::arrow::compute::cast;
+use datafusion::arrow::datatypes::{DataType, Int64Type};
+use datafusion::catalog::{Session, TableProvider};
+use datafusion::error::DataFusionError;
+use datafusion::physical_plan::execute_stream;
+use deltalake::delta_datafusion::FileSelection;
+use deltalake::kernel::Add;
+use futures::stream::BoxStream;
+use futures::{StreamExt as _, TryStreamExt as _};
+
+use super::placed_rows::NumberedFiles;
+use super::provider::{DeltaTableProvider, register_store};
+use super::scan::TableScan;
+use super::stream_files::{FILE_COLUMN, file_of};
+use crate::error::{Error, Result};
+
+/// A file of a version, and what the log says of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FileBounds {
+    /// Its path, relative to the table.
+    pub path: String,
+    /// Whether none of its rows is deleted.
+    pub is_whole: bool,
+    /// How many rows it has, if the log says so and none of them is deleted.
+    pub rows: Option<u64>,
+    /// For each column that was asked for, its lowest and highest value; none where the log does not say so, or where there may be
+    /// NULL.
+    pub bounds: Vec<Option<(i64, i64)>>,
+}
+
+/// The version that a provider of a Delta table reads; none of another provider.
+pub fn snapshot_version(table: &dyn TableProvider) -> Option<u64> {
+    table.downcast_ref::<DeltaTableProvider>()?.table.version()
+}
+
+/// The partition columns of the version that a provider of a Delta table reads; none of another provider.
+pub fn partition_columns(table: &dyn TableProvider) -> Vec<String> {
+    let table = table.downcast_ref::<DeltaTableProvider>();
+    table.map_or_else(Vec::new, |table| table.rules.partition_by.clone())
+}
+
+/// The files of a version with the bounds of these columns, which have whole numbers. No file is opened.
+///
+/// # Errors
+///
+/// Another provider than that of a Delta table; a log that cannot be read.
+pub fn file_bounds(table: &dyn TableProvider, columns: &[&str]) -> Result<Vec<FileBounds>> {
+    let table = of_delta(table)?;
+    let unreadable = |error: &dyn std::fmt::Display| Error::internal(error.to_string());
+    let snapshot = table.table.snapshot().map_err(|error| unreadable(&error))?;
+    let batches = snapshot.add_actions_batches(true);
+    let batches = batches.map_err(|error| unreadable(&error))?;
+    // Statistics of mapped columns have the names of files.
+    let has_names = table.rules.mapped.is_none();
+    let mut found = Vec::new();
+    for files in &batches {
+        let paths = files.column_by_name("path");
+    XX = paths.ok_or_else(|| Error::internal("files without paths"))?;
+        let paths = paths.as_string::<i32>();
+        let deleted = files.column_by_name("deletion_vector.cardinality");
+        let rows = numbers(files, "num_records")?;
+        let of_columns = columns.iter().map(|name| {
+            Ok(match has_names {
+                false => None,
+                true if table.rules.partition_by.iter().any(|by| by == name) => {
+                    let values = numbers(files, &format!("partition.{name}"))?;
+                    values.map(|values| (values.clone(), values, None))
+                }
+                true => {
+                    let low = numbers(files, &format!("min.{name}"))?;
+                    let high = numbers(files, &format!("max.{name}"))?;
+                    let nulls = numbers(files, &format!("null_count.{name}"))?;
+                    let bounds = low.zip(high).zip(nulls);
+                    bounds.map(|((low, high), nulls)| (low, high, Some(nulls)))
+                }
+            })
+        });
+        let of_columns = of_columns.collect::<Result<Vec<_>>>()?;
+        for file in 0..files.num_rows() {
+            // The bounds of a file stay where they are when its rows are deleted.
+            let is_whole = deleted.is_none_or(|deleted| deleted.is_null(file));
+            let bounds = of_columns.iter().map(|column| {
+                let (low, high, nulls) = column.as_ref().filter(|_| is_whole)?;
+                let is_known = |nulls: &Int64Array| at(nulls, file) == Some(0);
+                if !nulls.as_ref().is_none_or(is_known) {
+                    return None;
+                }
+                at(low, file).zip(at(high, file))
+            });
+            let rows = rows.as_ref().filter(|_| is_whole);
+            let rows = rows.and_then(|rows| at(rows, file));
+            found.push(FileBounds {
+                path: paths.value(file).to_owned(),
+                is_whole,
+                rows: rows.and_then(|rows| u64::try_from(rows).ok()),
+                bounds: bounds.collect(),
+            });
+        }
+    }
+    Ok(found)
+}
+
+/// Batches of the rows of these files, each with the path of the file that all its rows are in; `columns` are indices of the
+/// table's. Files are read in any order.
+///
+/// # Errors
+///
+/// Another provider than that of a Delta table; files that cannot be read.
+pub async fn file_rows(
+    table: &dyn TableProvider,
+    session: &dyn Session,
+    files: Vec<String>,
+    columns: &[usize],
+) -> Result<BoxStream<'static, Result<(String, RecordBatch)>>> {
+    if files.is_empty() {
+        return Ok(futures::stream::empty().boxed());
+    }
+    let table = of_delta(table)?;
+    register_store(&table.table, session)?;
+    let adds = files.iter().map(|path| Add {
+        path: path.clone(),
+        ..Add::default()
+    });
+    let scan = TableScan::with_files(&table.table, FILE_COLUMN);
+    let scan = scan.map_err(|error| Error::internal(error.to_string()))?;
+    let scan = scan.with_file_selection(FileSelection::from_adds(adds));
+    let of_file = scan.schema().index_of(FILE_COLUMN);
+    let of_file = of_file.map_err(|error| Error::internal(error.to_string()))?;
+    let mut projection = columns.to_vec();
+    projection.push(of_file);
+    let plan = scan.scan(session, Some(&projection), &[], None).await?;
+    let rows = execute_stream(plan, session.task_ctx())?;
+    let numbered = NumberedFiles::new(&table.table, files);
+    let with_path = move |rows: RecordBatch| {
+        let url = file_of(&rows)?;
+        let number = numbered.number(url);
+        let path = number.and_then(|number| numbered.path(number));
+        let path = path.ok_or_else(|| {
+            Error::internal(format!("rows of a file that was not asked for: {url}"))
+        })?;
+        Ok((path.to_owned(), rows.clone()))
+    };
+    let rows = rows.map_err(Error::from);
+    let rows = rows.try_filter(|rows| futures::future::ready(rows.num_rows() > 0));
+    Ok(rows.map(move |rows| with_path(rows?)).boxed())
+}
+
+fn of_delta(table: &dyn TableProvider) -> Result<&DeltaTableProvider> {
+    let table = table.downcast_ref::<DeltaTableProvider>();
+    table.ok_or_else(|| Error::internal("the files of a table that is not of Delta"))
+}
+
+/// A column of whole numbers; none if there is none or it has no numbers.
+fn numbers(files: &RecordBatch, name: &str) -> Result<Option<Int64Array>> {
+    let Some(column) = files.column_by_name(name) else {
+        return Ok(None);
+    };
+    if !column.data_type().is_integer() {
+        return Ok(None);
+    }
+    let numbers = cast(column, &DataType::Int64).map_err(DataFusionError::from)?;
+    Ok(numbers.as_primitive_opt::<Int64Type>().cloned())
+}
+
+fn at(numbers: &Int64Array, row: usize) -> Option<i64> {
+    numbers.is_valid(row).then(|| numbers.value(row))
+}
