@@ -4,28 +4,29 @@
 //! * [`ArchiveMapping`]: which columns of the archive give which parts of the records.
 //! * [`PinnedArchive`]: one version of an archive, the offsets that it has, and scans of it.
 //! * [`ArchivedTableProvider`]: the table as a query sees it, both halves in one.
-//! * [`ArchiveRangesProvider`]: ranges of offsets out of the archive, in the order of the partitions' logs, for a batch of a job.
+//! * `log_scan`: ranges of offsets out of the archive, in the order of the partitions' logs, for a batch of a job.
 //!
 //! It knows the tables of Kafka and Delta, and neither of them knows it.
 
 mod claim;
 mod columns;
 mod filters;
+mod job_archive;
+mod log_scan;
 mod mapped_column;
 mod mapping;
 mod pinned;
 mod provider;
-mod ranges;
 mod reading;
 mod scan;
 mod seen;
 mod spans;
 mod time_parts;
 
+pub use job_archive::{CoveredArchive, JobArchive};
 pub use mapped_column::MappedColumn;
 pub use mapping::{ArchiveContent, ArchiveMapping, EventTimeClaim};
 pub use pinned::PinnedArchive;
 pub use provider::ArchivedTableProvider;
-pub use ranges::ArchiveRangesProvider;
 pub use scan::ArchiveScanExec;
 pub use time_parts::TimeParts;

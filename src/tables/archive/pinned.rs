@@ -74,6 +74,13 @@ impl PinnedArchive {
         self.version
     }
 
+    /// Whether offsets that are missing between its rows are taken for control records and compacted ones.
+    pub(super) fn accepts_gaps(&self) -> bool {
+        self.table
+            .archive()
+            .is_some_and(|options| options.accepts_gaps())
+    }
+
     /// How its rows are records.
     pub fn mapping(&self) -> &ArchiveMapping {
         &self.mapping

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
-use datafusion::arrow::array::{Int64Array, RecordBatch};
+use datafusion::arrow::array::{Int32Array, Int64Array, RecordBatch};
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::catalog::Session;
 use datafusion::error::{DataFusionError, Result as DataFusionResult};
@@ -24,44 +24,63 @@ use crate::tables::time::BatchTime;
 
 /// Gives the records of ranges of offsets.
 pub(crate) trait EarlierRecords: fmt::Debug + Send + Sync {
-    /// Plans a scan of a range for these columns of the table; `schema` is the table's, projected.
+    /// Plans a scan of these ranges, at most one of a partition, for these columns of the table; `schema` is the table's, projected.
     fn scan<'a>(
         &'a self,
         session: &'a dyn Session,
-        range: OffsetRange,
+        ranges: &'a [OffsetRange],
         projection: &'a [usize],
         schema: &'a SchemaRef,
     ) -> BoxFuture<'a, DataFusionResult<Arc<dyn EarlierScan>>>;
 }
 
-/// A scan of a range.
+/// A scan of ranges in some streams.
 pub(crate) trait EarlierScan: fmt::Debug + Send + Sync {
-    /// Gives the rows of the range in the order of their offsets.
+    /// The ranges of each stream, in the order in which it gives them.
+    fn streams(&self) -> &[Vec<OffsetRange>];
+
+    /// Gives the rows of a stream, range by range, each in the order of offsets.
     ///
     /// # Errors
     ///
     /// Errors of the engine.
-    fn execute(&self, context: Arc<TaskContext>) -> DataFusionResult<SendableRecordBatchStream>;
+    fn execute(
+        &self,
+        stream: usize,
+        context: Arc<TaskContext>,
+    ) -> DataFusionResult<SendableRecordBatchStream>;
 
-    /// A reader of its rows.
+    /// The partitions of rows.
+    ///
+    /// # Errors
+    ///
+    /// Rows that are no records.
+    fn partitions(&self, rows: &RecordBatch) -> Result<Int32Array>;
+
+    /// A reader of the rows of one partition.
     ///
     /// # Errors
     ///
     /// A table that cannot be read.
-    fn reader(&self, outlet: OpenOutlet, time: Option<&BatchTime>) -> Result<ArchivedReader>;
+    fn reader(
+        &self,
+        partition: i32,
+        outlet: OpenOutlet,
+        time: Option<&BatchTime>,
+    ) -> Result<ArchivedReader>;
 
-    /// Turns rows that it has given into rows of the table.
+    /// Turns rows of one partition into rows of the table.
     ///
     /// # Errors
     ///
     /// Rows that are no records; errors of the reader.
     fn read(&self, rows: &RecordBatch, reader: &mut ArchivedReader) -> Result<EarlierRows>;
 
-    /// The error of a scan that failed while it ran.
+    /// The error of a stream that failed.
     fn failed(&self, error: DataFusionError) -> Error;
 
-    /// The error of an offset that it has given twice.
-    fn duplicate(&self, offset: i64) -> Error;
+    /// The error of an offset that is there twice.
+    fn duplicate(&self, partition: i32, offset: i64) -> Error;
 }
 
 /// Records that were read.
@@ -85,67 +104,142 @@ pub(crate) struct EarlierParts {
 }
 
 impl EarlierParts {
-    /// The offset from which on the topic gives a range; its start, if the topic gives all of it.
-    pub(crate) fn border(&self, range: OffsetRange) -> i64 {
+    /// The part of a range that comes before that of the topic; it may be empty.
+    pub(crate) fn earlier(&self, range: OffsetRange) -> OffsetRange {
         let border = self.borders.get(&range.partition).copied();
         let border = border.unwrap_or(range.start);
-        border.min(range.end).max(range.start)
+        let end = border.min(range.end).max(range.start);
+        OffsetRange { end, ..range }
     }
 }
 
-/// The first part of a range, planned.
+/// The ranges of a scan with such records, divided into its streams.
 #[derive(Debug, Clone)]
-pub(crate) struct EarlierPart {
-    /// The offsets.
-    pub(crate) range: OffsetRange,
-    pub(crate) scan: Arc<dyn EarlierScan>,
+pub(crate) struct EarlierPlan {
+    scan: Arc<dyn EarlierScan>,
+    of_stream: Vec<Vec<OffsetRange>>,
 }
 
-impl EarlierPart {
-    /// Reads all records of the part.
+impl EarlierPlan {
+    /// Of the ranges of a batch, some of which begin with records of `scan`: they are read in the streams of that scan.
+    pub(crate) fn new(scan: Arc<dyn EarlierScan>, ranges: &[OffsetRange]) -> Self {
+        let streams = scan.streams();
+        let whole = |part: &OffsetRange| {
+            let mut ranges = ranges.iter();
+            ranges
+                .find(|range| range.partition == part.partition)
+                .copied()
+        };
+        let of_stream = streams
+            .iter()
+            .map(|parts| parts.iter().filter_map(whole).collect());
+        let mut of_stream: Vec<Vec<OffsetRange>> = of_stream.collect();
+        let is_earlier = |range: &&OffsetRange| {
+            let mut parts = streams.iter().flatten();
+            parts.any(|part| part.partition == range.partition)
+        };
+        let others = ranges.iter().filter(|range| !is_earlier(range));
+        let count = of_stream.len().max(1);
+        for (place, range) in others.enumerate() {
+            if let Some(ranges) = of_stream.get_mut(place % count) {
+                ranges.push(*range);
+            }
+        }
+        Self { scan, of_stream }
+    }
+
+    /// How many streams there are.
+    pub(crate) fn streams(&self) -> usize {
+        self.of_stream.len()
+    }
+
+    /// The ranges of a stream, in the order in which they are to be read.
+    pub(crate) fn ranges(&self, stream: usize) -> &[OffsetRange] {
+        self.of_stream.get(stream).map_or(&[], Vec::as_slice)
+    }
+
+    /// The part of a range that comes before that of the topic, if there is one.
+    pub(crate) fn part(&self, partition: i32) -> Option<OffsetRange> {
+        let mut parts = self.scan.streams().iter().flatten();
+        parts.find(|part| part.partition == partition).copied()
+    }
+
+    /// Begins to read a stream.
+    pub(crate) fn begin(&self, stream: usize, context: Arc<TaskContext>) -> Result<EarlierStream> {
+        let rows = self.scan.execute(stream, context);
+        Ok(EarlierStream {
+            rows: rows.map_err(|error| self.scan.failed(error))?,
+            scan: Arc::clone(&self.scan),
+            rest: None,
+        })
+    }
+
+    /// All parts.
+    pub(crate) fn parts(&self) -> impl Iterator<Item = &OffsetRange> {
+        self.scan.streams().iter().flatten()
+    }
+}
+
+/// A stream of earlier records that is being read.
+pub(crate) struct EarlierStream {
+    scan: Arc<dyn EarlierScan>,
+    rows: SendableRecordBatchStream,
+    /// Rows that were taken and are not read yet.
+    rest: Option<RecordBatch>,
+}
+
+impl EarlierStream {
+    /// Reads all records of the next range of the stream. Gives the reader, from which another one goes on.
     ///
     /// # Errors
     ///
-    /// Records that cannot be read or decoded; a record that is there twice, or outside of the range.
+    /// Records that cannot be read or decoded; a record that is there twice.
     pub(crate) async fn read(
-        &self,
-        reader: &mut ArchivedReader,
-        context: Arc<TaskContext>,
+        &mut self,
+        part: OffsetRange,
+        outlet: OpenOutlet,
+        time: Option<&BatchTime>,
         output: &mut BatchOutput,
-    ) -> Result<RangeEnd> {
-        let mut batches = self
-            .scan
-            .execute(context)
-            .map_err(|error| self.scan.failed(error))?;
-        let mut next = self.range.start;
-        while let Some(batch) = batches.next().await {
-            let batch = batch.map_err(|error| self.scan.failed(error))?;
-            if batch.num_rows() == 0 {
-                continue;
-            }
+    ) -> Result<(RangeEnd, ArchivedReader)> {
+        let mut reader = self.scan.reader(part.partition, outlet, time)?;
+        let mut next = part.start;
+        while let Some(rows) = self.take(part.partition).await? {
             let timer = output.decode_time.timer();
-            let read = self.scan.read(&batch, reader)?;
+            let read = self.scan.read(&rows, &mut reader)?;
             timer.done();
-            next = self.check(read.offsets.values(), next)?;
+            for offset in read.offsets.values() {
+                if *offset < next {
+                    return Err(self.scan.duplicate(part.partition, *offset));
+                }
+                next = offset + 1;
+            }
             let records = read.offsets.len();
             if !output.give(read.rows, records, read.bytes).await {
-                return Ok(RangeEnd::Stopped);
+                return Ok((RangeEnd::Stopped, reader));
             }
         }
-        Ok(RangeEnd::All)
+        Ok((RangeEnd::All, reader))
     }
 
-    /// Checks the order of offsets, of which the first is at least `next`; gives the offset behind the last one.
-    fn check(&self, offsets: &[i64], mut next: i64) -> Result<i64> {
-        for offset in offsets.iter().copied() {
-            if !(self.range.start..self.range.end).contains(&offset) {
-                return Err(Error::internal("an offset that was not asked for"));
-            }
-            if offset < next {
-                return Err(self.scan.duplicate(offset));
-            }
-            next = offset + 1;
+    /// The next rows, if they are of this partition.
+    async fn take(&mut self, partition: i32) -> Result<Option<RecordBatch>> {
+        let rows = match self.rest.take() {
+            Some(rows) => rows,
+            None => loop {
+                match self.rows.next().await {
+                    Some(Ok(rows)) if rows.num_rows() == 0 => {}
+                    Some(rows) => break rows.map_err(|error| self.scan.failed(error))?,
+                    None => return Ok(None),
+                }
+            },
+        };
+        let partitions = self.scan.partitions(&rows)?;
+        let mut of_others = partitions.values().iter();
+        let count = of_others.position(|of| *of != partition);
+        let count = count.unwrap_or(rows.num_rows());
+        if count < rows.num_rows() {
+            self.rest = Some(rows.slice(count, rows.num_rows() - count));
         }
-        Ok(next)
+        Ok((count > 0).then(|| rows.slice(0, count)))
     }
 }

@@ -21,7 +21,7 @@ use crate::tables::kafka::blocking::on_own_thread;
 use crate::tables::kafka::client;
 use crate::tables::kafka::client::ClientFaults;
 use crate::tables::kafka::definition::{KafkaTable, MetadataKey};
-use crate::tables::kafka::earlier_records::{EarlierPart, EarlierParts};
+use crate::tables::kafka::earlier_records::{EarlierParts, EarlierPlan};
 use crate::tables::kafka::partition_ends::{self, ClientLeaders};
 use crate::tables::kafka::pool::ConsumerPool;
 use crate::tables::kafka::range::{NarrowingColumns, OffsetRange, RowBounds, bounds};
@@ -248,47 +248,34 @@ impl KafkaTableProvider {
     /// The ranges of a batch as far as the topic gives them.
     fn of_topic(&self) -> Vec<OffsetRange> {
         let fixed = self.fixed.as_deref().unwrap_or_default();
-        let of_topic = |range: &OffsetRange| OffsetRange {
-            start: self
-                .earlier
-                .as_ref()
-                .map_or(range.start, |earlier| earlier.border(*range)),
-            ..*range
-        };
-        let ranges = fixed.iter().map(of_topic);
-        // An empty range stands where the topic is read next, and one that does not come to the topic says nothing of it.
-        ranges
-            .zip(fixed)
-            .filter(|(of_topic, range)| !of_topic.is_empty() || range.is_empty())
-            .map(|(of_topic, _)| of_topic)
-            .collect()
+        let of_topic = fixed.iter().filter_map(|range| {
+            let earlier = self.earlier.as_ref();
+            let start = earlier.map_or(range.start, |earlier| earlier.earlier(*range).end);
+            // A range that does not come to the topic says nothing of where the topic is read.
+            let is_read = start < range.end || range.is_empty();
+            is_read.then_some(OffsetRange { start, ..*range })
+        });
+        of_topic.collect()
     }
 
-    /// The plans of what the ranges of a batch begin with and that does not come from the topic.
+    /// The plan of these ranges, if some of them begin with records that do not come from the topic.
     async fn earlier(
         &self,
         session: &dyn Session,
+        ranges: &[OffsetRange],
         projection: &[usize],
         schema: &SchemaRef,
-    ) -> DataFusionResult<Vec<EarlierPart>> {
+    ) -> DataFusionResult<Option<EarlierPlan>> {
         let Some(earlier) = &self.earlier else {
-            return Ok(Vec::new());
+            return Ok(None);
         };
-        let mut parts = Vec::new();
-        for range in self.fixed.as_deref().unwrap_or_default() {
-            let range = OffsetRange {
-                end: earlier.border(*range),
-                ..*range
-            };
-            if !range.is_empty() {
-                let scan = earlier
-                    .records
-                    .scan(session, range, projection, schema)
-                    .await?;
-                parts.push(EarlierPart { range, scan });
-            }
+        let parts = ranges.iter().map(|range| earlier.earlier(*range));
+        let parts: Vec<OffsetRange> = parts.filter(|part| !part.is_empty()).collect();
+        if parts.is_empty() {
+            return Ok(None);
         }
-        Ok(parts)
+        let scan = earlier.records.scan(session, &parts, projection, schema);
+        Ok(Some(EarlierPlan::new(scan.await?, ranges)))
     }
 
     fn scan_boxed<'a>(
@@ -309,7 +296,7 @@ impl KafkaTableProvider {
             if ranges.is_empty() {
                 return Ok(Arc::new(EmptyExec::new(schema)) as Arc<dyn ExecutionPlan>);
             }
-            let earlier = self.earlier(session, &projection, &schema).await?;
+            let earlier = self.earlier(session, &ranges, &projection, &schema).await?;
             let scan = KafkaScanExec::new(
                 Arc::clone(&self.table),
                 ranges,
@@ -324,7 +311,10 @@ impl KafkaTableProvider {
             let of_topic = self.of_topic();
             let pool = self.pool.as_ref().filter(|_| !of_topic.is_empty());
             let client = pool.map(|pool| pool.reader(&self.table, &of_topic));
-            let scan = scan.with_earlier(earlier);
+            let scan = match earlier {
+                Some(earlier) => scan.with_earlier(earlier),
+                None => scan,
+            };
             Ok(Arc::new(scan.for_batch(self.time.clone(), client)))
         }
         .boxed()

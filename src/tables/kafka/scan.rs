@@ -1,6 +1,6 @@
 //! Scan of explicit offset ranges: a few streams, each of which reads its ranges one after the other.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
 
@@ -21,7 +21,7 @@ use datafusion::physical_plan::{
 
 use crate::error::{Error, Result};
 use crate::tables::kafka::definition::{KafkaTable, OnError};
-use crate::tables::kafka::earlier_records::EarlierPart;
+use crate::tables::kafka::earlier_records::EarlierPlan;
 use crate::tables::kafka::progress::ends_range;
 use crate::tables::kafka::range::OffsetRange;
 use crate::tables::kafka::range_reading::{BatchOutput, RangeEnd, RangeReading};
@@ -40,8 +40,8 @@ const STREAMS: usize = 16;
 pub struct KafkaScanExec {
     table: Arc<KafkaTable>,
     ranges: Vec<OffsetRange>,
-    /// By partition, the records that the range begins with and that do not come from the topic.
-    earlier: BTreeMap<i32, EarlierPart>,
+    /// The records that ranges begin with and that do not come from the topic.
+    earlier: Option<EarlierPlan>,
     projection: Vec<usize>,
     limit: Option<usize>,
     on_error: OnError,
@@ -78,7 +78,7 @@ impl KafkaScanExec {
         Self {
             table,
             ranges,
-            earlier: BTreeMap::new(),
+            earlier: None,
             projection,
             limit,
             on_error,
@@ -103,10 +103,12 @@ impl KafkaScanExec {
         self
     }
 
-    /// As a batch reads that begins before the topic: these records of each partition come first.
-    pub(crate) fn with_earlier(mut self, earlier: Vec<EarlierPart>) -> Self {
-        let parts = earlier.into_iter();
-        self.earlier = parts.map(|part| (part.range.partition, part)).collect();
+    /// As a batch reads some of whose ranges begin with records that do not come from the topic.
+    pub(crate) fn with_earlier(mut self, earlier: EarlierPlan) -> Self {
+        let streams = Partitioning::UnknownPartitioning(earlier.streams());
+        let properties = PlanProperties::clone(&self.properties).with_partitioning(streams);
+        self.properties = Arc::new(properties);
+        self.earlier = Some(earlier);
         self
     }
 
@@ -152,13 +154,13 @@ impl DisplayAs for KafkaScanExec {
             columns.join(", "),
             ranges.join(", ")
         )?;
-        if !self.earlier.is_empty() {
-            let parts = self.earlier.values().map(|part| {
+        if let Some(earlier) = &self.earlier {
+            let parts = earlier.parts().map(|part| {
                 let OffsetRange {
                     partition,
                     start,
                     end,
-                } = part.range;
+                } = part;
                 format!("{partition}:[{start}, {end})")
             });
             let parts: Vec<String> = parts.collect();
@@ -208,7 +210,13 @@ impl ExecutionPlan for KafkaScanExec {
             return Err(Error::internal(format!("no ranges for stream {partition}")).into());
         }
         let schema = self.schema();
-        let ranges = self.ranges.iter().skip(partition).step_by(streams).copied();
+        let ranges: VecDeque<OffsetRange> = match &self.earlier {
+            Some(earlier) => earlier.ranges(partition).iter().copied().collect(),
+            None => {
+                let ranges = self.ranges.iter().skip(partition);
+                ranges.step_by(streams).copied().collect()
+            }
+        };
         let mut builder = RecordBatchReceiverStreamBuilder::new(schema, 2);
         let counter =
             |name: &'static str| MetricBuilder::new(&self.metrics).counter(name, partition);
@@ -222,11 +230,10 @@ impl ExecutionPlan for KafkaScanExec {
         };
         let scan = self.clone();
         let outlet = self.outlet.open(&context)?;
-        let ranges: VecDeque<OffsetRange> = ranges.collect();
         let batch_size = context.session_config().batch_size();
         builder.spawn(async move {
-            let context = (context, batch_size);
-            let read = scan.read(ranges, context, streams, &outlet, &mut output);
+            let stream = (partition, context);
+            let read = scan.read(ranges, stream, batch_size, &outlet, &mut output);
             let read = read.await;
             if read.is_err() {
                 scan.client.discard();
@@ -246,13 +253,15 @@ impl KafkaScanExec {
     async fn read(
         &self,
         mut ranges: VecDeque<OffsetRange>,
-        (context, batch_size): (Arc<TaskContext>, usize),
-        streams: usize,
+        (stream, context): (usize, Arc<TaskContext>),
+        batch_size: usize,
         outlet: &OpenOutlet,
         output: &mut BatchOutput,
     ) -> Result<()> {
+        let streams = self.properties.partitioning.partition_count();
         let ahead = (ASSIGNED / streams).max(1);
         let mut opened = VecDeque::with_capacity(ahead);
+        let mut earlier = None;
         loop {
             while opened.len() < ahead
                 && let Some(range) = ranges.pop_front()
@@ -268,13 +277,17 @@ impl KafkaScanExec {
                 return Ok(());
             };
             let mut reader = self.reader(range.partition, outlet.clone())?;
-            if let Some(part) = self.earlier.get(&range.partition) {
-                let mut earlier = part.scan.reader(outlet.clone(), self.time.as_deref())?;
-                let read = part.read(&mut earlier, Arc::clone(&context), output);
-                if read.await? == RangeEnd::Stopped {
+            if let Some((plan, part)) = self.earlier(range.partition) {
+                let records = match &mut earlier {
+                    Some(begun) => begun,
+                    None => earlier.insert(plan.begin(stream, Arc::clone(&context))?),
+                };
+                let read = records.read(part, outlet.clone(), self.time.as_deref(), output);
+                let (end, reached) = read.await?;
+                if end == RangeEnd::Stopped {
                     return Ok(());
                 }
-                reader.follow(earlier.into_reader());
+                reader.follow(reached.into_reader());
             }
             let Some((mut cursor, faults)) = cursor else {
                 reader.finish(range, range.end)?;
@@ -296,11 +309,17 @@ impl KafkaScanExec {
         }
     }
 
+    /// The part of a partition's range that does not come from the topic, if there is one.
+    fn earlier(&self, partition: i32) -> Option<(&EarlierPlan, OffsetRange)> {
+        let plan = self.earlier.as_ref()?;
+        Some((plan, plan.part(partition)?))
+    }
+
     /// The part of a range that the topic gives.
     fn of_topic(&self, range: OffsetRange) -> OffsetRange {
-        let earlier = self.earlier.get(&range.partition);
+        let earlier = self.earlier(range.partition);
         OffsetRange {
-            start: earlier.map_or(range.start, |part| part.range.end),
+            start: earlier.map_or(range.start, |(_, part)| part.end),
             ..range
         }
     }

@@ -1,0 +1,366 @@
+//! The archive of a topic that a job reads: which offsets it covers, whether it is the past of this topic, and its records.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use datafusion::arrow::array::RecordBatch;
+use datafusion::execution::session_state::SessionState;
+use datafusion::physical_plan::execute_stream;
+use futures::StreamExt as _;
+
+use crate::core::archive::claims::{claims_of_topic, covered_by, other_topic};
+use crate::core::archive::offset_ranges::{OffsetRange as Offsets, OffsetRanges};
+use crate::core::archive_offsets::OffsetSpan;
+use crate::core::jobs::{Identity, PartitionEnds, RecordMark, is_beyond};
+use crate::error::{Error, Result, Subject};
+use crate::tables::archive::columns::{InputColumns, Needs};
+use crate::tables::archive::mapping::ArchiveContent;
+use crate::tables::archive::pinned::PinnedArchive;
+use crate::tables::archive::spans::spans_of;
+use crate::tables::delta::{DeltaTableHandle, TimeTravel};
+use crate::tables::kafka::{ComparedParts, KafkaTable, MetadataKey, OffsetRange, RecordColumns};
+
+/// So many offsets before the end of an archive are looked at for its last record: control records and compaction leave gaps.
+const LAST: i64 = 64;
+
+/// The archive of a Kafka table, for a job.
+#[derive(Clone)]
+pub struct JobArchive {
+    table: Arc<KafkaTable>,
+    handle: DeltaTableHandle,
+    /// Runs what is read of the archive beside batches.
+    session: Arc<SessionState>,
+}
+
+impl fmt::Debug for JobArchive {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("JobArchive")
+            .field("location", &self.handle.location())
+            .finish_non_exhaustive()
+    }
+}
+
+/// One version of an archive, and the offsets that it covers.
+#[derive(Debug)]
+pub struct CoveredArchive {
+    archive: Arc<PinnedArchive>,
+    reader: JobArchive,
+    covered: BTreeMap<i32, OffsetRanges>,
+    /// Another topic of the same name, whose records jobs have archived here.
+    other: Option<Identity>,
+}
+
+impl JobArchive {
+    /// The archive of `table`, which is the Delta table behind `handle`.
+    pub fn new(table: Arc<KafkaTable>, handle: DeltaTableHandle, session: SessionState) -> Self {
+        let session = Arc::new(session);
+        Self {
+            table,
+            handle,
+            session,
+        }
+    }
+
+    /// Its newest version. What jobs have recorded counts if it is about this topic; for the rest, offsets of rows are looked up.
+    ///
+    /// # Errors
+    ///
+    /// The table is gone, or cannot be the archive; its log or its files cannot be read.
+    pub async fn pin(&self, topic: &Identity) -> Result<CoveredArchive> {
+        let open = PinnedArchive::open(Arc::clone(&self.table), &self.handle, TimeTravel::Latest);
+        let archive = open.await?;
+        // Refuses duplicates as far as files tell them.
+        archive.offsets(&*self.session).await?;
+        let jobs = self.handle.offset_claims(Some(archive.version())).await?;
+        let claims = claims_of_topic(jobs.values(), topic);
+        let files = spans_of(
+            archive.delta(),
+            archive.mapping(),
+            archive.table(),
+            &*self.session,
+        );
+        let mut spans: BTreeMap<i32, Vec<OffsetSpan>> = BTreeMap::new();
+        for (partition, span) in files.await?.iter().flat_map(|file| file.iter()) {
+            spans.entry(*partition).or_default().push(*span);
+        }
+        let mut covered = BTreeMap::new();
+        for partition in claims.keys().chain(spans.keys()) {
+            let spans = spans.get(partition).map_or(&[][..], Vec::as_slice);
+            let mut of_partition = covered_by(claims.get(partition), spans);
+            if archive.accepts_gaps() {
+                let first = spans.iter().map(|span| span.first).min();
+                let last = spans.iter().map(|span| span.last).max();
+                if let (Some(first), Some(last)) = (first, last) {
+                    of_partition.insert(Offsets::new(first, last.saturating_add(1)));
+                }
+            }
+            covered.insert(*partition, of_partition);
+        }
+        let mut pinned = CoveredArchive {
+            archive: Arc::new(archive),
+            reader: self.clone(),
+            covered,
+            other: other_topic(jobs.values(), topic).cloned(),
+        };
+        pinned.look_up(&spans).await?;
+        Ok(pinned)
+    }
+}
+
+impl CoveredArchive {
+    /// The name of the archive.
+    pub fn name(&self) -> &str {
+        self.archive.mapping().archive()
+    }
+
+    /// The version that is read.
+    pub(crate) fn archive(&self) -> &Arc<PinnedArchive> {
+        &self.archive
+    }
+
+    /// The offsets that it covers of a partition: each record that the topic has had there is in the archive, or was deleted from
+    /// it, or a job had to skip it as lost.
+    pub fn covered(&self, partition: i32) -> Option<&OffsetRanges> {
+        self.covered.get(&partition)
+    }
+
+    /// Covers the offsets of rows in the gaps that neither jobs nor files explain. A file of several runs of offsets is known by its
+    /// rows alone.
+    async fn look_up(&mut self, spans: &BTreeMap<i32, Vec<OffsetSpan>>) -> Result<()> {
+        let mut missing = Vec::new();
+        for (partition, spans) in spans {
+            let covered = self.covered.entry(*partition).or_default();
+            for span in spans {
+                let span = Offsets::new(span.first, span.last.saturating_add(1));
+                missing.extend(covered.missing_in(span).ranges().map(|gap| OffsetRange {
+                    partition: *partition,
+                    start: gap.from,
+                    end: gap.to,
+                }));
+            }
+        }
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let rows = self.read(few(&missing), false).await?;
+        for records in rows {
+            let coordinates = records
+                .partitions
+                .values()
+                .iter()
+                .zip(records.offsets.values());
+            for (partition, offset) in coordinates {
+                let covered = self.covered.entry(*partition).or_default();
+                covered.insert(Offsets::new(*offset, offset.saturating_add(1)));
+            }
+        }
+        Ok(())
+    }
+
+    /// Records of these ranges: whole ones, or their coordinates alone.
+    async fn read(
+        &self,
+        ranges: Vec<OffsetRange>,
+        whole_records: bool,
+    ) -> Result<Vec<Arc<RecordColumns>>> {
+        if ranges.is_empty() {
+            return Ok(Vec::new());
+        }
+        let (table, mapping) = (self.archive.table(), self.archive.mapping());
+        let needs = Needs {
+            whole_records,
+            event_time: false,
+        };
+        let columns = InputColumns::new(mapping, table, &[], &[], needs);
+        let session = &*self.reader.session;
+        let plan = self.archive.rows_in(session, columns.indices(), &ranges);
+        let mut rows = execute_stream(plan.await?, session.task_ctx())?;
+        let topic: Arc<str> = table.topic().into();
+        let mut records = Vec::new();
+        while let Some(rows) = rows.next().await {
+            let rows: RecordBatch = rows?;
+            records.push(Arc::new(columns.records(
+                &rows,
+                &topic,
+                mapping.archive(),
+            )?));
+        }
+        Ok(records)
+    }
+
+    /// By which parts its records can be compared with those of the topic; none if it does not have them as they were.
+    pub(crate) fn compared(&self) -> Option<ComparedParts> {
+        let mapping = self.archive.mapping();
+        let has = |key: MetadataKey| mapping.metadata(key).is_some();
+        matches!(mapping.content(), ArchiveContent::Raw(_)).then(|| ComparedParts {
+            key: has(MetadataKey::Key),
+            value: true,
+            timestamp: has(MetadataKey::Timestamp),
+        })
+    }
+
+    /// The marks of the records at these offsets, by these parts. A partition that has no record there is left out.
+    ///
+    /// # Errors
+    ///
+    /// The archive cannot be read.
+    pub(crate) async fn marks_at(
+        &self,
+        offsets: &BTreeMap<i32, i64>,
+        parts: ComparedParts,
+    ) -> Result<BTreeMap<i32, RecordMark>> {
+        let ranges = offsets.iter().map(|(partition, offset)| OffsetRange {
+            partition: *partition,
+            start: *offset,
+            end: offset.saturating_add(1),
+        });
+        self.last_marks(ranges.collect(), parts).await
+    }
+
+    /// The marks of the last record in each of these ranges, by these parts.
+    async fn last_marks(
+        &self,
+        ranges: Vec<OffsetRange>,
+        parts: ComparedParts,
+    ) -> Result<BTreeMap<i32, RecordMark>> {
+        let mut last: BTreeMap<i32, RecordMark> = BTreeMap::new();
+        for records in self.read(ranges, true).await? {
+            for (partition, mark) in records.marks(parts) {
+                let known = last.entry(partition).or_insert(mark);
+                if known.offset < mark.offset {
+                    *known = mark;
+                }
+            }
+        }
+        Ok(last)
+    }
+
+    /// The marks of its last records as far as the topic, which has these ends, still has records there.
+    ///
+    /// # Errors
+    ///
+    /// The archive cannot be read.
+    pub(crate) async fn last_in_topic(
+        &self,
+        ends: &[PartitionEnds],
+        parts: ComparedParts,
+    ) -> Result<BTreeMap<i32, RecordMark>> {
+        let ranges = ends.iter().filter_map(|ends| {
+            let end = self.covered(ends.partition)?.end()?.min(ends.high);
+            let start = ends.low.max(end.saturating_sub(LAST));
+            (start < end).then_some(OffsetRange {
+                partition: ends.partition,
+                start,
+                end,
+            })
+        });
+        self.last_marks(ranges.collect(), parts).await
+    }
+
+    /// Checks that it can be the past of a topic with these ends. They must have been asked for after the version was pinned.
+    ///
+    /// # Errors
+    ///
+    /// It has partitions or offsets that the topic never had.
+    pub(crate) fn check_ends(&self, ends: &[PartitionEnds]) -> Result<()> {
+        for (partition, covered) in &self.covered {
+            let of_topic = ends.iter().find(|ends| ends.partition == *partition);
+            let topic = self.archive.table().topic();
+            let said = match (of_topic, covered.end()) {
+                (_, None) => continue,
+                (None, Some(_)) => {
+                    format!("partition {partition}, which topic '{topic}' does not have")
+                }
+                (Some(ends), Some(end)) if is_beyond(covered, ends) => format!(
+                    "offset {} of partition {partition}, and topic '{topic}' ends before offset {}",
+                    end - 1,
+                    ends.latest
+                ),
+                _ => continue,
+            };
+            return Err(self.not_the_past(&format!("has {said}")));
+        }
+        Ok(())
+    }
+
+    /// Compares its last records, which have these marks, with those that the topic has there.
+    ///
+    /// # Errors
+    ///
+    /// The topic has another record; or none can be compared, and jobs have recorded that they archived another topic of this name.
+    pub(crate) fn check_records(
+        &self,
+        last: &BTreeMap<i32, RecordMark>,
+        of_topic: &BTreeMap<i32, RecordMark>,
+    ) -> Result<()> {
+        let topic = self.archive.table().topic();
+        let mut is_confirmed = false;
+        for (partition, mark) in last {
+            match of_topic.get(partition) {
+                Some(found) if found == mark => is_confirmed = true,
+                Some(_) => {
+                    let offset = mark.offset;
+                    return Err(self.not_the_past(&format!(
+                        "has another record than topic '{topic}' at offset {offset} of partition {partition}"
+                    )));
+                }
+                None => {}
+            }
+        }
+        match &self.other {
+            Some(other) if !is_confirmed => {
+                Err(self.not_the_past(&format!("was written from {other}")))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn not_the_past(&self, said: &str) -> Error {
+        let archive = self.name();
+        Error::data(format!(
+            "archive {archive} is not the past of its topic: it {said}: the topic was recreated or truncated, or it is the archive of \
+             another one"
+        ))
+        .about(Subject::table(archive))
+        .with_help(
+            "name the archive of this topic by 'archive', or leave the option out to read the topic alone; CREATE OR REPLACE the table \
+             and the job, then RESUME JOB",
+        )
+    }
+}
+
+/// More ranges than this are read as one for each partition.
+const RANGES: usize = 64;
+
+fn few(ranges: &[OffsetRange]) -> Vec<OffsetRange> {
+    if ranges.len() <= RANGES {
+        return ranges.to_vec();
+    }
+    let mut few: BTreeMap<i32, OffsetRange> = BTreeMap::new();
+    for range in ranges {
+        let one = few.entry(range.partition).or_insert(*range);
+        one.start = one.start.min(range.start);
+        one.end = one.end.max(range.end);
+    }
+    few.into_values().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn many_ranges_of_a_partition_are_read_as_one() {
+        let range = |partition, start, end| OffsetRange {
+            partition,
+            start,
+            end,
+        };
+        let some = [range(0, 3, 5), range(1, 0, 9), range(0, 7, 8)];
+        assert_eq!(few(&some), some);
+        let mut many: Vec<OffsetRange> = (0..100).map(|n| range(0, 5 * n, 5 * n + 2)).collect();
+        many.push(range(1, 4, 6));
+        assert_eq!(few(&many), [range(0, 0, 497), range(1, 4, 6)]);
+    }
+}
