@@ -12,7 +12,7 @@ use crate::runtime::sinks::subscriber::Subscriber;
 use crate::runtime::source::JobSources;
 use crate::runtime::sources;
 use crate::store::JobId;
-use crate::streaming::JobQuery;
+use crate::streaming::{JobQuery, StreamTable};
 
 /// The outside world of a runner. A runner acts on the world and observes it only through this environment or through its
 /// store.
@@ -76,9 +76,12 @@ struct RealTables;
 impl JobTables for RealTables {
     fn sources(&self, query: &JobQuery, starts_at_end: Option<bool>) -> Result<JobSources> {
         let tables = query.sources().iter();
-        tables
-            .map(|(name, table)| Ok((name.clone(), sources::open(table, starts_at_end)?)))
-            .collect()
+        let open = |(name, table): (&String, &StreamTable)| {
+            let archive = query.archive(name)?;
+            let source = sources::open(table, archive, starts_at_end)?;
+            Ok((name.clone(), source))
+        };
+        tables.map(open).collect()
     }
 
     fn sink(&self, query: &JobQuery, id: JobId, name: &str) -> Result<Box<dyn OpenSink>> {

@@ -15,7 +15,7 @@ use datafusion::logical_expr::LogicalPlan;
 use datafusion::sql::parser::Statement as SqlStatement;
 
 use crate::core::jobs::MemoryShortage;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, Subject};
 use crate::planner::ast::Emit;
 use crate::session::catalog::view_barrier;
 use crate::session::catalog::{TableEntry, split_time_travel};
@@ -38,6 +38,7 @@ use crate::streaming::stateful::StreamQuery;
 use crate::streaming::stream_inputs::{
     BatchSource, StreamSources, StreamTable, table_of, with_removed,
 };
+use crate::tables::archive::JobArchive;
 use crate::tables::delta::TimeTravel;
 
 /// A job's INSERT, or the query of a subscription, in a session of its own: its tables are those that existed when the job was
@@ -110,7 +111,12 @@ impl JobQuery {
         let (input, hiding_view) = plan_input(&session, &statement, &sink).await?;
         let sources = sources_of(&session, &input)?;
         let is_stateful = check_scope(&input, emit, &sources)?;
-        let tables = session.catalog.names_in_use();
+        let mut tables = session.catalog.names_in_use();
+        for archive in archives_of(&sources) {
+            if !tables.iter().any(|known| known == archive) {
+                tables.push(archive.to_owned());
+            }
+        }
         if sources.is_empty() {
             return Err(reads_no_stream(&sink));
         }
@@ -167,6 +173,26 @@ impl JobQuery {
     /// The streams it reads, by table name.
     pub fn sources(&self) -> &BTreeMap<String, StreamTable> {
         &self.sources
+    }
+
+    /// The archive of a source, if it is a topic that has one.
+    ///
+    /// # Errors
+    ///
+    /// The archive is not a Delta table, or there is none of its name.
+    pub(crate) fn archive(&self, source: &str) -> Result<Option<JobArchive>> {
+        let Some(StreamTable::Kafka(table)) = self.sources.get(source) else {
+            return Ok(None);
+        };
+        let Some(options) = table.archive() else {
+            return Ok(None);
+        };
+        let handle = match self.session.catalog.entry_of_plan(options.table()) {
+            Some(TableEntry::Delta { handle, .. }) => handle,
+            _ => return Err(no_archive(source, options.table())),
+        };
+        let state = SessionState::clone(&self.session.states.state());
+        Ok(Some(JobArchive::new(Arc::clone(table), handle, state)))
     }
 
     /// Its other tables, which every batch reads whole: the name of each, and a description. Tables that a view hides from the
@@ -443,6 +469,23 @@ fn analyze(
     let analyzer = state.analyzer();
     let input = analyzer.execute_and_check(input, state.config_options(), |_, _| {})?;
     Analyzed::try_new(input, sink, session.catalog.asked_versions(), sources)
+}
+
+/// Error for a topic whose archive cannot be read.
+fn no_archive(table: &str, archive: &str) -> Error {
+    Error::invalid(format!(
+        "{archive}, the archive of {table}, is not a Delta table of the job"
+    ))
+    .about(Subject::table(archive))
+    .with_help("declare it beside the table that names it by 'archive'; then CREATE OR REPLACE JOB")
+}
+
+/// The names of the archives of these sources.
+fn archives_of(sources: &StreamSources) -> impl Iterator<Item = &str> {
+    sources.values().filter_map(|source| match source {
+        StreamTable::Kafka(table) => Some(table.archive()?.table()),
+        StreamTable::Delta(_) => None,
+    })
 }
 
 /// The columns of the sink as they are now, if they can change.

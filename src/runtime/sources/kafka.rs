@@ -9,7 +9,9 @@ use crate::core::jobs::{Identity, RecordMark};
 use crate::error::Result;
 use crate::runtime::source::{JobSource, PlanReader, Read, SourcePlan, SourcePoll};
 use crate::streaming::BatchSource;
-use crate::tables::kafka::{KafkaJobSource, KafkaTable, KafkaTableProvider, OffsetRange, Startup};
+use crate::tables::kafka::{
+    EarlierParts, KafkaJobSource, KafkaTable, KafkaTableProvider, OffsetRange, Startup,
+};
 
 /// A topic that a job reads.
 #[derive(Debug)]
@@ -30,6 +32,11 @@ impl TopicSource {
             starts_at_end: starts_at_end.unwrap_or(is_latest),
             source: KafkaJobSource::try_new(table)?,
         })
+    }
+
+    /// The topic itself.
+    pub(super) fn source(&self) -> &KafkaJobSource {
+        &self.source
     }
 }
 
@@ -61,25 +68,38 @@ impl JobSource for TopicSource {
 
 impl PlanReader for KafkaJobSource {
     fn batch(&self, read: Read<'_>) -> Result<BatchSource> {
-        let reported = read.reported();
-        let ranges = read.ranges.iter().map(|range| OffsetRange {
-            partition: range.partition,
-            start: range.start,
-            end: range.end,
-        });
-        let (table, pool) = (Arc::clone(self.table()), Some(Arc::clone(self.pool())));
-        let provider = KafkaTableProvider::for_batch(table, ranges.collect(), pool);
-        let provider = provider
-            .with_name(read.table)
-            .without_records(read.aside.unwrap_or_default());
-        let provider = match read.time {
-            Some(time) => provider.with_time(time),
-            None => provider,
-        };
-        Ok(BatchSource {
-            provider: Arc::new(provider),
-            ranges: reported,
-            last_records: BTreeMap::new(),
-        })
+        Ok(batch_of(self, read, None))
+    }
+}
+
+/// The table as a batch sees it that reads these ranges. What they begin with may come from elsewhere than the topic.
+pub(super) fn batch_of(
+    source: &KafkaJobSource,
+    read: Read<'_>,
+    earlier: Option<EarlierParts>,
+) -> BatchSource {
+    let reported = read.reported();
+    let ranges = read.ranges.iter().map(|range| OffsetRange {
+        partition: range.partition,
+        start: range.start,
+        end: range.end,
+    });
+    let (table, pool) = (Arc::clone(source.table()), Some(Arc::clone(source.pool())));
+    let provider = KafkaTableProvider::for_batch(table, ranges.collect(), pool);
+    let provider = provider
+        .with_name(read.table)
+        .without_records(read.aside.unwrap_or_default());
+    let provider = match read.time {
+        Some(time) => provider.with_time(time),
+        None => provider,
+    };
+    let provider = match earlier {
+        Some(earlier) => provider.with_earlier(earlier),
+        None => provider,
+    };
+    BatchSource {
+        provider: Arc::new(provider),
+        ranges: reported,
+        last_records: BTreeMap::new(),
     }
 }

@@ -19,7 +19,9 @@ use crate::tables::archive::mapping::ArchiveContent;
 use crate::tables::archive::pinned::PinnedArchive;
 use crate::tables::archive::spans::spans_of;
 use crate::tables::delta::{DeltaTableHandle, TimeTravel};
-use crate::tables::kafka::{ComparedParts, KafkaTable, MetadataKey, OffsetRange, RecordColumns};
+use crate::tables::kafka::{
+    ComparedParts, EarlierRecords, KafkaTable, MetadataKey, OffsetRange, RecordColumns,
+};
 
 /// So many offsets before the end of an archive are looked at for its last record: control records and compaction leave gaps.
 const LAST: i64 = 64;
@@ -114,9 +116,14 @@ impl CoveredArchive {
         self.archive.mapping().archive()
     }
 
-    /// The version that is read.
-    pub(crate) fn archive(&self) -> &Arc<PinnedArchive> {
-        &self.archive
+    /// The version of the Delta table.
+    pub fn version(&self) -> u64 {
+        self.archive.version()
+    }
+
+    /// Gives its records to batches.
+    pub(crate) fn records(&self) -> Arc<dyn EarlierRecords> {
+        Arc::clone(&self.archive) as Arc<dyn EarlierRecords>
     }
 
     /// The offsets that it covers of a partition: each record that the topic has had there is in the archive, or was deleted from

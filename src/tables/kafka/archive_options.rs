@@ -80,7 +80,9 @@ impl ArchiveOptions {
                     "option '{option}' is about an archive, and the table names none"
                 ))
                 .about(Subject::UnknownOption(option.clone()))
-                .with_help("name the Delta table that keeps the topic's past: 'archive' 'visits_raw'")),
+                .with_help(
+                    "name the Delta table that keeps the topic's past: 'archive' 'visits_raw'",
+                )),
             };
         };
         check_name("archive", table)?;
@@ -107,7 +109,10 @@ impl ArchiveOptions {
             None => ArchiveEventTime::Unsaid,
             Some(value) if value.trim().eq_ignore_ascii_case(NONE) => ArchiveEventTime::None,
             Some(value) => {
-                let names: Vec<String> = value.split(',').map(|name| name.trim().to_owned()).collect();
+                let names: Vec<String> = value
+                    .split(',')
+                    .map(|name| name.trim().to_owned())
+                    .collect();
                 for name in &names {
                     check_name(EVENT_TIME, name)?;
                 }
@@ -126,7 +131,12 @@ impl ArchiveOptions {
             columns,
             event_time,
             zone: zone.transpose()?,
-            accepts_gaps: options::choice(options, GAPS, &[("stop", false), ("accept", true)], false)?,
+            accepts_gaps: options::choice(
+                options,
+                GAPS,
+                &[("stop", false), ("accept", true)],
+                false,
+            )?,
         }))
     }
 

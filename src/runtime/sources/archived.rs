@@ -1,0 +1,277 @@
+//! A topic and its archive as the source of a job (ARCH-1): the archive gives what the topic no longer has.
+//!
+//! Offsets are one axis. A job that needs an offset which the topic has lost pins a version of the archive, reads from it as far as it
+//! covers the offsets without a gap, and then from the topic. A job that the topic suffices for does not open the archive.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use async_trait::async_trait;
+use tokio::sync::OnceCell;
+
+use crate::core::archive::OffsetRange;
+use crate::core::jobs::{
+    Identity, LostOffsets, PartitionEnds, RecordMark, border, needs_archive, with_archive,
+};
+use crate::error::{Error, Result};
+use crate::runtime::batch::lost_offsets;
+use crate::runtime::source::{JobSource, PlanReader, Read, SourcePlan, SourcePoll};
+use crate::runtime::sources::kafka::{TopicSource, batch_of};
+use crate::streaming::BatchSource;
+use crate::tables::archive::{CoveredArchive, JobArchive};
+use crate::tables::kafka::{ComparedParts, EarlierParts, KafkaJobSource};
+
+/// A topic that a job reads, and its archive.
+#[derive(Debug)]
+pub(super) struct ArchivedSource {
+    topic: TopicSource,
+    archive: JobArchive,
+    /// Whether compaction removes records of the topic, which the archive has.
+    is_compacted: OnceCell<bool>,
+    pinned: Mutex<Option<Pinned>>,
+}
+
+/// The version of the archive that is read.
+#[derive(Debug, Clone)]
+struct Pinned {
+    archive: Arc<CoveredArchive>,
+    /// The ends of the topic when it was pinned.
+    ends: Vec<PartitionEnds>,
+}
+
+impl ArchivedSource {
+    /// A topic and its archive.
+    pub(super) fn new(topic: TopicSource, archive: JobArchive) -> Self {
+        Self {
+            topic,
+            archive,
+            is_compacted: OnceCell::new(),
+            pinned: Mutex::default(),
+        }
+    }
+
+    fn pinned(&self) -> Option<Pinned> {
+        let pinned = self.pinned.lock().unwrap_or_else(PoisonError::into_inner);
+        pinned.clone()
+    }
+
+    fn keep(&self, pinned: Option<Pinned>) {
+        *self.pinned.lock().unwrap_or_else(PoisonError::into_inner) = pinned;
+    }
+
+    /// The version of the archive that a batch needs, if it needs one; and the plan of the topic, made after that was pinned. Says as
+    /// well whether it was pinned for this batch.
+    async fn pin(
+        &self,
+        look: SourcePoll<'_>,
+        plan: SourcePlan,
+    ) -> Result<(SourcePlan, Option<Arc<CoveredArchive>>, bool)> {
+        let known = self.pinned();
+        let needed = plan
+            .ends
+            .iter()
+            .filter(|ends| needs_archive(ends, position(look, &plan, ends)));
+        let needed: Vec<&PartitionEnds> = needed.collect();
+        let is_compacted = self
+            .is_compacted
+            .get_or_init(|| self.topic.source().is_compacted())
+            .await;
+        match known {
+            None if needed.is_empty() && !is_compacted => return Ok((plan, None, false)),
+            Some(known) => {
+                let covers = |ends: &&PartitionEnds| {
+                    let next = position(look, &plan, ends);
+                    let covered = known.archive.covered(ends.partition);
+                    next.is_none_or(|next| {
+                        covered.is_some_and(|covered| {
+                            covered.contains(OffsetRange::new(next, next + 1))
+                        })
+                    })
+                };
+                // While the topic stays as it was, a newer version brings nothing for a job that waits for records.
+                if needed.iter().all(covers) || known.ends == plan.ends {
+                    if needed.is_empty() && is_behind(&known.archive, look, &plan) {
+                        self.keep(None);
+                    }
+                    return Ok((plan, Some(known.archive), false));
+                }
+            }
+            None => {}
+        }
+        let identity = self.topic.identity().await?;
+        let archive = Arc::new(self.archive.pin(&identity).await?);
+        // As of after the archive: the topic ends behind all that it has.
+        let plan = self.topic.plan(look).await?;
+        archive.check_ends(&plan.ends)?;
+        let last = match archive.compared() {
+            Some(parts) => Some((archive.last_in_topic(&plan.ends, parts).await?, parts)),
+            None => None,
+        };
+        let (last, found) = match last {
+            Some((last, parts)) => {
+                let offsets = last
+                    .iter()
+                    .map(|(partition, mark)| (*partition, mark.offset));
+                let found = self.topic.source().marks_at(offsets.collect(), parts);
+                (last, found.await?)
+            }
+            None => (BTreeMap::new(), BTreeMap::new()),
+        };
+        archive.check_records(&last, &found)?;
+        tracing::info!(
+            table = look.table,
+            archive = archive.name(),
+            version = archive.version(),
+            "the job reads its source's archive"
+        );
+        self.keep(Some(Pinned {
+            archive: Arc::clone(&archive),
+            ends: plan.ends.clone(),
+        }));
+        Ok((plan, Some(archive), true))
+    }
+}
+
+/// The offset that a job reads next in a partition with these ends; none if it begins with the first record.
+fn position(look: SourcePoll<'_>, plan: &SourcePlan, ends: &PartitionEnds) -> Option<i64> {
+    let last = look
+        .last
+        .filter(|last| last.sources.contains_key(look.table));
+    match last {
+        Some(last) => last.next_offset(look.table, ends.partition),
+        None => plan.starts_at_end.then_some(ends.high),
+    }
+}
+
+/// Whether the job has read all that the archive covers.
+fn is_behind(archive: &CoveredArchive, look: SourcePoll<'_>, plan: &SourcePlan) -> bool {
+    plan.ends.iter().all(|ends| {
+        let end = archive
+            .covered(ends.partition)
+            .and_then(|covered| covered.end());
+        match (position(look, plan, ends), end) {
+            (_, None) => true,
+            (Some(next), Some(end)) => next >= end,
+            (None, Some(_)) => false,
+        }
+    })
+}
+
+/// LOSS-1: the offsets that a job is to read next and that neither archive nor topic has, unless the user lets the job skip them.
+fn check_holes(
+    look: SourcePoll<'_>,
+    plan: &SourcePlan,
+    ends: &[PartitionEnds],
+    archive: &str,
+) -> Result<()> {
+    let lost = ends.iter().filter_map(|ends| {
+        let from = position(look, plan, ends).filter(|next| *next < ends.low)?;
+        let gap = look.skipping.and_then(|gaps| gaps.get(&ends.partition));
+        let is_skipped =
+            gap.is_some_and(|gap| gap.start == from && (ends.low..=ends.high).contains(&gap.end));
+        (!is_skipped).then_some(LostOffsets {
+            partition: ends.partition,
+            from,
+            to: ends.low,
+            is_short: false,
+        })
+    });
+    let lost: Vec<LostOffsets> = lost.collect();
+    match lost.is_empty() {
+        true => Ok(()),
+        false => Err(in_neither(look.table, &lost, archive)),
+    }
+}
+
+fn in_neither(table: &str, lost: &[LostOffsets], archive: &str) -> Error {
+    let said =
+        format!("; archive {archive} does not have them either, and no job has recorded why");
+    let help = "RESUME JOB … SKIPPING LOST continues behind them and records the gap; if they are control records or were compacted, \
+                'archive.gaps' 'accept' of the table says so";
+    lost_offsets(table, lost, &said, help)
+}
+
+#[async_trait]
+impl JobSource for ArchivedSource {
+    async fn identity(&self) -> Result<Identity> {
+        self.topic.identity().await
+    }
+
+    /// Records that the topic has lost are compared with those of the archive.
+    async fn other_records(&self, marks: &BTreeMap<i32, RecordMark>) -> Result<Vec<i32>> {
+        let mut others = self.topic.other_records(marks).await?;
+        let Some(Pinned { archive, ends }) = self.pinned() else {
+            return Ok(others);
+        };
+        if archive.compared() != Some(ComparedParts::ALL) {
+            return Ok(others);
+        }
+        let is_lost = |(partition, mark): &(&i32, &RecordMark)| {
+            let of_topic = ends.iter().find(|ends| ends.partition == **partition);
+            of_topic.is_some_and(|ends| mark.offset < ends.low)
+        };
+        let lost = marks.iter().filter(is_lost);
+        let lost: BTreeMap<i32, i64> = lost
+            .map(|(partition, mark)| (*partition, mark.offset))
+            .collect();
+        let found = archive.marks_at(&lost, ComparedParts::ALL).await?;
+        let differs =
+            |(partition, found): &(&i32, &RecordMark)| marks.get(partition) != Some(*found);
+        others.extend(
+            found
+                .iter()
+                .filter(differs)
+                .map(|(partition, _)| *partition),
+        );
+        Ok(others)
+    }
+
+    async fn plan(&self, look: SourcePoll<'_>) -> Result<SourcePlan> {
+        let plan = self.topic.plan(look).await?;
+        let (plan, archive, is_new) = self.pin(look, plan).await?;
+        let Some(archive) = archive else {
+            return Ok(plan);
+        };
+        let extended = |ends: &PartitionEnds| match archive.covered(ends.partition) {
+            Some(covered) => with_archive(ends, covered, position(look, &plan, ends)),
+            None => *ends,
+        };
+        let ends: Vec<PartitionEnds> = plan.ends.iter().map(extended).collect();
+        check_holes(look, &plan, &ends, archive.name())?;
+        Ok(SourcePlan {
+            ends,
+            // The record that was read last may be in the archive alone.
+            checks_marks: is_new,
+            reader: Arc::new(LogReader {
+                topic: self.topic.source().clone(),
+                archive,
+            }),
+            ..plan
+        })
+    }
+
+    fn topic(&self) -> Option<&str> {
+        self.topic.topic()
+    }
+}
+
+/// Reads a topic, and before it a version of its archive.
+#[derive(Debug)]
+struct LogReader {
+    topic: KafkaJobSource,
+    archive: Arc<CoveredArchive>,
+}
+
+impl PlanReader for LogReader {
+    fn batch(&self, read: Read<'_>) -> Result<BatchSource> {
+        let borders = read.ranges.iter().filter_map(|range| {
+            let covered = self.archive.covered(range.partition)?;
+            Some((range.partition, border(covered, range)))
+        });
+        let earlier = EarlierParts {
+            borders: borders.collect(),
+            records: self.archive.records(),
+        };
+        Ok(batch_of(&self.topic, read, Some(earlier)))
+    }
+}
