@@ -112,44 +112,62 @@ pub enum NotThePast {
     },
 }
 
-/// Divides a read between an archive and its topic. `ends` are the partitions of the topic, each with its first offset and its end,
-/// as they are asked for *after* the version of the archive was pinned: so an archive that only has records of this topic never
-/// goes beyond them.
+/// Where a partition of the topic begins and ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TopicEnds {
+    /// The partition.
+    pub partition: i32,
+    /// The first offset that the topic still has.
+    pub low: i64,
+    /// The offset behind the last record that no open transaction holds back: up to there it is read.
+    pub stable: i64,
+    /// The offset behind the last record, also of open transactions, which an archive by another writer may have.
+    pub latest: i64,
+}
+
+/// Divides a read between an archive and its topic. `ends` are the partitions of the topic as they are asked for *after* the version
+/// of the archive was pinned: so an archive that only has records of this topic never goes beyond them.
 ///
 /// # Errors
 ///
 /// The archive has rows that this topic cannot have had: the topic was made anew, or the archive is another one's.
 pub fn divide(
     archive: &ArchiveOffsets,
-    ends: &[(i32, i64, i64)],
+    ends: &[TopicEnds],
 ) -> Result<Vec<PartitionHalves>, NotThePast> {
-    let is_of_topic = |partition| ends.iter().any(|(known, _, _)| *known == partition);
+    let is_of_topic = |partition| ends.iter().any(|known| known.partition == partition);
     if let Some((partition, _)) = archive.partitions().find(|(p, _)| !is_of_topic(*p)) {
         return Err(NotThePast::NoPartition { partition });
     }
-    let halves = ends.iter().map(|(partition, low, end)| {
-        let (partition, low, end) = (*partition, *low, *end);
+    let halves = ends.iter().map(|ends| {
+        let TopicEnds {
+            partition,
+            low,
+            stable,
+            latest,
+        } = *ends;
         let Some(span) = archive.of_partition(partition) else {
             // Nothing says that earlier records were ever to be kept.
             return Ok(PartitionHalves {
                 partition,
                 archive: None,
-                topic: (low, end),
+                topic: (low, stable),
                 lost: None,
             });
         };
         let border = span.last.saturating_add(1);
-        if border > end {
+        if border > latest {
             return Err(NotThePast::Beyond {
                 partition,
                 last: span.last,
-                end,
+                end: latest,
             });
         }
+        let start = low.max(border);
         Ok(PartitionHalves {
             partition,
             archive: Some((span.first, border)),
-            topic: (low.max(border), end),
+            topic: (start, stable.max(start)),
             lost: (low > border).then_some((border, low)),
         })
     });
@@ -194,21 +212,31 @@ mod tests {
 
     #[test]
     fn another_topic_is_recognized() {
+        let ends = |partition, low, stable, latest| TopicEnds {
+            partition,
+            low,
+            stable,
+            latest,
+        };
         let archive = ArchiveOffsets::of(&[spans(&[(0, 4), (1, 2)].into())]);
         assert_eq!(
-            divide(&archive, &[(0, 0, 9)]),
+            divide(&archive, &[ends(0, 0, 9, 9)]),
             Err(NotThePast::NoPartition { partition: 1 })
         );
         let (partition, last, end) = (0, 4, 4);
         assert_eq!(
-            divide(&archive, &[(0, 0, 4), (1, 0, 9)]),
+            divide(&archive, &[ends(0, 0, 4, 4), ends(1, 0, 9, 9)]),
             Err(NotThePast::Beyond {
                 partition,
                 last,
                 end
             })
         );
-        assert!(divide(&archive, &[(0, 0, 5), (1, 0, 3), (2, 0, 0)]).is_ok());
+        let halves = [ends(0, 0, 5, 5), ends(1, 0, 3, 3), ends(2, 0, 0, 0)];
+        assert!(divide(&archive, &halves).is_ok());
+        // A writer that does not wait for transactions to end has archived a record of an open one.
+        let halves = divide(&archive, &[ends(0, 0, 2, 9), ends(1, 0, 3, 3)]).unwrap();
+        assert_eq!((halves[0].archive, halves[0].topic), (Some((4, 5)), (5, 5)));
     }
 
     proptest! {
@@ -226,7 +254,7 @@ mod tests {
                 let rows: BTreeSet<(i32, i64)> =
                     log.iter().filter(|offset| *offset < border).map(|o| (partition, *o)).collect();
                 archived.push(rows);
-                ends.push((partition, *low, 45_i64.max(*low)));
+                ends.push(TopicEnds { partition, low: *low, stable: 45, latest: 45 });
                 topics.push(log.iter().filter(|offset| *offset >= low).copied().collect());
             }
             let all: Vec<(i32, i64)> = archived.iter().flatten().copied().collect();

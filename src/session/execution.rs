@@ -130,6 +130,9 @@ impl Session {
         if is_left_open {
             return Err(Error::internal("the plan is for the columns alone"));
         }
+        for warning in self.catalog.take_warnings() {
+            self.warn(warning);
+        }
         let stream = execute_stream(Arc::clone(&plan), task)?;
         let stream = match self.fork.only_reads {
             true => dead_letters::count(stream, &self.catalog, &self.warnings),

@@ -162,10 +162,11 @@ impl Caller {
             }
             if let Statement::CreateTable(table) = &parsed.statement {
                 let is_table = |option: &&TableOption| {
-                    option.key.to_lowercase() == "dead_letter.table"
+                    let key = option.key.to_lowercase();
+                    matches!(key.as_str(), "dead_letter.table" | "archive")
                         && !tables.include("public", &option.value.value)
                 };
-                // The answer is the same as for a missing table: rows would be written to it.
+                // The answer is the same as for a missing table: rows would be written to it, or read from it.
                 if let Some(option) = table.options.iter().find(is_table) {
                     let name = &option.value.value;
                     let error = Error::not_found(format!("no table or view is named {name}"));
@@ -297,7 +298,7 @@ mod tests {
                 "CREATE EXTERNAL TABLE visits_x (a INT) STORED AS KAFKA LOCATION 't' OPTIONS ('format' 'json', 'on_error' 'dead_letter', '{key}' '{table}')"
             ))
         };
-        for key in ["dead_letter.table", "Dead_Letter.Table"] {
+        for key in ["dead_letter.table", "Dead_Letter.Table", "Archive"] {
             let error = ann
                 .check_own(&letters(key, "secrets"))
                 .expect_err("a table that ann may not name");

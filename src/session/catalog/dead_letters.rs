@@ -16,9 +16,9 @@ use futures::{StreamExt, TryStreamExt};
 
 use crate::error::{Error, Result, Subject};
 use crate::session::catalog::Catalog;
+use crate::tables::archive::topic_of;
 use crate::tables::bad_records::{BadRecord, BadRecords};
 use crate::tables::delta::TimeTravel;
-use crate::tables::kafka::KafkaTableProvider;
 
 /// Bad records of one statement and the table they go to.
 struct DeadLetterBatch {
@@ -54,7 +54,7 @@ fn letters(catalog: &Catalog) -> Vec<DeadLetterBatch> {
         .kafka_tables_in_use()
         .iter()
         .filter_map(|provider| {
-            let kafka = provider.downcast_ref::<KafkaTableProvider>()?;
+            let kafka = topic_of(provider.as_ref())?;
             let table = kafka.table().dead_letter_table()?.to_owned();
             Some(DeadLetterBatch {
                 table,

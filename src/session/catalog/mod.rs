@@ -40,8 +40,9 @@ use crate::session::options::{ClosedTables, TableLocation};
 use crate::session::rewrite::arguments::{Purpose, deferred, queries_of, with_values};
 use crate::session::rewrite::asked_version::AskedVersion;
 use crate::session::syntax::{find_relation, plain_name};
+use crate::tables::archive::{ArchivedTableProvider, PinnedArchive, topic_of};
 use crate::tables::delta::{DeltaTableHandle, TimeTravel};
-use crate::tables::kafka::KafkaTableProvider;
+use crate::tables::kafka::{KafkaTable, KafkaTableProvider};
 
 pub(crate) use crate::session::catalog::entry::{TableEntry, VIEWS, View, too_many_views};
 pub(crate) use crate::session::catalog::hidden_names::{
@@ -356,7 +357,11 @@ impl Catalog {
     /// The same for a table that another one names, which statements need not be allowed to use.
     pub(crate) async fn delta_of_plan(&self, name: &str) -> Result<DeltaTableHandle> {
         self.check_open(name)?;
-        match self.entry_of_plan(name) {
+        let entry = match self.entry_of_plan(name) {
+            Some(TableEntry::Unopened(unopened)) => Some(unopened.open().await?.into()),
+            entry => entry,
+        };
+        match entry {
             Some(TableEntry::Delta { handle, .. }) => Ok(handle),
             _ => self.delta(name).await,
         }
@@ -483,9 +488,19 @@ impl Catalog {
     pub(crate) fn kafka_tables_in_use(&self) -> Vec<Arc<dyn TableProvider>> {
         lock(&self.statement)
             .values()
-            .filter(|provider| provider.is::<KafkaTableProvider>())
+            .filter(|provider| topic_of(provider.as_ref()).is_some())
             .cloned()
             .collect()
+    }
+
+    /// Takes warnings about records that tables of the running statement do not have.
+    pub(crate) fn take_warnings(&self) -> Vec<String> {
+        let statement = lock(&self.statement);
+        let archived = statement.values().filter_map(|provider| {
+            let archived = provider.downcast_ref::<ArchivedTableProvider>()?;
+            Some(archived.take_warnings())
+        });
+        archived.flatten().collect()
     }
 
     /// The provider of a table for the running statement; `None`: no such table.
@@ -536,13 +551,40 @@ impl Catalog {
         };
         let provider: Arc<dyn TableProvider> = match entry {
             TableEntry::Unopened(unopened) => return Err(unopened.error()),
-            TableEntry::Kafka(table) => Arc::new(KafkaTableProvider::new(table)),
+            TableEntry::Kafka(table) => self.provider_of_topic(table).await?,
             TableEntry::Delta { handle, .. } => handle.snapshot(travel).await?,
             TableEntry::View(view) => self.plan_view(base, &view).await?,
             TableEntry::Provider(provider) => provider,
         };
         lock(&self.statement).insert(name.to_owned(), Arc::clone(&provider));
         Ok(Some(provider))
+    }
+
+    /// The provider of a Kafka table. One that names an archive reads it in the version that the running statement sees anyway; who may
+    /// read the table may read its archive through it.
+    async fn provider_of_topic(&self, table: Arc<KafkaTable>) -> Result<Arc<dyn TableProvider>> {
+        let Some(archive) = table.archive().map(|archive| archive.table().to_owned()) else {
+            return Ok(Arc::new(KafkaTableProvider::new(table)));
+        };
+        let name = table.name().to_owned();
+        let known = lock(&self.statement).get(&archive).cloned();
+        let opened = async {
+            let delta = match known {
+                Some(delta) => delta,
+                None => {
+                    let handle = self.delta_of_plan(&archive).await?;
+                    let delta = handle.snapshot(TimeTravel::Latest).await?;
+                    self.pin(&archive, Arc::clone(&delta));
+                    delta
+                }
+            };
+            PinnedArchive::over(table, delta)
+        };
+        let pinned = opened.await.map_err(|error| {
+            let error = error.context(format!("the archive of table {name}"));
+            error.about(Subject::table(&name))
+        });
+        Ok(Arc::new(ArchivedTableProvider::new(Arc::new(pinned?))))
     }
 
     /// The table behind a hidden name of a statement that changes rows; `None` if a table has that name.

@@ -26,6 +26,7 @@ use datafusion::physical_plan::{
     DisplayAs, DisplayFormatType, ExecutionPlan, replace_children_if_necessary,
 };
 
+use crate::tables::archive::ArchiveScanExec;
 use crate::tables::kafka::KafkaScanExec;
 
 /// Message for a join that has begun to read its left side again.
@@ -76,6 +77,9 @@ fn shares_state(plan: &Arc<dyn ExecutionPlan>) -> bool {
         || plan
             .downcast_ref::<KafkaScanExec>()
             .is_some_and(KafkaScanExec::sets_aside)
+        || plan
+            .downcast_ref::<ArchiveScanExec>()
+            .is_some_and(ArchiveScanExec::sets_aside)
         || plan.children().into_iter().any(shares_state)
 }
 

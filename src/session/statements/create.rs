@@ -9,9 +9,12 @@ use crate::planner::{CreateTable, CreateView, normalize};
 use crate::session::catalog::{Catalog, TableEntry, View};
 use crate::session::names::inner_names::with_unique_names;
 use crate::session::names::labels::Labels;
-use crate::session::statements::declaration::{IfMissing, open_table};
+use crate::session::statements::declaration::{DeclaredTable, IfMissing, open_table, place};
 use crate::session::syntax::plain_name;
 use crate::session::views::plan_query;
+use crate::tables::archive::PinnedArchive;
+use crate::tables::delta::TimeTravel;
+use crate::tables::kafka::KafkaTable;
 
 /// Creates a table over a topic or a Delta table; returns a message for the user.
 ///
@@ -44,10 +47,25 @@ pub(crate) async fn create_table(
             });
         }
     }
-    let entry = TableEntry::from(open_table(table, &name, IfMissing::Create).await?);
+    let declared = open_table(table, &name, IfMissing::Create).await?;
+    if let DeclaredTable::Kafka(kafka) = &declared {
+        place(table, check_archive(catalog, kafka).await)?;
+    }
+    let entry = TableEntry::from(declared);
     let done = format!("{} {name}", entry.kind_name());
     catalog.put(&name, entry, text.to_owned());
     Ok(done)
+}
+
+/// Checks that the archive of a table, if it names one, is a Delta table that can be its archive.
+async fn check_archive(catalog: &Catalog, table: &Arc<KafkaTable>) -> Result<()> {
+    let Some(archive) = table.archive() else {
+        return Ok(());
+    };
+    let delta = catalog.delta(archive.table()).await;
+    let delta = delta.map_err(|error| error.about(Subject::option("archive")))?;
+    PinnedArchive::open(Arc::clone(table), &delta, TimeTravel::Latest).await?;
+    Ok(())
 }
 
 /// Creates a view whose query can be planned; returns a message for the user.

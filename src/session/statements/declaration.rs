@@ -68,7 +68,7 @@ pub(crate) async fn open_table(
 }
 
 /// Adds to an error about an option or a column the place where the user typed it.
-fn place<T>(table: &CreateTable, result: Result<T>) -> Result<T> {
+pub(crate) fn place<T>(table: &CreateTable, result: Result<T>) -> Result<T> {
     result.map_err(|error| {
         let mut subjects = error.subjects().iter();
         match subjects.find_map(|subject| place_of(table, subject)) {

@@ -34,7 +34,12 @@ pub(super) fn predicate(
     let DataType::Timestamp(_, zone) = &column.data_type else {
         return None;
     };
-    let time = |micros: i64| lit(ScalarValue::TimestampMicrosecond(Some(micros), zone.clone()));
+    let time = |micros: i64| {
+        lit(ScalarValue::TimestampMicrosecond(
+            Some(micros),
+            zone.clone(),
+        ))
+    };
     let name = || ident(&column.name);
     let within = ranges.iter().map(|(low, high)| {
         let low = low.map(|low| name().gt_eq(time(low)));
@@ -87,7 +92,10 @@ pub(super) fn check(
             let claimed = claimed.as_primitive::<TimestampMicrosecondType>();
             match first_other(times, claimed) {
                 None => return Ok(()),
-                Some(row) => (row, format!("{}={}", column.name, shown(claimed.value(row)))),
+                Some(row) => (
+                    row,
+                    format!("{}={}", column.name, shown(claimed.value(row))),
+                ),
             }
         }
     };

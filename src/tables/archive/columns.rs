@@ -126,7 +126,9 @@ impl InputColumns {
     /// The columns of the claim.
     pub(super) fn claim(&self, rows: &RecordBatch) -> Vec<ArrayRef> {
         let columns = self.claim.iter();
-        columns.map(|place| Arc::clone(rows.column(*place))).collect()
+        columns
+            .map(|place| Arc::clone(rows.column(*place)))
+            .collect()
     }
 
     /// The records in rows; `topic` is the topic of those that name none.
@@ -159,21 +161,26 @@ impl InputColumns {
         let partitions = coordinate(self.partition, &DataType::Int32, MetadataKey::Partition)?;
         let offsets = coordinate(self.offset, &DataType::Int64, MetadataKey::Offset)?;
         let text = |column: Option<&ArrayRef>| -> Result<Option<StringArray>> {
-            let text = column.map(|column| cast(column, &DataType::Utf8)).transpose()?;
+            let text = column
+                .map(|column| cast(column, &DataType::Utf8))
+                .transpose()?;
             Ok(text.map(|text| text.as_string::<i32>().clone()))
         };
         let bytes = |column: Option<&ArrayRef>| -> Result<_> {
-            let bytes = column.map(|column| cast(column, &DataType::Binary)).transpose()?;
+            let bytes = column
+                .map(|column| cast(column, &DataType::Binary))
+                .transpose()?;
             Ok(bytes.map(|bytes| bytes.as_binary::<i32>().clone()))
         };
-        let times = column(MetadataKey::Timestamp).map(microseconds).transpose()?;
+        let times = column(MetadataKey::Timestamp)
+            .map(microseconds)
+            .transpose()?;
         Ok(RecordColumns {
             topic: Arc::clone(topic),
             topics: text(column(MetadataKey::Topic))?,
             partitions: partitions.as_primitive::<Int32Type>().clone(),
             offsets: offsets.as_primitive::<Int64Type>().clone(),
-            timestamps: times
-                .map(|times| times.as_primitive::<TimestampMicrosecondType>().clone()),
+            timestamps: times.map(|times| times.as_primitive::<TimestampMicrosecondType>().clone()),
             timestamp_types: column(MetadataKey::TimestampType)
                 .map(timestamp_types)
                 .transpose()?,
@@ -213,7 +220,10 @@ impl InputColumns {
 /// A column of times in UTC as microseconds. A time without a zone counts as one in UTC.
 pub(super) fn microseconds(column: &ArrayRef) -> Result<ArrayRef> {
     let plain = cast(column, &DataType::Timestamp(TimeUnit::Microsecond, None))?;
-    cast(&plain, &DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into())))
+    cast(
+        &plain,
+        &DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into())),
+    )
 }
 
 /// The names of timestamp types, which Spark has as numbers.
@@ -250,8 +260,12 @@ fn headers(column: &ArrayRef) -> Result<HeaderColumns> {
     Ok(HeaderColumns {
         offsets,
         nulls,
-        keys: cast(pairs.column(0), &DataType::Utf8)?.as_string::<i32>().clone(),
-        values: cast(pairs.column(1), &DataType::Binary)?.as_binary::<i32>().clone(),
+        keys: cast(pairs.column(0), &DataType::Utf8)?
+            .as_string::<i32>()
+            .clone(),
+        values: cast(pairs.column(1), &DataType::Binary)?
+            .as_binary::<i32>()
+            .clone(),
     })
 }
 
@@ -264,7 +278,6 @@ fn cast(column: &ArrayRef, to: &DataType) -> Result<ArrayRef> {
         safe: false,
         ..CastOptions::default()
     };
-    cast_with_options(column, to, &strict).map_err(|error| {
-        Error::data(format!("a value of the archive cannot be read: {error}"))
-    })
+    cast_with_options(column, to, &strict)
+        .map_err(|error| Error::data(format!("a value of the archive cannot be read: {error}")))
 }

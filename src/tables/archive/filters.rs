@@ -26,7 +26,10 @@ pub(super) fn in_ranges(mapping: &ArchiveMapping, ranges: &[OffsetRange]) -> Res
         let to = ident(&offset.name).lt_eq(number(offset, range.end.saturating_sub(1))?);
         Ok(of_partition.and(from).and(to))
     };
-    let of_ranges = ranges.iter().filter(|range| !range.is_empty()).map(of_range);
+    let of_ranges = ranges
+        .iter()
+        .filter(|range| !range.is_empty())
+        .map(of_range);
     let of_ranges = of_ranges.collect::<Result<Vec<Expr>>>()?;
     Ok(disjunction(of_ranges).unwrap_or_else(|| lit(false)))
 }
@@ -47,7 +50,12 @@ pub(super) fn in_timestamps(column: &MappedColumn, (low, high): (i64, i64)) -> O
     let DataType::Timestamp(_, zone) = &column.data_type else {
         return None;
     };
-    let time = |micros: i64| lit(ScalarValue::TimestampMicrosecond(Some(micros), zone.clone()));
+    let time = |micros: i64| {
+        lit(ScalarValue::TimestampMicrosecond(
+            Some(micros),
+            zone.clone(),
+        ))
+    };
     let low = (low > i64::MIN).then(|| ident(&column.name).gt_eq(time(low)));
     // The time of a record has milliseconds; the column may have more.
     let high = (high < i64::MAX).then(|| ident(&column.name).lt_eq(time(high.saturating_add(999))));

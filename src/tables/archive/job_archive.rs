@@ -273,20 +273,19 @@ impl CoveredArchive {
     pub(crate) fn check_ends(&self, ends: &[PartitionEnds]) -> Result<()> {
         for (partition, covered) in &self.covered {
             let of_topic = ends.iter().find(|ends| ends.partition == *partition);
-            let topic = self.archive.table().topic();
             let said = match (of_topic, covered.end()) {
                 (_, None) => continue,
                 (None, Some(_)) => {
                     format!("partition {partition}, which topic '{topic}' does not have")
                 }
                 (Some(ends), Some(end)) if is_beyond(covered, ends) => format!(
-                    "offset {} of partition {partition}, and topic '{topic}' ends before offset {}",
+                    "has offset {} of partition {partition}, and the topic ends at offset {}",
                     end - 1,
                     ends.latest
                 ),
                 _ => continue,
             };
-            return Err(self.not_the_past(&format!("has {said}")));
+            return Err(self.not_the_past(&said));
         }
         Ok(())
     }
@@ -301,7 +300,6 @@ impl CoveredArchive {
         last: &BTreeMap<i32, RecordMark>,
         of_topic: &BTreeMap<i32, RecordMark>,
     ) -> Result<()> {
-        let topic = self.archive.table().topic();
         let mut is_confirmed = false;
         for (partition, mark) in last {
             match of_topic.get(partition) {
@@ -309,7 +307,7 @@ impl CoveredArchive {
                 Some(_) => {
                     let offset = mark.offset;
                     return Err(self.not_the_past(&format!(
-                        "has another record than topic '{topic}' at offset {offset} of partition {partition}"
+                        "has another record than the topic at offset {offset} of partition {partition}"
                     )));
                 }
                 None => {}
@@ -324,15 +322,14 @@ impl CoveredArchive {
     }
 
     fn not_the_past(&self, said: &str) -> Error {
-        let archive = self.name();
+        let (archive, topic) = (self.name(), self.archive.table().topic());
         Error::data(format!(
-            "archive {archive} is not the past of its topic: it {said}: the topic was recreated or truncated, or it is the archive of \
-             another one"
+            "archive {archive} is not the past of topic '{topic}': it {said}"
         ))
         .about(Subject::table(archive))
         .with_help(
-            "name the archive of this topic by 'archive', or leave the option out to read the topic alone; CREATE OR REPLACE the table \
-             and the job, then RESUME JOB",
+            "the topic was recreated or truncated, or the archive is another topic's: give this topic an archive of its own, or declare \
+             the table without 'archive'; then CREATE OR REPLACE JOB and RESUME JOB",
         )
     }
 }

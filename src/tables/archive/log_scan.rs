@@ -16,6 +16,7 @@ use datafusion::error::{DataFusionError, Result as DataFusionResult};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_expr::expressions::Column;
 use datafusion::physical_expr::{LexOrdering, PhysicalSortExpr};
+use datafusion::physical_plan::coalesce_partitions::CoalescePartitionsExec;
 use datafusion::physical_plan::filter::FilterExec;
 use datafusion::physical_plan::metrics::Time;
 use datafusion::physical_plan::repartition::{BatchPartitioner, RepartitionExec};
@@ -188,14 +189,16 @@ fn sorted(
     let column = |index: usize| -> Arc<dyn PhysicalExpr> {
         Arc::new(Column::new(schema.field(index).name(), index))
     };
-    let partitioning = match streams {
-        1 => Partitioning::RoundRobinBatch(1),
-        _ => Partitioning::Hash(vec![column(partition)], streams),
+    let apart: Arc<dyn ExecutionPlan> = match streams {
+        1 => Arc::new(CoalescePartitionsExec::new(rows)),
+        _ => {
+            let partitioning = Partitioning::Hash(vec![column(partition)], streams);
+            Arc::new(RepartitionExec::try_new(rows, partitioning)?)
+        }
     };
-    let apart = RepartitionExec::try_new(rows, partitioning)?;
     let by = [partition, offset].map(|index| PhysicalSortExpr::new_default(column(index)));
     let by = LexOrdering::new(by).ok_or_else(|| Error::internal("rows in no order"))?;
-    let sorted = SortExec::new(by, Arc::new(apart)).with_preserve_partitioning(true);
+    let sorted = SortExec::new(by, apart).with_preserve_partitioning(true);
     Ok(Arc::new(sorted))
 }
 

@@ -99,7 +99,10 @@ impl ArchiveMapping {
                     ))
             })
         };
-        let (partition, offset) = (needed(MetadataKey::Partition)?, needed(MetadataKey::Offset)?);
+        let (partition, offset) = (
+            needed(MetadataKey::Partition)?,
+            needed(MetadataKey::Offset)?,
+        );
         let content = columns.content()?;
         let claim = columns.claim(&content, &metadata)?;
         let proposal = match (&claim, options.event_time(), table.event_time()) {
@@ -322,7 +325,9 @@ impl Columns<'_> {
             MetadataKey::Partition | MetadataKey::Offset | MetadataKey::Value
         );
         match is_named || is_needed || self.own_name(key).is_some() {
-            true => Err(self.wrong_type(&column, &format!("the {}", key.name()), types(key), option)),
+            true => {
+                Err(self.wrong_type(&column, &format!("the {}", key.name()), types(key), option))
+            }
             false => Ok(Found::Nothing),
         }
     }
@@ -391,7 +396,9 @@ impl Columns<'_> {
                     self.table.name()
                 ))
                 .about(Subject::option(OPTION))
-                .with_help("declare it: WATERMARK FOR event_time AS event_time - INTERVAL '15 minutes'")),
+                .with_help(
+                    "declare it: WATERMARK FOR event_time AS event_time - INTERVAL '15 minutes'",
+                )),
             };
         };
         let own = self.own_event_time(&event_time.column, content, metadata);
@@ -431,7 +438,9 @@ impl Columns<'_> {
     ) -> Option<MappedColumn> {
         if let Some(key) = self.table.metadata_key(name) {
             let mut columns = metadata.iter();
-            return columns.find(|(of, _)| *of == key).map(|(_, column)| column.clone());
+            return columns
+                .find(|(of, _)| *of == key)
+                .map(|(_, column)| column.clone());
         }
         match content {
             ArchiveContent::Raw(_) => None,

@@ -27,6 +27,6 @@ pub use job_archive::{CoveredArchive, JobArchive};
 pub use mapped_column::MappedColumn;
 pub use mapping::{ArchiveContent, ArchiveMapping, EventTimeClaim};
 pub use pinned::PinnedArchive;
-pub use provider::ArchivedTableProvider;
+pub use provider::{ArchivedTableProvider, topic_of};
 pub use scan::ArchiveScanExec;
 pub use time_parts::TimeParts;

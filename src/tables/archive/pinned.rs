@@ -49,12 +49,15 @@ impl PinnedArchive {
         let version = snapshot_version(delta.as_ref());
         let version = version.ok_or_else(|| {
             let archive = options.table();
-            Error::invalid(format!("{archive} is no Delta table, so it keeps no archive"))
-                .about(Subject::table(archive))
-                .about(Subject::option("archive"))
+            Error::invalid(format!(
+                "{archive} is no Delta table, so it keeps no archive"
+            ))
+            .about(Subject::table(archive))
+            .about(Subject::option("archive"))
         })?;
         let partition_by = partition_columns(delta.as_ref());
-        let mapping = ArchiveMapping::try_new(&table, options, &delta.schema(), &partition_by)?;
+        let mapping = ArchiveMapping::try_new(&table, options, &delta.schema(), &partition_by);
+        let mapping = mapping.map_err(|error| error.about(Subject::option("archive")))?;
         Ok(Self {
             table,
             delta,

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use datafusion::arrow::array::{Array as _, ArrayRef, RecordBatch, RecordBatchOptions, new_null_array};
+use datafusion::arrow::array::{Array as _, RecordBatch, RecordBatchOptions, new_null_array};
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::physical_plan::metrics::{
     BaselineMetrics, Count, ExecutionPlanMetricsSet, MetricBuilder, Time,
@@ -13,7 +13,7 @@ use crate::tables::archive::claim;
 use crate::tables::archive::columns::{InputColumns, Needs};
 use crate::tables::archive::mapping::{ArchiveContent, ArchiveMapping};
 use crate::tables::kafka::{
-    ArchiveOutput, ArchiveReading, ArchivedReader, KafkaTable, OnError, RecordColumns,
+    ArchiveOutput, ArchiveReading, ArchivedReader, KafkaTable, OnError, RecordColumns, TimeCheck,
 };
 use crate::tables::read_metrics::{BYTES_READ, RECORDS_READ};
 use crate::tables::side_output::OpenOutlet;
@@ -98,7 +98,9 @@ impl ArchiveRead {
     ///
     /// Rows that are no records.
     pub(super) fn records(&self, rows: &RecordBatch) -> Result<Arc<RecordColumns>> {
-        let records = self.columns.records(rows, &self.topic, self.mapping.archive());
+        let records = self
+            .columns
+            .records(rows, &self.topic, self.mapping.archive());
         records.map(Arc::new)
     }
 
@@ -120,10 +122,13 @@ impl ArchiveRead {
             }
         };
         let claimed = self.columns.claim(rows);
-        let name = self.table.event_time().map_or("", |time| time.column.as_str());
-        let check =
-            |times: &ArrayRef| claim::check(&self.mapping, name, records, &claimed, times);
-        let batch = reader.read(records, values, self.checks_claim.then_some(&check))?;
+        let name = self
+            .table
+            .event_time()
+            .map_or("", |time| time.column.as_str());
+        let check: TimeCheck<'_> =
+            &|times| claim::check(&self.mapping, name, records, &claimed, times);
+        let batch = reader.read(records, values, self.checks_claim.then_some(check))?;
         self.without_nulls(batch)
     }
 
@@ -167,7 +172,6 @@ pub(super) fn duplicates(archive: &str, said: &str) -> Error {
 }
 
 /// What the streams of a scan count.
-#[derive(Clone)]
 pub(super) struct ReadMetrics {
     baseline: BaselineMetrics,
     bytes: Count,

@@ -108,7 +108,9 @@ impl Rounds {
     /// The coordinates of the execution that this partition of the plan belongs to: each begins once in an execution.
     fn begin(&self, partition: usize) -> Arc<SeenOffsets> {
         let mut rounds = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let open = rounds.iter().position(|round| !round.begun.contains(&partition));
+        let open = rounds
+            .iter()
+            .position(|round| !round.begun.contains(&partition));
         let round = open.unwrap_or_else(|| {
             rounds.push(Round::default());
             rounds.len() - 1
@@ -142,7 +144,13 @@ impl Reading {
 
 impl DisplayAs for ArchiveScanExec {
     fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let columns: Vec<&str> = self.read.schema.fields().iter().map(|field| field.name().as_str()).collect();
+        let columns: Vec<&str> = self
+            .read
+            .schema
+            .fields()
+            .iter()
+            .map(|field| field.name().as_str())
+            .collect();
         let ranges: Vec<String> = self
             .ranges
             .iter()
@@ -168,7 +176,10 @@ impl DisplayAs for ArchiveScanExec {
             write!(f, ", pruned_by=[{}]", self.shown.pruned_by.join(", "))?;
         }
         match &self.shown.proposal {
-            Some(columns) => write!(f, ", hint=['archive.event_time' '{columns}' would leave files out]"),
+            Some(columns) => write!(
+                f,
+                ", hint=['archive.event_time' '{columns}' would leave files out]"
+            ),
             None => Ok(()),
         }
     }
@@ -225,8 +236,12 @@ impl ExecutionPlan for ArchiveScanExec {
             metrics: ReadMetrics::new(&self.metrics, partition),
         };
         let rows = self.input.execute(partition, context)?;
-        let records = rows.map(move |rows| Ok(reading.read(&rows?)?));
-        Ok(Box::pin(RecordBatchStreamAdapter::new(self.schema(), records)))
+        let records =
+            rows.map(move |rows| -> DataFusionResult<RecordBatch> { Ok(reading.read(&rows?)?) });
+        Ok(Box::pin(RecordBatchStreamAdapter::new(
+            self.schema(),
+            records,
+        )))
     }
 
     fn metrics(&self) -> Option<MetricsSet> {

@@ -166,8 +166,13 @@ mod tests {
             ("p", Arc::new(Int32Array::from(vec![None::<i32>]))),
             ("o", Arc::new(Int64Array::from(vec![1]))),
         ];
-        let rows = RecordBatch::try_from_iter_with_nullable(columns.map(|(name, column)| (name, column, true)));
+        let rows = RecordBatch::try_from_iter_with_nullable(
+            columns.map(|(name, column)| (name, column, true)),
+        );
         let error = add_rows(&mut spans, &rows.unwrap(), "a").unwrap_err();
-        assert!(error.to_string().contains("without partition or offset"), "{error}");
+        assert!(
+            error.to_string().contains("without partition or offset"),
+            "{error}"
+        );
     }
 }

@@ -81,7 +81,9 @@ impl TimeParts {
                 return Err(Error::invalid(format!(
                     "column {name} of type {of} is no part of a time"
                 ))
-                .with_help("parts are INT or BIGINT, the first may also be DATE or a date as VARCHAR"));
+                .with_help(
+                    "parts are INT or BIGINT, the first may also be DATE or a date as VARCHAR",
+                ));
             }
             let before = parts.last().map(|(part, _)| *part);
             let Some(part) = TimePart::after(before, is_date) else {
@@ -280,7 +282,10 @@ pub(super) fn looks_like_parts(schema: &Schema, partition_by: &[String]) -> Opti
             .is_ok_and(|field| *field.data_type() == DataType::Date32);
     let is_gapless = names.len() == 1
         || !names[0].eq_ignore_ascii_case("year")
-        || names.iter().zip(USUAL).all(|(name, usual)| name.eq_ignore_ascii_case(usual));
+        || names
+            .iter()
+            .zip(USUAL)
+            .all(|(name, usual)| name.eq_ignore_ascii_case(usual));
     (starts_coarse && is_gapless).then(|| names.join(", "))
 }
 
@@ -333,7 +338,9 @@ mod tests {
                     hours.iter().map(|hour| i32::try_from(hour.days).unwrap()),
                 )),
                 _ => Arc::new(Int32Array::from_iter_values(
-                    hours.iter().map(|hour| i32::try_from(hour.part(*part)).unwrap()),
+                    hours
+                        .iter()
+                        .map(|hour| i32::try_from(hour.part(*part)).unwrap()),
                 )),
             }
         };
@@ -353,14 +360,20 @@ mod tests {
     }
 
     fn holds(predicate: &Expr, parts: &TimeParts, columns: Vec<ArrayRef>) -> Vec<bool> {
-        let fields = parts.columns().map(|column| Field::new(&column.name, column.data_type.clone(), true));
+        let fields = parts
+            .columns()
+            .map(|column| Field::new(&column.name, column.data_type.clone(), true));
         let schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
         let batch = RecordBatch::try_new(Arc::clone(&schema), columns).unwrap();
         let by_name = DFSchema::try_from(schema).unwrap();
         let physical = SessionContext::new()
             .create_physical_expr(predicate.clone(), &by_name)
             .unwrap();
-        let held = physical.evaluate(&batch).unwrap().into_array(batch.num_rows()).unwrap();
+        let held = physical
+            .evaluate(&batch)
+            .unwrap()
+            .into_array(batch.num_rows())
+            .unwrap();
         let held: &BooleanArray = held.as_boolean();
         held.iter().map(|held| held == Some(true)).collect()
     }
@@ -402,14 +415,20 @@ mod tests {
         let times = TimestampMicrosecondArray::from(vec![None, Some(0), Some(0)]);
         assert_eq!(parts.first_other(&times, &columns).unwrap(), Some(2));
         let predicate = parts.predicate(&[(Some(0), Some(1))]).unwrap();
-        assert_eq!(holds(&predicate, &parts, columns.clone()), [false, true, false]);
+        assert_eq!(
+            holds(&predicate, &parts, columns.clone()),
+            [false, true, false]
+        );
         assert_eq!(parts.shown(&columns, 2), "year=1999, month=1");
     }
 
     #[test]
     fn parts_go_from_coarse_to_fine() {
         for (columns, said) in [
-            (ints(&["year", "month", "day", "hour", "minute"]), "cannot follow"),
+            (
+                ints(&["year", "month", "day", "hour", "minute"]),
+                "cannot follow",
+            ),
             (vec![column(0, "d", DataType::Boolean)], "is no part"),
             (
                 vec![ints(&["year"]).remove(0), column(1, "d", DataType::Date32)],
@@ -426,8 +445,14 @@ mod tests {
         let int = |name: &str| Field::new(name, DataType::Int32, true);
         let date = |name: &str| Field::new(name, DataType::Date32, true);
         for (fields, expected) in [
-            (vec![int("year"), int("month"), int("day"), int("hour")], Some("year, month, day, hour")),
-            (vec![int("hour"), int("year"), int("month"), int("day")], Some("year, month, day, hour")),
+            (
+                vec![int("year"), int("month"), int("day"), int("hour")],
+                Some("year, month, day, hour"),
+            ),
+            (
+                vec![int("hour"), int("year"), int("month"), int("day")],
+                Some("year, month, day, hour"),
+            ),
             (vec![int("Year"), int("Month")], Some("Year, Month")),
             (vec![date("day"), int("hour")], Some("day, hour")),
             (vec![int("year"), int("day")], None),

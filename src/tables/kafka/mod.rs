@@ -43,8 +43,8 @@ mod time;
 mod topic_rules;
 mod transaction;
 
-pub use archive_options::{ArchiveColumn, ArchiveEventTime, ArchiveOptions};
 pub(crate) use archive_options::option_of;
+pub use archive_options::{ArchiveColumn, ArchiveEventTime, ArchiveOptions};
 pub(crate) use archived::{
     ArchiveOutput, ArchiveReading, ArchivedReader, HeaderColumns, RecordColumns, TimeCheck,
 };
@@ -56,6 +56,7 @@ pub use in_flight::wait_for_inserts;
 pub use pool::ConsumerPool;
 pub use provider::KafkaTableProvider;
 pub use range::OffsetRange;
+pub(crate) use range::RowBounds;
 pub(crate) use read_marks::ComparedParts;
 pub use scan::KafkaScanExec;
 pub use source::KafkaJobSource;

@@ -1,7 +1,8 @@
 //! The table provider: ranges fixed once per statement, narrowed by predicates; INSERT as a sink.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use datafusion::arrow::datatypes::{Schema, SchemaRef};
 use datafusion::catalog::{Session, TableProvider};
@@ -22,7 +23,8 @@ use crate::tables::kafka::client;
 use crate::tables::kafka::client::ClientFaults;
 use crate::tables::kafka::definition::{KafkaTable, MetadataKey};
 use crate::tables::kafka::earlier_records::{EarlierParts, EarlierPlan};
-use crate::tables::kafka::partition_ends::{self, ClientLeaders};
+use crate::tables::kafka::librdkafka::LogEnd;
+use crate::tables::kafka::partition_ends::{self, ClientLeaders, Leaders as _};
 use crate::tables::kafka::pool::ConsumerPool;
 use crate::tables::kafka::range::{NarrowingColumns, OffsetRange, RowBounds, bounds};
 use crate::tables::kafka::scan::KafkaScanExec;
@@ -36,6 +38,8 @@ pub struct KafkaTableProvider {
     table: Arc<KafkaTable>,
     /// Partition, first offset kept, last stable offset.
     ends: OnceCell<Vec<(i32, i64, i64)>>,
+    /// Of a table with an archive: the offset below which a partition is read from there.
+    starts: OnceLock<BTreeMap<i32, i64>>,
     /// The ranges of a job's batch, which no predicate narrows.
     fixed: Option<Vec<OffsetRange>>,
     /// Takes what a plain statement cannot decode.
@@ -62,6 +66,7 @@ impl KafkaTableProvider {
             name: table.name.as_str().into(),
             table,
             ends: OnceCell::new(),
+            starts: OnceLock::new(),
             fixed: None,
             bad_records: Arc::default(),
             aside: Arc::default(),
@@ -127,6 +132,69 @@ impl KafkaTableProvider {
         &self.bad_records
     }
 
+    /// The ends of the topic's partitions, the same for all scans of the statement: partition, first offset kept, last stable offset.
+    ///
+    /// # Errors
+    ///
+    /// The topic is gone, or the broker does not answer.
+    pub(crate) async fn ends(&self) -> Result<&[(i32, i64, i64)]> {
+        let ends = self.ends.get_or_try_init(|| {
+            let table = Arc::clone(&self.table);
+            on_own_thread(move || {
+                let consumer = table.client.consumer(ClientFaults::default())?;
+                let asked = ClientLeaders {
+                    settings: &table.client,
+                    consumer: &consumer,
+                    topic: &table.topic,
+                };
+                partition_ends::stable_ends(&asked, &asked.partitions()?)
+            })
+        });
+        Ok(ends.await?)
+    }
+
+    /// Where the topic's partitions end now, records of open transactions included.
+    ///
+    /// # Errors
+    ///
+    /// The topic is gone, or the broker does not answer.
+    pub(crate) async fn latest(&self) -> Result<BTreeMap<i32, i64>> {
+        let table = Arc::clone(&self.table);
+        let latest = on_own_thread(move || {
+            let consumer = table.client.consumer(ClientFaults::default())?;
+            let asked = ClientLeaders {
+                settings: &table.client,
+                consumer: &consumer,
+                topic: &table.topic,
+            };
+            asked.list(&asked.partitions()?, LogEnd::Latest)
+        });
+        Ok(latest.await?.into_iter().collect())
+    }
+
+    /// Leaves records below these offsets to the table's archive; the first call counts.
+    pub(crate) fn begin_at(&self, starts: BTreeMap<i32, i64>) {
+        let _ = self.starts.set(starts);
+    }
+
+    /// The bounds that `filters` together set on the rows of a partition; `None`: none of them can match.
+    pub(crate) fn row_bounds(&self, filters: &[Expr], partition: i32) -> Option<RowBounds> {
+        bounds(filters, &self.narrowing(), partition)
+    }
+
+    /// The columns that narrow a scan.
+    fn narrowing(&self) -> NarrowingColumns {
+        let name = |key| {
+            let index = self.table.metadata_column(key)?;
+            Some(self.table.columns[index].field.name().clone())
+        };
+        NarrowingColumns {
+            partition: name(MetadataKey::Partition),
+            offset: name(MetadataKey::Offset),
+            timestamp: name(MetadataKey::Timestamp),
+        }
+    }
+
     async fn ranges(&self, filters: &[Expr]) -> Result<Vec<OffsetRange>> {
         if let Some(ranges) = &self.fixed {
             return Ok(ranges
@@ -135,30 +203,8 @@ impl KafkaTableProvider {
                 .copied()
                 .collect());
         }
-        let ends = self
-            .ends
-            .get_or_try_init(|| {
-                let table = Arc::clone(&self.table);
-                on_own_thread(move || {
-                    let consumer = table.client.consumer(ClientFaults::default())?;
-                    let asked = ClientLeaders {
-                        settings: &table.client,
-                        consumer: &consumer,
-                        topic: &table.topic,
-                    };
-                    partition_ends::stable_ends(&asked, &asked.partitions()?)
-                })
-            })
-            .await?;
-        let name = |key| {
-            let index = self.table.metadata_column(key)?;
-            Some(self.table.columns[index].field.name().clone())
-        };
-        let columns = NarrowingColumns {
-            partition: name(MetadataKey::Partition),
-            offset: name(MetadataKey::Offset),
-            timestamp: name(MetadataKey::Timestamp),
-        };
+        let ends = self.ends().await?;
+        let columns = self.narrowing();
         let mut ranges = Vec::new();
         let mut starts = Vec::new();
         let mut stops = Vec::new();
@@ -166,7 +212,9 @@ impl KafkaTableProvider {
             let Some(bounds) = bounds(filters, &columns, *partition) else {
                 continue;
             };
-            let range = narrow(*partition, *low, *high, bounds);
+            let start = self.starts.get().and_then(|starts| starts.get(partition));
+            let low = start.map_or(*low, |start| *start.max(low));
+            let range = narrow(*partition, low, *high, bounds);
             if range.is_empty() {
                 continue;
             }

@@ -1,0 +1,362 @@
+//! The table provider of an archived topic in a query (ARCH-1): the archive below the border of each partition, the topic from there on.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::catalog::{Session, TableProvider};
+use datafusion::datasource::TableType;
+use datafusion::error::Result as DataFusionResult;
+use datafusion::logical_expr::dml::InsertOp;
+use datafusion::logical_expr::{Expr, TableProviderFilterPushDown};
+use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_plan::empty::EmptyExec;
+use datafusion::physical_plan::union::UnionExec;
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
+use tokio::sync::OnceCell;
+
+use crate::core::archive_offsets::{
+    ArchiveOffsets, NotThePast, PartitionHalves, TopicEnds, divide,
+};
+use crate::error::{Error, Result, Subject};
+use crate::tables::archive::claim;
+use crate::tables::archive::filters::{in_ranges, in_timestamps, on_values};
+use crate::tables::archive::mapping::EventTimeClaim;
+use crate::tables::archive::pinned::PinnedArchive;
+use crate::tables::archive::reading::ArchiveRead;
+use crate::tables::archive::scan::{ArchiveScanExec, ShownScan};
+use crate::tables::delta::{has_no_nulls, time_ranges};
+use crate::tables::kafka::{KafkaTableProvider, MetadataKey, OffsetRange, OnError};
+use crate::tables::side_output::ScanOutlet;
+
+/// A Kafka table with its archive, as one statement sees it: all its scans read one version of the archive and the same ends of the
+/// topic.
+#[derive(Debug)]
+pub struct ArchivedTableProvider {
+    topic: KafkaTableProvider,
+    archive: Arc<PinnedArchive>,
+    /// How each partition is read.
+    halves: OnceCell<Vec<PartitionHalves>>,
+    /// Warnings about records that neither half has.
+    warnings: Mutex<Vec<String>>,
+}
+
+/// The part of the archive that a scan reads.
+struct Narrowed {
+    ranges: Vec<OffsetRange>,
+    /// Predicates on the archive's columns.
+    filters: Vec<Expr>,
+    /// Whether files may be left out by a claim about the event time.
+    by_claim: bool,
+}
+
+impl ArchivedTableProvider {
+    /// A provider for one statement over a version of the table's archive.
+    pub fn new(archive: Arc<PinnedArchive>) -> Self {
+        Self {
+            topic: KafkaTableProvider::new(Arc::clone(archive.table())),
+            archive,
+            halves: OnceCell::new(),
+            warnings: Mutex::default(),
+        }
+    }
+
+    /// The half that is in the topic. It takes the records of both that a statement sets aside.
+    pub fn topic(&self) -> &KafkaTableProvider {
+        &self.topic
+    }
+
+    /// The half that is in the archive.
+    pub fn archive(&self) -> &Arc<PinnedArchive> {
+        &self.archive
+    }
+
+    /// Takes the warnings about records that neither half has.
+    pub fn take_warnings(&self) -> Vec<String> {
+        std::mem::take(&mut self.warnings.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// How each partition is read, decided once. The version of the archive is pinned already: the topic's ends are newer.
+    async fn halves(&self, session: &dyn Session) -> Result<&[PartitionHalves]> {
+        let read = async || {
+            let offsets = self.archive.offsets(session).await?;
+            let ends = self.topic_ends(offsets).await?;
+            let halves = divide(offsets, &ends).map_err(|why| self.not_the_past(why))?;
+            let border = halves.iter().filter(|half| half.archive.is_some());
+            self.topic
+                .begin_at(border.map(|half| (half.partition, half.topic.0)).collect());
+            let lost = halves.iter().filter_map(|half| {
+                let (from, to) = half.lost?;
+                Some(format!(
+                    "{} of partition {}",
+                    offsets_text(from, to),
+                    half.partition
+                ))
+            });
+            let lost: Vec<String> = lost.collect();
+            if !lost.is_empty() {
+                let table = self.archive.table();
+                let warning = format!(
+                    "topic '{}' no longer has {}, and archive {} does not have them yet or never got them: they are missing in {}",
+                    table.topic(),
+                    lost.join(", "),
+                    self.archive.mapping().archive(),
+                    table.name()
+                );
+                let mut warnings = self.warnings.lock().unwrap_or_else(PoisonError::into_inner);
+                warnings.push(warning);
+            }
+            Ok(halves)
+        };
+        Ok(self.halves.get_or_try_init(read).await?)
+    }
+
+    async fn topic_ends(&self, archive: &ArchiveOffsets) -> Result<Vec<TopicEnds>> {
+        let ends = self.topic.ends().await?;
+        let next = |partition| archive.next(partition).unwrap_or(i64::MIN);
+        // Other writers do not wait for transactions to end.
+        let is_behind = ends
+            .iter()
+            .any(|(partition, _, stable)| next(*partition) > *stable);
+        let latest = match is_behind {
+            true => self.topic.latest().await?,
+            false => BTreeMap::new(),
+        };
+        let ends = ends.iter().map(|(partition, low, stable)| TopicEnds {
+            partition: *partition,
+            low: *low,
+            stable: *stable,
+            latest: latest
+                .get(partition)
+                .map_or(*stable, |latest| *latest.max(stable)),
+        });
+        Ok(ends.collect())
+    }
+
+    fn not_the_past(&self, why: NotThePast) -> Error {
+        let table = self.archive.table();
+        let (topic, archive) = (table.topic(), self.archive.mapping().archive());
+        let said = match why {
+            NotThePast::Beyond {
+                partition,
+                last,
+                end,
+            } => format!(
+                "it has offset {last} of partition {partition}, and the topic ends at offset {end}"
+            ),
+            NotThePast::NoPartition { partition } => {
+                format!("it has partition {partition}, which the topic does not have")
+            }
+        };
+        Error::data(format!(
+            "archive {archive} is not the past of topic '{topic}': {said}"
+        ))
+        .about(Subject::table(archive))
+        .about(Subject::location(topic))
+        .with_help(
+            "the topic was made anew, or the archive is another topic's: read the archive under its own name, and give the new topic a new archive",
+        )
+    }
+
+    /// What a scan with these filters reads of the archive.
+    fn narrowed(&self, halves: &[PartitionHalves], filters: &[Expr]) -> DataFusionResult<Narrowed> {
+        let (table, mapping) = (self.archive.table(), self.archive.mapping());
+        let mut ranges = Vec::new();
+        let mut is_narrow = false;
+        let mut timestamps: Option<(i64, i64)> = None;
+        for half in halves {
+            let Some((first, border)) = half.archive else {
+                continue;
+            };
+            let Some(bounds) = self.topic.row_bounds(filters, half.partition) else {
+                is_narrow = true;
+                continue;
+            };
+            let range = OffsetRange {
+                partition: half.partition,
+                start: first.max(bounds.offset.0),
+                end: border.min(bounds.offset.1.saturating_add(1)),
+            };
+            is_narrow |= range.start > first || range.end < border;
+            if range.is_empty() {
+                continue;
+            }
+            ranges.push(range);
+            let (low, high) = bounds.timestamp;
+            timestamps = Some(match timestamps {
+                None => (low, high),
+                Some((lowest, highest)) => (lowest.min(low), highest.max(high)),
+            });
+        }
+        let mut pushed = Vec::new();
+        if is_narrow {
+            pushed.push(in_ranges(mapping, &ranges)?);
+        }
+        if let Some(column) = mapping.metadata(MetadataKey::Timestamp)
+            && let Some(timestamps) = timestamps
+        {
+            pushed.extend(in_timestamps(column, timestamps));
+        }
+        pushed.extend(on_values(mapping, table, filters)?);
+        let by_time = table.event_time().and_then(|event_time| {
+            let ranges = time_ranges(filters, &event_time.column)?;
+            let delta = self.archive.delta().as_ref();
+            claim::predicate(mapping.claim(), &ranges, |column| {
+                !has_no_nulls(delta, column)
+            })
+        });
+        let is_checked = !matches!(mapping.claim(), EventTimeClaim::Own(_));
+        let by_claim = by_time.is_some() && is_checked;
+        pushed.extend(by_time);
+        Ok(Narrowed {
+            ranges,
+            filters: pushed,
+            by_claim,
+        })
+    }
+
+    async fn scan_archive(
+        &self,
+        session: &dyn Session,
+        projection: Option<&Vec<usize>>,
+        filters: &[Expr],
+        limit: Option<usize>,
+    ) -> DataFusionResult<Option<Arc<dyn ExecutionPlan>>> {
+        let halves = self.halves(session).await?;
+        if halves.iter().all(|half| half.archive.is_none()) {
+            return Ok(None);
+        }
+        let (table, mapping) = (self.archive.table(), self.archive.mapping());
+        let narrowed = self.narrowed(halves, filters)?;
+        let projection: Vec<usize> = match projection {
+            Some(columns) => columns.clone(),
+            None => (0..table.schema().fields().len()).collect(),
+        };
+        let schema = Arc::new(table.schema().project(&projection)?);
+        let read = ArchiveRead::try_new(
+            Arc::clone(table),
+            mapping.clone(),
+            projection,
+            schema,
+            (false, narrowed.by_claim),
+        )?;
+        let delta = self.archive.delta();
+        let indices = read.columns.indices().to_vec();
+        let rows: Arc<dyn ExecutionPlan> = match narrowed.ranges.is_empty() {
+            true => Arc::new(EmptyExec::new(Arc::new(delta.schema().project(&indices)?))),
+            false => {
+                // Rows that are set aside or dropped by a filter are no rows of the result: more are read for them.
+                let is_each_a_row = filters.is_empty() && read.on_error != OnError::DeadLetter;
+                let limit = limit.filter(|_| is_each_a_row);
+                delta
+                    .scan(session, Some(&indices), &narrowed.filters, limit)
+                    .await?
+            }
+        };
+        let border = halves.iter().filter_map(|half| {
+            half.archive?;
+            Some((half.partition, half.topic.0))
+        });
+        let shown = ShownScan {
+            version: self.archive.version(),
+            mapping: mapping.to_string(),
+            border: border.collect::<BTreeMap<i32, i64>>().into_iter().collect(),
+            pruned_by: narrowed.filters.iter().map(ToString::to_string).collect(),
+            proposal: mapping.proposal().map(ToOwned::to_owned),
+        };
+        let outlet = ScanOutlet::Query(Arc::clone(self.topic.bad_records()));
+        Ok(Some(Arc::new(ArchiveScanExec::new(
+            Arc::new(read),
+            rows,
+            narrowed.ranges,
+            outlet,
+            Arc::new(shown),
+        ))))
+    }
+
+    fn scan_boxed<'a>(
+        &'a self,
+        session: &'a dyn Session,
+        projection: Option<&'a Vec<usize>>,
+        filters: &'a [Expr],
+        limit: Option<usize>,
+    ) -> BoxFuture<'a, DataFusionResult<Arc<dyn ExecutionPlan>>> {
+        async move {
+            // First: it decides where the topic's half begins.
+            let archive = self
+                .scan_archive(session, projection, filters, limit)
+                .await?;
+            let topic = self.topic.scan(session, projection, filters, limit).await?;
+            match archive {
+                None => Ok(topic),
+                Some(archive) => UnionExec::try_new(vec![archive, topic]),
+            }
+        }
+        .boxed()
+    }
+}
+
+/// The part of a table that is in the topic, if it is a Kafka table; it takes the records that a statement sets aside.
+pub fn topic_of(table: &dyn TableProvider) -> Option<&KafkaTableProvider> {
+    match table.downcast_ref::<ArchivedTableProvider>() {
+        Some(archived) => Some(archived.topic()),
+        None => table.downcast_ref::<KafkaTableProvider>(),
+    }
+}
+
+fn offsets_text(from: i64, to: i64) -> String {
+    match to - from {
+        1 => format!("offset {from}"),
+        _ => format!("offsets {from} to {}", to - 1),
+    }
+}
+
+impl TableProvider for ArchivedTableProvider {
+    fn schema(&self) -> SchemaRef {
+        self.topic.schema()
+    }
+
+    fn table_type(&self) -> TableType {
+        TableType::Base
+    }
+
+    fn supports_filters_pushdown(
+        &self,
+        filters: &[&Expr],
+    ) -> DataFusionResult<Vec<TableProviderFilterPushDown>> {
+        self.topic.supports_filters_pushdown(filters)
+    }
+
+    // Written out instead of `async fn`, as for the table over the topic alone.
+    fn scan<'life0, 'life1, 'life2, 'life3, 'async_trait>(
+        &'life0 self,
+        session: &'life1 dyn Session,
+        projection: Option<&'life2 Vec<usize>>,
+        filters: &'life3 [Expr],
+        limit: Option<usize>,
+    ) -> BoxFuture<'async_trait, DataFusionResult<Arc<dyn ExecutionPlan>>>
+    where
+        'life0: 'async_trait,
+        'life1: 'async_trait,
+        'life2: 'async_trait,
+        'life3: 'async_trait,
+        Self: 'async_trait,
+    {
+        self.scan_boxed(session, projection, filters, limit)
+    }
+
+    fn insert_into<'life0, 'life1, 'async_trait>(
+        &'life0 self,
+        session: &'life1 dyn Session,
+        input: Arc<dyn ExecutionPlan>,
+        op: InsertOp,
+    ) -> BoxFuture<'async_trait, DataFusionResult<Arc<dyn ExecutionPlan>>>
+    where
+        'life0: 'async_trait,
+        'life1: 'async_trait,
+        Self: 'async_trait,
+    {
+        self.topic.insert_into(session, input, op)
+    }
+}
