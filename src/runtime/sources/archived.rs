@@ -90,7 +90,8 @@ impl ArchivedSource {
                 };
                 // While the topic stays as it was, a newer version brings nothing for a job that waits for records.
                 if needed.iter().all(covers) || known.ends == plan.ends {
-                    if needed.is_empty() && is_behind(&known.archive, look, &plan) {
+                    if needed.is_empty() && !is_compacted && has_passed(&known.archive, look, &plan)
+                    {
                         self.keep(None);
                     }
                     return Ok((plan, Some(known.archive), false));
@@ -144,7 +145,7 @@ fn position(look: SourcePoll<'_>, plan: &SourcePlan, ends: &PartitionEnds) -> Op
 }
 
 /// Whether the job has read all that the archive covers.
-fn is_behind(archive: &CoveredArchive, look: SourcePoll<'_>, plan: &SourcePlan) -> bool {
+fn has_passed(archive: &CoveredArchive, look: SourcePoll<'_>, plan: &SourcePlan) -> bool {
     plan.ends.iter().all(|ends| {
         let end = archive
             .covered(ends.partition)
@@ -216,7 +217,7 @@ impl JobSource for ArchivedSource {
             .collect();
         let found = archive.marks_at(&lost, ComparedParts::ALL).await?;
         let differs =
-            |(partition, found): &(&i32, &RecordMark)| marks.get(partition) != Some(*found);
+            |(partition, found): &(&i32, &RecordMark)| marks.get(*partition) != Some(*found);
         others.extend(
             found
                 .iter()

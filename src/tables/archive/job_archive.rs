@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
-use datafusion::arrow::array::RecordBatch;
 use datafusion::execution::session_state::SessionState;
 use datafusion::physical_plan::execute_stream;
 use futures::StreamExt as _;
@@ -150,29 +149,40 @@ impl CoveredArchive {
         if missing.is_empty() {
             return Ok(());
         }
-        let rows = self.read(few(&missing), false).await?;
-        for records in rows {
-            let coordinates = records
-                .partitions
-                .values()
-                .iter()
-                .zip(records.offsets.values());
-            for (partition, offset) in coordinates {
-                let covered = self.covered.entry(*partition).or_default();
-                covered.insert(Offsets::new(*offset, offset.saturating_add(1)));
+        let mut found: BTreeMap<i32, OffsetRanges> = BTreeMap::new();
+        let add = |records: &Arc<RecordColumns>| {
+            let partitions = records.partitions.values().iter();
+            let mut rows = partitions.zip(records.offsets.values()).peekable();
+            while let Some((partition, first)) = rows.next() {
+                // Offsets that follow each other are one range.
+                let mut next = first.saturating_add(1);
+                while rows
+                    .next_if(|(of, offset)| (*of, **offset) == (partition, next))
+                    .is_some()
+                {
+                    next = next.saturating_add(1);
+                }
+                let of_partition = found.entry(*partition).or_default();
+                of_partition.insert(Offsets::new(*first, next));
             }
+        };
+        self.read(few(&missing), false, add).await?;
+        for (partition, found) in found {
+            let covered = self.covered.entry(partition).or_default();
+            covered.extend(found.ranges());
         }
         Ok(())
     }
 
-    /// Records of these ranges: whole ones, or their coordinates alone.
+    /// Gives records of these ranges: whole ones, or their coordinates alone.
     async fn read(
         &self,
         ranges: Vec<OffsetRange>,
         whole_records: bool,
-    ) -> Result<Vec<Arc<RecordColumns>>> {
+        mut take: impl FnMut(&Arc<RecordColumns>),
+    ) -> Result<()> {
         if ranges.is_empty() {
-            return Ok(Vec::new());
+            return Ok(());
         }
         let (table, mapping) = (self.archive.table(), self.archive.mapping());
         let needs = Needs {
@@ -184,16 +194,11 @@ impl CoveredArchive {
         let plan = self.archive.rows_in(session, columns.indices(), &ranges);
         let mut rows = execute_stream(plan.await?, session.task_ctx())?;
         let topic: Arc<str> = table.topic().into();
-        let mut records = Vec::new();
         while let Some(rows) = rows.next().await {
-            let rows: RecordBatch = rows?;
-            records.push(Arc::new(columns.records(
-                &rows,
-                &topic,
-                mapping.archive(),
-            )?));
+            let records = columns.records(&rows?, &topic, mapping.archive())?;
+            take(&Arc::new(records));
         }
-        Ok(records)
+        Ok(())
     }
 
     /// By which parts its records can be compared with those of the topic; none if it does not have them as they were.
@@ -232,14 +237,15 @@ impl CoveredArchive {
         parts: ComparedParts,
     ) -> Result<BTreeMap<i32, RecordMark>> {
         let mut last: BTreeMap<i32, RecordMark> = BTreeMap::new();
-        for records in self.read(ranges, true).await? {
+        let add = |records: &Arc<RecordColumns>| {
             for (partition, mark) in records.marks(parts) {
                 let known = last.entry(partition).or_insert(mark);
                 if known.offset < mark.offset {
                     *known = mark;
                 }
             }
-        }
+        };
+        self.read(ranges, true, add).await?;
         Ok(last)
     }
 
@@ -276,7 +282,7 @@ impl CoveredArchive {
             let said = match (of_topic, covered.end()) {
                 (_, None) => continue,
                 (None, Some(_)) => {
-                    format!("partition {partition}, which topic '{topic}' does not have")
+                    format!("has partition {partition}, which the topic does not have")
                 }
                 (Some(ends), Some(end)) if is_beyond(covered, ends) => format!(
                     "has offset {} of partition {partition}, and the topic ends at offset {}",

@@ -240,8 +240,6 @@ fn assigned(
 
 #[cfg(test)]
 mod tests {
-    use datafusion::arrow::datatypes::DataType;
-
     use super::*;
 
     #[test]
