@@ -175,7 +175,7 @@ impl JobQuery {
         &self.sources
     }
 
-    /// The archive of a source, if it is a topic that has one.
+    /// The archive of a source, if it is a topic that has one. The job that writes the archive reads the topic alone.
     ///
     /// # Errors
     ///
@@ -191,6 +191,11 @@ impl JobQuery {
             Some(TableEntry::Delta { handle, .. }) => handle,
             _ => return Err(no_archive(source, options.table())),
         };
+        if let JobSinkTable::Delta(sink) = &self.sink
+            && sink.is_same(&handle)
+        {
+            return Ok(None);
+        }
         let state = SessionState::clone(&self.session.states.state());
         Ok(Some(JobArchive::new(Arc::clone(table), handle, state)))
     }
