@@ -130,7 +130,7 @@ pub struct TopicEnds {
 ///
 /// # Errors
 ///
-/// The archive has rows that this topic cannot have had: the topic was made anew, or the archive is another one's.
+/// The archive has rows that this topic cannot have had: the topic was deleted and created again, or the archive is another one's.
 pub fn divide(
     archive: &ArchiveOffsets,
     ends: &[TopicEnds],

@@ -8,6 +8,7 @@
     reason = "a test stops at the first surprise, and waits for processes"
 )]
 
+mod archive;
 mod check;
 mod delta;
 mod differential;

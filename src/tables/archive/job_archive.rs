@@ -15,8 +15,8 @@ use crate::core::jobs::{Identity, PartitionEnds, RecordMark, is_beyond};
 use crate::error::{Error, Result, Subject};
 use crate::tables::archive::columns::{InputColumns, Needs};
 use crate::tables::archive::mapping::ArchiveContent;
-use crate::tables::archive::pinned::PinnedArchive;
-use crate::tables::archive::spans::spans_of;
+use crate::tables::archive::pinned_archive::PinnedArchive;
+use crate::tables::archive::file_spans::spans_of;
 use crate::tables::delta::{DeltaTableHandle, TimeTravel};
 use crate::tables::kafka::{
     ComparedParts, EarlierRecords, KafkaTable, MetadataKey, OffsetRange, RecordColumns,

@@ -27,7 +27,7 @@ use futures::future::BoxFuture;
 
 use crate::error::{Error, ErrorKind, Result, Subject};
 use crate::tables::archive::filters::in_ranges;
-use crate::tables::archive::pinned::PinnedArchive;
+use crate::tables::archive::pinned_archive::PinnedArchive;
 use crate::tables::archive::reading::ArchiveRead;
 use crate::tables::kafka::{ArchivedReader, EarlierRecords, EarlierRows, EarlierScan, OffsetRange};
 use crate::tables::side_output::OpenOutlet;

@@ -24,7 +24,7 @@ pub enum ArchiveContent {
     Decoded(Vec<MappedColumn>),
 }
 
-/// Columns from which follows where rows of a range of event time are. It is a claim, since somebody else computed them: it is compared
+/// Columns from which follows where rows of a range of event time are. It is a claim, since another program computed them: it is compared
 /// with the event time of every row that is read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum EventTimeClaim {
@@ -81,9 +81,9 @@ impl ArchiveMapping {
                 continue;
             }
             match columns.of_key(key)? {
-                Found::Column(column) => metadata.push((key, column)),
-                Found::Null => nulls.push(key),
-                Found::Nothing => {}
+                FoundColumn::Column(column) => metadata.push((key, column)),
+                FoundColumn::Null => nulls.push(key),
+                FoundColumn::Nothing => {}
             }
         }
         let needed = |key: MetadataKey| {
@@ -228,7 +228,7 @@ impl fmt::Display for ArchiveMapping {
 }
 
 /// What was found for a metadata key.
-enum Found {
+enum FoundColumn {
     Column(MappedColumn),
     /// Its rows have NULL, as declared.
     Null,
@@ -302,22 +302,22 @@ impl Columns<'_> {
     }
 
     /// The column for a key: the one that was named, else one named as the table's own column for it, else one named as the key.
-    fn of_key(&self, key: MetadataKey) -> Result<Found> {
+    fn of_key(&self, key: MetadataKey) -> Result<FoundColumn> {
         let option = option_of(key);
         let (column, is_named) = match self.options.column(key) {
-            Some(ArchiveColumn::None) => return Ok(Found::Null),
+            Some(ArchiveColumn::None) => return Ok(FoundColumn::Null),
             Some(ArchiveColumn::Named(name)) => (self.named(option, name)?, true),
             None => {
                 let of_key = Some(key.name()).filter(|name| !self.is_value_column(name));
                 let mut names = [self.own_name(key), of_key].into_iter().flatten();
                 match names.find_map(|name| MappedColumn::find(self.schema, name)) {
                     Some(column) => (column, false),
-                    None => return Ok(Found::Nothing),
+                    None => return Ok(FoundColumn::Nothing),
                 }
             }
         };
         if holds(key, &column.data_type) {
-            return Ok(Found::Column(column));
+            return Ok(FoundColumn::Column(column));
         }
         // A column that only has the name, of something that this table does not read.
         let is_needed = matches!(
@@ -328,14 +328,14 @@ impl Columns<'_> {
             true => {
                 Err(self.wrong_type(&column, &format!("the {}", key.name()), types(key), option))
             }
-            false => Ok(Found::Nothing),
+            false => Ok(FoundColumn::Nothing),
         }
     }
 
     fn content(&self) -> Result<ArchiveContent> {
         let raw = match self.options.column(MetadataKey::Value) {
             // The values are in columns of their own, whatever a column may be named.
-            Some(ArchiveColumn::None) => Ok(Found::Nothing),
+            Some(ArchiveColumn::None) => Ok(FoundColumn::Nothing),
             _ => self.of_key(MetadataKey::Value),
         };
         let mut decoded = Vec::new();
@@ -355,7 +355,7 @@ impl Columns<'_> {
         }
         let is_decoded = missing.is_empty() && !decoded.is_empty();
         match raw {
-            Ok(Found::Column(value)) => Ok(ArchiveContent::Raw(value)),
+            Ok(FoundColumn::Column(value)) => Ok(ArchiveContent::Raw(value)),
             Err(error) if !is_decoded => Err(error),
             _ if is_decoded => Ok(ArchiveContent::Decoded(decoded)),
             // A table of metadata alone decodes nothing.

@@ -10,23 +10,23 @@
 
 mod claim;
 mod columns;
+mod file_spans;
 mod filters;
 mod job_archive;
 mod log_scan;
 mod mapped_column;
 mod mapping;
-mod pinned;
+mod pinned_archive;
 mod provider;
 mod reading;
 mod scan;
-mod seen;
-mod spans;
+mod seen_offsets;
 mod time_parts;
 
 pub use job_archive::{CoveredArchive, JobArchive};
 pub use mapped_column::MappedColumn;
 pub use mapping::{ArchiveContent, ArchiveMapping, EventTimeClaim};
-pub use pinned::PinnedArchive;
+pub use pinned_archive::PinnedArchive;
 pub use provider::{ArchivedTableProvider, topic_of};
 pub use scan::ArchiveScanExec;
 pub use time_parts::TimeParts;

@@ -8,7 +8,7 @@ use datafusion::catalog::{Session, TableProvider};
 use datafusion::datasource::TableType;
 use datafusion::error::Result as DataFusionResult;
 use datafusion::logical_expr::dml::InsertOp;
-use datafusion::logical_expr::{Expr, TableProviderFilterPushDown};
+use datafusion::logical_expr::{Expr, TableProviderFilterPushDown, lit};
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::empty::EmptyExec;
 use datafusion::physical_plan::union::UnionExec;
@@ -23,7 +23,7 @@ use crate::error::{Error, Result, Subject};
 use crate::tables::archive::claim;
 use crate::tables::archive::filters::{in_ranges, in_timestamps, on_values};
 use crate::tables::archive::mapping::EventTimeClaim;
-use crate::tables::archive::pinned::PinnedArchive;
+use crate::tables::archive::pinned_archive::PinnedArchive;
 use crate::tables::archive::reading::ArchiveRead;
 use crate::tables::archive::scan::{ArchiveScanExec, ShownScan};
 use crate::tables::delta::{has_no_nulls, time_ranges};
@@ -155,7 +155,7 @@ impl ArchivedTableProvider {
         .about(Subject::table(archive))
         .about(Subject::location(topic))
         .with_help(
-            "the topic was made anew, or the archive is another topic's: read the archive under its own name, and give the new topic a new archive",
+            "the topic was deleted and created again, or the archive is another topic's: read the archive under its own name, and give the new topic a new archive",
         )
     }
 
@@ -208,6 +208,10 @@ impl ArchivedTableProvider {
         });
         let is_checked = !matches!(mapping.claim(), EventTimeClaim::Own(_));
         let by_claim = by_time.is_some() && is_checked;
+        if by_time == Some(lit(false)) {
+            // No time fulfils the filters.
+            ranges.clear();
+        }
         pushed.extend(by_time);
         Ok(Narrowed {
             ranges,

@@ -19,7 +19,7 @@ use futures::StreamExt as _;
 
 use crate::error::Result;
 use crate::tables::archive::reading::{ArchiveRead, ReadMetrics};
-use crate::tables::archive::seen::SeenOffsets;
+use crate::tables::archive::seen_offsets::SeenOffsets;
 use crate::tables::kafka::{ArchivedReader, OffsetRange, OnError};
 use crate::tables::read_metrics::RECORDS_PLANNED;
 use crate::tables::side_output::ScanOutlet;

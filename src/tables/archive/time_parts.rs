@@ -17,7 +17,7 @@ use crate::formats::text::zone::{Zone, ZoneOffsets};
 use crate::tables::archive::mapped_column::{MappedColumn, is_text};
 use crate::tables::delta::lexicographic;
 
-/// The names that such columns have where somebody partitioned by them.
+/// The names that partition columns of this kind usually have.
 const USUAL: [&str; 4] = ["year", "month", "day", "hour"];
 
 const SECOND: i64 = 1_000_000;

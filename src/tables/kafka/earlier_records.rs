@@ -16,7 +16,7 @@ use futures::StreamExt as _;
 use futures::future::BoxFuture;
 
 use crate::error::{Error, Result};
-use crate::tables::kafka::archived::ArchivedReader;
+use crate::tables::kafka::archived_records::ArchivedReader;
 use crate::tables::kafka::range::OffsetRange;
 use crate::tables::kafka::range_reading::{BatchOutput, RangeEnd};
 use crate::tables::side_output::OpenOutlet;

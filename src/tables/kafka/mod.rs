@@ -3,8 +3,8 @@
 //! The only module that names rdkafka.
 
 mod archive_options;
-mod archived;
 mod archived_files;
+mod archived_records;
 mod blocking;
 mod client;
 mod definition;
@@ -45,7 +45,7 @@ mod transaction;
 
 pub(crate) use archive_options::option_of;
 pub use archive_options::{ArchiveColumn, ArchiveEventTime, ArchiveOptions};
-pub(crate) use archived::{
+pub(crate) use archived_records::{
     ArchiveOutput, ArchiveReading, ArchivedReader, HeaderColumns, RecordColumns, TimeCheck,
 };
 pub use definition::{
@@ -56,7 +56,6 @@ pub use in_flight::wait_for_inserts;
 pub use pool::ConsumerPool;
 pub use provider::KafkaTableProvider;
 pub use range::OffsetRange;
-pub(crate) use range::RowBounds;
 pub(crate) use read_marks::ComparedParts;
 pub use scan::KafkaScanExec;
 pub use source::KafkaJobSource;

@@ -8,9 +8,9 @@ use tokio::sync::OnceCell;
 
 use crate::core::archive_offsets::ArchiveOffsets;
 use crate::error::{Error, Result, Subject};
+use crate::tables::archive::file_spans::spans_of;
 use crate::tables::archive::mapping::ArchiveMapping;
 use crate::tables::archive::reading::duplicates;
-use crate::tables::archive::spans::spans_of;
 use crate::tables::delta::{DeltaTableHandle, TimeTravel, partition_columns, snapshot_version};
 use crate::tables::kafka::KafkaTable;
 

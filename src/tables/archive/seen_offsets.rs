@@ -59,7 +59,7 @@ impl SeenOffsets {
     /// Adds the coordinates of rows, which have no NULL; gives the first row whose coordinates were there already.
     pub(super) fn add(&self, partitions: &Int32Array, offsets: &Int64Array) -> Option<usize> {
         let mut blocks = self.blocks.lock().unwrap_or_else(PoisonError::into_inner);
-        let keys = partitions.values().iter().zip(offsets.values());
+        let keys = partitions.values().iter().zip(offsets.values().iter());
         let mut rows = keys.enumerate().peekable();
         while let Some((_, (partition, offset))) = rows.peek() {
             let key = (**partition, offset.div_euclid(BLOCK));
