@@ -7,7 +7,6 @@
 use std::collections::BTreeMap;
 
 use super::offset_ranges::{OffsetRange, OffsetRanges};
-use crate::core::archive_offsets::OffsetSpan;
 use crate::core::jobs::{BatchVersion, Identity, IdentityMatch, SourceProgress};
 
 /// A partition of a topic.
@@ -148,6 +147,12 @@ impl JobClaims {
         added
     }
 
+    /// Whether there are partitions of which `before` claims nothing.
+    pub fn begins(&self, before: &Self) -> bool {
+        let mut keys = self.partitions.keys();
+        keys.any(|key| !before.partitions.contains_key(key))
+    }
+
     /// Whether offsets were skipped.
     pub fn has_lost(&self) -> bool {
         self.partitions
@@ -195,25 +200,6 @@ pub fn claims_of_topic<'c>(
         all.lost.sort();
     }
     found
-}
-
-/// The offsets of a partition that an archive covers: those that jobs claim, those that they had to skip, since nothing can fill them
-/// any more, and those of files whose rows have an offset each without a gap.
-#[must_use]
-pub fn covered_by(claims: Option<&PartitionClaims>, files: &[OffsetSpan]) -> OffsetRanges {
-    let claimed = claims
-        .into_iter()
-        .flat_map(|claims| claims.covered.ranges());
-    let lost = claims.into_iter().flat_map(|claims| &claims.lost);
-    let whole = files.iter().filter(|span| {
-        let offsets = i128::from(span.last) - i128::from(span.first) + 1;
-        i128::from(span.rows) == offsets
-    });
-    let whole = whole.map(|span| OffsetRange::new(span.first, span.last.saturating_add(1)));
-    claimed
-        .chain(lost.map(|lost| lost.range))
-        .chain(whole)
-        .collect()
 }
 
 /// Another topic with the name of this one of which jobs claim offsets: it was deleted and created again, or is that of another
@@ -277,31 +263,16 @@ mod tests {
     }
 
     #[test]
-    fn files_without_a_gap_and_skipped_offsets_are_covered() {
-        let span = |first, last, rows| OffsetSpan { first, last, rows };
-        let range = |from, to| OffsetRange::new(from, to);
-        let claims = PartitionClaims {
-            covered: [range(10, 20)].into_iter().collect(),
-            lost: vec![LostRange {
-                range: range(20, 25),
-                job: "j".to_owned(),
-                batch: 3,
-            }],
-        };
-        let files = [span(0, 9, 10), span(30, 39, 9), span(25, 27, 3), span(50, 50, 1)];
-        let covered: Vec<OffsetRange> = covered_by(Some(&claims), &files).ranges().collect();
-        assert_eq!(covered, [range(0, 28), range(50, 51)]);
-        assert!(covered_by(None, &[]).is_empty());
-    }
-
-    #[test]
     fn another_topic_of_the_name_is_found_in_claims() {
         let claims = |id: &str| JobClaims {
             partitions: [(key(id, 0), PartitionClaims::default())].into(),
         };
         let (one, other) = (claims("one"), claims("other"));
         assert_eq!(other_topic([&one], &topic("one")), None);
-        assert_eq!(other_topic([&one, &other], &topic("one")), Some(&topic("other")));
+        assert_eq!(
+            other_topic([&one, &other], &topic("one")),
+            Some(&topic("other"))
+        );
         // Brokers that give no ids leave it open.
         let unknown = Identity::Topic {
             topic: "visits".to_owned(),
@@ -326,6 +297,7 @@ mod tests {
         let third = first.after("j", &version(3, "a", 14, 20));
         assert_eq!(covered(&third, "a"), [(3, 20)]);
         assert_eq!(covered(&third.since(&first), "a"), [(10, 20)]);
+        assert!(first.begins(&JobClaims::default()) && !third.begins(&first));
         // Run again after a crash, it claims the same.
         assert_eq!(third.after("j", &version(3, "a", 14, 20)), third);
         assert_eq!(third.since(&third), JobClaims::default());

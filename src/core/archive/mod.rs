@@ -9,4 +9,4 @@ pub use coverage::{
     CoverageFacts, CoverageKind, CoverageRange, HoleReason, TopicBounds, coverage,
     unexplained_holes,
 };
-pub use offset_ranges::{OffsetRange, OffsetRanges};
+pub use offset_ranges::{OffsetRange, OffsetRanges, add_rows};

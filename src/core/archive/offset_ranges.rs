@@ -88,6 +88,11 @@ impl OffsetRanges {
         self.ends.is_empty()
     }
 
+    /// How many ranges it is.
+    pub fn len(&self) -> usize {
+        self.ends.len()
+    }
+
     /// Whether it has all offsets of a range.
     pub fn contains(&self, range: OffsetRange) -> bool {
         range.is_empty()
@@ -132,6 +137,24 @@ impl OffsetRanges {
     fn at_or_before(&self, offset: i64) -> Option<(i64, i64)> {
         let mut before = self.ends.range(..=offset);
         before.next_back().map(|(from, to)| (*from, *to))
+    }
+}
+
+/// Adds the offsets of rows to the ranges of their partitions: row `i` has `offsets[i]` of `partitions[i]`. Rows come in any order;
+/// rows that ascend within their partition are cheaper.
+pub fn add_rows(ranges: &mut BTreeMap<i32, OffsetRanges>, partitions: &[i32], offsets: &[i64]) {
+    let rows = partitions.iter().copied().zip(offsets.iter().copied());
+    let mut rows: Vec<(i32, i64)> = rows.collect();
+    if !rows.is_sorted() {
+        rows.sort_unstable();
+    }
+    for run in rows.chunk_by(|(partition, offset), (next_partition, next)| {
+        partition == next_partition && next.saturating_sub(1) <= *offset
+    }) {
+        if let ([(partition, from), ..], [.., (_, last)]) = (run, run) {
+            let run = OffsetRange::new(*from, last.saturating_add(1));
+            ranges.entry(*partition).or_default().insert(run);
+        }
     }
 }
 
@@ -207,6 +230,25 @@ mod tests {
             prop_assert_eq!(ranges.contains(asked), wanted.is_subset(&oracle));
             let missing: BTreeSet<i64> = wanted.difference(&oracle).copied().collect();
             prop_assert_eq!(offsets(&ranges.missing_in(asked)), missing);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn rows_in_any_order_are_ranges_of_their_partitions(
+            rows in prop::collection::vec((0_i32..3, 0_i64..30), 0..80),
+            cut in 1_usize..20,
+        ) {
+            let mut ranges = BTreeMap::new();
+            for batch in rows.chunks(cut) {
+                let (partitions, of): (Vec<i32>, Vec<i64>) = batch.iter().copied().unzip();
+                add_rows(&mut ranges, &partitions, &of);
+            }
+            let found: BTreeSet<(i32, i64)> = ranges
+                .iter()
+                .flat_map(|(partition, of)| offsets(of).into_iter().map(|offset| (*partition, offset)))
+                .collect();
+            prop_assert_eq!(found, rows.into_iter().collect::<BTreeSet<_>>());
         }
     }
 

@@ -185,12 +185,12 @@ impl JobSink for TableSink {
     ) -> Result<()> {
         let prepared: PreparedWrite = own(pending)?;
         let now = self.claims.after(&self.job, version);
-        // A batch without rows cannot be doubled, so it needs no commit; the next one covers what it has read. Skipped offsets are
-        // stored at once: a later batch would not know of them.
+        // A batch without rows cannot be doubled, so it needs no commit; the next one covers what it has read. Where the job begins
+        // in a partition, and offsets that it skips, are stored at once: a later batch would not know of them.
         if prepared.rows() == 0 {
             self.without_rows += 1;
             let is_due = self.without_rows >= BATCHES_WITHOUT_ROWS && now != self.claims;
-            return match is_due || now.since(&self.claims).has_lost() {
+            return match is_due || now.since(&self.claims).has_lost() || now.begins(&self.claims) {
                 true => self.claim(now, version.batch).await,
                 false => Ok(()),
             };

@@ -1,4 +1,5 @@
-//! Hidden names of tables: at a version or time, and of the rows and changes of a statement that changes rows.
+//! Hidden names of tables: at a version or time, of the rows and changes of a statement that changes rows, and of the coverage of a
+//! topic by its archive.
 
 use crate::tables::delta::TimeTravel;
 
@@ -25,6 +26,16 @@ pub(crate) fn changes_name(table: &str) -> String {
 pub(crate) fn table_of_change(name: &str) -> Option<&str> {
     let table = name.strip_suffix("@rows");
     table.or_else(|| name.strip_suffix("@changes"))
+}
+
+/// The hidden name of the coverage of a table by its archive.
+pub(crate) fn coverage_name(table: &str) -> String {
+    format!("{table}@archive_coverage")
+}
+
+/// The table behind such a name.
+pub(crate) fn table_of_coverage(name: &str) -> Option<&str> {
+    name.strip_suffix("@archive_coverage")
 }
 
 /// The table behind a name, and its version or time.

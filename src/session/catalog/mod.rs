@@ -32,7 +32,7 @@ use crate::core::stack::with_stack;
 use crate::core::suggest::closest;
 use crate::error::{Error, ErrorKind, Result, Subject};
 use crate::session::catalog::entry::{placeholder, with_statistics};
-use crate::session::catalog::hidden_names::table_of_change;
+use crate::session::catalog::hidden_names::{table_of_change, table_of_coverage};
 use crate::session::catalog::view_barrier::BarrierView;
 use crate::session::names::inner_names::{EqualNames, renamed};
 use crate::session::names::labels::Labels;
@@ -40,13 +40,13 @@ use crate::session::options::{ClosedTables, TableLocation};
 use crate::session::rewrite::arguments::{Purpose, deferred, queries_of, with_values};
 use crate::session::rewrite::asked_version::AskedVersion;
 use crate::session::syntax::{find_relation, plain_name};
-use crate::tables::archive::{ArchivedTableProvider, PinnedArchive, topic_of};
+use crate::tables::archive::{ArchivedTableProvider, CoverageTable, PinnedArchive, topic_of};
 use crate::tables::delta::{DeltaTableHandle, TimeTravel};
 use crate::tables::kafka::{KafkaTable, KafkaTableProvider};
 
 pub(crate) use crate::session::catalog::entry::{TableEntry, VIEWS, View, too_many_views};
 pub(crate) use crate::session::catalog::hidden_names::{
-    changes_name, rows_name, split_time_travel, time_travel_name,
+    changes_name, coverage_name, rows_name, split_time_travel, time_travel_name,
 };
 
 /// Plans the queries of views over the tables of a catalog.
@@ -475,6 +475,7 @@ impl Catalog {
             Some(table) => table,
             None => {
                 let name = table_of_change(name).unwrap_or(name);
+                let name = table_of_coverage(name).unwrap_or(name);
                 split_time_travel(name).0.to_owned()
             }
         };
@@ -524,10 +525,11 @@ impl Catalog {
         in_view: bool,
     ) -> Result<Option<Arc<dyn TableProvider>>> {
         let of_change = self.hidden_of_change(name);
+        let of_coverage = self.hidden_of_coverage(name);
         let of_version = self.table_of_version(name);
         let (base, travel) = match &of_version {
             Some(table) => (table.as_str(), TimeTravel::Latest),
-            None => split_time_travel(of_change.unwrap_or(name)),
+            None => split_time_travel(of_change.or(of_coverage).unwrap_or(name)),
         };
         let found = self.read(|tables| {
             let hidden = || tables.hidden.get(base).filter(|_| in_view);
@@ -551,6 +553,10 @@ impl Catalog {
         };
         let provider: Arc<dyn TableProvider> = match entry {
             TableEntry::Unopened(unopened) => return Err(unopened.error()),
+            entry if of_coverage.is_some() => {
+                let (table, archive) = self.archived(base, entry).await?;
+                Arc::new(CoverageTable::new(table, archive))
+            }
             TableEntry::Kafka(table) => self.provider_of_topic(table).await?,
             TableEntry::Delta { handle, .. } => handle.snapshot(travel).await?,
             TableEntry::View(view) => self.plan_view(base, &view).await?,
@@ -592,6 +598,44 @@ impl Catalog {
         let table = table_of_change(name)?;
         self.read(|tables| !tables.entries.contains_key(name))
             .then_some(table)
+    }
+
+    /// The table behind the hidden name of the coverage by its archive; `None` if a table has that name.
+    fn hidden_of_coverage<'n>(&self, name: &'n str) -> Option<&'n str> {
+        let table = table_of_coverage(name)?;
+        self.read(|tables| !tables.entries.contains_key(name))
+            .then_some(table)
+    }
+
+    /// The Kafka table that an entry is, and the Delta table that it names as its archive.
+    ///
+    /// # Errors
+    ///
+    /// Another kind of table, one without an archive, or an archive that cannot be opened.
+    pub(crate) async fn archived(
+        &self,
+        name: &str,
+        entry: TableEntry,
+    ) -> Result<(Arc<KafkaTable>, DeltaTableHandle)> {
+        let kind = entry.kind_name();
+        let TableEntry::Kafka(table) = entry else {
+            return Err(Error::invalid(format!(
+                "{name} is a {kind}, and an archive is the past of a Kafka table"
+            ))
+            .about(Subject::table(name))
+            .with_help("name the table over the topic: the one with the option 'archive'"));
+        };
+        let Some(archive) = table.archive() else {
+            return Err(
+                Error::invalid(format!("Kafka table {name} names no archive"))
+                    .about(Subject::table(name))
+                    .with_help(
+                        "declare it with the Delta table that keeps the topic's past: OPTIONS ('archive' 'visits_raw', …)",
+                    ),
+            );
+        };
+        let handle = self.delta_of_plan(archive.table()).await?;
+        Ok((table, handle))
     }
 
     async fn plan_view(&self, name: &str, view: &View) -> Result<Arc<dyn TableProvider>> {
@@ -808,7 +852,11 @@ impl SchemaProvider for Catalog {
         let of_version = self.table_of_version(name);
         let base = match &of_version {
             Some(table) => table.as_str(),
-            None => split_time_travel(self.hidden_of_change(name).unwrap_or(name)).0,
+            None => {
+                let hidden = self.hidden_of_change(name);
+                let hidden = hidden.or_else(|| self.hidden_of_coverage(name));
+                split_time_travel(hidden.unwrap_or(name)).0
+            }
         };
         let in_view = !lock(&self.planning).is_empty();
         self.read(|tables| {

@@ -2,6 +2,7 @@
 
 pub(crate) mod arguments;
 pub(crate) mod asked_version;
+pub(crate) mod coverage_calls;
 pub(crate) mod dialects;
 pub(crate) mod grouping;
 pub(crate) mod insert_values;
@@ -22,8 +23,8 @@ use datafusion::logical_expr::{Expr as Expression, LogicalPlan, Volatility};
 use datafusion::prelude::SessionContext;
 use datafusion::sql::parser::{CopyToSource, Statement as SqlStatement};
 use datafusion::sql::sqlparser::ast::{
-    Expr, FunctionArg, FunctionArgExpr, Ident, Insert, ObjectName, ObjectNamePart, SelectItem,
-    SetExpr, Statement as AnsiStatement, TableAlias, TableFactor, TableObject, TableVersion, Value,
+    Expr, Ident, Insert, ObjectName, ObjectNamePart, SelectItem, SetExpr,
+    Statement as AnsiStatement, TableAlias, TableFactor, TableObject, TableVersion, Value,
     ValueWithSpan, VisitMut, VisitorMut,
 };
 
@@ -38,6 +39,7 @@ use crate::session::names::distinct_columns::repeated_columns;
 use crate::session::names::inner_names::attach;
 use crate::session::rewrite::arguments::{Purpose, deferred, name_queries, with_values};
 use crate::session::rewrite::asked_version::{AskedVersion, VersionUnit};
+use crate::session::rewrite::coverage_calls::coverages;
 use crate::session::rewrite::dialects::settle;
 use crate::session::rewrite::literals::doubles;
 use crate::session::rewrite::row_comparisons::by_elements;
@@ -45,8 +47,8 @@ use crate::session::rewrite::standard::{fetch_first, members, time_zone};
 use crate::session::rewrite::value_rows::with_queries;
 use crate::session::statements::constants;
 use crate::session::statements::dml::as_insert;
-use crate::session::syntax::at_name;
 pub(crate) use crate::session::syntax::plain_name;
+use crate::session::syntax::{at_name, literal_text};
 use crate::session::system::{SYSTEM, state_table};
 
 /// Prepares a statement for DataFusion's planner.
@@ -96,6 +98,7 @@ async fn in_its_queries(
     repeated_columns(node);
     fetch_first(node)?;
     states(node)?;
+    coverages(catalog, node).await?;
     travel(context, catalog, node).await?;
     windows(node)?;
     apart(node);
@@ -130,7 +133,7 @@ fn states(node: &mut impl VisitMut) -> Result<()> {
             let Some(given) = args.take() else {
                 return ControlFlow::Continue(());
             };
-            let values: Vec<Option<String>> = given.args.iter().map(literal).collect();
+            let values: Vec<Option<String>> = given.args.iter().map(literal_text).collect();
             let table = match values.as_slice() {
                 [Some(job)] => Some(state_table(job, None)),
                 [Some(job), Some(batch)] => {
@@ -156,17 +159,6 @@ fn states(node: &mut impl VisitMut) -> Result<()> {
     match node.visit(&mut JobStateCalls) {
         ControlFlow::Continue(()) => Ok(()),
         ControlFlow::Break(error) => Err(error),
-    }
-}
-
-/// The text of a literal argument.
-fn literal(argument: &FunctionArg) -> Option<String> {
-    let FunctionArg::Unnamed(FunctionArgExpr::Expr(Expr::Value(value))) = argument else {
-        return None;
-    };
-    match &value.value {
-        Value::Number(number, _) => Some(number.clone()),
-        other => other.clone().into_string(),
     }
 }
 

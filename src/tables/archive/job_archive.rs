@@ -8,18 +8,17 @@ use datafusion::execution::session_state::SessionState;
 use datafusion::physical_plan::execute_stream;
 use futures::StreamExt as _;
 
-use crate::core::archive::claims::{claims_of_topic, covered_by, other_topic};
-use crate::core::archive::offset_ranges::{OffsetRange as Offsets, OffsetRanges};
-use crate::core::archive_offsets::OffsetSpan;
+use crate::core::archive::claims::{claims_of_topic, other_topic};
+use crate::core::archive::offset_ranges::{OffsetRange, OffsetRanges};
 use crate::core::jobs::{Identity, PartitionEnds, RecordMark, is_beyond};
 use crate::error::{Error, Result, Subject};
 use crate::tables::archive::columns::{InputColumns, Needs};
+use crate::tables::archive::coverage::covered_by;
 use crate::tables::archive::mapping::ArchiveContent;
 use crate::tables::archive::pinned_archive::PinnedArchive;
-use crate::tables::archive::file_spans::spans_of;
-use crate::tables::delta::{DeltaTableHandle, TimeTravel};
+use crate::tables::delta::{DeltaTableHandle, TimeTravel, offset_claims};
 use crate::tables::kafka::{
-    ComparedParts, EarlierRecords, KafkaTable, MetadataKey, OffsetRange, RecordColumns,
+    ComparedParts, EarlierRecords, KafkaTable, MetadataKey, OffsetRange as Offsets,
 };
 
 /// So many offsets before the end of an archive are looked at for its last record: control records and compaction leave gaps.
@@ -71,41 +70,27 @@ impl JobArchive {
     pub async fn pin(&self, topic: &Identity) -> Result<CoveredArchive> {
         let open = PinnedArchive::open(Arc::clone(&self.table), &self.handle, TimeTravel::Latest);
         let archive = open.await?;
-        // Refuses duplicates as far as files tell them.
-        archive.offsets(&*self.session).await?;
-        let jobs = self.handle.offset_claims(Some(archive.version())).await?;
-        let claims = claims_of_topic(jobs.values(), topic);
-        let files = spans_of(
-            archive.delta(),
-            archive.mapping(),
-            archive.table(),
-            &*self.session,
-        );
-        let mut spans: BTreeMap<i32, Vec<OffsetSpan>> = BTreeMap::new();
-        for (partition, span) in files.await?.iter().flat_map(|file| file.iter()) {
-            spans.entry(*partition).or_default().push(*span);
-        }
-        let mut covered = BTreeMap::new();
-        for partition in claims.keys().chain(spans.keys()) {
-            let spans = spans.get(partition).map_or(&[][..], Vec::as_slice);
-            let mut of_partition = covered_by(claims.get(partition), spans);
-            if archive.accepts_gaps() {
-                let first = spans.iter().map(|span| span.first).min();
-                let last = spans.iter().map(|span| span.last).max();
-                if let (Some(first), Some(last)) = (first, last) {
-                    of_partition.insert(Offsets::new(first, last.saturating_add(1)));
+        let jobs = offset_claims(archive.delta().as_ref()).await?;
+        let claimed = claims_of_topic(jobs.values(), topic);
+        let mut covered = covered_by(&archive, &claimed, &self.session).await?;
+        if archive.accepts_gaps() {
+            for covered in covered.values_mut() {
+                if let (Some(first), Some(end)) = (covered.first(), covered.end()) {
+                    covered.insert(OffsetRange::new(first, end));
                 }
             }
-            covered.insert(*partition, of_partition);
         }
-        let mut pinned = CoveredArchive {
+        for (partition, claimed) in claimed {
+            // Nothing can fill them any more.
+            let lost = claimed.lost.iter().map(|lost| lost.range);
+            covered.entry(partition).or_default().extend(lost);
+        }
+        Ok(CoveredArchive {
             archive: Arc::new(archive),
             reader: self.clone(),
             covered,
             other: other_topic(jobs.values(), topic).cloned(),
-        };
-        pinned.look_up(&spans).await?;
-        Ok(pinned)
+        })
     }
 }
 
@@ -131,62 +116,19 @@ impl CoveredArchive {
         self.covered.get(&partition)
     }
 
-    /// Covers the offsets of rows in the gaps that neither jobs nor files explain. A file of several runs of offsets is known by its
-    /// rows alone.
-    async fn look_up(&mut self, spans: &BTreeMap<i32, Vec<OffsetSpan>>) -> Result<()> {
-        let mut missing = Vec::new();
-        for (partition, spans) in spans {
-            let covered = self.covered.entry(*partition).or_default();
-            for span in spans {
-                let span = Offsets::new(span.first, span.last.saturating_add(1));
-                missing.extend(covered.missing_in(span).ranges().map(|gap| OffsetRange {
-                    partition: *partition,
-                    start: gap.from,
-                    end: gap.to,
-                }));
-            }
-        }
-        if missing.is_empty() {
-            return Ok(());
-        }
-        let mut found: BTreeMap<i32, OffsetRanges> = BTreeMap::new();
-        let add = |records: &Arc<RecordColumns>| {
-            let partitions = records.partitions.values().iter();
-            let mut rows = partitions.zip(records.offsets.values()).peekable();
-            while let Some((partition, first)) = rows.next() {
-                // Offsets that follow each other are one range.
-                let mut next = first.saturating_add(1);
-                while rows
-                    .next_if(|(of, offset)| (*of, **offset) == (partition, next))
-                    .is_some()
-                {
-                    next = next.saturating_add(1);
-                }
-                let of_partition = found.entry(*partition).or_default();
-                of_partition.insert(Offsets::new(*first, next));
-            }
-        };
-        self.read(few(&missing), false, add).await?;
-        for (partition, found) in found {
-            let covered = self.covered.entry(partition).or_default();
-            covered.extend(found.ranges());
-        }
-        Ok(())
-    }
-
-    /// Gives records of these ranges: whole ones, or their coordinates alone.
-    async fn read(
+    /// The marks of the last record in each of these ranges, by these parts.
+    async fn last_marks(
         &self,
-        ranges: Vec<OffsetRange>,
-        whole_records: bool,
-        mut take: impl FnMut(&Arc<RecordColumns>),
-    ) -> Result<()> {
+        ranges: Vec<Offsets>,
+        parts: ComparedParts,
+    ) -> Result<BTreeMap<i32, RecordMark>> {
+        let mut last: BTreeMap<i32, RecordMark> = BTreeMap::new();
         if ranges.is_empty() {
-            return Ok(());
+            return Ok(last);
         }
         let (table, mapping) = (self.archive.table(), self.archive.mapping());
         let needs = Needs {
-            whole_records,
+            whole_records: true,
             event_time: false,
         };
         let columns = InputColumns::new(mapping, table, &[], &[], needs);
@@ -195,10 +137,15 @@ impl CoveredArchive {
         let mut rows = execute_stream(plan.await?, session.task_ctx())?;
         let topic: Arc<str> = table.topic().into();
         while let Some(rows) = rows.next().await {
-            let records = columns.records(&rows?, &topic, mapping.archive())?;
-            take(&Arc::new(records));
+            let records = Arc::new(columns.records(&rows?, &topic, mapping.archive())?);
+            for (partition, mark) in records.marks(parts) {
+                let known = last.entry(partition).or_insert(mark);
+                if known.offset < mark.offset {
+                    *known = mark;
+                }
+            }
         }
-        Ok(())
+        Ok(last)
     }
 
     /// By which parts its records can be compared with those of the topic; none if it does not have them as they were.
@@ -222,31 +169,12 @@ impl CoveredArchive {
         offsets: &BTreeMap<i32, i64>,
         parts: ComparedParts,
     ) -> Result<BTreeMap<i32, RecordMark>> {
-        let ranges = offsets.iter().map(|(partition, offset)| OffsetRange {
+        let ranges = offsets.iter().map(|(partition, offset)| Offsets {
             partition: *partition,
             start: *offset,
             end: offset.saturating_add(1),
         });
         self.last_marks(ranges.collect(), parts).await
-    }
-
-    /// The marks of the last record in each of these ranges, by these parts.
-    async fn last_marks(
-        &self,
-        ranges: Vec<OffsetRange>,
-        parts: ComparedParts,
-    ) -> Result<BTreeMap<i32, RecordMark>> {
-        let mut last: BTreeMap<i32, RecordMark> = BTreeMap::new();
-        let add = |records: &Arc<RecordColumns>| {
-            for (partition, mark) in records.marks(parts) {
-                let known = last.entry(partition).or_insert(mark);
-                if known.offset < mark.offset {
-                    *known = mark;
-                }
-            }
-        };
-        self.read(ranges, true, add).await?;
-        Ok(last)
     }
 
     /// The marks of its last records as far as the topic, which has these ends, still has records there.
@@ -262,7 +190,7 @@ impl CoveredArchive {
         let ranges = ends.iter().filter_map(|ends| {
             let end = self.covered(ends.partition)?.end()?.min(ends.high);
             let start = ends.low.max(end.saturating_sub(LAST));
-            (start < end).then_some(OffsetRange {
+            (start < end).then_some(Offsets {
                 partition: ends.partition,
                 start,
                 end,
@@ -337,40 +265,5 @@ impl CoveredArchive {
             "the topic was recreated or truncated, or the archive is another topic's: give this topic an archive of its own, or declare \
              the table without 'archive'; then CREATE OR REPLACE JOB and RESUME JOB",
         )
-    }
-}
-
-/// More ranges than this are read as one for each partition.
-const RANGES: usize = 64;
-
-fn few(ranges: &[OffsetRange]) -> Vec<OffsetRange> {
-    if ranges.len() <= RANGES {
-        return ranges.to_vec();
-    }
-    let mut few: BTreeMap<i32, OffsetRange> = BTreeMap::new();
-    for range in ranges {
-        let one = few.entry(range.partition).or_insert(*range);
-        one.start = one.start.min(range.start);
-        one.end = one.end.max(range.end);
-    }
-    few.into_values().collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn many_ranges_of_a_partition_are_read_as_one() {
-        let range = |partition, start, end| OffsetRange {
-            partition,
-            start,
-            end,
-        };
-        let some = [range(0, 3, 5), range(1, 0, 9), range(0, 7, 8)];
-        assert_eq!(few(&some), some);
-        let mut many: Vec<OffsetRange> = (0..100).map(|n| range(0, 5 * n, 5 * n + 2)).collect();
-        many.push(range(1, 4, 6));
-        assert_eq!(few(&many), [range(0, 0, 497), range(1, 4, 6)]);
     }
 }

@@ -5,11 +5,14 @@
 //! * [`PinnedArchive`]: one version of an archive, the offsets that it has, and scans of it.
 //! * [`ArchivedTableProvider`]: the table as a query sees it, both halves in one.
 //! * `log_scan`: ranges of offsets out of the archive, in the order of the partitions' logs, for a batch of a job.
+//! * [`CoverageTable`]: which offsets of the topic the archive has, and which it lacks.
 //!
 //! It knows the tables of Kafka and Delta, and neither of them knows it.
 
 mod claim;
 mod columns;
+mod coverage;
+mod coverage_table;
 mod file_spans;
 mod filters;
 mod job_archive;
@@ -23,6 +26,7 @@ mod scan;
 mod seen_offsets;
 mod time_parts;
 
+pub use coverage_table::CoverageTable;
 pub use job_archive::{CoveredArchive, JobArchive};
 pub use mapped_column::MappedColumn;
 pub use mapping::{ArchiveContent, ArchiveMapping, EventTimeClaim};

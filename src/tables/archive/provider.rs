@@ -21,6 +21,7 @@ use crate::core::archive_offsets::{
 };
 use crate::error::{Error, Result, Subject};
 use crate::tables::archive::claim;
+use crate::tables::archive::coverage::unexplained;
 use crate::tables::archive::filters::{in_ranges, in_timestamps, on_values};
 use crate::tables::archive::mapping::EventTimeClaim;
 use crate::tables::archive::pinned_archive::PinnedArchive;
@@ -86,13 +87,9 @@ impl ArchivedTableProvider {
             let border = halves.iter().filter(|half| half.archive.is_some());
             self.topic
                 .begin_at(border.map(|half| (half.partition, half.topic.0)).collect());
-            let lost = halves.iter().filter_map(|half| {
-                let (from, to) = half.lost?;
-                Some(format!(
-                    "{} of partition {}",
-                    offsets_text(from, to),
-                    half.partition
-                ))
+            let lost = unexplained(&self.archive, &halves).await?;
+            let lost = lost.iter().map(|(partition, from, to)| {
+                format!("{} of partition {partition}", offsets_text(*from, *to))
             });
             let lost: Vec<String> = lost.collect();
             if !lost.is_empty() {

@@ -17,7 +17,7 @@ use super::added_file::AddedFile;
 use super::commit_times::{VersionAtTime, version_at};
 use super::create::{check_declared, new_fields};
 use super::error::{delta_error, not_a_table};
-use super::location::Location;
+use super::location::{Location, without_credentials};
 use super::options::{DeltaOptions, WriteOptions};
 use super::own_task::on_own_task;
 use super::rules::{COMPUTED_IN_UTC, TableRules, generated_texts};
@@ -387,12 +387,7 @@ impl DeltaTableHandle {
 
     /// The URL that the library opens, as far as it may be shown.
     pub(super) fn url_without_credentials(&self) -> String {
-        let mut url = self.inner.location.url.clone();
-        // A URL that takes none has none.
-        let _ = url.set_username("");
-        let _ = url.set_password(None);
-        url.set_query(None);
-        url.to_string()
+        without_credentials(&self.inner.location.url)
     }
 
     /// The error of something done to this table.

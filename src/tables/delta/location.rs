@@ -114,6 +114,16 @@ fn bad_url(text: &str, error: url::ParseError) -> Error {
         .about(Subject::location(text))
 }
 
+/// A URL as far as it may be shown.
+pub(super) fn without_credentials(url: &Url) -> String {
+    let mut url = url.clone();
+    // A URL that takes none has none.
+    let _ = url.set_username("");
+    let _ = url.set_password(None);
+    url.set_query(None);
+    url.to_string()
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {

@@ -1,14 +1,10 @@
-//! Claims of jobs in a table: which offsets of a topic its rows cover, committed together with the rows, and read back.
+//! Claims of a job in the table that it writes to: which offsets of topics the table covers, committed together with its rows.
 
-use std::collections::BTreeMap;
-
-use deltalake::DeltaTable;
 use deltalake::protocol::SaveMode;
 
-use super::claims_wire::{COMMIT_FIELD, PREFIX, changes, claims_in, commit_info, is_claim};
+use super::claims_wire::{COMMIT_FIELD, changes, claims_in, commit_info};
 use super::commit::PreparedWrite;
 use super::handle::DeltaTableHandle;
-use super::lineage::Lineage;
 use super::spec::Application;
 use super::transactions::transactions;
 use super::write::{CommitNotes, WrittenFiles};
@@ -86,73 +82,14 @@ impl DeltaTableHandle {
     /// The log cannot be read.
     pub async fn claims_of(&self, application: &Application) -> Result<JobClaims> {
         let table = self.refresh().await?;
-        let mut claims = self.claims_at(&table, version_of(&table)?).await?;
+        let version = table
+            .version()
+            .ok_or_else(|| Error::internal("a loaded table has no version"))?;
+        let prefix = format!("{}/", application.id);
+        let found = transactions(&table.log_store(), version, &prefix).await;
+        let mut claims = claims_in(&found.map_err(|error| self.fail(error))?);
         Ok(claims.remove(&application.id).unwrap_or_default())
     }
-
-    /// What jobs claim about the rows of a version, the newest one if none is given, by the ids of their applications. Claims of
-    /// commits that a RESTORE has undone do not count; if the log no longer tells which it has undone, no claims count.
-    ///
-    /// # Errors
-    ///
-    /// There is no such version; the log cannot be read.
-    pub async fn offset_claims(&self, version: Option<u64>) -> Result<BTreeMap<String, JobClaims>> {
-        let newest = self.refresh().await?;
-        let table = match version {
-            Some(version) => self.at_version(newest, version).await?,
-            None => newest,
-        };
-        let version = version_of(&table)?;
-        let claims = self.claims_at(&table, version).await?;
-        if claims.is_empty() {
-            return Ok(claims);
-        }
-        let mut lineage = Lineage::of(table.log_store(), version);
-        let mut is_restored = false;
-        while let Some(commit) = lineage.older().await.map_err(|error| self.fail(error))? {
-            if !commit.counts {
-                continue;
-            }
-            if commit.has_recorded(is_claim) {
-                return match is_restored {
-                    true => self.claims_then(&table, commit.version).await,
-                    false => Ok(claims),
-                };
-            }
-            is_restored |= commit.restores().is_some();
-        }
-        match lineage.base() {
-            _ if !is_restored => Ok(claims),
-            Some(base) => self.claims_then(&table, base).await,
-            None => Ok(BTreeMap::new()),
-        }
-    }
-
-    /// The claims of an earlier version; none if log cleanup has deleted it.
-    async fn claims_then(
-        &self,
-        table: &DeltaTable,
-        version: u64,
-    ) -> Result<BTreeMap<String, JobClaims>> {
-        match self.claims_at(table, version).await {
-            Err(error) if !error.may_pass() => Ok(BTreeMap::new()),
-            claims => claims,
-        }
-    }
-
-    async fn claims_at(
-        &self,
-        table: &DeltaTable,
-        version: u64,
-    ) -> Result<BTreeMap<String, JobClaims>> {
-        let found = transactions(&table.log_store(), version, PREFIX).await;
-        Ok(claims_in(&found.map_err(|error| self.fail(error))?))
-    }
-}
-
-fn version_of(table: &DeltaTable) -> Result<u64> {
-    let version = table.version();
-    version.ok_or_else(|| Error::internal("a loaded table has no version"))
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 #![allow(clippy::unwrap_used)]
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -12,7 +13,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::core::archive::claims_of_topic;
 use crate::core::jobs::{BatchVersion, Identity, SourceProgress};
-use crate::tables::delta::{DeltaColumn, DeltaSpec};
+use crate::tables::delta::{DeltaColumn, DeltaSpec, TimeTravel, offset_claims};
 
 /// A table in a folder, and the application of a job that archives partition 0 of a topic into it.
 struct Archive {
@@ -143,7 +144,9 @@ impl Archive {
     /// The ranges that the table says are covered, to a program that opens it now.
     async fn covered(&self, version: Option<u64>) -> Vec<(i64, i64)> {
         let handle = open(self.folder.path()).await;
-        let claims = handle.offset_claims(version).await.unwrap();
+        let travel = version.map_or(TimeTravel::Latest, TimeTravel::Version);
+        let table = handle.snapshot(travel).await.unwrap();
+        let claims = offset_claims(table.as_ref()).await.unwrap();
         let claims = claims_of_topic(claims.values(), &topic());
         let of_partition = claims.get(&0).into_iter();
         let ranges = of_partition.flat_map(|claimed| claimed.covered.ranges());

@@ -4,6 +4,7 @@ mod archived;
 mod check_topic;
 mod cluster;
 mod columns;
+mod coverage;
 mod crash;
 mod delta_foreign;
 mod delta_source;

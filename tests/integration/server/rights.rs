@@ -113,7 +113,7 @@ print([(schema["db_schema_name"], [table["table_name"] for table in schema["db_s
 print(rows(some, "SELECT * FROM open_view"))
 for sql in ["SELECT * FROM secret", "SELECT * FROM open, secret", "SELECT * FROM open_view, secret", "SELECT * FROM secrets",
     "SELECT (SELECT max(id) FROM secret)", "SELECT * FROM public.secret", "SELECT * FROM anabranch.public.secret",
-    "SELECT * FROM secret FOR VERSION AS OF 0", "DESCRIBE secret", "SHOW CREATE TABLE secret", "DESCRIBE HISTORY secret",
+    "SELECT * FROM secret FOR VERSION AS OF 0", "SELECT * FROM archive_coverage('secret')", "DESCRIBE secret", "SHOW CREATE TABLE secret", "DESCRIBE HISTORY secret",
     "INSERT INTO secret VALUES (2)", "INSERT INTO open SELECT id FROM secret", "OPTIMIZE secret", "DROP TABLE secret",
     "CREATE VIEW open_other AS SELECT * FROM secret", "CREATE VIEW other AS SELECT 1", "CREATE VIEW open_mine AS SELECT * FROM open",
     "CREATE OR REPLACE VIEW secret AS SELECT 1", "CREATE TABLE open_copy AS SELECT * FROM secret", "SELECT * FROM system.jobs",
