@@ -33,7 +33,7 @@ pub fn with_archive(
     position: Option<i64>,
 ) -> PartitionEnds {
     let mut there = archive.clone();
-    // What is not stable yet is not read.
+    // Records that are not stable yet are not read.
     there.truncate(topic.high);
     there.insert(OffsetRange::new(topic.low, topic.high));
     let mut parts: Vec<OffsetRange> = there.ranges().collect();
@@ -171,7 +171,7 @@ mod tests {
         assert!(!is_beyond(&covered(&[(0, 105)]), &open));
         assert!(is_beyond(&covered(&[(0, 106)]), &open));
         assert!(!is_beyond(&covered(&[]), &open));
-        // What is not stable yet is not read.
+        // Records that are not stable yet are not read.
         assert_eq!(with_archive(&open, &covered(&[(0, 105)]), None).high, 100);
     }
 
@@ -247,7 +247,7 @@ mod tests {
             prop_assert_eq!(lost, gone.into_iter().collect::<BTreeSet<i64>>());
         }
 
-        /// What is still to be read does not count the holes.
+        /// The count of offsets that are still to be read leaves out the holes.
         #[test]
         fn unread_offsets_are_those_that_are_there(
             (ranges, low, high) in partitions(),

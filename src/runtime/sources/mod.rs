@@ -1,6 +1,6 @@
 //! The sources that a job can read. Each kind has a file of its own; this one alone tells them apart.
 
-mod archived;
+mod archived_topic;
 mod delta;
 mod kafka;
 
@@ -27,7 +27,7 @@ pub(super) fn open(
         StreamTable::Kafka(table) => {
             let topic = kafka::TopicSource::try_new(Arc::clone(table), starts_at_end)?;
             match archive {
-                Some(archive) => Box::new(archived::ArchivedSource::new(topic, archive)),
+                Some(archive) => Box::new(archived_topic::ArchivedSource::new(topic, archive)),
                 None => Box::new(topic),
             }
         }

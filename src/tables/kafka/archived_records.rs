@@ -231,7 +231,7 @@ impl ArchivedReader {
         self.reader.read_archived(&records, values, check)
     }
 
-    /// The reader of records, from which that of the topic goes on.
+    /// The reader of records, from which that of the topic continues.
     pub(crate) fn into_reader(self) -> RecordReader {
         self.reader
     }

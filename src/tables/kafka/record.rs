@@ -152,7 +152,7 @@ impl RecordReader {
         &self.values
     }
 
-    /// Goes on from another reader, which has read what comes before in the partition.
+    /// Continues from another reader, which has read the records before in the partition.
     pub(crate) fn follow(&mut self, earlier: Self) {
         self.last = earlier.last;
         if let (Some((timer, _)), Some((reached, _))) = (&mut self.timer, earlier.timer) {

@@ -28,12 +28,12 @@ pub(super) struct ArchivedSource {
     archive: JobArchive,
     /// Whether compaction removes records of the topic, which the archive has.
     is_compacted: OnceCell<bool>,
-    pinned: Mutex<Option<Pinned>>,
+    pinned: Mutex<Option<PinnedVersion>>,
 }
 
 /// The version of the archive that is read.
 #[derive(Debug, Clone)]
-struct Pinned {
+struct PinnedVersion {
     archive: Arc<CoveredArchive>,
     /// The ends of the topic when it was pinned.
     ends: Vec<PartitionEnds>,
@@ -50,12 +50,12 @@ impl ArchivedSource {
         }
     }
 
-    fn pinned(&self) -> Option<Pinned> {
+    fn pinned(&self) -> Option<PinnedVersion> {
         let pinned = self.pinned.lock().unwrap_or_else(PoisonError::into_inner);
         pinned.clone()
     }
 
-    fn keep(&self, pinned: Option<Pinned>) {
+    fn keep(&self, pinned: Option<PinnedVersion>) {
         *self.pinned.lock().unwrap_or_else(PoisonError::into_inner) = pinned;
     }
 
@@ -125,7 +125,7 @@ impl ArchivedSource {
             version = archive.version(),
             "the job reads its source's archive"
         );
-        self.keep(Some(Pinned {
+        self.keep(Some(PinnedVersion {
             archive: Arc::clone(&archive),
             ends: plan.ends.clone(),
         }));
@@ -201,7 +201,7 @@ impl JobSource for ArchivedSource {
     /// Records that the topic has lost are compared with those of the archive.
     async fn other_records(&self, marks: &BTreeMap<i32, RecordMark>) -> Result<Vec<i32>> {
         let mut others = self.topic.other_records(marks).await?;
-        let Some(Pinned { archive, ends }) = self.pinned() else {
+        let Some(PinnedVersion { archive, ends }) = self.pinned() else {
             return Ok(others);
         };
         if archive.compared() != Some(ComparedParts::ALL) {
