@@ -94,6 +94,17 @@ impl Topic {
         }
     }
 
+    fn archive(&self) -> SimulatedArchive {
+        let partitions = || (0..).zip(&self.partitions);
+        let covered = partitions().map(|(number, log)| (number, log.archived.clone()));
+        SimulatedArchive {
+            covered: covered.filter(|(_, covered)| !covered.is_empty()).collect(),
+            lows: partitions()
+                .map(|(number, log)| (number, log.low))
+                .collect(),
+        }
+    }
+
     /// Which topic of this name a version with this number has read: how many had been deleted before.
     pub(super) fn read_by(&self, sequence: u64) -> usize {
         let deleted = self.deleted.iter();
@@ -133,19 +144,30 @@ impl SimulatedSource {
         Ok(answer)
     }
 
-    /// The offsets that are in the archive now, by partition.
-    async fn archive(&self) -> Result<BTreeMap<i32, OffsetRanges>> {
-        let archived = |topic: &Topic| -> BTreeMap<i32, OffsetRanges> {
-            let partitions = (0..).zip(&topic.partitions);
-            let archived = partitions.map(|(number, log)| (number, log.archived.clone()));
-            archived
-                .filter(|(_, archived)| !archived.is_empty())
-                .collect()
-        };
-        match archived(&self.process.world.lock().topic).is_empty() {
-            true => Ok(BTreeMap::new()),
-            false => self.ask("the archive", archived).await,
+    /// The offsets that are in the archive, and the first offset that the topic has, by partition.
+    async fn archive(&self) -> Result<SimulatedArchive> {
+        let archive = self.process.world.lock().topic.archive();
+        match archive.covered.is_empty() {
+            true => Ok(archive),
+            false => self.ask("the archive", Topic::archive).await,
         }
+    }
+}
+
+/// The archive as of one look.
+#[derive(Debug, Default)]
+struct SimulatedArchive {
+    /// By partition; none of those of which nothing is archived.
+    covered: BTreeMap<i32, OffsetRanges>,
+    /// The first offset that the topic has.
+    lows: BTreeMap<i32, i64>,
+}
+
+impl SimulatedArchive {
+    /// Whether the topic has lost records since, which were perhaps archived before.
+    fn is_outdated(&self, ends: &[PartitionEnds]) -> bool {
+        let mut ends = ends.iter();
+        ends.any(|ends| self.lows.get(&ends.partition) != Some(&ends.low))
     }
 }
 
@@ -181,7 +203,7 @@ impl JobSource for SimulatedSource {
         let hidden = self.process.world.lock().hidden;
         // As of before the topic: it ends behind all that is archived.
         let archive = match hidden.archive {
-            true => BTreeMap::new(),
+            true => SimulatedArchive::default(),
             false => self.archive().await?,
         };
         let ends = self.ask("the ends", |topic| {
@@ -199,22 +221,27 @@ impl JobSource for SimulatedSource {
             let ends = (0..).zip(&topic.partitions).map(of_topic);
             ends.collect::<Vec<PartitionEnds>>()
         });
-        let ends = ends.await?.into_iter().map(|ends| {
+        let ends = ends.await?;
+        let is_archived = !self.process.world.lock().topic.archive().covered.is_empty();
+        if is_archived && !hidden.archive && archive.is_outdated(&ends) {
+            return Err(away());
+        }
+        let extended = |ends: &PartitionEnds| {
             let last = look.last;
             let position = last.and_then(|last| last.next_offset(look.table, ends.partition));
-            match archive.get(&ends.partition) {
-                Some(archive) => with_archive(&ends, archive, position),
-                None => ends,
+            match archive.covered.get(&ends.partition) {
+                Some(covered) => with_archive(ends, covered, position),
+                None => *ends,
             }
-        });
+        };
         Ok(SourcePlan {
-            ends: ends.collect(),
+            ends: ends.iter().map(extended).collect(),
             chosen: None,
             starts_at_end: false,
             checks_marks: false,
             reader: Arc::new(SimulatedReader {
                 source: self.clone(),
-                archive,
+                archive: archive.covered,
             }),
         })
     }
@@ -367,8 +394,9 @@ impl Scan {
             .partitions
             .get(usize::try_from(partition).unwrap());
         let from = self.border;
-        let is_there =
-            |log: &&Partition| from == end && start < end || (log.low..=log.high()).contains(&from);
+        let is_there = |log: &&Partition| {
+            (from == end && start < end) || (log.low..=log.high()).contains(&from)
+        };
         let archives = log.is_some_and(|log| !log.archived.is_empty());
         let Some(log) = log.filter(is_there) else {
             let gone =

@@ -21,6 +21,9 @@ use crate::streaming::BatchSource;
 use crate::tables::archive::{CoveredArchive, JobArchive};
 use crate::tables::kafka::{ComparedParts, EarlierParts, KafkaJobSource};
 
+/// So often topic and archive are looked at in a row.
+const LOOKS: u32 = 8;
+
 /// A topic that a job reads, and its archive.
 #[derive(Debug)]
 pub(super) struct ArchivedSource {
@@ -57,6 +60,30 @@ impl ArchivedSource {
 
     fn keep(&self, pinned: Option<PinnedVersion>) {
         *self.pinned.lock().unwrap_or_else(PoisonError::into_inner) = pinned;
+    }
+
+    /// The newest version of the archive, and then the topic: it ends behind all that the archive has. If the topic has lost records
+    /// since the look before, they may have been archived meanwhile: both are looked at again.
+    async fn look(
+        &self,
+        look: SourcePoll<'_>,
+        identity: &Identity,
+        before: SourcePlan,
+    ) -> Result<(SourcePlan, CoveredArchive)> {
+        let mut before = lows(&before);
+        for _ in 0..LOOKS {
+            let archive = self.archive.pin(identity).await?;
+            let plan = self.topic.plan(look).await?;
+            let now = lows(&plan);
+            if now == before {
+                return Ok((plan, archive));
+            }
+            before = now;
+        }
+        Err(Error::unavailable(format!(
+            "retention removes records of the topic of {} while its archive is looked at",
+            look.table
+        )))
     }
 
     /// The version of the archive that a batch needs, if it needs one; and the plan of the topic, made after that was pinned. Says as
@@ -100,9 +127,8 @@ impl ArchivedSource {
             None => {}
         }
         let identity = self.topic.identity().await?;
-        let archive = Arc::new(self.archive.pin(&identity).await?);
-        // As of after the archive: the topic ends behind all that it has.
-        let plan = self.topic.plan(look).await?;
+        let (plan, archive) = self.look(look, &identity, plan).await?;
+        let archive = Arc::new(archive);
         archive.check_ends(&plan.ends)?;
         let last = match archive.compared() {
             Some(parts) => Some((archive.last_in_topic(&plan.ends, parts).await?, parts)),
@@ -131,6 +157,12 @@ impl ArchivedSource {
         }));
         Ok((plan, Some(archive), true))
     }
+}
+
+/// The first offset that each partition of the topic has.
+fn lows(plan: &SourcePlan) -> Vec<(i32, i64)> {
+    let ends = plan.ends.iter();
+    ends.map(|ends| (ends.partition, ends.low)).collect()
 }
 
 /// The offset that a job reads next in a partition with these ends; none if it begins with the first record.
