@@ -93,57 +93,35 @@ impl ArchivedSource {
         look: SourcePoll<'_>,
         plan: SourcePlan,
     ) -> Result<(SourcePlan, Option<Arc<CoveredArchive>>, bool)> {
-        let known = self.pinned();
-        let needed = plan
-            .ends
-            .iter()
-            .filter(|ends| needs_archive(ends, position(look, &plan, ends)));
-        let needed: Vec<&PartitionEnds> = needed.collect();
+        let is_needed = needed(look, &plan).next().is_some();
         let is_compacted = self
             .is_compacted
-            .get_or_init(|| self.topic.source().is_compacted())
-            .await;
-        match known {
-            None if needed.is_empty() && !is_compacted => return Ok((plan, None, false)),
-            Some(known) => {
-                let covers = |ends: &&PartitionEnds| {
-                    let next = position(look, &plan, ends);
-                    let covered = known.archive.covered(ends.partition);
-                    next.is_none_or(|next| {
-                        covered.is_some_and(|covered| {
-                            covered.contains(OffsetRange::new(next, next + 1))
-                        })
-                    })
-                };
-                // While the topic stays as it was, a newer version brings nothing for a job that waits for records.
-                if needed.iter().all(covers) || known.ends == plan.ends {
-                    if needed.is_empty() && !is_compacted && has_passed(&known.archive, look, &plan)
-                    {
-                        self.keep(None);
-                    }
-                    return Ok((plan, Some(known.archive), false));
+            .get_or_init(|| self.topic.source().is_compacted());
+        let is_compacted = *is_compacted.await;
+        match self.pinned() {
+            None if !is_needed && !is_compacted => return Ok((plan, None, false)),
+            // While the topic stays as it was, a newer version brings nothing for a job that waits for records.
+            Some(known) if suffices(&known.archive, look, &plan) || known.ends == plan.ends => {
+                if !is_needed && !is_compacted && has_passed(&known.archive, look, &plan) {
+                    self.keep(None);
                 }
+                return Ok((plan, Some(known.archive), false));
             }
-            None => {}
+            _ => {}
         }
         let identity = self.topic.identity().await?;
         let (plan, archive) = self.look(look, &identity, plan).await?;
         let archive = Arc::new(archive);
         archive.check_ends(&plan.ends)?;
-        let last = match archive.compared() {
-            Some(parts) => Some((archive.last_in_topic(&plan.ends, parts).await?, parts)),
-            None => None,
-        };
-        let (last, found) = match last {
-            Some((last, parts)) => {
-                let offsets = last
-                    .iter()
-                    .map(|(partition, mark)| (*partition, mark.offset));
-                let found = self.topic.source().marks_at(offsets.collect(), parts);
-                (last, found.await?)
-            }
-            None => (BTreeMap::new(), BTreeMap::new()),
-        };
+        let (mut last, mut found) = (BTreeMap::new(), BTreeMap::new());
+        if let Some(parts) = archive.compared() {
+            last = archive.last_in_topic(&plan.ends, parts).await?;
+            let offsets = last
+                .iter()
+                .map(|(partition, mark)| (*partition, mark.offset));
+            let offsets: BTreeMap<i32, i64> = offsets.collect();
+            found = self.topic.source().marks_at(offsets, parts).await?;
+        }
         archive.check_records(&last, &found)?;
         tracing::info!(
             table = look.table,
@@ -174,6 +152,29 @@ fn position(look: SourcePoll<'_>, plan: &SourcePlan, ends: &PartitionEnds) -> Op
         Some(last) => last.next_offset(look.table, ends.partition),
         None => plan.starts_at_end.then_some(ends.high),
     }
+}
+
+/// The partitions of which the topic no longer has the next offset, each with that offset.
+fn needed<'a>(
+    look: SourcePoll<'a>,
+    plan: &'a SourcePlan,
+) -> impl Iterator<Item = (i32, Option<i64>)> + 'a {
+    plan.ends.iter().filter_map(move |ends| {
+        let next = position(look, plan, ends);
+        needs_archive(ends, next).then_some((ends.partition, next))
+    })
+}
+
+/// Whether a version of the archive has all of these offsets.
+fn suffices(archive: &CoveredArchive, look: SourcePoll<'_>, plan: &SourcePlan) -> bool {
+    needed(look, plan).all(
+        |(partition, next)| match (next, archive.covered(partition)) {
+            // Its beginning does not change.
+            (None, _) => true,
+            (Some(next), Some(covered)) => covered.contains(OffsetRange::new(next, next + 1)),
+            (Some(_), None) => false,
+        },
+    )
 }
 
 /// Whether the job has read all that the archive covers.
