@@ -557,7 +557,7 @@ impl Catalog {
                 let (table, archive) = self.archived(base, entry).await?;
                 Arc::new(CoverageTable::new(table, archive))
             }
-            TableEntry::Kafka(table) => self.provider_of_topic(table).await?,
+            TableEntry::Kafka(table) => self.provider_of_topic(table).await,
             TableEntry::Delta { handle, .. } => handle.snapshot(travel).await?,
             TableEntry::View(view) => self.plan_view(base, &view).await?,
             TableEntry::Provider(provider) => provider,
@@ -568,29 +568,34 @@ impl Catalog {
 
     /// The provider of a Kafka table. One that names an archive reads it in the version that the running statement sees anyway; who may
     /// read the table may read its archive through it.
-    async fn provider_of_topic(&self, table: Arc<KafkaTable>) -> Result<Arc<dyn TableProvider>> {
-        let Some(archive) = table.archive().map(|archive| archive.table().to_owned()) else {
-            return Ok(Arc::new(KafkaTableProvider::new(table)));
+    async fn provider_of_topic(&self, table: Arc<KafkaTable>) -> Arc<dyn TableProvider> {
+        let Some(archive) = table.archive() else {
+            return Arc::new(KafkaTableProvider::new(table));
         };
-        let name = table.name().to_owned();
-        let known = lock(&self.statement).get(&archive).cloned();
-        let opened = async {
-            let delta = match known {
-                Some(delta) => delta,
-                None => {
-                    let handle = self.delta_of_plan(&archive).await?;
-                    let delta = handle.snapshot(TimeTravel::Latest).await?;
-                    self.pin(&archive, Arc::clone(&delta));
-                    delta
-                }
-            };
-            PinnedArchive::over(table, delta)
-        };
-        let pinned = opened.await.map_err(|error| {
-            let error = error.context(format!("the archive of table {name}"));
-            error.about(Subject::table(&name))
+        let pinned = self.pinned_archive(&table, archive.table()).await;
+        let pinned = pinned.map_err(|error| {
+            let error = error.context(format!("the archive of table {}", table.name()));
+            error.about(Subject::table(table.name()))
         });
-        Ok(Arc::new(ArchivedTableProvider::new(Arc::new(pinned?))))
+        Arc::new(ArchivedTableProvider::new(table, pinned))
+    }
+
+    async fn pinned_archive(
+        &self,
+        table: &Arc<KafkaTable>,
+        archive: &str,
+    ) -> Result<Arc<PinnedArchive>> {
+        let known = lock(&self.statement).get(archive).cloned();
+        let delta = match known {
+            Some(delta) => delta,
+            None => {
+                let handle = self.delta_of_plan(archive).await?;
+                let delta = handle.snapshot(TimeTravel::Latest).await?;
+                self.pin(archive, Arc::clone(&delta));
+                delta
+            }
+        };
+        PinnedArchive::over(Arc::clone(table), delta).map(Arc::new)
     }
 
     /// The table behind a hidden name of a statement that changes rows; `None` if a table has that name.

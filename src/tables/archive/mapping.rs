@@ -334,7 +334,7 @@ impl Columns<'_> {
 
     fn content(&self) -> Result<ArchiveContent> {
         let raw = match self.options.column(MetadataKey::Value) {
-            // The values are in columns of their own, whatever a column may be named.
+            // The values are in columns of their own, also if a column is named as the value.
             Some(ArchiveColumn::None) => Ok(FoundColumn::Nothing),
             _ => self.of_key(MetadataKey::Value),
         };

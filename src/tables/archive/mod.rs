@@ -17,8 +17,12 @@ mod file_spans;
 mod filters;
 mod job_archive;
 mod log_scan;
+#[cfg(test)]
+mod log_scan_tests;
 mod mapped_column;
 mod mapping;
+#[cfg(test)]
+mod mapping_tests;
 mod pinned_archive;
 mod provider;
 mod reading;

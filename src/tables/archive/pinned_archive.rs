@@ -101,7 +101,7 @@ impl PinnedArchive {
     ///
     /// Files that cannot be read, rows without partition or offset, and more rows of a partition than it has offsets.
     pub async fn offsets(&self, session: &dyn Session) -> Result<&ArchiveOffsets> {
-        let read = async || {
+        let read = async || -> Result<ArchiveOffsets> {
             let files = spans_of(&self.delta, &self.mapping, &self.table, session).await?;
             let offsets = ArchiveOffsets::of(files.iter().map(Arc::as_ref));
             let of_files = files.iter().flat_map(|file| file.iter());

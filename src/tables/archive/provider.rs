@@ -28,7 +28,7 @@ use crate::tables::archive::pinned_archive::PinnedArchive;
 use crate::tables::archive::reading::ArchiveRead;
 use crate::tables::archive::scan::{ArchiveScanExec, ShownScan};
 use crate::tables::delta::{has_no_nulls, time_ranges};
-use crate::tables::kafka::{KafkaTableProvider, MetadataKey, OffsetRange, OnError};
+use crate::tables::kafka::{KafkaTable, KafkaTableProvider, MetadataKey, OffsetRange, OnError};
 use crate::tables::side_output::ScanOutlet;
 
 /// A Kafka table with its archive, as one statement sees it: all its scans read one version of the archive and the same ends of the
@@ -36,7 +36,8 @@ use crate::tables::side_output::ScanOutlet;
 #[derive(Debug)]
 pub struct ArchivedTableProvider {
     topic: KafkaTableProvider,
-    archive: Arc<PinnedArchive>,
+    /// Or why it cannot be read: that is said by a statement that reads rows, and not by one that asks for columns.
+    archive: Result<Arc<PinnedArchive>>,
     /// How each partition is read.
     halves: OnceCell<Vec<PartitionHalves>>,
     /// Warnings about records that neither half has.
@@ -53,10 +54,11 @@ struct Narrowed {
 }
 
 impl ArchivedTableProvider {
-    /// A provider for one statement over a version of the table's archive.
-    pub fn new(archive: Arc<PinnedArchive>) -> Self {
+    /// A provider for one statement over a version of the table's archive, or over none, with the reason: then it has columns, and is
+    /// inserted into, and a scan of it fails.
+    pub fn new(table: Arc<KafkaTable>, archive: Result<Arc<PinnedArchive>>) -> Self {
         Self {
-            topic: KafkaTableProvider::new(Arc::clone(archive.table())),
+            topic: KafkaTableProvider::new(table),
             archive,
             halves: OnceCell::new(),
             warnings: Mutex::default(),
@@ -69,8 +71,12 @@ impl ArchivedTableProvider {
     }
 
     /// The half that is in the archive.
-    pub fn archive(&self) -> &Arc<PinnedArchive> {
-        &self.archive
+    ///
+    /// # Errors
+    ///
+    /// The archive cannot be read.
+    pub fn archive(&self) -> Result<&Arc<PinnedArchive>> {
+        self.archive.as_ref().map_err(Clone::clone)
     }
 
     /// Takes the warnings about records that neither half has.
@@ -79,11 +85,15 @@ impl ArchivedTableProvider {
     }
 
     /// How each partition is read, decided once. The version of the archive is pinned already: the topic's ends are newer.
-    async fn halves(&self, session: &dyn Session) -> Result<&[PartitionHalves]> {
-        let read = async || {
-            let offsets = self.archive.offsets(session).await?;
+    async fn halves(
+        &self,
+        archive: &PinnedArchive,
+        session: &dyn Session,
+    ) -> Result<&[PartitionHalves]> {
+        let read = async || -> Result<Vec<PartitionHalves>> {
+            let offsets = archive.offsets(session).await?;
             let ends = self.topic_ends(offsets).await?;
-            let halves = divide(offsets, &ends).map_err(|why| self.not_the_past(why))?;
+            let halves = divide(offsets, &ends).map_err(|why| not_the_past(archive, why))?;
             let border = halves.iter().filter(|half| half.archive.is_some());
             self.topic
                 .begin_at(border.map(|half| (half.partition, half.topic.0)).collect());
@@ -93,12 +103,12 @@ impl ArchivedTableProvider {
             });
             let lost: Vec<String> = lost.collect();
             if !lost.is_empty() {
-                let table = self.archive.table();
+                let table = archive.table();
                 let warning = format!(
                     "topic '{}' no longer has {}, and archive {} does not have them yet or never got them: they are missing in {}",
                     table.topic(),
                     lost.join(", "),
-                    self.archive.mapping().archive(),
+                    archive.mapping().archive(),
                     table.name()
                 );
                 let mut warnings = self.warnings.lock().unwrap_or_else(PoisonError::into_inner);
@@ -131,34 +141,14 @@ impl ArchivedTableProvider {
         Ok(ends.collect())
     }
 
-    fn not_the_past(&self, why: NotThePast) -> Error {
-        let table = self.archive.table();
-        let (topic, archive) = (table.topic(), self.archive.mapping().archive());
-        let said = match why {
-            NotThePast::Beyond {
-                partition,
-                last,
-                end,
-            } => format!(
-                "it has offset {last} of partition {partition}, and the topic ends at offset {end}"
-            ),
-            NotThePast::NoPartition { partition } => {
-                format!("it has partition {partition}, which the topic does not have")
-            }
-        };
-        Error::data(format!(
-            "archive {archive} is not the past of topic '{topic}': {said}"
-        ))
-        .about(Subject::table(archive))
-        .about(Subject::location(topic))
-        .with_help(
-            "the topic was deleted and created again, or the archive is another topic's: read the archive under its own name, and give the new topic a new archive",
-        )
-    }
-
     /// What a scan with these filters reads of the archive.
-    fn narrowed(&self, halves: &[PartitionHalves], filters: &[Expr]) -> DataFusionResult<Narrowed> {
-        let (table, mapping) = (self.archive.table(), self.archive.mapping());
+    fn narrowed(
+        &self,
+        archive: &PinnedArchive,
+        halves: &[PartitionHalves],
+        filters: &[Expr],
+    ) -> DataFusionResult<Narrowed> {
+        let (table, mapping) = (archive.table(), archive.mapping());
         let mut ranges = Vec::new();
         let mut is_narrow = false;
         let mut timestamps: Option<(i64, i64)> = None;
@@ -198,7 +188,7 @@ impl ArchivedTableProvider {
         pushed.extend(on_values(mapping, table, filters)?);
         let by_time = table.event_time().and_then(|event_time| {
             let ranges = time_ranges(filters, &event_time.column)?;
-            let delta = self.archive.delta().as_ref();
+            let delta = archive.delta().as_ref();
             claim::predicate(mapping.claim(), &ranges, |column| {
                 !has_no_nulls(delta, column)
             })
@@ -224,12 +214,13 @@ impl ArchivedTableProvider {
         filters: &[Expr],
         limit: Option<usize>,
     ) -> DataFusionResult<Option<Arc<dyn ExecutionPlan>>> {
-        let halves = self.halves(session).await?;
+        let archive = self.archive()?;
+        let halves = self.halves(archive, session).await?;
         if halves.iter().all(|half| half.archive.is_none()) {
             return Ok(None);
         }
-        let (table, mapping) = (self.archive.table(), self.archive.mapping());
-        let narrowed = self.narrowed(halves, filters)?;
+        let (table, mapping) = (archive.table(), archive.mapping());
+        let narrowed = self.narrowed(archive, halves, filters)?;
         let projection: Vec<usize> = match projection {
             Some(columns) => columns.clone(),
             None => (0..table.schema().fields().len()).collect(),
@@ -242,7 +233,7 @@ impl ArchivedTableProvider {
             schema,
             (false, narrowed.by_claim),
         )?;
-        let delta = self.archive.delta();
+        let delta = archive.delta();
         let indices = read.columns.indices().to_vec();
         let rows: Arc<dyn ExecutionPlan> = match narrowed.ranges.is_empty() {
             true => Arc::new(EmptyExec::new(Arc::new(delta.schema().project(&indices)?))),
@@ -260,7 +251,7 @@ impl ArchivedTableProvider {
             Some((half.partition, half.topic.0))
         });
         let shown = ShownScan {
-            version: self.archive.version(),
+            version: archive.version(),
             mapping: mapping.to_string(),
             border: border.collect::<BTreeMap<i32, i64>>().into_iter().collect(),
             pruned_by: narrowed.filters.iter().map(ToString::to_string).collect(),
@@ -296,6 +287,31 @@ impl ArchivedTableProvider {
         }
         .boxed()
     }
+}
+
+/// The error of an archive that has rows which its topic never had.
+fn not_the_past(archive: &PinnedArchive, why: NotThePast) -> Error {
+    let (topic, archive) = (archive.table().topic(), archive.mapping().archive());
+    let said = match why {
+        NotThePast::Beyond {
+            partition,
+            last,
+            end,
+        } => format!(
+            "it has offset {last} of partition {partition}, and the topic ends at offset {end}"
+        ),
+        NotThePast::NoPartition { partition } => {
+            format!("it has partition {partition}, which the topic does not have")
+        }
+    };
+    Error::data(format!(
+        "archive {archive} is not the past of topic '{topic}': {said}"
+    ))
+    .about(Subject::table(archive))
+    .about(Subject::location(topic))
+    .with_help(
+        "the topic was deleted and created again, or the archive is another topic's: read the archive under its own name, and give the new topic a new archive",
+    )
 }
 
 /// The part of a table that is in the topic, if it is a Kafka table; it takes the records that a statement sets aside.
