@@ -46,14 +46,18 @@ fn archived(name: &str, partitions: u32) -> Pipeline {
         )
     };
     let mut tables = format!(
-        "CREATE EXTERNAL TABLE messages (value VARCHAR METADATA, key VARCHAR METADATA, partition INT METADATA, \
+        "CREATE EXTERNAL TABLE messages (value VARCHAR, key VARCHAR METADATA, partition INT METADATA, \
          \"offset\" BIGINT METADATA, \"timestamp\" TIMESTAMP METADATA) \
-         STORED AS KAFKA LOCATION '{source}' OPTIONS ('kafka.bootstrap.servers' '{bootstrap}');\n\
+         STORED AS KAFKA LOCATION '{source}' OPTIONS ('kafka.bootstrap.servers' '{bootstrap}', 'format' 'raw');\n\
          CREATE EXTERNAL TABLE visits_raw (value VARCHAR, key VARCHAR, partition INT, \"offset\" BIGINT, \"timestamp\" TIMESTAMP) \
          STORED AS DELTA LOCATION 'visits_raw';\n"
     );
     tables += &visits("visits_plain", "");
     tables += &visits("visits", ", 'archive' 'visits_raw'");
+    tables += &visits(
+        "visits_with_gaps",
+        ", 'archive' 'visits_raw', 'archive.gaps' 'accept'",
+    );
     for (job, columns, query) in JOBS {
         for (suffix, table) in [("", "visits"), ("_plain", "visits_plain")] {
             tables += &format!(
@@ -279,6 +283,76 @@ fn loss_1_rows_that_were_deleted_from_an_archive_of_a_job_are_no_hole() {
     pipeline.catch_up("rows.sql").ok();
     let expected = [readable(0..8), readable(12..30)].concat();
     assert_eq!(pipeline.offsets_kept(), expected);
+}
+
+#[test]
+fn loss_1_gaps_of_an_archive_that_no_job_wrote_are_accepted_as_declared() {
+    let pipeline = archived("archived-gaps", 1);
+    pipeline.visit_some(0..20);
+    let copy = "INSERT INTO visits_raw SELECT value, key, partition, \"offset\", \"timestamp\" FROM messages \
+                WHERE \"offset\" NOT IN (9, 10)";
+    pipeline.work.sql(&["tables.sql"], &[copy]).ok();
+    // The topic fills the gap, until it has lost the records.
+    pipeline.delete_before(8);
+    pipeline.catch_up("tumbling.sql").ok();
+    pipeline.delete_before(20);
+    let error = pipeline.error_of("rows.sql");
+    assert!(
+        error.contains("partition 0 lacks offsets 9 to 10"),
+        "{error}"
+    );
+    assert!(error.contains("'archive.gaps' 'accept'"), "{error}");
+    assert_eq!(pipeline.offsets_kept(), readable(0..9));
+    pipeline.work.file(
+        "gaps.sql",
+        "CREATE JOB gaps WITH ('trigger' '10 milliseconds', 'batch.max_rows' '7') AS \
+         INSERT INTO gaps_kept SELECT o FROM visits_with_gaps;\n",
+    );
+    let sink = "CREATE EXTERNAL TABLE gaps_kept (o BIGINT) STORED AS DELTA LOCATION 'gaps_kept';\n";
+    let tables = std::fs::read_to_string(pipeline.work.path("tables.sql")).unwrap();
+    pipeline.work.file("tables.sql", &(tables + sink));
+    pipeline.catch_up("gaps.sql").ok();
+    let query = "SELECT o FROM gaps_kept ORDER BY o";
+    let rows = pipeline.work.sql(&["tables.sql"], &[query]).ok().rows();
+    let kept: Vec<i64> = rows.iter().map(|row| row["o"].as_i64().unwrap()).collect();
+    assert_eq!(kept, [readable(0..9), readable(11..20)].concat());
+}
+
+#[test]
+fn a_job_that_writes_the_archive_reads_the_topic_alone() {
+    let pipeline = archived("archived-own", 1);
+    pipeline.visit_some(0..9);
+    let decoded = "CREATE EXTERNAL TABLE visits_decoded (k BIGINT, page VARCHAR, t TIMESTAMP, p INT, o BIGINT) \
+                   STORED AS DELTA LOCATION 'visits_decoded';\n";
+    let (bootstrap, source) = (&pipeline.bootstrap, &pipeline.source);
+    let own = format!(
+        "CREATE EXTERNAL TABLE own (k BIGINT, page VARCHAR, t TIMESTAMP, p INT METADATA FROM 'partition', \
+         o BIGINT METADATA FROM 'offset') STORED AS KAFKA LOCATION '{source}' \
+         OPTIONS ('kafka.bootstrap.servers' '{bootstrap}', 'archive' 'visits_decoded');\n"
+    );
+    let tables = std::fs::read_to_string(pipeline.work.path("tables.sql")).unwrap();
+    pipeline.work.file("tables.sql", &(tables + decoded + &own));
+    for (name, sink) in [("writing", "visits_decoded"), ("reading", "rows_kept")] {
+        let columns = match sink {
+            "rows_kept" => "k, page, p, o",
+            _ => "k, page, t, p, o",
+        };
+        pipeline.work.file(
+            &format!("{name}.sql"),
+            &format!("CREATE JOB {name} AS INSERT INTO {sink} SELECT {columns} FROM own;\n"),
+        );
+    }
+    pipeline.catch_up("writing.sql").ok();
+    pipeline.visit_some(9..14);
+    pipeline.catch_up("writing.sql").ok();
+    let count = "SELECT count(*) AS n, count(DISTINCT o) AS different FROM visits_decoded";
+    let counted = pipeline.work.sql(&["tables.sql"], &[count]).ok().rows();
+    assert_eq!(counted[0]["n"], counted[0]["different"]);
+    assert_eq!(counted[0]["n"].as_i64(), Some(13));
+    // A decoded archive gives the same rows.
+    pipeline.delete_before(14);
+    pipeline.catch_up("reading.sql").ok();
+    assert_eq!(pipeline.offsets_kept(), readable(0..14));
 }
 
 #[test]
