@@ -243,3 +243,70 @@ impl EarlierStream {
         Ok((count > 0).then(|| rows.slice(0, count)))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Scans whose streams are known, and that are not run.
+    #[derive(Debug)]
+    struct KnownStreams(Vec<Vec<OffsetRange>>);
+
+    impl EarlierScan for KnownStreams {
+        fn streams(&self) -> &[Vec<OffsetRange>] {
+            &self.0
+        }
+
+        fn execute(
+            &self,
+            _: usize,
+            _: Arc<TaskContext>,
+        ) -> DataFusionResult<SendableRecordBatchStream> {
+            Err(self.duplicate(0, 0).into())
+        }
+
+        fn partitions(&self, _: &RecordBatch) -> Result<Int32Array> {
+            Err(self.duplicate(0, 0))
+        }
+
+        fn reader(&self, _: i32, _: OpenOutlet, _: Option<&BatchTime>) -> Result<ArchivedReader> {
+            Err(self.duplicate(0, 0))
+        }
+
+        fn read(&self, _: &RecordBatch, _: &mut ArchivedReader) -> Result<EarlierRows> {
+            Err(self.duplicate(0, 0))
+        }
+
+        fn failed(&self, error: DataFusionError) -> Error {
+            error.into()
+        }
+
+        fn duplicate(&self, _: i32, _: i64) -> Error {
+            Error::internal("it is not run")
+        }
+    }
+
+    fn range(partition: i32, start: i64, end: i64) -> OffsetRange {
+        OffsetRange {
+            partition,
+            start,
+            end,
+        }
+    }
+
+    #[test]
+    fn each_range_is_read_in_one_stream_and_where_its_earlier_part_is() {
+        let ranges: Vec<OffsetRange> = (0..7).map(|partition| range(partition, 3, 9)).collect();
+        let parts = vec![vec![range(1, 3, 9), range(4, 3, 5)], vec![range(2, 3, 4)]];
+        let plan = EarlierPlan::new(Arc::new(KnownStreams(parts)), &ranges);
+        assert_eq!(plan.streams(), 2);
+        assert_eq!(plan.ranges(0)[..2], [range(1, 3, 9), range(4, 3, 9)]);
+        assert_eq!(plan.ranges(1)[..1], [range(2, 3, 9)]);
+        let mut all = [plan.ranges(0), plan.ranges(1)].concat();
+        assert!(plan.ranges(0).len() <= 4 && plan.ranges(1).len() <= 4);
+        all.sort_by_key(|range| range.partition);
+        assert_eq!(all, ranges);
+        assert_eq!(plan.part(4), Some(range(4, 3, 5)));
+        assert_eq!(plan.part(0), None);
+    }
+}
