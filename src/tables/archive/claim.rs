@@ -56,6 +56,16 @@ pub(super) fn predicate(
     }
 }
 
+/// A predicate that holds for every row without an event time, if the claim is true. `None`: nothing is claimed.
+pub(super) fn is_null(claim: &EventTimeClaim) -> Option<Expr> {
+    let columns = match claim {
+        EventTimeClaim::None => return None,
+        EventTimeClaim::Own(column) => vec![column.clone()],
+        EventTimeClaim::Column(_) | EventTimeClaim::Parts(_) => compared(claim),
+    };
+    disjunction(columns.iter().map(|column| ident(&column.name).is_null()))
+}
+
 /// The columns that are compared with the event time of rows.
 pub(super) fn compared(claim: &EventTimeClaim) -> Vec<MappedColumn> {
     match claim {
@@ -65,7 +75,8 @@ pub(super) fn compared(claim: &EventTimeClaim) -> Vec<MappedColumn> {
     }
 }
 
-/// Compares the event times of records with what the archive says of them in the columns `claimed`.
+/// Compares the event times of records with what the archive says of them in the columns `claimed`; those of the rows `left_out`,
+/// ascending, are not.
 ///
 /// # Errors
 ///
@@ -75,12 +86,12 @@ pub(super) fn check(
     event_time: &str,
     records: &RecordColumns,
     claimed: &[ArrayRef],
-    times: &ArrayRef,
+    (times, left_out): (&ArrayRef, &[usize]),
 ) -> Result<()> {
     let times = event_times(times)?;
     let (row, said) = match mapping.claim() {
         EventTimeClaim::None | EventTimeClaim::Own(_) => return Ok(()),
-        EventTimeClaim::Parts(parts) => match parts.first_other(times, claimed)? {
+        EventTimeClaim::Parts(parts) => match parts.first_other(times, claimed, left_out)? {
             None => return Ok(()),
             Some(row) => (row, parts.shown(claimed, row)),
         },
@@ -90,7 +101,7 @@ pub(super) fn check(
             };
             let claimed = microseconds(claimed)?;
             let claimed = claimed.as_primitive::<TimestampMicrosecondType>();
-            match first_other(times, claimed) {
+            match first_other(times, claimed, left_out) {
                 None => return Ok(()),
                 Some(row) => (
                     row,
@@ -103,7 +114,10 @@ pub(super) fn check(
     let archive = mapping.archive();
     Err(Error::data(format!(
         "archive {archive} says {said} of offset {offset} of partition {partition}, and its {event_time} is {}",
-        shown(times.value(row))
+        match times.is_valid(row) {
+            true => shown(times.value(row)),
+            false => "NULL".to_owned(),
+        }
     ))
     .about(Subject::table(archive))
     .about(Subject::option("archive.event_time"))
@@ -112,13 +126,16 @@ pub(super) fn check(
     ))
 }
 
-/// The first row with another time; rows that have none on either side say nothing.
+/// The first row with another time, or with none; of rows without a claim nothing is said.
 fn first_other(
     times: &TimestampMicrosecondArray,
     claimed: &TimestampMicrosecondArray,
+    left_out: &[usize],
 ) -> Option<usize> {
     let differs = |row: usize| {
-        times.is_valid(row) && claimed.is_valid(row) && times.value(row) != claimed.value(row)
+        claimed.is_valid(row)
+            && (times.is_null(row) || times.value(row) != claimed.value(row))
+            && left_out.binary_search(&row).is_err()
     };
     (0..times.len()).find(|row| differs(*row))
 }
@@ -162,13 +179,17 @@ mod tests {
         let open = EventTimeClaim::Column(column());
         assert_eq!(predicate(&open, &[(None, None)], |_| true), None);
         assert_eq!(predicate(&open, &[], |_| false), Some(lit(false)));
+        assert_eq!(is_null(&open), Some(ident("event_time").is_null()));
+        assert_eq!(is_null(&EventTimeClaim::None), None);
     }
 
     #[test]
     fn the_first_other_time_is_found() {
-        let times = TimestampMicrosecondArray::from(vec![Some(1), None, Some(3), Some(4)]);
-        let claimed = TimestampMicrosecondArray::from(vec![Some(1), Some(9), None, Some(5)]);
-        assert_eq!(first_other(&times, &claimed), Some(3));
-        assert_eq!(first_other(&times, &times), None);
+        let times = TimestampMicrosecondArray::from(vec![Some(1), None, Some(3), None, Some(4)]);
+        let claimed = TimestampMicrosecondArray::from(vec![Some(1), None, None, Some(9), Some(5)]);
+        assert_eq!(first_other(&times, &claimed, &[]), Some(3));
+        assert_eq!(first_other(&times, &claimed, &[3]), Some(4));
+        assert_eq!(first_other(&times, &claimed, &[3, 4]), None);
+        assert_eq!(first_other(&times, &times, &[]), None);
     }
 }

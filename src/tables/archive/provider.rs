@@ -193,13 +193,22 @@ impl ArchivedTableProvider {
                 !has_no_nulls(delta, column)
             })
         });
+        let is_null = table.event_time().and_then(|event_time| {
+            let asks = |filter: &Expr| match filter {
+                Expr::IsNull(of) => {
+                    matches!(of.as_ref(), Expr::Column(column) if column.name == event_time.column)
+                }
+                _ => false,
+            };
+            claim::is_null(mapping.claim()).filter(|_| filters.iter().any(asks))
+        });
         let is_checked = !matches!(mapping.claim(), EventTimeClaim::Own(_));
-        let by_claim = by_time.is_some() && is_checked;
+        let by_claim = (by_time.is_some() || is_null.is_some()) && is_checked;
         if by_time == Some(lit(false)) {
             // No time fulfils the filters.
             ranges.clear();
         }
-        pushed.extend(by_time);
+        pushed.extend(by_time.into_iter().chain(is_null));
         Ok(Narrowed {
             ranges,
             filters: pushed,

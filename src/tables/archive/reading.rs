@@ -126,8 +126,9 @@ impl ArchiveRead {
             .table
             .event_time()
             .map_or("", |time| time.column.as_str());
-        let check: TimeCheck<'_> =
-            &|times| claim::check(&self.mapping, name, records, &claimed, times);
+        let check: TimeCheck<'_> = &|times, left_out| {
+            claim::check(&self.mapping, name, records, &claimed, (times, left_out))
+        };
         let batch = reader.read(records, values, self.checks_claim.then_some(check))?;
         self.without_nulls(batch)
     }

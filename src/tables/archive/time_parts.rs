@@ -150,8 +150,8 @@ impl TimeParts {
         values.collect()
     }
 
-    /// The first row whose event time, in microseconds, has other parts than `columns` say, which are the columns in their order. Rows
-    /// without a time and rows with NULL in one of the columns say nothing.
+    /// The first row whose event time, in microseconds, has other parts than `columns` say, which are the columns in their order, or that
+    /// has none. Of rows with NULL in one of the columns nothing is said; the rows `left_out`, ascending, are not compared.
     ///
     /// # Errors
     ///
@@ -160,6 +160,7 @@ impl TimeParts {
         &self,
         times: &TimestampMicrosecondArray,
         columns: &[ArrayRef],
+        left_out: &[usize],
     ) -> Result<Option<usize>> {
         let claimed = self.parts.iter().zip(columns);
         let claimed = claimed.map(|((_, column), values)| whole_numbers(values, &column.data_type));
@@ -167,8 +168,12 @@ impl TimeParts {
         let mut offsets = ZoneOffsets::new(self.zone);
         let mut hour: Option<(i64, Option<LocalHour>)> = None;
         for row in 0..times.len() {
-            if times.is_null(row) || columns.iter().any(|column| column.is_null(row)) {
+            let says_nothing = columns.iter().any(|column| column.is_null(row));
+            if says_nothing || left_out.binary_search(&row).is_ok() {
                 continue;
+            }
+            if times.is_null(row) {
+                return Ok(Some(row));
             }
             let time = times.value(row).div_euclid(SECOND);
             let local = time.saturating_add(i64::from(offsets.of_utc(time)));
@@ -399,9 +404,9 @@ mod tests {
             let far = [from - 40 * 86_400, from + length + 40 * 86_400].map(|time| time * SECOND);
             prop_assert!(holds(&predicate, &parts, honest(&parts, &far)).iter().all(|held| !held));
             let array = TimestampMicrosecondArray::from(times.clone());
-            prop_assert_eq!(parts.first_other(&array, &honest(&parts, &times)).unwrap(), None);
+            prop_assert_eq!(parts.first_other(&array, &honest(&parts, &times), &[]).unwrap(), None);
             let shifted: Vec<i64> = times.iter().map(|time| time + 40 * 86_400 * SECOND).collect();
-            prop_assert_eq!(parts.first_other(&array, &honest(&parts, &shifted)).unwrap(), Some(0));
+            prop_assert_eq!(parts.first_other(&array, &honest(&parts, &shifted), &[]).unwrap(), Some(0));
         }
     }
 
@@ -413,7 +418,9 @@ mod tests {
             Arc::new(Int32Array::from(vec![Some(1), Some(1), Some(1)])),
         ];
         let times = TimestampMicrosecondArray::from(vec![None, Some(0), Some(0)]);
-        assert_eq!(parts.first_other(&times, &columns).unwrap(), Some(2));
+        assert_eq!(parts.first_other(&times, &columns, &[]).unwrap(), Some(0));
+        assert_eq!(parts.first_other(&times, &columns, &[0]).unwrap(), Some(2));
+        assert_eq!(parts.first_other(&times, &columns, &[0, 2]).unwrap(), None);
         let predicate = parts.predicate(&[(Some(0), Some(1))]).unwrap();
         assert_eq!(
             holds(&predicate, &parts, columns.clone()),

@@ -134,7 +134,7 @@ pub async fn file_rows(
     let plan = scan.scan(session, Some(&projection), &[], None).await?;
     let rows = execute_stream(plan, session.task_ctx())?;
     let numbered = NumberedFiles::new(&table.table, files);
-    let with_path = move |rows: RecordBatch| {
+    let with_path = move |rows: RecordBatch| -> Result<(String, RecordBatch)> {
         let url = file_of(&rows)?;
         let number = numbered.number(url);
         let path = number.and_then(|number| numbered.path(number));
@@ -145,7 +145,8 @@ pub async fn file_rows(
     };
     let rows = rows.map_err(Error::from);
     let rows = rows.try_filter(|rows| futures::future::ready(rows.num_rows() > 0));
-    Ok(rows.map(move |rows| with_path(rows?)).boxed())
+    let rows = rows.map(move |rows| -> Result<(String, RecordBatch)> { with_path(rows?) });
+    Ok(rows.boxed())
 }
 
 fn of_delta(table: &dyn TableProvider) -> Result<&DeltaTableProvider> {

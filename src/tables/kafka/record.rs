@@ -56,8 +56,8 @@ pub(crate) struct ArchiveReading {
     pub(crate) is_partial: bool,
 }
 
-/// Compares the event times of records, of which bad ones have none, with what an archive says of them.
-pub(crate) type TimeCheck<'a> = &'a dyn Fn(&ArrayRef) -> Result<()>;
+/// Compares the event times of records with what an archive says of them, but of those rows, ascending, that are set aside.
+pub(crate) type TimeCheck<'a> = &'a dyn Fn(&ArrayRef, &[usize]) -> Result<()>;
 
 impl RecordReader {
     /// `projection` are column indices of the table, the one after the last is the hidden column; `schema` is the
@@ -232,7 +232,12 @@ impl RecordReader {
             return Err(cannot_decode(&messages[first.row], first));
         }
         if let (Some(check), Some(slot)) = (check, &self.checked) {
-            check(&column(slot, messages, decoded.as_ref(), None)?)?;
+            let are_set_aside = is_timed || self.on_error == OnError::DeadLetter;
+            let left_out = bad.iter().map(|row| row.row);
+            let left_out: Vec<usize> = left_out
+                .filter(|row| are_set_aside || is_aside(*row))
+                .collect();
+            check(&column(slot, messages, decoded.as_ref(), None)?, &left_out)?;
         }
         if let Some(last) = messages.last().filter(|_| self.marks) {
             let content = (last.key(), last.payload());
