@@ -10,6 +10,9 @@ use crate::session::rewrite::arguments::Purpose;
 use crate::session::sessions::Session;
 use crate::session::system::SYSTEM;
 
+/// Functions in `FROM` that no engine knows: a statement is rewritten to tables in their places.
+const TABLE_FUNCTIONS: [&str; 2] = ["archive_coverage", "job_state"];
+
 impl Session {
     /// The names of tables and views, sorted.
     pub fn table_names(&self) -> Vec<String> {
@@ -87,6 +90,7 @@ impl Session {
         let mut names: Vec<String> = state.scalar_functions().keys().cloned().collect();
         names.extend(state.aggregate_functions().keys().cloned());
         names.extend(state.window_functions().keys().cloned());
+        names.extend(TABLE_FUNCTIONS.map(str::to_owned));
         names.sort();
         names.dedup();
         names
