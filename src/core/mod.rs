@@ -1,7 +1,6 @@
 //! Pure decisions, from facts to values: without clock, I/O or DataFusion.
 
 pub mod archive;
-pub mod archive_offsets;
 pub mod heap;
 pub mod jobs;
 pub(crate) mod random;

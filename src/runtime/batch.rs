@@ -91,7 +91,7 @@ impl BatchRanges {
                     vec![PlannedRange { end, ..range }]
                 }
                 None => choose(&facts, by.max_rows, skipping)
-                    .map_err(|lost| lost_offsets(table, &lost))?,
+                    .map_err(|lost| lost_offsets(table, &lost, "", SKIP))?,
             };
             for (range, facts) in chosen.iter().zip(&facts) {
                 let from = match facts.position {
@@ -174,11 +174,19 @@ pub(super) fn check_readable(
             let until = newest.next_offset(table, ends.partition)?;
             let partition = ends.partition;
             if until > ends.high {
-                return Some(LostOffsets {
-                    partition,
-                    from: until,
-                    to: ends.high,
-                    is_short: true,
+                return Some(match ends.behind_hole {
+                    Some(behind) => LostOffsets {
+                        partition,
+                        from: ends.high,
+                        to: behind,
+                        is_short: false,
+                    },
+                    None => LostOffsets {
+                        partition,
+                        from: until,
+                        to: ends.high,
+                        is_short: true,
+                    },
                 });
             }
             let to = ends.low;
@@ -191,16 +199,19 @@ pub(super) fn check_readable(
         };
         let lost: Vec<LostOffsets> = partitions.iter().filter_map(lost).collect();
         if !lost.is_empty() {
-            return Err(lost_offsets(table, &lost).with_help(
-                "the batches cannot be run again from the topic; REWIND to a later batch, or reprocess from an archive",
-            ));
+            const HELP: &str = "the batches cannot be run again from the topic; REWIND to a later batch, or reprocess from an archive";
+            return Err(lost_offsets(table, &lost, "", HELP));
         }
     }
     Ok(())
 }
 
-/// LOSS-1: error for offsets that were not read and are lost.
-fn lost_offsets(table: &str, lost: &[LostOffsets]) -> Error {
+/// What helps a job whose next offsets are lost.
+const SKIP: &str = "RESUME JOB … SKIPPING LOST continues at the first available offset, or where it was truncated, and records the gap; \
+                    it holds for what is reported here";
+
+/// LOSS-1: error for offsets that were not read and are lost; the message ends with `said`.
+pub(super) fn lost_offsets(table: &str, lost: &[LostOffsets], said: &str, help: &str) -> Error {
     let gaps: Vec<String> = lost
         .iter()
         .map(|lost| match lost {
@@ -232,10 +243,11 @@ fn lost_offsets(table: &str, lost: &[LostOffsets]) -> Error {
     };
     let partitions = lost.iter().map(of_partition).collect();
     report.lost.insert(table.to_owned(), partitions);
-    Error::new(ErrorKind::Data, format!("{table}: {}", gaps.join("; "))).about(Subject::table(table))
-        .with_help(
-            "RESUME JOB … SKIPPING LOST continues at the first available offset, or where it was truncated, and records the gap; \
-             it holds for what is reported here",
-        )
-        .with_report(report)
+    Error::new(
+        ErrorKind::Data,
+        format!("{table}: {}{said}", gaps.join("; ")),
+    )
+    .about(Subject::table(table))
+    .with_help(help)
+    .with_report(report)
 }

@@ -41,6 +41,15 @@ pub(super) async fn explanation(query: &JobQuery, options: &JobOptions) -> Resul
             }
         };
         rows.push(("source", format!("{name}: {what}")));
+        if let StreamTable::Kafka(table) = table
+            && let Some(archive) = table.archive()
+        {
+            let archive = archive.table();
+            let what = format!(
+                "{name}: Delta table {archive} gives the records that the topic no longer has"
+            );
+            rows.push(("archive", what));
+        }
     }
     if let Some(startup) = &options.startup {
         for name in query.sources().keys() {

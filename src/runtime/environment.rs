@@ -79,7 +79,7 @@ impl JobTables for RealTables {
         tables
             .map(|(name, table)| {
                 let start = startup.and_then(|startup| startup.of(name));
-                Ok((name.clone(), sources::open(query, table, start)?))
+                Ok((name.clone(), sources::open(query, name, table, start)?))
             })
             .collect()
     }

@@ -186,6 +186,7 @@ mod tests {
                 high,
                 latest,
                 unread: None,
+                behind_hole: None,
             };
             let ends = BTreeMap::from([("t".to_owned(), vec![ends])]);
             let now = start + Duration::from_secs(seconds);
@@ -212,6 +213,7 @@ mod tests {
             high: 0,
             latest: 0,
             unread: None,
+            behind_hole: None,
         };
         let ends = BTreeMap::from([("t".to_owned(), vec![ends])]);
         let mut silence = IdleTracker::default();
@@ -232,6 +234,7 @@ mod tests {
             high: 0,
             latest: 0,
             unread: None,
+            behind_hole: None,
         });
         let ends = BTreeMap::from([("t".to_owned(), ends.to_vec())]);
         let silent = BTreeMap::from([("t".to_owned(), BTreeMap::from([(0, 3_000)]))]);

@@ -131,6 +131,22 @@ pub(super) fn cannot_begin(table: &str, topic: &str, fault: &StartFault) -> Erro
             },
             format!("it takes offsets from {low} to {end}, -2 for the first record, -1 for the end"),
         ),
+        StartFault::InGap {
+            partition,
+            offset,
+            next,
+        } => (
+            format!(
+                "neither partition {partition} nor its archive has offset {offset}, which '{OPTION}' says: the next one is {next}"
+            ),
+            format!("it takes {next}, or an offset before the gap"),
+        ),
+        StartFault::NoTimestamps { partition } => (
+            format!(
+                "of partition {partition}, the archive alone has the first records, and it has no timestamps by which '{OPTION}' could find one"
+            ),
+            "begin at offsets or with 'earliest', or declare the table with 'archive.timestamp'".to_owned(),
+        ),
         StartFault::NotThePast(why) => (
             format!("the archive is not its past: {why}"),
             "the topic was deleted and created again, or the archive is that of another one".to_owned(),
@@ -353,6 +369,18 @@ mod tests {
                     end: 9,
                 },
                 "partition 1 ends before offset 9, and 'scan.startup' says 10",
+            ),
+            (
+                StartFault::InGap {
+                    partition,
+                    offset: 6,
+                    next: 8,
+                },
+                "neither partition 1 nor its archive has offset 6, which 'scan.startup' says: the next one is 8",
+            ),
+            (
+                StartFault::NoTimestamps { partition },
+                "it has no timestamps by which 'scan.startup' could find one",
             ),
         ] {
             let error = cannot_begin("t", "visits", &fault);

@@ -14,7 +14,6 @@ use datafusion::execution::session_state::SessionState;
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::sql::parser::Statement as SqlStatement;
 
-use crate::core::archive_offsets::ArchiveOffsets;
 use crate::core::jobs::MemoryShortage;
 use crate::error::{Error, Result, Subject};
 use crate::planner::ast::Emit;
@@ -39,9 +38,8 @@ use crate::streaming::stateful::StreamQuery;
 use crate::streaming::stream_inputs::{
     BatchSource, StreamSources, StreamTable, name_of, table_of, with_removed,
 };
-use crate::tables::archive::PinnedArchive;
+use crate::tables::archive::JobArchive;
 use crate::tables::delta::TimeTravel;
-use crate::tables::kafka::{ArchiveOptions, KafkaTable};
 
 /// A job's INSERT, or the query of a subscription, in a session of its own: its tables are those that existed when the job was
 /// planned.
@@ -113,7 +111,12 @@ impl JobQuery {
         let (input, hiding_view) = plan_input(&session, &statement, &sink).await?;
         let sources = sources_of(&session, &input)?;
         let is_stateful = check_scope(&input, emit, &sources)?;
-        let tables = session.catalog.names_in_use();
+        let mut tables = session.catalog.names_in_use();
+        for archive in archives_of(&sources) {
+            if !tables.iter().any(|known| known == archive) {
+                tables.push(archive.to_owned());
+            }
+        }
         if sources.is_empty() {
             return Err(reads_no_stream(&sink));
         }
@@ -170,6 +173,31 @@ impl JobQuery {
     /// The streams it reads, by table name.
     pub fn sources(&self) -> &BTreeMap<String, StreamTable> {
         &self.sources
+    }
+
+    /// The archive of a source, if it is a topic that has one.
+    ///
+    /// # Errors
+    ///
+    /// The archive is not a Delta table, or there is none of its name.
+    pub(crate) fn archive(&self, source: &str) -> Result<Option<JobArchive>> {
+        let Some(StreamTable::Kafka(table)) = self.sources.get(source) else {
+            return Ok(None);
+        };
+        let Some(options) = table.archive() else {
+            return Ok(None);
+        };
+        let handle = match self.session.catalog.entry_of_plan(options.table()) {
+            Some(TableEntry::Delta { handle, .. }) => handle,
+            _ => return Err(no_archive(source, options.table())),
+        };
+        let state = SessionState::clone(&self.session.states.state());
+        Ok(Some(JobArchive::new(Arc::clone(table), handle, state)))
+    }
+
+    /// Whether its rows go to this archive: such a job reads the topic alone.
+    pub(crate) fn writes(&self, archive: &JobArchive) -> bool {
+        matches!(&self.sink, JobSinkTable::Delta(sink) if archive.is_in(sink))
     }
 
     /// Its other tables, which every batch reads whole: the name of each, and a description. Tables that a view hides from the
@@ -238,20 +266,6 @@ impl JobQuery {
             .iter()
             .filter_map(|name| self.session.definition(name).ok())
             .collect()
-    }
-
-    /// The offsets that the newest version of the archive of a topic has.
-    ///
-    /// # Errors
-    ///
-    /// The topic has no archive, or it cannot be opened or read.
-    pub async fn archived(&self, table: &Arc<KafkaTable>) -> Result<ArchiveOffsets> {
-        let archive = table.archive().map(ArchiveOptions::table);
-        let archive = archive.ok_or_else(|| Error::internal("a table without an archive"))?;
-        let handle = self.session.catalog.delta_of_plan(archive).await?;
-        let pinned = PinnedArchive::open(Arc::clone(table), &handle, TimeTravel::Latest).await?;
-        let state = self.session.states.state();
-        Ok(pinned.offsets(&*state).await?.clone())
     }
 
     /// Plans a batch that reads `sources`, by table name. Other tables are read as they are now.
@@ -490,6 +504,23 @@ fn check_arguments(session: &Session, analyzed: &Analyzed) -> Result<()> {
         .with_help("keep the value in a Delta table: each batch reads it as it is then"));
     }
     Ok(())
+}
+
+/// Error for a topic whose archive cannot be read.
+fn no_archive(table: &str, archive: &str) -> Error {
+    Error::invalid(format!(
+        "{archive}, the archive of {table}, is not a Delta table of the job"
+    ))
+    .about(Subject::table(archive))
+    .with_help("declare it beside the table that names it by 'archive'; then CREATE OR REPLACE JOB")
+}
+
+/// The names of the archives of these sources.
+fn archives_of(sources: &StreamSources) -> impl Iterator<Item = &str> {
+    sources.values().filter_map(|source| match source {
+        StreamTable::Kafka(table) => Some(table.archive()?.table()),
+        StreamTable::Delta(_) => None,
+    })
 }
 
 /// The columns of the sink as they are now, if they can change.

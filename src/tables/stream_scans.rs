@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use datafusion::physical_plan::ExecutionPlan;
 
-use crate::tables::archive::ArchiveRangesExec;
 use crate::tables::delta::stream_expected;
 use crate::tables::kafka::KafkaScanExec;
 use crate::tables::side_output::ExpectedReport;
@@ -14,9 +13,6 @@ use crate::tables::test_scan::TestScanExec;
 /// What this operator reports when it has run as a part of a batch; none of an operator that is no scan of a stream.
 pub fn scan_expected(plan: &Arc<dyn ExecutionPlan>) -> Option<Vec<ExpectedReport>> {
     if let Some(scan) = plan.downcast_ref::<KafkaScanExec>() {
-        return Some(scan.expected());
-    }
-    if let Some(scan) = plan.downcast_ref::<ArchiveRangesExec>() {
         return Some(scan.expected());
     }
     #[cfg(test)]

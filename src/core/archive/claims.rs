@@ -202,6 +202,22 @@ pub fn claims_of_topic<'c>(
     found
 }
 
+/// Another topic with the name of this one of which jobs claim offsets: it was deleted and created again, or is that of another
+/// cluster.
+pub fn other_topic<'c>(
+    jobs: impl IntoIterator<Item = &'c JobClaims>,
+    topic: &Identity,
+) -> Option<&'c Identity> {
+    let Identity::Topic { topic: name, .. } = topic else {
+        return None;
+    };
+    let keys = jobs.into_iter().flat_map(|job| job.partitions.keys());
+    let mut others = keys.filter(|key| key.topic.compare(topic) == IdentityMatch::Other);
+    let found =
+        others.find(|key| matches!(&key.topic, Identity::Topic { topic, .. } if topic == name));
+    found.map(|key| &key.topic)
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -244,6 +260,33 @@ mod tests {
             .into_iter()
             .flat_map(|claimed| claimed.covered.ranges());
         ranges.map(|range| (range.from, range.to)).collect()
+    }
+
+    #[test]
+    fn another_topic_of_the_name_is_found_in_claims() {
+        let claims = |id: &str| JobClaims {
+            partitions: [(key(id, 0), PartitionClaims::default())].into(),
+        };
+        let (one, other) = (claims("one"), claims("other"));
+        assert_eq!(other_topic([&one], &topic("one")), None);
+        assert_eq!(
+            other_topic([&one, &other], &topic("one")),
+            Some(&topic("other"))
+        );
+        // Brokers that give no ids leave it open.
+        let unknown = Identity::Topic {
+            topic: "visits".to_owned(),
+            cluster: None,
+            id: None,
+        };
+        assert_eq!(other_topic([&one], &unknown), None);
+        // An archive may have several topics.
+        let clicks = Identity::Topic {
+            topic: "clicks".to_owned(),
+            cluster: Some("c".to_owned()),
+            id: Some("x".to_owned()),
+        };
+        assert_eq!(other_topic([&one], &clicks), None);
     }
 
     #[test]

@@ -1,12 +1,18 @@
-//! The archive of a topic: which offsets it covers, and which are missing.
+//! The archive of a topic: which offsets it covers and which are missing, and where a read goes over from the archive to the topic.
 
 pub mod claims;
 pub mod coverage;
+pub mod halves;
 pub mod offset_ranges;
+pub mod one_log;
 
 pub use claims::{JobClaims, LostRange, PartitionClaims, PartitionKey, claims_of_topic};
 pub use coverage::{
     CoverageFacts, CoverageKind, CoverageRange, HoleReason, TopicBounds, coverage,
     unexplained_holes,
 };
+pub use halves::{
+    ArchiveOffsets, FileSpans, NotThePast, OffsetSpan, PartitionHalves, check_past, divide,
+};
 pub use offset_ranges::{OffsetRange, OffsetRanges, add_rows};
+pub use one_log::{border, needs_archive, with_archive};

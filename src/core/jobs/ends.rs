@@ -13,6 +13,8 @@ pub struct PartitionEnds {
     pub latest: i64,
     /// The number of records to be read, if it is not the difference of offsets.
     pub unread: Option<u64>,
+    /// Of a source with a hole at `high`: the first offset behind the hole. The offsets between are lost.
+    pub behind_hole: Option<i64>,
 }
 
 impl PartitionEnds {

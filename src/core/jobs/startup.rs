@@ -12,12 +12,14 @@ use serde::de::{Deserializer, Error as _, MapAccess, Unexpected, Visitor};
 use super::ends::PartitionEnds;
 use super::progress::Offsets;
 use super::version::BatchVersion;
-use crate::core::archive_offsets::{ArchiveOffsets, NotThePast, TopicEnds, divide};
+use crate::core::archive::halves::{ArchiveOffsets, NotThePast, divide};
+use crate::core::archive::offset_ranges::{OffsetRange, OffsetRanges};
+use crate::core::archive::one_log::with_archive;
 
 /// Where a job begins in one partition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StartOffset {
-    /// At the first record that the topic keeps: -2 in Spark's JSON.
+    /// At the first record that the topic keeps, or its archive: -2 in Spark's JSON.
     First,
     /// Behind the last record: -1 in Spark's JSON.
     End,
@@ -157,16 +159,30 @@ pub enum StartFault {
     NoSuchPartitions(Vec<i32>),
     /// The topic has these partitions, and the statement does not say where they begin.
     NotNamed(Vec<i32>),
-    /// The partition no longer has the offset, or does not have it yet.
+    /// The partition no longer has the offset, nor has its archive; or the partition does not have it yet.
     OutOfRange {
         /// The partition.
         partition: i32,
         /// The offset that the statement gives.
         offset: i64,
-        /// The first offset that the partition has.
+        /// The first offset that the partition or its archive has.
         low: i64,
         /// The offset of its next record.
         end: i64,
+    },
+    /// The offset lies in a gap of the archive, and the partition no longer has it.
+    InGap {
+        /// The partition.
+        partition: i32,
+        /// The offset that the statement gives.
+        offset: i64,
+        /// The first offset behind the gap.
+        next: i64,
+    },
+    /// All that the partition has is late enough for the time. The archive has earlier records without their timestamps.
+    NoTimestamps {
+        /// The partition.
+        partition: i32,
     },
     /// The archive has rows that the topic cannot have had.
     NotThePast(NotThePast),
@@ -181,14 +197,16 @@ pub enum StartFault {
     },
 }
 
-/// The offset where each partition begins. As in Spark, each partition that the topic has must be named.
+/// The offset where each partition begins. As in Spark, each partition that the topic has must be named. `archived` has what the archive of
+/// the topic covers, by partition.
 ///
 /// # Errors
 ///
-/// The partitions are not those of the topic, or one does not have its offset.
+/// The partitions are not those of the topic, or neither one nor its archive has its offset.
 pub fn start_offsets(
     named: &BTreeMap<i32, StartOffset>,
     ends: &[PartitionEnds],
+    archived: &BTreeMap<i32, OffsetRanges>,
 ) -> Result<BTreeMap<i32, i64>, StartFault> {
     let there: BTreeMap<i32, &PartitionEnds> =
         ends.iter().map(|ends| (ends.partition, ends)).collect();
@@ -203,14 +221,27 @@ pub fn start_offsets(
         return Err(StartFault::NotNamed(missing));
     }
     let mut begins = BTreeMap::new();
+    let nothing = OffsetRanges::default();
     for (partition, start) in named {
         let Some(ends) = there.get(partition) else {
             continue;
         };
+        let archived = archived.get(partition).unwrap_or(&nothing);
+        let first = with_archive(ends, archived, None).low;
         let offset = match *start {
-            StartOffset::First => ends.low,
+            StartOffset::First => first,
             StartOffset::End => ends.high,
             StartOffset::At(offset) if (ends.low..=ends.high).contains(&offset) => offset,
+            StartOffset::At(offset) if (first..ends.low).contains(&offset) => {
+                if !archived.contains(OffsetRange::new(offset, offset + 1)) {
+                    return Err(StartFault::InGap {
+                        partition: *partition,
+                        offset,
+                        next: with_archive(ends, archived, Some(offset)).low,
+                    });
+                }
+                offset
+            }
             StartOffset::At(offset) if (ends.high..=ends.latest).contains(&offset) => {
                 return Err(StartFault::BehindTransaction {
                     partition: *partition,
@@ -222,7 +253,7 @@ pub fn start_offsets(
                 return Err(StartFault::OutOfRange {
                     partition: *partition,
                     offset,
-                    low: ends.low,
+                    low: first,
                     end: ends.latest,
                 });
             }
@@ -248,6 +279,37 @@ pub fn start_at_time(found: &[(i32, Option<i64>)], before: &[PartitionEnds]) -> 
     begins
 }
 
+/// Checks that a start by time does not leave out records that the archive alone has, and has without their timestamps: of the topic's own
+/// records the first one must be too early. `found` and `first` have for each partition the first record that is late enough, and the
+/// first one of all.
+///
+/// # Errors
+///
+/// A partition where that cannot be known.
+pub fn check_found_by_time(
+    found: &[(i32, Option<i64>)],
+    first: &[(i32, Option<i64>)],
+    ends: &[PartitionEnds],
+    archived: &BTreeMap<i32, OffsetRanges>,
+) -> Result<(), StartFault> {
+    let of = |offsets: &[(i32, Option<i64>)], partition| {
+        let mut offsets = offsets.iter().filter(|(of, _)| *of == partition);
+        offsets.next().and_then(|(_, offset)| *offset)
+    };
+    for PartitionEnds { partition, low, .. } in ends {
+        let archived = archived.get(partition).and_then(OffsetRanges::first);
+        let has_earlier = archived.is_some_and(|first| first < *low);
+        let is_too_early = of(first, *partition)
+            .is_some_and(|first| of(found, *partition).is_none_or(|found| found > first));
+        if has_earlier && !is_too_early {
+            return Err(StartFault::NoTimestamps {
+                partition: *partition,
+            });
+        }
+    }
+    Ok(())
+}
+
 /// Where partitions begin behind an archive: a partition that it has no rows of begins at its first record. The topic may have
 /// removed records that come next. The ends are asked for after the version of the archive was pinned.
 ///
@@ -258,14 +320,7 @@ pub fn start_behind_archive(
     archive: &ArchiveOffsets,
     ends: &[PartitionEnds],
 ) -> Result<BTreeMap<i32, i64>, StartFault> {
-    let of_topic = ends.iter().map(|ends| TopicEnds {
-        partition: ends.partition,
-        low: ends.low,
-        stable: ends.high,
-        latest: ends.latest,
-    });
-    let halves = divide(archive, &of_topic.collect::<Vec<_>>());
-    let halves = halves.map_err(StartFault::NotThePast)?;
+    let halves = divide(archive, ends).map_err(StartFault::NotThePast)?;
     let mut begins = BTreeMap::new();
     for (half, ends) in halves.iter().zip(ends) {
         let border = half.archive.map(|(_, border)| border);

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use proptest::prelude::*;
 
 use super::*;
-use crate::core::archive_offsets::OffsetSpan;
+use crate::core::archive::OffsetSpan;
 
 fn partitions(starts: &[(i32, StartOffset)]) -> BTreeMap<i32, StartOffset> {
     starts.iter().copied().collect()
@@ -18,6 +18,7 @@ fn ends(partition: i32, low: i64, high: i64, latest: i64) -> PartitionEnds {
         high,
         latest,
         unread: None,
+        behind_hole: None,
     }
 }
 
@@ -128,7 +129,9 @@ fn a_topic_stands_for_the_one_table_that_reads_it() {
 #[test]
 fn all_partitions_are_named_and_have_their_offsets() {
     let there = [ends(0, 5, 9, 9), ends(1, 0, 3, 6), ends(2, 4, 4, 4)];
-    let of = |starts: &[(i32, StartOffset)]| start_offsets(&partitions(starts), &there);
+    let of = |starts: &[(i32, StartOffset)]| {
+        start_offsets(&partitions(starts), &there, &BTreeMap::new())
+    };
     let (first, end, at) = (StartOffset::First, StartOffset::End, StartOffset::At);
     assert_eq!(
         of(&[(0, first), (1, end), (2, at(4))]),
@@ -163,6 +166,78 @@ fn all_partitions_are_named_and_have_their_offsets() {
         Err(StartFault::NoSuchPartitions(vec![3, 7]))
     );
     assert_eq!(of(&[(0, end)]), Err(StartFault::NotNamed(vec![1, 2])));
+}
+
+fn covered(ranges: &[(i64, i64)]) -> OffsetRanges {
+    let ranges = ranges.iter();
+    ranges
+        .map(|(from, to)| OffsetRange::new(*from, *to))
+        .collect()
+}
+
+#[test]
+fn arch_1_offsets_may_be_those_of_the_archive() {
+    // The topic has 20 to 29; records of an open transaction are behind it, and another writer has archived them.
+    let there = [ends(0, 20, 30, 40), ends(1, 5, 9, 9)];
+    let archived = BTreeMap::from([(0, covered(&[(3, 10), (15, 35)]))]);
+    let of = |start: StartOffset| {
+        let begins = [(0, start), (1, StartOffset::First)];
+        start_offsets(&partitions(&begins), &there, &archived)
+    };
+    let out_of_range = |offset| {
+        Err(StartFault::OutOfRange {
+            partition: 0,
+            offset,
+            low: 3,
+            end: 40,
+        })
+    };
+    let in_gap = |offset| {
+        Err(StartFault::InGap {
+            partition: 0,
+            offset,
+            next: 15,
+        })
+    };
+    assert_eq!(of(StartOffset::First), Ok(BTreeMap::from([(0, 3), (1, 5)])));
+    assert_eq!(of(StartOffset::End).unwrap()[&0], 30);
+    for offset in [3, 9, 15, 19, 20, 30] {
+        assert_eq!(of(StartOffset::At(offset)).unwrap()[&0], offset);
+    }
+    assert_eq!(of(StartOffset::At(2)), out_of_range(2));
+    assert_eq!(of(StartOffset::At(10)), in_gap(10));
+    assert_eq!(of(StartOffset::At(14)), in_gap(14));
+    assert_eq!(
+        of(StartOffset::At(31)),
+        Err(StartFault::BehindTransaction {
+            partition: 0,
+            offset: 31,
+            high: 30
+        })
+    );
+    assert_eq!(of(StartOffset::At(41)), out_of_range(41));
+}
+
+#[test]
+fn arch_1_a_time_does_not_leave_out_archived_records_without_timestamps() {
+    let there = [ends(0, 20, 30, 30)];
+    let archived = BTreeMap::from([(0, covered(&[(3, 25)]))]);
+    let check = |found, first| check_found_by_time(&[(0, found)], &[(0, first)], &there, &archived);
+    let unknown = Err(StartFault::NoTimestamps { partition: 0 });
+    // The first record of the topic is too early: those before it are not looked at.
+    assert_eq!(check(Some(23), Some(21)), Ok(()));
+    assert_eq!(check(None, Some(21)), Ok(()));
+    assert_eq!(check(Some(21), Some(21)), unknown);
+    // The topic has no record.
+    assert_eq!(check(None, None), unknown);
+    let none = BTreeMap::from([(0, covered(&[(20, 25)]))]);
+    for archived in [BTreeMap::new(), none] {
+        let found = [(0, Some(21))];
+        assert_eq!(
+            check_found_by_time(&found, &found, &there, &archived),
+            Ok(())
+        );
+    }
 }
 
 #[test]
@@ -315,7 +390,7 @@ proptest! {
             StartOffset::At(offset) => ends.low <= *offset && *offset <= ends.high,
             _ => true,
         });
-        match start_offsets(&named, &there) {
+        match start_offsets(&named, &there, &BTreeMap::new()) {
             Ok(begins) => {
                 prop_assert!(are_there);
                 for ends in &there {

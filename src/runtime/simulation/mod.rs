@@ -896,4 +896,127 @@ fn ident_1_without_broker_ids_the_last_record_identifies_the_topic() {
     });
 }
 
+/// A job that has not begun yet, over a partition with so many rows, of which some may be bad.
+async fn before_the_job(kind: Kind, queries: &[Arc<JobQuery>], rows: i64) -> Schedule<'_> {
+    let mut schedule = Schedule::quiet(kind, queries).await;
+    schedule.crash(0);
+    while schedule.world.lock().topic.partitions[0].high() < rows {
+        schedule.arrive();
+    }
+    schedule
+}
+
+/// The kinds of jobs whose results depend on the order of rows in more than one way.
+const ORDERED: [Kind; 4] = [
+    Kind::Rows,
+    Kind::TumbleOnClose,
+    Kind::HopChanges,
+    Kind::SessionChanges,
+];
+
+/// The first offset and the end of each batch in partition 0.
+async fn batches(schedule: &Schedule<'_>) -> Vec<(i64, i64)> {
+    let history = schedule.history().await;
+    let versions = versions(schedule, &history).await;
+    let progress = versions
+        .iter()
+        .map(|(_, version)| version.sources[jobs::SOURCE][&0]);
+    progress.map(|of| (of.start, of.end)).collect()
+}
+
+/// The rows, late rows, dead letters and state are those that the oracle expects of a topic that never forgot.
+async fn check_all(kind: Kind, schedule: &Schedule<'_>) {
+    if let Err(fault) = check(kind, schedule).await {
+        panic!("{kind:?}: {fault}\n{}", schedule.trace());
+    }
+}
+
+#[test]
+fn arch_1_a_job_begins_with_the_archive_and_goes_over_to_the_topic() {
+    block_on(async {
+        for kind in ORDERED {
+            let queries = [kind.query().await];
+            // The last border lies within the second batch of six.
+            for (archived, low) in [(20, 20), (24, 6), (9, 9), (11, 3)] {
+                let mut schedule = before_the_job(kind, &queries, 24).await;
+                schedule.archive(0, archived);
+                schedule.delete_before(0, low);
+                schedule.catch_up().await.unwrap();
+                check_all(kind, &schedule).await;
+                let batches = batches(&schedule).await;
+                assert_eq!(batches[..2], [(0, 6), (6, 12)], "{}", schedule.trace());
+            }
+        }
+    });
+}
+
+#[test]
+fn arch_1_a_job_that_fell_behind_retention_continues_in_the_archive() {
+    block_on(async {
+        for kind in ORDERED {
+            let queries = [kind.query().await];
+            let mut schedule = rested(kind, &queries).await;
+            schedule.crash(0);
+            let position = schedule.world.lock().topic.partitions[0].high();
+            for _ in 0..10 {
+                schedule.arrive();
+            }
+            let high = schedule.world.lock().topic.partitions[0].high();
+            schedule.archive(0, high - 1);
+            schedule.delete_before(0, high - 2);
+            assert!(position < high - 2);
+            schedule.catch_up().await.unwrap();
+            check_all(kind, &schedule).await;
+        }
+    });
+}
+
+#[test]
+fn exact_3_a_job_is_rewound_into_the_archive() {
+    block_on(async {
+        for kind in ORDERED {
+            let queries = [kind.query().await];
+            let mut schedule = before_the_job(kind, &queries, 20).await;
+            schedule.catch_up().await.unwrap();
+            let high = schedule.world.lock().topic.partitions[0].high();
+            schedule.archive(0, high);
+            schedule.delete_before(0, high);
+            for batch in [2, 0] {
+                schedule.rewind_alone(batch).await;
+                assert_eq!(schedule.history().await.batches.len() as u64, batch);
+                schedule.catch_up().await.unwrap();
+                check_all(kind, &schedule).await;
+            }
+        }
+    });
+}
+
+#[test]
+fn loss_1_a_hole_between_archive_and_topic_stops_the_job_and_is_named() {
+    block_on(async {
+        let queries = [Kind::Rows.query().await];
+        let mut schedule = before_the_job(Kind::Rows, &queries, 20).await;
+        schedule.archive(0, 8);
+        schedule.delete_before(0, 11);
+        let error = schedule.catch_up().await.unwrap_err();
+        let says = "partition 0 lacks offsets 8 to 10";
+        assert!(error.message().contains(says), "{error}");
+        // What comes before the hole was read.
+        assert_eq!(batches(&schedule).await, [(0, 6), (6, 8)]);
+        schedule.answer_now().await.unwrap();
+        schedule.catch_up().await.unwrap();
+        assert_eq!(batches(&schedule).await[2].0, 11);
+        check_all(Kind::Rows, &schedule).await;
+    });
+}
+
+#[test]
+fn arch_1_a_source_that_does_not_read_the_archive_is_found() {
+    let hidden = PlantedFaults {
+        archive: true,
+        ..PlantedFaults::default()
+    };
+    assert!(is_found(Kind::Rows, hidden, &[]));
+}
+
 const HOUR: std::time::Duration = std::time::Duration::from_secs(3_600);

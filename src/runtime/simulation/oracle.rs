@@ -7,7 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::jobs::{GAP, IDLE_AFTER, Kind, SOURCE};
 use super::sink::OutRow;
-use super::source::{DELAY, Row, SECOND, Topic};
+use super::source::{DELAY, Partition, Row, SECOND, Topic};
+use crate::core::archive::OffsetRange;
 use crate::core::jobs::{
     BatchVersion, JobTime, PartitionTimes, Partitions, RunningWatermark, SourceProgress,
     WatermarkPolicy,
@@ -181,8 +182,11 @@ impl<'t> Oracle<'t> {
             // The job reads a partition that it has not seen before from the first record on.
             let number = usize::try_from(partition).unwrap();
             let log = self.topic.partitions_of(self.reads).get(number);
+            // ARCH-1: what is archived from the first offset on was archived before the topic lost it.
+            let leaves_out =
+                |log: &Partition| start > 0 && log.archived.contains(OffsetRange::new(0, start));
             return match log {
-                Some(log) if start <= log.low => Ok(()),
+                Some(log) if start <= log.low && !leaves_out(log) => Ok(()),
                 _ => Err(format!(
                     "batch {} begins at {start} of partition {partition}, which is new",
                     version.batch

@@ -14,6 +14,7 @@ use super::random::Random;
 use super::sink::Sink;
 use super::source::{Partition, Row, Topic};
 use super::world::{Observer, Process, Rates, World};
+use crate::core::archive::OffsetRange;
 use crate::core::jobs::{AcceptedChange, JobHistory, JobPhase, LogEntry};
 use crate::error::{Error, ErrorKind, Result};
 use crate::runtime::environment::Environment;
@@ -57,6 +58,10 @@ pub(super) struct Hazards {
     /// How often a producer begins a transaction, which stays open for a while, or commits it.
     transactions: u64,
     new_partitions: u64,
+    /// How often records of the topic are archived; 0 if it has no archive.
+    archive: u64,
+    /// Whether retention deletes only records that are archived.
+    archives_in_time: bool,
     /// How often the brokers forget the offsets of the job's group, and the witness with them.
     expiry: u64,
     /// Whether batches take so long that transactions time out.
@@ -71,6 +76,8 @@ impl Hazards {
         // From copies of the random numbers: the other decisions are the same with and without these.
         let transactions = if random.clone().below(3) == 0 { 25 } else { 0 };
         let starts_at_end = random.clone().below(4) == 0;
+        let mut other = Random::new(random.clone().below(u64::MAX));
+        let (has_archive, archives_in_time) = (other.below(4) == 1, other.below(2) == 0);
         let mut sometimes = |of: u64, per_mille: u64| {
             if random.below(of) == 0 { per_mille } else { 0 }
         };
@@ -92,7 +99,7 @@ impl Hazards {
             fights: sometimes(2, 10),
             rewinds,
             pauses: sometimes(5, 4),
-            retention: sometimes(6, 6),
+            retention: sometimes(6, 6).max(if has_archive { 12 } else { 0 }),
             recreated,
             gives_ids,
             jumps,
@@ -100,6 +107,8 @@ impl Hazards {
             sink_recreated,
             transactions,
             new_partitions: sometimes(4, 5),
+            archive: if has_archive { 40 } else { 0 },
+            archives_in_time,
             expiry: sometimes(6, 6),
             is_slow: kind == Kind::Rows && sometimes(4, 1) == 1,
             starts_at_end: starts_at_end && recreated == 0,
@@ -152,6 +161,8 @@ pub(super) struct Schedule<'q> {
     serial: u64,
     /// Random numbers for the transactions of producers.
     transactions: Random,
+    /// Random numbers for what is archived.
+    archiving: Random,
 }
 
 impl<'q> Schedule<'q> {
@@ -232,7 +243,9 @@ impl<'q> Schedule<'q> {
         random: Random,
         hazards: Hazards,
     ) -> Self {
-        let transactions = Random::new(random.clone().below(u64::MAX));
+        let mut other = random.clone();
+        let transactions = Random::new(other.below(u64::MAX));
+        let archiving = Random::new(other.below(u64::MAX));
         let (row_takes, timeout) = if hazards.is_slow {
             (Duration::from_millis(20), Duration::from_millis(100))
         } else {
@@ -272,6 +285,7 @@ impl<'q> Schedule<'q> {
             has_expired: false,
             serial: 0,
             transactions,
+            archiving,
         }
     }
 
@@ -433,6 +447,9 @@ impl<'q> Schedule<'q> {
         if self.transactions.chance(self.hazards.transactions) {
             self.begin_or_commit();
         }
+        if self.archiving.chance(self.hazards.archive) {
+            self.archive_some();
+        }
         if self.chance(self.hazards.crashes) {
             let slot = self.any_slot();
             self.crash(slot);
@@ -556,6 +573,38 @@ impl<'q> Schedule<'q> {
         self.has_lost = true;
     }
 
+    /// Archives some of the committed records of a partition.
+    fn archive_some(&mut self) {
+        let (index, to) = {
+            let state = self.world.lock();
+            let index = self.archiving.index(state.topic.partitions.len());
+            let partition = &state.topic.partitions[index];
+            let from = partition.archived.end().unwrap_or(0).max(partition.low);
+            let left = u64::try_from(partition.high() - from).unwrap();
+            let count = self.archiving.below(left + 1);
+            (index, from + i64::try_from(count).unwrap())
+        };
+        self.archive(index, to);
+    }
+
+    /// Archives the records of a partition before an offset, as far as the topic still has them.
+    pub(super) fn archive(&mut self, partition: usize, to: i64) {
+        let mut state = self.world.lock();
+        state.note(format_args!("partition {partition} is archived up to {to}"));
+        let log = &mut state.topic.partitions[partition];
+        let from = log.archived.end().unwrap_or(0).max(log.low);
+        log.archived.insert(OffsetRange::new(from, to));
+    }
+
+    /// Retention deletes the records of a partition before an offset.
+    pub(super) fn delete_before(&mut self, partition: usize, low: i64) {
+        let mut state = self.world.lock();
+        state.note(format_args!("partition {partition} begins at {low}"));
+        let log = &mut state.topic.partitions[partition];
+        log.low = low;
+        self.has_lost |= !log.archived.contains(OffsetRange::new(0, low));
+    }
+
     /// A producer begins a transaction in a partition, or commits the one that is open there.
     fn begin_or_commit(&mut self) {
         let index = {
@@ -600,10 +649,15 @@ impl<'q> Schedule<'q> {
         let index = state.random.index(count);
         let high = state.topic.partitions[index].high();
         let back = i64::try_from(state.random.below(6)).unwrap();
-        let low = (high - back).max(state.topic.partitions[index].low);
-        state.note(format_args!("partition {index} begins at {low}"));
-        state.topic.partitions[index].low = low;
-        self.has_lost = true;
+        let log = &state.topic.partitions[index];
+        let archived = log.archived.end().unwrap_or(0);
+        let most = match self.hazards.archive > 0 && self.hazards.archives_in_time {
+            true => archived,
+            false => high,
+        };
+        let low = (high - back).min(most).max(log.low);
+        drop(state);
+        self.delete_before(index, low);
     }
 
     /// The topic is deleted and created again, with fewer, as many or more partitions and records. Where brokers give no ids, no

@@ -1,4 +1,4 @@
-//! The simulated topic: its rows are in memory, and scans read them by offsets.
+//! The simulated topic and its archive: their rows are in memory, and scans read them by offsets.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -17,6 +17,7 @@ use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::streaming::PartitionStream;
 
 use super::world::Process;
+use crate::core::archive::{OffsetRanges, border, with_archive};
 use crate::core::jobs::startup::start_at_end;
 use crate::core::jobs::{Identity, PartitionEnds, PartitionTimes, PlannedRange, RecordMark};
 use crate::error::{Error, Result};
@@ -53,6 +54,8 @@ pub(super) struct Partition {
     pub(super) rows: Vec<Row>,
     /// Records of an open transaction and all that came after them: a reader of committed records does not get them yet.
     pub(super) open: Vec<Row>,
+    /// The offsets of committed records that are in the archive.
+    pub(super) archived: OffsetRanges,
 }
 
 impl Partition {
@@ -91,6 +94,17 @@ impl Topic {
             topic: "simulated".to_owned(),
             cluster: Some("world".to_owned()),
             id: self.gives_ids.then(|| self.deleted.len().to_string()),
+        }
+    }
+
+    fn archive(&self) -> SimulatedArchive {
+        let partitions = || (0..).zip(&self.partitions);
+        let covered = partitions().map(|(number, log)| (number, log.archived.clone()));
+        SimulatedArchive {
+            covered: covered.filter(|(_, covered)| !covered.is_empty()).collect(),
+            lows: partitions()
+                .map(|(number, log)| (number, log.low))
+                .collect(),
         }
     }
 
@@ -146,6 +160,32 @@ impl SimulatedSource {
         self.process.step().await;
         Ok(answer)
     }
+
+    /// The offsets that are in the archive, and the first offset that the topic has, by partition.
+    async fn archive(&self) -> Result<SimulatedArchive> {
+        let archive = self.process.world.lock().topic.archive();
+        match archive.covered.is_empty() {
+            true => Ok(archive),
+            false => self.ask("the archive", Topic::archive).await,
+        }
+    }
+}
+
+/// The archive as of one look.
+#[derive(Debug, Default)]
+struct SimulatedArchive {
+    /// By partition; none of those of which nothing is archived.
+    covered: BTreeMap<i32, OffsetRanges>,
+    /// The first offset that the topic has.
+    lows: BTreeMap<i32, i64>,
+}
+
+impl SimulatedArchive {
+    /// Whether the topic has lost records since, which were perhaps archived before.
+    fn is_outdated(&self, ends: &[PartitionEnds]) -> bool {
+        let mut ends = ends.iter();
+        ends.any(|ends| self.lows.get(&ends.partition) != Some(&ends.low))
+    }
 }
 
 #[async_trait]
@@ -177,36 +217,67 @@ impl JobSource for SimulatedSource {
     }
 
     async fn plan(&self, look: SourcePoll<'_>) -> Result<SourcePlan> {
-        let hides = self.process.world.lock().hidden.open_transactions;
-        let ends = self.ask("the ends", |topic| -> Vec<PartitionEnds> {
-            (0..)
-                .zip(&topic.partitions)
-                .map(|(number, partition)| PartitionEnds {
-                    partition: number,
-                    low: partition.low,
-                    high: partition.high(),
-                    latest: match hides {
-                        true => partition.high(),
-                        false => partition.latest(),
-                    },
-                    unread: None,
-                })
-                .collect()
+        let hidden = self.process.world.lock().hidden;
+        // As of before the topic: it ends behind all that is archived.
+        let archive = match hidden.archive {
+            true => SimulatedArchive::default(),
+            false => self.archive().await?,
+        };
+        let ends = self.ask("the ends", |topic| {
+            let of_topic = |(number, partition): (i32, &Partition)| PartitionEnds {
+                partition: number,
+                low: partition.low,
+                high: partition.high(),
+                latest: match hidden.open_transactions {
+                    true => partition.high(),
+                    false => partition.latest(),
+                },
+                unread: None,
+                behind_hole: None,
+            };
+            let ends = (0..).zip(&topic.partitions).map(of_topic);
+            ends.collect::<Vec<PartitionEnds>>()
         });
         let ends = ends.await?;
+        let is_archived = !self.process.world.lock().topic.archive().covered.is_empty();
+        if is_archived && !hidden.archive && archive.is_outdated(&ends) {
+            return Err(away());
+        }
+        let begins_at = look.is_first().then(|| self.begin(look, &ends)).flatten();
+        let extended = |ends: &PartitionEnds| {
+            let begins = || begins_at.as_ref()?.get(&ends.partition).copied();
+            let position = match look.last.filter(|_| !look.is_first()) {
+                Some(last) => last.next_offset(look.table, ends.partition),
+                None => begins(),
+            };
+            match archive.covered.get(&ends.partition) {
+                Some(covered) => with_archive(ends, covered, position),
+                None => *ends,
+            }
+        };
         Ok(SourcePlan {
-            begins_at: look.is_first().then(|| self.begin(look, &ends)).flatten(),
-            ends,
+            ends: ends.iter().map(extended).collect(),
             chosen: None,
+            begins_at,
             checks_marks: false,
-            reader: Arc::new(self.clone()),
+            reader: Arc::new(SimulatedReader {
+                source: self.clone(),
+                archive: archive.covered,
+            }),
         })
     }
 }
 
-impl PlanReader for SimulatedSource {
+/// Reads the topic, and the archive as it was when a batch was planned.
+#[derive(Debug)]
+struct SimulatedReader {
+    source: SimulatedSource,
+    archive: BTreeMap<i32, OffsetRanges>,
+}
+
+impl PlanReader for SimulatedReader {
     fn batch(&self, read: Read<'_>) -> Result<BatchSource> {
-        let fields = self.table.schema.fields().iter().cloned();
+        let fields = self.source.table.schema.fields().iter().cloned();
         let hidden = read.time.is_some().then(|| Arc::new(row_field()));
         let schema: SchemaRef = Arc::new(Schema::new(fields.chain(hidden).collect::<Vec<_>>()));
         let scan = BatchScan {
@@ -227,9 +298,11 @@ impl PlanReader for SimulatedSource {
         let scans: Vec<Arc<dyn PartitionStream>> = reported
             .iter()
             .map(|range| {
+                let archive = self.archive.get(&range.partition);
                 let scan = Scan {
-                    source: self.clone(),
+                    source: self.source.clone(),
                     range: *range,
+                    border: archive.map_or(range.start, |archive| border(archive, range)),
                     time: read.time.clone(),
                     scan: scan.clone(),
                     schema: Arc::clone(&schema),
@@ -267,6 +340,8 @@ fn away() -> Error {
 struct Scan {
     source: SimulatedSource,
     range: PlannedRange,
+    /// Offsets below it come from the archive, the others from the topic.
+    border: i64,
     time: Option<Arc<BatchTime>>,
     scan: BatchScan,
     schema: SchemaRef,
@@ -339,10 +414,19 @@ impl Scan {
             .topic
             .partitions
             .get(usize::try_from(partition).unwrap());
-        let Some(log) = log.filter(|log| (log.low..=log.high()).contains(&start)) else {
-            return Err(Error::data(format!(
-                "topic 'simulated' no longer has offset {start} of partition {partition}"
-            )));
+        let from = self.border;
+        let is_there = |log: &&Partition| {
+            (from == end && start < end) || (log.low..=log.high()).contains(&from)
+        };
+        let archives = log.is_some_and(|log| !log.archived.is_empty());
+        let Some(log) = log.filter(is_there) else {
+            let gone =
+                format!("topic 'simulated' no longer has offset {from} of partition {partition}");
+            // The next plan finds it in the archive, or reports that it is lost.
+            return Err(match archives {
+                true => Error::unavailable(gone),
+                false => Error::data(gone),
+            });
         };
         let rows = (0..).zip(&log.rows).map(|(offset, row)| (offset, *row));
         Ok(rows

@@ -51,6 +51,8 @@ pub(super) struct PlantedFaults {
     pub(super) silence_before: bool,
     /// What scans have reached: they report nothing.
     pub(super) reports: bool,
+    /// The archive of the topic.
+    pub(super) archive: bool,
 }
 
 impl PlantedFaults {
@@ -63,6 +65,7 @@ impl PlantedFaults {
             ("partitions that are gone", self.gone_partitions),
             ("silence before", self.silence_before),
             ("reports", self.reports),
+            ("the archive", self.archive),
         ];
         let hidden = names.into_iter().filter(|(_, is_hidden)| *is_hidden);
         let hidden: Vec<&str> = hidden.map(|(name, _)| name).collect();

@@ -86,6 +86,7 @@ impl JobSource for FileSource {
                 high: range.high,
                 latest: range.high,
                 unread: Some(range.rows),
+                behind_hole: None,
             }],
             chosen: Some(PlannedRange {
                 partition: 0,

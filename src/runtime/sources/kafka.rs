@@ -6,23 +6,29 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use crate::core::jobs::startup::{
-    start_at_end, start_at_time, start_behind_archive, start_offsets,
+    check_found_by_time, start_at_end, start_at_time, start_behind_archive, start_offsets,
 };
-use crate::core::jobs::{Identity, PartitionEnds, RecordMark, SourceStart};
-use crate::error::Result;
+use crate::core::jobs::{Identity, PartitionEnds, RecordMark, SourceStart, StartFault};
+use crate::error::{Error, Result};
 use crate::runtime::source::{JobSource, PlanReader, Read, SourcePlan, SourcePoll};
 use crate::runtime::startup::cannot_begin;
-use crate::streaming::{BatchSource, JobQuery};
-use crate::tables::kafka::{KafkaJobSource, KafkaTable, KafkaTableProvider, OffsetRange, Startup};
+use crate::streaming::BatchSource;
+use crate::tables::archive::{CoveredArchive, JobArchive};
+use crate::tables::kafka::{
+    EarlierParts, KafkaJobSource, KafkaTable, KafkaTableProvider, OffsetRange, Startup,
+};
+
+/// A time that all records have or that is earlier, in milliseconds since 1970 UTC.
+const FIRST_TIME: i64 = 1;
 
 /// A topic that a job reads.
 #[derive(Debug)]
 pub(super) struct TopicSource {
     source: KafkaJobSource,
+    /// The archive that the topic's table names.
+    archive: Option<JobArchive>,
     /// Where a job begins that has not read it.
     start: SourceStart,
-    /// The query of the job, which knows the archive of the topic.
-    query: Arc<JobQuery>,
 }
 
 impl TopicSource {
@@ -32,8 +38,8 @@ impl TopicSource {
     ///
     /// Settings that the client refuses.
     pub(super) fn try_new(
-        query: &Arc<JobQuery>,
         table: Arc<KafkaTable>,
+        archive: Option<JobArchive>,
         start: Option<SourceStart>,
     ) -> Result<Self> {
         let declared = match table.startup() {
@@ -41,9 +47,50 @@ impl TopicSource {
             Startup::Latest => SourceStart::End,
         };
         Ok(Self {
+            archive,
             start: start.unwrap_or(declared),
-            query: Arc::clone(query),
             source: KafkaJobSource::try_new(table)?,
+        })
+    }
+
+    /// The topic itself.
+    pub(super) fn source(&self) -> &KafkaJobSource {
+        &self.source
+    }
+
+    /// Whether a job begins at an offset or a time that the user has named, so that it may lie before the first record of the topic.
+    pub(super) fn begins_at_named_place(&self, look: SourcePoll<'_>) -> bool {
+        look.is_first()
+            && look.began_at.is_none()
+            && !self.is_of_earlier_topic(look)
+            && matches!(self.start, SourceStart::Offsets(_) | SourceStart::Time(_))
+    }
+
+    /// Whether the start is given by offsets of the topic that was replaced.
+    fn is_of_earlier_topic(&self, look: SourcePoll<'_>) -> bool {
+        look.is_replacement
+            && matches!(
+                self.start,
+                SourceStart::Offsets(_) | SourceStart::ArchiveEnd
+            )
+    }
+
+    /// What the topic has for the next batch. A job that begins may begin in `past`, a version of its archive.
+    pub(super) async fn plan_behind(
+        &self,
+        look: SourcePoll<'_>,
+        past: Option<&CoveredArchive>,
+    ) -> Result<SourcePlan> {
+        let (ends, begins_at) = match look.is_first() {
+            true => self.begin(look, past).await?,
+            false => (self.source.ends().await?, None),
+        };
+        Ok(SourcePlan {
+            ends,
+            chosen: None,
+            begins_at,
+            checks_marks: false,
+            reader: Arc::new(self.source.clone()),
         })
     }
 
@@ -51,40 +98,67 @@ impl TopicSource {
     async fn begin(
         &self,
         look: SourcePoll<'_>,
+        past: Option<&CoveredArchive>,
     ) -> Result<(Vec<PartitionEnds>, Option<BTreeMap<i32, i64>>)> {
+        let fails = |fault| self.cannot_begin(look, &fault);
         let ends = self.source.ends().await?;
         let begins_at = match (&self.start, look.began_at) {
             (SourceStart::First, _) => None,
             (_, Some(began_at)) => Some(began_at.clone()),
             (SourceStart::End, None) => Some(start_at_end(&ends)),
-            // They are offsets of the topic that was replaced.
-            (SourceStart::Offsets(_) | SourceStart::ArchiveEnd, None) if look.is_replacement => {
-                None
-            }
+            _ if self.is_of_earlier_topic(look) => None,
             (SourceStart::Offsets(named), None) => {
-                let topic = self.source.table().topic();
-                let begins = start_offsets(named, &ends);
-                Some(begins.map_err(|fault| cannot_begin(look.table, topic, &fault))?)
+                let nothing = BTreeMap::new();
+                let archived = past.map_or(&nothing, CoveredArchive::partitions);
+                let begins = start_offsets(named, &ends, archived);
+                Some(begins.map_err(fails)?)
             }
             (SourceStart::Time(millis), None) => {
-                let partitions = ends.iter().map(|ends| ends.partition);
-                let found = self.source.offsets_at(partitions.collect(), *millis);
-                let begins = start_at_time(&found.await?, &ends);
+                let begins = self.begin_at_time(look, *millis, &ends, past).await?;
                 // The record that was found may be newer than the ends.
                 return Ok((self.source.ends().await?, Some(begins)));
             }
             (SourceStart::ArchiveEnd, None) => {
-                let table = self.source.table();
-                let archived = self.query.archived(table).await?;
+                let archive = self.archive.as_ref();
+                let archive =
+                    archive.ok_or_else(|| Error::internal("a topic without an archive"))?;
+                let archived = archive.offsets().await?;
                 // What is archived was in the topic before.
                 let ends = self.source.ends().await?;
-                let begins = start_behind_archive(&archived, &ends);
-                let begins =
-                    begins.map_err(|fault| cannot_begin(look.table, table.topic(), &fault));
-                return Ok((ends, Some(begins?)));
+                let begins = start_behind_archive(&archived, &ends).map_err(fails)?;
+                return Ok((ends, Some(begins)));
             }
         };
         Ok((ends, begins_at))
+    }
+
+    /// Where each partition begins by time: at the first record that is late enough, in the archive or in the topic.
+    async fn begin_at_time(
+        &self,
+        look: SourcePoll<'_>,
+        millis: i64,
+        ends: &[PartitionEnds],
+        past: Option<&CoveredArchive>,
+    ) -> Result<BTreeMap<i32, i64>> {
+        let partitions: Vec<i32> = ends.iter().map(|ends| ends.partition).collect();
+        let found = self.source.offsets_at(partitions.clone(), millis).await?;
+        let mut begins = start_at_time(&found, ends);
+        let Some(past) = past else {
+            return Ok(begins);
+        };
+        if past.has_timestamps() {
+            begins.extend(past.first_since(millis, ends).await?);
+            return Ok(begins);
+        }
+        let first = self.source.offsets_at(partitions, FIRST_TIME).await?;
+        match check_found_by_time(&found, &first, ends, past.partitions()) {
+            Ok(()) => Ok(begins),
+            Err(fault) => Err(self.cannot_begin(look, &fault)),
+        }
+    }
+
+    fn cannot_begin(&self, look: SourcePoll<'_>, fault: &StartFault) -> Error {
+        cannot_begin(look.table, self.source.table().topic(), fault)
     }
 }
 
@@ -100,17 +174,7 @@ impl JobSource for TopicSource {
     }
 
     async fn plan(&self, look: SourcePoll<'_>) -> Result<SourcePlan> {
-        let (ends, begins_at) = match look.is_first() {
-            true => self.begin(look).await?,
-            false => (self.source.ends().await?, None),
-        };
-        Ok(SourcePlan {
-            ends,
-            chosen: None,
-            begins_at,
-            checks_marks: false,
-            reader: Arc::new(self.source.clone()),
-        })
+        self.plan_behind(look, None).await
     }
 
     fn topic(&self) -> Option<&str> {
@@ -120,25 +184,38 @@ impl JobSource for TopicSource {
 
 impl PlanReader for KafkaJobSource {
     fn batch(&self, read: Read<'_>) -> Result<BatchSource> {
-        let reported = read.reported();
-        let ranges = read.ranges.iter().map(|range| OffsetRange {
-            partition: range.partition,
-            start: range.start,
-            end: range.end,
-        });
-        let (table, pool) = (Arc::clone(self.table()), Some(Arc::clone(self.pool())));
-        let provider = KafkaTableProvider::for_batch(table, ranges.collect(), pool);
-        let provider = provider
-            .with_name(read.table)
-            .without_records(read.aside.unwrap_or_default());
-        let provider = match read.time {
-            Some(time) => provider.with_time(time),
-            None => provider,
-        };
-        Ok(BatchSource {
-            provider: Arc::new(provider),
-            ranges: reported,
-            last_records: BTreeMap::new(),
-        })
+        Ok(batch_of(self, read, None))
+    }
+}
+
+/// The table as a batch sees it that reads these ranges. What they begin with may come from elsewhere than the topic.
+pub(super) fn batch_of(
+    source: &KafkaJobSource,
+    read: Read<'_>,
+    earlier: Option<EarlierParts>,
+) -> BatchSource {
+    let reported = read.reported();
+    let ranges = read.ranges.iter().map(|range| OffsetRange {
+        partition: range.partition,
+        start: range.start,
+        end: range.end,
+    });
+    let (table, pool) = (Arc::clone(source.table()), Some(Arc::clone(source.pool())));
+    let provider = KafkaTableProvider::for_batch(table, ranges.collect(), pool);
+    let provider = provider
+        .with_name(read.table)
+        .without_records(read.aside.unwrap_or_default());
+    let provider = match read.time {
+        Some(time) => provider.with_time(time),
+        None => provider,
+    };
+    let provider = match earlier {
+        Some(earlier) => provider.with_earlier(earlier),
+        None => provider,
+    };
+    BatchSource {
+        provider: Arc::new(provider),
+        ranges: reported,
+        last_records: BTreeMap::new(),
     }
 }

@@ -1,5 +1,6 @@
 //! The sources that a job can read. Each kind has a file of its own; this one alone tells them apart.
 
+mod archived_topic;
 mod delta;
 mod kafka;
 
@@ -11,23 +12,27 @@ use crate::runtime::source::JobSource;
 use crate::streaming::{JobQuery, StreamTable};
 use crate::tables::delta::DeltaJobSource;
 
-/// The source that a table of a job's query is. Does not connect yet. `start` says where a job begins that never read the table, instead of the
-/// table's options.
+/// The source that a table of a job's query is, with its archive if it is a topic that has one. Does not connect yet. `start` says where
+/// a job begins that never read the table, instead of the table's options.
 ///
 /// # Errors
 ///
-/// Settings that the client of the table refuses; a start that the table does not have.
+/// Settings that the client of the table refuses; a start that the table does not have; an archive that is not a Delta table.
 pub(super) fn open(
-    query: &Arc<JobQuery>,
+    query: &JobQuery,
+    name: &str,
     table: &StreamTable,
     start: Option<SourceStart>,
 ) -> Result<Box<dyn JobSource>> {
     Ok(match table {
-        StreamTable::Kafka(table) => Box::new(kafka::TopicSource::try_new(
-            query,
-            Arc::clone(table),
-            start,
-        )?),
+        StreamTable::Kafka(table) => {
+            let archive = query.archive(name)?;
+            let topic = kafka::TopicSource::try_new(Arc::clone(table), archive.clone(), start)?;
+            match archive.filter(|archive| !query.writes(archive)) {
+                Some(archive) => Box::new(archived_topic::ArchivedSource::new(topic, archive)),
+                None => Box::new(topic),
+            }
+        }
         StreamTable::Delta(handle) => {
             let mut stream = handle.stream().unwrap_or_default();
             stream.starts_at_end = match start {

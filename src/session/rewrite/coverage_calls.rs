@@ -2,9 +2,8 @@
 
 use std::ops::ControlFlow;
 
-use datafusion::sql::sqlparser::ast::{
-    Ident, ObjectName, TableAlias, TableFactor, VisitMut, VisitorMut,
-};
+use anabranch_udfs::WalkMut;
+use datafusion::sql::sqlparser::ast::{Ident, ObjectName, TableAlias, TableFactor, VisitorMut};
 
 use crate::error::{Error, Result};
 use crate::planner::normalize;
@@ -18,9 +17,9 @@ const NAME: &str = "archive_coverage";
 /// # Errors
 ///
 /// Other arguments than the name of a table, and those of [`Catalog::archived`], with the place of the call.
-pub(super) async fn coverages(catalog: &Catalog, node: &mut impl VisitMut) -> Result<()> {
+pub(super) async fn coverages(catalog: &Catalog, node: &mut impl WalkMut) -> Result<()> {
     let mut calls = CoverageCalls::default();
-    if let ControlFlow::Break(error) = node.visit(&mut calls) {
+    if let ControlFlow::Break(error) = node.walk_mut(&mut calls) {
         return Err(error);
     }
     for (table, call) in calls.0 {

@@ -18,10 +18,9 @@ use datafusion::execution::memory_pool::{MemoryConsumer, MemoryReservation};
 use futures::TryStreamExt as _;
 
 use crate::core::archive::{
-    CoverageFacts, CoverageRange, OffsetRange, OffsetRanges, TopicBounds, add_rows,
-    claims_of_topic, coverage, unexplained_holes,
+    CoverageFacts, CoverageRange, OffsetRange, OffsetRanges, PartitionClaims, PartitionHalves,
+    TopicBounds, add_rows, claims_of_topic, coverage, unexplained_holes,
 };
-use crate::core::archive_offsets::PartitionHalves;
 use crate::error::{Error, Result, Subject};
 use crate::tables::archive::mapping::ArchiveMapping;
 use crate::tables::archive::pinned_archive::PinnedArchive;
@@ -59,19 +58,7 @@ pub(super) async fn coverage_of(
     let source = KafkaJobSource::try_new(Arc::clone(table))?;
     let topic = source.identity().await?;
     let claimed = claims_of_topic(claims.values(), &topic);
-    let mut covered: BTreeMap<i32, OffsetRanges> = claimed
-        .iter()
-        .map(|(partition, claimed)| (*partition, claimed.covered.clone()))
-        .collect();
-    let reservation =
-        MemoryConsumer::new("archive_coverage").register(&state.runtime_env().memory_pool);
-    let archived = ArchivedRows {
-        rows: pinned.delta().as_ref(),
-        mapping: pinned.mapping(),
-        state,
-        reservation,
-    };
-    archived.add_to(&mut covered).await?;
+    let mut covered = covered_by(&pinned, &claimed, state).await?;
     let ends = source.ends().await?;
     let bounds = |partition: i32| {
         let found = ends.iter().find(|ends| ends.partition == partition);
@@ -99,6 +86,32 @@ pub(super) async fn coverage_of(
         }
     };
     Ok(partitions.into_iter().map(of_partition).collect())
+}
+
+/// The offsets that an archive covers, by partition: those that jobs claim, and those of its rows.
+///
+/// # Errors
+///
+/// Files that cannot be read; too little memory.
+pub(super) async fn covered_by(
+    archive: &PinnedArchive,
+    claimed: &BTreeMap<i32, PartitionClaims>,
+    state: &SessionState,
+) -> Result<BTreeMap<i32, OffsetRanges>> {
+    let mut covered: BTreeMap<i32, OffsetRanges> = claimed
+        .iter()
+        .map(|(partition, claimed)| (*partition, claimed.covered.clone()))
+        .collect();
+    let reservation =
+        MemoryConsumer::new("archive_coverage").register(&state.runtime_env().memory_pool);
+    let archived = ArchivedRows {
+        rows: archive.delta().as_ref(),
+        mapping: archive.mapping(),
+        state,
+        reservation,
+    };
+    archived.add_to(&mut covered).await?;
+    Ok(covered)
 }
 
 /// The offsets between the end of an archive and the first one that its topic has left, as partition, first offset and offset after the

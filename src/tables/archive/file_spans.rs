@@ -11,7 +11,7 @@ use datafusion::catalog::{Session, TableProvider};
 use datafusion::error::DataFusionError;
 use futures::StreamExt as _;
 
-use crate::core::archive_offsets::{FileSpans, OffsetSpan};
+use crate::core::archive::{FileSpans, OffsetSpan};
 use crate::error::{Error, Result, Subject};
 use crate::tables::archive::mapping::ArchiveMapping;
 use crate::tables::delta::{FileBounds, file_bounds, file_rows};

@@ -4,7 +4,7 @@
 //! * [`ArchiveMapping`]: which columns of the archive give which parts of the records.
 //! * [`PinnedArchive`]: one version of an archive, the offsets that it has, and scans of it.
 //! * [`ArchivedTableProvider`]: the table as a query sees it, both halves in one.
-//! * [`ArchiveRangesProvider`]: ranges of offsets out of the archive, in the order of the partitions' logs, for a batch of a job.
+//! * `log_scan`: ranges of offsets out of the archive, in the order of the partitions' logs, for a batch of a job.
 //! * [`CoverageTable`]: which offsets of the topic the archive has, and which it lacks.
 //!
 //! It knows the tables of Kafka and Delta, and neither of them knows it.
@@ -15,26 +15,27 @@ mod coverage;
 mod coverage_table;
 mod file_spans;
 mod filters;
+mod first_since;
+mod job_archive;
+mod log_scan;
+#[cfg(test)]
+mod log_scan_tests;
 mod mapped_column;
 mod mapping;
 #[cfg(test)]
 mod mapping_tests;
 mod pinned_archive;
 mod provider;
-mod ranges;
-#[cfg(test)]
-mod ranges_tests;
 mod reading;
 mod scan;
 mod seen_offsets;
 mod time_parts;
 
 pub use coverage_table::CoverageTable;
+pub use job_archive::{CoveredArchive, JobArchive};
 pub use mapped_column::MappedColumn;
 pub use mapping::{ArchiveContent, ArchiveMapping, EventTimeClaim};
 pub use pinned_archive::PinnedArchive;
 pub use provider::{ArchivedTableProvider, topic_of};
-pub(crate) use ranges::ArchiveRangesExec;
-pub use ranges::ArchiveRangesProvider;
 pub use scan::ArchiveScanExec;
 pub use time_parts::TimeParts;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use datafusion::catalog::{Session, TableProvider};
 use tokio::sync::OnceCell;
 
-use crate::core::archive_offsets::ArchiveOffsets;
+use crate::core::archive::ArchiveOffsets;
 use crate::error::{Error, Result, Subject};
 use crate::tables::archive::file_spans::spans_of;
 use crate::tables::archive::mapping::ArchiveMapping;
@@ -75,6 +75,13 @@ impl PinnedArchive {
     /// The version of the Delta table.
     pub fn version(&self) -> u64 {
         self.version
+    }
+
+    /// Whether offsets that are missing between its rows are taken for control records and compacted ones.
+    pub(super) fn accepts_gaps(&self) -> bool {
+        self.table
+            .archive()
+            .is_some_and(|options| options.accepts_gaps())
     }
 
     /// How its rows are records.

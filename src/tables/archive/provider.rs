@@ -16,9 +16,8 @@ use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use tokio::sync::OnceCell;
 
-use crate::core::archive_offsets::{
-    ArchiveOffsets, NotThePast, PartitionHalves, TopicEnds, divide,
-};
+use crate::core::archive::{ArchiveOffsets, NotThePast, PartitionHalves, divide};
+use crate::core::jobs::PartitionEnds;
 use crate::error::{Error, Result, Subject};
 use crate::tables::archive::claim;
 use crate::tables::archive::coverage::unexplained;
@@ -119,7 +118,7 @@ impl ArchivedTableProvider {
         Ok(self.halves.get_or_try_init(read).await?)
     }
 
-    async fn topic_ends(&self, archive: &ArchiveOffsets) -> Result<Vec<TopicEnds>> {
+    async fn topic_ends(&self, archive: &ArchiveOffsets) -> Result<Vec<PartitionEnds>> {
         let ends = self.topic.ends().await?;
         let next = |partition| archive.next(partition).unwrap_or(i64::MIN);
         // Other writers do not wait for transactions to end.
@@ -130,13 +129,15 @@ impl ArchivedTableProvider {
             true => self.topic.latest().await?,
             false => BTreeMap::new(),
         };
-        let ends = ends.iter().map(|(partition, low, stable)| TopicEnds {
+        let ends = ends.iter().map(|(partition, low, stable)| PartitionEnds {
             partition: *partition,
             low: *low,
-            stable: *stable,
+            high: *stable,
             latest: latest
                 .get(partition)
                 .map_or(*stable, |latest| *latest.max(stable)),
+            unread: None,
+            behind_hole: None,
         });
         Ok(ends.collect())
     }

@@ -6,7 +6,7 @@
 use crate::error::{Error, Result, Subject};
 use crate::formats::text::zone::Zone;
 use crate::tables::kafka::metadata_key::MetadataKey;
-use crate::tables::options::Options;
+use crate::tables::options::{self, Options};
 
 /// The options about an archive's columns, all of which need `'archive'`: each metadata key has one.
 pub(crate) const COLUMN_OPTIONS: [(MetadataKey, &str); 8] = [
@@ -22,6 +22,7 @@ pub(crate) const COLUMN_OPTIONS: [(MetadataKey, &str); 8] = [
 
 const EVENT_TIME: &str = "archive.event_time";
 const ZONE: &str = "archive.timezone";
+const GAPS: &str = "archive.gaps";
 
 /// The word that switches an option off.
 const NONE: &str = "none";
@@ -60,6 +61,7 @@ pub struct ArchiveOptions {
     columns: Vec<(MetadataKey, ArchiveColumn)>,
     event_time: ArchiveEventTime,
     zone: Option<Zone>,
+    accepts_gaps: bool,
 }
 
 impl ArchiveOptions {
@@ -129,6 +131,12 @@ impl ArchiveOptions {
             columns,
             event_time,
             zone: zone.transpose()?,
+            accepts_gaps: options::choice(
+                options,
+                GAPS,
+                &[("stop", false), ("accept", true)],
+                false,
+            )?,
         }))
     }
 
@@ -146,6 +154,12 @@ impl ArchiveOptions {
     /// By which columns ranges of event time are looked up.
     pub fn event_time(&self) -> &ArchiveEventTime {
         &self.event_time
+    }
+
+    /// Whether a job takes offsets that are missing between rows of the archive for control records and compacted ones, also where no
+    /// job has recorded that it has read them.
+    pub fn accepts_gaps(&self) -> bool {
+        self.accepts_gaps
     }
 
     /// The zone in which the columns follow from the event time, if one was named.
@@ -197,6 +211,9 @@ mod tests {
         assert!(said.zone().is_some());
         let off = read(&[("archive", "a"), ("archive.event_time", "None")]);
         assert_eq!(off.unwrap().unwrap().event_time(), &ArchiveEventTime::None);
+        assert!(!plain.accepts_gaps());
+        let gaps = read(&[("archive", "a"), ("archive.gaps", "accept")]);
+        assert!(gaps.unwrap().unwrap().accepts_gaps());
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::core::archive_offsets::FileSpans;
+use crate::core::archive::FileSpans;
 
 /// The most files that are kept: others are read again.
 const FILES: usize = 100_000;

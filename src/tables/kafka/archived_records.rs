@@ -11,10 +11,11 @@ use datafusion::arrow::record_batch::RecordBatch;
 use rdkafka::Timestamp;
 use rdkafka::message::Header;
 
+use crate::core::jobs::RecordMark;
 use crate::error::Result;
 use crate::tables::kafka::definition::{KafkaTable, OnError};
 use crate::tables::kafka::fetcher::Record;
-use crate::tables::kafka::range::OffsetRange;
+use crate::tables::kafka::read_marks::ComparedParts;
 use crate::tables::kafka::record::RecordReader;
 use crate::tables::kafka::time::PartitionTimer;
 use crate::tables::side_output::OpenOutlet;
@@ -53,6 +54,16 @@ impl RecordColumns {
     /// How many records there are.
     pub(crate) fn len(&self) -> usize {
         self.offsets.len()
+    }
+
+    /// The marks of the records by these parts, each with its partition.
+    pub(crate) fn marks(self: &Arc<Self>, parts: ComparedParts) -> Vec<(i32, RecordMark)> {
+        let mark = |row| {
+            let columns = Arc::clone(self);
+            let record = ArchivedRecord { columns, row };
+            (record.partition(), parts.mark(&record))
+        };
+        (0..self.len()).map(mark).collect()
     }
 
     /// The bytes of keys and values.
@@ -220,12 +231,8 @@ impl ArchivedReader {
         self.reader.read_archived(&records, values, check)
     }
 
-    /// All records of the range that there are were read: reports it.
-    ///
-    /// # Errors
-    ///
-    /// Side output that cannot be made.
-    pub(crate) fn finish(&self, range: OffsetRange) -> Result<()> {
-        self.reader.finish(range, range.end)
+    /// The reader of records, from which that of the topic continues.
+    pub(crate) fn into_reader(self) -> RecordReader {
+        self.reader
     }
 }

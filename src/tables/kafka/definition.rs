@@ -20,6 +20,7 @@ use crate::tables::time::{EventTime, check_event_time};
 pub const OPTION_NAMES: &[&str] = &[
     "archive",
     "archive.event_time",
+    "archive.gaps",
     "archive.headers",
     "archive.key",
     "archive.offset",

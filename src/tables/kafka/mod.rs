@@ -8,6 +8,7 @@ mod archived_records;
 mod blocking;
 mod client;
 mod definition;
+mod earlier_records;
 pub mod embedded_broker;
 mod error_codes;
 mod fetcher;
@@ -52,10 +53,12 @@ pub(crate) use archived_records::{
 pub use definition::{
     Delivery, KafkaColumn, KafkaTable, KafkaTableSpec, MetadataKey, OPTION_NAMES, OnError, Startup,
 };
+pub(crate) use earlier_records::{EarlierParts, EarlierRecords, EarlierRows, EarlierScan};
 pub use in_flight::wait_for_inserts;
 pub use pool::ConsumerPool;
 pub use provider::KafkaTableProvider;
 pub use range::OffsetRange;
+pub(crate) use read_marks::ComparedParts;
 pub use scan::KafkaScanExec;
 pub use source::KafkaJobSource;
 pub(crate) use transaction::KafkaJobSink;

@@ -58,6 +58,7 @@ pub(crate) fn partition_ends(
             high,
             latest,
             unread: None,
+            behind_hole: None,
         },
     );
     Ok(ends.collect())

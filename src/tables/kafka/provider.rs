@@ -21,6 +21,7 @@ use crate::tables::bad_records::{BadRecords, SetAside};
 use crate::tables::kafka::blocking::on_own_thread;
 use crate::tables::kafka::client::ClientFaults;
 use crate::tables::kafka::definition::{KafkaTable, MetadataKey};
+use crate::tables::kafka::earlier_records::{EarlierParts, EarlierPlan};
 use crate::tables::kafka::librdkafka::LogEnd;
 use crate::tables::kafka::partition_ends::{self, ClientLeaders, Leaders as _};
 use crate::tables::kafka::pool::ConsumerPool;
@@ -51,6 +52,8 @@ pub struct KafkaTableProvider {
     /// Of a job's batch that keeps time: the table has the hidden column then.
     time: Option<Arc<BatchTime>>,
     pool: Option<Arc<ConsumerPool>>,
+    /// Of a job's batch: what its ranges begin with that does not come from the topic.
+    earlier: Option<EarlierParts>,
     schema: SchemaRef,
 }
 
@@ -69,6 +72,7 @@ impl KafkaTableProvider {
             scans: AtomicI32::new(0),
             time: None,
             pool: None,
+            earlier: None,
         }
     }
 
@@ -93,6 +97,13 @@ impl KafkaTableProvider {
         let fields = self.table.schema.fields().iter().cloned().chain([hidden]);
         self.schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
         self.time = Some(time);
+        self
+    }
+
+    /// The same, whose ranges begin with records that do not come from the topic.
+    #[must_use]
+    pub(crate) fn with_earlier(mut self, earlier: EarlierParts) -> Self {
+        self.earlier = Some(earlier);
         self
     }
 
@@ -266,14 +277,48 @@ impl KafkaTableProvider {
         })
     }
 
+    /// The ranges of a batch as far as the topic gives them.
+    fn of_topic(&self) -> Vec<OffsetRange> {
+        let fixed = self.fixed.as_deref().unwrap_or_default();
+        let of_topic = fixed.iter().filter_map(|range| {
+            let earlier = self.earlier.as_ref();
+            let start = earlier.map_or(range.start, |earlier| earlier.earlier(*range).end);
+            // A range that does not come to the topic says nothing of where the topic is read.
+            let is_read = start < range.end || range.is_empty();
+            is_read.then_some(OffsetRange { start, ..*range })
+        });
+        of_topic.collect()
+    }
+
+    /// The plan of these ranges, if some of them begin with records that do not come from the topic.
+    async fn earlier(
+        &self,
+        session: &dyn Session,
+        ranges: &[OffsetRange],
+        projection: &[usize],
+        schema: &SchemaRef,
+    ) -> DataFusionResult<Option<EarlierPlan>> {
+        let Some(earlier) = &self.earlier else {
+            return Ok(None);
+        };
+        let parts = ranges.iter().map(|range| earlier.earlier(*range));
+        let parts: Vec<OffsetRange> = parts.filter(|part| !part.is_empty()).collect();
+        if parts.is_empty() {
+            return Ok(None);
+        }
+        let scan = earlier.records.scan(session, &parts, projection, schema);
+        Ok(Some(EarlierPlan::new(scan.await?, ranges)))
+    }
+
     fn scan_boxed<'a>(
         &'a self,
-        threads: usize,
+        session: &'a dyn Session,
         projection: Option<&'a Vec<usize>>,
         filters: &'a [Expr],
         limit: Option<usize>,
     ) -> BoxFuture<'a, DataFusionResult<Arc<dyn ExecutionPlan>>> {
         async move {
+            let threads = session.config().target_partitions();
             let ranges = self.ranges(filters).await?;
             let projection: Vec<usize> = match projection {
                 Some(columns) => columns.clone(),
@@ -283,6 +328,7 @@ impl KafkaTableProvider {
             if ranges.is_empty() {
                 return Ok(Arc::new(EmptyExec::new(schema)) as Arc<dyn ExecutionPlan>);
             }
+            let earlier = self.earlier(session, &ranges, &projection, &schema).await?;
             let scan = KafkaScanExec::new(
                 Arc::clone(&self.table),
                 ranges,
@@ -294,11 +340,13 @@ impl KafkaTableProvider {
                 (self.table.on_error(self.fixed.is_some()), self.outlet()),
                 threads,
             );
-            let fixed = self.fixed.as_deref().unwrap_or_default();
-            let client = self
-                .pool
-                .as_ref()
-                .map(|pool| pool.reader(&self.table, fixed));
+            let of_topic = self.of_topic();
+            let pool = self.pool.as_ref().filter(|_| !of_topic.is_empty());
+            let client = pool.map(|pool| pool.reader(&self.table, &of_topic));
+            let scan = match earlier {
+                Some(earlier) => scan.with_earlier(earlier),
+                None => scan,
+            };
             Ok(Arc::new(scan.for_batch(self.time.clone(), client)))
         }
         .boxed()
@@ -355,8 +403,7 @@ impl TableProvider for KafkaTableProvider {
         'life3: 'async_trait,
         Self: 'async_trait,
     {
-        let threads = session.config().target_partitions();
-        self.scan_boxed(threads, projection, filters, limit)
+        self.scan_boxed(session, projection, filters, limit)
     }
 
     fn insert_into<'life0, 'life1, 'async_trait>(

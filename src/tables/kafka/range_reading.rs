@@ -36,10 +36,25 @@ pub(crate) struct BatchOutput {
     pub(crate) decode_time: Time,
 }
 
+impl BatchOutput {
+    /// Counts and sends a batch of rows of so many records; false when nothing more is wanted.
+    pub(crate) async fn give(&mut self, rows: RecordBatch, records: usize, bytes: usize) -> bool {
+        self.bytes.add(bytes);
+        self.records.add(records);
+        self.baseline.record_output(rows.num_rows());
+        self.wanted = self
+            .wanted
+            .map(|wanted| wanted.saturating_sub(rows.num_rows()));
+        self.sender.send(Ok(rows)).await.is_ok()
+    }
+}
+
 /// One range being read.
 pub(crate) struct RangeReading {
     pub(crate) table: Arc<KafkaTable>,
     pub(crate) range: OffsetRange,
+    /// Where the scan began in the partition: before the range, if it has read earlier records from elsewhere.
+    pub(crate) begin: i64,
     pub(crate) batch_size: usize,
     pub(crate) reader: RecordReader,
     pub(crate) faults: ClientFaults,
@@ -150,7 +165,11 @@ impl RangeReading {
             return Ok(RangeEnd::Stopped);
         }
         cursor.finish(self.range.end, progress.next());
-        self.reader.finish(self.range, progress.next())?;
+        let whole = OffsetRange {
+            start: self.begin,
+            ..self.range
+        };
+        self.reader.finish(whole, progress.next())?;
         Ok(RangeEnd::All)
     }
 
@@ -164,15 +183,10 @@ impl RangeReading {
         let timer = output.decode_time.timer();
         let batch = self.reader.read(&pending[..])?;
         timer.done();
-        output.bytes.add(bytes);
-        output.records.add(pending.len());
-        output.baseline.record_output(batch.num_rows());
-        output.wanted = output
-            .wanted
-            .map(|wanted| wanted.saturating_sub(batch.num_rows()));
+        let records = pending.len();
         // A slow reader must not hold the memory of the client's records.
         pending.clear();
-        Ok(output.sender.send(Ok(batch)).await.is_ok())
+        Ok(output.give(batch, records, bytes).await)
     }
 
     /// Decides whether an error of the client ends the scan. Some pass by themselves; the wait for that is bounded like

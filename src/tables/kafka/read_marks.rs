@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::{StreamExt as _, TryStreamExt as _};
+use rdkafka::Timestamp;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
 use crate::core::jobs::RecordMark;
@@ -32,24 +33,71 @@ pub(crate) async fn other_records(
     table: &Arc<KafkaTable>,
     marks: BTreeMap<i32, RecordMark>,
 ) -> Result<BTreeMap<i32, RecordMark>> {
-    let reader = Arc::new(TableReader::new(Arc::clone(table), marks.len(), false));
-    let looks = marks.into_iter().map(|(partition, mark)| {
+    let offsets = marks
+        .iter()
+        .map(|(partition, mark)| (*partition, mark.offset));
+    let found = marks_at(table, offsets.collect(), ComparedParts::ALL).await?;
+    let is_other = |(partition, found): &(i32, RecordMark)| {
+        marks.get(partition).is_some_and(|mark| mark != found)
+    };
+    Ok(found.into_iter().filter(is_other).collect())
+}
+
+/// The parts of records that are compared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct ComparedParts {
+    pub(crate) key: bool,
+    pub(crate) value: bool,
+    pub(crate) timestamp: bool,
+}
+
+impl ComparedParts {
+    /// The whole record, as a job recognizes it.
+    pub(crate) const ALL: Self = Self {
+        key: true,
+        value: true,
+        timestamp: true,
+    };
+
+    /// The mark of these parts of a record.
+    pub(crate) fn mark(self, record: &impl Record) -> RecordMark {
+        let key = record.key().filter(|_| self.key);
+        let value = record.payload().filter(|_| self.value);
+        let timestamp = match self.timestamp {
+            true => record.timestamp(),
+            false => Timestamp::NotAvailable,
+        };
+        mark_of(record.offset(), timestamp, (key, value))
+    }
+}
+
+/// The mark of the record at an offset of each partition, by these parts. A partition whose record is gone is left out.
+///
+/// # Errors
+///
+/// The brokers do not answer, or refuse.
+pub(crate) async fn marks_at(
+    table: &Arc<KafkaTable>,
+    offsets: BTreeMap<i32, i64>,
+    parts: ComparedParts,
+) -> Result<BTreeMap<i32, RecordMark>> {
+    let reader = Arc::new(TableReader::new(Arc::clone(table), offsets.len(), false));
+    let looks = offsets.into_iter().map(|(partition, offset)| {
         let (table, reader) = (Arc::clone(table), Arc::clone(&reader));
         async move {
-            let (mut cursor, faults) = reader.open(partition, mark.offset).await?;
-            let found = record_at(&mut cursor.fetcher, &table, mark.offset, &faults).await?;
-            let other = found.filter(|found| *found != mark);
-            Ok::<_, Error>(other.map(|other| (partition, other)))
+            let (mut cursor, faults) = reader.open(partition, offset).await?;
+            let found = record_at(&mut cursor.fetcher, &table, offset, &faults, parts).await?;
+            Ok::<_, Error>(found.map(|found| (partition, found)))
         }
     });
-    let others: Vec<Option<(i32, RecordMark)>> = futures::stream::iter(looks)
+    let found: Vec<Option<(i32, RecordMark)>> = futures::stream::iter(looks)
         .buffer_unordered(ASSIGNED)
         .try_collect()
         .await?;
-    Ok(others.into_iter().flatten().collect())
+    Ok(found.into_iter().flatten().collect())
 }
 
-/// The record at `offset`, from which on `fetcher` fetches; none if it is gone.
+/// The mark of the record at `offset` by these parts, from which on `fetcher` fetches; none if it is gone.
 ///
 /// Behind it may lie a long stretch of aborted transactions, control records and compacted offsets. Progress of the
 /// client's fetching shows that the brokers answer; a record is not needed for that.
@@ -62,6 +110,7 @@ pub(crate) async fn record_at<F: Fetcher>(
     table: &KafkaTable,
     offset: i64,
     faults: &ClientFaults,
+    parts: ComparedParts,
 ) -> Result<Option<RecordMark>> {
     let settings = &table.client;
     let mut arrived = VecDeque::new();
@@ -74,7 +123,7 @@ pub(crate) async fn record_at<F: Fetcher>(
                 // The client may give earlier records of the same batch of the log.
                 PartitionEvent::Record(record) if record.offset() < offset => {}
                 PartitionEvent::Record(record) => {
-                    return Ok(Some(mark(&record)).filter(|found| found.offset == offset));
+                    return Ok((record.offset() == offset).then(|| parts.mark(&record)));
                 }
                 PartitionEvent::End(end) if end > offset => return Ok(None),
                 // The leader says that the log goes on: the broker that is read lags.
@@ -110,9 +159,4 @@ pub(crate) async fn record_at<F: Fetcher>(
         }
         fetcher.arrival(POLL).await;
     }
-}
-
-fn mark(record: &impl Record) -> RecordMark {
-    let content = (record.key(), record.payload());
-    mark_of(record.offset(), record.timestamp(), content)
 }

@@ -152,6 +152,14 @@ impl RecordReader {
         &self.values
     }
 
+    /// Continues from another reader, which has read the records before in the partition.
+    pub(crate) fn follow(&mut self, earlier: Self) {
+        self.last = earlier.last;
+        if let (Some((timer, _)), Some((reached, _))) = (&mut self.timer, earlier.timer) {
+            *timer = reached;
+        }
+    }
+
     /// All records of the range were read, and all below `next` were given: reports it.
     ///
     /// # Errors

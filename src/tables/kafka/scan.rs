@@ -21,6 +21,7 @@ use datafusion::physical_plan::{
 
 use crate::error::{Error, Result};
 use crate::tables::kafka::definition::{KafkaTable, OnError};
+use crate::tables::kafka::earlier_records::EarlierPlan;
 use crate::tables::kafka::progress::ends_range;
 use crate::tables::kafka::queue_sizes::ASSIGNED;
 use crate::tables::kafka::range::OffsetRange;
@@ -40,6 +41,8 @@ const STREAMS: usize = 16;
 pub struct KafkaScanExec {
     table: Arc<KafkaTable>,
     ranges: Vec<OffsetRange>,
+    /// The records that ranges begin with and that do not come from the topic.
+    earlier: Option<EarlierPlan>,
     projection: Vec<usize>,
     limit: Option<usize>,
     on_error: OnError,
@@ -76,6 +79,7 @@ impl KafkaScanExec {
         Self {
             table,
             ranges,
+            earlier: None,
             projection,
             limit,
             on_error,
@@ -97,6 +101,15 @@ impl KafkaScanExec {
         if let Some(client) = client {
             self.client = client;
         }
+        self
+    }
+
+    /// As a batch reads some of whose ranges begin with records that do not come from the topic.
+    pub(crate) fn with_earlier(mut self, earlier: EarlierPlan) -> Self {
+        let streams = Partitioning::UnknownPartitioning(earlier.streams());
+        let properties = PlanProperties::clone(&self.properties).with_partitioning(streams);
+        self.properties = Arc::new(properties);
+        self.earlier = Some(earlier);
         self
     }
 
@@ -142,6 +155,18 @@ impl DisplayAs for KafkaScanExec {
             columns.join(", "),
             ranges.join(", ")
         )?;
+        if let Some(earlier) = &self.earlier {
+            let parts = earlier.parts().map(|part| {
+                let OffsetRange {
+                    partition,
+                    start,
+                    end,
+                } = part;
+                format!("{partition}:[{start}, {end})")
+            });
+            let parts: Vec<String> = parts.collect();
+            write!(f, ", of the archive=[{}]", parts.join(", "))?;
+        }
         match self.limit {
             Some(limit) => write!(f, ", limit={limit}"),
             None => Ok(()),
@@ -186,7 +211,13 @@ impl ExecutionPlan for KafkaScanExec {
             return Err(Error::internal(format!("no ranges for stream {partition}")).into());
         }
         let schema = self.schema();
-        let ranges = self.ranges.iter().skip(partition).step_by(streams).copied();
+        let ranges: VecDeque<OffsetRange> = match &self.earlier {
+            Some(earlier) => earlier.ranges(partition).iter().copied().collect(),
+            None => {
+                let ranges = self.ranges.iter().skip(partition);
+                ranges.step_by(streams).copied().collect()
+            }
+        };
         let mut builder = RecordBatchReceiverStreamBuilder::new(schema, 2);
         let counter =
             |name: &'static str| MetricBuilder::new(&self.metrics).counter(name, partition);
@@ -200,10 +231,10 @@ impl ExecutionPlan for KafkaScanExec {
         };
         let scan = self.clone();
         let outlet = self.outlet.open(&context)?;
-        let ranges: VecDeque<OffsetRange> = ranges.collect();
         let batch_size = context.session_config().batch_size();
         builder.spawn(async move {
-            let read = scan.read(ranges, batch_size, streams, &outlet, &mut output);
+            let stream = (partition, context);
+            let read = scan.read(ranges, stream, batch_size, &outlet, &mut output);
             let read = read.await;
             if read.is_err() {
                 scan.client.discard();
@@ -223,27 +254,52 @@ impl KafkaScanExec {
     async fn read(
         &self,
         mut ranges: VecDeque<OffsetRange>,
+        (stream, context): (usize, Arc<TaskContext>),
         batch_size: usize,
-        streams: usize,
         outlet: &OpenOutlet,
         output: &mut BatchOutput,
     ) -> Result<()> {
+        let streams = self.properties.partitioning.partition_count();
         let ahead = (ASSIGNED / streams).max(1);
         let mut opened = VecDeque::with_capacity(ahead);
+        let mut earlier = None;
         loop {
             while opened.len() < ahead
                 && let Some(range) = ranges.pop_front()
             {
-                opened.push_back((range, self.client.open(range.partition, range.start).await?));
+                let of_topic = self.of_topic(range);
+                let cursor = match of_topic.is_empty() {
+                    true => None,
+                    false => Some(self.client.open(range.partition, of_topic.start).await?),
+                };
+                opened.push_back((range, of_topic, cursor));
             }
-            let Some((range, (mut cursor, faults))) = opened.pop_front() else {
+            let Some((range, of_topic, cursor)) = opened.pop_front() else {
                 return Ok(());
+            };
+            let mut reader = self.reader(range.partition, outlet.clone())?;
+            if let Some((plan, part)) = self.earlier(range.partition) {
+                let records = match &mut earlier {
+                    Some(begun) => begun,
+                    None => earlier.insert(plan.begin(stream, Arc::clone(&context))?),
+                };
+                let read = records.read(part, outlet.clone(), self.time.as_deref(), output);
+                let (end, reached) = read.await?;
+                if end == RangeEnd::Stopped {
+                    return Ok(());
+                }
+                reader.follow(reached.into_reader());
+            }
+            let Some((mut cursor, faults)) = cursor else {
+                reader.finish(range, range.end)?;
+                continue;
             };
             let reading = RangeReading {
                 table: Arc::clone(&self.table),
-                range,
+                range: of_topic,
+                begin: range.start,
                 batch_size,
-                reader: self.reader(range.partition, outlet.clone())?,
+                reader,
                 faults,
                 rule: ends_range,
             };
@@ -251,6 +307,21 @@ impl KafkaScanExec {
                 return Ok(());
             }
             self.client.close(range.partition, cursor);
+        }
+    }
+
+    /// The part of a partition's range that does not come from the topic, if there is one.
+    fn earlier(&self, partition: i32) -> Option<(&EarlierPlan, OffsetRange)> {
+        let plan = self.earlier.as_ref()?;
+        Some((plan, plan.part(partition)?))
+    }
+
+    /// The part of a range that the topic gives.
+    fn of_topic(&self, range: OffsetRange) -> OffsetRange {
+        let earlier = self.earlier(range.partition);
+        OffsetRange {
+            start: earlier.map_or(range.start, |(_, part)| part.end),
+            ..range
         }
     }
 

@@ -28,7 +28,7 @@ use super::partition_ends::{Leaders, partition_ends};
 use super::progress::{EndRule, ends_range};
 use super::range::OffsetRange;
 use super::range_reading::{BatchOutput, RangeEnd, RangeReading};
-use super::read_marks::record_at;
+use super::read_marks::{ComparedParts, record_at};
 use super::record::{RecordReader, mark_of};
 use crate::core::jobs::{PartitionEnds, RecordMark};
 use crate::core::schedules::{Schedules, cases, found_by, sample};
@@ -366,6 +366,7 @@ fn read_reporting(
         let reading = RangeReading {
             table: Arc::clone(table),
             range: *range,
+            begin: range.start,
             batch_size: 5,
             reader: reader.unwrap(),
             faults: ClientFaults::default(),
@@ -742,7 +743,13 @@ fn look(mut client: SimulatedClient, offset: i64) -> Result<Option<RecordMark>> 
         .build()
         .unwrap();
     let faults = ClientFaults::default();
-    runtime.block_on(record_at(&mut client, &TABLE, offset, &faults))
+    runtime.block_on(record_at(
+        &mut client,
+        &TABLE,
+        offset,
+        &faults,
+        ComparedParts::ALL,
+    ))
 }
 
 /// The mark of the record at an offset of the log, if there is one.

@@ -8,12 +8,12 @@ use rdkafka::consumer::BaseConsumer;
 use crate::core::jobs::{Identity, PartitionEnds, RecordMark};
 use crate::error::Result;
 use crate::tables::kafka::blocking::on_own_thread;
-use crate::tables::kafka::client::ClientFaults;
+use crate::tables::kafka::client::{ClientFaults, setting, topic_settings};
 use crate::tables::kafka::definition::KafkaTable;
 use crate::tables::kafka::identity::identity;
 use crate::tables::kafka::partition_ends::{ClientLeaders, offsets_for_time, partition_ends};
 use crate::tables::kafka::pool::ConsumerPool;
-use crate::tables::kafka::read_marks::other_records;
+use crate::tables::kafka::read_marks::{ComparedParts, marks_at, other_records};
 
 /// The source of a job.
 #[derive(Clone)]
@@ -70,6 +70,28 @@ impl KafkaJobSource {
         marks: BTreeMap<i32, RecordMark>,
     ) -> Result<BTreeMap<i32, RecordMark>> {
         other_records(&self.table, marks).await
+    }
+
+    /// The marks of the records at these offsets, by these parts. A partition whose record is gone is left out.
+    ///
+    /// # Errors
+    ///
+    /// The broker does not answer.
+    pub(crate) async fn marks_at(
+        &self,
+        offsets: BTreeMap<i32, i64>,
+        parts: ComparedParts,
+    ) -> Result<BTreeMap<i32, RecordMark>> {
+        marks_at(&self.table, offsets, parts).await
+    }
+
+    /// Whether compaction removes records of the topic; false if the brokers do not tell.
+    pub(crate) async fn is_compacted(&self) -> bool {
+        let described = topic_settings(&self.table.client, &self.table.topic).await;
+        let policy = described
+            .as_ref()
+            .and_then(|described| setting(described, "cleanup.policy"));
+        policy.is_some_and(|policy| policy.split(',').any(|part| part.trim() == "compact"))
     }
 
     /// Where every partition starts and ends now, new ones included.

@@ -1,5 +1,6 @@
 //! Jobs on a real broker and real Delta tables: exactly once, for every process that dies at any moment.
 
+mod archived_topics;
 mod check_topic;
 mod cluster;
 mod columns;

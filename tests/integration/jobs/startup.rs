@@ -352,6 +352,95 @@ fn loss_1_records_that_were_removed_before_they_were_archived_are_reported() {
     assert_eq!(pipeline.doubled(), doubles(5..8));
 }
 
+/// The topic has lost the first records, which the archive has.
+#[test]
+fn arch_1_a_job_begins_in_the_archive() {
+    for (startup, expected) in [
+        ("earliest", 0..12),
+        (r#"{"numbers":{"0":-2}}"#, 0..12),
+        (r#"{"numbers":{"0":3}}"#, 3..12),
+        (r#"{"numbers":{"0":6}}"#, 6..12),
+        (r#"{"numbers":{"0":-1}}"#, 12..12),
+    ] {
+        let pipeline = archived("archive-start", 1);
+        pipeline.put(0, 0..8);
+        let archive = "INSERT INTO kept SELECT v, p, o FROM numbers";
+        pipeline.work.sql(&["tables.sql"], &[archive]).ok();
+        pipeline.delete_before(5);
+        pipeline.put(0, 8..12);
+        pipeline.begin(startup);
+        pipeline.catch_up("job.sql").ok();
+        assert_eq!(pipeline.doubled(), doubles(expected), "{startup}");
+    }
+}
+
+#[test]
+fn loss_1_a_job_does_not_begin_in_a_gap_of_the_archive() {
+    let pipeline = archived("archive-gap", 1);
+    pipeline.put(0, 0..6);
+    let archive = "INSERT INTO kept SELECT v, p, o FROM numbers WHERE o IN (1, 2, 4, 5)";
+    pipeline.work.sql(&["tables.sql"], &[archive]).ok();
+    pipeline.delete_before(6);
+    pipeline.begin(r#"{"numbers":{"0":3}}"#);
+    pipeline.stops("neither partition 0 nor its archive has offset 3");
+    let files = ["tables.sql", "job.sql"];
+    pipeline.replace_job(&pipeline.job(r#"{"numbers":{"0":0}}"#));
+    pipeline.work.sql(&files, &["RESUME JOB doubling"]).ok();
+    pipeline.stops("partition 0 begins with offset 1, and 'scan.startup' says 0");
+    pipeline.replace_job(&pipeline.job(r#"{"numbers":{"0":4}}"#));
+    pipeline.work.sql(&files, &["RESUME JOB doubling"]).ok();
+    pipeline.catch_up("job.sql").ok();
+    assert_eq!(pipeline.doubled(), doubles(4..6));
+}
+
+#[test]
+fn arch_1_a_time_is_found_in_the_archive() {
+    for (has_timestamps, startup, expected) in [
+        (true, "2025-09-04T08:00:00Z", Some(vec![0, 1, 2, 3, 4])),
+        (true, "2025-09-04T10:01:00Z", Some(vec![1, 2, 3, 4])),
+        (true, "2025-09-04T10:02:30Z", Some(vec![4])),
+        (true, "2025-09-04T10:30:00Z", Some(vec![])),
+        (false, "2025-09-04T08:00:00Z", None),
+        // The first record of the topic is too early.
+        (false, "2025-09-04T10:01:00Z", Some(vec![4])),
+        (false, "2025-09-04T10:30:00Z", Some(vec![])),
+    ] {
+        let pipeline = archived("archive-time", 1);
+        let mut archive = "INSERT INTO kept SELECT v, p, o FROM numbers".to_owned();
+        if has_timestamps {
+            let tables = std::fs::read_to_string(pipeline.work.path("tables.sql")).unwrap();
+            let tables = tables
+                .replace(
+                    "'offset')",
+                    "'offset', at TIMESTAMP METADATA FROM 'timestamp')",
+                )
+                .replace("o BIGINT)", "o BIGINT, at TIMESTAMP)");
+            pipeline.work.file("tables.sql", &tables);
+            archive = archive.replace("v, p, o", "v, p, o, at");
+        }
+        pipeline.put_at(
+            0,
+            &[
+                (TEN, 0),
+                (TEN + MINUTE, 1),
+                (TEN + 2 * MINUTE, 2),
+                (TEN - 60 * MINUTE, 3),
+            ],
+        );
+        pipeline.work.sql(&["tables.sql"], &[&archive]).ok();
+        pipeline.delete_before(3);
+        pipeline.put_at(0, &[(TEN + 3 * MINUTE, 4)]);
+        pipeline.begin(startup);
+        match expected {
+            Some(expected) => {
+                pipeline.catch_up("job.sql").ok();
+                assert_eq!(pipeline.doubled(), doubles(expected), "{startup}");
+            }
+            None => pipeline.stops("it has no timestamps"),
+        }
+    }
+}
+
 #[test]
 fn a_wrong_start_is_refused_when_the_job_is_created() {
     let pipeline = pipeline("wrong", 1);

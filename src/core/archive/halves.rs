@@ -4,6 +4,8 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use crate::core::jobs::ends::PartitionEnds;
+
 /// The rows of one partition of the topic, in a file or in a whole archive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OffsetSpan {
@@ -134,17 +136,31 @@ impl fmt::Display for NotThePast {
     }
 }
 
-/// Where a partition of the topic begins and ends.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct TopicEnds {
-    /// The partition.
-    pub partition: i32,
-    /// The first offset that the topic still has.
-    pub low: i64,
-    /// The offset behind the last record that no open transaction holds back: up to there it is read.
-    pub stable: i64,
-    /// The offset behind the last record, also of open transactions, which an archive by another writer may have.
-    pub latest: i64,
+/// Checks that an archive can be the past of a topic with these ends. `archive` has for each partition the offset behind its last one. An archive
+/// of another writer may have records of open transactions.
+///
+/// # Errors
+///
+/// The archive has offsets that this topic cannot have had: the topic was deleted and created again, its end was cut off, or the archive is
+/// another one's.
+pub fn check_past(
+    archive: impl IntoIterator<Item = (i32, i64)>,
+    ends: &[PartitionEnds],
+) -> Result<(), NotThePast> {
+    for (partition, border) in archive {
+        let of_topic = ends.iter().find(|ends| ends.partition == partition);
+        let Some(PartitionEnds { latest, .. }) = of_topic else {
+            return Err(NotThePast::NoPartition { partition });
+        };
+        if border > *latest {
+            return Err(NotThePast::Beyond {
+                partition,
+                last: border - 1,
+                end: *latest,
+            });
+        }
+    }
+    Ok(())
 }
 
 /// Divides a read between an archive and its topic. `ends` are the partitions of the topic as they are asked for *after* the version
@@ -155,45 +171,35 @@ pub struct TopicEnds {
 /// The archive has rows that this topic cannot have had: the topic was deleted and created again, or the archive is another one's.
 pub fn divide(
     archive: &ArchiveOffsets,
-    ends: &[TopicEnds],
+    ends: &[PartitionEnds],
 ) -> Result<Vec<PartitionHalves>, NotThePast> {
-    let is_of_topic = |partition| ends.iter().any(|known| known.partition == partition);
-    if let Some((partition, _)) = archive.partitions().find(|(p, _)| !is_of_topic(*p)) {
-        return Err(NotThePast::NoPartition { partition });
-    }
+    check_past(archive.next_offsets(), ends)?;
     let halves = ends.iter().map(|ends| {
-        let TopicEnds {
+        let PartitionEnds {
             partition,
             low,
-            stable,
-            latest,
+            high,
+            ..
         } = *ends;
         let Some(span) = archive.of_partition(partition) else {
             // Nothing says that earlier records were ever to be kept.
-            return Ok(PartitionHalves {
+            return PartitionHalves {
                 partition,
                 archive: None,
-                topic: (low, stable),
+                topic: (low, high),
                 lost: None,
-            });
+            };
         };
         let border = span.last.saturating_add(1);
-        if border > latest {
-            return Err(NotThePast::Beyond {
-                partition,
-                last: span.last,
-                end: latest,
-            });
-        }
         let start = low.max(border);
-        Ok(PartitionHalves {
+        PartitionHalves {
             partition,
             archive: Some((span.first, border)),
-            topic: (start, stable.max(start)),
+            topic: (start, high.max(start)),
             lost: (low > border).then_some((border, low)),
-        })
+        }
     });
-    halves.collect()
+    Ok(halves.collect())
 }
 
 #[cfg(test)]
@@ -232,14 +238,19 @@ mod tests {
         assert!(both.has_duplicates());
     }
 
-    #[test]
-    fn another_topic_is_recognized() {
-        let ends = |partition, low, stable, latest| TopicEnds {
+    fn ends(partition: i32, low: i64, high: i64, latest: i64) -> PartitionEnds {
+        PartitionEnds {
             partition,
             low,
-            stable,
+            high,
             latest,
-        };
+            unread: None,
+            behind_hole: None,
+        }
+    }
+
+    #[test]
+    fn another_topic_is_recognized() {
         let archive = ArchiveOffsets::of(&[spans(&[(0, 4), (1, 2)].into())]);
         assert_eq!(
             divide(&archive, &[ends(0, 0, 9, 9)]),
@@ -270,19 +281,19 @@ mod tests {
             cut in 1..5_usize,
         ) {
             let mut archived = Vec::new();
-            let mut ends = Vec::new();
+            let mut there = Vec::new();
             let mut topics: Vec<BTreeSet<i64>> = Vec::new();
             for (partition, (log, border, low)) in (0..).zip(&logs) {
                 let rows: BTreeSet<(i32, i64)> =
                     log.iter().filter(|offset| *offset < border).map(|o| (partition, *o)).collect();
                 archived.push(rows);
-                ends.push(TopicEnds { partition, low: *low, stable: 45, latest: 45 });
+                there.push(ends(partition, *low, 45, 45));
                 topics.push(log.iter().filter(|offset| *offset >= low).copied().collect());
             }
             let all: Vec<(i32, i64)> = archived.iter().flatten().copied().collect();
             let files: Vec<FileSpans> =
                 all.chunks(cut).map(|rows| spans(&rows.iter().copied().collect())).collect();
-            let halves = divide(&ArchiveOffsets::of(&files), &ends).unwrap();
+            let halves = divide(&ArchiveOffsets::of(&files), &there).unwrap();
             for (half, (log, _, low)) in halves.iter().zip(&logs) {
                 let index = usize::try_from(half.partition).unwrap();
                 let (first, border) = half.archive.unwrap_or((i64::MIN, i64::MIN));

@@ -1,4 +1,5 @@
-//! Ranges of offsets out of an archive: in the order of the logs, each record once, reported to their ends.
+//! Ranges of offsets out of an archive, as the scan of a batch reads them: in the order of the logs, each record once, reported to their
+//! ends.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -19,9 +20,11 @@ use futures::TryStreamExt as _;
 use proptest::prelude::*;
 
 use super::pinned_archive::PinnedArchive;
-use super::ranges::{ArchiveRangesExec, ArchiveRangesProvider};
 use crate::tables::delta::{DeltaColumn, DeltaSpec, DeltaTableHandle, TimeTravel};
-use crate::tables::kafka::{KafkaColumn, KafkaTable, KafkaTableSpec, MetadataKey, OffsetRange};
+use crate::tables::kafka::{
+    EarlierParts, EarlierRecords, KafkaColumn, KafkaScanExec, KafkaTable, KafkaTableProvider,
+    KafkaTableSpec, MetadataKey, OffsetRange,
+};
 use crate::tables::side_output::{check_reports, reports};
 use crate::tables::time::{BatchTime, ROW_COLUMN, ROW_WATERMARK};
 
@@ -115,7 +118,18 @@ async fn read(
         .with_target_partitions(3);
     let context = SessionContext::new_with_config(config.with_extension(Arc::clone(&output)));
     let time = Arc::new(BatchTime::default());
-    let provider = ArchiveRangesProvider::new(Arc::clone(pinned), ranges.to_vec()).with_time(time);
+    // All of them come from the archive: no broker is asked.
+    let earlier = EarlierParts {
+        records: Arc::clone(pinned) as Arc<dyn EarlierRecords>,
+        borders: ranges
+            .iter()
+            .map(|range| (range.partition, range.end))
+            .collect(),
+    };
+    let table = Arc::clone(pinned.table());
+    let provider = KafkaTableProvider::for_batch(table, ranges.to_vec(), None)
+        .with_time(time)
+        .with_earlier(earlier);
     let plan = provider.scan(&context.state(), None, &[], None).await?;
     let mut streams = Vec::new();
     for stream in 0..plan.output_partitioning().partition_count() {
@@ -134,7 +148,7 @@ async fn read(
         });
         streams.push(rows.collect());
     }
-    if let Some(scan) = plan.downcast_ref::<ArchiveRangesExec>() {
+    if let Some(scan) = plan.downcast_ref::<KafkaScanExec>() {
         check_reports(&scan.expected(), &reports(&output.take())?)?;
     }
     Ok(streams)
