@@ -92,7 +92,7 @@ const QUERIES: [&str; 13] = [
     "SELECT p, o FROM {t} WHERE p = 1 AND o >= 7 AND o < 19 ORDER BY p, o",
     "SELECT count(*) FROM {t} WHERE p <> 1 OR page = 'page2'",
     "SELECT p, o FROM {t} WHERE offsets_in(p, o, '{\"0\":3,\"2\":11}', '{\"0\":15,\"2\":-1}') ORDER BY p, o",
-    "SELECT p, o FROM {t} WHERE ts >= '2025-09-04T13:10:00' AND ts < '2025-09-04T13:20:00.124' AND user_id IN (1, 3) ORDER BY p, o",
+    "SELECT p, o, ts FROM {t} WHERE user_id IN (1, 3) AND page <> 'page0' AND NOT (user_id = 1 AND page = 'page2') ORDER BY p, o",
     "SELECT window_start, count(*) FROM TUMBLE(TABLE {t}, DESCRIPTOR(event_time), INTERVAL '1 hour') GROUP BY 1 ORDER BY 1",
     "SELECT user_id, window_start, count(*) FROM COMPLETE_SESSIONS(TABLE {t} PARTITION BY user_id, DESCRIPTOR(event_time), \
      INTERVAL '10 minutes', '2025-09-04T10:00:00', '2025-09-04T11:00:00') GROUP BY 1, 2 ORDER BY 1, 2",
