@@ -111,7 +111,7 @@ async fn run(query: Arc<JobQuery>, options: JobOptions, subscriber: Subscriber) 
         environment: Environment::of_subscriber(subscriber),
     };
     let told = RunOptions {
-        until_caught_up: options.trigger == Trigger::Once,
+        until_caught_up: job.options.trigger == Trigger::Once,
         ..RunOptions::default()
     };
     let ended = JobRunner::try_new(&store, &job, &told)?.run().await;
