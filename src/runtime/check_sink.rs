@@ -118,7 +118,8 @@ async fn check_sink(
     };
     let staged = store.staged_for_next(id, history).await?;
     // Which topics the job reads plays no part while it writes nothing.
-    let sink = sinks::open(&session.sink_of(&insert).await?, id, &BTreeMap::new())?;
+    let table = session.sink_of(&insert).await?;
+    let sink = sinks::open(&table, id, &history.name, &BTreeMap::new())?;
     let log = JobLog {
         store,
         id,

@@ -106,8 +106,10 @@ impl PinnedArchive {
             let offsets = ArchiveOffsets::of(files.iter().map(Arc::as_ref));
             let of_files = files.iter().flat_map(|file| file.iter());
             let of_files = of_files.map(|(partition, span)| (*partition, *span));
-            let mut all = of_files.chain(offsets.partitions());
-            if let Some((partition, span)) = all.find(|(_, span)| span.has_duplicates()) {
+            let doubled = of_files
+                .chain(offsets.partitions())
+                .find(|(_, span)| span.has_duplicates());
+            if let Some((partition, span)) = doubled {
                 let said = format!(
                     "has {} rows of partition {partition} with the offsets {} to {}: some of them more than once",
                     span.rows, span.first, span.last

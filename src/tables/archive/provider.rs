@@ -97,7 +97,7 @@ impl ArchivedTableProvider {
             let border = halves.iter().filter(|half| half.archive.is_some());
             self.topic
                 .begin_at(border.map(|half| (half.partition, half.topic.0)).collect());
-            let lost = unexplained(&self.archive, &halves).await?;
+            let lost = unexplained(archive, &halves).await?;
             let lost = lost.iter().map(|(partition, from, to)| {
                 format!("{} of partition {partition}", offsets_text(*from, *to))
             });

@@ -58,7 +58,8 @@ pub fn file_bounds(table: &dyn TableProvider, columns: &[&str]) -> Result<Vec<Fi
     let mut found = Vec::new();
     for files in &batches {
         let paths = files.column_by_name("path");
-        XX = paths.ok_or_else(|| Error::internal("files without paths"))?;
+        let paths = paths.ok_or_else(|| Error::internal("files without paths"))?;
+        let paths = cast(paths, &DataType::Utf8).map_err(DataFusionError::from)?;
         let paths = paths.as_string::<i32>();
         let deleted = files.column_by_name("deletion_vector.cardinality");
         let rows = numbers(files, "num_records")?;
