@@ -14,7 +14,7 @@ use datafusion::arrow::datatypes::{DataType, Field, Int32Type, Int64Type, TimeUn
 use datafusion::catalog::TableProvider as _;
 use datafusion::datasource::memory::MemorySourceConfig;
 use datafusion::logical_expr::dml::InsertOp;
-use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties as _, collect};
+use datafusion::physical_plan::{ExecutionPlanProperties as _, collect};
 use datafusion::prelude::{SessionConfig, SessionContext};
 use futures::TryStreamExt as _;
 use proptest::prelude::*;
@@ -101,7 +101,8 @@ async fn append(handle: &DeltaTableHandle, rows: &[(i32, i64)]) {
     let batch = RecordBatch::try_new(Arc::clone(&schema), columns.collect()).unwrap();
     let input = MemorySourceConfig::try_new_exec(&[vec![batch]], schema, None).unwrap();
     let context = SessionContext::new();
-    let plan = provider.insert_into(&context.state(), input, InsertOp::Append);
+    let state = context.state();
+    let plan = provider.insert_into(&state, input, InsertOp::Append);
     collect(plan.await.unwrap(), context.task_ctx())
         .await
         .unwrap();
