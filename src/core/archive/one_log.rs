@@ -221,7 +221,11 @@ mod tests {
                 let border = border(&archive, &range);
                 prop_assert!((range.start..=range.end).contains(&border));
                 for offset in range.start..range.end {
-                    prop_assert!(if offset < border { is_archived(offset) } else { is_kept(offset) });
+                    let has_it = match offset < border {
+                        true => is_archived(offset),
+                        false => is_kept(offset),
+                    };
+                    prop_assert!(has_it);
                     read.push(offset);
                 }
                 position = Some(range.end);
