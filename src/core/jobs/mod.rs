@@ -12,6 +12,7 @@ pub mod progress;
 pub mod ranges;
 pub mod recovery;
 pub mod retention;
+pub mod run_event;
 pub mod shortage;
 #[cfg(test)]
 mod simulation;
@@ -36,6 +37,9 @@ pub use recovery::{
 };
 pub use retention::{
     DeletableFiles, PassedCheckpoints, Retention, is_sweep_due, oldest_to_stay, passed_by,
+};
+pub use run_event::{
+    ChangeCounts, ChangesFile, ChunkExtent, ComparedChunk, RunEvent, RunHistory, RunStage,
 };
 pub use shortage::{MemoryShortage, ShortageRemedy, remedy};
 pub use table_time::{PartitionTimes, UnfinishedVersion, through_versions};
