@@ -33,17 +33,27 @@ pub enum ChunkExtent {
 }
 
 impl ChunkExtent {
-    /// Whether this chunk begins where `before` ends. Event times may leave out what lies between two ranges of the run.
-    pub fn follows(&self, before: &Self) -> bool {
-        match (before, self) {
-            (Self::Time { to, .. }, Self::Time { from, .. }) => from >= to,
-            (Self::Offsets(before), Self::Offsets(own)) => own.iter().all(|(table, partitions)| {
+    /// Whether this chunk begins where those of `before`, in order, have ended. Event times may leave out what lies between two ranges of
+    /// the run.
+    pub fn follows<'a>(
+        &self,
+        mut before: impl DoubleEndedIterator<Item = &'a Self> + Clone,
+    ) -> bool {
+        match self {
+            Self::Time { from, .. } => before.next_back().is_none_or(|last| match last {
+                Self::Time { to, .. } => from >= to,
+                Self::Offsets(_) => false,
+            }),
+            Self::Offsets(own) => own.iter().all(|(table, partitions)| {
                 partitions.iter().all(|(partition, own)| {
-                    let before = before.get(table).and_then(|of| of.get(partition));
-                    before.is_none_or(|before| before.end == own.start)
+                    let end = |before: &Self| match before {
+                        Self::Time { .. } => None,
+                        Self::Offsets(of) => Some(of.get(table)?.get(partition)?.end),
+                    };
+                    let last = before.clone().rev().find_map(end);
+                    last.is_none_or(|last| last == own.start)
                 })
             }),
-            _ => false,
         }
     }
 }
@@ -132,8 +142,8 @@ impl RunHistory {
     pub fn apply(&mut self, event: &RunEvent, at: i64) {
         let next = match (event, self.stage) {
             (RunEvent::Compared(chunk), RunStage::Planning) => {
-                let fits = |last: &ComparedChunk| chunk.extent.follows(&last.extent);
-                if self.compared.last().is_none_or(fits) {
+                let before = self.compared.iter().map(|chunk| &chunk.extent);
+                if chunk.extent.follows(before) {
                     self.compared.push(chunk.clone());
                 }
                 return;
@@ -212,17 +222,19 @@ mod tests {
 
     #[test]
     fn chunks_of_offsets_follow_each_other_in_each_partition() {
-        let extent = |start, end| {
-            ChunkExtent::Offsets(
-                [(
-                    "t".to_owned(),
-                    [(0, SourceProgress { start, end })].into(),
-                )]
-                .into(),
-            )
+        let extent = |table: &str, start, end| {
+            let partitions = [(0, SourceProgress { start, end })];
+            ChunkExtent::Offsets([(table.to_owned(), partitions.into())].into())
         };
-        assert!(extent(5, 9).follows(&extent(0, 5)));
-        assert!(!extent(6, 9).follows(&extent(0, 5)));
-        assert!(!extent(5, 9).follows(&ChunkExtent::Time { from: 0, to: 5 }));
+        let follows = |own: &ChunkExtent, before: &[ChunkExtent]| own.follows(before.iter());
+        assert!(follows(&extent("t", 5, 9), &[extent("t", 0, 5)]));
+        assert!(!follows(&extent("t", 6, 9), &[extent("t", 0, 5)]));
+        let before = [extent("t", 0, 5), extent("u", 0, 3)];
+        assert!(!follows(&extent("t", 0, 5), &before));
+        assert!(follows(&extent("t", 5, 6), &before));
+        assert!(follows(&extent("v", 7, 9), &before));
+        let time = ChunkExtent::Time { from: 0, to: 5 };
+        assert!(!follows(&time, &before));
+        assert!(follows(&ChunkExtent::Time { from: 5, to: 6 }, &[time]));
     }
 }

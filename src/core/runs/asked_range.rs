@@ -70,7 +70,10 @@ impl AskedRange {
             return Err(Error::invalid(format!(
                 "offsets of '{table}', which is not a source of the job with an archive"
             ))
-            .with_help(format!("its sources with an archive: {}", sources.join(", "))));
+            .with_help(format!(
+                "its sources with an archive: {}",
+                sources.join(", ")
+            )));
         }
         if let Some(bounds) = &self.offsets {
             bounds.check()?;
@@ -138,15 +141,19 @@ impl OffsetBounds {
                 }
                 let lowest = *start.min(end);
                 if lowest < EARLIEST {
-                    return Err(Error::invalid(format!("invalid offset {lowest} for {place}"))
-                        .with_help("offsets are 0 or more; -2 is the earliest, -1 the end"));
+                    return Err(
+                        Error::invalid(format!("invalid offset {lowest} for {place}"))
+                            .with_help("offsets are 0 or more; -2 is the earliest, -1 the end"),
+                    );
                 }
             }
         }
         match has_common {
             true => Ok(()),
-            false => Err(Error::invalid("no partition is in both FROM and TO of OFFSETS")
-                .with_help(r#"write {"table":{"0":23}} and {"table":{"0":99}}"#)),
+            false => Err(
+                Error::invalid("no partition is in both FROM and TO of OFFSETS")
+                    .with_help(r#"write {"table":{"0":23}} and {"table":{"0":99}}"#),
+            ),
         }
     }
 
@@ -261,10 +268,7 @@ mod tests {
             (by_offsets(t(&[(0, 1)]), t(&[(1, 2)])), "no partition"),
             (by_offsets(t(&[(0, 2)]), t(&[(0, 2)])), "FROM (2) is not"),
             (by_offsets(t(&[(0, 2)]), t(&[(0, -2)])), "nothing ends"),
-            (
-                by_offsets(t(&[(0, -3)]), t(&[(0, 2)])),
-                "invalid offset -3",
-            ),
+            (by_offsets(t(&[(0, -3)]), t(&[(0, 2)])), "invalid offset -3"),
         ] {
             let error = asked.check(&["t"]).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Invalid);
@@ -282,7 +286,10 @@ mod tests {
     #[test]
     fn offsets_are_those_that_there_are() {
         let ends: PartitionRanges = [("t".to_owned(), [(0, 10..90), (1, 0..5)].into())].into();
-        let all = by_offsets(offsets("t", &[(0, -2), (1, 2)]), offsets("t", &[(0, -1), (1, -1)]));
+        let all = by_offsets(
+            offsets("t", &[(0, -2), (1, 2)]),
+            offsets("t", &[(0, -1), (1, -1)]),
+        );
         assert!(all.check(&["t"]).is_ok());
         let found = all.selection(&ends).unwrap().unwrap();
         assert_eq!(found.to_string(), "t 0: 10 to 90, t 1: 2 to 5");

@@ -16,7 +16,7 @@ pub struct Chunk {
     pub range: TimeRange,
     /// Of sessions: those that began earlier are of an earlier chunk.
     pub begun_from: Option<i64>,
-    grouping: Grouping,
+    pub(super) grouping: Grouping,
 }
 
 impl Chunk {

@@ -170,7 +170,10 @@ mod tests {
     fn time_2_windows_are_final_at_the_watermark_and_sessions_before_it() {
         let windows = AlignedWindows::try_new(WindowKind::Tumble, 10, 10, 0).unwrap();
         let windows = Finality::new(Grouping::Aligned(windows), Some(50));
-        assert_eq!([49, 50, 51].map(|end| windows.is_final(end)), [true, true, false]);
+        assert_eq!(
+            [49, 50, 51].map(|end| windows.is_final(end)),
+            [true, true, false]
+        );
         let sessions = Finality::new(Grouping::Sessions { gap: 5 }, Some(50));
         assert_eq!([49, 50].map(|end| sessions.is_final(end)), [true, false]);
         assert_eq!(sessions.last_end(), Some(49));

@@ -110,7 +110,11 @@ impl fmt::Display for Moved {
                 write!(f, "the text of the job was {was} and is {is}")
             }
             Self::Static { table, was, is } => {
-                write!(f, "static table '{table}' was {was} and is {}", text(is.as_ref()))
+                write!(
+                    f,
+                    "static table '{table}' was {was} and is {}",
+                    text(is.as_ref())
+                )
             }
             Self::Archive { table, was, is } => {
                 let is = text(is.as_ref());
@@ -173,7 +177,10 @@ mod tests {
         let texts = |change: &dyn Fn(&mut Foundations)| {
             let mut now = as_planned(&spec);
             change(&mut now);
-            let texts = moved(&spec, &now).iter().map(ToString::to_string).collect::<Vec<_>>();
+            let texts = moved(&spec, &now)
+                .iter()
+                .map(ToString::to_string)
+                .collect::<Vec<_>>();
             assert_eq!(texts.len(), 1, "{texts:?}");
             texts[0].clone()
         };
@@ -184,8 +191,12 @@ mod tests {
             *users = version(users, 4);
         });
         assert!(text.contains("was version 3 of") && text.contains("is version 4 of"));
-        let text = texts(&|now| now.archives.get_mut("visits").unwrap().pin.identity = spec.sink.clone());
-        assert!(text.starts_with("the archive of 'visits' was version 7"), "{text}");
+        let text =
+            texts(&|now| now.archives.get_mut("visits").unwrap().pin.identity = spec.sink.clone());
+        assert!(
+            text.starts_with("the archive of 'visits' was version 7"),
+            "{text}"
+        );
         let text = texts(&|now| {
             let archive = now.archives.get_mut("visits").unwrap();
             archive.pin = version(&archive.pin, 8);

@@ -64,10 +64,9 @@ impl Grouping {
             Self::Aligned(windows) => {
                 TimeRange::try_new(windows.first_tick_of(part.from())?, part.to())
             }
-            Self::Sessions { gap } => TimeRange::try_new(
-                part.from().checked_sub(*gap)?,
-                part.to().checked_add(*gap)?,
-            ),
+            Self::Sessions { gap } => {
+                TimeRange::try_new(part.from().checked_sub(*gap)?, part.to().checked_add(*gap)?)
+            }
         }
     }
 

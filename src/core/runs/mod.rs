@@ -21,12 +21,13 @@ pub mod time_range;
 
 pub use asked_range::{AskedRange, OffsetBounds, SelectedRows, SparkOffsets};
 pub use chunks::{Chunk, Chunks};
-pub use difference::{Comparison, Difference, DifferenceError, Emitted, FloatTolerance};
+pub use difference::tolerance::FloatTolerance;
+pub use difference::{ChangeKind, ComparedRow, Comparison, Difference, EmittedRows};
 pub use emission::Emission;
 pub use finality::{Finality, LeftGroups, LeftReason, PartitionArchive, archive_watermark};
 pub use foundations::{ArchiveNow, Foundations, Moved, moved};
 pub use grouping::Grouping;
-pub use offset_chunks::next_offsets;
+pub use offset_chunks::{advanced, next_offsets};
 pub use offset_set::OffsetSet;
 pub use same_run::{RunMatch, RunRequest, same_run};
 pub use spec::{EmitRows, LateRows, Pin, PinnedAt, RunOptions, RunSpec, SourcePin, text_version};

@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use super::offset_set::{OffsetSet, length};
 use crate::core::jobs::progress::{Gaps, SourceProgress};
-use crate::core::jobs::ranges::{PartitionFacts, choose};
+use crate::core::jobs::ranges::{PlannedRange, share};
 
 /// The next chunk: of each partition the offsets from where the run stands up to an end, with at most `max_rows` offsets of `emission`
 /// in all. Offsets between that are not in `emission` are passed over. `position` are the offsets after the last chunk, empty before
@@ -21,23 +21,19 @@ pub fn next_offsets(emission: &OffsetSet, position: &Gaps, max_rows: u64) -> Opt
             let of_table = position.get(table);
             of_table.and_then(|of| of.get(&partition)).map(|of| of.end)
         };
-        // The offsets of a partition that are emitted, numbered from 0.
-        let facts: Vec<PartitionFacts> = partitions
+        // The offsets of a partition that are emitted, numbered from 0: those that are left.
+        let mut chosen: Vec<PlannedRange> = partitions
             .iter()
-            .map(|(partition, ranges)| PartitionFacts {
+            .map(|(partition, ranges)| PlannedRange {
                 partition: *partition,
-                position: Some(at(*partition).map_or(0, |offset| signed(before(ranges, offset)))),
-                low: 0,
-                high: signed(ranges.iter().map(length).sum()),
-                waits: false,
-                is_same: true,
+                start: at(*partition).map_or(0, |offset| signed(before(ranges, offset))),
+                end: signed(ranges.iter().map(length).sum()),
             })
             .collect();
-        if facts.iter().all(|of| of.position == Some(of.high)) {
+        if chosen.iter().all(|of| of.start == of.end) {
             continue;
         }
-        // Each position is one of the numbers, so nothing is lost.
-        let chosen = choose(&facts, false, max_rows, &BTreeMap::new()).ok()?;
+        share(&mut chosen, max_rows);
         let ends = chosen.iter().filter_map(|range| {
             let ranges = partitions.get(&range.partition)?;
             let first = ranges.first()?.start;
@@ -119,7 +115,7 @@ mod tests {
             });
             let emission = OffsetSet::of(of);
             let (mut position, mut read, mut sizes) = (Gaps::new(), Vec::new(), sizes.iter().cycle());
-            let mut last: Option<ChunkExtent> = None;
+            let mut before: Vec<ChunkExtent> = Vec::new();
             while let Some(chunk) = next_offsets(&emission, &position, *sizes.next().unwrap()) {
                 for (table, partitions) in &chunk {
                     for (partition, SourceProgress { start, end }) in partitions {
@@ -129,8 +125,8 @@ mod tests {
                     }
                 }
                 let extent = ChunkExtent::Offsets(chunk.clone());
-                prop_assert!(last.is_none_or(|last| extent.follows(&last)));
-                last = Some(extent);
+                prop_assert!(extent.follows(before.iter()));
+                before.push(extent);
                 position = advanced(position, &chunk);
                 prop_assert!(read.len() as u64 <= emission.len());
             }

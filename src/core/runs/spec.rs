@@ -247,8 +247,7 @@ mod tests {
     fn name_1_a_text_has_a_version_of_its_own() {
         let tables = ["a".to_owned(), "b".to_owned()];
         let version = text_version("SELECT 1", &tables);
-        assert_eq!(version.len(), 12);
-        assert_eq!(version, text_version("SELECT 1", &tables));
+        assert_eq!(version, "de7dea4c0190", "it stands beside rows");
         for (text, tables) in [
             ("SELECT 2", &tables[..]),
             ("SELECT 1", &["ab".to_owned()]),

@@ -62,7 +62,10 @@ impl fmt::Display for RunState {
 
 /// The state of a run that has this log.
 pub fn run_state(history: &JobHistory) -> RunState {
-    let stage = history.run.as_ref().map_or(RunStage::Planning, |run| run.stage);
+    let stage = history
+        .run
+        .as_ref()
+        .map_or(RunStage::Planning, |run| run.stage);
     match (stage, &history.phase) {
         (RunStage::Completed, _) => RunState::Complete,
         (RunStage::Aborted, _) | (_, JobPhase::Dropped) => RunState::Aborted,
@@ -123,10 +126,9 @@ pub fn decide_abort(state: &RunState) -> AbortDecision {
     match state {
         RunState::Complete => AbortDecision::Complete,
         RunState::Aborted => AbortDecision::Aborted,
-        RunState::Planning
-        | RunState::Planned
-        | RunState::Running
-        | RunState::Failed { .. } => AbortDecision::Abort,
+        RunState::Planning | RunState::Planned | RunState::Running | RunState::Failed { .. } => {
+            AbortDecision::Abort
+        }
     }
 }
 
@@ -188,11 +190,23 @@ mod tests {
             (vec![failed()], stopped(false)),
             (vec![failed(), resumed()], RunState::Planning),
             (vec![planned.clone()], RunState::Planned),
-            (vec![planned.clone(), approved.clone(), takeover], RunState::Running),
+            (
+                vec![planned.clone(), approved.clone(), takeover],
+                RunState::Running,
+            ),
             (vec![approved.clone(), failed()], stopped(true)),
-            (vec![approved.clone(), failed(), resumed()], RunState::Running),
-            (vec![approved.clone(), failed(), event(Aborted)], RunState::Aborted),
-            (vec![approved, event(Completed), event(Aborted)], RunState::Complete),
+            (
+                vec![approved.clone(), failed(), resumed()],
+                RunState::Running,
+            ),
+            (
+                vec![approved.clone(), failed(), event(Aborted)],
+                RunState::Aborted,
+            ),
+            (
+                vec![approved, event(Completed), event(Aborted)],
+                RunState::Complete,
+            ),
             (vec![planned, event(Completed)], RunState::Planned),
         ] {
             assert_eq!(state(&log), expected, "{log:?}");
@@ -206,10 +220,22 @@ mod tests {
             was_running,
         };
         for (state, applied, at_once) in [
-            (RunState::Planned, ApplyDecision::Approve, ApplyDecision::Approve),
-            (RunState::Running, ApplyDecision::Continue, ApplyDecision::Continue),
+            (
+                RunState::Planned,
+                ApplyDecision::Approve,
+                ApplyDecision::Approve,
+            ),
+            (
+                RunState::Running,
+                ApplyDecision::Continue,
+                ApplyDecision::Continue,
+            ),
             (failed(true), ApplyDecision::Resume, ApplyDecision::Resume),
-            (RunState::Complete, ApplyDecision::Complete, ApplyDecision::Complete),
+            (
+                RunState::Complete,
+                ApplyDecision::Complete,
+                ApplyDecision::Complete,
+            ),
         ] {
             assert_eq!(decide_apply(&state, false), applied, "{state}");
             assert_eq!(decide_apply(&state, true), at_once, "{state}");
@@ -218,7 +244,10 @@ mod tests {
             let decision = decide_apply(&state, false);
             assert!(matches!(decision, ApplyDecision::Refuse(_)), "{state}");
         }
-        assert_eq!(decide_apply(&RunState::Planning, true), ApplyDecision::Approve);
+        assert_eq!(
+            decide_apply(&RunState::Planning, true),
+            ApplyDecision::Approve
+        );
         assert_eq!(decide_abort(&failed(true)), AbortDecision::Abort);
         assert_eq!(decide_abort(&RunState::Complete), AbortDecision::Complete);
         assert_eq!(decide_abort(&RunState::Aborted), AbortDecision::Aborted);

@@ -141,7 +141,9 @@ impl AlignedWindows {
     pub fn first_tick_of(&self, a: i64) -> Option<i64> {
         match self.kind {
             WindowKind::Cumulate => self.boundary_at_or_before(a, self.size),
-            WindowKind::Tumble | WindowKind::Hop => a.checked_add(self.step)?.checked_sub(self.size),
+            WindowKind::Tumble | WindowKind::Hop => {
+                a.checked_add(self.step)?.checked_sub(self.size)
+            }
         }
     }
 }
