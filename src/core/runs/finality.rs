@@ -143,9 +143,16 @@ mod tests {
 
     use super::*;
 
-    fn archived(highest: impl Into<Option<i64>>, has_all: bool) -> PartitionArchive {
+    fn archived(highest: i64, has_all: bool) -> PartitionArchive {
         PartitionArchive {
-            highest: highest.into(),
+            highest: Some(highest),
+            has_all,
+        }
+    }
+
+    fn empty(has_all: bool) -> PartitionArchive {
+        PartitionArchive {
+            highest: None,
             has_all,
         }
     }
@@ -156,9 +163,9 @@ mod tests {
             (&[archived(100, false), archived(50, false)][..], Some(40)),
             (&[archived(100, false), archived(50, true)], Some(90)),
             (&[archived(100, true), archived(50, true)], Some(90)),
-            (&[archived(100, false), archived(None, false)], None),
-            (&[archived(100, false), archived(None, true)], Some(90)),
-            (&[archived(None, true)], None),
+            (&[archived(100, false), empty(false)], None),
+            (&[archived(100, false), empty(true)], Some(90)),
+            (&[empty(true)], None),
             (&[], None),
         ] {
             let found = archive_watermark(partitions.iter().copied(), 10);
@@ -177,9 +184,8 @@ mod tests {
         let sessions = Finality::new(Grouping::Sessions { gap: 5 }, Some(50));
         assert_eq!([49, 50].map(|end| sessions.is_final(end)), [true, false]);
         assert_eq!(sessions.last_end(), Some(49));
-        for grouping in [Grouping::Sessions { gap: 5 }] {
-            assert!(!Finality::new(grouping, None).is_final(i64::MIN));
-        }
+        let none = Finality::new(Grouping::Sessions { gap: 5 }, None);
+        assert!(!none.is_final(i64::MIN));
         assert!(Finality::new(Grouping::Rows, None).is_final(i64::MAX));
     }
 

@@ -481,6 +481,23 @@ mod tests {
     }
 
     #[test]
+    fn the_members_of_a_spec_are_stable() {
+        let expected = concat!(
+            r#"{"format":2,"run_id":"r","job":"sessions","job_id":"0b7e","text":"CREATE JOB sessions AS …","#,
+            r#""tables":["CREATE EXTERNAL TABLE visits …"],"asked":{"time":[0,3600000000]},"#,
+            r#""emission":{"time":[[0,3600000000]]},"grouping":{"sessions":{"gap":10000000}},"watermark":7200000000,"#,
+            r#""sources":{"visits":{"archive":{"identity":{"kind":"delta_table","location":"file:///lake/visits_raw/","#,
+            r#""id":"visits_raw"},"at":{"version":7}},"tail":{"identity":{"kind":"topic","topic":"visits","cluster":"c","#,
+            r#""id":"1"},"at":{"ends":{"0":99,"1":5}}}}},"statics":{"users":{"identity":{"kind":"delta_table","#,
+            r#""location":"file:///lake/users/","id":"users"},"at":{"version":3}}},"sink":{"kind":"topic","#,
+            r#""topic":"sessions","cluster":"c","id":"2"},"now":8000000000,"options":{"emit":"changed","late":"include","#,
+            r#""withdraw":true,"overwrite":false,"append":false,"chunk":600000000}}"#,
+        );
+        let json = serde_json::to_string(&SpecFile::from(spec("r"))).unwrap();
+        assert_eq!(json, expected);
+    }
+
+    #[test]
     fn unknown_members_and_formats_are_refused() {
         let file = serde_json::to_value(SpecFile::from(spec("r"))).unwrap();
         let read = |change: &dyn Fn(&mut serde_json::Value)| {

@@ -146,13 +146,14 @@ impl Difference {
     ///
     /// # Errors
     ///
-    /// Rows of another schema.
+    /// Rows of another schema, or not as many as there are marks.
     pub fn last_rows(
         &self,
         rows: &RecordBatch,
         is_tombstone: &BooleanArray,
     ) -> Result<UInt64Array, ArrowError> {
         let keys = self.keys_of(rows)?;
+        check_marks(rows, is_tombstone)?;
         let mut places: Vec<u64> = last_by_key(&keys)
             .into_values()
             .filter(|at| !(is_tombstone.is_valid(*at) && is_tombstone.value(*at)))
@@ -167,13 +168,14 @@ impl Difference {
     ///
     /// # Errors
     ///
-    /// Rows of another schema; a type that Arrow cannot compare.
+    /// Rows of another schema, or not as many as there are marks; a type that Arrow cannot compare.
     pub fn compare(
         &self,
         published: &RecordBatch,
         computed: &RecordBatch,
         is_readable: &BooleanArray,
     ) -> Result<Comparison, ArrowError> {
+        check_marks(computed, is_readable)?;
         let (published_keys, computed_keys) = (self.keys_of(published)?, self.keys_of(computed)?);
         let published_by_key = last_by_key(&published_keys);
         let computed_by_key = last_by_key(&computed_keys);
@@ -254,6 +256,18 @@ impl Difference {
             .map(|at| Arc::clone(rows.column(*at)))
             .collect();
         self.converter.convert_columns(&columns)
+    }
+}
+
+/// Refuses marks that are not of these rows.
+fn check_marks(rows: &RecordBatch, marks: &BooleanArray) -> Result<(), ArrowError> {
+    match rows.num_rows() == marks.len() {
+        true => Ok(()),
+        false => Err(ArrowError::InvalidArgumentError(format!(
+            "{} marks of {} rows",
+            marks.len(),
+            rows.num_rows()
+        ))),
     }
 }
 
