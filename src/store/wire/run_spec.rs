@@ -39,7 +39,7 @@ struct SpecFile {
 }
 
 /// The first instant and the one after the last.
-type TimeFile = (i64, i64);
+type RangeFile = (i64, i64);
 
 /// Ranges of offsets by table and partition: the first offset and the one after the last.
 type OffsetsFile = BTreeMap<String, BTreeMap<i32, Vec<(i64, i64)>>>;
@@ -48,7 +48,7 @@ type OffsetsFile = BTreeMap<String, BTreeMap<i32, Vec<(i64, i64)>>>;
 #[serde(deny_unknown_fields)]
 struct AskedFile {
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    time: Option<TimeFile>,
+    time: Option<RangeFile>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     offsets: Option<BoundsFile>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -72,7 +72,7 @@ struct RowsFile {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum EmissionFile {
-    Time(Vec<TimeFile>),
+    Time(Vec<RangeFile>),
     Offsets(OffsetsFile),
 }
 
@@ -246,11 +246,11 @@ impl TryFrom<SpecFile> for RunSpec {
     }
 }
 
-fn time_file(of: &TimeRange) -> TimeFile {
+fn time_file(of: &TimeRange) -> RangeFile {
     (of.from(), of.to())
 }
 
-fn time_range((from, to): TimeFile) -> Result<TimeRange, String> {
+fn time_range((from, to): RangeFile) -> Result<TimeRange, String> {
     TimeRange::try_new(from, to).ok_or_else(|| format!("the range {from} to {to} is empty"))
 }
 
@@ -425,13 +425,15 @@ impl From<OptionsFile> for RunOptions {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::core::runs::SparkOffsets;
     use crate::core::runs::spec::fixture::spec;
 
     /// Specs that have every member and every kind of it.
     fn specs() -> Vec<RunSpec> {
         let first = spec("first");
         let offsets = OffsetSet::of([("t".to_owned(), 1, 3..9), ("t".to_owned(), 1, 20..21)]);
-        let bound = |offset| [("t".to_owned(), [(1, offset)].into())].into();
+        let bound =
+            |offset: i64| -> SparkOffsets { [("t".to_owned(), [(1, offset)].into())].into() };
         let by_offsets = RunSpec {
             asked: AskedRange {
                 time: None,
