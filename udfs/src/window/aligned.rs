@@ -137,7 +137,7 @@ impl AlignedWindows {
         Some((first, last_start.checked_add(self.size)?))
     }
 
-    /// The first tick of the windows whose last tick is in `a..b`, both boundaries of steps. `None` if it is out of range.
+    /// The first tick of the windows whose last tick is at or after `a`, a boundary of a step. `None` if it is out of range.
     pub fn first_tick_of(&self, a: i64) -> Option<i64> {
         match self.kind {
             WindowKind::Cumulate => self.boundary_at_or_before(a, self.size),

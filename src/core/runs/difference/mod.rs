@@ -1,5 +1,6 @@
 //! The rows of a run against the rows that are published, by key: same, changed, new, gone, unknown.
 
+pub mod changes;
 mod equality;
 #[cfg(test)]
 mod laws;
