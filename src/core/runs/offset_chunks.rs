@@ -1,6 +1,5 @@
 //! Chunks of a run that emits rows by their offsets.
 
-use std::collections::BTreeMap;
 use std::ops::Range;
 
 use super::offset_set::{OffsetSet, length};
