@@ -84,7 +84,11 @@ async fn commit(store: &RunStore, run: &mut StoredRun, number: u64, extent: (i64
     let version = BatchVersion {
         batch: number,
         sequence: run.history.next,
-        sources: [("visits".to_owned(), [(0, chunk_progress(range))].into())].into(),
+        sources: [(
+            "visits".to_owned(),
+            [(0, chunk_progress(None, range))].into(),
+        )]
+        .into(),
         rows_in: 10,
         rows_out: number,
         ..BatchVersion::default()

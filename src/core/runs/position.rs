@@ -14,10 +14,12 @@ use crate::core::jobs::version::BatchVersion;
 /// The partition of a source that is read by event time.
 pub const TIME_AXIS: i32 = 0;
 
-/// What the version of a chunk by event time says about each source.
-pub fn chunk_progress(range: TimeRange) -> SourceProgress {
+/// What the version of a chunk by event time says about each source, for a run that stands at `position`. A chunk that begins another
+/// range covers what lies between the two as well, and reads nothing there: so each chunk begins where the one before has ended, and
+/// nothing counts as skipped.
+pub fn chunk_progress(position: Option<i64>, range: TimeRange) -> SourceProgress {
     SourceProgress {
-        start: range.from(),
+        start: position.unwrap_or(range.from()),
         end: range.to(),
     }
 }
@@ -87,7 +89,11 @@ mod tests {
     #[test]
     fn a_version_says_what_its_chunk_covers() {
         let range = TimeRange::try_new(5, 9).unwrap();
-        assert_eq!(chunk_progress(range), SourceProgress { start: 5, end: 9 });
+        let own = SourceProgress { start: 5, end: 9 };
+        assert_eq!(chunk_progress(None, range), own);
+        assert_eq!(chunk_progress(Some(5), range), own);
+        let beyond = SourceProgress { start: 2, end: 9 };
+        assert_eq!(chunk_progress(Some(2), range), beyond);
         let by_time = Emission::Time(range.into());
         let extent = chunk_extent(&by_time, &version(&[("t", 0, 5, 9), ("u", 0, 5, 9)]));
         assert_eq!(extent, Some(ChunkExtent::Time { from: 5, to: 9 }));
