@@ -5,6 +5,7 @@ pub mod heap;
 pub mod jobs;
 pub(crate) mod random;
 pub mod redact;
+pub mod runs;
 #[cfg(test)]
 pub(crate) mod schedules;
 pub mod stack;

@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 
 use datafusion::arrow::datatypes::TimeUnit;
 
-use crate::core::jobs::startup::{by_table, parse_start_offsets};
-use crate::core::jobs::{SourceStart, StartFault, StartNameFault, StartOffset, Startup};
+use crate::core::jobs::startup::by_table;
+use crate::core::jobs::{
+    NamedOffset, SourceStart, StartFault, StartNameFault, Startup, parse_named_offsets,
+};
 use crate::core::suggest::closest;
 use crate::error::{Error, Result, Subject};
 use crate::formats::text::time::{TimestampFormat, TimestampReader, TimestampWriter};
@@ -41,7 +43,7 @@ pub(super) fn parse(value: &str) -> Result<Startup> {
         return Ok(startup.clone());
     }
     if text.starts_with(['{', '[']) {
-        return match parse_start_offsets(text) {
+        return match parse_named_offsets(text) {
             Ok(offsets) => Ok(Startup::Offsets(offsets)),
             Err(error) => Err(invalid(format!(
                 "option '{OPTION}' has offsets that are not valid: {error}"
@@ -176,9 +178,9 @@ pub(super) fn described(startup: &Startup, table: &str) -> String {
     match (start, startup) {
         (SourceStart::Offsets(partitions), _) => {
             let starts = partitions.iter().map(|(partition, start)| match start {
-                StartOffset::First => format!("partition {partition} at its first record"),
-                StartOffset::End => format!("partition {partition} at its end"),
-                StartOffset::At(offset) => format!("partition {partition} at offset {offset}"),
+                NamedOffset::First => format!("partition {partition} at its first record"),
+                NamedOffset::End => format!("partition {partition} at its end"),
+                NamedOffset::At(offset) => format!("partition {partition} at offset {offset}"),
             });
             starts.collect::<Vec<_>>().join(", ")
         }
@@ -266,14 +268,14 @@ fn listed(verb: &str, partitions: &[i32]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::core::jobs::StartOffsets;
+    use crate::core::jobs::NamedOffsets;
 
-    fn offsets(of: &[(&str, &[(i32, StartOffset)])]) -> Startup {
+    fn offsets(of: &[(&str, &[(i32, NamedOffset)])]) -> Startup {
         let tables = of.iter().map(|(table, starts)| {
             let starts = starts.iter().copied().collect();
             ((*table).to_owned(), starts)
         });
-        Startup::Offsets(tables.collect::<StartOffsets>())
+        Startup::Offsets(tables.collect::<NamedOffsets>())
     }
 
     #[test]
@@ -293,9 +295,9 @@ mod tests {
                 offsets(&[(
                     "visits",
                     &[
-                        (0, StartOffset::At(23)),
-                        (1, StartOffset::First),
-                        (2, StartOffset::End),
+                        (0, NamedOffset::At(23)),
+                        (1, NamedOffset::First),
+                        (2, NamedOffset::End),
                     ],
                 )]),
             ),
@@ -404,9 +406,9 @@ mod tests {
         let startup = offsets(&[(
             "t",
             &[
-                (0, StartOffset::At(23)),
-                (1, StartOffset::First),
-                (2, StartOffset::End),
+                (0, NamedOffset::At(23)),
+                (1, NamedOffset::First),
+                (2, NamedOffset::End),
             ],
         )]);
         assert_eq!(

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use super::*;
-use crate::core::jobs::{BatchVersion, SourceStart, StartOffset};
+use crate::core::jobs::{BatchVersion, NamedOffset, SourceStart};
 use crate::planner::{Parameters, Script, Statement, parse_statement};
 use crate::session::SessionOptions;
 use crate::store::simulated::{Faults, RecordedReads, SimulatedDisk};
@@ -152,8 +152,8 @@ async fn where_a_job_begins_is_said_by_tables_or_topics() {
     let options = planned(&session, json, &all).await.unwrap();
     let startup = options.startup.unwrap();
     let at = |start| Some(SourceStart::Offsets([(0, start)].into()));
-    assert_eq!(startup.of("visits"), at(StartOffset::At(3)));
-    assert_eq!(startup.of("clicks"), at(StartOffset::End));
+    assert_eq!(startup.of("visits"), at(NamedOffset::At(3)));
+    assert_eq!(startup.of("clicks"), at(NamedOffset::End));
     // It begins as it is declared.
     assert_eq!(startup.of("files"), None);
     let options = planned(&session, "latest", &all).await.unwrap();

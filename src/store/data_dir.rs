@@ -32,6 +32,8 @@ pub struct DataDir {
     root: Path,
     /// The folder, if it is one: files that are written there are synced to disk.
     folder: Option<PathBuf>,
+    /// The folder of the whole directory, if this is a part of it: new folders are synced up to there.
+    whole: Option<PathBuf>,
     /// Folders that are known to be on disk themselves.
     synced: Arc<Mutex<HashSet<PathBuf>>>,
     /// Set when a probe has shown that the store refuses to create an object that exists.
@@ -99,6 +101,17 @@ impl DataDir {
         }
     }
 
+    /// The part of it that lies in this folder, as a directory of its own.
+    pub(super) fn within(&self, name: &str) -> Self {
+        Self {
+            root: self.root.clone().join(name),
+            folder: self.folder.as_ref().map(|folder| folder.join(name)),
+            whole: self.whole.clone().or_else(|| self.folder.clone()),
+            shown: self.place(name),
+            ..self.clone()
+        }
+    }
+
     /// The path or URL of an object in it, for code that opens the object without this directory.
     pub(super) fn place(&self, name: &str) -> String {
         match &self.folder {
@@ -125,6 +138,7 @@ impl DataDir {
             store,
             root,
             folder: None,
+            whole: None,
             synced: Arc::default(),
             refuses: Arc::default(),
             is_remote: false,
@@ -247,7 +261,7 @@ impl DataDir {
         bytes: Vec<u8>,
     ) -> Result<bool> {
         let file = SyncedFile {
-            root: folder.to_owned(),
+            root: self.whole.as_deref().unwrap_or(folder).to_owned(),
             path: folder.join(name),
             synced: Arc::clone(&self.synced),
         };

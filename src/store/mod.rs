@@ -1,5 +1,5 @@
-//! Durable storage: the logs and versions of jobs and the catalog of a server, in a folder or an object store; also opens S3
-//! buckets.
+//! Durable storage: the logs and versions of jobs and of reprocessing runs, and the catalog of a server, in a folder or an object
+//! store; also opens S3 buckets.
 //!
 //! The only module that names object_store.
 
@@ -11,6 +11,7 @@ mod inventory;
 mod job_store;
 mod pack;
 mod profile;
+mod run_store;
 mod s3;
 #[cfg(test)]
 pub(crate) mod simulated;
@@ -23,6 +24,7 @@ pub use catalog::{CatalogEntry, CatalogList, CatalogStore};
 pub use checksum::{check_crc32, crc32, crc32_of};
 pub use inventory::{FileProblem, Inventory};
 pub use pack::{Pack, PackedBatch};
+pub use run_store::{CommittedChunk, FoundRun, RunCreation, RunStore, StoredRun};
 pub use s3::open_s3;
 pub(crate) use unfinished_files::{ABANDONED, unfinished_files};
 #[cfg(test)]

@@ -23,6 +23,19 @@ impl OffsetRange {
         self.to <= self.from
     }
 
+    /// The number of offsets.
+    pub fn count(self) -> u64 {
+        match self.is_empty() {
+            true => 0,
+            false => self.to.abs_diff(self.from),
+        }
+    }
+
+    /// Whether it has an offset.
+    pub fn has(self, offset: i64) -> bool {
+        (self.from..self.to).contains(&offset)
+    }
+
     /// The offsets of both; empty if they share none.
     #[must_use]
     pub fn within(self, other: Self) -> Self {
@@ -133,6 +146,22 @@ impl OffsetRanges {
         missing
     }
 
+    /// The number of offsets.
+    pub fn count(&self) -> u64 {
+        self.ranges().map(OffsetRange::count).sum()
+    }
+
+    /// The offsets of both.
+    #[must_use]
+    pub fn within(&self, other: &Self) -> Self {
+        let mut common = self.clone();
+        for range in self.ranges() {
+            let missing = other.missing_in(range);
+            missing.ranges().for_each(|missing| common.remove(missing));
+        }
+        common
+    }
+
     /// The last range that begins at or before an offset: where it begins and ends.
     fn at_or_before(&self, offset: i64) -> Option<(i64, i64)> {
         let mut before = self.ends.range(..=offset);
@@ -230,6 +259,19 @@ mod tests {
             prop_assert_eq!(ranges.contains(asked), wanted.is_subset(&oracle));
             let missing: BTreeSet<i64> = wanted.difference(&oracle).copied().collect();
             prop_assert_eq!(offsets(&ranges.missing_in(asked)), missing);
+            prop_assert_eq!(ranges.count(), u64::try_from(oracle.len()).unwrap());
+        }
+
+        #[test]
+        fn offsets_of_both_are_in_each(
+            one in prop::collection::vec(range(), 0..8),
+            other in prop::collection::vec(range(), 0..8),
+        ) {
+            let (one, other): (OffsetRanges, OffsetRanges) =
+                (one.into_iter().collect(), other.into_iter().collect());
+            let common: BTreeSet<i64> = offsets(&one).intersection(&offsets(&other)).copied().collect();
+            prop_assert_eq!(offsets(&one.within(&other)), common);
+            prop_assert_eq!(one.within(&other), other.within(&one));
         }
     }
 

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::identity::{AcceptedChange, ReportedChange};
 use super::progress::Gaps;
+use super::run_event::{RunEvent, RunHistory};
 
 /// One thing that happened to a job. Times are milliseconds since 1970 UTC.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -90,6 +91,13 @@ pub enum LogEntry {
         /// When.
         at: i64,
     },
+    /// Something that happens to reprocessing runs only.
+    Run {
+        /// What.
+        event: RunEvent,
+        /// When.
+        at: i64,
+    },
 }
 
 /// The number of the log entry for which a version was written: names of versions begin with it.
@@ -168,6 +176,8 @@ pub struct JobHistory {
     pub packs: Vec<String>,
     /// Where the checkpoint stands that this was read from; 0 if from the whole log.
     pub checkpoint: u64,
+    /// What only a reprocessing run has; none before its first event, and of a job.
+    pub run: Option<RunHistory>,
 }
 
 impl JobHistory {
@@ -204,6 +214,7 @@ impl JobHistory {
             settled: 0,
             packs: Vec::new(),
             checkpoint: 0,
+            run: None,
         };
         for entry in rest {
             history.apply(entry);
@@ -280,6 +291,7 @@ impl JobHistory {
             }
             LogEntry::Dropped { .. } => self.phase = JobPhase::Dropped,
             LogEntry::Trimmed { oldest, packs, .. } => self.trim(*oldest, packs),
+            LogEntry::Run { event, at } => self.run.get_or_insert_default().apply(event, *at),
         }
     }
 

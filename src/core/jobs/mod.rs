@@ -8,10 +8,12 @@ pub mod fingerprint;
 pub mod heartbeat;
 pub mod identity;
 pub mod log;
+pub mod named_offsets;
 pub mod progress;
 pub mod ranges;
 pub mod recovery;
 pub mod retention;
+pub mod run_event;
 pub mod shortage;
 #[cfg(test)]
 mod simulation;
@@ -30,6 +32,7 @@ pub use identity::{
     identity_status,
 };
 pub use log::{BatchCommit, JobHistory, JobPhase, LogEntry, is_older};
+pub use named_offsets::{NamedOffset, NamedOffsets, parse_named_offsets};
 pub use progress::{Gaps, Offsets, SourceProgress};
 pub use ranges::{LostOffsets, PartitionFacts, PlannedRange, choose};
 pub use recovery::{
@@ -38,8 +41,11 @@ pub use recovery::{
 pub use retention::{
     DeletableFiles, PassedCheckpoints, Retention, is_sweep_due, oldest_to_stay, passed_by,
 };
+pub use run_event::{
+    ChangeCounts, ChangesFile, ChunkExtent, ComparedChunk, RunEvent, RunHistory, RunStage,
+};
 pub use shortage::{MemoryShortage, ShortageRemedy, remedy};
-pub use startup::{SourceStart, StartFault, StartNameFault, StartOffset, StartOffsets, Startup};
+pub use startup::{SourceStart, StartFault, StartNameFault, Startup};
 pub use table_time::{PartitionTimes, UnfinishedVersion, through_versions};
 pub use version::{AGGREGATE, BatchVersion, DeadLetter, OperatorState, StateFile};
 pub use watermark::{

@@ -106,8 +106,9 @@ pub fn choose(
     Ok(ranges)
 }
 
-/// Cuts ranges to `max_rows` offsets in all: ranges below the equal share stay whole, the others get equal lengths.
-fn share(ranges: &mut [PlannedRange], max_rows: u64) {
+/// Cuts ranges to `max_rows` offsets in all: ranges below the equal share stay whole, the others get equal lengths. A range that is
+/// not empty keeps at least one offset.
+pub fn share(ranges: &mut [PlannedRange], max_rows: u64) {
     let mut order: Vec<usize> = (0..ranges.len()).collect();
     let length =
         |range: &PlannedRange| u64::try_from(range.end.saturating_sub(range.start)).unwrap_or(0);

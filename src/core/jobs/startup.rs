@@ -3,32 +3,14 @@
 //! A job chooses once: its first batch stores the offsets, and no later run decides again.
 
 use std::collections::BTreeMap;
-use std::fmt;
-use std::marker::PhantomData;
-
-use serde::Deserialize;
-use serde::de::{Deserializer, Error as _, MapAccess, Unexpected, Visitor};
 
 use super::ends::PartitionEnds;
+use super::named_offsets::{NamedOffset, NamedOffsets};
 use super::progress::Offsets;
 use super::version::BatchVersion;
 use crate::core::archive::halves::{ArchiveOffsets, NotThePast, divide};
 use crate::core::archive::offset_ranges::{OffsetRange, OffsetRanges};
 use crate::core::archive::one_log::with_archive;
-
-/// Where a job begins in one partition.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum StartOffset {
-    /// At the first record that the topic keeps, or its archive: -2 in Spark's JSON.
-    First,
-    /// Behind the last record: -1 in Spark's JSON.
-    End,
-    /// At this offset.
-    At(i64),
-}
-
-/// Where a job begins, by table and partition.
-pub type StartOffsets = BTreeMap<String, BTreeMap<i32, StartOffset>>;
 
 /// Where a job begins in its sources.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,7 +20,7 @@ pub enum Startup {
     /// With what comes from now on.
     Latest,
     /// At these offsets. A table that is not named begins as its declaration says.
-    Offsets(StartOffsets),
+    Offsets(NamedOffsets),
     /// In each partition at the first record with this timestamp or a later one, in microseconds since 1970 UTC; at the end, if
     /// there is none.
     Time(i64),
@@ -54,7 +36,7 @@ pub enum SourceStart {
     /// At the end of each partition.
     End,
     /// At an offset of each partition.
-    Offsets(BTreeMap<i32, StartOffset>),
+    Offsets(BTreeMap<i32, NamedOffset>),
     /// At the first record with this timestamp or a later one, in milliseconds since 1970 UTC, above 0.
     Time(i64),
     /// Behind the last record that the archive of the topic has of each partition.
@@ -75,22 +57,6 @@ impl Startup {
             Startup::ArchiveEnd => SourceStart::ArchiveEnd,
         })
     }
-}
-
-/// Reads Spark's JSON: `{"visits":{"0":23,"1":-2}}`.
-///
-/// # Errors
-///
-/// Text that is not JSON or of another shape; a name that occurs twice; an offset below -2. The error has the place in the text.
-pub fn parse_start_offsets(json: &str) -> Result<StartOffsets, serde_json::Error> {
-    let tables: Members<String, Members<PartitionNumber, StartOffset>> =
-        serde_json::from_str(json)?;
-    let of_table = |(table, partitions): (String, Members<PartitionNumber, StartOffset>)| {
-        let partitions = partitions.0.into_iter();
-        let numbered = partitions.map(|(partition, start)| (partition.0, start));
-        (table, numbered.collect())
-    };
-    Ok(tables.0.into_iter().map(of_table).collect())
 }
 
 /// A name in offsets that stands for no table of the job.
@@ -118,10 +84,10 @@ pub enum StartNameFault {
 ///
 /// A name that is not that of one table.
 pub fn by_table(
-    offsets: StartOffsets,
+    offsets: NamedOffsets,
     tables: &[(&str, Option<&str>)],
-) -> Result<StartOffsets, StartNameFault> {
-    let mut by_table = StartOffsets::new();
+) -> Result<NamedOffsets, StartNameFault> {
+    let mut by_table = NamedOffsets::new();
     for (name, partitions) in offsets {
         let table = match tables.iter().find(|(table, _)| *table == name) {
             Some((_, Some(_))) => name,
@@ -204,7 +170,7 @@ pub enum StartFault {
 ///
 /// The partitions are not those of the topic, or neither one nor its archive has its offset.
 pub fn start_offsets(
-    named: &BTreeMap<i32, StartOffset>,
+    named: &BTreeMap<i32, NamedOffset>,
     ends: &[PartitionEnds],
     archived: &BTreeMap<i32, OffsetRanges>,
 ) -> Result<BTreeMap<i32, i64>, StartFault> {
@@ -229,10 +195,10 @@ pub fn start_offsets(
         let archived = archived.get(partition).unwrap_or(&nothing);
         let first = with_archive(ends, archived, None).low;
         let offset = match *start {
-            StartOffset::First => first,
-            StartOffset::End => ends.high,
-            StartOffset::At(offset) if (ends.low..=ends.high).contains(&offset) => offset,
-            StartOffset::At(offset) if (first..ends.low).contains(&offset) => {
+            NamedOffset::First => first,
+            NamedOffset::End => ends.high,
+            NamedOffset::At(offset) if (ends.low..=ends.high).contains(&offset) => offset,
+            NamedOffset::At(offset) if (first..ends.low).contains(&offset) => {
                 if !archived.contains(OffsetRange::new(offset, offset + 1)) {
                     return Err(StartFault::InGap {
                         partition: *partition,
@@ -242,14 +208,14 @@ pub fn start_offsets(
                 }
                 offset
             }
-            StartOffset::At(offset) if (ends.high..=ends.latest).contains(&offset) => {
+            NamedOffset::At(offset) if (ends.high..=ends.latest).contains(&offset) => {
                 return Err(StartFault::BehindTransaction {
                     partition: *partition,
                     offset,
                     high: ends.high,
                 });
             }
-            StartOffset::At(offset) => {
+            NamedOffset::At(offset) => {
                 return Err(StartFault::OutOfRange {
                     partition: *partition,
                     offset,
@@ -346,124 +312,6 @@ pub fn began_at(first: &BatchVersion) -> Offsets {
         (table.clone(), starts.collect())
     });
     starts.collect()
-}
-
-/// The key of a JSON object.
-trait Key: Ord + fmt::Display + for<'de> Deserialize<'de> {
-    /// The object, in messages.
-    const OBJECT: &'static str;
-    /// The message for an empty object.
-    const NONE: &'static str;
-}
-
-impl Key for String {
-    const OBJECT: &'static str = r#"offsets by table and partition, such as {"visits":{"0":23}}"#;
-    const NONE: &'static str = "no table is named";
-}
-
-/// The members of a JSON object: at least one, and none twice.
-struct Members<K, V>(BTreeMap<K, V>);
-
-impl<'de, K: Key, V: Deserialize<'de>> Deserialize<'de> for Members<K, V> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_map(MembersVisitor::<K, V>(PhantomData))
-    }
-}
-
-struct MembersVisitor<K, V>(PhantomData<(K, V)>);
-
-impl<'de, K: Key, V: Deserialize<'de>> Visitor<'de> for MembersVisitor<K, V> {
-    type Value = Members<K, V>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(K::OBJECT)
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        let mut members = BTreeMap::new();
-        while let Some(key) = map.next_key::<K>()? {
-            if members.contains_key(&key) {
-                return Err(A::Error::custom(format_args!("{key} is named twice")));
-            }
-            members.insert(key, map.next_value()?);
-        }
-        match members.is_empty() {
-            true => Err(A::Error::custom(K::NONE)),
-            false => Ok(Members(members)),
-        }
-    }
-}
-
-/// The number of a partition, which is the key of an object.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct PartitionNumber(i32);
-
-impl fmt::Display for PartitionNumber {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "partition {}", self.0)
-    }
-}
-
-impl Key for PartitionNumber {
-    const OBJECT: &'static str = r#"offsets by partition, such as {"0":23}"#;
-    const NONE: &'static str = "no partition is named";
-}
-
-impl<'de> Deserialize<'de> for PartitionNumber {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_str(PartitionVisitor)
-    }
-}
-
-struct PartitionVisitor;
-
-impl Visitor<'_> for PartitionVisitor {
-    type Value = PartitionNumber;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(r#"the number of a partition, such as "0""#)
-    }
-
-    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Self::Value, E> {
-        // A number has one spelling, so that none is named twice.
-        let number = text.parse().ok().filter(|number: &i32| *number >= 0);
-        match number.filter(|number| number.to_string() == text) {
-            Some(number) => Ok(PartitionNumber(number)),
-            None => Err(E::invalid_value(Unexpected::Str(text), &self)),
-        }
-    }
-}
-
-impl<'de> Deserialize<'de> for StartOffset {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_i64(StartOffsetVisitor)
-    }
-}
-
-struct StartOffsetVisitor;
-
-impl Visitor<'_> for StartOffsetVisitor {
-    type Value = StartOffset;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an offset, -2 for the first record, or -1 for the end")
-    }
-
-    fn visit_i64<E: serde::de::Error>(self, number: i64) -> Result<Self::Value, E> {
-        match number {
-            0.. => Ok(StartOffset::At(number)),
-            -1 => Ok(StartOffset::End),
-            -2 => Ok(StartOffset::First),
-            _ => Err(E::invalid_value(Unexpected::Signed(number), &self)),
-        }
-    }
-
-    fn visit_u64<E: serde::de::Error>(self, number: u64) -> Result<Self::Value, E> {
-        match i64::try_from(number) {
-            Ok(offset) => Ok(StartOffset::At(offset)),
-            Err(_) => Err(E::invalid_value(Unexpected::Unsigned(number), &self)),
-        }
-    }
 }
 
 #[cfg(test)]

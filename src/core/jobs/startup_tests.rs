@@ -1,13 +1,11 @@
 //! Tests of the forms of `'scan.startup'`, and of the offsets that follow from them.
 
-use std::fmt::Write as _;
-
 use proptest::prelude::*;
 
 use super::*;
 use crate::core::archive::OffsetSpan;
 
-fn partitions(starts: &[(i32, StartOffset)]) -> BTreeMap<i32, StartOffset> {
+fn partitions(starts: &[(i32, NamedOffset)]) -> BTreeMap<i32, NamedOffset> {
     starts.iter().copied().collect()
 }
 
@@ -23,75 +21,11 @@ fn ends(partition: i32, low: i64, high: i64, latest: i64) -> PartitionEnds {
 }
 
 #[test]
-fn offsets_are_read_as_spark_writes_them() {
-    let json = r#"{"visits":{"0":23,"1":-2,"10":-1}, "clicks":{"0":9223372036854775807}}"#;
-    let visits = [
-        (0, StartOffset::At(23)),
-        (1, StartOffset::First),
-        (10, StartOffset::End),
-    ];
-    let expected = StartOffsets::from([
-        ("visits".to_owned(), partitions(&visits)),
-        (
-            "clicks".to_owned(),
-            partitions(&[(0, StartOffset::At(i64::MAX))]),
-        ),
-    ]);
-    assert_eq!(parse_start_offsets(json).unwrap(), expected);
-}
-
-#[test]
-fn mistakes_in_offsets_are_named_with_their_place() {
-    for (json, expected) in [
-        ("{", "EOF while parsing an object at line 1 column 1"),
-        ("[]", r#"expected offsets by table and partition"#),
-        ("{}", "no table is named"),
-        (r#"{"t":{}}"#, "no partition is named"),
-        (
-            r#"{"t":5}"#,
-            "invalid type: integer `5`, expected offsets by partition",
-        ),
-        (
-            r#"{"0":5}"#,
-            "invalid type: integer `5`, expected offsets by partition",
-        ),
-        (
-            r#"{"t":{"0":-3}}"#,
-            "invalid value: integer `-3`, expected an offset, -2 for the first record, or -1 for the end",
-        ),
-        (r#"{"t":{"0":1.5}}"#, "floating point `1.5`"),
-        (
-            r#"{"t":{"0":"1"}}"#,
-            r#"string "1", expected an offset, -2 for the first record, or -1 for the end at line 1"#,
-        ),
-        (r#"{"t":{"0":null}}"#, "null"),
-        (
-            r#"{"t":{"0":9223372036854775808}}"#,
-            "integer `9223372036854775808`",
-        ),
-        (
-            r#"{"t":{"x":1}}"#,
-            r#"string "x", expected the number of a partition"#,
-        ),
-        (r#"{"t":{"-1":1}}"#, r#"string "-1""#),
-        (r#"{"t":{"01":1}}"#, r#"string "01""#),
-        (r#"{"t":{"+1":1}}"#, r#"string "+1""#),
-        (r#"{"t":{"2147483648":1}}"#, r#"string "2147483648""#),
-        (r#"{"t":{"0":1,"0":1}}"#, "partition 0 is named twice"),
-        (r#"{"t":{"0":1},"t":{"1":1}}"#, "t is named twice"),
-        (r#"{"t":{"0":1}} {"#, "trailing characters"),
-    ] {
-        let error = parse_start_offsets(json).unwrap_err().to_string();
-        assert!(error.contains(expected), "{json}: {error}");
-    }
-}
-
-#[test]
 fn a_topic_stands_for_the_one_table_that_reads_it() {
     let offsets = |names: &[&str]| {
-        let at = partitions(&[(0, StartOffset::First)]);
+        let at = partitions(&[(0, NamedOffset::First)]);
         let named = names.iter().map(|name| ((*name).to_owned(), at.clone()));
-        named.collect::<StartOffsets>()
+        named.collect::<NamedOffsets>()
     };
     let tables = [
         ("visits", Some("raw")),
@@ -129,10 +63,10 @@ fn a_topic_stands_for_the_one_table_that_reads_it() {
 #[test]
 fn all_partitions_are_named_and_have_their_offsets() {
     let there = [ends(0, 5, 9, 9), ends(1, 0, 3, 6), ends(2, 4, 4, 4)];
-    let of = |starts: &[(i32, StartOffset)]| {
+    let of = |starts: &[(i32, NamedOffset)]| {
         start_offsets(&partitions(starts), &there, &BTreeMap::new())
     };
-    let (first, end, at) = (StartOffset::First, StartOffset::End, StartOffset::At);
+    let (first, end, at) = (NamedOffset::First, NamedOffset::End, NamedOffset::At);
     assert_eq!(
         of(&[(0, first), (1, end), (2, at(4))]),
         Ok(BTreeMap::from([(0, 5), (1, 3), (2, 4)]))
@@ -180,8 +114,8 @@ fn arch_1_offsets_may_be_those_of_the_archive() {
     // The topic has 20 to 29; records of an open transaction are behind it, and another writer has archived them.
     let there = [ends(0, 20, 30, 40), ends(1, 5, 9, 9)];
     let archived = BTreeMap::from([(0, covered(&[(3, 10), (15, 35)]))]);
-    let of = |start: StartOffset| {
-        let begins = [(0, start), (1, StartOffset::First)];
+    let of = |start: NamedOffset| {
+        let begins = [(0, start), (1, NamedOffset::First)];
         start_offsets(&partitions(&begins), &there, &archived)
     };
     let out_of_range = |offset| {
@@ -199,23 +133,23 @@ fn arch_1_offsets_may_be_those_of_the_archive() {
             next: 15,
         })
     };
-    assert_eq!(of(StartOffset::First), Ok(BTreeMap::from([(0, 3), (1, 5)])));
-    assert_eq!(of(StartOffset::End).unwrap()[&0], 30);
+    assert_eq!(of(NamedOffset::First), Ok(BTreeMap::from([(0, 3), (1, 5)])));
+    assert_eq!(of(NamedOffset::End).unwrap()[&0], 30);
     for offset in [3, 9, 15, 19, 20, 30] {
-        assert_eq!(of(StartOffset::At(offset)).unwrap()[&0], offset);
+        assert_eq!(of(NamedOffset::At(offset)).unwrap()[&0], offset);
     }
-    assert_eq!(of(StartOffset::At(2)), out_of_range(2));
-    assert_eq!(of(StartOffset::At(10)), in_gap(10));
-    assert_eq!(of(StartOffset::At(14)), in_gap(14));
+    assert_eq!(of(NamedOffset::At(2)), out_of_range(2));
+    assert_eq!(of(NamedOffset::At(10)), in_gap(10));
+    assert_eq!(of(NamedOffset::At(14)), in_gap(14));
     assert_eq!(
-        of(StartOffset::At(31)),
+        of(NamedOffset::At(31)),
         Err(StartFault::BehindTransaction {
             partition: 0,
             offset: 31,
             high: 30
         })
     );
-    assert_eq!(of(StartOffset::At(41)), out_of_range(41));
+    assert_eq!(of(NamedOffset::At(41)), out_of_range(41));
 }
 
 #[test]
@@ -317,62 +251,24 @@ fn times_are_whole_milliseconds_above_zero() {
 
 #[test]
 fn a_table_that_is_not_named_begins_as_it_is_declared() {
-    let at = partitions(&[(0, StartOffset::At(3))]);
-    let startup = Startup::Offsets(StartOffsets::from([("t".to_owned(), at.clone())]));
+    let at = partitions(&[(0, NamedOffset::At(3))]);
+    let startup = Startup::Offsets(NamedOffsets::from([("t".to_owned(), at.clone())]));
     assert_eq!(startup.of("t"), Some(SourceStart::Offsets(at)));
     assert_eq!(startup.of("u"), None);
     assert_eq!(Startup::Earliest.of("u"), Some(SourceStart::First));
     assert_eq!(Startup::Latest.of("u"), Some(SourceStart::End));
 }
 
-fn start() -> impl Strategy<Value = StartOffset> {
+fn start() -> impl Strategy<Value = NamedOffset> {
     prop_oneof![
-        Just(StartOffset::First),
-        Just(StartOffset::End),
-        (0..i64::MAX).prop_map(StartOffset::At),
-        (0_i64..12).prop_map(StartOffset::At),
+        Just(NamedOffset::First),
+        Just(NamedOffset::End),
+        (0..i64::MAX).prop_map(NamedOffset::At),
+        (0_i64..12).prop_map(NamedOffset::At),
     ]
 }
 
-/// The text of offsets, written by hand.
-fn written(offsets: &StartOffsets) -> String {
-    let mut json = "{".to_owned();
-    for (index, (table, partitions)) in offsets.iter().enumerate() {
-        let comma = if index > 0 { "," } else { "" };
-        write!(json, "{comma}\"{table}\": {{").unwrap();
-        for (index, (partition, start)) in partitions.iter().enumerate() {
-            let comma = if index > 0 { "," } else { "" };
-            let number = match start {
-                StartOffset::First => -2,
-                StartOffset::End => -1,
-                StartOffset::At(offset) => *offset,
-            };
-            write!(json, "{comma} \"{partition}\" : {number}").unwrap();
-        }
-        json.push('}');
-    }
-    json + "}"
-}
-
 proptest! {
-    #[test]
-    fn what_is_written_is_read_back(
-        offsets in prop::collection::btree_map(
-            "[a-z.]{1,6}",
-            prop::collection::btree_map(0..i32::MAX, start(), 1..5),
-            1..4,
-        ),
-    ) {
-        let json = written(&offsets);
-        prop_assert_eq!(parse_start_offsets(&json).unwrap(), offsets, "{}", json);
-    }
-
-    #[test]
-    fn no_text_panics(text in ".*", near in r#"\{("(a|0)":(-?[0-9]{1,20}|\{("[01]":-?[0-9]{1,20},?)*\}),?)*\}"#) {
-        let _ = parse_start_offsets(&text);
-        let _ = parse_start_offsets(&near);
-    }
-
     /// A job begins where its statement says, and never outside of the records that the partition has.
     #[test]
     fn what_is_chosen_is_what_was_said_and_there(
@@ -385,9 +281,9 @@ proptest! {
             .zip(lows.iter().zip(&kept))
             .map(|((partition, _), (low, kept))| ends(partition, *low, low + kept, low + kept))
             .collect();
-        let named: BTreeMap<i32, StartOffset> = (0..).zip(starts.iter().copied()).collect();
+        let named: BTreeMap<i32, NamedOffset> = (0..).zip(starts.iter().copied()).collect();
         let are_there = named.iter().zip(&there).all(|((_, start), ends)| match start {
-            StartOffset::At(offset) => ends.low <= *offset && *offset <= ends.high,
+            NamedOffset::At(offset) => ends.low <= *offset && *offset <= ends.high,
             _ => true,
         });
         match start_offsets(&named, &there, &BTreeMap::new()) {
@@ -397,9 +293,9 @@ proptest! {
                     let begin = begins[&ends.partition];
                     prop_assert!(ends.low <= begin && begin <= ends.high);
                     match named[&ends.partition] {
-                        StartOffset::First => prop_assert_eq!(begin, ends.low),
-                        StartOffset::End => prop_assert_eq!(begin, ends.high),
-                        StartOffset::At(offset) => prop_assert_eq!(begin, offset),
+                        NamedOffset::First => prop_assert_eq!(begin, ends.low),
+                        NamedOffset::End => prop_assert_eq!(begin, ends.high),
+                        NamedOffset::At(offset) => prop_assert_eq!(begin, offset),
                     }
                 }
             }

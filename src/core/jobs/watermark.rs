@@ -92,6 +92,16 @@ impl RunningWatermark {
     }
 }
 
+/// The lowest watermark of partitions that are not idle; the highest of all if all are idle. A partition that has no row yet and is
+/// not idle holds the others back: then there is none.
+pub fn lowest<'a>(times: impl Iterator<Item = &'a PartitionTime> + Clone) -> Option<i64> {
+    if times.clone().all(|time| time.idle) {
+        return times.filter_map(|time| time.watermark).max();
+    }
+    let awake = times.filter(|time| !time.idle);
+    awake.map(|time| time.watermark).min().flatten()
+}
+
 /// Partitions by table.
 pub type Partitions = BTreeMap<String, BTreeSet<i32>>;
 
@@ -146,15 +156,7 @@ impl JobTime {
         let all = || partitions.values().flat_map(BTreeMap::values);
         let watermark = match policy {
             WatermarkPolicy::Highest => all().filter_map(|time| time.watermark).max(),
-            WatermarkPolicy::Lowest if all().all(|time| time.idle) => {
-                all().filter_map(|time| time.watermark).max()
-            }
-            // A partition that has no row yet and is not idle holds the job's watermark back: `None` is the lowest.
-            WatermarkPolicy::Lowest => all()
-                .filter(|time| !time.idle)
-                .map(|time| time.watermark)
-                .min()
-                .flatten(),
+            WatermarkPolicy::Lowest => lowest(all()),
         };
         let watermark = self.watermark.max(watermark);
         Self {

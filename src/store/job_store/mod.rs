@@ -5,8 +5,9 @@
 //! the JSON files says `wire`.
 //!
 //! Each file has methods of [`JobStore`]: `names` of the names, `log` of entries, `checkpoint` of checkpoints and `sweep` of what
-//! they let go, `versions` of versions and `batch_files` of the files beside them, `heartbeat` of heartbeats. `paths` says where
-//! each file lies.
+//! they let go, `versions` of versions and `batch_files` of the files beside them, `heartbeat` of heartbeats, `run_files` of the files
+//! that only a reprocessing run has: its spec (`jobs/<id>/spec.json`) and the rows that it would change
+//! (`changes/<name>.arrow`). `paths` says where each file lies.
 
 mod batch_files;
 mod checkpoint;
@@ -16,6 +17,7 @@ mod heartbeat;
 mod log;
 mod names;
 pub(super) mod paths;
+mod run_files;
 mod sweep;
 mod versions;
 

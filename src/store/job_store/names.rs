@@ -2,7 +2,7 @@
 
 use futures::{StreamExt as _, TryStreamExt as _};
 
-use super::paths::{JobId, dropped_path, entry_path, name_of, named};
+use super::paths::{JobId, dropped_path, entry_path, name_of, named, spec_path};
 use super::{FoundJob, JobStore, READS_AT_ONCE};
 use crate::core::jobs::{JobHistory, LogEntry};
 use crate::error::{Error, ErrorKind, Result};
@@ -106,21 +106,38 @@ impl JobStore {
     /// # Errors
     ///
     /// The store does not answer.
+    pub async fn create(&self, created: &LogEntry, name: &str) -> Result<Option<JobId>> {
+        self.create_with(created, name, None).await
+    }
+
+    /// Creates a job with the file of its spec, if it has one; `None` if the name is taken.
     #[expect(
         clippy::disallowed_methods,
         reason = "a job of a name that another one had is another job"
     )]
-    pub async fn create(&self, created: &LogEntry, name: &str) -> Result<Option<JobId>> {
+    pub(super) async fn create_with(
+        &self,
+        created: &LogEntry,
+        name: &str,
+        spec: Option<Vec<u8>>,
+    ) -> Result<Option<JobId>> {
         let id = JobId::new_v4();
-        // The log is written first: so a name always leads to a job.
+        // Log and spec are written first: so a name always leads to a job.
         if !self.append(id, 0, created).await? {
             return Err(Error::internal("a new job's log exists already"));
+        }
+        let has_spec = spec.is_some();
+        if let Some(spec) = spec {
+            self.put(&spec_path(id), spec).await?;
         }
         let taken = self
             .dir
             .create(&named(name), id.to_string().into_bytes())
             .await?;
         if !taken {
+            if has_spec {
+                self.dir.delete(&spec_path(id)).await?;
+            }
             self.dir.delete(&entry_path(id, 0)).await?;
             return Ok(None);
         }

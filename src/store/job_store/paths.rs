@@ -88,6 +88,14 @@ pub(super) fn pack_path(id: JobId, name: &str) -> String {
     format!("jobs/{id}/packs/{name}.pack")
 }
 
+pub(super) fn spec_path(id: JobId) -> String {
+    format!("jobs/{id}/spec.json")
+}
+
+pub(super) fn changes_path(id: JobId, name: &str) -> String {
+    format!("jobs/{id}/changes/{name}.arrow")
+}
+
 #[expect(
     clippy::disallowed_methods,
     reason = "two runners never give one file the same name, nor one entry the same id"

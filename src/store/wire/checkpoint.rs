@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::format::{FORMAT, UnreadableFile, opened, parsed};
 use super::parts::{AcceptedFile, ByPartition, ProgressFile, ReportedFile, by_key, by_partition};
+use super::run_event::RunFile;
 use crate::core::jobs::{BatchCommit, JobHistory, JobPhase};
 use crate::error::Result;
 use crate::store::checksum::seal;
@@ -50,6 +51,9 @@ struct HistoryFile {
     /// The id of entry `next - 1`; none if that is of format 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     last_entry: Option<String>,
+    /// Of a reprocessing run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    run: Option<RunFile>,
     /// A member of checkpoints that early releases of format 1 wrote; it is not needed any more.
     #[serde(default, skip_serializing)]
     #[expect(dead_code, reason = "it is read to be known, and left out")]
@@ -123,6 +127,7 @@ impl From<JobHistory> for HistoryFile {
             settled: of.settled,
             packs: of.packs,
             last_entry: of.last_entry,
+            run: of.run.map(Into::into),
             skipping_lost: IgnoredAny,
         }
     }
@@ -160,6 +165,7 @@ impl From<HistoryFile> for JobHistory {
             packs: of.packs,
             last_entry: of.last_entry,
             checkpoint: 0,
+            run: of.run.map(Into::into),
         }
     }
 }
@@ -170,6 +176,7 @@ mod tests {
     use crate::core::jobs::{
         AcceptedChange, Gaps, Identity, LogEntry, ReportedChange, SourceProgress,
     };
+    use crate::store::wire::run_event::every_event;
 
     #[test]
     fn checkpoints_read_back() {
@@ -259,5 +266,22 @@ mod tests {
         };
         let read = read_checkpoint(&seal(&newer).unwrap(), history.next);
         assert_eq!(read, Err(UnreadableFile::Newer(3)));
+    }
+
+    #[test]
+    fn checkpoints_of_runs_read_back() {
+        let created = LogEntry::Created {
+            name: "r".into(),
+            text: "CREATE JOB …".into(),
+            tables: vec![],
+            at: 1,
+        };
+        for event in every_event() {
+            let of_run = LogEntry::Run { event, at: 2 };
+            let mut history = JobHistory::of(&[created.clone(), of_run]).unwrap();
+            history.checkpoint = history.next;
+            let bytes = checkpoint_bytes(&history).unwrap();
+            assert_eq!(read_checkpoint(&bytes, history.next).unwrap(), history);
+        }
     }
 }

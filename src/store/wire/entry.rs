@@ -10,6 +10,7 @@ use serde_json::{Map, Value};
 
 use super::format::{FORMAT, UnreadableFile, not_of_format, opened, parsed};
 use super::parts::{AcceptedFile, GapFile, ReportedFile, by_key, gap_list, gaps_of};
+use super::run_event::EventFile;
 use crate::core::jobs::LogEntry;
 use crate::error::Result;
 use crate::store::checksum::seal;
@@ -71,6 +72,11 @@ enum EntryFile {
     Trimmed {
         oldest: u64,
         packs: Vec<String>,
+        at: i64,
+    },
+    /// Only logs of runs have it, which programs without runs do not read.
+    Run {
+        event: EventFile,
         at: i64,
     },
 }
@@ -158,6 +164,10 @@ impl From<LogEntry> for EntryFile {
             LogEntry::Replaced { text, tables, at } => Self::Replaced { text, tables, at },
             LogEntry::Dropped { at } => Self::Dropped { at },
             LogEntry::Trimmed { oldest, packs, at } => Self::Trimmed { oldest, packs, at },
+            LogEntry::Run { event, at } => Self::Run {
+                event: event.into(),
+                at,
+            },
         }
     }
 }
@@ -204,6 +214,10 @@ impl From<EntryFile> for LogEntry {
             EntryFile::Replaced { text, tables, at } => Self::Replaced { text, tables, at },
             EntryFile::Dropped { at } => Self::Dropped { at },
             EntryFile::Trimmed { oldest, packs, at } => Self::Trimmed { oldest, packs, at },
+            EntryFile::Run { event, at } => Self::Run {
+                event: event.into(),
+                at,
+            },
         }
     }
 }
@@ -214,6 +228,7 @@ mod tests {
     use crate::core::jobs::{
         AcceptedChange, Gaps, Identity, JobHistory, JobPhase, ReportedChange, SourceProgress,
     };
+    use crate::store::wire::run_event::every_event;
 
     fn every_entry() -> Vec<LogEntry> {
         let other = Identity::Topic {
@@ -231,7 +246,9 @@ mod tests {
             is_moved: true,
         };
         let texts = vec!["CREATE EXTERNAL TABLE …".to_owned()];
-        vec![
+        let of_run = every_event().into_iter();
+        let of_run = of_run.map(|event| LogEntry::Run { event, at: 11 });
+        let of_job = vec![
             LogEntry::Created {
                 name: "j".into(),
                 text: "CREATE JOB …".into(),
@@ -279,7 +296,8 @@ mod tests {
                 packs: vec!["p".into()],
                 at: 10,
             },
-        ]
+        ];
+        of_job.into_iter().chain(of_run).collect()
     }
 
     #[test]
@@ -320,6 +338,8 @@ mod tests {
         for text in [
             r#"{"format":2,"id":"x","entry":"dropped","at":1,"by":"me"}"#,
             r#"{"format":2,"id":"x","entry":"forked","at":1}"#,
+            r#"{"format":2,"id":"x","entry":"run","event":"forked","at":1}"#,
+            r#"{"format":2,"id":"x","entry":"run","event":{"compared":{"extent":{"time":{"from":0,"to":1}},"by":1}},"at":1}"#,
             r#"{"format":2,"entry":"dropped","at":1}"#,
         ] {
             let Err(UnreadableFile::Damaged(reason)) = read_entry(text.as_bytes()) else {

@@ -119,6 +119,33 @@ impl AlignedWindows {
             }
         }
     }
+
+    /// The ticks `a..b` that hold the last tick of each window with a tick in `from..to`, and of no other window: these windows are
+    /// those that end after `a`, at or before `b`. Both are boundaries of steps. `None` if the range is empty, or a window is out of
+    /// range.
+    pub fn last_ticks_of(&self, from: i64, to: i64) -> Option<(i64, i64)> {
+        if from >= to {
+            return None;
+        }
+        // Windows that start at the same boundary or before it end by the last of these ends.
+        let grid = match self.kind {
+            WindowKind::Cumulate => self.size,
+            WindowKind::Tumble | WindowKind::Hop => self.step,
+        };
+        let first = self.boundary_at_or_before(from, self.step)?;
+        let last_start = self.boundary_at_or_before(to.checked_sub(1)?, grid)?;
+        Some((first, last_start.checked_add(self.size)?))
+    }
+
+    /// The first tick of the windows whose last tick is at or after `a`, a boundary of a step. `None` if it is out of range.
+    pub fn first_tick_of(&self, a: i64) -> Option<i64> {
+        match self.kind {
+            WindowKind::Cumulate => self.boundary_at_or_before(a, self.size),
+            WindowKind::Tumble | WindowKind::Hop => {
+                a.checked_add(self.step)?.checked_sub(self.size)
+            }
+        }
+    }
 }
 
 #[cfg(test)]
@@ -182,6 +209,29 @@ mod tests {
         }
 
         #[test]
+        fn windows_of_a_range_are_found_by_their_last_ticks(
+            step in 1_i64..20, count in 1_i64..6, offset in -100_i64..100, from in -500_i64..500, length in 1_i64..200,
+            kind in prop::sample::select(vec![WindowKind::Tumble, WindowKind::Hop, WindowKind::Cumulate]),
+        ) {
+            let size = step * count;
+            let step = if kind == WindowKind::Tumble { size } else { step };
+            let aligned = AlignedWindows::try_new(kind, size, step, offset).unwrap();
+            let mut expected: Vec<_> = (from..from + length).flat_map(|tick| windows(&aligned, tick)).collect();
+            expected.sort_unstable();
+            expected.dedup();
+            let (a, b) = aligned.last_ticks_of(from, from + length).unwrap();
+            prop_assert_eq!((a - offset).rem_euclid(step), 0);
+            prop_assert_eq!((b - offset).rem_euclid(step), 0);
+            let mut found: Vec<_> = (a..b).flat_map(|tick| windows(&aligned, tick)).collect();
+            found.retain(|(_, end)| a < *end && *end <= b);
+            found.sort_unstable();
+            found.dedup();
+            prop_assert_eq!(&found, &expected);
+            let first = expected.iter().map(|(start, _)| *start).min();
+            prop_assert_eq!(aligned.first_tick_of(a), first);
+        }
+
+        #[test]
         fn no_arguments_panic(
             size: i64, step: i64, offset: i64, tick: i64,
             kind in prop::sample::select(vec![WindowKind::Tumble, WindowKind::Hop, WindowKind::Cumulate]),
@@ -189,6 +239,7 @@ mod tests {
             if let Some(aligned) = AlignedWindows::try_new(kind, size, step, offset)
                 && aligned.windows_per_row() < 1000 {
                 let _ = aligned.assign(tick, &mut vec![], &mut vec![]);
+                let _ = (aligned.last_ticks_of(tick, offset), aligned.first_tick_of(tick));
             }
         }
     }

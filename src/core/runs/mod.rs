@@ -1,0 +1,39 @@
+//! Reprocessing runs: which part of the past a run reads and emits, in which chunks, what it rests on, how far it has come, and how its
+//! rows differ from the published ones.
+//!
+//! A run is a job that ends: its log is one of [`crate::core::jobs`], and each chunk is a batch.
+
+pub mod asked_range;
+pub mod chunks;
+pub mod difference;
+pub mod emission;
+pub mod finality;
+pub mod foundations;
+pub mod grouping;
+#[cfg(test)]
+mod laws;
+pub mod offset_chunks;
+pub mod offset_set;
+pub mod position;
+pub mod published;
+pub mod same_run;
+pub mod spec;
+pub mod state;
+pub mod time_range;
+
+pub use asked_range::{AskedRange, OffsetBounds, SelectedRows};
+pub use chunks::{Chunk, Chunks};
+pub use difference::tolerance::FloatTolerance;
+pub use difference::{ChangeKind, ComparedRow, Comparison, Difference, EmittedRows};
+pub use emission::Emission;
+pub use finality::{Finality, LeftGroups, LeftReason, PartitionArchive, archive_watermark};
+pub use foundations::{ArchiveNow, Foundations, Moved, moved};
+pub use grouping::Grouping;
+pub use offset_chunks::{advanced, next_offsets};
+pub use offset_set::OffsetSet;
+pub use position::{TIME_AXIS, chunk_extent, chunk_progress, compared_to, position_of};
+pub use published::{GivenOut, PublishedIndex, PublishedOffsets};
+pub use same_run::{RunMatch, RunRequest, same_run};
+pub use spec::{EmitRows, LateRows, Pin, PinnedAt, RunOptions, RunSpec, SourcePin, text_version};
+pub use state::{AbortDecision, ApplyDecision, RunState, decide_abort, decide_apply, run_state};
+pub use time_range::{TimeRange, TimeRanges};

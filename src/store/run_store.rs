@@ -1,0 +1,310 @@
+//! Reprocessing runs in a data directory: a store of jobs of its own, in the folder `runs`. A run is a job by the name of its run id;
+//! its log has events of runs besides those of jobs, each of its chunks has a version, and its spec lies beside its log. So takeover,
+//! fencing, staging and recovery of runs are those of jobs.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use futures::{StreamExt as _, TryStreamExt as _};
+
+use crate::core::jobs::{
+    BatchCommit, BatchVersion, ChangesFile, ChunkExtent, JobHistory, LogEntry, RunEvent,
+    SourceProgress,
+};
+use crate::core::runs::{
+    AbortDecision, ApplyDecision, RunSpec, RunState, chunk_extent, decide_abort, decide_apply,
+    run_state,
+};
+use crate::error::{Error, Result};
+use crate::store::data_dir::DataDir;
+use crate::store::job_store::{FoundJob, JobId, JobStore};
+
+/// The folder of runs in a data directory.
+const FOLDER: &str = "runs";
+/// Specs that are read at the same time.
+const READS_AT_ONCE: usize = 16;
+/// How often an entry is decided again because another process has written one.
+const ATTEMPTS: usize = 20;
+
+/// The runs of a data directory.
+#[derive(Debug, Clone)]
+pub struct RunStore {
+    jobs: JobStore,
+}
+
+/// A run as it is stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredRun {
+    /// Its id in the store.
+    pub id: JobId,
+    /// What it rests on.
+    pub spec: RunSpec,
+    /// What its log says.
+    pub history: JobHistory,
+}
+
+impl StoredRun {
+    /// How far it has come.
+    pub fn state(&self) -> RunState {
+        run_state(&self.history)
+    }
+}
+
+/// Answer to the creation of a run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RunCreation {
+    /// It is created.
+    Created(StoredRun),
+    /// There is a run of its run id: this one. Whether it is the same run, [`crate::core::runs::same_run()`] says.
+    Exists(StoredRun),
+}
+
+/// A run, or the error if it cannot be read.
+#[derive(Debug)]
+pub struct FoundRun {
+    /// Its run id.
+    pub run_id: String,
+    /// The run.
+    pub found: Result<StoredRun>,
+}
+
+/// A chunk that is in the sink.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CommittedChunk {
+    /// Its number; the first is 1.
+    pub number: u64,
+    /// What it covers.
+    pub extent: ChunkExtent,
+    /// Rows that were read.
+    pub rows_in: u64,
+    /// Rows that the sink acknowledged.
+    pub rows_out: u64,
+    /// Where they are in the partitions of a topic.
+    pub published: BTreeMap<i32, SourceProgress>,
+    /// When, in milliseconds since 1970 UTC.
+    pub at: i64,
+}
+
+impl RunStore {
+    /// The runs of `dir`.
+    pub fn new(dir: &DataDir) -> Self {
+        Self {
+            jobs: JobStore::new(dir.within(FOLDER)),
+        }
+    }
+
+    /// Logs, versions and heartbeats of the runs, for the runner: they are those of jobs.
+    pub fn jobs(&self) -> &JobStore {
+        &self.jobs
+    }
+
+    /// Creates a run, unless there is one of its run id: of several processes, one creates it. `at` is the time, in milliseconds
+    /// since 1970 UTC.
+    ///
+    /// # Errors
+    ///
+    /// The store does not answer: then the run may be there or not, and the same call says which. The run that exists cannot be read.
+    pub async fn create(&self, spec: RunSpec, at: i64) -> Result<RunCreation> {
+        let created = LogEntry::Created {
+            name: spec.run_id.clone(),
+            text: spec.text.clone(),
+            tables: spec.tables.clone(),
+            at,
+        };
+        match self.jobs.create_run(&created, &spec).await? {
+            Some(id) => {
+                let history = self.jobs.history(id).await?;
+                Ok(RunCreation::Created(StoredRun { id, spec, history }))
+            }
+            None => match self.find(&spec.run_id).await? {
+                Some(run) => Ok(RunCreation::Exists(run)),
+                None => Err(Error::unavailable(format!(
+                    "run '{}' was there, and is not there any more",
+                    spec.run_id
+                ))),
+            },
+        }
+    }
+
+    /// The run of a run id; none if there is none.
+    ///
+    /// # Errors
+    ///
+    /// The store does not answer, or the run cannot be read.
+    pub async fn find(&self, run_id: &str) -> Result<Option<StoredRun>> {
+        let Some((id, history)) = self.jobs.find(run_id).await? else {
+            return Ok(None);
+        };
+        let spec = self.jobs.run_spec(id).await?;
+        Ok(Some(StoredRun { id, spec, history }))
+    }
+
+    /// All runs by run id. A run that cannot be read does not hide the others.
+    ///
+    /// # Errors
+    ///
+    /// The store does not answer.
+    pub async fn all(&self) -> Result<Vec<FoundRun>> {
+        let found = self.jobs.all().await?;
+        let runs = futures::stream::iter(found).map(|FoundJob { name, found }| async move {
+            let found = match found {
+                Ok((id, history)) => {
+                    let spec = self.jobs.run_spec(id).await;
+                    spec.map(|spec| StoredRun { id, spec, history })
+                }
+                Err(error) => Err(error),
+            };
+            match found {
+                Err(error) if error.may_pass() => Err(error),
+                found => Ok(FoundRun {
+                    run_id: name,
+                    found,
+                }),
+            }
+        });
+        runs.buffered(READS_AT_ONCE).try_collect().await
+    }
+
+    /// Writes the next entry of a run and takes it in; false if another process has written one. Then `run` stays as it is.
+    ///
+    /// # Errors
+    ///
+    /// The store does not answer: the entry may be there or not.
+    pub async fn append(&self, run: &mut StoredRun, event: RunEvent, at: i64) -> Result<bool> {
+        let entry = LogEntry::Run { event, at };
+        let history = &mut run.history;
+        self.jobs.append_next(run.id, history, &entry).await
+    }
+
+    /// `APPLY RUN`: writes what it decides by the newest state of the log. `is_at_once`: the run was planned by the same statement.
+    ///
+    /// # Errors
+    ///
+    /// The store does not answer.
+    pub async fn apply(
+        &self,
+        run: &mut StoredRun,
+        is_at_once: bool,
+        at: i64,
+    ) -> Result<ApplyDecision> {
+        let decide = |state: &RunState| {
+            let decision = decide_apply(state, is_at_once);
+            let entry = match decision {
+                ApplyDecision::Approve => Some(LogEntry::Run {
+                    event: RunEvent::Approved,
+                    at,
+                }),
+                ApplyDecision::Resume => Some(LogEntry::Resumed {
+                    skipping_lost: false,
+                    lost: Default::default(),
+                    accepting: Default::default(),
+                    assuming: None,
+                    at,
+                }),
+                ApplyDecision::Continue | ApplyDecision::Complete | ApplyDecision::Refuse(_) => {
+                    None
+                }
+            };
+            (decision, entry)
+        };
+        self.decide(run, decide).await
+    }
+
+    /// `ABORT RUN`: writes that the run ends, unless it has. A runner that writes its chunks loses the next entry, and stops.
+    ///
+    /// # Errors
+    ///
+    /// The store does not answer.
+    pub async fn abort(&self, run: &mut StoredRun, at: i64) -> Result<AbortDecision> {
+        let decide = |state: &RunState| {
+            let decision = decide_abort(state);
+            let entry = LogEntry::Run {
+                event: RunEvent::Aborted,
+                at,
+            };
+            let is_new = decision == AbortDecision::Abort;
+            (decision, is_new.then_some(entry))
+        };
+        self.decide(run, decide).await
+    }
+
+    /// Writes the rows of a chunk that differ from the published ones, before the event that names them.
+    ///
+    /// # Errors
+    ///
+    /// The store does not answer.
+    pub async fn put_changes(
+        &self,
+        run: &StoredRun,
+        rows: u64,
+        bytes: Vec<u8>,
+    ) -> Result<ChangesFile> {
+        let number = run.history.next;
+        self.jobs.put_run_changes(run.id, number, rows, bytes).await
+    }
+
+    /// Reads the rows of a chunk that differ from the published ones.
+    ///
+    /// # Errors
+    ///
+    /// They are missing or damaged, or the store does not answer.
+    pub async fn changes(&self, run: &StoredRun, file: &ChangesFile) -> Result<Bytes> {
+        self.jobs.run_changes(run.id, file).await
+    }
+
+    /// The chunks that are in the sink, in order.
+    ///
+    /// # Errors
+    ///
+    /// A version cannot be read, or is not one of such a run.
+    pub async fn chunks(&self, run: &StoredRun) -> Result<Vec<CommittedChunk>> {
+        let batches = &run.history.batches;
+        let names = batches.iter().map(|batch| batch.version.clone()).collect();
+        let versions: Vec<BatchVersion> = self.jobs.versions(run.id, names).try_collect().await?;
+        let chunk = |(batch, version): (&BatchCommit, BatchVersion)| {
+            let extent = chunk_extent(&run.spec.emission, &version).ok_or_else(|| {
+                Error::data(format!(
+                    "version {} of run '{}' does not say which chunk it is",
+                    batch.version, run.spec.run_id
+                ))
+            })?;
+            Ok(CommittedChunk {
+                number: batch.batch,
+                extent,
+                rows_in: version.rows_in,
+                rows_out: version.rows_out,
+                published: version.published,
+                at: batch.at,
+            })
+        };
+        batches.iter().zip(versions).map(chunk).collect()
+    }
+
+    /// Writes the entry that `decide` gives for the state of the run, if it gives one. If another process was faster, the newest state
+    /// decides.
+    async fn decide<D>(
+        &self,
+        run: &mut StoredRun,
+        decide: impl Fn(&RunState) -> (D, Option<LogEntry>),
+    ) -> Result<D> {
+        for _ in 0..ATTEMPTS {
+            let (decision, entry) = decide(&run.state());
+            let Some(entry) = entry else {
+                return Ok(decision);
+            };
+            let history = &mut run.history;
+            if self.jobs.append_next(run.id, history, &entry).await? {
+                return Ok(decision);
+            }
+            run.history = self.jobs.history(run.id).await?;
+        }
+        Err(Error::unavailable(format!(
+            "other processes write the log of run '{}' all the time",
+            run.spec.run_id
+        )))
+    }
+}
+
+#[cfg(test)]
+#[path = "run_store_tests.rs"]
+mod tests;
