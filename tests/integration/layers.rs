@@ -270,11 +270,12 @@ fn error_messages_are_not_parsed_for_their_subject() {
 
 /// The files of the runtime that may tell products apart: those that implement or open sources and sinks, and those of statements,
 /// which check options and show them to users.
-const KNOW_PRODUCTS: [&str; 5] = [
+const KNOW_PRODUCTS: [&str; 6] = [
     "sources/",
     "sinks/",
     "describe.rs",
     "options.rs",
+    "startup.rs",
     "statements.rs",
 ];
 
