@@ -263,7 +263,7 @@ fn whole_numbers(values: &ArrayRef, data_type: &DataType) -> Result<Int64Array> 
     };
     let numbers = cast(&values, &DataType::Int64).map_err(wrong)?;
     let numbers = numbers.as_primitive_opt::<Int64Type>().cloned();
-    numbers.ok_or_else(|| Error::internal("a part of a time that is no number"))
+    numbers.ok_or_else(|| Error::internal("a part of a time in a column without numbers"))
 }
 
 /// What `'archive.event_time'` could name: the partition columns that look like parts of a time, if they do from the first on.
