@@ -1,7 +1,7 @@
 //! The oracle: what a job should have written. It goes through the committed versions and computes each batch in a simple way, row
 //! by row.
 //!
-//! From a version it takes only which offsets the batch has read and which partitions were idle.
+//! From a version it takes only which topic and which offsets the batch has read, and which partitions were idle.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -138,7 +138,7 @@ impl<'t> Oracle<'t> {
 
     /// IDENT-1: if the batch has read another topic than the one before, the offsets of that one mean nothing any more.
     fn follow_topic(&mut self, version: &BatchVersion) {
-        let reads = self.topic.read_by(version.sequence);
+        let reads = self.topic.read_by(version);
         if reads == self.reads {
             return;
         }

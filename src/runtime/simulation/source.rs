@@ -16,10 +16,13 @@ use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::streaming::PartitionStream;
 
+use super::jobs::SOURCE;
 use super::world::Process;
 use crate::core::archive::{OffsetRanges, border, with_archive};
 use crate::core::jobs::startup::start_at_end;
-use crate::core::jobs::{Identity, PartitionEnds, PartitionTimes, PlannedRange, RecordMark};
+use crate::core::jobs::{
+    BatchVersion, Identity, PartitionEnds, PartitionTimes, PlannedRange, RecordMark,
+};
 use crate::error::{Error, Result};
 use crate::runtime::source::{JobSource, PlanReader, Read, SourcePlan, SourcePoll};
 use crate::streaming::BatchSource;
@@ -108,10 +111,17 @@ impl Topic {
         }
     }
 
-    /// Which topic of this name a version with this number has read: how many had been deleted before.
-    pub(super) fn read_by(&self, sequence: u64) -> usize {
-        let deleted = self.deleted.iter();
-        deleted.filter(|(next, _)| sequence > *next).count()
+    /// Which topic of this name a version has read: how many had been deleted before. A batch that was chosen before the topic was
+    /// created again may get the same number as one that was chosen after it, so the id that it has stored decides. Without ids no
+    /// process runs meanwhile, and the number tells.
+    pub(super) fn read_by(&self, version: &BatchVersion) -> usize {
+        match version.identities.get(SOURCE) {
+            Some(Identity::Topic { id: Some(id), .. }) => id.parse().unwrap(),
+            _ => {
+                let deleted = self.deleted.iter();
+                deleted.filter(|(next, _)| version.sequence > *next).count()
+            }
+        }
     }
 
     /// The partitions of a topic of this name, by how many were deleted before it.
