@@ -41,10 +41,9 @@ pub(super) async fn explanation(query: &JobQuery, options: &JobOptions) -> Resul
             }
         };
         rows.push(("source", format!("{name}: {what}")));
-        if let StreamTable::Kafka(table) = table
-            && let Some(archive) = table.archive()
-        {
-            let archive = archive.table();
+        let archive = query.archive(name)?;
+        if let Some(archive) = archive.filter(|archive| !query.writes(archive)) {
+            let archive = archive.name();
             let what = format!(
                 "{name}: Delta table {archive} gives the records that the topic no longer has"
             );

@@ -179,7 +179,7 @@ impl JobQuery {
     ///
     /// # Errors
     ///
-    /// The archive is not a Delta table, or there is none of its name.
+    /// The archive is not a Delta table, or there is none of its name; the user may not open it.
     pub(crate) fn archive(&self, source: &str) -> Result<Option<JobArchive>> {
         let Some(StreamTable::Kafka(table)) = self.sources.get(source) else {
             return Ok(None);
@@ -187,6 +187,7 @@ impl JobQuery {
         let Some(options) = table.archive() else {
             return Ok(None);
         };
+        self.session.catalog.check_open(options.table())?;
         let handle = match self.session.catalog.entry_of_plan(options.table()) {
             Some(TableEntry::Delta { handle, .. }) => handle,
             _ => return Err(no_archive(source, options.table())),

@@ -18,7 +18,7 @@ use crate::tables::kafka::{
     EarlierParts, KafkaJobSource, KafkaTable, KafkaTableProvider, OffsetRange, Startup,
 };
 
-/// A time that all records have or that is earlier, in milliseconds since 1970 UTC.
+/// A timestamp that is not later than that of any record, in milliseconds since 1970 UTC.
 const FIRST_TIME: i64 = 1;
 
 /// A topic that a job reads.

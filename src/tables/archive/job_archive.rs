@@ -64,6 +64,12 @@ impl JobArchive {
         }
     }
 
+    /// The name of the archive.
+    pub fn name(&self) -> &str {
+        let options = self.table.archive();
+        options.map_or("", |options| options.table())
+    }
+
     /// The offsets that its newest version has rows of.
     ///
     /// # Errors
