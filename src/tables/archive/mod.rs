@@ -16,6 +16,8 @@ mod coverage_table;
 mod file_spans;
 mod filters;
 mod job_archive;
+#[cfg(test)]
+mod job_archive_tests;
 mod log_scan;
 #[cfg(test)]
 mod log_scan_tests;
