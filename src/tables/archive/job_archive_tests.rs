@@ -62,7 +62,7 @@ fn loss_1_offsets_between_rows_are_covered_if_the_table_accepts_gaps() {
         let strict = pinned(&handle, &[]).await;
         assert_eq!(covered(&strict, 0), [(3, 6), (8, 10)]);
         assert_eq!(covered(&strict, 1), [(2, 4)]);
-        assert_eq!(covered(&strict, 2), []);
+        assert!(covered(&strict, 2).is_empty());
         let accepting = pinned(&handle, &[("archive.gaps", "accept")]).await;
         assert_eq!(covered(&accepting, 0), [(3, 10)]);
         assert_eq!(covered(&accepting, 1), [(2, 4)]);
