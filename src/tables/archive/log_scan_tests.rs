@@ -29,6 +29,11 @@ use crate::tables::side_output::{check_reports, reports};
 use crate::tables::time::{BatchTime, ROW_COLUMN, ROW_WATERMARK};
 
 fn table() -> Arc<KafkaTable> {
+    table_with(&[])
+}
+
+/// A table over a topic, whose archive is `raw`, with more options.
+pub(super) fn table_with(more: &[(&str, &str)]) -> Arc<KafkaTable> {
     let column = |name: &str, data_type, metadata| KafkaColumn {
         field: Field::new(name, data_type, true),
         metadata,
@@ -51,13 +56,14 @@ fn table() -> Arc<KafkaTable> {
         watermark: Some(("at".to_owned(), "at".to_owned(), 0)),
         options: options
             .iter()
+            .chain(more)
             .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
             .collect(),
     };
     Arc::new(KafkaTable::try_new(spec).unwrap())
 }
 
-async fn archive(folder: &Path) -> DeltaTableHandle {
+pub(super) async fn archive(folder: &Path) -> DeltaTableHandle {
     let column = |name: &str, data_type| DeltaColumn {
         name: name.to_owned(),
         data_type,
@@ -78,7 +84,7 @@ async fn archive(folder: &Path) -> DeltaTableHandle {
 }
 
 /// The value of a record: its number goes by its place, and later offsets are of later times.
-fn value((partition, offset): (i32, i64)) -> String {
+pub(super) fn value((partition, offset): (i32, i64)) -> String {
     format!(
         r#"{{"n":{},"at":"1970-01-01T00:00:{:02}Z"}}"#,
         i64::from(partition) * 100 + offset,
@@ -86,7 +92,7 @@ fn value((partition, offset): (i32, i64)) -> String {
     )
 }
 
-async fn append(handle: &DeltaTableHandle, rows: &[(i32, i64)]) {
+pub(super) async fn append(handle: &DeltaTableHandle, rows: &[(i32, i64)]) {
     let provider = handle.snapshot(TimeTravel::Latest).await.unwrap();
     let columns: [ArrayRef; 3] = [
         Arc::new(StringArray::from_iter_values(
@@ -155,7 +161,7 @@ async fn read(
     Ok(streams)
 }
 
-fn runtime() -> tokio::runtime::Runtime {
+pub(super) fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .worker_threads(2)

@@ -17,6 +17,8 @@ mod file_spans;
 mod filters;
 mod first_since;
 mod job_archive;
+#[cfg(test)]
+mod job_archive_tests;
 mod log_scan;
 #[cfg(test)]
 mod log_scan_tests;

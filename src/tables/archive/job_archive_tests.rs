@@ -1,0 +1,143 @@
+//! What a job learns of an archive before it reads it: which offsets are covered, and whether it is the past of the topic.
+
+use std::collections::BTreeMap;
+
+use datafusion::prelude::SessionContext;
+
+use super::job_archive::{CoveredArchive, JobArchive};
+use super::log_scan_tests::{append, archive, runtime, table_with, value};
+use crate::core::jobs::{Identity, PartitionEnds, RecordMark};
+use crate::tables::delta::DeltaTableHandle;
+use crate::tables::kafka::ComparedParts;
+
+/// The rows of the archive in the tests, file by file.
+const FILES: [&[(i32, i64)]; 3] = [
+    &[(0, 3), (0, 4), (0, 5)],
+    &[(0, 9), (1, 2), (0, 8)],
+    &[(1, 3)],
+];
+
+/// The newest version of the archive, as the job pins it whose table has these options.
+async fn pinned(handle: &DeltaTableHandle, options: &[(&str, &str)]) -> CoveredArchive {
+    let state = SessionContext::new().state();
+    let archive = JobArchive::new(table_with(options), handle.clone(), state);
+    let topic = Identity::Topic {
+        topic: "t".to_owned(),
+        cluster: None,
+        id: Some("one".to_owned()),
+    };
+    archive.pin(&topic).await.unwrap()
+}
+
+async fn filled(folder: &tempfile::TempDir) -> DeltaTableHandle {
+    let handle = archive(&folder.path().join("raw")).await;
+    for rows in FILES {
+        append(&handle, rows).await;
+    }
+    handle
+}
+
+fn covered(archive: &CoveredArchive, partition: i32) -> Vec<(i64, i64)> {
+    let ranges = archive.covered(partition).into_iter();
+    let ranges = ranges.flat_map(|ranges| ranges.ranges().collect::<Vec<_>>());
+    ranges.map(|range| (range.from, range.to)).collect()
+}
+
+fn ends(partition: i32, low: i64, high: i64) -> PartitionEnds {
+    PartitionEnds {
+        partition,
+        low,
+        high,
+        latest: high,
+        unread: None,
+        behind_hole: None,
+    }
+}
+
+#[test]
+fn loss_1_offsets_between_rows_are_covered_if_the_table_accepts_gaps() {
+    runtime().block_on(async {
+        let folder = tempfile::tempdir().unwrap();
+        let handle = filled(&folder).await;
+        let strict = pinned(&handle, &[]).await;
+        assert_eq!(covered(&strict, 0), [(3, 6), (8, 10)]);
+        assert_eq!(covered(&strict, 1), [(2, 4)]);
+        assert!(covered(&strict, 2).is_empty());
+        let accepting = pinned(&handle, &[("archive.gaps", "accept")]).await;
+        assert_eq!(covered(&accepting, 0), [(3, 10)]);
+        assert_eq!(covered(&accepting, 1), [(2, 4)]);
+    });
+}
+
+#[test]
+fn ident_1_an_archive_beyond_its_topic_is_refused() {
+    runtime().block_on(async {
+        let folder = tempfile::tempdir().unwrap();
+        let archive = pinned(&filled(&folder).await, &[]).await;
+        let check = |ends: &[PartitionEnds]| {
+            let checked = archive.check_ends(ends);
+            checked.map_err(|error| error.message().to_owned())
+        };
+        assert_eq!(
+            check(&[ends(0, 10, 10), ends(1, 0, 4), ends(2, 0, 0)]),
+            Ok(())
+        );
+        let refused = "archive raw is not the past of topic 't': it has";
+        assert_eq!(
+            check(&[ends(0, 0, 9), ends(1, 0, 4)]),
+            Err(format!(
+                "{refused} offset 9 of partition 0, and the topic ends at offset 9"
+            ))
+        );
+        assert_eq!(
+            check(&[ends(0, 0, 10)]),
+            Err(format!(
+                "{refused} partition 1, which the topic does not have"
+            ))
+        );
+        // Records of an open transaction count as reached.
+        let open = PartitionEnds {
+            latest: 10,
+            ..ends(0, 0, 8)
+        };
+        assert_eq!(check(&[open, ends(1, 0, 4)]), Ok(()));
+    });
+}
+
+#[test]
+fn ident_1_the_last_records_of_an_archive_are_those_of_its_topic() {
+    runtime().block_on(async {
+        let folder = tempfile::tempdir().unwrap();
+        let archive = pinned(&filled(&folder).await, &[]).await;
+        // The archive has neither keys nor timestamps.
+        let parts = ComparedParts {
+            key: false,
+            value: true,
+            timestamp: false,
+        };
+        assert_eq!(archive.compared(), Some(parts));
+        let mark = |partition, offset| RecordMark {
+            offset,
+            timestamp: None,
+            checksum: RecordMark::checksum_of(None, Some(value((partition, offset)).as_bytes())),
+        };
+        // Of partition 1 the topic has none of the archived records left.
+        let topic = [ends(0, 4, 20), ends(1, 4, 9)];
+        let last = archive.last_in_topic(&topic, parts).await.unwrap();
+        assert_eq!(last, BTreeMap::from([(0, mark(0, 9))]));
+        // The topic's end may not be stable there.
+        let unstable = [ends(0, 4, 9), ends(1, 0, 4)];
+        let last = archive.last_in_topic(&unstable, parts).await.unwrap();
+        assert_eq!(last, BTreeMap::from([(0, mark(0, 8)), (1, mark(1, 3))]));
+        assert!(archive.check_records(&last, &last).is_ok());
+        assert!(archive.check_records(&last, &BTreeMap::new()).is_ok());
+        let other = BTreeMap::from([(1, mark(0, 3))]);
+        let error = archive.check_records(&last, &other).unwrap_err();
+        let said = "it has another record than the topic at offset 3 of partition 1";
+        assert!(error.message().contains(said), "{error}");
+
+        let offsets = BTreeMap::from([(0, 4), (1, 7)]);
+        let found = archive.marks_at(&offsets, parts).await.unwrap();
+        assert_eq!(found, BTreeMap::from([(0, mark(0, 4))]));
+    });
+}
