@@ -1,7 +1,8 @@
 //! A topic and its archive as the source of a job (ARCH-1): the archive gives what the topic no longer has.
 //!
 //! Offsets are one axis. A job that needs an offset which the topic has lost pins a version of the archive, reads from it as far as it
-//! covers the offsets without a gap, and then from the topic. A job that the topic suffices for does not open the archive.
+//! covers the offsets without a gap, and then from the topic. A job that the topic suffices for does not open the archive, except to find
+//! out where it begins if it is told an offset or a time.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
