@@ -1,11 +1,14 @@
 //! What a job learns of an archive before it reads it: which offsets are covered, and whether it is the past of the topic.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
+use datafusion::arrow::array::TimestampMicrosecondArray;
+use datafusion::arrow::datatypes::{DataType, TimeUnit};
 use datafusion::prelude::SessionContext;
 
 use super::job_archive::{CoveredArchive, JobArchive};
-use super::log_scan_tests::{append, archive, runtime, table_with, value};
+use super::log_scan_tests::{append, archive, archive_with, insert, runtime, table_with, value};
 use crate::core::jobs::{Identity, PartitionEnds, RecordMark};
 use crate::tables::delta::DeltaTableHandle;
 use crate::tables::kafka::ComparedParts;
@@ -139,5 +142,42 @@ fn ident_1_the_last_records_of_an_archive_are_those_of_its_topic() {
         let offsets = BTreeMap::from([(0, 4), (1, 7)]);
         let found = archive.marks_at(&offsets, parts).await.unwrap();
         assert_eq!(found, BTreeMap::from([(0, mark(0, 4))]));
+    });
+}
+
+#[test]
+fn arch_1_a_time_is_looked_up_among_the_records_that_the_topic_has_lost() {
+    runtime().block_on(async {
+        let folder = tempfile::tempdir().unwrap();
+        let time = DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()));
+        let handle = archive_with(&folder.path().join("raw"), &[("timestamp", time)]).await;
+        // Partition and offset of each record, and its timestamp in milliseconds, if the archive has it.
+        let files = [
+            [(0, 3, Some(500)), (0, 4, Some(300)), (1, 7, Some(900))],
+            [(0, 5, Some(800)), (0, 6, Some(950)), (1, 6, None)],
+        ];
+        for rows in files {
+            let places = rows.map(|(partition, offset, _)| (partition, offset));
+            let times = rows.map(|(_, _, millis)| millis.map(|millis: i64| millis * 1_000));
+            let times = TimestampMicrosecondArray::from(times.to_vec()).with_timezone("UTC");
+            insert(&handle, &places, vec![Arc::new(times)]).await;
+        }
+        let archive = pinned(&handle, &[]).await;
+        assert!(archive.has_timestamps());
+        // The topic has the record with offset 6 of partition 0.
+        let topic = [ends(0, 6, 20), ends(1, 9, 9), ends(2, 0, 0)];
+        for (millis, expected) in [
+            (100, &[(0, 3), (1, 7)][..]),
+            (500, &[(0, 3), (1, 7)]),
+            (501, &[(0, 5), (1, 7)]),
+            (801, &[(1, 7)]),
+            (901, &[]),
+        ] {
+            let found = archive.first_since(millis, &topic).await.unwrap();
+            let expected: BTreeMap<i32, i64> = expected.iter().copied().collect();
+            assert_eq!(found, expected, "{millis}");
+        }
+        let plain = pinned(&archive_with(&folder.path().join("plain"), &[]).await, &[]).await;
+        assert!(!plain.has_timestamps());
     });
 }

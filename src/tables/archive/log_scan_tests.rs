@@ -64,6 +64,11 @@ pub(super) fn table_with(more: &[(&str, &str)]) -> Arc<KafkaTable> {
 }
 
 pub(super) async fn archive(folder: &Path) -> DeltaTableHandle {
+    archive_with(folder, &[]).await
+}
+
+/// A Delta table with more columns behind those of value, partition and offset.
+pub(super) async fn archive_with(folder: &Path, more: &[(&str, DataType)]) -> DeltaTableHandle {
     let column = |name: &str, data_type| DeltaColumn {
         name: name.to_owned(),
         data_type,
@@ -71,13 +76,16 @@ pub(super) async fn archive(folder: &Path) -> DeltaTableHandle {
         generated: None,
         comment: None,
     };
+    let mut columns = vec![
+        column("value", DataType::Utf8),
+        column("partition", DataType::Int32),
+        column("offset", DataType::Int64),
+    ];
+    let more = more.iter();
+    columns.extend(more.map(|(name, data_type)| column(name, data_type.clone())));
     let spec = DeltaSpec {
         location: folder.display().to_string(),
-        columns: Some(vec![
-            column("value", DataType::Utf8),
-            column("partition", DataType::Int32),
-            column("offset", DataType::Int64),
-        ]),
+        columns: Some(columns),
         ..DeltaSpec::default()
     };
     DeltaTableHandle::create_or_open(spec).await.unwrap()
@@ -93,6 +101,11 @@ pub(super) fn value((partition, offset): (i32, i64)) -> String {
 }
 
 pub(super) async fn append(handle: &DeltaTableHandle, rows: &[(i32, i64)]) {
+    insert(handle, rows, Vec::new()).await;
+}
+
+/// Appends rows with more columns.
+pub(super) async fn insert(handle: &DeltaTableHandle, rows: &[(i32, i64)], more: Vec<ArrayRef>) {
     let provider = handle.snapshot(TimeTravel::Latest).await.unwrap();
     let columns: [ArrayRef; 3] = [
         Arc::new(StringArray::from_iter_values(
@@ -102,7 +115,7 @@ pub(super) async fn append(handle: &DeltaTableHandle, rows: &[(i32, i64)]) {
         Arc::new(Int64Array::from_iter_values(rows.iter().map(|row| row.1))),
     ];
     let schema = provider.schema();
-    let columns = columns.iter().zip(schema.fields());
+    let columns = columns.iter().chain(&more).zip(schema.fields());
     let columns = columns.map(|(column, field)| cast(column, field.data_type()).unwrap());
     let batch = RecordBatch::try_new(Arc::clone(&schema), columns.collect()).unwrap();
     let input = MemorySourceConfig::try_new_exec(&[vec![batch]], schema, None).unwrap();
