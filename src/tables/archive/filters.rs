@@ -132,3 +132,64 @@ fn is_plain(filter: &Expr) -> DataFusionResult<bool> {
     })?;
     Ok(is_plain)
 }
+
+#[cfg(test)]
+mod tests {
+    use datafusion::arrow::datatypes::TimeUnit;
+    use datafusion::logical_expr::col;
+
+    use super::*;
+
+    fn column(data_type: DataType) -> MappedColumn {
+        MappedColumn {
+            index: 0,
+            name: "ts".to_owned(),
+            data_type,
+        }
+    }
+
+    #[test]
+    fn timestamps_of_an_archive_may_be_finer_than_those_of_the_topic() {
+        let micros = |zone: Option<&str>| {
+            column(DataType::Timestamp(
+                TimeUnit::Microsecond,
+                zone.map(Into::into),
+            ))
+        };
+        let shown = |bounds| in_timestamps(&micros(None), bounds).map(|within| within.to_string());
+        let within = shown((5_000, 7_000)).unwrap();
+        assert!(
+            within.contains("ts >= TimestampMicrosecond(5000, None)"),
+            "{within}"
+        );
+        assert!(
+            within.contains("ts <= TimestampMicrosecond(7999, None)"),
+            "{within}"
+        );
+        assert_eq!(shown((i64::MIN, i64::MAX)), None);
+        assert_eq!(in_timestamps(&column(DataType::Utf8), (5, 7)), None);
+        let utc = in_timestamps(&micros(Some("UTC")), (5, i64::MAX))
+            .unwrap()
+            .to_string();
+        assert!(utc.contains("UTC") && !utc.contains("<="), "{utc}");
+    }
+
+    #[test]
+    fn only_comparisons_with_literals_are_passed_on() {
+        for (filter, expected) in [
+            (col("a").eq(lit(1)).and(col("b").is_null()), true),
+            (col("a").in_list(vec![lit(1), lit(2)], true), true),
+            (
+                col("a").between(lit(1), lit(2)).or(col("b").gt(lit(3))),
+                true,
+            ),
+            (datafusion::prelude::abs(col("a")).eq(lit(1)), false),
+            (
+                datafusion::logical_expr::cast(col("a"), DataType::Int64).eq(lit(1_i64)),
+                false,
+            ),
+        ] {
+            assert_eq!(is_plain(&filter).unwrap(), expected, "{filter}");
+        }
+    }
+}

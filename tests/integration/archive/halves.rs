@@ -35,6 +35,8 @@ struct Kind {
     by: &'static str,
     select: &'static str,
     options: &'static str,
+    /// Whether it has the value as it came.
+    is_raw: bool,
 }
 
 const KINDS: [Kind; 5] = [
@@ -44,12 +46,14 @@ const KINDS: [Kind; 5] = [
         by: "",
         select: "raw, p, o, k, ts",
         options: "",
+        is_raw: true,
     },
     Kind {
         columns: "value VARCHAR, p INT, o BIGINT, k VARCHAR, ts TIMESTAMP",
         by: "PARTITIONED BY (p)",
         select: "raw, p, o, k, ts",
         options: "",
+        is_raw: true,
     },
     // With a column of the event time, of which some rows say nothing.
     Kind {
@@ -57,6 +61,7 @@ const KINDS: [Kind; 5] = [
         by: "",
         select: "raw, p, o, k, ts, CASE WHEN user_id = 2 THEN NULL ELSE event_time END",
         options: ", 'archive.value' 'body'",
+        is_raw: true,
     },
     Kind {
         columns: "value VARCHAR, p INT, o BIGINT, k VARCHAR, ts TIMESTAMP, year INT, month INT, day INT, hour INT",
@@ -64,26 +69,30 @@ const KINDS: [Kind; 5] = [
         select: "raw, p, o, k, ts, CAST(date_part('year', event_time) AS INT), CAST(date_part('month', event_time) AS INT), \
                  CAST(date_part('day', event_time) AS INT), CAST(date_part('hour', event_time) AS INT)",
         options: ", 'archive.event_time' 'year, month, day, hour'",
+        is_raw: true,
     },
-    // Decoded, with the raw value beside it that nobody needs to decode.
+    // Decoded.
     Kind {
-        columns: "user_id BIGINT, page VARCHAR, event_time TIMESTAMP, part INT, \"offset\" BIGINT, raw VARCHAR, k VARCHAR, ts TIMESTAMP",
+        columns: "user_id BIGINT, page VARCHAR, event_time TIMESTAMP, part INT, \"offset\" BIGINT, k VARCHAR, ts TIMESTAMP",
         by: "PARTITIONED BY (part)",
-        select: "user_id, page, event_time, p, o, raw, k, ts",
-        options: ", 'archive.partition' 'part', 'archive.value' 'raw'",
+        select: "user_id, page, event_time, p, o, k, ts",
+        options: ", 'archive.partition' 'part'",
+        is_raw: false,
     },
 ];
 
-const QUERIES: [&str; 12] = [
+/// The first one needs the values as they came.
+const QUERIES: [&str; 13] = [
+    "SELECT p, o, raw FROM {t} WHERE o <> 5 ORDER BY p, o",
     "SELECT count(*) FROM {t}",
-    "SELECT user_id, page, event_time, p, o, raw, k, ts FROM {t} ORDER BY p, o",
+    "SELECT user_id, page, event_time, p, o, k, ts FROM {t} ORDER BY p, o",
     "SELECT page, count(*), min(o), max(ts) FROM {t} GROUP BY page ORDER BY page",
     "SELECT p, o FROM {t} WHERE event_time >= '2025-09-04T09:30:00' AND event_time < '2025-09-04T10:30:00' ORDER BY p, o",
     "SELECT count(*) FROM {t} WHERE event_time = '2025-09-04T09:30:00' OR event_time > '2025-09-04T12:00:00'",
     "SELECT p, o FROM {t} WHERE p = 1 AND o >= 7 AND o < 19 ORDER BY p, o",
     "SELECT count(*) FROM {t} WHERE p <> 1 OR page = 'page2'",
     "SELECT p, o FROM {t} WHERE offsets_in(p, o, '{\"0\":3,\"2\":11}', '{\"0\":15,\"2\":-1}') ORDER BY p, o",
-    "SELECT p, o FROM {t} WHERE ts >= '2025-09-04T13:10:00' AND ts < '2025-09-04T13:20:00.124' AND user_id IN (1, 3) ORDER BY p, o",
+    "SELECT p, o, ts FROM {t} WHERE user_id IN (1, 3) AND page <> 'page0' AND NOT (user_id = 1 AND page = 'page2') ORDER BY p, o",
     "SELECT window_start, count(*) FROM TUMBLE(TABLE {t}, DESCRIPTOR(event_time), INTERVAL '1 hour') GROUP BY 1 ORDER BY 1",
     "SELECT user_id, window_start, count(*) FROM COMPLETE_SESSIONS(TABLE {t} PARTITION BY user_id, DESCRIPTOR(event_time), \
      INTERVAL '10 minutes', '2025-09-04T10:00:00', '2025-09-04T11:00:00') GROUP BY 1, 2 ORDER BY 1, 2",
@@ -99,13 +108,14 @@ fn arch_1_queries_see_a_topic_that_never_forgot() {
     for query in QUERIES {
         expected.push(lake.run(&query.replace("{t}", "visits")));
     }
-    assert_eq!(expected[0], [ROWS.to_string()]);
+    assert_eq!(expected[1], [ROWS.to_string()]);
     for round in 0..3 * KINDS.len() {
         let Kind {
             columns,
             by,
             select,
             options,
+            is_raw,
         } = &KINDS[round % KINDS.len()];
         let name = format!("past{round}");
         lake.run(&format!(
@@ -127,7 +137,8 @@ fn arch_1_queries_see_a_topic_that_never_forgot() {
                 ));
                 *border = next;
             }
-            for (query, expected) in QUERIES.iter().zip(&expected) {
+            let queries = QUERIES.iter().zip(&expected).skip(usize::from(!is_raw));
+            for (query, expected) in queries {
                 let query = query.replace("{t}", &format!("all{round}"));
                 assert_eq!(&lake.run(&query), expected, "{border:?}, {name}: {query}");
             }
