@@ -354,7 +354,7 @@ mod tests {
         // An array without NaN is not copied.
         let again = with_one_nan_within(Arc::clone(&one)).unwrap();
         assert_eq!(again.to_data().child_data(), one.to_data().child_data());
-        assert!(within(&one.to_data()).unwrap().is_none());
+        assert!(within(&one.to_data(), super::one).unwrap().is_none());
     }
 
     #[test]
