@@ -73,7 +73,7 @@ mod window_calls;
 pub use budget::{Budget, is_over_budget};
 pub use checked::{
     CastsInFiles, CheckedArithmetic, DecimalOperators, WidenDecimalComparisons, as_kept, checked,
-    checked_cast, checked_of_table, plain, with_one_nan_within,
+    checked_cast, checked_of_table, equal_zeros, plain, with_one_nan_within,
 };
 pub use children::only_child;
 pub use complete::{

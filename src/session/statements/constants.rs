@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use anabranch_udfs::{before_types, checked, with_microseconds};
+use anabranch_udfs::{before_types, checked, equal_zeros, with_microseconds};
 use datafusion::arrow::array::{RecordBatch, RecordBatchOptions};
 use datafusion::arrow::datatypes::{Field, Schema};
 use datafusion::common::DFSchema;
@@ -55,7 +55,7 @@ pub(crate) fn row(state: &SessionState, plan: &LogicalPlan) -> Result<Option<Pla
         let expr = with_rewrites(state, expr.clone(), nothing)?;
         let expr = before_types(with_microseconds(expr, nothing)?, nothing)?;
         let expr = with_microseconds(simplifier.coerce(expr, nothing)?, nothing)?;
-        let expr = checked(expr, nothing)?;
+        let expr = equal_zeros(checked(expr, nothing)?, nothing)?;
         let expr = simplifier.simplify(expr)?;
         let expr = create_physical_expr(&expr, nothing, state.execution_props(), &planning)?;
         let field = expr.return_field(input.schema_ref())?;
@@ -140,6 +140,7 @@ mod tests {
             "[1, 2, 3], {'a': 1, 'b': 'x'}, map(['k'], [7]), arrow_typeof(1.5)",
             "'abc' LIKE 'a%', 'abc' ~ 'b', concat('a', 1, NULL), to_json({'a': [1]})",
             "CASE WHEN false THEN 1 / 0 ELSE 2 END",
+            "CASE -0e0 WHEN 0e0 THEN 1 ELSE 2 END, -0e0 IN (0e0, 1e0), array_position([0e0], -0e0)",
             "1::DECIMAL(10, 2) * 3, 0x0f, 1e3",
             "('{\"n\": 12345678901234567890.12}' -> 'n')::DECIMAL(30, 2), ('{\"n\": 1.0}' -> 'n')::TEXT",
             "CAST(2.7 AS INT), TRY_CAST(2.5e0 AS INT), nullif(INTERVAL '1 day', INTERVAL '24 hours')",

@@ -7,7 +7,7 @@
 use std::ops::ControlFlow;
 use std::sync::{Arc, LazyLock};
 
-use anabranch_udfs::{WalkMut, before_types_of_table, checked_of_table};
+use anabranch_udfs::{WalkMut, before_types_of_table, checked_of_table, equal_zeros};
 use datafusion::arrow::array::{ArrayRef, RecordBatch};
 use datafusion::arrow::compute::{CastOptions, cast_with_options};
 use datafusion::arrow::datatypes::{DataType, Schema, SchemaRef};
@@ -238,14 +238,14 @@ impl VisitorMut for DecimalLiterals {
     }
 }
 
-/// The expression with arithmetic that refuses a result out of range (VALUE-1).
+/// The expression with arithmetic that refuses a result out of range (VALUE-1), and with one zero.
 fn arithmetic(expr: Expr, columns: &DFSchema) -> Result<Expr> {
     let context = SimplifyContext::builder()
         .with_schema(Arc::new(columns.clone()))
         .build();
     let expr = before_types_of_table(expr, columns)?;
     let expr = ExprSimplifier::new(context).coerce(expr, columns)?;
-    Ok(checked_of_table(expr, columns)?)
+    Ok(equal_zeros(checked_of_table(expr, columns)?, columns)?)
 }
 
 /// The text as it is stored in a table that is created: quoted names as Spark quotes them.

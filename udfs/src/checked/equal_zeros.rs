@@ -104,6 +104,17 @@ impl OptimizerRule for EqualZeros {
     }
 }
 
+/// The expression with one zero where the engine would compare the bits of numbers: for expressions outside of plans. Types must be those
+/// that operators require.
+///
+/// # Errors
+///
+/// None: walks over expressions give results.
+pub fn equal_zeros(expr: Expr, schema: &DFSchema) -> Result<Expr> {
+    let changed = expr.transform_up(|part| Ok(with_equal_zeros(part, schema)))?;
+    Ok(changed.data)
+}
+
 /// Whether a part of an expression of this node is one.
 fn any_part(plan: &LogicalPlan, is_one: fn(&Expr) -> bool) -> bool {
     any_expr(plan, |expr| {

@@ -43,6 +43,7 @@ pub(crate) use average::avg;
 pub use compare::WidenDecimalComparisons;
 pub(crate) use compare::{wide, with_room_to_compare};
 pub use decimals::DecimalOperators;
+pub use equal_zeros::equal_zeros;
 pub(crate) use equal_zeros::{EqualZeroGroups, EqualZeros, key_with_one_zero, null_if};
 pub use file_casts::CastsInFiles;
 pub(crate) use min_max::{max, min};
