@@ -91,12 +91,12 @@ impl Jobs {
             .iter()
             .filter(|(name, _)| behind.contains(name.as_str()));
         let behind: Vec<&BatchVersion> = behind.map(|(_, version)| version).collect();
-        let published = self.check_rewind(&job, &history, to, &behind).await?;
-        sink.take_back(&again).await?;
         let stands = match abandoned.last() {
             Some(last) => Some(self.store.version(id, &last.version).await?),
             None => None,
         };
+        let published = check_rewind(&job, stands.as_ref(), &behind).await?;
+        sink.take_back(&again).await?;
         // From here on the rewind is in the log: the next runner that takes the job over completes it.
         let mut rewound = history.clone();
         if !self.store.append_next(id, &mut rewound, &entry).await? {
@@ -131,51 +131,45 @@ impl Jobs {
             self.store.versions(id, names.clone()).try_collect().await?;
         Ok(names.into_iter().zip(versions).collect())
     }
+}
 
-    /// Checks that the batches after `to`, which have these versions, can be run again; returns the ranges of their rows in the
-    /// sink's topic.
-    async fn check_rewind(
-        &self,
-        job: &ReadyJob,
-        history: &JobHistory,
-        to: u64,
-        versions: &[&BatchVersion],
-    ) -> Result<BTreeMap<i32, SourceProgress>> {
-        let mut published: BTreeMap<i32, SourceProgress> = BTreeMap::new();
-        for version in versions {
-            for (partition, at) in &version.published {
-                let all = published.entry(*partition).or_insert(*at);
-                all.start = all.start.min(at.start);
-                all.end = all.end.max(at.end);
-            }
+/// Checks that the batches after `to`, which have these versions, can be run again; returns the ranges of their rows in the
+/// sink's topic.
+async fn check_rewind(
+    job: &ReadyJob,
+    stands: Option<&BatchVersion>,
+    versions: &[&BatchVersion],
+) -> Result<BTreeMap<i32, SourceProgress>> {
+    let mut published: BTreeMap<i32, SourceProgress> = BTreeMap::new();
+    for version in versions {
+        for (partition, at) in &version.published {
+            let all = published.entry(*partition).or_insert(*at);
+            all.start = all.start.min(at.start);
+            all.end = all.end.max(at.end);
         }
-        if let (Some(first), Some(newest)) = (versions.first(), versions.last()) {
-            let mut ends = SourceEnds::new();
-            let stands = match history.batches.iter().find(|batch| batch.batch == to) {
-                Some(last) => Some(self.store.version(job.id, &last.version).await?),
-                None => None,
-            };
-            let tables = &job.environment.tables;
-            for (table, source) in tables.sources(&job.query, None)? {
-                check_same_source(&table, &*source, &first.identities).await?;
-                let look = SourcePoll {
-                    table: &table,
-                    last: stands.as_ref(),
-                    max_rows: 1,
-                    skipping: None,
-                    began_at: None,
-                    is_replacement: false,
-                };
-                let plan = source.plan(look).await?;
-                // A stream of files begins with all files that the table has at that time.
-                if stands.is_some() || plan.chosen.is_none() {
-                    ends.insert(table, plan.ends);
-                }
-            }
-            check_readable(first, newest, &ends)?;
-        }
-        Ok(published)
     }
+    if let (Some(first), Some(newest)) = (versions.first(), versions.last()) {
+        let mut ends = SourceEnds::new();
+        let tables = &job.environment.tables;
+        for (table, source) in tables.sources(&job.query, None)? {
+            check_same_source(&table, &*source, &first.identities).await?;
+            let look = SourcePoll {
+                table: &table,
+                last: stands,
+                max_rows: 1,
+                skipping: None,
+                began_at: None,
+                is_replacement: false,
+            };
+            let plan = source.plan(look).await?;
+            // A stream of files begins with all files that the table has at that time.
+            if stands.is_some() || plan.chosen.is_none() {
+                ends.insert(table, plan.ends);
+            }
+        }
+        check_readable(first, newest, &ends)?;
+    }
+    Ok(published)
 }
 
 /// Checks that the present source is the one that the batches have read, so that they can be run again.

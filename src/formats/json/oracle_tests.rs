@@ -35,6 +35,8 @@ fn oracle(message: &[u8]) -> Verdict {
         return Verdict::Unknown;
     }
     match serde_json::from_slice(message) {
+        // The oracle reads the text as a DOUBLE, which has not all digits.
+        Ok(Value::Object(object)) if has_long_number(&object) => Verdict::Unknown,
         Ok(Value::Object(object)) => match object.get("s") {
             // A text column takes the number as written in the message, which a document does not keep.
             Some(Value::Number(number)) if number.is_f64() => Verdict::Unknown,
@@ -51,6 +53,18 @@ fn oracle(message: &[u8]) -> Verdict {
             }
         }
     }
+}
+
+/// Whether an integer is in a string, and too long for a DOUBLE, in a form that is not an integer's own, such as with a point.
+fn has_long_number(object: &Map<String, Value>) -> bool {
+    let items = object.get("l").and_then(Value::as_array);
+    let texts = object
+        .get("i")
+        .into_iter()
+        .chain(items.into_iter().flatten());
+    texts.filter_map(Value::as_str).any(|text| {
+        text.parse::<i64>().is_err() && text.parse().is_ok_and(|float: f64| float.abs() >= 1e15)
+    })
 }
 
 fn values(object: &Map<String, Value>) -> Option<Values> {

@@ -157,7 +157,7 @@ fn batch(schema: SchemaRef, partitions: &[PartitionCoverage]) -> Result<RecordBa
         Arc::new(Int32Array::from_iter_values(partition)) as _,
         Arc::new(Int64Array::from_iter_values(from)) as _,
         Arc::new(Int64Array::from_iter_values(to)) as _,
-        Arc::new(StringArray::from_iter_values(kinds)) as _,
+        Arc::new(kinds.map(Some).collect::<StringArray>()) as _,
         Arc::new(reasons.collect::<StringArray>()) as _,
         Arc::new(in_topic.collect::<BooleanArray>()) as _,
     ];
