@@ -10,7 +10,7 @@ pub(crate) const ASSIGNED: usize = 64;
 const MOST_KEPT: usize = 4_096;
 /// The memory of the queues that a job keeps of more than [`ASSIGNED`] partitions. Queues above it are given up, and their
 /// records are fetched again.
-pub(crate) const KEPT_BYTES: u64 = 256 << 20;
+pub(crate) const KEPT_BYTES: u64 = 128 << 20;
 
 /// Whether a job that reads so many partitions keeps their queues from batch to batch.
 pub(crate) fn keeps_queues(partitions: usize) -> bool {
