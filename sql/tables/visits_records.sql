@@ -1,4 +1,4 @@
--- The same topic as its records are: text and coordinates, nothing decoded.
+-- The same topic as its records are: text and coordinates, nothing decoded. Its past is in the archive, which keeps no timestamps.
 CREATE EXTERNAL TABLE visits_records (
   value           VARCHAR,
   kafka_partition INT       METADATA FROM 'partition',
@@ -9,5 +9,7 @@ STORED AS KAFKA LOCATION 'visits'
 OPTIONS (
   'kafka.bootstrap.servers' '${KAFKA_BOOTSTRAP}',
   'format' 'raw',
+  'archive' 'visits_raw',
+  'archive.timestamp' 'none',
   'topic.partitions' '1'
 );

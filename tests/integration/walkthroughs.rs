@@ -1,7 +1,8 @@
 //! The stored SQL of `sql/`, on real Kafka and Delta, checked by Kafka's own consumer.
 
 use crate::support::{
-    Workspace, copy_folder, create_topic, kafka, produce, read_by_kafka, repository, topic,
+    Workspace, copy_folder, create_topic, kafka, numbers_of, produce, read_by_kafka, repository,
+    topic,
 };
 
 /// The stored SQL in a workspace, over topics that no other test has.
@@ -243,6 +244,48 @@ fn records_are_archived_and_converted_by_jobs() {
         })
         .collect();
     assert_eq!(archive.lines().collect::<Vec<_>>(), expected);
+}
+
+#[test]
+fn a_job_continues_the_archive_of_a_one_time_insert() {
+    let stored = StoredSql::new();
+    let work = &stored.work;
+    let visits = stored.topic("visits");
+    create_topic(&visits, 1);
+    let tables = ["sql/tables/visits_raw.sql", "sql/tables/visits_records.sql"];
+    let send = |records: &[(u32, u32, &str)]| {
+        let lines: Vec<String> = records.iter().copied().map(raw).collect();
+        produce(&visits, &(lines.join("\n") + "\n"));
+    };
+    let run = |arguments: &[&str]| {
+        work.anabranch(&[&["run"][..], &tables, arguments].concat())
+            .ok()
+    };
+    let archived = || {
+        let rows = work.sql(&tables, &["SELECT \"offset\" AS v FROM visits_raw"]);
+        numbers_of(&rows.ok().out)
+    };
+    send(&RECORDS[..5]);
+    assert!(run(&["sql/sync/visits_raw.sql"]).err.contains("INSERT 5"));
+    // With nothing new, with new records, and once more.
+    let keep_going = ["sql/jobs/archive.sql", "--until-caught-up"];
+    run(&keep_going);
+    assert_eq!(archived(), [0, 1, 2, 3, 4]);
+    let coverage = || {
+        let query = "SELECT partition, from_offset, to_offset, kind, in_topic FROM archive_coverage('visits_records')";
+        work.sql(&tables, &[query]).ok().out
+    };
+    let range = |to: u32, kind: &str| {
+        format!(
+            "{{\"partition\":0,\"from_offset\":0,\"to_offset\":{to},\"kind\":\"{kind}\",\"in_topic\":true}}\n"
+        )
+    };
+    assert_eq!(coverage(), range(5, "covered"));
+    send(&RECORDS[5..]);
+    run(&keep_going);
+    run(&keep_going);
+    assert_eq!(archived(), (0..9).collect::<Vec<u64>>());
+    assert_eq!(coverage(), range(9, "covered"));
 }
 
 #[test]

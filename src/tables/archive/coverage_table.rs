@@ -176,7 +176,7 @@ mod tests {
             range: OffsetRange::new(from, to),
             kind,
         };
-        let hole = |reason| CoverageKind::Hole(reason);
+        let hole = CoverageKind::Hole;
         let partitions = [
             PartitionCoverage {
                 partition: 0,
