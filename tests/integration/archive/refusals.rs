@@ -124,7 +124,7 @@ fn the_archive_of_another_topic_is_recognized() {
     lake.run(&table("narrow", "narrow", ", 'archive' 'raw'"));
     let error = lake.refused("SELECT count(*) FROM narrow");
     assert!(
-        error.contains("it has partition 1, which the topic does not have"),
+        error.contains("archive raw is not the past of topic 'narrow'"),
         "{error}"
     );
 }

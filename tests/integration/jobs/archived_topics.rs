@@ -315,7 +315,9 @@ fn loss_1_gaps_of_an_archive_that_no_job_wrote_are_accepted_as_declared() {
     let query = "SELECT o FROM gaps_kept ORDER BY o";
     let rows = pipeline.work.sql(&["tables.sql"], &[query]).ok().rows();
     let kept: Vec<i64> = rows.iter().map(|row| row["o"].as_i64().unwrap()).collect();
-    assert_eq!(kept, [readable(0..9), readable(11..20)].concat());
+    // No value is decoded, so no record is bad.
+    let expected: Vec<i64> = (0..9).chain(11..20).collect();
+    assert_eq!(kept, expected);
 }
 
 #[test]
