@@ -29,6 +29,7 @@ use datafusion::physical_expr::expressions::{BinaryExpr, Column, DynamicFilterPh
 use datafusion::physical_expr::{LexOrdering, PhysicalExpr};
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_plan::filter::{FilterExec, FilterExecBuilder};
 
 use crate::session::physical::normalize_nan::with_normalized_columns;
 use crate::tables::parquet::holds_floats;
@@ -159,7 +160,7 @@ fn unbounded(statistics: &Statistics, with_floats: &[bool]) -> Option<Statistics
 }
 
 /// Stops Parquet scans from comparing predicates with the bounds of columns with floating point; rows are still compared, with
-/// normalized NaN.
+/// normalized NaN. Scans and filters get no conditions of joins over such columns.
 #[derive(Debug)]
 pub(crate) struct UnprunedFloats;
 
@@ -170,6 +171,10 @@ impl PhysicalOptimizerRule for UnprunedFloats {
         _: &ConfigOptions,
     ) -> DataFusionResult<Arc<dyn ExecutionPlan>> {
         let kept = plan.transform_up(|plan| {
+            if let Some(filter) = plan.downcast_ref::<FilterExec>() {
+                return without_dynamic_filters(filter)
+                    .map(|changed| changed.map_or(Transformed::no(plan), Transformed::yes));
+            }
             let Some(scan) = file_scan(&plan) else {
                 return Ok(Transformed::no(plan));
             };
@@ -216,14 +221,37 @@ fn row_by_row(
         if part.is::<UnprunablePredicate>() || !reads_floats(&part, schema)? {
             return Ok(Transformed::new(part, false, TreeNodeRecursion::Jump));
         }
-        // A join lists the bits of its keys in it, where -0.0 differs from 0.0. It only saves reading rows that the join leaves out.
         if part.is::<DynamicFilterPhysicalExpr>() {
-            return Ok(Transformed::new(lit(true), true, TreeNodeRecursion::Jump));
+            return Ok(without_dynamic_filter());
         }
         let part = with_normalized_columns(&part, schema)?;
         let part: Arc<dyn PhysicalExpr> = Arc::new(UnprunablePredicate { part });
         Ok(Transformed::new(part, true, TreeNodeRecursion::Jump))
     })
+}
+
+/// The filter without the conditions over floating point that joins add while they run; `None` if it has none.
+fn without_dynamic_filters(
+    filter: &FilterExec,
+) -> DataFusionResult<Option<Arc<dyn ExecutionPlan>>> {
+    let schema = filter.input().schema();
+    let predicate = Arc::clone(filter.predicate()).transform_down(|part| {
+        if part.is::<DynamicFilterPhysicalExpr>() && reads_floats(&part, &schema)? {
+            return Ok(without_dynamic_filter());
+        }
+        Ok(Transformed::no(part))
+    })?;
+    if !predicate.transformed {
+        return Ok(None);
+    }
+    let filter = FilterExecBuilder::from(filter).with_predicate(predicate.data);
+    Ok(Some(Arc::new(filter.build()?)))
+}
+
+/// In the place of a condition that a join adds while it runs. The join lists the bits of its keys in it, where -0.0 differs from 0.0,
+/// and it only saves reading rows that the join leaves out.
+fn without_dynamic_filter() -> Transformed<Arc<dyn PhysicalExpr>> {
+    Transformed::new(lit(true), true, TreeNodeRecursion::Jump)
 }
 
 fn reads_floats(part: &Arc<dyn PhysicalExpr>, schema: &Schema) -> DataFusionResult<bool> {
