@@ -2,6 +2,7 @@
 
 pub mod archive;
 pub mod bad_records;
+pub(crate) mod boxed_methods;
 pub(crate) mod csv;
 pub mod delta;
 mod exact_source;

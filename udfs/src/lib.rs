@@ -47,6 +47,7 @@ mod empty_subqueries;
 mod equalities;
 mod filtered_arguments;
 mod incremental;
+mod inner_aggregate;
 mod is_final;
 mod join_conditions;
 mod join_keys;

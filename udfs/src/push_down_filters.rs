@@ -33,10 +33,6 @@ impl OptimizerRule for PushDownFilters {
         self.inner.apply_order()
     }
 
-    fn supports_rewrite(&self) -> bool {
-        true
-    }
-
     fn rewrite(
         &self,
         plan: LogicalPlan,

@@ -32,6 +32,7 @@ use crate::error::Result;
 use crate::formats::{plain_field, renamed, typed_as, typed_name};
 use crate::planner::normalize;
 use crate::planner::types::typed_arrow_type;
+use crate::tables::boxed_methods::{boxed_insert_into, boxed_scan};
 
 /// Fields of the table by their names in the files.
 pub(crate) type FieldsByName = HashMap<String, Field>;
@@ -380,35 +381,9 @@ impl TableProvider for RenamedTable {
             .collect())
     }
 
-    // Written out instead of `async fn`, see the provider of Kafka tables.
-    fn scan<'life0, 'life1, 'life2, 'life3, 'async_trait>(
-        &'life0 self,
-        state: &'life1 dyn SessionLike,
-        projection: Option<&'life2 Vec<usize>>,
-        filters: &'life3 [Expr],
-        limit: Option<usize>,
-    ) -> BoxFuture<'async_trait, DataFusionResult<Arc<dyn ExecutionPlan>>>
-    where
-        'life0: 'async_trait,
-        'life1: 'async_trait,
-        'life2: 'async_trait,
-        'life3: 'async_trait,
-        Self: 'async_trait,
-    {
-        self.scan_boxed(state, projection, filters, limit)
-    }
+    boxed_scan!(|table, state, projection, filters, limit| {
+        table.scan_boxed(state, projection, filters, limit)
+    });
 
-    fn insert_into<'life0, 'life1, 'async_trait>(
-        &'life0 self,
-        state: &'life1 dyn SessionLike,
-        input: Arc<dyn ExecutionPlan>,
-        op: InsertOp,
-    ) -> BoxFuture<'async_trait, DataFusionResult<Arc<dyn ExecutionPlan>>>
-    where
-        'life0: 'async_trait,
-        'life1: 'async_trait,
-        Self: 'async_trait,
-    {
-        self.insert_boxed(state, input, op)
-    }
+    boxed_insert_into!(|table, state, input, op| table.insert_boxed(state, input, op));
 }

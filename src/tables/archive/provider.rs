@@ -7,7 +7,6 @@ use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::catalog::{Session, TableProvider};
 use datafusion::datasource::TableType;
 use datafusion::error::Result as DataFusionResult;
-use datafusion::logical_expr::dml::InsertOp;
 use datafusion::logical_expr::{Expr, TableProviderFilterPushDown, lit};
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::empty::EmptyExec;
@@ -26,6 +25,7 @@ use crate::tables::archive::mapping::EventTimeClaim;
 use crate::tables::archive::pinned_archive::PinnedArchive;
 use crate::tables::archive::reading::ArchiveRead;
 use crate::tables::archive::scan::{ArchiveScanExec, ShownScan};
+use crate::tables::boxed_methods::{boxed_insert_into, boxed_scan};
 use crate::tables::delta::{has_no_nulls, time_ranges};
 use crate::tables::kafka::{KafkaTable, KafkaTableProvider, MetadataKey, OffsetRange, OnError};
 use crate::tables::side_output::ScanOutlet;
@@ -343,35 +343,9 @@ impl TableProvider for ArchivedTableProvider {
         self.topic.supports_filters_pushdown(filters)
     }
 
-    // Written out instead of `async fn`, as for the table over the topic alone.
-    fn scan<'life0, 'life1, 'life2, 'life3, 'async_trait>(
-        &'life0 self,
-        session: &'life1 dyn Session,
-        projection: Option<&'life2 Vec<usize>>,
-        filters: &'life3 [Expr],
-        limit: Option<usize>,
-    ) -> BoxFuture<'async_trait, DataFusionResult<Arc<dyn ExecutionPlan>>>
-    where
-        'life0: 'async_trait,
-        'life1: 'async_trait,
-        'life2: 'async_trait,
-        'life3: 'async_trait,
-        Self: 'async_trait,
-    {
-        self.scan_boxed(session, projection, filters, limit)
-    }
+    boxed_scan!(|table, session, projection, filters, limit| {
+        table.scan_boxed(session, projection, filters, limit)
+    });
 
-    fn insert_into<'life0, 'life1, 'async_trait>(
-        &'life0 self,
-        session: &'life1 dyn Session,
-        input: Arc<dyn ExecutionPlan>,
-        op: InsertOp,
-    ) -> BoxFuture<'async_trait, DataFusionResult<Arc<dyn ExecutionPlan>>>
-    where
-        'life0: 'async_trait,
-        'life1: 'async_trait,
-        Self: 'async_trait,
-    {
-        self.topic.insert_into(session, input, op)
-    }
+    boxed_insert_into!(|table, session, input, op| table.topic.insert_into(session, input, op));
 }

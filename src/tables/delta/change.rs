@@ -23,8 +23,6 @@ use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::memory_pool::{MemoryConsumer, MemoryReservation};
 use datafusion::execution::session_state::SessionState;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
-use datafusion::logical_expr::Expr;
-use datafusion::logical_expr::dml::InsertOp;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use deltalake::kernel::Action;
@@ -40,6 +38,7 @@ use super::scan::TableScan;
 use super::sink::{WriteStatement, WrittenRows, nullable, sink};
 use super::write::{RewriteMode, WriteTarget, WrittenFiles, discard, write_files};
 use crate::error::Error;
+use crate::tables::boxed_methods::{boxed_insert_into, boxed_scan};
 
 /// The column with the kind of a row's change, as [`RowChange`].
 pub const ROW_CHANGE: &str = "change of row";
@@ -206,38 +205,14 @@ impl TableProvider for RowChanges {
         TableType::Base
     }
 
-    // Written out instead of `async fn`: see the provider of a version.
-    fn scan<'life0, 'life1, 'life2, 'life3, 'async_trait>(
-        &'life0 self,
-        _: &'life1 dyn Session,
-        _: Option<&'life2 Vec<usize>>,
-        _: &'life3 [Expr],
-        _: Option<usize>,
-    ) -> BoxFuture<'async_trait, Result<Arc<dyn ExecutionPlan>>>
-    where
-        'life0: 'async_trait,
-        'life1: 'async_trait,
-        'life2: 'async_trait,
-        'life3: 'async_trait,
-        Self: 'async_trait,
-    {
+    boxed_scan!(|_table, _, _, _, _| {
         let refused = Error::internal("changes of rows are written, not read");
         std::future::ready(Err(refused.into())).boxed()
-    }
+    });
 
-    fn insert_into<'life0, 'life1, 'async_trait>(
-        &'life0 self,
-        session: &'life1 dyn Session,
-        input: Arc<dyn ExecutionPlan>,
-        _: InsertOp,
-    ) -> BoxFuture<'async_trait, Result<Arc<dyn ExecutionPlan>>>
-    where
-        'life0: 'async_trait,
-        'life1: 'async_trait,
-        Self: 'async_trait,
-    {
-        std::future::ready(self.change(session, input)).boxed()
-    }
+    boxed_insert_into!(|table, session, input, _| {
+        std::future::ready(table.change(session, input)).boxed()
+    });
 }
 
 /// One statement that changes rows.

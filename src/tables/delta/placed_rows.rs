@@ -42,6 +42,7 @@ use super::scan::TableScan;
 use super::stream_files::{FILE_COLUMN, file_of};
 use super::stream_provider::union;
 use crate::error::Error;
+use crate::tables::boxed_methods::boxed_scan;
 
 /// The column with the number of a row's file.
 pub const ROW_FILE: &str = "file of row";
@@ -267,23 +268,9 @@ impl TableProvider for PlacedRows {
         TableType::Base
     }
 
-    // Written out instead of `async fn`: see the provider of a version.
-    fn scan<'life0, 'life1, 'life2, 'life3, 'async_trait>(
-        &'life0 self,
-        session: &'life1 dyn Session,
-        projection: Option<&'life2 Vec<usize>>,
-        filters: &'life3 [Expr],
-        _: Option<usize>,
-    ) -> BoxFuture<'async_trait, Result<Arc<dyn ExecutionPlan>>>
-    where
-        'life0: 'async_trait,
-        'life1: 'async_trait,
-        'life2: 'async_trait,
-        'life3: 'async_trait,
-        Self: 'async_trait,
-    {
-        self.scan_boxed(session, projection, filters)
-    }
+    boxed_scan!(|table, session, projection, filters, _| {
+        table.scan_boxed(session, projection, filters)
+    });
 
     fn supports_filters_pushdown(
         &self,

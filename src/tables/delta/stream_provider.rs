@@ -12,7 +12,6 @@ use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::datasource::TableType;
 use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
-use datafusion::logical_expr::Expr;
 use datafusion::physical_plan::empty::EmptyExec;
 use datafusion::physical_plan::metrics::{ExecutionPlanMetricsSet, MetricBuilder, MetricsSet};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
@@ -33,6 +32,7 @@ use super::stream::{FileRange, StreamFile};
 use super::stream_files::{FILE_COLUMN, FilesOfBatch};
 use super::stream_time::{DeltaTimedExec, StreamReports, TimeOfBatch, partitions};
 use crate::error::{Error, Subject};
+use crate::tables::boxed_methods::boxed_scan;
 use crate::tables::read_metrics::{BYTES_READ, RECORDS_READ};
 use crate::tables::side_output::{BatchOutlet, BatchScan, ExpectedReport};
 use crate::tables::time::{BatchTime, row_field};
@@ -292,24 +292,7 @@ impl TableProvider for DeltaStreamProvider {
         TableType::Base
     }
 
-    // Written out instead of `async fn`: among the bounds that async_trait adds, rustc proves for each function again that
-    // plans are Send, which takes it many seconds each time. A function with one lifetime has no such bounds.
-    fn scan<'life0, 'life1, 'life2, 'life3, 'async_trait>(
-        &'life0 self,
-        session: &'life1 dyn Session,
-        projection: Option<&'life2 Vec<usize>>,
-        _: &'life3 [Expr],
-        _: Option<usize>,
-    ) -> BoxFuture<'async_trait, Result<Arc<dyn ExecutionPlan>>>
-    where
-        'life0: 'async_trait,
-        'life1: 'async_trait,
-        'life2: 'async_trait,
-        'life3: 'async_trait,
-        Self: 'async_trait,
-    {
-        self.scan_boxed(session, projection)
-    }
+    boxed_scan!(|table, session, projection, _, _| table.scan_boxed(session, projection));
 }
 
 /// What `plan` reports when it has run, if it is the scan of a table that is read as a stream: each of its streams, read to its

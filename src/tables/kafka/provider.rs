@@ -18,6 +18,7 @@ use tokio::sync::OnceCell;
 
 use crate::error::{Error, Result, Subject};
 use crate::tables::bad_records::{BadRecords, SetAside};
+use crate::tables::boxed_methods::{boxed_insert_into, boxed_scan};
 use crate::tables::kafka::blocking::on_own_thread;
 use crate::tables::kafka::client::ClientFaults;
 use crate::tables::kafka::definition::{KafkaTable, MetadataKey};
@@ -387,36 +388,9 @@ impl TableProvider for KafkaTableProvider {
         Ok(vec![TableProviderFilterPushDown::Inexact; filters.len()])
     }
 
-    // Written out instead of `async fn`: among the bounds that async_trait adds, rustc proves for each function again that
-    // plans are Send, which takes it many seconds each time. A function with one lifetime has no such bounds.
-    fn scan<'life0, 'life1, 'life2, 'life3, 'async_trait>(
-        &'life0 self,
-        session: &'life1 dyn Session,
-        projection: Option<&'life2 Vec<usize>>,
-        filters: &'life3 [Expr],
-        limit: Option<usize>,
-    ) -> BoxFuture<'async_trait, DataFusionResult<Arc<dyn ExecutionPlan>>>
-    where
-        'life0: 'async_trait,
-        'life1: 'async_trait,
-        'life2: 'async_trait,
-        'life3: 'async_trait,
-        Self: 'async_trait,
-    {
-        self.scan_boxed(session, projection, filters, limit)
-    }
+    boxed_scan!(|table, session, projection, filters, limit| {
+        table.scan_boxed(session, projection, filters, limit)
+    });
 
-    fn insert_into<'life0, 'life1, 'async_trait>(
-        &'life0 self,
-        _: &'life1 dyn Session,
-        input: Arc<dyn ExecutionPlan>,
-        op: InsertOp,
-    ) -> BoxFuture<'async_trait, DataFusionResult<Arc<dyn ExecutionPlan>>>
-    where
-        'life0: 'async_trait,
-        'life1: 'async_trait,
-        Self: 'async_trait,
-    {
-        std::future::ready(self.insert(input, op)).boxed()
-    }
+    boxed_insert_into!(|table, _, input, op| std::future::ready(table.insert(input, op)).boxed());
 }

@@ -28,6 +28,15 @@ use crate::tables::side_output::{check_reports, reports};
 /// The longest time to an answer of a running broker, on any machine.
 const LONG: Duration = Duration::from_secs(120);
 
+/// The runtime of a test with two threads.
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap()
+}
+
 fn table(servers: &str) -> Arc<KafkaTable> {
     patient_table(servers, "60s")
 }
@@ -192,12 +201,7 @@ fn a_wide_topic_is_read_by_a_few_streams() {
     broker.create_topic("t", 200).unwrap();
     let servers = broker.bootstrap_servers();
     produce(&servers, 200, 20);
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .unwrap();
-    runtime.block_on(async {
+    runtime().block_on(async {
         let (context, table) = (context(), table(&servers));
         let plan = scan(&context, &KafkaTableProvider::new(Arc::clone(&table))).await;
         let threads = context.state().config().target_partitions();
@@ -216,12 +220,7 @@ fn a_job_keeps_the_queues_of_a_wide_topic() {
     broker.create_topic("t", PARTITIONS).unwrap();
     let servers = broker.bootstrap_servers();
     produce(&servers, PARTITIONS, 8);
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .unwrap();
-    runtime.block_on(async {
+    runtime().block_on(async {
         let (context, table) = (context(), table(&servers));
         let threads = context.state().config().target_partitions();
         let pool = Arc::new(ConsumerPool::default());
@@ -266,12 +265,7 @@ fn safe_1_a_partition_that_is_read_no_further_holds_no_records() {
     broker.create_topic("t", 2).unwrap();
     let servers = broker.bootstrap_servers();
     produce(&servers, 2, RECORDS);
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .unwrap();
-    runtime.block_on(async {
+    runtime().block_on(async {
         let reader = TableReader::new(table(&servers), 2, false);
         // Another partition keeps the client.
         let (_other, _) = reader.open(1, 0).await.unwrap();
@@ -307,12 +301,7 @@ fn a_pooled_client_gives_each_record_once_and_can_seek_back() {
     broker.create_topic("t", 3).unwrap();
     let servers = broker.bootstrap_servers();
     produce(&servers, 3, 100);
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .unwrap();
-    runtime.block_on(async {
+    runtime().block_on(async {
         let (context, table) = (context(), table(&servers));
         let pool = Arc::new(ConsumerPool::default());
         let read = async |ranges: Vec<OffsetRange>| {
@@ -366,12 +355,7 @@ fn an_end_of_partition_below_the_end_of_a_range_does_not_end_it() {
     broker.create_topic("t", 1).unwrap();
     let servers = broker.bootstrap_servers();
     produce(&servers, 1, 60);
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .unwrap();
-    runtime.block_on(async {
+    runtime().block_on(async {
         let output = Arc::new(SideOutput::default());
         let context = context_with(100, &output);
         // It never catches up.
@@ -484,12 +468,7 @@ fn a_record_whose_checksum_is_wrong_is_an_error() {
     let servers = broker.bootstrap_servers();
     append(&servers, 0, &record_batch(false));
     append(&servers, 1, &record_batch(true));
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .unwrap();
-    runtime.block_on(async {
+    runtime().block_on(async {
         let context = context();
         let (checked, unchecked) = (
             table(&servers),
@@ -544,12 +523,7 @@ fn a_limit_counts_rows_and_not_the_records_that_are_set_aside() {
         .into(),
     };
     let table = Arc::new(KafkaTable::try_new(spec).unwrap());
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .unwrap();
-    runtime.block_on(async {
+    runtime().block_on(async {
         let context = context();
         for (limit, least) in [(1, 1), (120, 120), (1_000, 130)] {
             let provider = KafkaTableProvider::new(Arc::clone(&table));
