@@ -29,7 +29,7 @@ pub struct LostRange {
     pub batch: u64,
 }
 
-/// What is claimed of one partition.
+/// What jobs claim of one partition.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PartitionClaims {
     /// Offsets that were read and archived.
@@ -376,8 +376,8 @@ mod tests {
     }
 
     proptest! {
-        /// Batches with and without commits, losses and rewinds: claimed is what the job has read on its way from the first batch, and
-        /// nothing else, as soon as a batch is committed.
+        /// Batches with and without commits, losses and rewinds: as soon as the job commits a batch, it claims the offsets that it has
+        /// read on its way from the first batch, and no others.
         #[test]
         fn claims_are_the_offsets_on_the_way_of_the_job(
             steps in prop::collection::vec((0_u8..8, 0_i64..9), 1..40),

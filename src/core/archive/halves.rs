@@ -274,7 +274,8 @@ mod tests {
 
     proptest! {
         /// ARCH-1 by coordinates: both halves together have each record of a topic that never forgot once, wherever the border
-        /// and the topic's first offset are; what is missing is called lost.
+        /// and the topic's first offset are. If neither has a record, `divide` gives its offset as lost, or the archive has no row of
+        /// the partition.
         #[test]
         fn halves_have_each_record_once(
             logs in prop::collection::vec((prop::collection::btree_set(0..40_i64, 0..30), 0..45_i64, 0..45_i64), 1..4),
