@@ -100,20 +100,16 @@ impl JobClaims {
         let Some(last) = last else {
             return Self::default();
         };
-        let position = |key: &PartitionKey| {
-            let mut tables = last.identities.iter();
-            let (table, _) = tables.find(|(_, topic)| **topic == key.topic)?;
-            last.next_offset(table, key.partition)
-        };
-        // An earlier topic, which the job does not read any more, keeps its claims: it is not rewound.
-        let is_read =
-            |key: &PartitionKey| last.identities.values().any(|topic| *topic == key.topic);
         let mut claims = self.clone();
         for (key, claimed) in &mut claims.partitions {
-            match position(key) {
+            let mut tables = last.identities.iter();
+            let Some((table, _)) = tables.find(|(_, topic)| **topic == key.topic) else {
+                // The job does not read this earlier topic any more: a rewind does not touch the claims about it.
+                continue;
+            };
+            match last.next_offset(table, key.partition) {
                 Some(position) => claimed.truncate(position),
-                None if is_read(key) => *claimed = PartitionClaims::default(),
-                None => {}
+                None => *claimed = PartitionClaims::default(),
             }
         }
         claims.partitions.retain(|_, claimed| !claimed.is_empty());
