@@ -123,14 +123,14 @@ impl JobClaims {
         let mut added = Self::default();
         for (key, claimed) in &self.partitions {
             let known = before.partitions.get(key).unwrap_or(&nothing);
-            let covered = claimed.covered.ranges();
-            let covered = covered.flat_map(|range| {
-                let missing = known.covered.missing_in(range);
-                missing.ranges().collect::<Vec<_>>()
-            });
+            let mut covered = claimed.covered.clone();
+            known
+                .covered
+                .ranges()
+                .for_each(|range| covered.remove(range));
             let lost = claimed.lost.iter();
             let new = PartitionClaims {
-                covered: covered.collect(),
+                covered,
                 lost: lost
                     .filter(|lost| !known.lost.contains(lost))
                     .cloned()
