@@ -24,6 +24,11 @@ impl OffsetSpan {
         i128::from(self.rows) > i128::from(self.last) - i128::from(self.first) + 1
     }
 
+    /// The offset behind the last row.
+    fn end(self) -> i64 {
+        self.last.saturating_add(1)
+    }
+
     /// Both together.
     #[must_use]
     pub fn and(self, other: Self) -> Self {
@@ -71,13 +76,13 @@ impl ArchiveOffsets {
 
     /// The offset behind the last row of a partition: there the topic goes on. None without rows of it.
     pub fn next(&self, partition: i32) -> Option<i64> {
-        Some(self.of_partition(partition)?.last.saturating_add(1))
+        self.of_partition(partition).map(OffsetSpan::end)
     }
 
     /// The same for all partitions that have rows.
     pub fn next_offsets(&self) -> BTreeMap<i32, i64> {
         self.partitions()
-            .map(|(partition, span)| (partition, span.last.saturating_add(1)))
+            .map(|(partition, span)| (partition, span.end()))
             .collect()
     }
 }
@@ -190,7 +195,7 @@ pub fn divide(
                 lost: None,
             };
         };
-        let border = span.last.saturating_add(1);
+        let border = span.end();
         let start = low.max(border);
         PartitionHalves {
             partition,
