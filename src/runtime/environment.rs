@@ -47,7 +47,7 @@ pub(super) trait JobTables: Debug + Send + Sync {
     /// # Errors
     ///
     /// Settings that the client of a table refuses.
-    fn sources(&self, query: &Arc<JobQuery>, startup: Option<&Startup>) -> Result<JobSources>;
+    fn sources(&self, query: &JobQuery, startup: Option<&Startup>) -> Result<JobSources>;
 
     /// The sink of a query, for the job with this id and name.
     ///
@@ -74,7 +74,7 @@ pub(super) trait JobTables: Debug + Send + Sync {
 struct RealTables;
 
 impl JobTables for RealTables {
-    fn sources(&self, query: &Arc<JobQuery>, startup: Option<&Startup>) -> Result<JobSources> {
+    fn sources(&self, query: &JobQuery, startup: Option<&Startup>) -> Result<JobSources> {
         let tables = query.sources().iter();
         tables
             .map(|(name, table)| {
@@ -94,7 +94,7 @@ impl JobTables for RealTables {
 struct SubscribedTables(Subscriber);
 
 impl JobTables for SubscribedTables {
-    fn sources(&self, query: &Arc<JobQuery>, startup: Option<&Startup>) -> Result<JobSources> {
+    fn sources(&self, query: &JobQuery, startup: Option<&Startup>) -> Result<JobSources> {
         RealTables.sources(query, startup)
     }
 

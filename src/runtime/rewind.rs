@@ -133,8 +133,8 @@ impl Jobs {
     }
 }
 
-/// Checks that the batches after `to`, which have these versions, can be run again; returns the ranges of their rows in the
-/// sink's topic.
+/// Checks that the batches behind `stands`, which have these versions, can be run again; returns the ranges of their rows in the
+/// sink's topic. Without `stands` they are all batches of the job.
 async fn check_rewind(
     job: &ReadyJob,
     stands: Option<&BatchVersion>,

@@ -29,7 +29,7 @@ pub struct LostRange {
     pub batch: u64,
 }
 
-/// What is claimed of one partition.
+/// What jobs claim of one partition.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PartitionClaims {
     /// Offsets that were read and archived.
@@ -100,20 +100,16 @@ impl JobClaims {
         let Some(last) = last else {
             return Self::default();
         };
-        let position = |key: &PartitionKey| {
-            let mut tables = last.identities.iter();
-            let (table, _) = tables.find(|(_, topic)| **topic == key.topic)?;
-            last.next_offset(table, key.partition)
-        };
-        // An earlier topic, which the job does not read any more, keeps its claims: it is not rewound.
-        let is_read =
-            |key: &PartitionKey| last.identities.values().any(|topic| *topic == key.topic);
         let mut claims = self.clone();
         for (key, claimed) in &mut claims.partitions {
-            match position(key) {
+            let mut tables = last.identities.iter();
+            let Some((table, _)) = tables.find(|(_, topic)| **topic == key.topic) else {
+                // The job does not read this earlier topic any more: a rewind does not touch the claims about it.
+                continue;
+            };
+            match last.next_offset(table, key.partition) {
                 Some(position) => claimed.truncate(position),
-                None if is_read(key) => *claimed = PartitionClaims::default(),
-                None => {}
+                None => *claimed = PartitionClaims::default(),
             }
         }
         claims.partitions.retain(|_, claimed| !claimed.is_empty());
@@ -127,14 +123,14 @@ impl JobClaims {
         let mut added = Self::default();
         for (key, claimed) in &self.partitions {
             let known = before.partitions.get(key).unwrap_or(&nothing);
-            let covered = claimed.covered.ranges();
-            let covered = covered.flat_map(|range| {
-                let missing = known.covered.missing_in(range);
-                missing.ranges().collect::<Vec<_>>()
-            });
+            let mut covered = claimed.covered.clone();
+            known
+                .covered
+                .ranges()
+                .for_each(|range| covered.remove(range));
             let lost = claimed.lost.iter();
             let new = PartitionClaims {
-                covered: covered.collect(),
+                covered,
                 lost: lost
                     .filter(|lost| !known.lost.contains(lost))
                     .cloned()
@@ -376,8 +372,8 @@ mod tests {
     }
 
     proptest! {
-        /// Batches with and without commits, losses and rewinds: claimed is what the job has read on its way from the first batch, and
-        /// nothing else, as soon as a batch is committed.
+        /// Batches with and without commits, losses and rewinds: as soon as the job commits a batch, it claims the offsets that it has
+        /// read on its way from the first batch, and no others.
         #[test]
         fn claims_are_the_offsets_on_the_way_of_the_job(
             steps in prop::collection::vec((0_u8..8, 0_i64..9), 1..40),

@@ -8,15 +8,6 @@ use std::fmt;
 use super::claims::LostRange;
 use super::offset_ranges::{OffsetRange, OffsetRanges};
 
-/// The offsets that a partition of the topic has now.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct TopicBounds {
-    /// The first offset that retention has left.
-    pub low: i64,
-    /// The offset after the last stable one.
-    pub high: i64,
-}
-
 /// Facts about a partition of an archived topic.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct CoverageFacts {
@@ -24,8 +15,9 @@ pub struct CoverageFacts {
     pub covered: OffsetRanges,
     /// Offsets that jobs have skipped since the topic no longer had them, in any order.
     pub lost: Vec<LostRange>,
-    /// The offsets that the topic has; none if it does not have the partition.
-    pub topic: Option<TopicBounds>,
+    /// The offsets that the topic has now, from the first one that retention has left to behind the last stable one; `None` if it
+    /// does not have the partition.
+    pub topic: Option<OffsetRange>,
 }
 
 /// Why an archive lacks offsets.
@@ -92,8 +84,8 @@ pub fn coverage(facts: &CoverageFacts) -> Vec<CoverageRange> {
     let begin = begin.chain(covered.first()).min();
     let end = lost.iter().map(|lost| lost.range.to);
     let end = end.chain(covered.end()).max();
-    let low = topic.map(|topic| topic.low);
-    let high = topic.map(|topic| topic.high);
+    let low = topic.map(|topic| topic.from);
+    let high = topic.map(|topic| topic.to);
     let (Some(from), Some(to)) = (begin.into_iter().chain(low).min(), end.max(high)) else {
         return Vec::new();
     };
@@ -149,8 +141,8 @@ pub fn unexplained_holes(facts: &CoverageFacts, asked: OffsetRange) -> OffsetRan
             ) => Some(found.range.within(asked)),
         })
         .collect();
-    if let Some(TopicBounds { low, high }) = facts.topic {
-        holes.remove(OffsetRange::new(low, high));
+    if let Some(topic) = facts.topic {
+        holes.remove(topic);
     }
     holes
 }
@@ -190,7 +182,7 @@ mod tests {
                 .into_iter()
                 .collect(),
             lost: vec![lost(30, 38, 7)],
-            topic: Some(TopicBounds { low: 5, high: 60 }),
+            topic: Some(OffsetRange::new(5, 60)),
         };
         let expected = [
             (5, 10, "not archived: before the archive begins"),
@@ -210,7 +202,7 @@ mod tests {
         assert!(unexplained_holes(&facts, all).is_empty());
         // The topic has lost what the archive lacks: also the records that came after its end.
         let facts = CoverageFacts {
-            topic: Some(TopicBounds { low: 55, high: 60 }),
+            topic: Some(OffsetRange::new(55, 60)),
             ..facts
         };
         let holes: Vec<(i64, i64)> = unexplained_holes(&facts, all)
@@ -229,7 +221,7 @@ mod tests {
     #[test]
     fn an_archive_without_the_partition_has_all_of_it_to_archive() {
         let mut facts = CoverageFacts {
-            topic: Some(TopicBounds { low: 3, high: 9 }),
+            topic: Some(OffsetRange::new(3, 9)),
             ..CoverageFacts::default()
         };
         assert_eq!(told(&facts), [(3, 9, "not archived yet".to_owned())]);
@@ -254,7 +246,7 @@ mod tests {
             topic in prop::option::of((0_i64..80, 0_i64..30)),
             asked in (0_i64..80, 0_i64..80),
         ) {
-            let topic = topic.map(|(low, n)| TopicBounds { low, high: low + n });
+            let topic = topic.map(|(low, n)| OffsetRange::new(low, low + n));
             let facts = CoverageFacts {
                 covered: covered.iter().copied().collect(),
                 lost: skipped.iter().zip(1..).map(|(range, batch)| lost(range.from, range.to, batch)).collect(),
@@ -263,7 +255,7 @@ mod tests {
             let has = |ranges: &[OffsetRange], offset: i64| {
                 ranges.iter().any(|range| (range.from..range.to).contains(&offset))
             };
-            let in_topic = |offset: i64| topic.is_some_and(|topic| (topic.low..topic.high).contains(&offset));
+            let in_topic = |offset: i64| topic.is_some_and(|topic| (topic.from..topic.to).contains(&offset));
             let archived: Vec<i64> = (0..120).filter(|o| has(&covered, *o) || has(&skipped, *o)).collect();
             let mut kinds = BTreeMap::new();
             for found in coverage(&facts) {

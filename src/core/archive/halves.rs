@@ -24,6 +24,11 @@ impl OffsetSpan {
         i128::from(self.rows) > i128::from(self.last) - i128::from(self.first) + 1
     }
 
+    /// The offset behind the last row.
+    fn end(self) -> i64 {
+        self.last.saturating_add(1)
+    }
+
     /// Both together.
     #[must_use]
     pub fn and(self, other: Self) -> Self {
@@ -71,13 +76,13 @@ impl ArchiveOffsets {
 
     /// The offset behind the last row of a partition: there the topic goes on. None without rows of it.
     pub fn next(&self, partition: i32) -> Option<i64> {
-        Some(self.of_partition(partition)?.last.saturating_add(1))
+        self.of_partition(partition).map(OffsetSpan::end)
     }
 
     /// The same for all partitions that have rows.
     pub fn next_offsets(&self) -> BTreeMap<i32, i64> {
         self.partitions()
-            .map(|(partition, span)| (partition, span.last.saturating_add(1)))
+            .map(|(partition, span)| (partition, span.end()))
             .collect()
     }
 }
@@ -190,7 +195,7 @@ pub fn divide(
                 lost: None,
             };
         };
-        let border = span.last.saturating_add(1);
+        let border = span.end();
         let start = low.max(border);
         PartitionHalves {
             partition,
@@ -274,7 +279,8 @@ mod tests {
 
     proptest! {
         /// ARCH-1 by coordinates: both halves together have each record of a topic that never forgot once, wherever the border
-        /// and the topic's first offset are; what is missing is called lost.
+        /// and the topic's first offset are. If neither has a record, `divide` gives its offset as lost, or the archive has no row of
+        /// the partition.
         #[test]
         fn halves_have_each_record_once(
             logs in prop::collection::vec((prop::collection::btree_set(0..40_i64, 0..30), 0..45_i64, 0..45_i64), 1..4),

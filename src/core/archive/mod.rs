@@ -8,8 +8,7 @@ pub mod one_log;
 
 pub use claims::{JobClaims, LostRange, PartitionClaims, PartitionKey, claims_of_topic};
 pub use coverage::{
-    CoverageFacts, CoverageKind, CoverageRange, HoleReason, TopicBounds, coverage,
-    unexplained_holes,
+    CoverageFacts, CoverageKind, CoverageRange, HoleReason, coverage, unexplained_holes,
 };
 pub use halves::{
     ArchiveOffsets, FileSpans, NotThePast, OffsetSpan, PartitionHalves, check_past, divide,

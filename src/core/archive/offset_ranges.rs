@@ -31,11 +31,6 @@ impl OffsetRange {
         }
     }
 
-    /// Whether it has an offset.
-    pub fn has(self, offset: i64) -> bool {
-        (self.from..self.to).contains(&offset)
-    }
-
     /// The offsets of both; empty if they share none.
     #[must_use]
     pub fn within(self, other: Self) -> Self {

@@ -58,7 +58,7 @@ impl ChunkExtent {
     }
 }
 
-/// How many rows are of each kind, compared with what is published.
+/// How many rows are of each kind, compared with the published ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct ChangeCounts {
     /// Published with the same values.

@@ -116,7 +116,7 @@ mod tests {
                 for (table, partitions) in &chunk {
                     for (partition, SourceProgress { start, end }) in partitions {
                         let of = &emission.of_table(table).unwrap()[partition];
-                        let selected = (*start..*end).filter(|offset| of.ranges().any(|range| range.has(*offset)));
+                        let selected = (*start..*end).filter(|offset| of.contains(OffsetRange::new(*offset, *offset + 1)));
                         read.extend(selected.map(|offset| (table.clone(), *partition, offset)));
                     }
                 }

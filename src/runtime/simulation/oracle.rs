@@ -182,7 +182,7 @@ impl<'t> Oracle<'t> {
             // The job reads a partition that it has not seen before from the first record on.
             let number = usize::try_from(partition).unwrap();
             let log = self.topic.partitions_of(self.reads).get(number);
-            // ARCH-1: what is archived from the first offset on was archived before the topic lost it.
+            // ARCH-1: the schedule archives a record before retention deletes it, so the job must not leave out the archived ones.
             let leaves_out =
                 |log: &Partition| start > 0 && log.archived.contains(OffsetRange::new(0, start));
             return match log {

@@ -161,7 +161,7 @@ pub(super) struct Schedule<'q> {
     serial: u64,
     /// Random numbers for the transactions of producers.
     transactions: Random,
-    /// Random numbers for what is archived.
+    /// Random numbers that choose the records to archive.
     archiving: Random,
 }
 

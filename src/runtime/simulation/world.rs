@@ -280,7 +280,7 @@ impl Clock for Process {
 }
 
 impl JobTables for Process {
-    fn sources(&self, query: &Arc<JobQuery>, _: Option<&Startup>) -> Result<JobSources> {
+    fn sources(&self, query: &JobQuery, _: Option<&Startup>) -> Result<JobSources> {
         let of_table = |(name, table): (&String, &StreamTable)| {
             let StreamTable::Kafka(table) = table else {
                 return Err(Error::internal("the simulation has topics alone"));

@@ -88,14 +88,19 @@ struct TableSink {
 }
 
 impl TableSink {
-    /// Makes the table say `now`, in a commit without rows.
-    async fn claim(&mut self, now: JobClaims, batch: u64) -> Result<()> {
-        let change = ClaimChange {
+    /// The change of a commit of batch `batch` after which the table says `now`.
+    fn change<'a>(&'a self, now: &'a JobClaims, batch: u64) -> ClaimChange<'a> {
+        ClaimChange {
             before: &self.claims,
-            now: &now,
+            now,
             job: &self.job,
             batch,
-        };
+        }
+    }
+
+    /// Makes the table say `now`, in a commit without rows.
+    async fn claim(&mut self, now: JobClaims, batch: u64) -> Result<()> {
+        let change = self.change(&now, batch);
         self.application.checked = self.handle.claim(&self.application, &change).await?;
         self.claims = now;
         self.without_rows = 0;
@@ -196,12 +201,7 @@ impl JobSink for TableSink {
             };
         }
         self.application.version = i64::try_from(version.sequence).unwrap_or(i64::MAX);
-        let change = ClaimChange {
-            before: &self.claims,
-            now: &now,
-            job: &self.job,
-            batch: version.batch,
-        };
+        let change = self.change(&now, version.batch);
         let prepared = prepared.claiming(&self.application, &change);
         let commit = self
             .handle

@@ -58,7 +58,7 @@ impl JobSource for FileSource {
     async fn plan(&self, look: SourcePoll<'_>) -> Result<SourcePlan> {
         let starts_at_end = self.source.stream().starts_at_end;
         let position = look.last.and_then(|last| last.next_offset(look.table, 0));
-        // A job that began with what was added from then on does so again.
+        // A job that began at the end of the table begins again where the end was then.
         let began_at = look
             .began_at
             .filter(|_| starts_at_end && position.is_none());

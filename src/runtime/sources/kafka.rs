@@ -123,7 +123,7 @@ impl TopicSource {
                 let archive =
                     archive.ok_or_else(|| Error::internal("a topic without an archive"))?;
                 let archived = archive.offsets().await?;
-                // What is archived was in the topic before.
+                // After the archive: the topic had each record before a job archived it, so it ends behind all of them.
                 let ends = self.source.ends().await?;
                 let begins = start_behind_archive(&archived, &ends).map_err(fails)?;
                 return Ok((ends, Some(begins)));

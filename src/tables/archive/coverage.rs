@@ -19,7 +19,7 @@ use futures::TryStreamExt as _;
 
 use crate::core::archive::{
     CoverageFacts, CoverageRange, OffsetRange, OffsetRanges, PartitionClaims, PartitionHalves,
-    TopicBounds, add_rows, claims_of_topic, coverage, unexplained_holes,
+    add_rows, claims_of_topic, coverage, unexplained_holes,
 };
 use crate::error::{Error, Result, Subject};
 use crate::tables::archive::mapping::ArchiveMapping;
@@ -37,7 +37,7 @@ const RANGE: usize = 48;
 pub(super) struct PartitionCoverage {
     pub(super) partition: i32,
     /// The offsets that the topic has; none if it does not have the partition.
-    pub(super) topic: Option<TopicBounds>,
+    pub(super) topic: Option<OffsetRange>,
     /// In order.
     pub(super) ranges: Vec<CoverageRange>,
 }
@@ -62,10 +62,7 @@ pub(super) async fn coverage_of(
     let ends = source.ends().await?;
     let bounds = |partition: i32| {
         let found = ends.iter().find(|ends| ends.partition == partition);
-        found.map(|ends| TopicBounds {
-            low: ends.low,
-            high: ends.high,
-        })
+        found.map(|ends| OffsetRange::new(ends.low, ends.high))
     };
     let mut partitions: Vec<i32> = ends.iter().map(|ends| ends.partition).collect();
     partitions.extend(claimed.keys().chain(covered.keys()));
@@ -141,10 +138,7 @@ pub(super) async fn unexplained(
         let mut facts = CoverageFacts {
             covered: claimed.covered,
             lost: claimed.lost,
-            topic: Some(TopicBounds {
-                low: lost.1,
-                high: half.topic.1,
-            }),
+            topic: Some(OffsetRange::new(lost.1, half.topic.1)),
         };
         facts
             .covered

@@ -147,7 +147,7 @@ fn batch(schema: SchemaRef, partitions: &[PartitionCoverage]) -> Result<RecordBa
         let OffsetRange { from, to } = range.range;
         Some(
             of.topic
-                .is_some_and(|topic| topic.low <= from && to <= topic.high),
+                .is_some_and(|topic| topic.from <= from && to <= topic.to),
         )
     });
     let partition = ranges().map(|(of, _)| of.partition);
@@ -168,7 +168,7 @@ fn batch(schema: SchemaRef, partitions: &[PartitionCoverage]) -> Result<RecordBa
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::core::archive::{CoverageRange, HoleReason, TopicBounds};
+    use crate::core::archive::{CoverageRange, HoleReason};
 
     #[test]
     fn ranges_become_rows() {
@@ -180,7 +180,7 @@ mod tests {
         let partitions = [
             PartitionCoverage {
                 partition: 0,
-                topic: Some(TopicBounds { low: 5, high: 12 }),
+                topic: Some(OffsetRange::new(5, 12)),
                 ranges: vec![
                     range(3, 8, CoverageKind::Covered),
                     range(8, 12, hole(HoleReason::NotArchivedYet)),

@@ -126,8 +126,13 @@ impl Pipeline {
 
     /// The offsets of the rows of the job `rows`, in order.
     fn offsets_kept(&self) -> Vec<i64> {
-        let query = "SELECT o FROM rows_kept ORDER BY o";
-        let rows = self.work.sql(&["tables.sql"], &[query]).ok().rows();
+        self.offsets_in("rows_kept")
+    }
+
+    /// The offsets of the rows of a table, in order.
+    fn offsets_in(&self, table: &str) -> Vec<i64> {
+        let query = format!("SELECT o FROM {table} ORDER BY o");
+        let rows = self.work.sql(&["tables.sql"], &[&query]).ok().rows();
         rows.iter().map(|row| row["o"].as_i64().unwrap()).collect()
     }
 
@@ -309,15 +314,11 @@ fn loss_1_gaps_of_an_archive_that_no_job_wrote_are_accepted_as_declared() {
          INSERT INTO gaps_kept SELECT o FROM visits_with_gaps;\n",
     );
     let sink = "CREATE EXTERNAL TABLE gaps_kept (o BIGINT) STORED AS DELTA LOCATION 'gaps_kept';\n";
-    let tables = std::fs::read_to_string(pipeline.work.path("tables.sql")).unwrap();
-    pipeline.work.file("tables.sql", &(tables + sink));
+    pipeline.work.append("tables.sql", sink);
     pipeline.catch_up("gaps.sql").ok();
-    let query = "SELECT o FROM gaps_kept ORDER BY o";
-    let rows = pipeline.work.sql(&["tables.sql"], &[query]).ok().rows();
-    let kept: Vec<i64> = rows.iter().map(|row| row["o"].as_i64().unwrap()).collect();
     // No value is decoded, so no record is bad.
     let expected: Vec<i64> = (0..9).chain(11..20).collect();
-    assert_eq!(kept, expected);
+    assert_eq!(pipeline.offsets_in("gaps_kept"), expected);
 }
 
 #[test]
@@ -332,8 +333,9 @@ fn a_job_that_writes_the_archive_reads_the_topic_alone() {
          o BIGINT METADATA FROM 'offset') STORED AS KAFKA LOCATION '{source}' \
          OPTIONS ('kafka.bootstrap.servers' '{bootstrap}', 'archive' 'visits_decoded');\n"
     );
-    let tables = std::fs::read_to_string(pipeline.work.path("tables.sql")).unwrap();
-    pipeline.work.file("tables.sql", &(tables + decoded + &own));
+    pipeline
+        .work
+        .append("tables.sql", &(decoded.to_owned() + &own));
     for (name, sink) in [("writing", "visits_decoded"), ("reading", "rows_kept")] {
         let columns = match sink {
             "rows_kept" => "k, page, p, o",

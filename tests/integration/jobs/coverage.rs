@@ -76,7 +76,7 @@ impl Pipeline {
         found
     }
 
-    /// How many rows a table has, and what is printed besides.
+    /// How many rows a table has, and the warnings that the program prints.
     fn count(&self, table: &str) -> (i64, String) {
         let query = format!("SELECT count(*) AS n FROM {table}");
         let ran = self.work.sql(&["tables.sql"], &[&query]).ok();

@@ -1,4 +1,4 @@
-//! Where a job begins (`'scan.startup'`): the forms, what is refused, and that a job chooses once.
+//! Where a job begins (`'scan.startup'`): the forms, the values that CREATE JOB refuses, and that a job chooses once.
 
 use super::Pipeline;
 use crate::support::{numbers_of, topic};
@@ -161,7 +161,8 @@ fn a_time_is_found_by_the_timestamps_of_records() {
                 (TEN + 60 * MINUTE, 3),
             ],
         );
-        // No record is late enough: it begins at the end, and the next record counts whatever its timestamp is.
+        // No record of partition 1 is late enough: the job begins at the partition's end, and reads the next record whatever its
+        // timestamp is.
         pipeline.put_at(1, &[(TEN - 2, 10), (TEN - 1, 11)]);
         pipeline.catch_up("job.sql").ok();
         assert_eq!(pipeline.doubled(), doubles([1, 2, 3]), "{startup}");
@@ -196,7 +197,7 @@ fn a_job_that_is_resumed_does_not_choose_again() {
         .ok();
     pipeline.catch_up("job.sql").ok();
     assert_eq!(pipeline.doubled(), doubles(1..5));
-    // Nor has retention: what is gone before the job has read it is lost.
+    // Retention does not move it either: records that the topic removes before the job has read them are lost.
     pipeline.put(0, 5..8);
     pipeline.delete_before(6);
     pipeline.stops("partition 0 lacks offsets 5 to 5");
