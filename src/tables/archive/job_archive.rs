@@ -31,7 +31,7 @@ const LAST: i64 = 64;
 pub struct JobArchive {
     table: Arc<KafkaTable>,
     handle: DeltaTableHandle,
-    /// Runs what is read of the archive beside batches.
+    /// Runs the reads of the archive beside batches.
     session: Arc<SessionState>,
 }
 

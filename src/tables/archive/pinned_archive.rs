@@ -94,8 +94,8 @@ impl PinnedArchive {
         &self.delta
     }
 
-    /// The offsets that it has. The log of the Delta table says them of files with rows of one partition alone; of others partition and
-    /// offset are read once (`session` runs that), and kept with the Kafka table.
+    /// The offsets that it has. The log of the Delta table says them of files with rows of one partition alone; of each other file
+    /// `session` reads partition and offset once, and the Kafka table keeps the result.
     ///
     /// # Errors
     ///
