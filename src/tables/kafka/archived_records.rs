@@ -180,12 +180,7 @@ impl ArchivedReader {
         partition: i32,
         time: Option<&BatchTime>,
     ) -> Result<Self> {
-        let timer = match (time, output.table.event_time()) {
-            (Some(time), Some(event_time)) if time.is_kept() => {
-                Some(PartitionTimer::new(event_time, time, partition))
-            }
-            _ => None,
-        };
+        let timer = PartitionTimer::of(output.table, time, partition);
         Self::with_timer(output, partition, timer)
     }
 

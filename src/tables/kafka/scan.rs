@@ -326,12 +326,7 @@ impl KafkaScanExec {
     }
 
     fn reader(&self, partition: i32, outlet: OpenOutlet) -> Result<RecordReader> {
-        let timer = match (&self.time, self.table.event_time()) {
-            (Some(time), Some(event_time)) if time.is_kept() => {
-                Some(PartitionTimer::new(event_time, time, partition))
-            }
-            _ => None,
-        };
+        let timer = PartitionTimer::of(&self.table, self.time.as_deref(), partition);
         RecordReader::try_new(
             &self.table,
             self.schema(),
