@@ -151,11 +151,7 @@ impl DisplayAs for ArchiveScanExec {
             .iter()
             .map(|field| field.name().as_str())
             .collect();
-        let ranges: Vec<String> = self
-            .ranges
-            .iter()
-            .map(|range| format!("{}:[{}, {})", range.partition, range.start, range.end))
-            .collect();
+        let ranges: Vec<String> = self.ranges.iter().map(ToString::to_string).collect();
         let border: Vec<String> = self
             .shown
             .border

@@ -143,11 +143,7 @@ impl DisplayAs for KafkaScanExec {
             .filter_map(|index| self.table.columns.get(*index))
             .map(|column| column.field.name().as_str())
             .collect();
-        let ranges: Vec<String> = self
-            .ranges
-            .iter()
-            .map(|range| format!("{}:[{}, {})", range.partition, range.start, range.end))
-            .collect();
+        let ranges: Vec<String> = self.ranges.iter().map(ToString::to_string).collect();
         write!(
             f,
             "KafkaScanExec: topic={}, columns=[{}], offsets=[{}]",
@@ -156,15 +152,7 @@ impl DisplayAs for KafkaScanExec {
             ranges.join(", ")
         )?;
         if let Some(earlier) = &self.earlier {
-            let parts = earlier.parts().map(|part| {
-                let OffsetRange {
-                    partition,
-                    start,
-                    end,
-                } = part;
-                format!("{partition}:[{start}, {end})")
-            });
-            let parts: Vec<String> = parts.collect();
+            let parts: Vec<String> = earlier.parts().map(ToString::to_string).collect();
             write!(f, ", of the archive=[{}]", parts.join(", "))?;
         }
         match self.limit {
