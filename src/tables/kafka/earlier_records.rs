@@ -114,38 +114,41 @@ impl EarlierParts {
 }
 
 /// The ranges of a scan with such records, divided into its streams.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(crate) struct EarlierPlan {
     scan: Arc<dyn EarlierScan>,
+    /// The ranges of `scan`, by partition.
+    parts: BTreeMap<i32, OffsetRange>,
     of_stream: Vec<Vec<OffsetRange>>,
 }
 
 impl EarlierPlan {
     /// Of the ranges of a batch, some of which begin with records of `scan`: they are read in the streams of that scan.
     pub(crate) fn new(scan: Arc<dyn EarlierScan>, ranges: &[OffsetRange]) -> Self {
+        let by_partition = |range: &OffsetRange| (range.partition, *range);
+        let whole: BTreeMap<i32, OffsetRange> = ranges.iter().map(by_partition).collect();
         let streams = scan.streams();
-        let whole = |part: &OffsetRange| {
-            let mut ranges = ranges.iter();
-            ranges
-                .find(|range| range.partition == part.partition)
-                .copied()
-        };
-        let of_stream = streams
-            .iter()
-            .map(|parts| parts.iter().filter_map(whole).collect());
+        let parts: BTreeMap<i32, OffsetRange> =
+            streams.iter().flatten().map(by_partition).collect();
+        let of_stream = streams.iter().map(|parts| {
+            let whole = parts.iter().filter_map(|part| whole.get(&part.partition));
+            whole.copied().collect()
+        });
         let mut of_stream: Vec<Vec<OffsetRange>> = of_stream.collect();
-        let is_earlier = |range: &&OffsetRange| {
-            let mut parts = streams.iter().flatten();
-            parts.any(|part| part.partition == range.partition)
-        };
-        let others = ranges.iter().filter(|range| !is_earlier(range));
+        let others = ranges
+            .iter()
+            .filter(|range| !parts.contains_key(&range.partition));
         let count = of_stream.len().max(1);
         for (place, range) in others.enumerate() {
             if let Some(ranges) = of_stream.get_mut(place % count) {
                 ranges.push(*range);
             }
         }
-        Self { scan, of_stream }
+        Self {
+            scan,
+            parts,
+            of_stream,
+        }
     }
 
     /// How many streams there are.
@@ -160,8 +163,7 @@ impl EarlierPlan {
 
     /// The part of a range that comes before that of the topic, if there is one.
     pub(crate) fn part(&self, partition: i32) -> Option<OffsetRange> {
-        let mut parts = self.scan.streams().iter().flatten();
-        parts.find(|part| part.partition == partition).copied()
+        self.parts.get(&partition).copied()
     }
 
     /// Begins to read a stream.

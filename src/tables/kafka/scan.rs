@@ -42,7 +42,7 @@ pub struct KafkaScanExec {
     table: Arc<KafkaTable>,
     ranges: Vec<OffsetRange>,
     /// The records that ranges begin with and that do not come from the topic.
-    earlier: Option<EarlierPlan>,
+    earlier: Option<Arc<EarlierPlan>>,
     projection: Vec<usize>,
     limit: Option<usize>,
     on_error: OnError,
@@ -109,7 +109,7 @@ impl KafkaScanExec {
         let streams = Partitioning::UnknownPartitioning(earlier.streams());
         let properties = PlanProperties::clone(&self.properties).with_partitioning(streams);
         self.properties = Arc::new(properties);
-        self.earlier = Some(earlier);
+        self.earlier = Some(Arc::new(earlier));
         self
     }
 
@@ -300,7 +300,7 @@ impl KafkaScanExec {
 
     /// The part of a partition's range that does not come from the topic, if there is one.
     fn earlier(&self, partition: i32) -> Option<(&EarlierPlan, OffsetRange)> {
-        let plan = self.earlier.as_ref()?;
+        let plan = self.earlier.as_deref()?;
         Some((plan, plan.part(partition)?))
     }
 
