@@ -186,8 +186,8 @@ impl EarlierPlan {
 pub(crate) struct EarlierStream {
     scan: Arc<dyn EarlierScan>,
     rows: SendableRecordBatchStream,
-    /// Rows that were taken and are not read yet.
-    rest: Option<RecordBatch>,
+    /// Rows that were taken and are not read yet, and their partitions.
+    rest: Option<(RecordBatch, Int32Array)>,
 }
 
 impl EarlierStream {
@@ -225,22 +225,25 @@ impl EarlierStream {
 
     /// The next rows, if they are of this partition.
     async fn take(&mut self, partition: i32) -> Result<Option<RecordBatch>> {
-        let rows = match self.rest.take() {
-            Some(rows) => rows,
+        let (rows, partitions) = match self.rest.take() {
+            Some(rest) => rest,
             None => loop {
-                match self.rows.next().await {
-                    Some(Ok(rows)) if rows.num_rows() == 0 => {}
-                    Some(rows) => break rows.map_err(|error| self.scan.failed(error))?,
-                    None => return Ok(None),
+                let Some(rows) = self.rows.next().await else {
+                    return Ok(None);
+                };
+                let rows = rows.map_err(|error| self.scan.failed(error))?;
+                if rows.num_rows() > 0 {
+                    let partitions = self.scan.partitions(&rows)?;
+                    break (rows, partitions);
                 }
             },
         };
-        let partitions = self.scan.partitions(&rows)?;
         let mut of_others = partitions.values().iter();
         let count = of_others.position(|of| *of != partition);
         let count = count.unwrap_or(rows.num_rows());
         if count < rows.num_rows() {
-            self.rest = Some(rows.slice(count, rows.num_rows() - count));
+            let left = rows.num_rows() - count;
+            self.rest = Some((rows.slice(count, left), partitions.slice(count, left)));
         }
         Ok((count > 0).then(|| rows.slice(0, count)))
     }
