@@ -12,7 +12,8 @@ use crate::tables::archive::mapped_column::{MappedColumn, is_bytes, is_text, is_
 use crate::tables::archive::time_parts::{TimeParts, looks_like_parts};
 use crate::tables::delta::same_delta_type;
 use crate::tables::kafka::{
-    ArchiveColumn, ArchiveEventTime, ArchiveOptions, KafkaTable, MetadataKey, option_of,
+    ArchiveColumn, ArchiveEventTime, ArchiveOptions, ComparedParts, KafkaTable, MetadataKey,
+    option_of,
 };
 
 /// How an archive keeps the values of records.
@@ -166,9 +167,17 @@ impl ArchiveMapping {
 
     /// Whether a record's mark can be made of a row: its key, value and timestamp are there as they were in the topic.
     pub(super) fn has_whole_records(&self) -> bool {
-        matches!(self.content, ArchiveContent::Raw(_))
-            && self.metadata(MetadataKey::Key).is_some()
-            && self.metadata(MetadataKey::Timestamp).is_some()
+        self.compared() == Some(ComparedParts::ALL)
+    }
+
+    /// By which parts its records can be compared with those of the topic; none if it does not have them as they were.
+    pub(super) fn compared(&self) -> Option<ComparedParts> {
+        let has = |key: MetadataKey| self.metadata(key).is_some();
+        matches!(self.content, ArchiveContent::Raw(_)).then(|| ComparedParts {
+            key: has(MetadataKey::Key),
+            value: true,
+            timestamp: has(MetadataKey::Timestamp),
+        })
     }
 
     /// Checks that the archive has what a statement reads.
