@@ -176,13 +176,8 @@ impl KafkaTableProvider {
         let _ = self.starts.set(starts);
     }
 
-    /// The bounds that `filters` together set on the rows of a partition; `None`: none of them can match.
-    pub(crate) fn row_bounds(&self, filters: &[Expr], partition: i32) -> Option<RowBounds> {
-        bounds(filters, &self.narrowing(), partition)
-    }
-
     /// The columns that narrow a scan.
-    fn narrowing(&self) -> NarrowingColumns {
+    pub(crate) fn narrowing(&self) -> NarrowingColumns {
         let name = |key| {
             let index = self.table.metadata_column(key)?;
             Some(self.table.columns[index].field.name().clone())
