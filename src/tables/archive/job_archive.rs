@@ -203,7 +203,7 @@ impl CoveredArchive {
         let mut rows = execute_stream(plan.await?, session.task_ctx())?;
         let topic: Arc<str> = table.topic().into();
         while let Some(rows) = rows.next().await {
-            let records = Arc::new(columns.records(&rows?, &topic, mapping.archive())?);
+            let records = columns.records(&rows?, &topic, mapping.archive())?;
             for (partition, mark) in records.marks(parts) {
                 let known = last.entry(partition).or_insert(mark);
                 if known.offset < mark.offset {
