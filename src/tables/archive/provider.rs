@@ -265,10 +265,8 @@ impl ArchivedTableProvider {
         });
         let shown = ShownScan {
             version: archive.version(),
-            mapping: mapping.to_string(),
-            border: border.collect::<BTreeMap<i32, i64>>().into_iter().collect(),
-            pruned_by: narrowed.filters.iter().map(ToString::to_string).collect(),
-            proposal: mapping.proposal().map(ToOwned::to_owned),
+            border: border.collect(),
+            pruned_by: narrowed.filters,
         };
         let outlet = ScanOutlet::Query(Arc::clone(self.topic.bad_records()));
         Ok(Some(Arc::new(ArchiveScanExec::new(
