@@ -88,8 +88,7 @@ impl ArchiveMapping {
             }
         }
         let needed = |key: MetadataKey| {
-            let found = metadata.iter().find(|(of, _)| *of == key);
-            found.map(|(_, column)| column.clone()).ok_or_else(|| {
+            column_of(&metadata, key).cloned().ok_or_else(|| {
                 columns
                     .error(format!("has no column '{}'", key.name()))
                     .about(Subject::option(option_of(key)))
@@ -141,8 +140,7 @@ impl ArchiveMapping {
 
     /// The column of a part of the record, the value excluded.
     pub fn metadata(&self, key: MetadataKey) -> Option<&MappedColumn> {
-        let mut columns = self.metadata.iter();
-        columns.find(|(of, _)| *of == key).map(|(_, column)| column)
+        column_of(&self.metadata, key)
     }
 
     /// How it keeps the values.
@@ -446,10 +444,7 @@ impl Columns<'_> {
         metadata: &[(MetadataKey, MappedColumn)],
     ) -> Option<MappedColumn> {
         if let Some(key) = self.table.metadata_key(name) {
-            let mut columns = metadata.iter();
-            return columns
-                .find(|(of, _)| *of == key)
-                .map(|(_, column)| column.clone());
+            return column_of(metadata, key).cloned();
         }
         match content {
             ArchiveContent::Raw(_) => None,
@@ -458,6 +453,12 @@ impl Columns<'_> {
             }
         }
     }
+}
+
+/// The column of a key among those that were found.
+fn column_of(metadata: &[(MetadataKey, MappedColumn)], key: MetadataKey) -> Option<&MappedColumn> {
+    let mut columns = metadata.iter();
+    columns.find(|(of, _)| *of == key).map(|(_, column)| column)
 }
 
 /// Whether a column of this type can hold what an archive keeps for a key.
