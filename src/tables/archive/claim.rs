@@ -2,13 +2,13 @@
 //! row that is read.
 
 use datafusion::arrow::array::{Array as _, ArrayRef, AsArray as _, TimestampMicrosecondArray};
-use datafusion::arrow::datatypes::{DataType, TimestampMicrosecondType};
-use datafusion::common::ScalarValue;
-use datafusion::logical_expr::utils::{conjunction, disjunction};
+use datafusion::arrow::datatypes::TimestampMicrosecondType;
+use datafusion::logical_expr::utils::disjunction;
 use datafusion::logical_expr::{Expr, ident, lit};
 
 use crate::error::{Error, Result, Subject};
 use crate::tables::archive::columns::microseconds;
+use crate::tables::archive::filters::in_times;
 use crate::tables::archive::mapped_column::MappedColumn;
 use crate::tables::archive::mapping::{ArchiveMapping, EventTimeClaim};
 use crate::tables::kafka::RecordColumns;
@@ -31,24 +31,9 @@ pub(super) fn predicate(
         EventTimeClaim::Own(column) => (column, false),
         EventTimeClaim::Column(column) => (column, may_be_null(&column.name)),
     };
-    let DataType::Timestamp(_, zone) = &column.data_type else {
-        return None;
-    };
-    let time = |micros: i64| {
-        lit(ScalarValue::TimestampMicrosecond(
-            Some(micros),
-            zone.clone(),
-        ))
-    };
-    let name = || ident(&column.name);
-    let within = ranges.iter().map(|(low, high)| {
-        let low = low.map(|low| name().gt_eq(time(low)));
-        // The time of a record has milliseconds; a column of it may have more.
-        let high = high.map(|high| name().lt_eq(time(high.saturating_add(999))));
-        conjunction(low.into_iter().chain(high))
-    });
+    let within = ranges.iter().map(|range| in_times(column, *range));
     let within: Vec<Expr> = within.collect::<Option<_>>()?;
-    let null = or_null.then(|| name().is_null());
+    let null = or_null.then(|| ident(&column.name).is_null());
     match within.is_empty() && null.is_none() {
         // No time is in any of the ranges.
         true => Some(lit(false)),
@@ -150,7 +135,7 @@ fn shown(micros: i64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use datafusion::arrow::datatypes::TimeUnit;
+    use datafusion::arrow::datatypes::{DataType, TimeUnit};
 
     use super::*;
 

@@ -1,7 +1,8 @@
-//! Coverage of a topic by its archive: what jobs have claimed in the archive's log, what is in its rows, and what the topic has.
+//! Coverage of a topic by its archive: the offsets that jobs have claimed in the archive's log, those of its rows, and those that the
+//! topic has.
 //!
-//! Claims come first. A file is read only if claims and statistics leave open which offsets it has: if it has as many rows as offsets
-//! between its lowest and its highest, of one partition, it has all of them.
+//! Claims come first. This module reads a file only if claims and statistics leave open which offsets it has: if it has as many rows as
+//! offsets between its lowest and its highest, of one partition, it has all of them.
 //!
 //! A query over an archived topic asks only where the archive is behind retention: [`unexplained`].
 
@@ -42,8 +43,8 @@ pub(super) struct PartitionCoverage {
     pub(super) ranges: Vec<CoverageRange>,
 }
 
-/// The coverage of all partitions of a topic by its archive `handle`, ascending. Both are as they are now: first the archive is
-/// looked at, then the topic, so that no record of the archive lies behind the topic's end.
+/// The coverage of all partitions of a topic by its archive `handle`, ascending. Both are as they are now: this looks at the archive
+/// first and then at the topic, so that no record of the archive lies behind the topic's end.
 ///
 /// # Errors
 ///

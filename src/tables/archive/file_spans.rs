@@ -1,5 +1,5 @@
-//! The offsets that the files of an archive have: by the log where it says so, else by reading partition and offset of the rows, once for
-//! each file.
+//! The offsets that the files of an archive have: the log says them of some files; of each other one this module reads partition and
+//! offset of the rows, once.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -20,8 +20,8 @@ use crate::tables::kafka::KafkaTable;
 /// What each file of a version has of the topic's partitions.
 ///
 /// A file of a table that is partitioned by the topic's partition, or that has rows of one partition alone, is known by its statistics.
-/// Of the others partition and offset are read, two columns of whole numbers, and what was found is kept with the table: files never
-/// change.
+/// Of each other file this reads partition and offset, two columns of whole numbers, and the table keeps the spans found there: files
+/// never change.
 ///
 /// # Errors
 ///

@@ -4,7 +4,7 @@ use datafusion::arrow::datatypes::DataType;
 use datafusion::common::tree_node::{Transformed, TreeNode as _, TreeNodeRecursion};
 use datafusion::common::{Column, ScalarValue};
 use datafusion::error::Result as DataFusionResult;
-use datafusion::logical_expr::utils::disjunction;
+use datafusion::logical_expr::utils::{conjunction, disjunction};
 use datafusion::logical_expr::{Expr, ident, lit};
 
 use crate::error::{Error, Result, Subject};
@@ -47,6 +47,16 @@ fn number(column: &MappedColumn, value: i64) -> Result<Expr> {
 
 /// Rows whose records may have a timestamp within these bounds in microseconds, both included; none where there is nothing to say.
 pub(super) fn in_timestamps(column: &MappedColumn, (low, high): (i64, i64)) -> Option<Expr> {
+    let low = (low > i64::MIN).then_some(low);
+    let high = (high < i64::MAX).then_some(high);
+    in_times(column, (low, high))
+}
+
+/// The same for a column of any times of records; an end that is none is open.
+pub(super) fn in_times(
+    column: &MappedColumn,
+    (low, high): (Option<i64>, Option<i64>),
+) -> Option<Expr> {
     let DataType::Timestamp(_, zone) = &column.data_type else {
         return None;
     };
@@ -56,13 +66,10 @@ pub(super) fn in_timestamps(column: &MappedColumn, (low, high): (i64, i64)) -> O
             zone.clone(),
         ))
     };
-    let low = (low > i64::MIN).then(|| ident(&column.name).gt_eq(time(low)));
+    let low = low.map(|low| ident(&column.name).gt_eq(time(low)));
     // The time of a record has milliseconds; the column may have more.
-    let high = (high < i64::MAX).then(|| ident(&column.name).lt_eq(time(high.saturating_add(999))));
-    match (low, high) {
-        (Some(low), Some(high)) => Some(low.and(high)),
-        (low, high) => low.or(high),
-    }
+    let high = high.map(|high| ident(&column.name).lt_eq(time(high.saturating_add(999))));
+    conjunction(low.into_iter().chain(high))
 }
 
 /// Those of `filters` that only concern value columns which the archive has decoded, as predicates on its columns.

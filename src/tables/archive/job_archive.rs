@@ -16,7 +16,6 @@ use crate::core::jobs::{Identity, PartitionEnds, RecordMark};
 use crate::error::{Error, Result, Subject};
 use crate::tables::archive::columns::{InputColumns, Needs};
 use crate::tables::archive::coverage::covered_by;
-use crate::tables::archive::mapping::ArchiveContent;
 use crate::tables::archive::pinned_archive::PinnedArchive;
 use crate::tables::delta::{DeltaTableHandle, TimeTravel, offset_claims};
 use crate::tables::kafka::{
@@ -31,7 +30,7 @@ const LAST: i64 = 64;
 pub struct JobArchive {
     table: Arc<KafkaTable>,
     handle: DeltaTableHandle,
-    /// Runs what is read of the archive beside batches.
+    /// Runs the reads of the archive beside batches.
     session: Arc<SessionState>,
 }
 
@@ -204,7 +203,7 @@ impl CoveredArchive {
         let mut rows = execute_stream(plan.await?, session.task_ctx())?;
         let topic: Arc<str> = table.topic().into();
         while let Some(rows) = rows.next().await {
-            let records = Arc::new(columns.records(&rows?, &topic, mapping.archive())?);
+            let records = columns.records(&rows?, &topic, mapping.archive())?;
             for (partition, mark) in records.marks(parts) {
                 let known = last.entry(partition).or_insert(mark);
                 if known.offset < mark.offset {
@@ -217,13 +216,7 @@ impl CoveredArchive {
 
     /// By which parts its records can be compared with those of the topic; none if it does not have them as they were.
     pub(crate) fn compared(&self) -> Option<ComparedParts> {
-        let mapping = self.archive.mapping();
-        let has = |key: MetadataKey| mapping.metadata(key).is_some();
-        matches!(mapping.content(), ArchiveContent::Raw(_)).then(|| ComparedParts {
-            key: has(MetadataKey::Key),
-            value: true,
-            timestamp: has(MetadataKey::Timestamp),
-        })
+        self.archive.mapping().compared()
     }
 
     /// The marks of the records at these offsets, by these parts. A partition that has no record there is left out.

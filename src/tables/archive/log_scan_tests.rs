@@ -213,7 +213,7 @@ proptest! {
             }
             let pinned = PinnedArchive::open(table(), &handle, TimeTravel::Latest).await.unwrap();
             let context = SessionContext::new();
-            let next = pinned.next_offsets(&context.state()).await.unwrap();
+            let next = pinned.offsets(&context.state()).await.unwrap().next_offsets();
             let expected: BTreeMap<i32, i64> = (0..)
                 .zip(&logs)
                 .filter_map(|(partition, log)| Some((partition, log.last()? + 1)))

@@ -12,7 +12,8 @@ use crate::tables::archive::mapped_column::{MappedColumn, is_bytes, is_text, is_
 use crate::tables::archive::time_parts::{TimeParts, looks_like_parts};
 use crate::tables::delta::same_delta_type;
 use crate::tables::kafka::{
-    ArchiveColumn, ArchiveEventTime, ArchiveOptions, KafkaTable, MetadataKey, option_of,
+    ArchiveColumn, ArchiveEventTime, ArchiveOptions, ComparedParts, KafkaTable, MetadataKey,
+    option_of,
 };
 
 /// How an archive keeps the values of records.
@@ -87,8 +88,7 @@ impl ArchiveMapping {
             }
         }
         let needed = |key: MetadataKey| {
-            let found = metadata.iter().find(|(of, _)| *of == key);
-            found.map(|(_, column)| column.clone()).ok_or_else(|| {
+            column_of(&metadata, key).cloned().ok_or_else(|| {
                 columns
                     .error(format!("has no column '{}'", key.name()))
                     .about(Subject::option(option_of(key)))
@@ -140,8 +140,7 @@ impl ArchiveMapping {
 
     /// The column of a part of the record, the value excluded.
     pub fn metadata(&self, key: MetadataKey) -> Option<&MappedColumn> {
-        let mut columns = self.metadata.iter();
-        columns.find(|(of, _)| *of == key).map(|(_, column)| column)
+        column_of(&self.metadata, key)
     }
 
     /// How it keeps the values.
@@ -166,9 +165,17 @@ impl ArchiveMapping {
 
     /// Whether a record's mark can be made of a row: its key, value and timestamp are there as they were in the topic.
     pub(super) fn has_whole_records(&self) -> bool {
-        matches!(self.content, ArchiveContent::Raw(_))
-            && self.metadata(MetadataKey::Key).is_some()
-            && self.metadata(MetadataKey::Timestamp).is_some()
+        self.compared() == Some(ComparedParts::ALL)
+    }
+
+    /// By which parts its records can be compared with those of the topic; none if it does not have them as they were.
+    pub(super) fn compared(&self) -> Option<ComparedParts> {
+        let has = |key: MetadataKey| self.metadata(key).is_some();
+        matches!(self.content, ArchiveContent::Raw(_)).then(|| ComparedParts {
+            key: has(MetadataKey::Key),
+            value: true,
+            timestamp: has(MetadataKey::Timestamp),
+        })
     }
 
     /// Checks that the archive has what a statement reads.
@@ -437,10 +444,7 @@ impl Columns<'_> {
         metadata: &[(MetadataKey, MappedColumn)],
     ) -> Option<MappedColumn> {
         if let Some(key) = self.table.metadata_key(name) {
-            let mut columns = metadata.iter();
-            return columns
-                .find(|(of, _)| *of == key)
-                .map(|(_, column)| column.clone());
+            return column_of(metadata, key).cloned();
         }
         match content {
             ArchiveContent::Raw(_) => None,
@@ -449,6 +453,12 @@ impl Columns<'_> {
             }
         }
     }
+}
+
+/// The column of a key among those that were found.
+fn column_of(metadata: &[(MetadataKey, MappedColumn)], key: MetadataKey) -> Option<&MappedColumn> {
+    let mut columns = metadata.iter();
+    columns.find(|(of, _)| *of == key).map(|(_, column)| column)
 }
 
 /// Whether a column of this type can hold what an archive keeps for a key.

@@ -1,4 +1,4 @@
-//! Mappings of archives: which columns are taken for which part of a record, and what is refused.
+//! Mappings of archives: which column a mapping takes for which part of a record, and which archives it refuses.
 
 use std::sync::Arc;
 

@@ -1,6 +1,5 @@
 //! One version of an archive: its mapping, its files, and the offsets that they have.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use datafusion::catalog::{Session, TableProvider};
@@ -94,8 +93,8 @@ impl PinnedArchive {
         &self.delta
     }
 
-    /// The offsets that it has. The log of the Delta table says them of files with rows of one partition alone; of others partition and
-    /// offset are read once (`session` runs that), and kept with the Kafka table.
+    /// The offsets that it has. The log of the Delta table says them of files with rows of one partition alone; of each other file
+    /// `session` reads partition and offset once, and the Kafka table keeps the result.
     ///
     /// # Errors
     ///
@@ -119,14 +118,5 @@ impl PinnedArchive {
             Ok(offsets)
         };
         self.offsets.get_or_try_init(read).await
-    }
-
-    /// For each partition with rows, the offset behind the last one: there the topic goes on.
-    ///
-    /// # Errors
-    ///
-    /// As [`Self::offsets`].
-    pub async fn next_offsets(&self, session: &dyn Session) -> Result<BTreeMap<i32, i64>> {
-        Ok(self.offsets(session).await?.next_offsets())
     }
 }

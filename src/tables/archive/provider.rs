@@ -27,7 +27,9 @@ use crate::tables::archive::reading::ArchiveRead;
 use crate::tables::archive::scan::{ArchiveScanExec, ShownScan};
 use crate::tables::boxed_methods::{boxed_insert_into, boxed_scan};
 use crate::tables::delta::{has_no_nulls, time_ranges};
-use crate::tables::kafka::{KafkaTable, KafkaTableProvider, MetadataKey, OffsetRange, OnError};
+use crate::tables::kafka::{
+    KafkaTable, KafkaTableProvider, MetadataKey, OffsetRange, OnError, row_bounds,
+};
 use crate::tables::side_output::ScanOutlet;
 
 /// A Kafka table with its archive, as one statement sees it: all its scans read one version of the archive and the same ends of the
@@ -150,6 +152,7 @@ impl ArchivedTableProvider {
         filters: &[Expr],
     ) -> DataFusionResult<Narrowed> {
         let (table, mapping) = (archive.table(), archive.mapping());
+        let columns = self.topic.narrowing();
         let mut ranges = Vec::new();
         let mut is_narrow = false;
         let mut timestamps: Option<(i64, i64)> = None;
@@ -157,7 +160,7 @@ impl ArchivedTableProvider {
             let Some((first, border)) = half.archive else {
                 continue;
             };
-            let Some(bounds) = self.topic.row_bounds(filters, half.partition) else {
+            let Some(bounds) = row_bounds(filters, &columns, half.partition) else {
                 is_narrow = true;
                 continue;
             };
@@ -262,10 +265,8 @@ impl ArchivedTableProvider {
         });
         let shown = ShownScan {
             version: archive.version(),
-            mapping: mapping.to_string(),
-            border: border.collect::<BTreeMap<i32, i64>>().into_iter().collect(),
-            pruned_by: narrowed.filters.iter().map(ToString::to_string).collect(),
-            proposal: mapping.proposal().map(ToOwned::to_owned),
+            border: border.collect(),
+            pruned_by: narrowed.filters,
         };
         let outlet = ScanOutlet::Query(Arc::clone(self.topic.bad_records()));
         Ok(Some(Arc::new(ArchiveScanExec::new(

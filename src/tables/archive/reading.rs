@@ -97,11 +97,9 @@ impl ArchiveRead {
     /// # Errors
     ///
     /// Rows that are no records.
-    pub(super) fn records(&self, rows: &RecordBatch) -> Result<Arc<RecordColumns>> {
-        let records = self
-            .columns
-            .records(rows, &self.topic, self.mapping.archive());
-        records.map(Arc::new)
+    pub(super) fn records(&self, rows: &RecordBatch) -> Result<RecordColumns> {
+        self.columns
+            .records(rows, &self.topic, self.mapping.archive())
     }
 
     /// A batch of the table: `records` are those in `rows`.
@@ -113,7 +111,7 @@ impl ArchiveRead {
         &self,
         reader: &mut ArchivedReader,
         rows: &RecordBatch,
-        records: &Arc<RecordColumns>,
+        records: &RecordColumns,
     ) -> Result<RecordBatch> {
         let values = match self.mapping.content() {
             ArchiveContent::Raw(_) => None,

@@ -1,5 +1,6 @@
 //! Scan of an archive by a query: rows of the Delta table become rows of the Kafka table, in any order, each once.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -8,6 +9,7 @@ use datafusion::arrow::array::RecordBatch;
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::error::Result as DataFusionResult;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
+use datafusion::logical_expr::Expr;
 use datafusion::physical_expr::EquivalenceProperties;
 use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType};
 use datafusion::physical_plan::metrics::{ExecutionPlanMetricsSet, MetricBuilder, MetricsSet};
@@ -26,19 +28,15 @@ use crate::tables::side_output::ScanOutlet;
 
 const NAME: &str = "ArchiveScanExec";
 
-/// What EXPLAIN shows of a scan besides its columns.
+/// What EXPLAIN shows of a scan besides its columns and its mapping.
 #[derive(Debug, Clone)]
 pub(super) struct ShownScan {
     /// The version of the archive.
     pub(super) version: u64,
-    /// Which columns have what.
-    pub(super) mapping: String,
     /// For each partition, the offset at which the topic goes on.
-    pub(super) border: Vec<(i32, i64)>,
+    pub(super) border: BTreeMap<i32, i64>,
     /// The predicates by which files are left out.
-    pub(super) pruned_by: Vec<String>,
-    /// What `'archive.event_time'` could say.
-    pub(super) proposal: Option<String>,
+    pub(super) pruned_by: Vec<Expr>,
 }
 
 /// Gives the records in rows of an archive.
@@ -151,31 +149,29 @@ impl DisplayAs for ArchiveScanExec {
             .iter()
             .map(|field| field.name().as_str())
             .collect();
-        let ranges: Vec<String> = self
-            .ranges
-            .iter()
-            .map(|range| format!("{}:[{}, {})", range.partition, range.start, range.end))
-            .collect();
+        let ranges: Vec<String> = self.ranges.iter().map(ToString::to_string).collect();
         let border: Vec<String> = self
             .shown
             .border
             .iter()
             .map(|(partition, next)| format!("{partition}:{next}"))
             .collect();
+        let mapping = &self.read.mapping;
         write!(
             f,
-            "{NAME}: archive={}, version={}, mapping={}, columns=[{}], offsets=[{}], topic_from=[{}]",
-            self.read.mapping.archive(),
+            "{NAME}: archive={}, version={}, mapping={mapping}, columns=[{}], offsets=[{}], topic_from=[{}]",
+            mapping.archive(),
             self.shown.version,
-            self.shown.mapping,
             columns.join(", "),
             ranges.join(", "),
             border.join(", ")
         )?;
-        if !self.shown.pruned_by.is_empty() {
-            write!(f, ", pruned_by=[{}]", self.shown.pruned_by.join(", "))?;
+        let pruned_by = self.shown.pruned_by.iter().map(ToString::to_string);
+        let pruned_by: Vec<String> = pruned_by.collect();
+        if !pruned_by.is_empty() {
+            write!(f, ", pruned_by=[{}]", pruned_by.join(", "))?;
         }
-        match &self.shown.proposal {
+        match mapping.proposal() {
             Some(columns) => write!(
                 f,
                 ", hint=['archive.event_time' '{columns}' would leave files out]"

@@ -9,7 +9,7 @@ use crate::tables::kafka::metadata_key::MetadataKey;
 use crate::tables::options::{self, Options};
 
 /// The options about an archive's columns, all of which need `'archive'`: each metadata key has one.
-pub(crate) const COLUMN_OPTIONS: [(MetadataKey, &str); 8] = [
+const COLUMN_OPTIONS: [(MetadataKey, &str); 8] = [
     (MetadataKey::Topic, "archive.topic"),
     (MetadataKey::Partition, "archive.partition"),
     (MetadataKey::Offset, "archive.offset"),

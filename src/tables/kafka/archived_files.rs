@@ -1,11 +1,11 @@
-//! Files of an archive whose offsets the log does not say and that were read for them: kept with the table, since files never change.
+//! Offsets of files of an archive of which the log does not say them: a table keeps those that it has read, since files never change.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::core::archive::FileSpans;
 
-/// The most files that are kept: others are read again.
+/// The most files whose offsets a table keeps; beyond them it forgets all and reads again.
 const FILES: usize = 100_000;
 
 /// What files have of the topic's partitions, by path.

@@ -57,13 +57,15 @@ impl RecordColumns {
     }
 
     /// The marks of the records by these parts, each with its partition.
-    pub(crate) fn marks(self: &Arc<Self>, parts: ComparedParts) -> Vec<(i32, RecordMark)> {
-        let mark = |row| {
-            let columns = Arc::clone(self);
-            let record = ArchivedRecord { columns, row };
-            (record.partition(), parts.mark(&record))
-        };
-        (0..self.len()).map(mark).collect()
+    pub(crate) fn marks(&self, parts: ComparedParts) -> Vec<(i32, RecordMark)> {
+        let records = self.records();
+        records
+            .map(|record| (record.partition(), parts.mark(&record)))
+            .collect()
+    }
+
+    fn records(&self) -> impl Iterator<Item = ArchivedRecord<'_>> {
+        (0..self.len()).map(move |row| ArchivedRecord { columns: self, row })
     }
 
     /// The bytes of keys and values.
@@ -79,8 +81,8 @@ impl RecordColumns {
 }
 
 /// A record in a row of columns.
-struct ArchivedRecord {
-    columns: Arc<RecordColumns>,
+struct ArchivedRecord<'a> {
+    columns: &'a RecordColumns,
     row: usize,
 }
 
@@ -94,7 +96,7 @@ fn text(column: Option<&StringArray>, row: usize) -> Option<&str> {
     Some(column.value(row))
 }
 
-impl Record for ArchivedRecord {
+impl Record for ArchivedRecord<'_> {
     fn topic(&self) -> &str {
         text(self.columns.topics.as_ref(), self.row).unwrap_or(&self.columns.topic)
     }
@@ -180,12 +182,7 @@ impl ArchivedReader {
         partition: i32,
         time: Option<&BatchTime>,
     ) -> Result<Self> {
-        let timer = match (time, output.table.event_time()) {
-            (Some(time), Some(event_time)) if time.is_kept() => {
-                Some(PartitionTimer::new(event_time, time, partition))
-            }
-            _ => None,
-        };
+        let timer = PartitionTimer::of(output.table, time, partition);
         Self::with_timer(output, partition, timer)
     }
 
@@ -218,16 +215,11 @@ impl ArchivedReader {
     /// Records that cannot be decoded where that fails, and the error of `check`.
     pub(crate) fn read(
         &mut self,
-        columns: &Arc<RecordColumns>,
+        columns: &RecordColumns,
         values: Option<RecordBatch>,
         check: Option<TimeCheck<'_>>,
     ) -> Result<RecordBatch> {
-        let records: Vec<ArchivedRecord> = (0..columns.len())
-            .map(|row| ArchivedRecord {
-                columns: Arc::clone(columns),
-                row,
-            })
-            .collect();
+        let records: Vec<ArchivedRecord<'_>> = columns.records().collect();
         self.reader.read_archived(&records, values, check)
     }
 

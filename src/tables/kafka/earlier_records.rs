@@ -114,38 +114,41 @@ impl EarlierParts {
 }
 
 /// The ranges of a scan with such records, divided into its streams.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(crate) struct EarlierPlan {
     scan: Arc<dyn EarlierScan>,
+    /// The ranges of `scan`, by partition.
+    parts: BTreeMap<i32, OffsetRange>,
     of_stream: Vec<Vec<OffsetRange>>,
 }
 
 impl EarlierPlan {
     /// Of the ranges of a batch, some of which begin with records of `scan`: they are read in the streams of that scan.
     pub(crate) fn new(scan: Arc<dyn EarlierScan>, ranges: &[OffsetRange]) -> Self {
+        let by_partition = |range: &OffsetRange| (range.partition, *range);
+        let whole: BTreeMap<i32, OffsetRange> = ranges.iter().map(by_partition).collect();
         let streams = scan.streams();
-        let whole = |part: &OffsetRange| {
-            let mut ranges = ranges.iter();
-            ranges
-                .find(|range| range.partition == part.partition)
-                .copied()
-        };
-        let of_stream = streams
-            .iter()
-            .map(|parts| parts.iter().filter_map(whole).collect());
+        let parts: BTreeMap<i32, OffsetRange> =
+            streams.iter().flatten().map(by_partition).collect();
+        let of_stream = streams.iter().map(|parts| {
+            let whole = parts.iter().filter_map(|part| whole.get(&part.partition));
+            whole.copied().collect()
+        });
         let mut of_stream: Vec<Vec<OffsetRange>> = of_stream.collect();
-        let is_earlier = |range: &&OffsetRange| {
-            let mut parts = streams.iter().flatten();
-            parts.any(|part| part.partition == range.partition)
-        };
-        let others = ranges.iter().filter(|range| !is_earlier(range));
+        let others = ranges
+            .iter()
+            .filter(|range| !parts.contains_key(&range.partition));
         let count = of_stream.len().max(1);
         for (place, range) in others.enumerate() {
             if let Some(ranges) = of_stream.get_mut(place % count) {
                 ranges.push(*range);
             }
         }
-        Self { scan, of_stream }
+        Self {
+            scan,
+            parts,
+            of_stream,
+        }
     }
 
     /// How many streams there are.
@@ -160,8 +163,7 @@ impl EarlierPlan {
 
     /// The part of a range that comes before that of the topic, if there is one.
     pub(crate) fn part(&self, partition: i32) -> Option<OffsetRange> {
-        let mut parts = self.scan.streams().iter().flatten();
-        parts.find(|part| part.partition == partition).copied()
+        self.parts.get(&partition).copied()
     }
 
     /// Begins to read a stream.
@@ -184,8 +186,8 @@ impl EarlierPlan {
 pub(crate) struct EarlierStream {
     scan: Arc<dyn EarlierScan>,
     rows: SendableRecordBatchStream,
-    /// Rows that were taken and are not read yet.
-    rest: Option<RecordBatch>,
+    /// Rows that were taken and are not read yet, and their partitions.
+    rest: Option<(RecordBatch, Int32Array)>,
 }
 
 impl EarlierStream {
@@ -223,22 +225,25 @@ impl EarlierStream {
 
     /// The next rows, if they are of this partition.
     async fn take(&mut self, partition: i32) -> Result<Option<RecordBatch>> {
-        let rows = match self.rest.take() {
-            Some(rows) => rows,
+        let (rows, partitions) = match self.rest.take() {
+            Some(rest) => rest,
             None => loop {
-                match self.rows.next().await {
-                    Some(Ok(rows)) if rows.num_rows() == 0 => {}
-                    Some(rows) => break rows.map_err(|error| self.scan.failed(error))?,
-                    None => return Ok(None),
+                let Some(rows) = self.rows.next().await else {
+                    return Ok(None);
+                };
+                let rows = rows.map_err(|error| self.scan.failed(error))?;
+                if rows.num_rows() > 0 {
+                    let partitions = self.scan.partitions(&rows)?;
+                    break (rows, partitions);
                 }
             },
         };
-        let partitions = self.scan.partitions(&rows)?;
         let mut of_others = partitions.values().iter();
         let count = of_others.position(|of| *of != partition);
         let count = count.unwrap_or(rows.num_rows());
         if count < rows.num_rows() {
-            self.rest = Some(rows.slice(count, rows.num_rows() - count));
+            let left = rows.num_rows() - count;
+            self.rest = Some((rows.slice(count, left), partitions.slice(count, left)));
         }
         Ok((count > 0).then(|| rows.slice(0, count)))
     }

@@ -11,7 +11,7 @@ use rdkafka::error::RDKafkaErrorCode;
 use rdkafka::message::Header;
 
 /// A record as a scan decodes it.
-pub(crate) trait Record: Send + 'static {
+pub(crate) trait Record: Send {
     /// The topic.
     fn topic(&self) -> &str;
     /// The partition.
@@ -43,7 +43,7 @@ pub(crate) enum PartitionEvent<R> {
 /// Fetches one partition from an offset on.
 pub(crate) trait Fetcher: Send + 'static {
     /// Its records.
-    type Record: Record;
+    type Record: Record + 'static;
 
     /// Takes the events that have arrived, at most `most`, in the order of the log, without waiting.
     fn take(&mut self, most: usize, into: &mut VecDeque<PartitionEvent<Self::Record>>);

@@ -58,6 +58,7 @@ pub use in_flight::wait_for_inserts;
 pub use pool::ConsumerPool;
 pub use provider::KafkaTableProvider;
 pub use range::OffsetRange;
+pub(crate) use range::bounds as row_bounds;
 pub(crate) use read_marks::ComparedParts;
 pub use scan::KafkaScanExec;
 pub use source::KafkaJobSource;

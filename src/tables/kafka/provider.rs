@@ -139,16 +139,7 @@ impl KafkaTableProvider {
     /// The topic is gone, or the broker does not answer.
     pub(crate) async fn ends(&self) -> Result<&[(i32, i64, i64)]> {
         let ends = self.ends.get_or_try_init(|| {
-            let table = Arc::clone(&self.table);
-            on_own_thread(move || {
-                let consumer = table.client.consumer(ClientFaults::default())?;
-                let asked = ClientLeaders {
-                    settings: &table.client,
-                    consumer: &consumer,
-                    topic: &table.topic,
-                };
-                partition_ends::stable_ends(&asked, &asked.partitions()?)
-            })
+            self.asked(|leaders| partition_ends::stable_ends(leaders, &leaders.partitions()?))
         });
         Ok(ends.await?)
     }
@@ -159,17 +150,25 @@ impl KafkaTableProvider {
     ///
     /// The topic is gone, or the broker does not answer.
     pub(crate) async fn latest(&self) -> Result<BTreeMap<i32, i64>> {
+        let latest = self.asked(|leaders| leaders.list(&leaders.partitions()?, LogEnd::Latest));
+        Ok(latest.await?.into_iter().collect())
+    }
+
+    /// Asks the leaders of the topic's partitions with a client of its own.
+    async fn asked<T: Send + 'static>(
+        &self,
+        ask: fn(&ClientLeaders<'_>) -> Result<T>,
+    ) -> Result<T> {
         let table = Arc::clone(&self.table);
-        let latest = on_own_thread(move || {
+        let answer = on_own_thread(move || {
             let consumer = table.client.consumer(ClientFaults::default())?;
-            let asked = ClientLeaders {
+            ask(&ClientLeaders {
                 settings: &table.client,
                 consumer: &consumer,
                 topic: &table.topic,
-            };
-            asked.list(&asked.partitions()?, LogEnd::Latest)
+            })
         });
-        Ok(latest.await?.into_iter().collect())
+        answer.await
     }
 
     /// Leaves records below these offsets to the table's archive; the first call counts.
@@ -177,13 +176,8 @@ impl KafkaTableProvider {
         let _ = self.starts.set(starts);
     }
 
-    /// The bounds that `filters` together set on the rows of a partition; `None`: none of them can match.
-    pub(crate) fn row_bounds(&self, filters: &[Expr], partition: i32) -> Option<RowBounds> {
-        bounds(filters, &self.narrowing(), partition)
-    }
-
     /// The columns that narrow a scan.
-    fn narrowing(&self) -> NarrowingColumns {
+    pub(crate) fn narrowing(&self) -> NarrowingColumns {
         let name = |key| {
             let index = self.table.metadata_column(key)?;
             Some(self.table.columns[index].field.name().clone())

@@ -1,5 +1,7 @@
 //! Offset ranges of a query: predicates on partition, offset and timestamp as intervals.
 
+use std::fmt;
+
 use datafusion::common::ScalarValue;
 use datafusion::logical_expr::{BinaryExpr, Expr, Operator, expr::InList};
 
@@ -23,6 +25,13 @@ impl OffsetRange {
     /// True when there is nothing to read.
     pub fn is_empty(&self) -> bool {
         self.end <= self.start
+    }
+}
+
+/// As EXPLAIN shows it.
+impl fmt::Display for OffsetRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:[{}, {})", self.partition, self.start, self.end)
     }
 }
 

@@ -42,7 +42,7 @@ pub struct KafkaScanExec {
     table: Arc<KafkaTable>,
     ranges: Vec<OffsetRange>,
     /// The records that ranges begin with and that do not come from the topic.
-    earlier: Option<EarlierPlan>,
+    earlier: Option<Arc<EarlierPlan>>,
     projection: Vec<usize>,
     limit: Option<usize>,
     on_error: OnError,
@@ -109,7 +109,7 @@ impl KafkaScanExec {
         let streams = Partitioning::UnknownPartitioning(earlier.streams());
         let properties = PlanProperties::clone(&self.properties).with_partitioning(streams);
         self.properties = Arc::new(properties);
-        self.earlier = Some(earlier);
+        self.earlier = Some(Arc::new(earlier));
         self
     }
 
@@ -143,11 +143,7 @@ impl DisplayAs for KafkaScanExec {
             .filter_map(|index| self.table.columns.get(*index))
             .map(|column| column.field.name().as_str())
             .collect();
-        let ranges: Vec<String> = self
-            .ranges
-            .iter()
-            .map(|range| format!("{}:[{}, {})", range.partition, range.start, range.end))
-            .collect();
+        let ranges: Vec<String> = self.ranges.iter().map(ToString::to_string).collect();
         write!(
             f,
             "KafkaScanExec: topic={}, columns=[{}], offsets=[{}]",
@@ -156,15 +152,7 @@ impl DisplayAs for KafkaScanExec {
             ranges.join(", ")
         )?;
         if let Some(earlier) = &self.earlier {
-            let parts = earlier.parts().map(|part| {
-                let OffsetRange {
-                    partition,
-                    start,
-                    end,
-                } = part;
-                format!("{partition}:[{start}, {end})")
-            });
-            let parts: Vec<String> = parts.collect();
+            let parts: Vec<String> = earlier.parts().map(ToString::to_string).collect();
             write!(f, ", of the archive=[{}]", parts.join(", "))?;
         }
         match self.limit {
@@ -312,7 +300,7 @@ impl KafkaScanExec {
 
     /// The part of a partition's range that does not come from the topic, if there is one.
     fn earlier(&self, partition: i32) -> Option<(&EarlierPlan, OffsetRange)> {
-        let plan = self.earlier.as_ref()?;
+        let plan = self.earlier.as_deref()?;
         Some((plan, plan.part(partition)?))
     }
 
@@ -326,12 +314,7 @@ impl KafkaScanExec {
     }
 
     fn reader(&self, partition: i32, outlet: OpenOutlet) -> Result<RecordReader> {
-        let timer = match (&self.time, self.table.event_time()) {
-            (Some(time), Some(event_time)) if time.is_kept() => {
-                Some(PartitionTimer::new(event_time, time, partition))
-            }
-            _ => None,
-        };
+        let timer = PartitionTimer::of(&self.table, self.time.as_deref(), partition);
         RecordReader::try_new(
             &self.table,
             self.schema(),

@@ -8,12 +8,13 @@ use rdkafka::consumer::BaseConsumer;
 use crate::core::jobs::{Identity, PartitionEnds, RecordMark};
 use crate::error::Result;
 use crate::tables::kafka::blocking::on_own_thread;
-use crate::tables::kafka::client::{ClientFaults, setting, topic_settings};
+use crate::tables::kafka::client::ClientFaults;
 use crate::tables::kafka::definition::KafkaTable;
 use crate::tables::kafka::identity::identity;
 use crate::tables::kafka::partition_ends::{ClientLeaders, offsets_for_time, partition_ends};
 use crate::tables::kafka::pool::ConsumerPool;
 use crate::tables::kafka::read_marks::{ComparedParts, marks_at, other_records};
+use crate::tables::kafka::topic_rules::TopicRules;
 
 /// The source of a job.
 #[derive(Clone)]
@@ -87,11 +88,8 @@ impl KafkaJobSource {
 
     /// Whether compaction removes records of the topic; false if the brokers do not tell.
     pub(crate) async fn is_compacted(&self) -> bool {
-        let described = topic_settings(&self.table.client, &self.table.topic).await;
-        let policy = described
-            .as_ref()
-            .and_then(|described| setting(described, "cleanup.policy"));
-        policy.is_some_and(|policy| policy.split(',').any(|part| part.trim() == "compact"))
+        let rules = TopicRules::of_topic(&self.table.client, &self.table.topic).await;
+        rules.is_some_and(|rules| rules.is_compacted)
     }
 
     /// Where every partition starts and ends now, new ones included.

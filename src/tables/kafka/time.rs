@@ -10,6 +10,7 @@ use datafusion::arrow::array::{Array, ArrayRef, BinaryBuilder, Int64Array, Strin
 use crate::core::jobs::{PartitionTimes, RunningWatermark};
 use crate::error::Result;
 use crate::formats::BadRow;
+use crate::tables::kafka::definition::KafkaTable;
 use crate::tables::kafka::fetcher::Record;
 use crate::tables::time::{
     BatchTime, EventTime, event_times, far_future, in_time, latest_event_time, null_time,
@@ -24,12 +25,15 @@ pub(crate) struct PartitionTimer {
 }
 
 impl PartitionTimer {
-    pub(crate) fn new(event_time: &EventTime, time: &BatchTime, partition: i32) -> Self {
-        Self {
+    /// Of a partition of `table`, if the table has an event time and the batch keeps it.
+    pub(crate) fn of(table: &KafkaTable, time: Option<&BatchTime>, partition: i32) -> Option<Self> {
+        let time = time.filter(|time| time.is_kept())?;
+        let event_time = table.event_time()?;
+        Some(Self {
             partition,
             running: time.running(partition, event_time.delay),
             event_time: event_time.clone(),
-        }
+        })
     }
 
     /// Lets rows pass: gives the hidden column, and adds rows without a time of this world to `bad`.

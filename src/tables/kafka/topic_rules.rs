@@ -7,7 +7,7 @@ use crate::tables::kafka::client::{ClientSettings, setting, topic_settings};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct TopicRules {
     /// It is compacted: each record has a key.
-    is_compacted: bool,
+    pub(crate) is_compacted: bool,
     /// How far the time of a record may be behind the broker's clock, in milliseconds.
     behind: i64,
     /// How far it may be ahead.
