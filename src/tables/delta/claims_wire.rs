@@ -50,9 +50,12 @@ pub(super) fn claims_in(transactions: &HashMap<String, i64>) -> BTreeMap<String,
             Some((job, batch)) => {
                 let range = claim.range;
                 claimed.lost.push(LostRange { range, job, batch });
-                claimed.lost.sort();
             }
         }
+    }
+    let jobs = found.values_mut();
+    for claimed in jobs.flat_map(|job| job.partitions.values_mut()) {
+        claimed.lost.sort();
     }
     found
 }
