@@ -190,17 +190,17 @@ impl DeltaTableHandle {
             .map(drop)
     }
 
-    /// Commits these numbers of applications and `no_files`, which is without rows; gives the table's version.
+    /// Commits these numbers of applications, and what `written` notes; it has no rows. Gives the table's version.
     pub(super) async fn record(
         &self,
         table: &DeltaTable,
         snapshot: &EagerSnapshot,
-        no_files: WrittenFiles,
+        written: WrittenFiles,
         transactions: &[(String, i64)],
     ) -> Result<u64> {
         let store = table.log_store().object_store(None);
         let mode = SaveMode::Append;
-        self.finish(table, snapshot, &store, no_files, mode, transactions)
+        self.finish(table, snapshot, &store, written, mode, transactions)
             .await
             .map(|commit| commit.version)
     }
