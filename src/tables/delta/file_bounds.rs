@@ -6,8 +6,6 @@ use datafusion::arrow::datatypes::{DataType, Int64Type};
 use datafusion::catalog::{Session, TableProvider};
 use datafusion::error::DataFusionError;
 use datafusion::physical_plan::execute_stream;
-use deltalake::delta_datafusion::FileSelection;
-use deltalake::kernel::Add;
 use futures::stream::BoxStream;
 use futures::{StreamExt as _, TryStreamExt as _};
 
@@ -121,13 +119,9 @@ pub async fn file_rows(
     }
     let table = of_delta(table)?;
     register_store(&table.table, session)?;
-    let adds = files.iter().map(|path| Add {
-        path: path.clone(),
-        ..Add::default()
-    });
     let scan = TableScan::with_files(&table.table, FILE_COLUMN);
     let scan = scan.map_err(|error| Error::internal(error.to_string()))?;
-    let scan = scan.with_file_selection(FileSelection::from_adds(adds));
+    let scan = scan.of_paths(files.iter().cloned());
     let of_file = scan.schema().index_of(FILE_COLUMN);
     let of_file = of_file.map_err(|error| Error::internal(error.to_string()))?;
     let mut projection = columns.to_vec();
