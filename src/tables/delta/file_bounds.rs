@@ -133,14 +133,14 @@ pub async fn file_rows(
         let url = file_of(&rows)?;
         let number = numbered.number(url);
         let path = number.and_then(|number| numbered.path(number));
-        let path = path.ok_or_else(|| {
+        let path = path.map(str::to_owned).ok_or_else(|| {
             Error::internal(format!("rows of a file that was not asked for: {url}"))
         })?;
-        Ok((path.to_owned(), rows.clone()))
+        Ok((path, rows))
     };
     let rows = rows.map_err(Error::from);
     let rows = rows.try_filter(|rows| futures::future::ready(rows.num_rows() > 0));
-    let rows = rows.map(move |rows| -> Result<(String, RecordBatch)> { with_path(rows?) });
+    let rows = rows.map(move |rows| with_path(rows?));
     Ok(rows.boxed())
 }
 
