@@ -52,7 +52,7 @@ impl PreparedWrite {
         adds.map(|add| add.path.clone()).collect()
     }
 
-    /// What their commit records besides.
+    /// Gives the notes that their commit records besides the rows.
     pub(super) fn set_notes(&mut self, notes: CommitNotes) {
         self.written.notes = notes;
     }
