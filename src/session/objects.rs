@@ -7,11 +7,9 @@ use crate::error::Result;
 use crate::session::catalog::TableEntry;
 use crate::session::options::{CATALOG, SCHEMA, TableLocation};
 use crate::session::rewrite::arguments::Purpose;
+use crate::session::rewrite::table_calls::TABLE_FUNCTIONS;
 use crate::session::sessions::Session;
 use crate::session::system::SYSTEM;
-
-/// Functions in `FROM` that no engine knows: a statement is rewritten to tables in their places.
-const TABLE_FUNCTIONS: [&str; 2] = ["archive_coverage", "job_state"];
 
 impl Session {
     /// The names of tables and views, sorted.

@@ -94,17 +94,6 @@ pub(crate) fn looked_for(expr: &Expr) -> Option<(&Expr, bool)> {
     matches!(**list, Expr::Subquery(_)).then_some((value.as_ref(), negated))
 }
 
-/// The text of a literal argument.
-pub(crate) fn literal_text(argument: &FunctionArg) -> Option<String> {
-    let FunctionArg::Unnamed(FunctionArgExpr::Expr(Expr::Value(value))) = argument else {
-        return None;
-    };
-    match &value.value {
-        Value::Number(number, _) => Some(number.clone()),
-        other => other.clone().into_string(),
-    }
-}
-
 /// Takes the expression out and leaves NULL in its place.
 pub(crate) fn taken(expr: &mut Expr) -> Expr {
     std::mem::replace(expr, Expr::Value(Value::Null.into()))

@@ -525,8 +525,8 @@ impl Catalog {
         name: &str,
         in_view: bool,
     ) -> Result<Option<Arc<dyn TableProvider>>> {
-        let of_change = self.hidden_of_change(name);
-        let of_coverage = self.hidden_of_coverage(name);
+        let of_change = self.hidden(name, table_of_change);
+        let of_coverage = self.hidden(name, table_of_coverage);
         let of_version = self.table_of_version(name);
         let (base, travel) = match &of_version {
             Some(table) => (table.as_str(), TimeTravel::Latest),
@@ -599,16 +599,9 @@ impl Catalog {
         PinnedArchive::over(Arc::clone(table), delta).map(Arc::new)
     }
 
-    /// The table behind a hidden name of a statement that changes rows; `None` if a table has that name.
-    fn hidden_of_change<'n>(&self, name: &'n str) -> Option<&'n str> {
-        let table = table_of_change(name)?;
-        self.read(|tables| !tables.entries.contains_key(name))
-            .then_some(table)
-    }
-
-    /// The table behind the hidden name of the coverage by its archive; `None` if a table has that name.
-    fn hidden_of_coverage<'n>(&self, name: &'n str) -> Option<&'n str> {
-        let table = table_of_coverage(name)?;
+    /// The table behind a hidden name, as `table_of` finds it there; `None` if a table has that name.
+    fn hidden<'n>(&self, name: &'n str, table_of: fn(&str) -> Option<&str>) -> Option<&'n str> {
+        let table = table_of(name)?;
         self.read(|tables| !tables.entries.contains_key(name))
             .then_some(table)
     }
@@ -859,8 +852,8 @@ impl SchemaProvider for Catalog {
         let base = match &of_version {
             Some(table) => table.as_str(),
             None => {
-                let hidden = self.hidden_of_change(name);
-                let hidden = hidden.or_else(|| self.hidden_of_coverage(name));
+                let hidden = self.hidden(name, table_of_change);
+                let hidden = hidden.or_else(|| self.hidden(name, table_of_coverage));
                 split_time_travel(hidden.unwrap_or(name)).0
             }
         };

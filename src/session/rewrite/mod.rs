@@ -2,7 +2,6 @@
 
 pub(crate) mod arguments;
 pub(crate) mod asked_version;
-pub(crate) mod coverage_calls;
 pub(crate) mod dialects;
 pub(crate) mod grouping;
 pub(crate) mod insert_values;
@@ -11,6 +10,7 @@ pub(crate) mod literals;
 pub(crate) mod recursion;
 pub(crate) mod row_comparisons;
 pub(crate) mod standard;
+pub(crate) mod table_calls;
 pub(crate) mod time_series;
 pub(crate) mod value_rows;
 
@@ -39,17 +39,16 @@ use crate::session::names::distinct_columns::repeated_columns;
 use crate::session::names::inner_names::attach;
 use crate::session::rewrite::arguments::{Purpose, deferred, name_queries, with_values};
 use crate::session::rewrite::asked_version::{AskedVersion, VersionUnit};
-use crate::session::rewrite::coverage_calls::coverages;
 use crate::session::rewrite::dialects::settle;
 use crate::session::rewrite::literals::doubles;
 use crate::session::rewrite::row_comparisons::by_elements;
 use crate::session::rewrite::standard::{fetch_first, members, time_zone};
+use crate::session::rewrite::table_calls::table_calls;
 use crate::session::rewrite::value_rows::with_queries;
 use crate::session::statements::constants;
 use crate::session::statements::dml::as_insert;
+use crate::session::syntax::at_name;
 pub(crate) use crate::session::syntax::plain_name;
-use crate::session::syntax::{at_name, literal_text};
-use crate::session::system::{SYSTEM, state_table};
 
 /// Prepares a statement for DataFusion's planner.
 pub(crate) async fn prepare(
@@ -97,8 +96,7 @@ async fn in_its_queries(
     by_elements(node)?;
     repeated_columns(node);
     fetch_first(node)?;
-    states(node)?;
-    coverages(catalog, node).await?;
+    table_calls(catalog, node).await?;
     travel(context, catalog, node).await?;
     windows(node)?;
     apart(node);
@@ -110,56 +108,6 @@ async fn in_its_queries(
 fn windows(node: &mut impl WalkMut) -> Result<()> {
     rewrite_window_calls(node)
         .map_err(|error| Error::from(DataFusionError::SQL(Box::new(error), None)))
-}
-
-/// Replaces `job_state('job' [, batch])` in FROM by a table of the schema `system`.
-fn states(node: &mut impl WalkMut) -> Result<()> {
-    struct JobStateCalls;
-
-    impl VisitorMut for JobStateCalls {
-        type Break = Error;
-
-        fn pre_visit_table_factor(&mut self, factor: &mut TableFactor) -> ControlFlow<Error> {
-            let TableFactor::Table { name, args, .. } = factor else {
-                return ControlFlow::Continue(());
-            };
-            let ident = match name.0.as_slice() {
-                [part] => part.as_ident().cloned(),
-                _ => None,
-            };
-            let Some(ident) = ident.filter(|ident| normalize(ident) == "job_state") else {
-                return ControlFlow::Continue(());
-            };
-            let Some(given) = args.take() else {
-                return ControlFlow::Continue(());
-            };
-            let values: Vec<Option<String>> = given.args.iter().map(literal_text).collect();
-            let table = match values.as_slice() {
-                [Some(job)] => Some(state_table(job, None)),
-                [Some(job), Some(batch)] => {
-                    let batch = batch.parse().ok();
-                    batch.map(|batch| state_table(job, Some(batch)))
-                }
-                _ => None,
-            };
-            let Some(table) = table else {
-                return ControlFlow::Break(
-                    Error::invalid("job_state takes the name of a job and perhaps a batch")
-                        .with_help("SELECT * FROM job_state('visits_counter', 4)")
-                        .at(ident.span),
-                );
-            };
-            let mut table = Ident::with_quote('"', table);
-            table.span = ident.span;
-            *name = ObjectName::from(vec![Ident::new(SYSTEM), table]);
-            ControlFlow::Continue(())
-        }
-    }
-
-    match node.walk_mut(&mut JobStateCalls) {
-        ControlFlow::Continue(()) => Ok(()),
-        ControlFlow::Break(error) => Err(error),
-    }
 }
 
 /// Without a column list, an INSERT fills the columns that rows can give: not METADATA, not

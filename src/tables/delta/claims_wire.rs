@@ -26,20 +26,11 @@ const FORMAT: u32 = 1;
 const OFFSETS: &str = "offsets";
 const LOST: &str = "lost";
 
-/// The beginning of the ids of the claims that an application makes, if `id` is its own id.
-pub(super) fn is_claim_of(id: &str, application: &str) -> bool {
-    let rest = id.strip_prefix(application);
-    let rest = rest.and_then(|rest| rest.strip_prefix('/'));
-    let kind = rest.and_then(|rest| rest.split('/').next());
-    kind.is_some_and(|kind| kind == OFFSETS || kind == LOST)
-}
-
 /// Whether it is the id of a claim, of any job.
 pub(super) fn is_claim(id: &str) -> bool {
-    let job = id
-        .strip_prefix(PREFIX)
-        .and_then(|rest| rest.split('/').next());
-    job.is_some_and(|job| is_claim_of(id, &format!("{PREFIX}{job}")))
+    let of_job = id.strip_prefix(PREFIX);
+    let kind = of_job.and_then(|rest| rest.split('/').nth(1));
+    kind.is_some_and(|kind| kind == OFFSETS || kind == LOST)
 }
 
 /// The claims among transactions, by the id of the application that made them.
@@ -59,9 +50,12 @@ pub(super) fn claims_in(transactions: &HashMap<String, i64>) -> BTreeMap<String,
             Some((job, batch)) => {
                 let range = claim.range;
                 claimed.lost.push(LostRange { range, job, batch });
-                claimed.lost.sort();
             }
         }
+    }
+    let jobs = found.values_mut();
+    for claimed in jobs.flat_map(|job| job.partitions.values_mut()) {
+        claimed.lost.sort();
     }
     found
 }

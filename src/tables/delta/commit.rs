@@ -52,7 +52,7 @@ impl PreparedWrite {
         adds.map(|add| add.path.clone()).collect()
     }
 
-    /// What their commit records besides.
+    /// Gives the notes that their commit records besides the rows.
     pub(super) fn set_notes(&mut self, notes: CommitNotes) {
         self.written.notes = notes;
     }
@@ -168,7 +168,8 @@ impl DeltaTableHandle {
             .snapshot()
             .map_err(|error| self.fail(error))?
             .snapshot();
-        self.record(&table, snapshot, &[(application.to_owned(), version)])
+        let owner = [(application.to_owned(), version)];
+        self.record(&table, snapshot, WrittenFiles::default(), &owner)
             .await
     }
 
@@ -184,19 +185,22 @@ impl DeltaTableHandle {
             (application.id.clone(), application.owned),
             (application.witness.clone(), version),
         ];
-        self.record(&table, snapshot, &transactions).await.map(drop)
+        self.record(&table, snapshot, WrittenFiles::default(), &transactions)
+            .await
+            .map(drop)
     }
 
-    /// Commits these numbers of applications, and no rows; gives the table's version.
-    async fn record(
+    /// Commits these numbers of applications, and what `written` notes; it has no rows. Gives the table's version.
+    pub(super) async fn record(
         &self,
         table: &DeltaTable,
         snapshot: &EagerSnapshot,
+        written: WrittenFiles,
         transactions: &[(String, i64)],
     ) -> Result<u64> {
         let store = table.log_store().object_store(None);
-        let (nothing, mode) = (WrittenFiles::default(), SaveMode::Append);
-        self.finish(table, snapshot, &store, nothing, mode, transactions)
+        let mode = SaveMode::Append;
+        self.finish(table, snapshot, &store, written, mode, transactions)
             .await
             .map(|commit| commit.version)
     }

@@ -6,8 +6,6 @@ use datafusion::arrow::datatypes::{DataType, Int64Type};
 use datafusion::catalog::{Session, TableProvider};
 use datafusion::error::DataFusionError;
 use datafusion::physical_plan::execute_stream;
-use deltalake::delta_datafusion::FileSelection;
-use deltalake::kernel::Add;
 use futures::stream::BoxStream;
 use futures::{StreamExt as _, TryStreamExt as _};
 
@@ -121,13 +119,9 @@ pub async fn file_rows(
     }
     let table = of_delta(table)?;
     register_store(&table.table, session)?;
-    let adds = files.iter().map(|path| Add {
-        path: path.clone(),
-        ..Add::default()
-    });
     let scan = TableScan::with_files(&table.table, FILE_COLUMN);
     let scan = scan.map_err(|error| Error::internal(error.to_string()))?;
-    let scan = scan.with_file_selection(FileSelection::from_adds(adds));
+    let scan = scan.of_paths(files.iter().cloned());
     let of_file = scan.schema().index_of(FILE_COLUMN);
     let of_file = of_file.map_err(|error| Error::internal(error.to_string()))?;
     let mut projection = columns.to_vec();
@@ -139,14 +133,14 @@ pub async fn file_rows(
         let url = file_of(&rows)?;
         let number = numbered.number(url);
         let path = number.and_then(|number| numbered.path(number));
-        let path = path.ok_or_else(|| {
+        let path = path.map(str::to_owned).ok_or_else(|| {
             Error::internal(format!("rows of a file that was not asked for: {url}"))
         })?;
-        Ok((path.to_owned(), rows.clone()))
+        Ok((path, rows))
     };
     let rows = rows.map_err(Error::from);
     let rows = rows.try_filter(|rows| futures::future::ready(rows.num_rows() > 0));
-    let rows = rows.map(move |rows| -> Result<(String, RecordBatch)> { with_path(rows?) });
+    let rows = rows.map(move |rows| with_path(rows?));
     Ok(rows.boxed())
 }
 

@@ -1,7 +1,5 @@
 //! Claims of a job in the table that it writes to: which offsets of topics the table covers, committed together with its rows.
 
-use deltalake::protocol::SaveMode;
-
 use super::claims_wire::{COMMIT_FIELD, changes, claims_in, commit_info};
 use super::commit::PreparedWrite;
 use super::handle::DeltaTableHandle;
@@ -67,12 +65,9 @@ impl DeltaTableHandle {
             notes: change.notes(application),
             ..WrittenFiles::default()
         };
-        let store = table.log_store().object_store(None);
         // The witness stays the same: no rows were added.
         let owner = [(application.id.clone(), application.owned)];
-        self.finish(&table, snapshot, &store, written, SaveMode::Append, &owner)
-            .await
-            .map(|commit| commit.version)
+        self.record(&table, snapshot, written, &owner).await
     }
 
     /// What an application claims, as the newest version says, also if a RESTORE has removed rows since.

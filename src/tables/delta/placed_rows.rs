@@ -29,8 +29,6 @@ use datafusion::physical_plan::{
     DisplayAs, DisplayFormatType, ExecutionPlan, Partitioning, PhysicalExpr, PlanProperties,
 };
 use deltalake::DeltaTable;
-use deltalake::delta_datafusion::FileSelection;
-use deltalake::kernel::Add;
 use deltalake::logstore::object_store::path::Path;
 use futures::future::BoxFuture;
 use futures::{FutureExt as _, StreamExt as _};
@@ -140,13 +138,9 @@ impl PlacedRows {
         let streams = session.config().target_partitions().max(1);
         let mut scans = Vec::with_capacity(streams);
         for some in numbers.chunks(numbers.len().div_ceil(streams)) {
-            let adds = some.iter().filter_map(|number| self.files.path(*number));
-            let adds = adds.map(|path| Add {
-                path: path.to_owned(),
-                ..Add::default()
-            });
-            let scan = TableScan::with_files(&self.table, FILE_COLUMN)?
-                .with_file_selection(FileSelection::from_adds(adds));
+            let paths = some.iter().filter_map(|number| self.files.path(*number));
+            let scan =
+                TableScan::with_files(&self.table, FILE_COLUMN)?.of_paths(paths.map(str::to_owned));
             let of_files = scan.schema();
             let wanted = schema.fields().iter().map(|field| field.name().as_str());
             let columns = wanted

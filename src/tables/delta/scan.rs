@@ -11,6 +11,7 @@ use datafusion::error::{DataFusionError, Result};
 use datafusion::logical_expr::{Expr, TableProviderFilterPushDown};
 use datafusion::physical_plan::ExecutionPlan;
 use deltalake::delta_datafusion::{DeltaScanConfig, DeltaScanNext, FileSelection};
+use deltalake::kernel::Add;
 use deltalake::{DeltaTable, DeltaTableError};
 
 use super::features::for_scans;
@@ -77,8 +78,13 @@ impl TableScan {
         })
     }
 
-    /// Reads these files alone.
-    pub(super) fn with_file_selection(mut self, files: FileSelection) -> Self {
+    /// Reads the files with these paths alone, as the log has them.
+    pub(super) fn of_paths(mut self, paths: impl IntoIterator<Item = String>) -> Self {
+        let adds = paths.into_iter().map(|path| Add {
+            path,
+            ..Add::default()
+        });
+        let files = FileSelection::from_adds(adds);
         self.scan = self.scan.with_file_selection(files);
         self
     }

@@ -20,8 +20,6 @@ use datafusion::physical_plan::{
     DisplayAs, DisplayFormatType, ExecutionPlan, PhysicalExpr, PlanProperties,
 };
 use deltalake::DeltaTable;
-use deltalake::delta_datafusion::FileSelection;
-use deltalake::kernel::Add;
 use futures::future::BoxFuture;
 use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _};
 
@@ -113,11 +111,7 @@ impl DeltaStreamProvider {
         session: &dyn Session,
         fields: &[FieldRef],
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        let adds = files.iter().map(|file| Add {
-            path: file.file.path.clone(),
-            ..Add::default()
-        });
-        let scan = scan.with_file_selection(FileSelection::from_adds(adds));
+        let scan = scan.of_paths(files.iter().map(|file| file.file.path.clone()));
         let of_group = scan.schema();
         let columns = fields.iter().map(|field| {
             let found = of_group.column_with_name(field.name());
