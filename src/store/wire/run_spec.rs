@@ -7,7 +7,7 @@ use anabranch_udfs::{AlignedWindows, WindowKind};
 use serde::{Deserialize, Serialize};
 
 use super::format::{FORMAT, UnreadableFile, opened, parsed};
-use super::parts::IdentityFile;
+use super::parts::{IdentityFile, by_key};
 use crate::core::jobs::NamedOffsets;
 use crate::core::runs::{
     AskedRange, Emission, EmitRows, Grouping, LateRows, OffsetBounds, OffsetSet, Pin, PinnedAt,
@@ -166,10 +166,6 @@ pub(in crate::store) fn read_run_spec(bytes: &[u8]) -> Result<RunSpec, Unreadabl
 
 impl From<RunSpec> for SpecFile {
     fn from(of: RunSpec) -> Self {
-        let source = |of: SourcePin| SourceFile {
-            archive: of.archive.into(),
-            tail: of.tail.map(Into::into),
-        };
         Self {
             format: FORMAT,
             run_id: of.run_id,
@@ -187,16 +183,8 @@ impl From<RunSpec> for SpecFile {
             },
             grouping: of.grouping.into(),
             watermark: of.watermark,
-            sources: of
-                .sources
-                .into_iter()
-                .map(|(table, of)| (table, source(of)))
-                .collect(),
-            statics: of
-                .statics
-                .into_iter()
-                .map(|(table, of)| (table, of.into()))
-                .collect(),
+            sources: by_key(of.sources),
+            statics: by_key(of.statics),
             sink: of.sink.into(),
             now: of.now,
             options: of.options.into(),
@@ -208,10 +196,6 @@ impl TryFrom<SpecFile> for RunSpec {
     type Error = String;
 
     fn try_from(of: SpecFile) -> Result<Self, String> {
-        let source = |of: SourceFile| SourcePin {
-            archive: of.archive.into(),
-            tail: of.tail.map(Into::into),
-        };
         Ok(Self {
             run_id: of.run_id,
             job: of.job,
@@ -230,16 +214,8 @@ impl TryFrom<SpecFile> for RunSpec {
             },
             grouping: of.grouping.try_into()?,
             watermark: of.watermark,
-            sources: of
-                .sources
-                .into_iter()
-                .map(|(table, of)| (table, source(of)))
-                .collect(),
-            statics: of
-                .statics
-                .into_iter()
-                .map(|(table, of)| (table, of.into()))
-                .collect(),
+            sources: by_key(of.sources),
+            statics: by_key(of.statics),
             sink: of.sink.into(),
             now: of.now,
             options: of.options.into(),
@@ -356,6 +332,24 @@ impl TryFrom<GroupingFile> for Grouping {
                 Self::Aligned(windows)
             }
         })
+    }
+}
+
+impl From<SourcePin> for SourceFile {
+    fn from(of: SourcePin) -> Self {
+        Self {
+            archive: of.archive.into(),
+            tail: of.tail.map(Into::into),
+        }
+    }
+}
+
+impl From<SourceFile> for SourcePin {
+    fn from(of: SourceFile) -> Self {
+        Self {
+            archive: of.archive.into(),
+            tail: of.tail.map(Into::into),
+        }
     }
 }
 
