@@ -73,6 +73,6 @@ fn damaged(error: serde_json::Error) -> UnreadableFile {
     UnreadableFile::Damaged(error.to_string())
 }
 
-pub(super) fn not_of_format(format: u32, error: &serde_json::Error) -> UnreadableFile {
-    UnreadableFile::Damaged(format!("it is not of format {format}: {error}"))
+pub(super) fn not_of_format(format: u32, reason: &dyn std::fmt::Display) -> UnreadableFile {
+    UnreadableFile::Damaged(format!("it is not of format {format}: {reason}"))
 }

@@ -6,7 +6,7 @@ use std::ops::Range;
 use anabranch_udfs::{AlignedWindows, WindowKind};
 use serde::{Deserialize, Serialize};
 
-use super::format::{FORMAT, UnreadableFile, opened, parsed};
+use super::format::{FORMAT, UnreadableFile, not_of_format, opened, parsed};
 use super::parts::{IdentityFile, by_key};
 use crate::core::jobs::NamedOffsets;
 use crate::core::runs::{
@@ -159,9 +159,7 @@ pub(in crate::store) fn run_spec_bytes(spec: &RunSpec) -> Result<Vec<u8>> {
 pub(in crate::store) fn read_run_spec(bytes: &[u8]) -> Result<RunSpec, UnreadableFile> {
     let (json, format) = opened(bytes)?;
     let file: SpecFile = parsed(&json, format)?;
-    RunSpec::try_from(file).map_err(|reason| {
-        UnreadableFile::Damaged(format!("it is not of format {format}: {reason}"))
-    })
+    RunSpec::try_from(file).map_err(|reason| not_of_format(format, &reason))
 }
 
 impl From<RunSpec> for SpecFile {
