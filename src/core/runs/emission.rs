@@ -1,7 +1,5 @@
 //! What a run emits, decided once and kept in its spec: a part of the axis of event time, or offsets.
 
-use std::fmt;
-
 use super::asked_range::AskedRange;
 use super::grouping::Grouping;
 use super::offset_set::OffsetSet;
@@ -87,15 +85,6 @@ impl Emission {
             (Self::Time(ranges), Grouping::Sessions { .. }) => {
                 format!("sessions with a row in {ranges}")
             }
-        }
-    }
-}
-
-impl fmt::Display for Emission {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Time(ranges) => write!(f, "event time {ranges}"),
-            Self::Offsets(offsets) => write!(f, "offsets {offsets}"),
         }
     }
 }
