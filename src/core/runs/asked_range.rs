@@ -1,4 +1,4 @@
-//! The range that a statement asks to reprocess, and what is wrong with one.
+//! The range that a statement asks to reprocess, and the mistakes that one may have.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -42,7 +42,7 @@ pub struct AskedRange {
 }
 
 impl AskedRange {
-    /// Checks what can be checked without reading a table. `sources` are the tables that the job reads and that have an archive.
+    /// Refuses the mistakes that show without reading a table. `sources` are the tables that the job reads and that have an archive.
     ///
     /// # Errors
     ///

@@ -57,7 +57,7 @@ impl Emission {
         }
     }
 
-    /// What is read for it, for the user; of sessions at least that.
+    /// The event times or offsets that the run reads, for the user; of sessions at least these.
     pub fn read_text(&self, grouping: Grouping) -> String {
         match self {
             Self::Offsets(offsets) => format!("offsets {offsets}"),
@@ -74,7 +74,7 @@ impl Emission {
         }
     }
 
-    /// What is emitted, for the user.
+    /// The results that the run emits, for the user.
     pub fn emitted_text(&self, grouping: Grouping) -> String {
         match (self, grouping) {
             (Self::Offsets(offsets), _) => format!("rows at offsets {offsets}"),
