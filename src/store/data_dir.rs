@@ -29,11 +29,10 @@ pub struct DataDir {
     store: Arc<dyn ObjectStore>,
     /// The same store by a client that sends each request once; `store` may repeat one whose answer was lost.
     once: Arc<dyn ObjectStore>,
+    /// Where its objects are in the store.
     root: Path,
-    /// The folder, if it is one: files that are written there are synced to disk.
+    /// The folder of the store, if it is one: files that are written there are synced to disk, and new folders up to this one.
     folder: Option<PathBuf>,
-    /// The folder of the whole directory, if this is a part of it: new folders are synced up to there.
-    whole: Option<PathBuf>,
     /// Folders that are known to be on disk themselves.
     synced: Arc<Mutex<HashSet<PathBuf>>>,
     /// Set when a probe has shown that the store refuses to create an object that exists.
@@ -104,9 +103,7 @@ impl DataDir {
     /// The part of it that lies in this folder, as a directory of its own.
     pub(super) fn within(&self, name: &str) -> Self {
         Self {
-            root: self.root.clone().join(name),
-            folder: self.folder.as_ref().map(|folder| folder.join(name)),
-            whole: self.whole.clone().or_else(|| self.folder.clone()),
+            root: self.path(name),
             shown: self.place(name),
             ..self.clone()
         }
@@ -115,7 +112,7 @@ impl DataDir {
     /// The path or URL of an object in it, for code that opens the object without this directory.
     pub(super) fn place(&self, name: &str) -> String {
         match &self.folder {
-            Some(folder) => folder.join(name).display().to_string(),
+            Some(folder) => self.file(folder, name).display().to_string(),
             None => format!("{}/{name}", self.shown.trim_end_matches('/')),
         }
     }
@@ -138,7 +135,6 @@ impl DataDir {
             store,
             root,
             folder: None,
-            whole: None,
             synced: Arc::default(),
             refuses: Arc::default(),
             is_remote: false,
@@ -261,8 +257,8 @@ impl DataDir {
         bytes: Vec<u8>,
     ) -> Result<bool> {
         let file = SyncedFile {
-            root: self.whole.as_deref().unwrap_or(folder).to_owned(),
-            path: folder.join(name),
+            root: folder.to_owned(),
+            path: self.file(folder, name),
             synced: Arc::clone(&self.synced),
         };
         let create = move || file.create(&bytes);
@@ -285,12 +281,12 @@ impl DataDir {
     /// with `#` and a number at the end, and appear in no listing. Young ones are kept, since their writers may still run.
     /// Blocks; an object store has no such files.
     pub fn sweep_unfinished(&self, folders: &[&str]) -> u64 {
-        let Some(root) = &self.folder else {
+        let Some(store) = &self.folder else {
             return 0;
         };
         let unfinished = folders
             .iter()
-            .flat_map(|folder| unfinished_files(&root.join(folder), ABANDONED));
+            .flat_map(|folder| unfinished_files(&self.file(store, folder), ABANDONED));
         let swept = unfinished.filter(|path| std::fs::remove_file(path).is_ok());
         swept.count() as u64
     }
@@ -313,7 +309,7 @@ impl DataDir {
             let bytes = self.read(name).await?;
             return Ok(bytes.map(|bytes| OpenObject::Bytes(Cursor::new(bytes))));
         };
-        match std::fs::File::open(folder.join(name)) {
+        match std::fs::File::open(self.file(folder, name)) {
             Ok(file) => Ok(Some(OpenObject::File(file))),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
             Err(error) => {
@@ -352,6 +348,12 @@ impl DataDir {
     fn path(&self, name: &str) -> Path {
         name.split('/')
             .fold(self.root.clone(), |path, part| path.join(part))
+    }
+
+    /// The file of an object, in the folder of the store.
+    fn file(&self, folder: &std::path::Path, name: &str) -> PathBuf {
+        let root: &str = self.root.as_ref();
+        folder.join(root).join(name)
     }
 }
 

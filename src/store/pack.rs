@@ -10,7 +10,7 @@ use crate::core::jobs::DeadLetter;
 use crate::error::Result;
 use crate::store::checksum::{check_crc32, crc32, seal, unsealed};
 use crate::store::dead_letters::{decode_letters, encode_letters};
-use crate::store::wire::{DeadLetterFile, FORMAT, UnreadableFile};
+use crate::store::wire::{DeadLetterFile, FORMAT, UnreadableFile, not_of_format};
 
 /// The late rows and dead letters of batches.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -121,11 +121,7 @@ impl Pack {
         let end = end.ok_or_else(|| damaged("it is cut off".to_owned()))?;
         let head = unsealed(&bytes[..end]).map_err(damaged)?;
         let mut files = PackFiles(bytes.slice(end + 1..));
-        let of_format = |format: u32| {
-            move |error: serde_json::Error| {
-                damaged(format!("it is not of format {format}: {error}"))
-            }
-        };
+        let of_format = |format: u32| move |error: serde_json::Error| not_of_format(format, &error);
         let named: Named = serde_json::from_slice(&head).map_err(of_format(1))?;
         let mut pack = Self::default();
         match named.format {

@@ -17,12 +17,10 @@ use crate::core::runs::{
 };
 use crate::error::{Error, Result};
 use crate::store::data_dir::DataDir;
-use crate::store::job_store::{FoundJob, JobId, JobStore};
+use crate::store::job_store::{FoundJob, JobId, JobStore, READS_AT_ONCE};
 
 /// The folder of runs in a data directory.
 const FOLDER: &str = "runs";
-/// Specs that are read at the same time.
-const READS_AT_ONCE: usize = 16;
 /// How often an entry is decided again because another process has written one.
 const ATTEMPTS: usize = 20;
 

@@ -58,7 +58,7 @@ impl ChunkExtent {
     }
 }
 
-/// How many rows are of each kind, compared with the published ones.
+/// How many rows are of each kind, compared with the published rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct ChangeCounts {
     /// Published with the same values.
@@ -69,7 +69,7 @@ pub struct ChangeCounts {
     pub new: u64,
     /// Published, and the run has no row of this key.
     pub gone: u64,
-    /// Computed, and the sink no longer has what was published there.
+    /// Computed, and the sink may have lost the published row of its key.
     pub unknown: u64,
 }
 

@@ -1,4 +1,4 @@
-//! The range that a statement asks to reprocess, and what is wrong with one.
+//! The range that a statement asks to reprocess, and the mistakes that one may have.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -42,7 +42,7 @@ pub struct AskedRange {
 }
 
 impl AskedRange {
-    /// Checks what can be checked without reading a table. `sources` are the tables that the job reads and that have an archive.
+    /// Refuses the mistakes that show without reading a table. `sources` are the tables that the job reads and that have an archive.
     ///
     /// # Errors
     ///
@@ -91,10 +91,8 @@ impl AskedRange {
     ///
     /// Bounds beyond the partitions that there are.
     pub fn selection(&self, ends: &PartitionRanges) -> Result<Option<OffsetSet>> {
-        let bounds = match &self.offsets {
-            Some(bounds) => Some(bounds.resolve(ends)?),
-            None => None,
-        };
+        let bounds = self.offsets.as_ref();
+        let bounds = bounds.map(|bounds| bounds.resolve(ends)).transpose()?;
         Ok(match (bounds, &self.rows) {
             (Some(bounds), Some(rows)) => Some(bounds.intersection(&rows.offsets)),
             (Some(bounds), None) => Some(bounds),
@@ -114,28 +112,34 @@ impl AskedRange {
 pub type PartitionRanges = BTreeMap<String, BTreeMap<i32, Range<i64>>>;
 
 impl OffsetBounds {
+    /// Table, partition, start and end of each partition that is in both bounds.
+    fn common(&self) -> impl Iterator<Item = (&str, i32, NamedOffset, NamedOffset)> {
+        self.from.iter().flat_map(move |(table, starts)| {
+            let ends = self.to.get(table);
+            starts.iter().filter_map(move |(partition, start)| {
+                let end = ends?.get(partition)?;
+                Some((table.as_str(), *partition, *start, *end))
+            })
+        })
+    }
+
     fn check(&self) -> Result<()> {
         let mut has_common = false;
-        for (table, starts) in &self.from {
-            for (partition, start) in starts {
-                let Some(end) = self.to.get(table).and_then(|of| of.get(partition)) else {
-                    continue;
-                };
-                has_common = true;
-                let place = format!("partition {partition} of '{table}'");
-                if *end == NamedOffset::First {
-                    return Err(Error::invalid(format!(
-                        "TO is {} (earliest) for {place}, where nothing ends",
-                        end.number()
-                    )));
-                }
-                if let (NamedOffset::At(start), NamedOffset::At(end)) = (start, end)
-                    && start >= end
-                {
-                    return Err(Error::invalid(format!(
-                        "FROM ({start}) is not before TO ({end}) for {place}"
-                    )));
-                }
+        for (table, partition, start, end) in self.common() {
+            has_common = true;
+            let place = format!("partition {partition} of '{table}'");
+            if end == NamedOffset::First {
+                return Err(Error::invalid(format!(
+                    "TO is {} (earliest) for {place}, where nothing ends",
+                    end.number()
+                )));
+            }
+            if let (NamedOffset::At(start), NamedOffset::At(end)) = (start, end)
+                && start >= end
+            {
+                return Err(Error::invalid(format!(
+                    "FROM ({start}) is not before TO ({end}) for {place}"
+                )));
             }
         }
         match has_common {
@@ -150,31 +154,26 @@ impl OffsetBounds {
     /// The offsets between the bounds; a partition that is not in both has none.
     fn resolve(&self, ends: &PartitionRanges) -> Result<OffsetSet> {
         let mut ranges = Vec::new();
-        for (table, starts) in &self.from {
-            for (partition, start) in starts {
-                let Some(end) = self.to.get(table).and_then(|of| of.get(partition)) else {
-                    continue;
-                };
-                let Some(found) = ends.get(table).and_then(|of| of.get(partition)) else {
-                    return Err(Error::invalid(format!(
-                        "'{table}' has no partition {partition}"
-                    )));
-                };
-                let resolved = |bound: NamedOffset| match bound {
-                    NamedOffset::First => found.start,
-                    NamedOffset::End => found.end,
-                    NamedOffset::At(offset) => offset,
-                };
-                let (start, end) = (resolved(*start), resolved(*end));
-                if start < found.start || end > found.end {
-                    return Err(Error::invalid(format!(
-                        "offsets {start} to {end} of partition {partition} of '{table}' are not all there: it has {} to {}",
-                        found.start, found.end
-                    ))
-                    .with_help("-2 is the earliest offset that there is, -1 the end"));
-                }
-                ranges.push((table.clone(), *partition, start..end));
+        for (table, partition, start, end) in self.common() {
+            let Some(found) = ends.get(table).and_then(|of| of.get(&partition)) else {
+                return Err(Error::invalid(format!(
+                    "'{table}' has no partition {partition}"
+                )));
+            };
+            let resolved = |bound: NamedOffset| match bound {
+                NamedOffset::First => found.start,
+                NamedOffset::End => found.end,
+                NamedOffset::At(offset) => offset,
+            };
+            let (start, end) = (resolved(start), resolved(end));
+            if start < found.start || end > found.end {
+                return Err(Error::invalid(format!(
+                    "offsets {start} to {end} of partition {partition} of '{table}' are not all there: it has {} to {}",
+                    found.start, found.end
+                ))
+                .with_help("-2 is the earliest offset that there is, -1 the end"));
             }
+            ranges.push((table.to_owned(), partition, start..end));
         }
         Ok(OffsetSet::of(ranges))
     }
@@ -200,15 +199,11 @@ impl fmt::Display for AskedRange {
 
 impl fmt::Display for OffsetBounds {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut parts = Vec::new();
-        for (table, starts) in &self.from {
-            for (partition, start) in starts {
-                if let Some(end) = self.to.get(table).and_then(|of| of.get(partition)) {
-                    let (start, end) = (offset_text(*start), offset_text(*end));
-                    parts.push(format!("{table} {partition}: {start} to {end}"));
-                }
-            }
-        }
+        let part = |(table, partition, start, end): (&str, i32, NamedOffset, NamedOffset)| {
+            let (start, end) = (offset_text(start), offset_text(end));
+            format!("{table} {partition}: {start} to {end}")
+        };
+        let parts: Vec<String> = self.common().map(part).collect();
         f.write_str(&parts.join(", "))
     }
 }

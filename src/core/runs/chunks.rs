@@ -54,8 +54,8 @@ impl Chunks {
     /// an earlier one; none before the first. None if the run is complete.
     pub fn next(&self, position: Option<i64>, length: i64) -> Option<Chunk> {
         let ranges = self.emission.as_slice();
-        let is_left = |range: &&TimeRange| position.is_none_or(|position| position < range.to());
-        let at = ranges.len() - ranges.iter().filter(is_left).count();
+        let is_passed = |range: &TimeRange| position.is_some_and(|at| range.to() <= at);
+        let at = ranges.partition_point(is_passed);
         let range = ranges.get(at)?;
         let from = position.map_or(range.from(), |position| position.max(range.from()));
         let is_first = from == range.from();

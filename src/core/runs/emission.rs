@@ -1,7 +1,5 @@
 //! What a run emits, decided once and kept in its spec: a part of the axis of event time, or offsets.
 
-use std::fmt;
-
 use super::asked_range::AskedRange;
 use super::grouping::Grouping;
 use super::offset_set::OffsetSet;
@@ -59,7 +57,7 @@ impl Emission {
         }
     }
 
-    /// What is read for it, for the user; of sessions at least that.
+    /// The event times or offsets that the run reads, for the user; of sessions at least these.
     pub fn read_text(&self, grouping: Grouping) -> String {
         match self {
             Self::Offsets(offsets) => format!("offsets {offsets}"),
@@ -76,7 +74,7 @@ impl Emission {
         }
     }
 
-    /// What is emitted, for the user.
+    /// The results that the run emits, for the user.
     pub fn emitted_text(&self, grouping: Grouping) -> String {
         match (self, grouping) {
             (Self::Offsets(offsets), _) => format!("rows at offsets {offsets}"),
@@ -87,15 +85,6 @@ impl Emission {
             (Self::Time(ranges), Grouping::Sessions { .. }) => {
                 format!("sessions with a row in {ranges}")
             }
-        }
-    }
-}
-
-impl fmt::Display for Emission {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Time(ranges) => write!(f, "event time {ranges}"),
-            Self::Offsets(offsets) => write!(f, "offsets {offsets}"),
         }
     }
 }

@@ -85,7 +85,7 @@ impl PublishedIndex {
     }
 
     /// Whether the topic still has all that was published of a window or session with this end; `low` are the first offsets that its
-    /// partitions have. What it no longer has is unknown, and not new.
+    /// partitions have. If it does not, a row without a published one is unknown, and not new.
     pub fn is_readable(&self, end: i64, low: &BTreeMap<i32, i64>) -> bool {
         let has = |(partition, of): (&i32, &SourceProgress)| {
             low.get(partition).is_some_and(|low| *low <= of.start)

@@ -2,7 +2,7 @@
 //! the archive between two attempts changes nothing of the run.
 
 use std::collections::BTreeMap;
-use std::fmt::{self, Write as _};
+use std::fmt;
 
 use sha2::{Digest as _, Sha256};
 
@@ -29,13 +29,13 @@ pub struct RunSpec {
     pub asked: AskedRange,
     /// The offsets to which it is restricted, if it is.
     pub selection: Option<OffsetSet>,
-    /// What is emitted.
+    /// The results that the run emits.
     pub emission: Emission,
     /// How the job puts rows together in time.
     pub grouping: Grouping,
     /// The watermark of the archives, in microseconds since 1970 UTC: what ends later is not final. None if nothing is.
     pub watermark: Option<i64>,
-    /// What is read of each source of the job, by table.
+    /// The states that the run reads of each source of the job, by table.
     pub sources: BTreeMap<String, SourcePin>,
     /// Which state of each static table is joined, by table.
     pub statics: BTreeMap<String, Pin>,
@@ -159,11 +159,8 @@ pub fn text_version(text: &str, tables: &[String]) -> String {
         hash.update(part.as_bytes());
     }
     let digest = hash.finalize();
-    digest.iter().take(6).fold(String::new(), |mut text, byte| {
-        // Writing to a text does not fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+    let digits = digest.iter().take(6).map(|byte| format!("{byte:02x}"));
+    digits.collect()
 }
 
 /// Specs for tests.

@@ -39,16 +39,6 @@ impl RunState {
             Self::Failed { .. } => "FAILED",
         }
     }
-
-    /// Whether nothing will become of it any more.
-    pub fn is_over(&self) -> bool {
-        matches!(self, Self::Complete | Self::Aborted)
-    }
-
-    /// Whether a runner may write its chunks.
-    pub fn may_write(&self) -> bool {
-        *self == Self::Running
-    }
 }
 
 impl fmt::Display for RunState {

@@ -77,12 +77,6 @@ impl TimeRanges {
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
-
-    /// The range from the first to the last instant.
-    pub fn hull(&self) -> Option<TimeRange> {
-        let (first, last) = (self.0.first()?, self.0.last()?);
-        TimeRange::try_new(first.from, last.to)
-    }
 }
 
 impl From<TimeRange> for TimeRanges {

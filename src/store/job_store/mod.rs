@@ -30,8 +30,8 @@ use crate::store::data_dir::DataDir;
 use crate::store::wire::UnreadableFile;
 pub use paths::JobId;
 
-/// Entries or versions that are read at the same time.
-const READS_AT_ONCE: usize = 16;
+/// Entries, versions or specs that are read at the same time.
+pub(super) const READS_AT_ONCE: usize = 16;
 
 /// A job, or the error if it cannot be read.
 #[derive(Debug)]

@@ -107,11 +107,7 @@ pub(in crate::store) fn read_entry(bytes: &[u8]) -> Result<StoredEntry, Unreadab
         members.remove("format");
         id = match members.remove("id") {
             Some(Value::String(id)) => Some(id),
-            _ => {
-                return Err(UnreadableFile::Damaged(format!(
-                    "it is not of format {format}: it has no id"
-                )));
-            }
+            _ => return Err(not_of_format(format, &"it has no id")),
         };
     }
     let entry = EntryFile::deserialize(Value::Object(members));

@@ -73,6 +73,10 @@ fn damaged(error: serde_json::Error) -> UnreadableFile {
     UnreadableFile::Damaged(error.to_string())
 }
 
-pub(super) fn not_of_format(format: u32, error: &serde_json::Error) -> UnreadableFile {
-    UnreadableFile::Damaged(format!("it is not of format {format}: {error}"))
+/// The error for a file that names this format and is not of it, for this reason.
+pub(in crate::store) fn not_of_format(
+    format: u32,
+    reason: &dyn std::fmt::Display,
+) -> UnreadableFile {
+    UnreadableFile::Damaged(format!("it is not of format {format}: {reason}"))
 }

@@ -15,7 +15,7 @@ mod version;
 
 pub(super) use checkpoint::{checkpoint_bytes, read_checkpoint};
 pub(super) use entry::{StoredEntry, entry_bytes, read_entry};
-pub(super) use format::{FORMAT, UnreadableFile};
+pub(super) use format::{FORMAT, UnreadableFile, not_of_format};
 pub(super) use parts::DeadLetterFile;
 pub(super) use run_spec::{read_run_spec, run_spec_bytes};
 pub(super) use version::{read_version, version_bytes};

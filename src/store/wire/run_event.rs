@@ -18,7 +18,7 @@ pub(super) enum EventFile {
     Aborted,
 }
 
-/// A chunk that was compared with what is published.
+/// A chunk whose rows were compared with the published ones.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ComparedFile {

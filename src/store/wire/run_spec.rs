@@ -6,8 +6,8 @@ use std::ops::Range;
 use anabranch_udfs::{AlignedWindows, WindowKind};
 use serde::{Deserialize, Serialize};
 
-use super::format::{FORMAT, UnreadableFile, opened, parsed};
-use super::parts::IdentityFile;
+use super::format::{FORMAT, UnreadableFile, not_of_format, opened, parsed};
+use super::parts::{IdentityFile, by_key};
 use crate::core::jobs::NamedOffsets;
 use crate::core::runs::{
     AskedRange, Emission, EmitRows, Grouping, LateRows, OffsetBounds, OffsetSet, Pin, PinnedAt,
@@ -159,17 +159,11 @@ pub(in crate::store) fn run_spec_bytes(spec: &RunSpec) -> Result<Vec<u8>> {
 pub(in crate::store) fn read_run_spec(bytes: &[u8]) -> Result<RunSpec, UnreadableFile> {
     let (json, format) = opened(bytes)?;
     let file: SpecFile = parsed(&json, format)?;
-    RunSpec::try_from(file).map_err(|reason| {
-        UnreadableFile::Damaged(format!("it is not of format {format}: {reason}"))
-    })
+    RunSpec::try_from(file).map_err(|reason| not_of_format(format, &reason))
 }
 
 impl From<RunSpec> for SpecFile {
     fn from(of: RunSpec) -> Self {
-        let source = |of: SourcePin| SourceFile {
-            archive: of.archive.into(),
-            tail: of.tail.map(Into::into),
-        };
         Self {
             format: FORMAT,
             run_id: of.run_id,
@@ -187,16 +181,8 @@ impl From<RunSpec> for SpecFile {
             },
             grouping: of.grouping.into(),
             watermark: of.watermark,
-            sources: of
-                .sources
-                .into_iter()
-                .map(|(table, of)| (table, source(of)))
-                .collect(),
-            statics: of
-                .statics
-                .into_iter()
-                .map(|(table, of)| (table, of.into()))
-                .collect(),
+            sources: by_key(of.sources),
+            statics: by_key(of.statics),
             sink: of.sink.into(),
             now: of.now,
             options: of.options.into(),
@@ -208,10 +194,6 @@ impl TryFrom<SpecFile> for RunSpec {
     type Error = String;
 
     fn try_from(of: SpecFile) -> Result<Self, String> {
-        let source = |of: SourceFile| SourcePin {
-            archive: of.archive.into(),
-            tail: of.tail.map(Into::into),
-        };
         Ok(Self {
             run_id: of.run_id,
             job: of.job,
@@ -230,16 +212,8 @@ impl TryFrom<SpecFile> for RunSpec {
             },
             grouping: of.grouping.try_into()?,
             watermark: of.watermark,
-            sources: of
-                .sources
-                .into_iter()
-                .map(|(table, of)| (table, source(of)))
-                .collect(),
-            statics: of
-                .statics
-                .into_iter()
-                .map(|(table, of)| (table, of.into()))
-                .collect(),
+            sources: by_key(of.sources),
+            statics: by_key(of.statics),
             sink: of.sink.into(),
             now: of.now,
             options: of.options.into(),
@@ -356,6 +330,24 @@ impl TryFrom<GroupingFile> for Grouping {
                 Self::Aligned(windows)
             }
         })
+    }
+}
+
+impl From<SourcePin> for SourceFile {
+    fn from(of: SourcePin) -> Self {
+        Self {
+            archive: of.archive.into(),
+            tail: of.tail.map(Into::into),
+        }
+    }
+}
+
+impl From<SourceFile> for SourcePin {
+    fn from(of: SourceFile) -> Self {
+        Self {
+            archive: of.archive.into(),
+            tail: of.tail.map(Into::into),
+        }
     }
 }
 

@@ -3,7 +3,9 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, OffsetSizeTrait, StructArray, UInt64Array};
+use arrow::array::{
+    Array, ArrayRef, ArrowPrimitiveType, AsArray, OffsetSizeTrait, StructArray, UInt64Array,
+};
 use arrow::buffer::BooleanBuffer;
 use arrow::compute::kernels::cmp::not_distinct;
 use arrow::compute::{cast, take};
@@ -40,29 +42,9 @@ pub(super) fn same_values(
     };
     Ok(match one.data_type() {
         DataType::Null => BooleanBuffer::new_set(one.len()),
-        DataType::Float16 => {
-            let (one, two) = (
-                one.as_primitive::<Float16Type>(),
-                two.as_primitive::<Float16Type>(),
-            );
-            let tolerance = tolerance.of_narrow();
-            same(&|at| tolerance.is_same(one.value(at).to_f64(), two.value(at).to_f64()))
-        }
-        DataType::Float32 => {
-            let (one, two) = (
-                one.as_primitive::<Float32Type>(),
-                two.as_primitive::<Float32Type>(),
-            );
-            let tolerance = tolerance.of_narrow();
-            same(&|at| tolerance.is_same(one.value(at).into(), two.value(at).into()))
-        }
-        DataType::Float64 => {
-            let (one, two) = (
-                one.as_primitive::<Float64Type>(),
-                two.as_primitive::<Float64Type>(),
-            );
-            same(&|at| tolerance.is_same(one.value(at), two.value(at)))
-        }
+        DataType::Float16 => same(&same_floats::<Float16Type>(one, two, tolerance.of_narrow())),
+        DataType::Float32 => same(&same_floats::<Float32Type>(one, two, tolerance.of_narrow())),
+        DataType::Float64 => same(&same_floats::<Float64Type>(one, two, tolerance)),
         DataType::Struct(_) => {
             let fields = same_fields(one.as_struct(), two.as_struct(), tolerance)?;
             same(&|at| fields.value(at))
@@ -85,6 +67,16 @@ pub(super) fn same_values(
             _ => not_distinct(one, two)?.values().clone(),
         },
     })
+}
+
+/// Whether both numbers at a place are the same, if neither is NULL.
+fn same_floats<T: ArrowPrimitiveType<Native: Into<f64>>>(
+    one: &ArrayRef,
+    two: &ArrayRef,
+    tolerance: FloatTolerance,
+) -> impl Fn(usize) -> bool {
+    let (one, two) = (one.as_primitive::<T>(), two.as_primitive::<T>());
+    move |at| tolerance.is_same(one.value(at).into(), two.value(at).into())
 }
 
 fn same_fields(

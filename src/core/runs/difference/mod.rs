@@ -30,11 +30,11 @@ pub enum ChangeKind {
     Changed,
     /// No row of its key is published.
     New,
-    /// The sink no longer has what was published where this row belongs.
+    /// The sink may have lost the published row of its key: it no longer has all records from where this row belongs.
     Unknown,
 }
 
-/// A computed row and what is published under its key.
+/// A computed row and the published row of its key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ComparedRow {
     /// Its place among the computed rows.
@@ -81,8 +81,8 @@ impl Comparison {
         counts
     }
 
-    /// What is to be written (RUN-5). Where the sink cannot say what was published, the row is written too: readers by key have
-    /// then the same rows as if all were written.
+    /// The rows and tombstones that the run writes (RUN-5). It writes a row too if the sink may have lost the published row of that
+    /// key: readers by key have then the same rows as if the run wrote all.
     pub fn emitted(&self, emit: EmitRows, withdraw: bool) -> EmittedRows {
         let is_written = |row: &&ComparedRow| match emit {
             EmitRows::All => true,
