@@ -1,9 +1,10 @@
-//! Operands of expressions that get one type, for the analyzer rules that choose the type.
+//! Operands of expressions that get one type, for the analyzer rules that choose the type, and the walks over expressions and plans
+//! that rules share.
 
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, FieldRef};
-use datafusion::common::tree_node::{Transformed, TreeNodeRecursion};
+use datafusion::common::tree_node::{Transformed, TreeNode as _, TreeNodeRecursion};
 use datafusion::common::{DFSchema, Result, internal_err};
 use datafusion::logical_expr::expr_rewriter::NamePreserver;
 use datafusion::logical_expr::utils::merge_schema;
@@ -126,6 +127,13 @@ pub(crate) fn any_expr(plan: &LogicalPlan, is_one: impl Fn(&Expr) -> bool) -> bo
         Ok(until(is_found))
     });
     is_found
+}
+
+/// Whether `is_one` is true for the expression or a part of it; subqueries are not searched.
+pub(crate) fn has_part(expr: &Expr, is_one: impl Fn(&Expr) -> bool) -> bool {
+    let found = expr.exists(|part| Ok(is_one(part)));
+    // The closure returns no error.
+    found.unwrap_or(true)
 }
 
 /// Whether `is_one` is true for a node of the plan, or of the subqueries in its expressions.

@@ -21,7 +21,7 @@ use datafusion::optimizer::AnalyzerRule;
 
 use super::{interval_keys, timestamp};
 use crate::checked::plain;
-use crate::operands::{any_expr, inputs, map_named_expressions};
+use crate::operands::{any_expr, has_part, inputs, map_named_expressions};
 
 /// INTERVAL.
 pub(super) const INTERVAL: DataType = DataType::Interval(IntervalUnit::MonthDayNano);
@@ -49,10 +49,7 @@ impl AnalyzerRule for IntervalsByLength {
 }
 
 fn in_expressions(plan: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
-    let has_any = any_expr(&plan, |expr| {
-        let found = expr.exists(|node| Ok(may_matter(node)));
-        found.unwrap_or(true)
-    });
+    let has_any = any_expr(&plan, |expr| has_part(expr, may_matter));
     if !has_any {
         return Ok(Transformed::no(plan));
     }
