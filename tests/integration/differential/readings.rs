@@ -6,9 +6,8 @@
 use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
-    BinaryOperator, DuplicateTreatment, Expr, Function, FunctionArg, FunctionArgExpr,
-    FunctionArgumentList, FunctionArguments, Statement, Value, visit_expressions,
-    visit_expressions_mut,
+    BinaryOperator, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgumentList,
+    FunctionArguments, Statement, Value, visit_expressions, visit_expressions_mut,
 };
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::parser::Parser;
@@ -163,17 +162,14 @@ fn pair<'a>(expr: &'a Expr, of: &str) -> Option<(&'a Expr, &'a Expr)> {
     }
 }
 
-/// The only argument of an aggregate, and whether it is DISTINCT.
-fn aggregated<'a>(expr: &'a Expr, names: &[&str]) -> Option<(&'a Function, &'a Expr, bool)> {
+/// An aggregate of one of these names, and its only argument.
+fn aggregated<'a>(expr: &'a Expr, names: &[&str]) -> Option<(&'a Function, &'a Expr)> {
     let Expr::Function(function) = expr else {
         return None;
     };
     let list = list(function).filter(|_| names.contains(&name(function).as_str()))?;
     match list.args.as_slice() {
-        [one] => {
-            let is_distinct = list.duplicate_treatment == Some(DuplicateTreatment::Distinct);
-            Some((function, argument(one)?, is_distinct))
-        }
+        [one] => Some((function, argument(one)?)),
         _ => None,
     }
 }
@@ -299,7 +295,7 @@ fn small_zero(expr: &Expr) -> Option<String> {
 
 fn wide_sum(expr: &Expr) -> Option<String> {
     const WIDE: &str = "AS DECIMAL(38, 0))";
-    let (function, argument, _) = aggregated(expr, &["sum"])?;
+    let (function, argument) = aggregated(expr, &["sum"])?;
     if kind(argument) != Kind::Integer {
         return None;
     }
