@@ -15,7 +15,7 @@ use arrow::compute::kernels::cmp::eq;
 use arrow::compute::nullif;
 use arrow::datatypes::DataType;
 use datafusion::common::tree_node::{Transformed, TreeNode};
-use datafusion::common::{DFSchema, Result, ScalarValue, internal_err};
+use datafusion::common::{DFSchema, Result, internal_err};
 use datafusion::config::ConfigOptions;
 use datafusion::functions::core;
 use datafusion::logical_expr::expr::InList;
@@ -28,7 +28,9 @@ use datafusion::optimizer::{AnalyzerRule, OptimizerConfig, OptimizerRule};
 
 use super::rewrite::type_of;
 use super::zero::{with_one_zero, wrap};
-use crate::operands::{any_expr, element_of, has_part, inputs, map_named_expressions};
+use crate::operands::{
+    any_expr, are_scalars, element_of, has_part, inputs, map_named_expressions, scalar_or_array,
+};
 
 /// Functions that compare the elements of their first argument with their second, or with its elements.
 const OF_ELEMENTS: [&str; 10] = [
@@ -302,10 +304,8 @@ impl ScalarUDFImpl for NullIf {
         if !value.data_type().is_floating() {
             return self.inner.invoke_with_args(args);
         }
-        let are_scalars = [value, other]
-            .iter()
-            .all(|of| matches!(of, ColumnarValue::Scalar(_)));
-        let rows = if are_scalars { 1 } else { args.number_rows };
+        let is_scalar = are_scalars([value, other]);
+        let rows = if is_scalar { 1 } else { args.number_rows };
         let other: Box<dyn Datum> = match with_one_zero(other)? {
             ColumnarValue::Array(others) => Box::new(others),
             ColumnarValue::Scalar(other) => Box::new(Scalar::new(other.to_array()?)),
@@ -313,9 +313,6 @@ impl ScalarUDFImpl for NullIf {
         let compared = with_one_zero(value)?.to_array(rows)?;
         let equal = eq(&compared, other.as_ref())?;
         let result = nullif(&value.to_array(rows)?, &equal)?;
-        Ok(match are_scalars {
-            true => ColumnarValue::Scalar(ScalarValue::try_from_array(&result, 0)?),
-            false => ColumnarValue::Array(result),
-        })
+        scalar_or_array(result, is_scalar)
     }
 }
