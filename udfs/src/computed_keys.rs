@@ -19,7 +19,7 @@ use datafusion::optimizer::optimizer::ApplyOrder;
 use datafusion::optimizer::{AnalyzerRule, OptimizerConfig, OptimizerRule};
 use datafusion::physical_expr::{EquivalenceProperties, PhysicalSortExpr, create_physical_expr};
 
-use crate::operands::{any_expr, any_node, subquery_of};
+use crate::operands::{any_expr, any_node, has_part, subquery_of};
 
 /// Computes keys that cannot be evaluated in place, subqueries within aggregates and window functions, and volatile keys of
 /// GROUP BY. It runs before the subqueries of projections are rewritten.
@@ -236,11 +236,6 @@ fn stacked(top: &Window) -> (Vec<&[Expr]>, &Arc<LogicalPlan>) {
         input = &window.input;
     }
     (chain, input)
-}
-
-fn has_part(expr: &Expr, is_one: &impl Fn(&Expr) -> bool) -> bool {
-    let found = expr.exists(|part| Ok(is_one(part)));
-    found.unwrap_or(true)
 }
 
 /// Whether [`KeyProjection::sort_keys`] would compute one of the keys.

@@ -11,7 +11,7 @@ use datafusion::config::ConfigOptions;
 use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, Subquery};
 use datafusion::optimizer::AnalyzerRule;
 
-use crate::operands::{any_expr, any_node, map_named_expressions, with_rows};
+use crate::operands::{any_expr, any_node, has_part, map_named_expressions, with_rows};
 use crate::values::per_row;
 
 /// Marks the values of subqueries as nullable.
@@ -47,8 +47,7 @@ impl AnalyzerRule for EmptySubqueries {
 /// Whether an expression of this node has a scalar subquery that may return no row.
 fn has_any(plan: &LogicalPlan) -> bool {
     any_expr(plan, |expr| {
-        let found = expr.exists(|part| Ok(may_be_empty(part).is_some()));
-        found.unwrap_or(true)
+        has_part(expr, |part| may_be_empty(part).is_some())
     })
 }
 

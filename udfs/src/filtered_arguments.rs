@@ -8,7 +8,7 @@ use datafusion::logical_expr::expr::{AggregateFunction, Case};
 use datafusion::logical_expr::{Expr, LogicalPlan};
 use datafusion::optimizer::AnalyzerRule;
 
-use crate::operands::map_named_expressions;
+use crate::operands::{has_part, map_named_expressions};
 
 /// Wraps the arguments of aggregates in the condition of FILTER.
 #[derive(Debug)]
@@ -89,13 +89,13 @@ pub(crate) fn unguarded(mut function: AggregateFunction) -> AggregateFunction {
 
 /// Whether it is more than a column, and not constant: some arguments must be constants.
 fn is_evaluated(expr: &Expr) -> bool {
-    let of_rows = expr.exists(|part| {
-        Ok(matches!(
+    let is_of_rows = |part: &Expr| {
+        matches!(
             part,
             Expr::Column(_) | Expr::OuterReferenceColumn(..) | Expr::ScalarSubquery(_)
-        ))
-    });
-    !matches!(expr, Expr::Column(_)) && of_rows.unwrap_or(true)
+        )
+    };
+    !matches!(expr, Expr::Column(_)) && has_part(expr, is_of_rows)
 }
 
 /// Whether it is wrapped already: plans are analyzed more than once.

@@ -22,7 +22,9 @@ use datafusion::logical_expr::{
 use datafusion::optimizer::AnalyzerRule;
 
 use crate::correlated::{SubqueryUse, check, check_values, check_within, without_unions};
-use crate::operands::{any_expr, any_node, map_named_expressions, subquery_of, with_rows};
+use crate::operands::{
+    any_expr, any_node, has_part, map_named_expressions, subquery_of, with_rows,
+};
 use crate::unjoinable::lateral;
 
 /// The name of the subquery's column that a value is compared with.
@@ -153,19 +155,17 @@ enum FilterPosition {
 
 /// Whether it contains a correlated EXISTS or IN.
 fn depends_on_row(expr: &Expr) -> bool {
-    let found = expr.exists(|node| {
+    has_part(expr, |node| {
         let subquery = match node {
             Expr::ScalarSubquery(_) => None,
             other => subquery_of(other),
         };
-        Ok(subquery.is_some_and(|of| !of.outer_ref_columns.is_empty()))
-    });
-    found.unwrap_or(true)
+        subquery.is_some_and(|of| !of.outer_ref_columns.is_empty())
+    })
 }
 
 fn has_subquery(expr: &Expr) -> bool {
-    let found = expr.exists(|node| Ok(subquery_of(node).is_some()));
-    found.unwrap_or(true)
+    has_part(expr, |node| subquery_of(node).is_some())
 }
 
 /// Renames the computed columns of correlated subqueries. The engine adds the columns that the subquery compares with the outer
@@ -227,8 +227,7 @@ fn named_apart(plan: &LogicalPlan) -> Result<Option<LogicalPlan>> {
 }
 
 fn has_membership(expr: &Expr) -> bool {
-    let found = expr.exists(|node| Ok(matches!(node, Expr::InSubquery(_))));
-    found.unwrap_or(true)
+    has_part(expr, |node| matches!(node, Expr::InSubquery(_)))
 }
 
 /// An expression that is true if and only if the result of `expr` is `wanted`; if `expr` is unknown it is false or unknown.
@@ -407,8 +406,7 @@ fn members(subquery: &Subquery) -> Result<(Subquery, Column)> {
 }
 
 fn has_comparison(expr: &Expr) -> bool {
-    let found = expr.exists(|node| Ok(matches!(node, Expr::SetComparison(_))));
-    found.unwrap_or(true)
+    has_part(expr, |node| matches!(node, Expr::SetComparison(_)))
 }
 
 /// The same for ANY and ALL, which the engine rewrites to such queries.

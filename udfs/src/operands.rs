@@ -1,13 +1,15 @@
-//! Operands of expressions that get one type, for the analyzer rules that choose the type.
+//! Operands of expressions that get one type, for the analyzer rules that choose the type; walks over expressions and plans that
+//! rules share; arguments and results of functions.
 
 use std::sync::Arc;
 
+use arrow::array::ArrayRef;
 use arrow::datatypes::{DataType, FieldRef};
-use datafusion::common::tree_node::{Transformed, TreeNodeRecursion};
-use datafusion::common::{DFSchema, Result, internal_err};
+use datafusion::common::tree_node::{Transformed, TreeNode as _, TreeNodeRecursion};
+use datafusion::common::{DFSchema, Result, ScalarValue, internal_err};
 use datafusion::logical_expr::expr_rewriter::NamePreserver;
 use datafusion::logical_expr::utils::merge_schema;
-use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, Subquery};
+use datafusion::logical_expr::{ColumnarValue, Expr, LogicalPlan, LogicalPlanBuilder, Subquery};
 
 /// The columns that expressions of a plan may use.
 pub(crate) fn inputs(plan: &LogicalPlan) -> Result<DFSchema> {
@@ -105,7 +107,7 @@ pub fn map_named_expressions(
     })
 }
 
-/// The value that a function of one value is given, or its type or field.
+/// The only argument of a function, or its type or field.
 ///
 /// # Errors
 ///
@@ -117,6 +119,20 @@ pub fn only_argument<'a, T>(function: &str, arguments: &'a [T]) -> Result<&'a T>
     }
 }
 
+/// Whether the values are the same for all rows: a function of them computes one row.
+pub(crate) fn are_scalars<'a>(values: impl IntoIterator<Item = &'a ColumnarValue>) -> bool {
+    let mut values = values.into_iter();
+    values.all(|value| matches!(value, ColumnarValue::Scalar(_)))
+}
+
+/// The result of a function that has computed these values: the only one as a scalar, if its arguments are scalars.
+pub(crate) fn scalar_or_array(values: ArrayRef, is_scalar: bool) -> Result<ColumnarValue> {
+    Ok(match is_scalar {
+        true => ColumnarValue::Scalar(ScalarValue::try_from_array(&values, 0)?),
+        false => ColumnarValue::Array(values),
+    })
+}
+
 /// Whether `is_one` is true for an expression of this node; its inputs are not searched.
 pub(crate) fn any_expr(plan: &LogicalPlan, is_one: impl Fn(&Expr) -> bool) -> bool {
     let mut is_found = false;
@@ -126,6 +142,13 @@ pub(crate) fn any_expr(plan: &LogicalPlan, is_one: impl Fn(&Expr) -> bool) -> bo
         Ok(until(is_found))
     });
     is_found
+}
+
+/// Whether `is_one` is true for the expression or a part of it; subqueries are not searched.
+pub(crate) fn has_part(expr: &Expr, is_one: impl Fn(&Expr) -> bool) -> bool {
+    let found = expr.exists(|part| Ok(is_one(part)));
+    // The closure returns no error.
+    found.unwrap_or(true)
 }
 
 /// Whether `is_one` is true for a node of the plan, or of the subqueries in its expressions.

@@ -13,7 +13,7 @@ use datafusion::config::ConfigOptions;
 use datafusion::logical_expr::{Expr, LogicalPlan, Projection, SubqueryAlias};
 use datafusion::optimizer::AnalyzerRule;
 
-use crate::operands::subquery_of;
+use crate::operands::{has_part, subquery_of};
 
 /// Renames the inputs of nested projections that name a result like its input.
 #[derive(Debug)]
@@ -113,8 +113,7 @@ fn with_named_input(step: &Projection, number: usize) -> Result<Option<Projectio
 }
 
 fn has_subquery(expr: &Expr) -> bool {
-    let found = expr.exists(|part| {
-        Ok(subquery_of(part).is_some() || matches!(part, Expr::OuterReferenceColumn(..)))
-    });
-    found.unwrap_or(true)
+    has_part(expr, |part| {
+        subquery_of(part).is_some() || matches!(part, Expr::OuterReferenceColumn(..))
+    })
 }

@@ -10,7 +10,7 @@ use datafusion::execution::session_state::{SessionState, SessionStateBuilder};
 use datafusion::logical_expr::planner::{ExprPlanner, RelationPlanner};
 use datafusion::logical_expr::registry::FunctionRegistry as _;
 use datafusion::logical_expr::{AggregateUDF, Expr, LogicalPlan, ScalarUDF};
-use datafusion::optimizer::OptimizerRule;
+use datafusion::optimizer::{Optimizer, OptimizerRule};
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_planner::{DefaultPhysicalPlanner, ExtensionPlanner, PhysicalPlanner};
 
@@ -75,10 +75,7 @@ pub fn register(mut builder: SessionStateBuilder) -> SessionStateBuilder {
         .get_or_insert_default()
         .extend(relation_planners());
     let optimizer = builder.optimizer().get_or_insert_default();
-    let push_down = optimizer
-        .rules
-        .iter()
-        .position(|rule| rule.name() == "push_down_filter");
+    let push_down = place_of("push_down_filter", optimizer);
     if let Some(rule) = push_down.and_then(|position| optimizer.rules.get_mut(position)) {
         *rule = Arc::new(PushDownFilters::default());
     }
@@ -95,13 +92,11 @@ pub fn register(mut builder: SessionStateBuilder) -> SessionStateBuilder {
         ),
     ];
     for (to_joins, refusal) in refusals {
-        let mut rules = optimizer.rules.iter();
-        let place = rules.position(|rule| rule.name() == to_joins);
+        let place = place_of(to_joins, optimizer);
         optimizer.rules.insert(place.unwrap_or(0), refusal);
     }
     // Before conditions are pushed to tables.
-    let mut rules = optimizer.rules.iter();
-    let simplified = rules.position(|rule| rule.name() == "simplify_expressions");
+    let simplified = place_of("simplify_expressions", optimizer);
     let place = simplified.map_or(0, |place| place + 1);
     optimizer.rules.insert(place, Arc::new(EqualZeros));
     // Last: all other rules have run, so the aggregates and their inputs are final.
@@ -131,6 +126,12 @@ pub fn register(mut builder: SessionStateBuilder) -> SessionStateBuilder {
         .with_analyzer_rule(Arc::new(EmptySubqueries))
         .with_analyzer_rule(Arc::new(FilteredArguments))
         .with_analyzer_rule(Arc::new(DistinctProjectionNames))
+}
+
+/// The place of the optimizer's rule of this name.
+fn place_of(name: &str, optimizer: &Optimizer) -> Option<usize> {
+    let mut rules = optimizer.rules.iter();
+    rules.position(|rule| rule.name() == name)
 }
 
 /// Applies to one expression over these columns the analyzer rules that precede type coercion: for expressions outside of

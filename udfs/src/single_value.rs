@@ -21,7 +21,7 @@ use datafusion::logical_expr::{
 use datafusion::optimizer::AnalyzerRule;
 
 use crate::diagnostic::data_error;
-use crate::operands::{any_expr, map_named_expressions};
+use crate::operands::{any_expr, has_part, map_named_expressions};
 
 /// The column of such a subquery. The engine adds the columns that are compared with the outer row: the name must differ from
 /// theirs.
@@ -39,10 +39,7 @@ impl AnalyzerRule for SingleValueSubqueries {
     fn analyze(&self, plan: LogicalPlan, _: &ConfigOptions) -> Result<LogicalPlan> {
         let mut any = false;
         let changed = plan.transform_up_with_subqueries(|plan| {
-            let has_any = any_expr(&plan, |expr| {
-                let found = expr.exists(|part| Ok(is_one_value(part)));
-                found.unwrap_or(true)
-            });
+            let has_any = any_expr(&plan, |expr| has_part(expr, is_one_value));
             let changed = match has_any {
                 true => map_named_expressions(plan, |expr| expr.transform_up(valued))?,
                 false => Transformed::no(plan),

@@ -2,7 +2,6 @@
 //! `lag` and `lead` with a default from the row itself.
 
 use arrow::datatypes::DataType;
-use datafusion::common::tree_node::TreeNode as _;
 use datafusion::common::{Result, ScalarValue};
 use datafusion::logical_expr::expr::{
     AggregateFunction, Case, NullTreatment, WindowFunction, WindowFunctionParams,
@@ -13,6 +12,7 @@ use datafusion::logical_expr::planner::{
 use datafusion::logical_expr::{Cast, Expr, lit};
 
 use crate::diagnostic::not_supported;
+use crate::operands::has_part;
 
 /// Functions whose results are unsigned in the engine.
 const WITHOUT_SIGN: [&str; 5] = [
@@ -118,14 +118,13 @@ fn with_default(mut raw: RawWindowExpr) -> Expr {
 
 /// Whether it may differ from row to row, or is known only at execution.
 fn is_of_row(expr: &Expr) -> bool {
-    let found = expr.exists(|part| {
-        Ok(part.is_volatile_node()
+    has_part(expr, |part| {
+        part.is_volatile_node()
             || matches!(
                 part,
                 Expr::Column(_) | Expr::OuterReferenceColumn(..) | Expr::ScalarSubquery(_)
-            ))
-    });
-    found.unwrap_or(true)
+            )
+    })
 }
 
 /// Whether the engine's function accepts it as a default without loss: it casts the default to the type of the values.

@@ -6,9 +6,8 @@
 use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
-    BinaryOperator, DuplicateTreatment, Expr, Function, FunctionArg, FunctionArgExpr,
-    FunctionArgumentList, FunctionArguments, Statement, Value, visit_expressions,
-    visit_expressions_mut,
+    BinaryOperator, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgumentList,
+    FunctionArguments, Statement, Value, visit_expressions, visit_expressions_mut,
 };
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::parser::Parser;
@@ -84,36 +83,18 @@ fn each(statement: &mut Statement, rewrite: fn(&Expr) -> Option<String>) {
     });
 }
 
-/// The type of an expression of the generator.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    Integer,
-    Decimal,
-    Double,
-    Other,
-}
-
-fn kind(expr: &Expr) -> Kind {
+/// Whether an expression of the generator is of a type of integers.
+fn is_integer(expr: &Expr) -> bool {
     match expr {
-        Expr::Identifier(name) => match name.value.as_str() {
-            "k" | "i" | "b" => Kind::Integer,
-            "d" => Kind::Decimal,
-            "f" => Kind::Double,
-            _ => Kind::Other,
-        },
-        Expr::Nested(inner) | Expr::UnaryOp { expr: inner, .. } => kind(inner),
-        Expr::Cast { data_type, .. } => match data_type.to_string() {
-            of if of.starts_with("DOUBLE") => Kind::Double,
-            of if of.starts_with("DECIMAL") => Kind::Decimal,
-            of if of == "INT" || of == "BIGINT" => Kind::Integer,
-            _ => Kind::Other,
-        },
-        Expr::BinaryOp { left, op, .. } if is_arithmetic(op) => kind(left),
+        Expr::Identifier(name) => ["k", "i", "b"].contains(&name.value.as_str()),
+        Expr::Nested(inner) | Expr::UnaryOp { expr: inner, .. } => is_integer(inner),
+        Expr::Cast { data_type, .. } => ["INT", "BIGINT"].contains(&data_type.to_string().as_str()),
+        Expr::BinaryOp { left, op, .. } if is_arithmetic(op) => is_integer(left),
         Expr::Function(function) => {
             let is_of_argument = ["nullif", "coalesce", "abs"].contains(&name(function).as_str());
             match arguments(function) {
-                [one, ..] if is_of_argument => argument(one).map_or(Kind::Other, kind),
-                _ => Kind::Other,
+                [one, ..] if is_of_argument => argument(one).is_some_and(is_integer),
+                _ => false,
             }
         }
         Expr::Case {
@@ -124,9 +105,9 @@ fn kind(expr: &Expr) -> Kind {
             let results = conditions.iter().map(|when| &when.result);
             let mut results = results.chain(else_result.as_deref());
             let typed = results.find(|result| !is_null(result));
-            typed.map_or(Kind::Other, kind)
+            typed.is_some_and(is_integer)
         }
-        _ => Kind::Other,
+        _ => false,
     }
 }
 
@@ -163,17 +144,14 @@ fn pair<'a>(expr: &'a Expr, of: &str) -> Option<(&'a Expr, &'a Expr)> {
     }
 }
 
-/// The only argument of an aggregate, and whether it is DISTINCT.
-fn aggregated<'a>(expr: &'a Expr, names: &[&str]) -> Option<(&'a Function, &'a Expr, bool)> {
+/// An aggregate of one of these names, and its only argument.
+fn aggregated<'a>(expr: &'a Expr, names: &[&str]) -> Option<(&'a Function, &'a Expr)> {
     let Expr::Function(function) = expr else {
         return None;
     };
     let list = list(function).filter(|_| names.contains(&name(function).as_str()))?;
     match list.args.as_slice() {
-        [one] => {
-            let is_distinct = list.duplicate_treatment == Some(DuplicateTreatment::Distinct);
-            Some((function, argument(one)?, is_distinct))
-        }
+        [one] => Some((function, argument(one)?)),
         _ => None,
     }
 }
@@ -299,8 +277,8 @@ fn small_zero(expr: &Expr) -> Option<String> {
 
 fn wide_sum(expr: &Expr) -> Option<String> {
     const WIDE: &str = "AS DECIMAL(38, 0))";
-    let (function, argument, _) = aggregated(expr, &["sum"])?;
-    if kind(argument) != Kind::Integer {
+    let (function, argument) = aggregated(expr, &["sum"])?;
+    if !is_integer(argument) {
         return None;
     }
     let summed = match bare(argument) {

@@ -8,14 +8,14 @@ use arrow::array::{
     Array, ArrayRef, AsArray, Decimal128Array, GenericListArray, Int64Array, OffsetSizeTrait,
 };
 use arrow::datatypes::{DataType, Decimal128Type, DecimalType, Int64Type};
-use datafusion::common::{Result, ScalarValue, internal_err};
+use datafusion::common::{Result, internal_err};
 use datafusion::functions_nested::array_product::array_product_udf;
 use datafusion::functions_nested::array_sum::array_sum_udf;
 use datafusion::logical_expr::{
     ColumnarValue, Documentation, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature,
 };
 
-use crate::operands::element_of;
+use crate::operands::{element_of, scalar_or_array};
 
 use super::overflow::out_of_range;
 
@@ -185,10 +185,7 @@ impl ScalarUDFImpl for ArrayAggregate {
                 Arc::new(values.collect::<Int64Array>())
             }
         };
-        Ok(match is_scalar {
-            true => ColumnarValue::Scalar(ScalarValue::try_from_array(&values, 0)?),
-            false => ColumnarValue::Array(values),
-        })
+        scalar_or_array(values, is_scalar)
     }
 }
 

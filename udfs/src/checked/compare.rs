@@ -13,7 +13,7 @@ use datafusion::config::ConfigOptions;
 use datafusion::logical_expr::{Cast, Expr, ExprSchemable, LogicalPlan, Subquery};
 use datafusion::optimizer::AnalyzerRule;
 
-use crate::operands::{any_expr, cast_rows, inputs, map_named_expressions, of_one_type};
+use crate::operands::{any_expr, cast_rows, has_part, inputs, map_named_expressions, of_one_type};
 
 use super::decimals::digits;
 
@@ -47,10 +47,7 @@ impl AnalyzerRule for WidenDecimalComparisons {
                 }
                 other => other,
             };
-            let has_comparisons = any_expr(&plan, |expr| {
-                let found = expr.exists(|node| Ok(is_comparison(node)));
-                found.unwrap_or(true)
-            });
+            let has_comparisons = any_expr(&plan, |expr| has_part(expr, is_comparison));
             if !has_comparisons {
                 return Ok(Transformed::new_transformed(plan, is_changed));
             }

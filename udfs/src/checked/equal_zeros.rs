@@ -15,7 +15,7 @@ use arrow::compute::kernels::cmp::eq;
 use arrow::compute::nullif;
 use arrow::datatypes::DataType;
 use datafusion::common::tree_node::{Transformed, TreeNode};
-use datafusion::common::{DFSchema, Result, ScalarValue, internal_err};
+use datafusion::common::{DFSchema, Result, internal_err};
 use datafusion::config::ConfigOptions;
 use datafusion::functions::core;
 use datafusion::logical_expr::expr::InList;
@@ -28,7 +28,9 @@ use datafusion::optimizer::{AnalyzerRule, OptimizerConfig, OptimizerRule};
 
 use super::rewrite::type_of;
 use super::zero::{with_one_zero, wrap};
-use crate::operands::{any_expr, element_of, inputs, map_named_expressions};
+use crate::operands::{
+    any_expr, are_scalars, element_of, has_part, inputs, map_named_expressions, scalar_or_array,
+};
 
 /// Functions that compare the elements of their first argument with their second, or with its elements.
 const OF_ELEMENTS: [&str; 10] = [
@@ -58,15 +60,8 @@ impl AnalyzerRule for EqualZeros {
     }
 
     fn analyze(&self, plan: LogicalPlan, _: &ConfigOptions) -> Result<LogicalPlan> {
-        let changed = plan.transform_up_with_subqueries(|plan| {
-            if !any_part(&plan, may_compare_bits) {
-                return Ok(Transformed::no(plan));
-            }
-            let schema = inputs(&plan)?;
-            map_named_expressions(plan, |expr| {
-                expr.transform_up(|part| Ok(with_equal_zeros(part, &schema)))
-            })
-        })?;
+        let changed =
+            plan.transform_up_with_subqueries(|plan| in_expressions(plan, may_compare_bits))?;
         Ok(changed.data)
     }
 }
@@ -85,19 +80,31 @@ impl OptimizerRule for EqualZeros {
         plan: LogicalPlan,
         _: &dyn OptimizerConfig,
     ) -> Result<Transformed<LogicalPlan>> {
-        let is_list = |part: &Expr| matches!(part, Expr::InList(_));
-        // A table has accepted its conditions as they are.
-        if matches!(plan, LogicalPlan::TableScan(_)) || !any_part(&plan, is_list) {
-            return Ok(Transformed::no(plan));
+        match plan {
+            // A table has accepted its conditions as they are.
+            LogicalPlan::TableScan(_) => Ok(Transformed::no(plan)),
+            _ => in_expressions(plan, |part| matches!(part, Expr::InList(_))),
         }
-        let schema = inputs(&plan)?;
-        map_named_expressions(plan, |expr| {
-            expr.transform_up(|part| match part {
-                list @ Expr::InList(_) => Ok(with_equal_zeros(list, &schema)),
-                other => Ok(Transformed::no(other)),
+    }
+}
+
+/// Gives the parts of a node's expressions for which `is_one` is true one zero.
+fn in_expressions(
+    plan: LogicalPlan,
+    is_one: fn(&Expr) -> bool,
+) -> Result<Transformed<LogicalPlan>> {
+    if !any_expr(&plan, |expr| has_part(expr, is_one)) {
+        return Ok(Transformed::no(plan));
+    }
+    let schema = inputs(&plan)?;
+    map_named_expressions(plan, |expr| {
+        expr.transform_up(|part| {
+            Ok(match is_one(&part) {
+                true => with_equal_zeros(part, &schema),
+                false => Transformed::no(part),
             })
         })
-    }
+    })
 }
 
 /// The expression with one zero where the engine would compare the bits of numbers: for expressions outside of plans. Types must be those
@@ -109,13 +116,6 @@ impl OptimizerRule for EqualZeros {
 pub fn equal_zeros(expr: Expr, schema: &DFSchema) -> Result<Expr> {
     let changed = expr.transform_up(|part| Ok(with_equal_zeros(part, schema)))?;
     Ok(changed.data)
-}
-
-/// Whether a part of an expression of this node is one.
-fn any_part(plan: &LogicalPlan, is_one: fn(&Expr) -> bool) -> bool {
-    any_expr(plan, |expr| {
-        expr.exists(|part| Ok(is_one(part))).unwrap_or(true)
-    })
 }
 
 fn may_compare_bits(part: &Expr) -> bool {
@@ -296,10 +296,8 @@ impl ScalarUDFImpl for NullIf {
         if !value.data_type().is_floating() {
             return self.inner.invoke_with_args(args);
         }
-        let are_scalars = [value, other]
-            .iter()
-            .all(|of| matches!(of, ColumnarValue::Scalar(_)));
-        let rows = if are_scalars { 1 } else { args.number_rows };
+        let is_scalar = are_scalars([value, other]);
+        let rows = if is_scalar { 1 } else { args.number_rows };
         let other: Box<dyn Datum> = match with_one_zero(other)? {
             ColumnarValue::Array(others) => Box::new(others),
             ColumnarValue::Scalar(other) => Box::new(Scalar::new(other.to_array()?)),
@@ -307,9 +305,6 @@ impl ScalarUDFImpl for NullIf {
         let compared = with_one_zero(value)?.to_array(rows)?;
         let equal = eq(&compared, other.as_ref())?;
         let result = nullif(&value.to_array(rows)?, &equal)?;
-        Ok(match are_scalars {
-            true => ColumnarValue::Scalar(ScalarValue::try_from_array(&result, 0)?),
-            false => ColumnarValue::Array(result),
-        })
+        scalar_or_array(result, is_scalar)
     }
 }

@@ -17,6 +17,7 @@ use datafusion::logical_expr::{
 use super::nan::with_one_nan;
 use super::overflow::out_of_range;
 use super::rewrite::plain;
+use crate::operands::scalar_or_array;
 
 /// `-` before one number.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -89,12 +90,7 @@ impl ScalarUDFImpl for CheckedNegation {
             other => other.into(),
         })?;
         let negated = with_one_nan(negated);
-        match is_scalar {
-            true => Ok(ColumnarValue::Scalar(ScalarValue::try_from_array(
-                &negated, 0,
-            )?)),
-            false => Ok(ColumnarValue::Array(negated)),
-        }
+        scalar_or_array(negated, is_scalar)
     }
 
     fn evaluate_bounds(&self, input: &[&Interval]) -> Result<Interval> {

@@ -11,7 +11,7 @@ use datafusion::logical_expr_common::type_coercion::binary::BinaryTypeCoercer;
 use datafusion::optimizer::AnalyzerRule;
 
 use crate::filtered_arguments::unguarded;
-use crate::operands::{any_expr, inputs, map_named_expressions};
+use crate::operands::{any_expr, has_part, inputs, map_named_expressions};
 use crate::times::INTERVAL_LENGTH;
 use crate::values::{PER_ROW, TYPED_KEY, per_row};
 
@@ -45,17 +45,14 @@ impl AnalyzerRule for CheckedArithmetic {
 }
 
 fn has_arithmetic(expr: &Expr) -> bool {
-    let found = expr.exists(|node| {
-        Ok(match node {
-            Expr::BinaryExpr(binary) => is_arithmetic(binary.op),
-            Expr::Negative(_) => true,
-            Expr::Cast(cast) => may_differ(cast.field.data_type()) || as_double(cast).is_some(),
-            Expr::TryCast(cast) => may_differ(cast.field.data_type()),
-            Expr::InList(of) => of.list.iter().any(needs_rows),
-            _ => false,
-        })
-    });
-    found.unwrap_or(true)
+    has_part(expr, |node| match node {
+        Expr::BinaryExpr(binary) => is_arithmetic(binary.op),
+        Expr::Negative(_) => true,
+        Expr::Cast(cast) => may_differ(cast.field.data_type()) || as_double(cast).is_some(),
+        Expr::TryCast(cast) => may_differ(cast.field.data_type()),
+        Expr::InList(of) => of.list.iter().any(needs_rows),
+        _ => false,
+    })
 }
 
 fn is_arithmetic(op: Operator) -> bool {

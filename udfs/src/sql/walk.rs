@@ -10,13 +10,13 @@ use datafusion::sql::sqlparser::ast::{
     Visitor, VisitorMut,
 };
 
-/// A part of a syntax tree that can be read by a visitor.
+/// A part of a syntax tree that a visitor can read.
 pub trait Walk: Visit {
     /// Calls `visitor` for each node, as [`Visit::visit`] does, and ends early where it breaks.
     fn walk<V: Visitor>(&self, visitor: &mut V) -> ControlFlow<V::Break>;
 }
 
-/// A part of a syntax tree that can be changed by a visitor.
+/// A part of a syntax tree that a visitor can change.
 pub trait WalkMut: VisitMut {
     /// Calls `visitor` for each node, as [`VisitMut::visit`] does, and ends early where it breaks.
     fn walk_mut<V: VisitorMut>(&mut self, visitor: &mut V) -> ControlFlow<V::Break>;
@@ -46,7 +46,7 @@ impl<T: VisitMut> WalkMut for T {
     }
 }
 
-/// A visitor whose value is kept aside, so that all visitors break with the same type.
+/// Keeps a visitor's value aside, so that all visitors break with the same type.
 struct KeptBreak<'a, V, B> {
     visitor: &'a mut V,
     broken: Option<B>,

@@ -15,6 +15,7 @@ use datafusion::logical_expr::{
 use super::calendar::{civil, days, days_in_month};
 use super::timestamp;
 use crate::checked::out_of_range;
+use crate::operands::scalar_or_array;
 
 /// The function `date_bin(width, time [, origin])`.
 pub(super) fn date_bin() -> ScalarUDF {
@@ -177,12 +178,7 @@ impl ScalarUDFImpl for DateBin {
                 },
             )?;
         let starts = starts.with_timezone_opt(zone);
-        match is_scalar {
-            true => Ok(ColumnarValue::Scalar(ScalarValue::try_from_array(
-                &starts, 0,
-            )?)),
-            false => Ok(ColumnarValue::Array(Arc::new(starts))),
-        }
+        scalar_or_array(Arc::new(starts), is_scalar)
     }
 
     fn output_ordering(&self, input: &[ExprProperties]) -> Result<SortProperties> {

@@ -10,7 +10,7 @@ use arrow::compute::kernels::cast_utils::IntervalUnit;
 use arrow::datatypes::{
     DataType, FieldRef, Float64Type, Int64Type, IntervalMonthDayNano, TimeUnit,
 };
-use datafusion::common::{Result, ScalarValue, internal_err};
+use datafusion::common::{Result, internal_err};
 use datafusion::functions::datetime::date_part::DatePartFunc;
 use datafusion::logical_expr::planner::{ExprPlanner, PlannerResult};
 use datafusion::logical_expr::preimage::PreimageResult;
@@ -22,6 +22,7 @@ use datafusion::logical_expr::{
 
 use super::intervals::{INTERVAL, NANOS_PER_DAY};
 use crate::checked::out_of_range;
+use crate::operands::scalar_or_array;
 use crate::window::ticks_per_second;
 
 /// The function `date_part(part, time)`, also for `extract`.
@@ -97,12 +98,7 @@ impl ScalarUDFImpl for DatePart {
         if parts.null_count() > times.null_count() {
             return Err(out_of_range(what, &result));
         }
-        match is_scalar {
-            true => Ok(ColumnarValue::Scalar(ScalarValue::try_from_array(
-                &parts, 0,
-            )?)),
-            false => Ok(ColumnarValue::Array(parts)),
-        }
+        scalar_or_array(parts, is_scalar)
     }
 
     fn preimage(

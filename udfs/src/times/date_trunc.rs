@@ -19,6 +19,7 @@ use datafusion::logical_expr::{
 use super::calendar::{civil, days};
 use super::timestamp;
 use crate::checked::out_of_range;
+use crate::operands::scalar_or_array;
 
 /// The function `date_trunc(unit, time)`.
 pub(super) fn date_trunc() -> ScalarUDF {
@@ -210,12 +211,7 @@ impl ScalarUDFImpl for DateTrunc {
                 },
             )?;
         let starts = starts.with_timezone_opt(zone);
-        match is_scalar {
-            true => Ok(ColumnarValue::Scalar(ScalarValue::try_from_array(
-                &starts, 0,
-            )?)),
-            false => Ok(ColumnarValue::Array(Arc::new(starts))),
-        }
+        scalar_or_array(Arc::new(starts), is_scalar)
     }
 
     fn output_ordering(&self, input: &[ExprProperties]) -> Result<SortProperties> {

@@ -21,7 +21,7 @@ use datafusion::optimizer::AnalyzerRule;
 
 use super::{interval_keys, timestamp};
 use crate::checked::plain;
-use crate::operands::{any_expr, inputs, map_named_expressions};
+use crate::operands::{any_expr, has_part, inputs, map_named_expressions, scalar_or_array};
 
 /// INTERVAL.
 pub(super) const INTERVAL: DataType = DataType::Interval(IntervalUnit::MonthDayNano);
@@ -49,10 +49,7 @@ impl AnalyzerRule for IntervalsByLength {
 }
 
 fn in_expressions(plan: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
-    let has_any = any_expr(&plan, |expr| {
-        let found = expr.exists(|node| Ok(may_matter(node)));
-        found.unwrap_or(true)
-    });
+    let has_any = any_expr(&plan, |expr| has_part(expr, may_matter));
     if !has_any {
         return Ok(Transformed::no(plan));
     }
@@ -240,10 +237,8 @@ impl ScalarUDFImpl for IntervalLength {
         let Some(of) = args.args.first() else {
             return plan_err!("interval_length takes an INTERVAL");
         };
-        let array = of.to_array(match of {
-            ColumnarValue::Scalar(_) => 1,
-            ColumnarValue::Array(_) => args.number_rows,
-        })?;
+        let is_scalar = matches!(of, ColumnarValue::Scalar(_));
+        let array = of.to_array(if is_scalar { 1 } else { args.number_rows })?;
         let lengths: Int64Array = match array.data_type() {
             DataType::Interval(_) => {
                 let array = cast(&array, &INTERVAL)?;
@@ -262,11 +257,6 @@ impl ScalarUDFImpl for IntervalLength {
                 durations.iter().collect()
             }
         };
-        Ok(match of {
-            ColumnarValue::Scalar(_) => {
-                ColumnarValue::Scalar(ScalarValue::try_from_array(&lengths, 0)?)
-            }
-            ColumnarValue::Array(_) => ColumnarValue::Array(Arc::new(lengths)),
-        })
+        scalar_or_array(Arc::new(lengths), is_scalar)
     }
 }

@@ -13,7 +13,9 @@ use datafusion::optimizer::AnalyzerRule;
 
 use super::timestamp;
 use crate::doubles::is_of_one_type;
-use crate::operands::{any_expr, any_node, cast_rows, inputs, map_named_expressions, of_one_type};
+use crate::operands::{
+    any_expr, any_node, cast_rows, has_part, inputs, map_named_expressions, of_one_type,
+};
 
 /// Removes casts to nanoseconds from a plan: once before type coercion, for casts by the user, and once after it.
 #[derive(Debug)]
@@ -95,14 +97,11 @@ fn with_schema(plan: LogicalPlan) -> Result<LogicalPlan> {
 }
 
 fn has_nanoseconds(expr: &Expr) -> bool {
-    let found = expr.exists(|node| {
-        Ok(match node {
-            Expr::Cast(cast) => micros_of(cast.field.data_type()).is_some(),
-            Expr::TryCast(cast) => micros_of(cast.field.data_type()).is_some(),
-            _ => false,
-        })
-    });
-    found.unwrap_or(true)
+    has_part(expr, |node| match node {
+        Expr::Cast(cast) => micros_of(cast.field.data_type()).is_some(),
+        Expr::TryCast(cast) => micros_of(cast.field.data_type()).is_some(),
+        _ => false,
+    })
 }
 
 /// A union whose inputs have microseconds in a column if one of them has. Its inputs may have different types: before type

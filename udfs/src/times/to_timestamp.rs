@@ -11,7 +11,7 @@ use arrow::datatypes::{
 };
 use chrono::format::{Parsed, StrftimeItems, parse};
 use chrono::{DateTime, NaiveTime, TimeZone, Utc};
-use datafusion::common::{Result, ScalarValue, plan_err};
+use datafusion::common::{Result, plan_err};
 use datafusion::config::ConfigOptions;
 use datafusion::error::DataFusionError;
 use datafusion::logical_expr::{
@@ -22,6 +22,7 @@ use datafusion::logical_expr::{
 use super::pattern;
 use crate::checked::out_of_range;
 use crate::diagnostic::data_error;
+use crate::operands::{are_scalars, scalar_or_array};
 
 /// The functions, one for each unit of numbers.
 pub(super) fn functions() -> Vec<ScalarUDF> {
@@ -272,10 +273,7 @@ impl ScalarUDFImpl for ToTimestamp {
     }
 
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
-        let is_scalar = args
-            .args
-            .iter()
-            .all(|argument| matches!(argument, ColumnarValue::Scalar(_)));
+        let is_scalar = are_scalars(&args.args);
         let rows = if is_scalar { 1 } else { args.number_rows };
         let arrays = args.args.iter().map(|argument| argument.to_array(rows));
         let arrays = arrays.collect::<Result<Vec<ArrayRef>>>()?;
@@ -292,12 +290,7 @@ impl ScalarUDFImpl for ToTimestamp {
                 Arc::new(times.with_timezone(self.zone()))
             }
         };
-        match is_scalar {
-            true => Ok(ColumnarValue::Scalar(ScalarValue::try_from_array(
-                &times, 0,
-            )?)),
-            false => Ok(ColumnarValue::Array(times)),
-        }
+        scalar_or_array(times, is_scalar)
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, AsArray, Int64Array};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, FieldRef, Int64Type, TimeUnit};
-use datafusion::common::{Result, ScalarValue};
+use datafusion::common::Result;
 use datafusion::config::ConfigOptions;
 use datafusion::functions::datetime;
 use datafusion::logical_expr::{
@@ -15,6 +15,7 @@ use datafusion::logical_expr::{
 
 use super::pattern;
 use super::to_timestamp::ToTimestamp;
+use crate::operands::{are_scalars, scalar_or_array};
 use crate::window::ticks_per_second;
 
 const NAME: &str = "to_unixtime";
@@ -76,8 +77,7 @@ impl ScalarUDFImpl for ToUnixtime {
         if !are_texts && unit.is_none() {
             return self.inner.invoke_with_args(args);
         }
-        let mut values = args.args.iter();
-        let is_scalar = values.all(|value| matches!(value, ColumnarValue::Scalar(_)));
+        let is_scalar = are_scalars(&args.args);
         let rows = if is_scalar { 1 } else { args.number_rows };
         let arrays = args.args.iter().map(|value| value.to_array(rows));
         let arrays = arrays.collect::<Result<Vec<ArrayRef>>>()?;
@@ -90,10 +90,7 @@ impl ScalarUDFImpl for ToUnixtime {
                 micros.unary(|micros| micros.div_euclid(MICROS_PER_SECOND))
             }
         };
-        Ok(match is_scalar {
-            true => ColumnarValue::Scalar(ScalarValue::try_from_array(&seconds, 0)?),
-            false => ColumnarValue::Array(Arc::new(seconds)),
-        })
+        scalar_or_array(Arc::new(seconds), is_scalar)
     }
 }
 

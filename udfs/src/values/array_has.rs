@@ -17,6 +17,7 @@ use datafusion::logical_expr::{
 };
 
 use crate::checked::with_one_zero;
+use crate::operands::{are_scalars, scalar_or_array};
 
 /// The function.
 #[must_use]
@@ -83,17 +84,12 @@ impl ScalarUDFImpl for ArrayHas {
         if list.data_type().is_null() {
             return Ok(ColumnarValue::Scalar(ScalarValue::Boolean(None)));
         }
-        let are_scalars = [list, value]
-            .iter()
-            .all(|of| matches!(of, ColumnarValue::Scalar(_)));
-        let rows = if are_scalars { 1 } else { args.number_rows };
+        let is_scalar = are_scalars([list, value]);
+        let rows = if is_scalar { 1 } else { args.number_rows };
         let (list, value) = (list.to_array(rows)?, value.to_array(rows)?);
         let found = self.inner.invoke_with_args(args)?.to_array(rows)?;
         let known = or_unknown(found.as_boolean(), &list, &value)?;
-        Ok(match are_scalars {
-            true => ColumnarValue::Scalar(ScalarValue::try_from_array(&known, 0)?),
-            false => ColumnarValue::Array(Arc::new(known)),
-        })
+        scalar_or_array(Arc::new(known), is_scalar)
     }
 }
 

@@ -18,6 +18,7 @@ use datafusion::logical_expr::{
 
 use super::array_has::elements_of;
 use crate::doubles::with_one_element;
+use crate::operands::{are_scalars, scalar_or_array};
 
 /// The function.
 #[must_use]
@@ -94,16 +95,11 @@ impl ScalarUDFImpl for ListCompare {
                 "'{how}' is not a comparison with a list, such as '< any' and '>= all'"
             );
         };
-        let are_scalars = [list, value]
-            .iter()
-            .all(|of| matches!(of, ColumnarValue::Scalar(_)));
-        let rows = if are_scalars { 1 } else { args.number_rows };
+        let is_scalar = are_scalars([list, value]);
+        let rows = if is_scalar { 1 } else { args.number_rows };
         let (list, value) = (list.to_array(rows)?, value.to_array(rows)?);
         let found = compared(compare, of_all, &list, &value)?;
-        Ok(match are_scalars {
-            true => ColumnarValue::Scalar(ScalarValue::try_from_array(&found, 0)?),
-            false => ColumnarValue::Array(Arc::new(found)),
-        })
+        scalar_or_array(Arc::new(found), is_scalar)
     }
 }
 
