@@ -41,7 +41,8 @@ impl TopicRules {
             limit.filter(|_| !sets_times).unwrap_or(i64::MAX)
         };
         Self {
-            is_compacted: setting("cleanup.policy").is_some_and(|of| of.contains("compact")),
+            is_compacted: setting("cleanup.policy")
+                .is_some_and(|policy| policy.split(',').any(|part| part.trim() == "compact")),
             behind: limit("message.timestamp.before.max.ms"),
             ahead: limit("message.timestamp.after.max.ms"),
         }
