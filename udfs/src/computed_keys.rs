@@ -285,7 +285,7 @@ fn windows(
         _ => false,
     };
     let mut calls = chain.iter().copied().flatten();
-    if !calls.any(|call| has_part(call, &has_any)) {
+    if !calls.any(|call| has_part(call, has_any)) {
         return Ok(Transformed::no(LogicalPlan::Window(top)));
     }
     let mut chain: Vec<Vec<Expr>> = chain.into_iter().map(<[Expr]>::to_vec).collect();
@@ -340,7 +340,7 @@ fn aggregated(
     let has_sets = aggregate.group_expr.iter().any(is_set);
     let any_group = !has_sets && aggregate.group_expr.iter().any(is_grouped);
     let mut written = aggregate.aggr_expr.iter();
-    if !any_group && !written.any(|call| has_part(call, &has_any)) {
+    if !any_group && !written.any(|call| has_part(call, has_any)) {
         return Ok(Transformed::no(LogicalPlan::Aggregate(aggregate)));
     }
     let (mut groups, mut calls) = (aggregate.group_expr.clone(), aggregate.aggr_expr.clone());
