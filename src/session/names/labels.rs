@@ -204,6 +204,14 @@ pub(crate) fn item_of(item: &SelectItem) -> LabelItem {
     }
 }
 
+/// Whether an item stands for all columns of a star: [`item_of`] gives [`LabelItem::Many`].
+pub(crate) fn stands_for_many(item: &SelectItem) -> bool {
+    !matches!(
+        item,
+        SelectItem::UnnamedExpr(_) | SelectItem::ExprWithAlias { .. }
+    )
+}
+
 /// The name of a column for outer queries.
 pub(crate) fn named_item(item: &SelectItem) -> LabelItem {
     match item {

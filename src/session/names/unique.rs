@@ -7,7 +7,9 @@ use datafusion::sql::sqlparser::ast::{Expr, Ident, SelectItem};
 
 use crate::error::APART;
 use crate::planner::normalize;
-use crate::session::names::labels::{LabelItem, LowerCase, is_column, item_of, label_of};
+use crate::session::names::labels::{
+    LabelItem, LowerCase, is_column, item_of, label_of, stands_for_many,
+};
 
 /// The columns that get a unique name for the engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,23 +22,25 @@ pub(crate) enum DistinctColumns {
 
 /// Gives columns of a select list unique names for the engine; returns whether any was renamed.
 pub(crate) fn rename_items_apart(items: &mut [SelectItem], which: DistinctColumns) -> bool {
+    if items.len() < 2 && which == DistinctColumns::Equal {
+        return false;
+    }
     let mut labels: HashSet<String> = HashSet::new();
     let mut texts: HashSet<String> = HashSet::new();
-    let is_star = |item: &SelectItem| item_of(item) == LabelItem::Many;
-    let first_star = items.iter().position(is_star);
-    let last_star = items.iter().rposition(is_star);
+    let first_star = items.iter().position(stands_for_many);
+    let last_star = items.iter().rposition(stands_for_many);
     let mut any = false;
     for (place, item) in items.iter_mut().enumerate() {
         let LabelItem::One(label) = item_of(item) else {
             continue;
         };
         let (expr, is_column, is_named) = match item {
-            SelectItem::UnnamedExpr(expr) => (expr.clone(), is_column(expr), false),
-            SelectItem::ExprWithAlias { expr, .. } => (expr.clone(), false, true),
+            SelectItem::UnnamedExpr(expr) => (&*expr, is_column(expr), false),
+            SelectItem::ExprWithAlias { expr, .. } => (&*expr, false, true),
             _ => continue,
         };
         // Columns of two tables may have one name: the engine distinguishes them by table.
-        let is_new_text = texts.insert(match &expr {
+        let is_new_text = texts.insert(match expr {
             Expr::CompoundIdentifier(parts) if is_column => {
                 let parts: Vec<String> = parts.iter().map(normalize).collect();
                 parts.join(".")
@@ -53,6 +57,7 @@ pub(crate) fn rename_items_apart(items: &mut [SelectItem], which: DistinctColumn
         if is_told && !has_no_place && !(which == DistinctColumns::Doubtful && is_doubtful) {
             continue;
         }
+        let expr = expr.clone();
         any = true;
         let alias = alias_apart(&label, place);
         *item = SelectItem::ExprWithAlias { expr, alias };

@@ -14,7 +14,7 @@ use datafusion::sql::sqlparser::ast::{
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::parser::Parser;
 
-use crate::session::names::labels::{LabelItem, item_of};
+use crate::session::names::labels::stands_for_many;
 use crate::session::names::unique::{DistinctColumns, rename_items_apart};
 use crate::session::syntax::visit;
 
@@ -55,7 +55,7 @@ pub(crate) async fn expand_stars(state: &SessionState, statement: &mut SqlStatem
 fn has_stars(select: &Select) -> bool {
     let stars = select.projection.iter().filter(|item| is_star(item));
     let all = select.projection.iter();
-    let all = all.filter(|item| item_of(item) == LabelItem::Many);
+    let all = all.filter(|item| stands_for_many(item));
     let count = stars.count();
     count > 1 && count == all.count()
 }
