@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use futures::future::try_join_all;
+
 use crate::core::jobs::{
     BatchVersion, Gaps, Identity, IdentityMatch, IdentityStatus, JobHistory, ReportedChange,
     identity_status,
@@ -165,19 +167,29 @@ impl Identities {
     ///
     /// An identity has changed, which the next look reports; a source or the sink does not answer.
     pub(super) async fn check_again(&self, sources: &JobSources, sink: &dyn JobSink) -> Result<()> {
-        for (table, source) in sources {
-            if let Some((before, _)) = self.sources.get(table) {
-                let now = source.identity().await?;
-                if before.compare(&now) == IdentityMatch::Other {
-                    return Err(changed(table, &before.difference(&now)));
-                }
+        let of_sources = sources.iter().map(|(table, source)| async move {
+            let Some((before, _)) = self.sources.get(table) else {
+                return Ok(());
+            };
+            let now = source.identity().await?;
+            match before.compare(&now) {
+                IdentityMatch::Other => Err(changed(table, &before.difference(&now))),
+                _ => Ok(()),
             }
-        }
-        if let (Some(before), Some(now)) = (&self.sink, sink.identity().await?)
-            && before.compare(&now) == IdentityMatch::Other
-        {
-            return Err(changed("the sink", &before.difference(&now)));
-        }
+        });
+        let of_sink = async {
+            let Some(before) = &self.sink else {
+                return Ok(());
+            };
+            match sink.identity().await? {
+                Some(now) if before.compare(&now) == IdentityMatch::Other => {
+                    Err(changed("the sink", &before.difference(&now)))
+                }
+                _ => Ok(()),
+            }
+        };
+        // The batch waits for the answers.
+        tokio::try_join!(try_join_all(of_sources), of_sink)?;
         Ok(())
     }
 

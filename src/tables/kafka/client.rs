@@ -322,9 +322,26 @@ const OURS: [&str; 10] = [
 #[derive(Debug, Clone, Default)]
 pub(crate) struct ClientFaults {
     last: Arc<Mutex<Option<String>>>,
+    describing_broker: Arc<Mutex<Option<i32>>>,
 }
 
 impl ClientFaults {
+    /// The broker that has described a topic before, if it has answered since: it is asked without a look for one that is there.
+    pub(crate) fn describing_broker(&self) -> Option<i32> {
+        *self
+            .describing_broker
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Keeps the broker that has described a topic; none after one has not.
+    pub(crate) fn keep_describing_broker(&self, broker: Option<i32>) {
+        *self
+            .describing_broker
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = broker;
+    }
+
     pub(crate) fn cause(&self) -> Option<String> {
         self.last
             .lock()

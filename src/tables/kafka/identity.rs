@@ -88,17 +88,41 @@ fn describe(
     timeout: Duration,
 ) -> std::result::Result<Option<String>, RDKafkaErrorCode> {
     let name = CString::new(topic).map_err(|_| RDKafkaErrorCode::InvalidArgument)?;
-    // Left alone, the library waits for the controller, which may be away although each broker can answer.
-    let broker = match consumer.fetch_metadata(Some(topic), timeout) {
+    let faults: &ClientFaults = consumer.context().as_ref();
+    let broker = match faults.describing_broker() {
+        Some(broker) => broker,
+        None => answering_broker(consumer, topic, timeout)?,
+    };
+    let described = describe_at(consumer, &name, broker, timeout);
+    faults.keep_describing_broker(described.is_ok().then_some(broker));
+    described
+}
+
+/// A broker that answers: left alone, the library waits for the controller, which may be away although each broker can answer.
+fn answering_broker(
+    consumer: &BaseConsumer<ClientFaults>,
+    topic: &str,
+    timeout: Duration,
+) -> std::result::Result<i32, RDKafkaErrorCode> {
+    match consumer.fetch_metadata(Some(topic), timeout) {
         // A broker that is known by its address alone has no id yet.
         Ok(metadata) if metadata.orig_broker_id() < 0 => {
             let broker = metadata.brokers().first();
-            broker.ok_or(RDKafkaErrorCode::AllBrokersDown)?.id()
+            Ok(broker.ok_or(RDKafkaErrorCode::AllBrokersDown)?.id())
         }
-        Ok(metadata) => metadata.orig_broker_id(),
-        Err(KafkaError::MetadataFetch(code)) => return Err(code),
-        Err(_) => return Err(RDKafkaErrorCode::BrokerTransportFailure),
-    };
+        Ok(metadata) => Ok(metadata.orig_broker_id()),
+        Err(KafkaError::MetadataFetch(code)) => Err(code),
+        Err(_) => Err(RDKafkaErrorCode::BrokerTransportFailure),
+    }
+}
+
+/// The same of one broker.
+fn describe_at(
+    consumer: &BaseConsumer<ClientFaults>,
+    name: &CString,
+    broker: i32,
+    timeout: Duration,
+) -> std::result::Result<Option<String>, RDKafkaErrorCode> {
     let timeout = c_int::try_from(timeout.as_millis()).unwrap_or(c_int::MAX);
     let client = consumer.client().native_ptr();
     // SAFETY: the client lives as long as `consumer`, which is borrowed. The library copies the names. Objects that it returns belong
