@@ -289,6 +289,179 @@ fn a_job_continues_the_archive_of_a_one_time_insert() {
 }
 
 #[test]
+fn sessions_of_an_hour_are_run_again_by_their_job() {
+    let stored = StoredSql::new();
+    let work = &stored.work;
+    let tables = [
+        "sql/tables/visits_raw.sql",
+        "sql/tables/visits_records.sql",
+        "sql/tables/visits_archived.sql",
+        "sql/tables/visits_counter.sql",
+    ];
+    let run = |arguments: &[&str]| {
+        work.anabranch(&[&["run"][..], &tables, arguments].concat())
+            .ok()
+    };
+    let sent = run(&["sql/sync/send_2025-09-04.sql"]);
+    assert!(sent.err.contains("INSERT 44"), "{}", sent.err);
+    run(&[
+        "sql/jobs/archive.sql",
+        "sql/jobs/sessions.sql",
+        "--until-caught-up",
+    ]);
+    let properties = ["print.headers=true", "print.key=true"];
+    let by_job = stored.printed("visits_counter", &properties).len();
+    let again = || {
+        run(&[
+            "sql/reprocess/visits_counter.sql",
+            "--param",
+            "from=2025-09-04T10:00:00",
+            "--param",
+            "to=2025-09-04T11:00:00",
+            "--param",
+            "run_id=reprocessing_run_1",
+        ])
+    };
+    again();
+    // A run that is complete writes nothing more.
+    again();
+    let mut messages = stored
+        .printed("visits_counter", &properties)
+        .split_off(by_job);
+    messages.sort();
+    let expected = [
+        ("20250904_085900-1", 18),
+        ("20250904_100000-2", 2),
+        ("20250904_104500-2", 2),
+        ("20250904_105200-3", 7),
+    ];
+    assert_eq!(messages.len(), expected.len(), "{messages:?}");
+    for (message, (visit, pages)) in messages.iter().zip(expected) {
+        let marked = "source:reprocessing,run_id:reprocessing_run_1,sql_version:";
+        let row = format!(
+            "\t{visit}\t{{\"visit_id\":\"{visit}\",\"visited_pages\":{pages},\"is_finished\":true}}"
+        );
+        assert!(
+            message.starts_with(marked) && message.ends_with(&row),
+            "{message}"
+        );
+    }
+}
+
+#[test]
+fn records_are_converted_again_by_their_job() {
+    let stored = StoredSql::new();
+    let work = &stored.work;
+    let visits = stored.topic("visits");
+    create_topic(&visits, 1);
+    let lines: Vec<String> = RECORDS[..5].iter().copied().map(raw).collect();
+    produce(&visits, &(lines.join("\n") + "\n"));
+    let tables = [
+        "sql/tables/visits_raw.sql",
+        "sql/tables/visits_records.sql",
+        "sql/tables/visits_paris.sql",
+        "sql/tables/visits_converted.sql",
+    ];
+    let run = |arguments: &[&str]| {
+        work.anabranch(&[&["run"][..], &tables, arguments].concat())
+            .ok()
+    };
+    run(&[
+        "sql/jobs/archive.sql",
+        "sql/jobs/convert.sql",
+        "--until-caught-up",
+    ]);
+    run(&[
+        "sql/reprocess/convert_visits.sql",
+        "--param",
+        "run_id=conversion_1",
+        "--param",
+        "from={\"visits_paris\":{\"0\":0}}",
+        "--param",
+        "to={\"visits_paris\":{\"0\":3}}",
+    ]);
+    let messages = stored.printed("visits_converted", &["print.headers=true"]);
+    let by_job = RECORDS[..5]
+        .iter()
+        .map(|record| format!("NO_HEADERS\t{}", converted(*record)));
+    assert_eq!(messages[..5], by_job.collect::<Vec<_>>());
+    assert_eq!(messages.len(), 8, "{messages:?}");
+    for (message, record) in messages[5..].iter().zip(RECORDS) {
+        let marked = "source:reprocessing,run_id:conversion_1,sql_version:";
+        let row = format!("\t{}", converted(record));
+        assert!(
+            message.starts_with(marked) && message.ends_with(&row),
+            "{message}"
+        );
+    }
+}
+
+#[test]
+fn late_visits_are_repaired_by_a_plan() {
+    let stored = StoredSql::new();
+    let work = &stored.work;
+    let visits = stored.topic("visits");
+    let tables = [
+        "sql/tables/visits_raw.sql",
+        "sql/tables/visits_records.sql",
+        "sql/tables/visits_archived.sql",
+        "sql/tables/visits_counter.sql",
+    ];
+    let run = |arguments: &[&str]| {
+        work.anabranch(&[&["run"][..], &tables, arguments].concat())
+            .ok()
+    };
+    let jobs = [
+        "sql/jobs/archive.sql",
+        "sql/jobs/sessions.sql",
+        "--until-caught-up",
+    ];
+    run(&["sql/sync/send_2025-09-04.sql"]);
+    run(&jobs);
+    // Two visits of user 2 come when the day is over: one belongs to a session that is finished, one is a session of its own.
+    let late = [("10:50:00", "late-1"), ("06:00:00", "late-2")].map(|(time, page)| {
+        format!(
+            "{{\"event_id\": \"{page}\", \"user_id\": 2, \"event_time\": \"2025-09-04T{time}Z\", \"page\": \"{page}\"}}\n"
+        )
+    });
+    produce(&visits, &late.concat());
+    run(&jobs);
+    let properties = ["print.headers=true", "print.key=true"];
+    let by_job = stored.printed("visits_counter", &properties).len();
+    let planned = run(&[
+        "sql/reprocess/late_visits.sql",
+        "--param",
+        "run_id=late_visits_1",
+    ]);
+    let changes = || {
+        let query = "SELECT kind, count(*) AS n FROM system.run_changes WHERE run_id = 'late_visits_1' \
+                     GROUP BY kind ORDER BY kind";
+        work.sql(&tables, &[query]).ok().out
+    };
+    let expected = "{\"kind\":\"changed\",\"n\":1}\n{\"kind\":\"new\",\"n\":1}\n";
+    assert_eq!(changes(), expected, "{}", planned.err);
+    assert_eq!(stored.printed("visits_counter", &properties).len(), by_job);
+    work.sql(&tables, &["APPLY RUN 'late_visits_1'"]).ok();
+    let mut messages = stored
+        .printed("visits_counter", &properties)
+        .split_off(by_job);
+    messages.sort();
+    let rows = [("20250904_060000-2", 1), ("20250904_104500-2", 3)].map(|(visit, pages)| {
+        format!(
+            "\t{visit}\t{{\"visit_id\":\"{visit}\",\"visited_pages\":{pages},\"is_finished\":true}}"
+        )
+    });
+    assert_eq!(messages.len(), rows.len(), "{messages:?}");
+    for (message, row) in messages.iter().zip(rows) {
+        assert!(
+            message.starts_with("source:reprocessing,run_id:late_visits_1,"),
+            "{message}"
+        );
+        assert!(message.ends_with(&row), "{message}");
+    }
+}
+
+#[test]
 fn the_demo_runs_without_installed_services() {
     let work = Workspace::new();
     let done = work.anabranch(&["demo"]).ok();
