@@ -91,6 +91,11 @@ impl RunStore {
         }
     }
 
+    /// The runs of the data directory that has these jobs.
+    pub fn beside(jobs: &JobStore) -> Self {
+        Self::new(jobs.dir())
+    }
+
     /// Logs, versions and heartbeats of the runs, for the runner: they are those of jobs.
     pub fn jobs(&self) -> &JobStore {
         &self.jobs

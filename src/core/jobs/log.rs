@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::identity::{AcceptedChange, ReportedChange};
 use super::progress::Gaps;
-use super::run_event::{RunEvent, RunHistory};
+use super::run_event::{RunEvent, RunHistory, RunStage};
 
 /// One thing that happened to a job. Times are milliseconds since 1970 UTC.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -308,6 +308,12 @@ impl JobHistory {
         }
         let settled = self.settled;
         self.known.retain(|name| !is_older(name, settled));
+    }
+
+    /// Whether the log is that of a run which has ended: nothing is written for it any more.
+    pub fn is_over(&self) -> bool {
+        let stage = self.run.as_ref().map(|run| run.stage);
+        matches!(stage, Some(RunStage::Completed | RunStage::Aborted))
     }
 
     /// The oldest batch that the job can be rewound to; 0 is its beginning.
