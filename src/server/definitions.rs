@@ -57,7 +57,8 @@ pub(crate) fn in_force(entries: Vec<CatalogEntry>) -> Vec<Definition> {
             | Writes::Nothing
             | Writes::Rows { .. }
             | Writes::Layout { .. }
-            | Writes::Files => {
+            | Writes::Files
+            | Writes::Run => {
                 let name = None;
                 let other = Definition {
                     entry,

@@ -239,6 +239,7 @@ impl Session {
             Statement::ShowQueries => Err(of_the_host("SHOW QUERIES")),
             Statement::KillQuery(_) => Err(of_the_host("KILL QUERY")),
             Statement::Job(job) => Err(of_the_host(job.verb())),
+            Statement::Run(run) => Err(of_the_host(run.verb())),
             Statement::Sql(mut sql) => {
                 let (effect, text) = (&parsed.effect, &parsed.text);
                 let Some(rows) = parsed.rows else {
