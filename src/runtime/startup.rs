@@ -77,13 +77,15 @@ pub(super) fn for_sources(
             None => Ok(startup),
             Some((table, _)) => Err(is_no_topic(table, "a time")),
         },
-        Startup::Offsets(offsets) => by_table(offsets, &tables)
-            .map(Startup::Offsets)
-            .map_err(|fault| match fault {
-                StartNameFault::NoTopic(table) => is_no_topic(&table, "offsets"),
-                fault => name_error(fault, &tables, &format!("'{OPTION}'"))
-                    .about(Subject::option(OPTION)),
-            }),
+        Startup::Offsets(offsets) => {
+            by_table(offsets, &tables)
+                .map(Startup::Offsets)
+                .map_err(|fault| match fault {
+                    StartNameFault::NoTopic(table) => is_no_topic(&table, "offsets"),
+                    fault => name_error(fault, &tables, &format!("'{OPTION}'"))
+                        .about(Subject::option(OPTION)),
+                })
+        }
         Startup::ArchiveEnd => {
             for (name, table) in sources {
                 match table {

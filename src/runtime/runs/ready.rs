@@ -32,7 +32,7 @@ pub(super) async fn ready(host: &RunHost<'_>, run: &StoredRun) -> Result<ReadyJo
         emit,
     } = job_definition(&spec.text)?;
     let options = options_of(&spec, JobOptions::parse(&options)?);
-    let facts = RunFacts::of(&spec);
+    let facts = RunFacts::from(&*spec);
     let query = JobQuery::reprocessing(&session, insert, emit, facts).await?;
     host.jobs.check_delivery(query.sink())?;
     let clock = Arc::new(MachineClock);

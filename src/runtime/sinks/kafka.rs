@@ -14,7 +14,9 @@ use crate::error::Result;
 use crate::runtime::sink::{JobLog, JobSink, OpenSink, PendingRows, SinkReport, Witness};
 use crate::store::JobId;
 use crate::streaming::{BatchPlan, StreamTable};
-use crate::tables::kafka::{AddedHeaders, KafkaJobSink, KafkaTable, PublishedRows, TopicOffset, job_witness};
+use crate::tables::kafka::{
+    AddedHeaders, KafkaJobSink, KafkaTable, PublishedRows, TopicOffset, job_witness,
+};
 
 /// The topic before a takeover.
 #[derive(Debug)]

@@ -56,7 +56,9 @@ pub(super) fn open_for_run<'a>(
             handle.location()
         ))
         .about(Subject::location(handle.location()))
-        .with_help("delete the rows of the range, and INSERT them again with a SELECT over the archive")),
+        .with_help(
+            "delete the rows of the range, and INSERT them again with a SELECT over the archive",
+        )),
         JobSinkTable::Subscriber => Err(Error::internal("the job has no sink")),
     }
 }
@@ -68,11 +70,7 @@ pub(super) fn open_for_run<'a>(
 /// There is no such topic or table, or it does not answer.
 pub(super) async fn identity_of(table: &JobSinkTable) -> Result<Identity> {
     match table {
-        JobSinkTable::Kafka(table) => {
-            KafkaJobSource::try_new(Arc::clone(table))?
-                .identity()
-                .await
-        }
+        JobSinkTable::Kafka(table) => KafkaJobSource::try_new(Arc::clone(table))?.identity().await,
         JobSinkTable::Delta(handle) => handle.identity().await,
         JobSinkTable::Subscriber => Err(Error::internal("the job has no sink")),
     }

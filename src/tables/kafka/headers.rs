@@ -119,7 +119,11 @@ impl AddedHeaders {
     /// These names and values.
     pub fn new<'a>(headers: impl IntoIterator<Item = (&'a str, String)>) -> Self {
         let headers = headers.into_iter();
-        Self(headers.map(|(name, value)| (name.to_owned(), value)).collect())
+        Self(
+            headers
+                .map(|(name, value)| (name.to_owned(), value))
+                .collect(),
+        )
     }
 
     /// The headers of a record whose row has the headers of this row of a column, if the table has one.
@@ -130,13 +134,15 @@ impl AddedHeaders {
         }
         let none = || OwnedHeaders::new_with_capacity(self.0.len());
         let added = self.0.iter();
-        Some(added.fold(own.unwrap_or_else(none), |headers, (key, value)| {
-            let value = Some(value.as_bytes());
-            headers.insert(Header {
-                key: key.as_str(),
-                value,
-            })
-        }))
+        Some(
+            added.fold(own.unwrap_or_else(none), |headers, (key, value)| {
+                let value = Some(value.as_bytes());
+                headers.insert(Header {
+                    key: key.as_str(),
+                    value,
+                })
+            }),
+        )
     }
 
     fn replaces(&self, name: &str) -> bool {

@@ -1,0 +1,20 @@
+//! Reprocessing runs ([ADR 35](../../../docs/adr/0035-a-run-is-a-job-that-ends.md)): a run is a job that ends. The runner runs it, over
+//! sources that are read by event time or by offsets, into the sink of its job, with the log that `store::RunStore` keeps.
+//!
+//! * `commands`: what statements about runs do.
+//! * `foundation`: what a new run rests on.
+//! * `planner`: computes the chunks of a plan, and writes none.
+//! * `ready`, `tables`, `sink`: a run as the runner runs it.
+
+mod commands;
+mod foundation;
+mod host;
+mod outcome;
+mod planner;
+mod ready;
+mod sink;
+mod tables;
+
+pub use commands::{abort, apply, describe, explain, list, plan, reprocess};
+pub use host::RunHost;
+pub use outcome::{RunDescription, RunOutcome, RunPreview, RunRow};
