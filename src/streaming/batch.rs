@@ -10,6 +10,7 @@ use datafusion::execution::TaskContext;
 use datafusion::physical_plan::ExecutionPlan;
 
 use crate::core::jobs::{PartitionTimes, RecordMark};
+use crate::core::runs::Chunk;
 use crate::error::Result;
 use crate::state::late_rows;
 use crate::streaming::drain::DrainedPlan;
@@ -140,6 +141,8 @@ pub struct BatchPlan {
     pub plan: Arc<dyn ExecutionPlan>,
     /// The task context that it runs in.
     pub context: Arc<TaskContext>,
+    /// The chunk of a run that it gives; none of a job, and of a run that is read by offsets.
+    pub chunk: Option<Chunk>,
     /// None of a plan that reads no stream.
     pub(super) sides: Option<PlannedSides>,
 }
