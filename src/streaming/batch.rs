@@ -14,7 +14,7 @@ use datafusion::physical_plan::coalesce_partitions::CoalescePartitionsExec;
 use datafusion::physical_plan::sorts::sort::SortExec;
 
 use crate::core::jobs::{PartitionTimes, RecordMark};
-use crate::core::runs::LeftGroups;
+use crate::core::runs::{Chunk, LeftGroups};
 use crate::error::Result;
 use crate::state::late_rows;
 use crate::streaming::drain::DrainedPlan;
@@ -160,6 +160,8 @@ pub struct BatchPlan {
     pub plan: Arc<dyn ExecutionPlan>,
     /// The task context that it runs in.
     pub context: Arc<TaskContext>,
+    /// The chunk of a run that it gives; none of a job, and of a run that is read by offsets.
+    pub chunk: Option<Chunk>,
     /// None of a plan that reads no stream.
     pub(super) sides: Option<PlannedSides>,
 }
@@ -212,6 +214,7 @@ impl BatchPlan {
             plan,
             context: Arc::clone(&self.context),
             sides: None,
+            chunk: self.chunk,
         })
     }
 

@@ -341,10 +341,12 @@ impl JobQuery {
         let state = self.planning(&state);
         let plan = plan_rows(&state, inputs.put_into(analyzed.input.clone())?).await?;
         let plan = with_removed(plan, &sources, &analyzed.input, &state).await?;
+        let chunk = sources.values().find_map(|source| source.chunk);
         let sides = PlannedSides::of(plan, sources)?;
         Ok(BatchPlan {
             plan: Arc::clone(&sides.split) as _,
             context: self.session.states.task(),
+            chunk,
             sides: Some(sides),
         })
     }
@@ -503,6 +505,7 @@ impl JobQuery {
         Ok(BatchPlan {
             plan: self.windowed()?.back(&state, emitted, &inputs).await?,
             context: self.session.states.task(),
+            chunk: None,
             sides: None,
         })
     }
