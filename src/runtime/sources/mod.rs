@@ -1,5 +1,6 @@
 //! The sources that a job can read. Each kind has a file of its own; this one alone tells them apart.
 
+mod archive_now;
 mod archived_topic;
 mod delta;
 mod kafka;
@@ -16,6 +17,7 @@ use crate::runtime::source::JobSource;
 use crate::streaming::{JobQuery, StreamTable};
 use crate::tables::delta::DeltaJobSource;
 
+pub(super) use archive_now::archive_now;
 pub(super) use pins::{PinnedFacts, pin_source, times_of};
 pub(super) use reprocessed::ReprocessedSource;
 

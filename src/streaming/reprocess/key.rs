@@ -52,7 +52,12 @@ pub(in crate::streaming) fn check_key(
         let column = columns
             .get(*index)
             .ok_or_else(|| Error::internal("a key column that the job does not fill"))?;
-        if tells(plan, &Expr::Column(column.clone()), needed, sources)? {
+        let wanted = WantedColumns {
+            needed,
+            exactly: false,
+            sources,
+        };
+        if wanted.are_told_by(plan, &Expr::Column(column.clone()))? {
             return Ok(());
         }
         names.push(column.name.clone());
@@ -73,89 +78,95 @@ pub(in crate::streaming) fn check_key(
     )))
 }
 
-/// Whether the value of `expr` over `plan` tells one of these columns of the window.
-fn tells(
-    plan: &LogicalPlan,
-    expr: &Expr,
-    needed: &[ColumnOrigin],
-    sources: &StreamSources,
-) -> Result<bool> {
-    let expr = plain(expr.clone())?;
-    let tells_in = |inner: &Expr| tells(plan, inner, needed, sources);
-    match unaliased(&expr) {
-        Expr::Column(column) => column_tells(plan, column, needed, sources),
-        Expr::Cast(cast) => {
-            let from = cast.expr.get_type(plan.schema().as_ref())?;
-            Ok(keeps_times(&from, cast.field.data_type()) && tells_in(&cast.expr)?)
-        }
-        Expr::TryCast(cast) => {
-            let from = cast.expr.get_type(plan.schema().as_ref())?;
-            Ok(keeps_times(&from, cast.field.data_type()) && tells_in(&cast.expr)?)
-        }
-        Expr::BinaryExpr(BinaryExpr { left, op, right }) => match op {
-            Operator::StringConcat => Ok(tells_in(left)? || tells_in(right)?),
-            Operator::Plus | Operator::Minus if matches!(**right, Expr::Literal(..)) => {
-                tells_in(left)
-            }
-            Operator::Plus if matches!(**left, Expr::Literal(..)) => tells_in(right),
-            _ => Ok(false),
-        },
-        Expr::ScalarFunction(call) if WITH_ALL_ARGUMENTS.contains(&call.name()) => {
-            for argument in &call.args {
-                if tells_in(argument)? {
-                    return Ok(true);
-                }
-            }
-            Ok(false)
-        }
-        _ => Ok(false),
-    }
+/// Columns that are looked for in an expression.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct WantedColumns<'a> {
+    /// One of these.
+    pub(super) needed: &'a [ColumnOrigin],
+    /// Whether the expression has to be just that column. Else its value has to tell the column's.
+    pub(super) exactly: bool,
+    pub(super) sources: &'a StreamSources,
 }
 
-fn column_tells(
-    plan: &LogicalPlan,
-    column: &Column,
-    needed: &[ColumnOrigin],
-    sources: &StreamSources,
-) -> Result<bool> {
-    let Some(index) = plan.schema().maybe_index_of_column(column) else {
-        return Ok(false);
-    };
-    if !reads_stream(plan, sources) {
-        return Ok(false);
-    }
-    let below = |input: &LogicalPlan, index: usize| match input.schema().columns().get(index) {
-        Some(column) => column_tells(input, column, needed, sources),
-        None => Ok(false),
-    };
-    match plan {
-        LogicalPlan::SubqueryAlias(alias) => below(&alias.input, index),
-        LogicalPlan::Filter(filter) => below(&filter.input, index),
-        LogicalPlan::Projection(list) => match list.expr.get(index) {
-            Some(expr) => tells(&list.input, expr, needed, sources),
-            None => Ok(false),
-        },
-        LogicalPlan::Join(join) => {
-            let (input, index) = side_of(join, index);
-            below(input, index)
-        }
-        LogicalPlan::Union(union) => {
-            for input in &union.inputs {
-                if !below(input, index)? {
-                    return Ok(false);
-                }
+impl WantedColumns<'_> {
+    /// Whether the value of `expr` over `plan` is or tells that of one of the columns.
+    pub(super) fn are_told_by(&self, plan: &LogicalPlan, expr: &Expr) -> Result<bool> {
+        let expr = plain(expr.clone())?;
+        let tells_in = |inner: &Expr| self.are_told_by(plan, inner);
+        let keeps = |inner: &Expr, to: &DataType| -> Result<bool> {
+            let from = inner.get_type(plan.schema().as_ref())?;
+            let stays_time = matches!(to, DataType::Timestamp(..)) || !self.exactly;
+            Ok(stays_time && keeps_times(&from, to))
+        };
+        match unaliased(&expr) {
+            Expr::Column(column) => self.are_told_by_column(plan, column),
+            Expr::Cast(cast) => {
+                Ok(keeps(&cast.expr, cast.field.data_type())? && tells_in(&cast.expr)?)
             }
-            Ok(true)
+            Expr::TryCast(cast) => {
+                Ok(keeps(&cast.expr, cast.field.data_type())? && tells_in(&cast.expr)?)
+            }
+            _ if self.exactly => Ok(false),
+            Expr::BinaryExpr(BinaryExpr { left, op, right }) => match op {
+                Operator::StringConcat => Ok(tells_in(left)? || tells_in(right)?),
+                Operator::Plus | Operator::Minus if matches!(**right, Expr::Literal(..)) => {
+                    tells_in(left)
+                }
+                Operator::Plus if matches!(**left, Expr::Literal(..)) => tells_in(right),
+                _ => Ok(false),
+            },
+            Expr::ScalarFunction(call) if WITH_ALL_ARGUMENTS.contains(&call.name()) => {
+                for argument in &call.args {
+                    if tells_in(argument)? {
+                        return Ok(true);
+                    }
+                }
+                Ok(false)
+            }
+            _ => Ok(false),
         }
-        LogicalPlan::Aggregate(aggregate) => match aggregate.group_expr.get(index) {
-            Some(expr) => tells(&aggregate.input, expr, needed, sources),
+    }
+
+    fn are_told_by_column(&self, plan: &LogicalPlan, column: &Column) -> Result<bool> {
+        let Some(index) = plan.schema().maybe_index_of_column(column) else {
+            return Ok(false);
+        };
+        if !reads_stream(plan, self.sources) {
+            return Ok(false);
+        }
+        let below = |input: &LogicalPlan, index: usize| match input.schema().columns().get(index) {
+            Some(column) => self.are_told_by_column(input, column),
             None => Ok(false),
-        },
-        LogicalPlan::Extension(_) => {
-            let origins = origins(plan, &Expr::Column(column.clone()), sources);
-            Ok(origins.iter().all(|origin| needed.contains(origin)))
+        };
+        match plan {
+            LogicalPlan::SubqueryAlias(alias) => below(&alias.input, index),
+            LogicalPlan::Filter(filter) => below(&filter.input, index),
+            LogicalPlan::Projection(list) => match list.expr.get(index) {
+                Some(expr) => self.are_told_by(&list.input, expr),
+                None => Ok(false),
+            },
+            LogicalPlan::Join(join) => {
+                let (input, index) = side_of(join, index);
+                below(input, index)
+            }
+            LogicalPlan::Union(union) => {
+                for input in &union.inputs {
+                    if !below(input, index)? {
+                        return Ok(false);
+                    }
+                }
+                Ok(true)
+            }
+            LogicalPlan::Aggregate(aggregate) => match aggregate.group_expr.get(index) {
+                Some(expr) => self.are_told_by(&aggregate.input, expr),
+                None => Ok(false),
+            },
+            LogicalPlan::TableScan(_) | LogicalPlan::Extension(_) => {
+                let origins = origins(plan, &Expr::Column(column.clone()), self.sources);
+                Ok(origins.iter().all(|origin| self.needed.contains(origin)))
+            }
+            _ => Ok(false),
         }
-        _ => Ok(false),
     }
 }
 
