@@ -5,8 +5,12 @@ mod delta;
 mod kafka;
 mod pinned_past;
 mod pinned_topic;
+#[allow(dead_code, reason = "the statements of a run call it")]
 mod pins;
+#[allow(dead_code, reason = "the environment of a run opens it")]
 mod reprocessed;
+#[cfg(test)]
+mod reprocessed_tests;
 
 use std::sync::Arc;
 
@@ -16,7 +20,9 @@ use crate::runtime::source::JobSource;
 use crate::streaming::{JobQuery, StreamTable};
 use crate::tables::delta::DeltaJobSource;
 
+#[allow(unused_imports, reason = "the statements of a run call it")]
 pub(super) use pins::{PinnedFacts, pin_source, times_of};
+#[allow(unused_imports, reason = "the environment of a run opens it")]
 pub(super) use reprocessed::ReprocessedSource;
 
 /// The source that a table of a job's query is, with its archive if it is a topic that has one. Does not connect yet. `start` says where
