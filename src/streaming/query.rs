@@ -355,7 +355,9 @@ impl JobQuery {
         run: &RunQuery,
         mut sources: BTreeMap<String, BatchSource>,
     ) -> Result<BatchPlan> {
-        // The sources of a run may have hidden columns besides: they are put into the plan when it is known which are read.
+        // What the chunk before said of sessions that were searched too long: they are counted among those that are left out.
+        self.session.take_warnings();
+        // The sources of a run may have hidden columns besides, which the statement is not planned with.
         let (analyzed, inputs) = self.fitting(&BTreeMap::new()).await?;
         let planner = ChunkPlan {
             facts: &run.facts,

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use datafusion::arrow::array::{AsArray as _, RecordBatch};
+use datafusion::arrow::array::{ArrayRef, AsArray as _, RecordBatch};
 use datafusion::arrow::compute::concat_batches;
 use datafusion::arrow::datatypes::{Int64Type, TimestampMicrosecondType};
 use datafusion::datasource::MemTable;
@@ -26,6 +26,7 @@ use crate::streaming::laws::oracle::{
 };
 use crate::streaming::laws::{EMPTY, logs, scanned};
 use crate::streaming::{BatchSource, JobQuery, RunFacts};
+use crate::tables::time::{OFFSET_COLUMN, PARTITION_COLUMN, ROW_COLUMN};
 
 /// A session with the tables of a script, and the job that comes last in it.
 struct Scripted {
@@ -120,10 +121,16 @@ fn sources(logs: &[Log], chunk: Option<Chunk>, with_places: bool) -> BTreeMap<St
     let partitions = (0_i32..).zip(logs).map(|(partition, log)| {
         let mut running = RunningWatermark::new(RowWatermark::From(None), None, DELAY * SECOND);
         let rows = scanned(partition, 0, log, &mut running);
-        match with_places {
-            true => vec![rows],
-            false => vec![rows.project(&[0, 1, 2]).unwrap()],
+        let mut columns: Vec<(String, ArrayRef, bool)> = Vec::new();
+        for (index, name) in ["k", "event_time", "v"].into_iter().enumerate() {
+            columns.push((name.to_owned(), Arc::clone(rows.column(index)), true));
         }
+        let place = rows.column_by_name(ROW_COLUMN).unwrap().as_struct();
+        for (name, field) in [(PARTITION_COLUMN, "partition"), (OFFSET_COLUMN, "offset")] {
+            let values = Arc::clone(place.column_by_name(field).unwrap());
+            columns.extend(with_places.then(|| (name.to_owned(), values, false)));
+        }
+        vec![RecordBatch::try_from_iter_with_nullable(columns).unwrap()]
     });
     let partitions: Vec<Vec<RecordBatch>> = partitions.collect();
     let provider = MemTable::try_new(partitions[0][0].schema(), partitions).unwrap();

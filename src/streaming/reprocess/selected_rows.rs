@@ -9,13 +9,12 @@ use datafusion::common::exec_datafusion_err;
 use datafusion::error::Result as DataFusionResult;
 use datafusion::logical_expr::expr::ScalarFunction;
 use datafusion::logical_expr::{
-    ColumnarValue, Expr, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility, cast,
-    lit,
+    ColumnarValue, Expr, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility, lit,
 };
 
 use crate::core::archive::OffsetRanges;
 
-/// Whether the row at these places is among the offsets of a table; of a table without any, none is.
+/// Whether the row at this partition, an INT, and offset, a BIGINT, is among the offsets of a table; of a table without any, none is.
 pub(super) fn is_selected(
     offsets: Option<&BTreeMap<i32, OffsetRanges>>,
     partition: Expr,
@@ -35,11 +34,10 @@ pub(super) fn is_selected(
             Volatility::Immutable,
         ),
     });
-    let places = vec![
-        cast(partition, DataType::Int32),
-        cast(offset, DataType::Int64),
-    ];
-    Expr::ScalarFunction(ScalarFunction::new_udf(Arc::new(function), places))
+    Expr::ScalarFunction(ScalarFunction::new_udf(
+        Arc::new(function),
+        vec![partition, offset],
+    ))
 }
 
 /// By partition, ranges of offsets, ascending.
