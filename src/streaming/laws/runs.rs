@@ -304,7 +304,7 @@ fn run_1_rows_above_the_aggregate_are_those_of_its_final_groups() {
             "{} {} CREATE JOB j AS INSERT INTO out
              WITH high AS (SELECT * FROM visits WHERE v > 20)
              SELECT s, n + coalesce(w, 0) FROM (SELECT k, window_start AS s, count(*) AS n FROM {rows}
-               GROUP BY k, window_start HAVING count(*) > 1) AS groups LEFT JOIN bonus ON k = bk WHERE k < 2",
+               GROUP BY k, window_start HAVING count(*) > 1) AS counted LEFT JOIN bonus ON k = bk WHERE k < 2",
             visits(),
             sink("s TIMESTAMP, n BIGINT"),
         )

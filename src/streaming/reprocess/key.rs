@@ -37,10 +37,10 @@ pub(in crate::streaming) fn check_key(
         Grouping::Rows => return Ok(()),
         // Of the windows of one cycle, all have one start.
         Grouping::Aligned(windows) if windows.kind() == WindowKind::Cumulate => {
-            &[ColumnOrigin::WindowEnd][..]
+            vec![ColumnOrigin::WindowEnd]
         }
         Grouping::Aligned(_) | Grouping::Sessions { .. } => {
-            &[ColumnOrigin::WindowStart, ColumnOrigin::WindowEnd]
+            vec![ColumnOrigin::WindowStart, ColumnOrigin::WindowEnd]
         }
     };
     if key.is_empty() {
@@ -52,24 +52,22 @@ pub(in crate::streaming) fn check_key(
         let column = columns
             .get(*index)
             .ok_or_else(|| Error::internal("a key column that the job does not fill"))?;
-        if tells(plan, &Expr::Column(column.clone()), needed, sources)? {
+        if tells(plan, &Expr::Column(column.clone()), &needed, sources)? {
             return Ok(());
         }
         names.push(column.name.clone());
     }
-    let (names, needed) = (
-        names.join(", "),
-        match needed {
-            [_] => "window_end",
-            _ => "window_start",
-        },
-    );
+    let names = names.join(", ");
+    let wanted = match needed.contains(&ColumnOrigin::WindowStart) {
+        true => "window_start",
+        false => "window_end",
+    };
     Err(Error::invalid(format!(
         "PRIMARY KEY ({names}) of {sink} does not tell windows apart: a run would put rows of old windows over those of newer ones"
     ))
     .about(Subject::table(sink))
     .with_help(format!(
-        "a sink whose key has {needed} keeps a row for each window; WITH ('overwrite' 'true') writes the rows of old windows all the same"
+        "a sink whose key has {wanted} keeps a row for each window; WITH ('overwrite' 'true') writes the rows of old windows all the same"
     )))
 }
 
