@@ -112,6 +112,7 @@ fn facts(grouping: Grouping, watermark: Option<i64>) -> RunFacts {
         finality: Finality::new(grouping, watermark),
         now: 0,
         selection: None,
+        selected_times: None,
         statics: BTreeMap::new(),
     }
 }
@@ -441,14 +442,18 @@ fn check_selected(kind: Kind, usual: u32) {
         .grouping()
         .unwrap();
     let picked = prop::collection::vec(any::<prop::sample::Index>(), 0..5);
-    proptest!(cases(usual), |(logs in logs(), lengths in lengths(), picked in picked)| {
+    let times = prop::option::of((90_i64..140, 1_i64..60));
+    proptest!(cases(usual), |(logs in logs(), lengths in lengths(), picked in picked, times in times)| {
         let places: Vec<(i32, i64, Row)> = (0_i32..).zip(&logs).flat_map(|(partition, log)| {
             (0_i64..).zip(log).map(move |(offset, row)| (partition, offset, *row))
         }).collect();
-        let selected: Vec<(i32, i64, Row)> = match places.is_empty() {
+        let picked: Vec<(i32, i64, Row)> = match places.is_empty() {
             true => Vec::new(),
             false => picked.iter().map(|index| *index.get(&places)).collect(),
         };
+        // Of these rows, those are asked for that are in a range of time.
+        let is_asked = |time: i64| times.is_none_or(|(from, length)| (from..from + length).contains(&time));
+        let selected: Vec<_> = picked.iter().filter(|(_, _, (_, time, _))| is_asked(*time)).collect();
         let is_selected = |(key, start, end): &Window| selected.iter().any(|(_, _, (of, time, _))| {
             let last = match kind {
                 Kind::Session => end - GAP + 1,
@@ -460,15 +465,18 @@ fn check_selected(kind: Kind, usual: u32) {
         let mut expected = all.closed;
         expected.retain(|group, _| is_selected(group));
         let open = all.open.keys().filter(|group| is_selected(group)).count();
-        let times: Vec<i64> = selected.iter().map(|(_, _, (_, time, _))| time * SECOND).collect();
-        let emission: TimeRanges = grouping.emission_of_rows(&times).unwrap();
+        let asked: Vec<i64> = selected.iter().map(|(_, _, (_, time, _))| time * SECOND).collect();
+        let emission: TimeRanges = grouping.emission_of_rows(&asked).unwrap();
         let chunks = Chunks::new(grouping, emission);
-        let offsets = selected.iter().map(|(partition, offset, _)| {
+        let offsets = picked.iter().map(|(partition, offset, _)| {
             ("visits".to_owned(), *partition, *offset..offset + 1)
+        });
+        let selected_times = times.and_then(|(from, length)| {
+            TimeRange::try_new(from * SECOND, (from + length) * SECOND)
         });
         let selection = Some(OffsetSet::of(offsets));
         let (found, left) = runtime.block_on(async {
-            let facts = RunFacts { selection, ..facts(grouping, watermark(&logs)) };
+            let facts = RunFacts { selection, selected_times, ..facts(grouping, watermark(&logs)) };
             let query = scripted.run(facts).await;
             all_rows(&query, &logs, (&chunks, &lengths), true, groups_in).await
         });

@@ -43,6 +43,8 @@ pub(super) struct ChunkColumns<'a> {
     pub(super) sources: &'a BTreeMap<String, BatchSource>,
     /// The rows to whose results the run is restricted.
     pub(super) selection: Option<&'a OffsetSet>,
+    /// Of these rows, the event times that are asked for.
+    pub(super) selected_times: Option<TimeRange>,
 }
 
 impl ChunkColumns<'_> {
@@ -83,7 +85,11 @@ impl ChunkColumns<'_> {
         let offsets = self
             .selection
             .and_then(|selection| selection.of_table(name));
-        Ok(is_selected(offsets, partition, offset))
+        let selected = is_selected(offsets, partition, offset);
+        Ok(match self.selected_times {
+            Some(times) => selected.and(within(event_time(scan, table)?, times, schema)?),
+            None => selected,
+        })
     }
 
     /// The scan of a stream over the source of the chunk, with all its columns, of the event times that the chunk reads.
@@ -96,17 +102,9 @@ impl ChunkColumns<'_> {
             // Its sessions are read slice by slice, each with a filter of its own.
             return Ok(rows);
         }
-        let name = scan.table_name.table();
-        let Some(event_time) = table.event_time() else {
-            return Err(Error::invalid(format!(
-                "{name} declares no event time, so a run cannot read a range of it"
-            ))
-            .about(Subject::table(name))
-            .with_help("ask for OFFSETS, or declare WATERMARK FOR with the table"));
-        };
-        let column = Column::new(Some(scan.table_name.clone()), &event_time.column);
+        let time = event_time(scan, table)?;
         let reads = self.chunk.reads().ok_or_else(out_of_range)?;
-        let within = within(Expr::Column(column), reads, rows.schema())?;
+        let within = within(time, reads, rows.schema())?;
         Ok(LogicalPlanBuilder::from(rows).filter(within)?.build()?)
     }
 
@@ -201,6 +199,20 @@ fn place(table: &StreamTable, schema: &DFSchema) -> Option<(Expr, Expr)> {
         column(&partition, DataType::Int32)?,
         column(&offset, DataType::Int64)?,
     ))
+}
+
+/// The event time of the rows of a scan.
+fn event_time(scan: &TableScan, table: &StreamTable) -> Result<Expr> {
+    let Some(event_time) = table.event_time() else {
+        let name = scan.table_name.table();
+        return Err(Error::invalid(format!(
+            "{name} declares no event time, so a run cannot read a range of it"
+        ))
+        .about(Subject::table(name))
+        .with_help("ask for OFFSETS, or declare WATERMARK FOR with the table"));
+    };
+    let column = Column::new(Some(scan.table_name.clone()), &event_time.column);
+    Ok(Expr::Column(column))
 }
 
 /// `time` within a range.

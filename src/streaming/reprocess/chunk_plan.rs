@@ -86,6 +86,7 @@ impl ChunkPlan<'_> {
             streams: self.streams,
             sources: self.sources,
             selection: self.facts.selection.as_ref(),
+            selected_times: self.facts.selected_times,
         };
         let left = Arc::default();
         let plan = match self.facts.grouping {
