@@ -35,7 +35,8 @@ use crate::streaming::batch_tables::BatchInputs;
 use crate::streaming::drain::DrainedPlan;
 use crate::streaming::planning::plan_rows;
 use crate::streaming::reprocess::{
-    ChunkPlan, PinnedStatics, RunFacts, StaticPins, check_key, fix_time, grouping_of, static_pins,
+    ChunkPlan, PinnedStatics, RunFacts, StaticPins, TimeColumns, check_key, fix_time, grouping_of,
+    static_pins, time_columns,
 };
 use crate::streaming::scope::check_scope;
 use crate::streaming::sink_table::{JobSinkTable, reads_own_sink, sink_name};
@@ -421,6 +422,15 @@ impl JobQuery {
         let sink = self.sink_name().unwrap_or("the sink");
         let (plan, key) = (&self.analyzed().input, self.sink.primary_key());
         check_key(plan, self.grouping()?, &self.sources, key, sink)
+    }
+
+    /// The columns of its sink that are the times of its results: by them a run finds the rows that a chunk takes the place of.
+    ///
+    /// # Errors
+    ///
+    /// Why the job cannot be reprocessed.
+    pub fn time_columns(&self) -> Result<TimeColumns> {
+        time_columns(&self.analyzed().input, self.grouping()?, &self.sources)
     }
 
     /// The present states of its static tables, for a run to read.

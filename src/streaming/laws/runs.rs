@@ -25,7 +25,7 @@ use crate::streaming::laws::oracle::{
     CUMULATE, DELAY, GAP, HOP, Joined, Kind, Log, Row, SECOND, TUMBLE, Values, Window, oracle,
 };
 use crate::streaming::laws::{EMPTY, logs, scanned};
-use crate::streaming::{BatchSource, JobQuery, RunFacts};
+use crate::streaming::{BatchSource, JobQuery, RunFacts, TimeColumns};
 use crate::tables::time::{OFFSET_COLUMN, PARTITION_COLUMN, ROW_COLUMN};
 
 /// A session with the tables of a script, and the job that comes last in it.
@@ -653,4 +653,59 @@ async fn a_run_reads_static_tables_and_the_time_of_its_facts() {
             .contains("static table names is another one"),
         "{error}"
     );
+}
+
+#[tokio::test]
+async fn columns_that_are_times_of_results_are_found_by_lineage() {
+    let of = "DESCRIPTOR(event_time), INTERVAL '10 seconds'";
+    let tumble = format!("FROM TUMBLE(TABLE visits, {of}) GROUP BY k, window_start, window_end");
+    let session = format!(
+        "FROM SESSION(TABLE visits PARTITION BY k, {of}) GROUP BY k, window_start, window_end"
+    );
+    for (query, start, end) in [
+        (
+            "SELECT k, v + 1, event_time, v FROM visits".to_owned(),
+            Some("t"),
+            None,
+        ),
+        (
+            "SELECT k, v, event_time + INTERVAL '1 second', v FROM visits".to_owned(),
+            None,
+            None,
+        ),
+        (
+            "SELECT k, v, event_time, v FROM visits
+             UNION ALL SELECT k, v, now(), v FROM visits"
+                .to_owned(),
+            None,
+            None,
+        ),
+        (
+            format!("SELECT k, count(*), window_start, sum(v) {tumble}"),
+            Some("t"),
+            None,
+        ),
+        (
+            format!("SELECT k, k, e, 1 FROM (SELECT k, window_end AS e {session})"),
+            None,
+            Some("t"),
+        ),
+        (
+            format!("SELECT k, count(*), max(event_time), sum(v) {tumble}"),
+            None,
+            None,
+        ),
+    ] {
+        let sink = sink("k BIGINT, n BIGINT, t TIMESTAMP, v BIGINT");
+        let sql = format!(
+            "{} {sink} CREATE JOB j AS INSERT INTO out {query}",
+            visits()
+        );
+        let live = Scripted::of(&sql).await.live().await.unwrap();
+        let expected = TimeColumns {
+            start: start.map(str::to_owned),
+            end: end.map(str::to_owned),
+        };
+        assert_eq!(live.time_columns().unwrap(), expected, "{query}");
+    }
 }
