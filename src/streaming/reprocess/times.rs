@@ -1,5 +1,7 @@
 //! Lineage of times: which columns of a job's rows are, or tell, the start or end of a window or a row's event time.
 
+use std::sync::Arc;
+
 use anabranch_udfs::plain;
 use datafusion::arrow::datatypes::{DataType, TimeUnit};
 use datafusion::common::Column;
@@ -143,10 +145,7 @@ fn keeps_times(from: &DataType, to: &DataType) -> bool {
 
 /// Whether a cast between these types leaves a time as it is.
 fn is_same_time(from: &DataType, to: &DataType) -> bool {
-    let is_utc = |zone: &Option<_>| {
-        let zone: Option<&str> = zone.as_deref();
-        zone.is_none_or(|zone| zone == "UTC")
-    };
+    let is_utc = |zone: &Option<Arc<str>>| zone.as_deref().is_none_or(|zone| zone == "UTC");
     match (from, to) {
         (DataType::Timestamp(from, of), DataType::Timestamp(to, into)) => {
             from == to && is_utc(of) && is_utc(into)
