@@ -156,7 +156,7 @@ async fn chunk_rows(
     (rows, batch.finish().await.unwrap().left)
 }
 
-/// The rows of all chunks, in which no row comes twice, and what is left out.
+/// The rows of all chunks, and what is left out. Lengths are in half seconds.
 async fn all_rows<T>(
     query: &JobQuery,
     logs: &[Log],
@@ -223,7 +223,7 @@ fn over_all(grouping: Grouping, logs: &[Log]) -> Chunks {
 }
 
 fn lengths() -> impl Strategy<Value = Vec<i64>> {
-    prop::collection::vec(1_i64..60, 1..5)
+    prop::collection::vec(10_i64..120, 1..5)
 }
 
 fn on_this_thread() -> tokio::runtime::Runtime {

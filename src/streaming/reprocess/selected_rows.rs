@@ -1,6 +1,7 @@
 //! Whether a row is one of those whose results a run is restricted to, by its partition and offset.
 
 use std::collections::BTreeMap;
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use datafusion::arrow::array::{AsArray as _, BooleanArray};
@@ -41,10 +42,25 @@ pub(super) fn is_selected(
 }
 
 /// By partition, ranges of offsets, ascending.
-#[derive(Debug, PartialEq, Eq, Hash)]
+#[derive(Debug)]
 struct SelectedRows {
     ranges: Arc<BTreeMap<i32, Vec<(i64, i64)>>>,
     signature: Signature,
+}
+
+// There may be many ranges, and optimizer rules compare expressions again and again.
+impl PartialEq for SelectedRows {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.ranges, &other.ranges)
+    }
+}
+
+impl Eq for SelectedRows {}
+
+impl Hash for SelectedRows {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        Arc::as_ptr(&self.ranges).hash(state);
+    }
 }
 
 impl SelectedRows {
