@@ -96,11 +96,9 @@ fn delta_write(query: &JobQuery, handle: &DeltaTableHandle, spec: &RunSpec) -> R
         }
         _ if !is_told => "none of its columns is just the time of a result",
         _ => {
-            let schema = query.schema();
-            let name = |at: Option<usize>| at.map(|at| schema.field(at).name().clone());
             return Ok(DeltaWrite::Replace(CoveredColumns {
-                start: name(columns.start),
-                end: name(columns.end),
+                start: columns.start,
+                end: columns.end,
                 finality: Finality::new(spec.grouping, spec.watermark),
             }));
         }

@@ -11,6 +11,7 @@ mod place;
 mod selected_rows;
 mod statics;
 mod time_columns;
+mod times;
 
 pub use facts::RunFacts;
 pub use statics::StaticPins;

@@ -1,24 +1,24 @@
-//! The columns of a job's sink that say which result a row is, by their lineage: the start and the end of its window or session, or its
-//! event time.
+//! The columns of a job's rows that are the times to which its results belong, by lineage: by them a run finds the rows of a table that
+//! a chunk replaces.
 
-use datafusion::logical_expr::{Expr, LogicalPlan};
+use datafusion::logical_expr::LogicalPlan;
 
+use super::times::{Relation, TimeLineage};
 use crate::core::runs::Grouping;
 use crate::error::Result;
 use crate::streaming::lineage::ColumnOrigin;
-use crate::streaming::reprocess::key::WantedColumns;
 use crate::streaming::stream_inputs::StreamSources;
 
-/// Columns of a sink, by their places.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+/// The columns of a sink that are times of a job's results, as they are.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct TimeColumns {
-    /// The start of the window or session, or the event time of a job that groups no rows; none if no column is just that.
-    pub start: Option<usize>,
+    /// The start of the window or session; of a job without groups, the event time of the row.
+    pub start: Option<String>,
     /// The end of the window or session.
-    pub end: Option<usize>,
+    pub end: Option<String>,
 }
 
-/// Those of the rows of an analyzed plan, which are in the columns of the sink.
+/// The columns of the rows of this analyzed plan.
 ///
 /// # Errors
 ///
@@ -28,40 +28,35 @@ pub(in crate::streaming) fn time_columns(
     grouping: Grouping,
     sources: &StreamSources,
 ) -> Result<TimeColumns> {
-    let (start, end) = match grouping {
-        Grouping::Rows => (event_times(sources), Vec::new()),
+    let (starts, ends) = match grouping {
+        Grouping::Rows => {
+            let times = sources.iter().filter_map(|(table, source)| {
+                let column = source.event_time()?.column.clone();
+                let table = table.clone();
+                Some(ColumnOrigin::Table { table, column })
+            });
+            (times.collect(), Vec::new())
+        }
         Grouping::Aligned(_) | Grouping::Sessions { .. } => (
             vec![ColumnOrigin::WindowStart],
             vec![ColumnOrigin::WindowEnd],
         ),
     };
-    let columns = plan.schema().columns();
-    let first_of = |needed: &[ColumnOrigin]| -> Result<Option<usize>> {
-        let wanted = WantedColumns {
-            needed,
-            exactly: true,
+    let first = |wanted: Vec<ColumnOrigin>| -> Result<Option<String>> {
+        let lineage = TimeLineage {
             sources,
+            wanted,
+            relation: Relation::Same,
         };
-        for (index, column) in columns.iter().enumerate() {
-            if wanted.are_told_by(plan, &Expr::Column(column.clone()))? {
-                return Ok(Some(index));
+        for (index, field) in plan.schema().fields().iter().enumerate() {
+            if lineage.has(plan, index)? {
+                return Ok(Some(field.name().clone()));
             }
         }
         Ok(None)
     };
     Ok(TimeColumns {
-        start: first_of(&start)?,
-        end: first_of(&end)?,
+        start: first(starts)?,
+        end: first(ends)?,
     })
-}
-
-/// The event times of the streams.
-fn event_times(sources: &StreamSources) -> Vec<ColumnOrigin> {
-    let times = sources.iter().filter_map(|(table, source)| {
-        Some(ColumnOrigin::Table {
-            table: table.clone(),
-            column: source.event_time()?.column.clone(),
-        })
-    });
-    times.collect()
 }
