@@ -5,7 +5,9 @@ use std::future::Future;
 use std::sync::{Arc, OnceLock};
 
 use crate::error::{Error, Result};
-use crate::planner::{JobStatement, ParsedStatement, Statement, StatementClass, WordSpans};
+use crate::planner::{
+    JobStatement, ParsedStatement, RunStatement, Statement, StatementClass, WordSpans,
+};
 use crate::runtime::statements::Jobs;
 use crate::session::rewrite::arguments::Purpose;
 use crate::session::{Planned, PlannedStatement, Session, StatementOutcome};
@@ -168,6 +170,10 @@ impl Host {
                 let begun = async { self.jobs()?.begin(session, *job, &text).await };
                 Box::pin(begun).await.map_err(|error| places.locate(error))
             }
+            Part::Runs { run, places } => {
+                let begun = async { self.jobs()?.begin_run(session, *run, &places).await };
+                Box::pin(begun).await.map_err(|error| places.locate(error))
+            }
         }
     }
 
@@ -189,6 +195,11 @@ impl Host {
                 let planned = Box::pin(ready).await.and_then(PlannedStatement::planned);
                 planned.map_err(|error| places.locate(error))
             }
+            Part::Runs { run, places } => {
+                let ready = async { self.jobs()?.execute_run(session, *run, &places).await };
+                let planned = Box::pin(ready).await.and_then(PlannedStatement::planned);
+                planned.map_err(|error| places.locate(error))
+            }
         }
     }
 }
@@ -203,6 +214,11 @@ enum Part {
         text: String,
         places: WordSpans,
     },
+    /// The reprocessing runs of the jobs.
+    Runs {
+        run: Box<RunStatement>,
+        places: WordSpans,
+    },
 }
 
 /// Every statement is named, so that a new one does not compile until its part is decided.
@@ -215,6 +231,10 @@ fn part_of(parsed: ParsedStatement) -> Result<Part> {
         Statement::Job(job) => Ok(Part::Jobs {
             job,
             text: parsed.text,
+            places: parsed.places,
+        }),
+        Statement::Run(run) => Ok(Part::Runs {
+            run,
             places: parsed.places,
         }),
         Statement::ShowQueries | Statement::KillQuery(_) => Err(only_in_a_server(&parsed)),
@@ -302,6 +322,11 @@ mod tests {
             ("SUBSCRIBE SELECT 1", "endless"),
             ("CREATE VIEW v AS SELECT 1", "definition"),
             ("PAUSE JOB j", "definition"),
+            ("PLAN REPROCESS JOB j FOR (SELECT 1)", "rows"),
+            ("REPROCESS JOB j FOR (SELECT 1)", "rows"),
+            ("APPLY RUN 'r'", "rows"),
+            ("ABORT RUN 'r'", "definition"),
+            ("SHOW RUNS", "rows"),
             ("DROP TABLE t", "definition"),
             ("SET TIME ZONE 'UTC'", "setting"),
             ("KILL QUERY 'a'", "cancel"),
