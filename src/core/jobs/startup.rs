@@ -89,41 +89,33 @@ pub fn by_table(
 ) -> Result<NamedOffsets, StartNameFault> {
     let mut by_table = NamedOffsets::new();
     for (name, partitions) in offsets {
-        let table = table_of(name, tables)?;
+        let table = match tables.iter().find(|(table, _)| *table == name) {
+            Some((_, Some(_))) => name,
+            Some((_, None)) => return Err(StartNameFault::NoTopic(name)),
+            None => {
+                let of_topic = tables
+                    .iter()
+                    .filter(|(_, topic)| *topic == Some(name.as_str()));
+                let of_topic: Vec<&str> = of_topic.map(|(table, _)| *table).collect();
+                match of_topic.as_slice() {
+                    [] => return Err(StartNameFault::Unknown(name)),
+                    [table] => (*table).to_owned(),
+                    several => {
+                        let tables = several.iter().map(|table| (*table).to_owned());
+                        return Err(StartNameFault::Ambiguous {
+                            topic: name,
+                            tables: tables.collect(),
+                        });
+                    }
+                }
+            }
+        };
         if by_table.contains_key(&table) {
             return Err(StartNameFault::Twice(table));
         }
         by_table.insert(table, partitions);
     }
     Ok(by_table)
-}
-
-/// The table for a name, which is its own or that of its topic; as [`by_table`].
-///
-/// # Errors
-///
-/// A name that is not that of one table.
-pub fn table_of(name: String, tables: &[(&str, Option<&str>)]) -> Result<String, StartNameFault> {
-    match tables.iter().find(|(table, _)| *table == name) {
-        Some((_, Some(_))) => return Ok(name),
-        Some((_, None)) => return Err(StartNameFault::NoTopic(name)),
-        None => {}
-    }
-    let of_topic = tables
-        .iter()
-        .filter(|(_, topic)| *topic == Some(name.as_str()));
-    let of_topic: Vec<&str> = of_topic.map(|(table, _)| *table).collect();
-    match of_topic.as_slice() {
-        [] => Err(StartNameFault::Unknown(name)),
-        [table] => Ok((*table).to_owned()),
-        several => {
-            let tables = several.iter().map(|table| (*table).to_owned());
-            Err(StartNameFault::Ambiguous {
-                topic: name,
-                tables: tables.collect(),
-            })
-        }
-    }
 }
 
 /// Why a job cannot begin at the offsets that its statement gives.

@@ -9,7 +9,6 @@ use crate::core::jobs::{LogEntry, RunEvent};
 use crate::planner::{Script, Statement, parse_statement};
 use crate::session::SessionOptions;
 use crate::session::system::run_rows::tests::{commit, compare, created};
-use crate::store::DataDir;
 use crate::store::JobStore;
 
 const HOUR: i64 = 3_600_000_000;
@@ -22,7 +21,7 @@ struct Host {
 impl Host {
     fn new() -> Self {
         Self {
-            jobs: Jobs::new(JobStore::new(DataDir::in_memory())),
+            jobs: Jobs::new(JobStore::ephemeral()),
             session: Session::try_new(&SessionOptions::default()).unwrap(),
         }
     }

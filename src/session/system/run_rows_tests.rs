@@ -123,7 +123,7 @@ async fn runs(store: &RunStore, filter: &ScanFilter) -> RecordBatch {
 
 #[tokio::test]
 async fn a_run_is_a_row() {
-    let store = RunStore::new(&DataDir::in_memory());
+    let store = RunStore::beside(&JobStore::ephemeral());
     let mut planned = created(&store, "a").await;
     compare(
         &store,
@@ -217,7 +217,7 @@ async fn a_run_is_a_row() {
 
 #[tokio::test]
 async fn changes_have_key_and_both_rows() {
-    let store = RunStore::new(&DataDir::in_memory());
+    let store = RunStore::beside(&JobStore::ephemeral());
     let mut run = created(&store, "a").await;
     compare(
         &store,
@@ -269,7 +269,7 @@ async fn changes_have_key_and_both_rows() {
 
 #[tokio::test]
 async fn damaged_changes_are_named() {
-    let store = RunStore::new(&DataDir::in_memory());
+    let store = RunStore::beside(&JobStore::ephemeral());
     let mut run = created(&store, "a").await;
     let file = store
         .put_changes(&run, 1, b"not arrow".to_vec())
