@@ -38,7 +38,7 @@ pub(super) fn definition_as_of(history: &JobHistory, number: u64) -> Result<Reco
         };
         return Err(error.about(Subject::job(job)).with_help(help));
     };
-    let (making, tables) = match history.texts.of_version(&found.version) {
+    let (making, tables) = match history.text_of(&found.version) {
         MakingText::Present => (&history.text, &history.tables),
         MakingText::Replaced(of) => (&of.text, &of.tables),
         MakingText::Unknown => {

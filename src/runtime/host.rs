@@ -8,6 +8,7 @@ use crate::error::{Error, Result};
 use crate::planner::{
     JobStatement, ParsedStatement, RunStatement, Statement, StatementClass, WordSpans,
 };
+use crate::runtime::job_status::RunOptions;
 use crate::runtime::statements::Jobs;
 use crate::session::rewrite::arguments::Purpose;
 use crate::session::{Planned, PlannedStatement, Session, StatementOutcome};
@@ -164,6 +165,21 @@ impl Host {
         session: &Session,
         parsed: ParsedStatement,
     ) -> Result<StatementOutcome> {
+        self.begin_with(session, parsed, &RunOptions::default())
+            .await
+    }
+
+    /// The same; a reprocessing run that the statement runs is stopped by `options`, and updates their status.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::begin`].
+    pub(crate) async fn begin_with(
+        &self,
+        session: &Session,
+        parsed: ParsedStatement,
+        options: &RunOptions,
+    ) -> Result<StatementOutcome> {
         match part_of(parsed)? {
             Part::Session(parsed) => session.execute(*parsed).await,
             Part::Jobs { job, text, places } => {
@@ -171,7 +187,11 @@ impl Host {
                 Box::pin(begun).await.map_err(|error| places.locate(error))
             }
             Part::Runs { run, places } => {
-                let begun = async { self.jobs()?.begin_run(session, *run, &places).await };
+                let begun = async {
+                    let jobs = self.jobs()?;
+                    let ready = jobs.execute_run(session, *run, &places, options).await?;
+                    session.begin_ready(ready)
+                };
                 Box::pin(begun).await.map_err(|error| places.locate(error))
             }
         }
@@ -196,7 +216,11 @@ impl Host {
                 planned.map_err(|error| places.locate(error))
             }
             Part::Runs { run, places } => {
-                let ready = async { self.jobs()?.execute_run(session, *run, &places).await };
+                let options = RunOptions::default();
+                let ready = async {
+                    let jobs = self.jobs()?;
+                    jobs.execute_run(session, *run, &places, &options).await
+                };
                 let planned = Box::pin(ready).await.and_then(PlannedStatement::planned);
                 planned.map_err(|error| places.locate(error))
             }

@@ -294,7 +294,7 @@ impl Jobs {
         Ok((options, query))
     }
 
-    fn check_delivery(&self, sink: &JobSinkTable) -> Result<()> {
+    pub(super) fn check_delivery(&self, sink: &JobSinkTable) -> Result<()> {
         match sink {
             JobSinkTable::Kafka(table)
                 if table.delivery() == Delivery::AtLeastOnce && !self.allows_repeats =>

@@ -91,7 +91,7 @@ impl RunStore {
         }
     }
 
-    /// The runs in the data directory of these jobs.
+    /// The runs of the data directory that has these jobs.
     pub fn beside(jobs: &JobStore) -> Self {
         Self::new(jobs.dir())
     }

@@ -7,7 +7,11 @@ use datafusion::arrow::array::RecordBatch;
 use datafusion::catalog::TableProvider;
 use datafusion::datasource::memory::MemorySourceConfig;
 use datafusion::execution::TaskContext;
+use datafusion::physical_expr::expressions::Column;
+use datafusion::physical_expr::{LexOrdering, PhysicalSortExpr};
 use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_plan::coalesce_partitions::CoalescePartitionsExec;
+use datafusion::physical_plan::sorts::sort::SortExec;
 
 use crate::core::jobs::{PartitionTimes, RecordMark};
 use crate::error::Result;
@@ -167,6 +171,32 @@ impl BatchPlan {
         let schema = self.plan.schema();
         let plan = MemorySourceConfig::try_new_exec(&[vec![rows]], schema, None)?;
         Ok(Self { plan, ..self })
+    }
+
+    /// The rows of the batch in the order of these columns: none is given before all are computed. This batch is to be ended, not the
+    /// one that is given.
+    ///
+    /// # Errors
+    ///
+    /// A column that the rows do not have.
+    pub fn sorted_by(&self, columns: &[usize]) -> Result<Self> {
+        let schema = self.plan.schema();
+        let ascending = |index: &usize| {
+            let name = schema.field(*index).name();
+            PhysicalSortExpr::new_default(Arc::new(Column::new(name, *index)))
+        };
+        let plan = match LexOrdering::new(columns.iter().map(ascending)) {
+            Some(order) => {
+                let all = Arc::new(CoalescePartitionsExec::new(Arc::clone(&self.plan)));
+                Arc::new(SortExec::new(order, all)) as _
+            }
+            None => Arc::clone(&self.plan),
+        };
+        Ok(Self {
+            plan,
+            context: Arc::clone(&self.context),
+            sides: None,
+        })
     }
 
     /// Records read so far, and the bytes of their keys and values.

@@ -7,8 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::identity::{AcceptedChange, ReportedChange};
 use super::progress::Gaps;
-use super::run_event::{RunEvent, RunHistory};
-use super::text_history::TextHistory;
+use super::run_event::{RunEvent, RunHistory, RunStage};
+use super::text_history::{MakingText, TextHistory};
 
 /// One thing that happened to a job. Times are milliseconds since 1970 UTC.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -311,11 +311,23 @@ impl JobHistory {
         if let Some(settled) = first.and_then(|first| sequence_of(&first.version)) {
             self.settled = self.settled.max(settled);
         }
-        if let Some(first) = self.batches.first() {
-            self.texts.trim(&first.version);
-        }
         let settled = self.settled;
+        self.texts.trim(settled);
         self.known.retain(|name| !is_older(name, settled));
+    }
+
+    /// Whether the log is that of a run which has ended: nothing is written for it any more.
+    pub fn is_over(&self) -> bool {
+        let stage = self.run.as_ref().map(|run| run.stage);
+        matches!(stage, Some(RunStage::Completed | RunStage::Aborted))
+    }
+
+    /// The statement that made a version.
+    pub fn text_of(&self, version: &str) -> MakingText<'_> {
+        match sequence_of(version) {
+            Some(sequence) => self.texts.at(sequence),
+            None => MakingText::Unknown,
+        }
     }
 
     /// The oldest batch that the job can be rewound to; 0 is its beginning.

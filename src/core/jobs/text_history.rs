@@ -3,8 +3,6 @@
 //! The name of a version begins with the number of the log entry for which it was staged. A runner stages with the statement of the
 //! log up to that entry, and loses the entry if the statement is replaced there.
 
-use super::log::sequence_of;
-
 /// A statement of a job that was replaced.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReplacedText {
@@ -46,19 +44,16 @@ impl TextHistory {
         });
     }
 
-    /// Forgets the statements that made none of the versions that there are; the oldest of them is `oldest`.
-    pub(super) fn trim(&mut self, oldest: &str) {
-        if let Some(sequence) = sequence_of(oldest) {
-            self.replaced.retain(|replaced| replaced.until >= sequence);
-        }
+    /// Forgets the statements that made none of the versions that were staged for entry `oldest` or a later one.
+    pub(super) fn trim(&mut self, oldest: u64) {
+        self.replaced.retain(|replaced| replaced.until >= oldest);
     }
 
-    /// The statement that made a version.
-    pub fn of_version(&self, version: &str) -> MakingText<'_> {
-        let Some(sequence) = sequence_of(version).filter(|sequence| *sequence >= self.known_from)
-        else {
+    /// The statement that made a version which was staged for entry `sequence`.
+    pub(super) fn at(&self, sequence: u64) -> MakingText<'_> {
+        if sequence < self.known_from {
             return MakingText::Unknown;
-        };
+        }
         let mut replaced = self.replaced.iter();
         match replaced.find(|replaced| sequence <= replaced.until) {
             Some(replaced) => MakingText::Replaced(replaced),
@@ -72,6 +67,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::core::jobs::log::sequence_of;
     use crate::core::jobs::{JobHistory, LogEntry};
 
     fn created() -> LogEntry {
@@ -100,7 +96,7 @@ mod tests {
     }
 
     fn text_of(history: &JobHistory, version: &str) -> Option<(String, Vec<String>)> {
-        match history.texts.of_version(version) {
+        match history.text_of(version) {
             MakingText::Present => Some((history.text.clone(), history.tables.clone())),
             MakingText::Replaced(of) => Some((of.text.clone(), of.tables.clone())),
             MakingText::Unknown => None,

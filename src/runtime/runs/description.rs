@@ -1,134 +1,128 @@
-//! A run as rows of `item` and `value`, for DESCRIBE RUN and for the statements that plan and apply.
+//! A run as rows of `item` and `value`: for EXPLAIN, DESCRIBE RUN, and the statements that plan and apply.
 
 use std::collections::BTreeMap;
 
-use datafusion::arrow::array::{Array as _, AsArray as _, RecordBatch};
+use datafusion::arrow::array::{Array as _, AsArray as _, RecordBatch, StringArray};
 
 use crate::core::jobs::ChangeCounts;
+use crate::core::runs::RunState;
 use crate::core::runs::time_range::time_text;
-use crate::core::runs::{LateRows, RunSpec, RunState, extent_text};
 use crate::error::Result;
 use crate::runtime::describe::{items, script};
-use crate::session::{change_rows, compared_rows};
-use crate::store::{RunStore, StoredRun};
+use crate::runtime::runs::foundation::items_of;
+use crate::runtime::runs::outcome::{RunOutcome, RunPreview};
+use crate::session::change_rows;
+use crate::store::{RunRow, RunStore, StoredRun, run_row};
 
 /// How many changes of each kind are shown.
 const SHOWN: usize = 5;
 
-/// `item`, `value`: what the run rests on, how far it has come, and the first changes of each kind.
+/// `item`, `value`: what a run would read and emit.
+pub(super) fn preview_rows(preview: &RunPreview) -> Result<RecordBatch> {
+    let mut rows = preview.items.clone();
+    rows.extend(warnings(&preview.warnings));
+    items(&rows)
+}
+
+/// `item`, `value`: what a statement has done with a run, how far the run has come, and the first changes of each kind.
+///
+/// # Errors
+///
+/// The store does not answer, or a file of the run cannot be read.
+pub(super) async fn outcome_rows(
+    store: &RunStore,
+    run: &StoredRun,
+    outcome: &RunOutcome,
+) -> Result<RecordBatch> {
+    let RunOutcome {
+        run: row,
+        said,
+        left,
+        warnings: messages,
+    } = outcome;
+    let mut rows = vec![
+        ("run_id", row.run_id.clone()),
+        ("outcome", said.clone()),
+        ("state", row.state.to_string()),
+        ("asked", row.asked.clone()),
+        ("reads", row.reads.clone()),
+        ("emits", row.emits.clone()),
+        ("emit", row.emit.clone()),
+        ("sql_version", row.text_version.clone()),
+    ];
+    rows.extend(progress(row));
+    if left.count() > 0 {
+        rows.push(("left out", left.to_string()));
+    }
+    if matches!(row.state, RunState::Planning | RunState::Planned) {
+        rows.extend(first_changes(store, run).await?);
+    }
+    rows.extend(warnings(messages));
+    items(&rows)
+}
+
+/// `item`, `value`: what a run rests on, how far it has come, the first changes of each kind, and its statements.
 ///
 /// # Errors
 ///
 /// The store does not answer, or a file of the run cannot be read.
 pub(super) async fn description(store: &RunStore, run: &StoredRun) -> Result<RecordBatch> {
-    let spec = &run.spec;
+    let row = run_row(store, run).await?;
     let mut rows = vec![
-        ("run_id", spec.run_id.clone()),
-        ("job", spec.job.clone()),
-        ("state", run.state().to_string()),
-        ("created at", time_text(run.history.created_at * 1_000)),
+        ("run_id", row.run_id.clone()),
+        ("state", row.state.to_string()),
+        (
+            "created at",
+            time_text(row.created_at.saturating_mul(1_000)),
+        ),
     ];
-    rows.extend(facts(spec));
-    rows.extend(progress(store, run).await?);
+    rows.extend(items_of(&run.spec));
+    rows.extend(progress(&row));
     rows.extend(first_changes(store, run).await?);
     if let Some(next) = next_step(run) {
         rows.push(("next", next));
     }
-    rows.push(("definition", script(&spec.text, &spec.tables)));
+    rows.push(("definition", script(&run.spec.text, &run.spec.tables)));
     items(&rows)
 }
 
-/// What a run reads, emits and rests on.
-pub(super) fn facts(spec: &RunSpec) -> Vec<(&'static str, String)> {
-    let mut rows = vec![
-        ("asked", spec.asked.to_string()),
-        ("read", spec.emission.read_text(spec.grouping)),
-        ("emitted", spec.emission.emitted_text(spec.grouping)),
-    ];
-    if let Some(selection) = &spec.selection {
-        rows.push(("restricted to", format!("offsets {selection}")));
-    }
-    let watermark = match spec.watermark {
-        Some(watermark) => format!(
-            "{}: windows and sessions that end later are left out",
-            time_text(watermark)
-        ),
-        None => "none: no window or session is final".to_owned(),
-    };
-    rows.push(("watermark of the archives", watermark));
-    rows.extend(options(spec));
-    for (name, pin) in &spec.sources {
-        rows.push(("source", format!("{name}: {}", pin.archive)));
-        if let Some(tail) = &pin.tail {
-            rows.push(("source", format!("{name}: {tail}")));
-        }
-    }
-    for (name, pin) in &spec.statics {
-        rows.push(("static table", format!("{name}: {pin}")));
-    }
-    rows.push(("sink", spec.sink.to_string()));
-    rows.push(("now()", time_text(spec.now)));
-    rows.push(("sql_version", spec.text_version()));
-    rows
-}
-
-/// What the statement wants of the run.
-fn options(spec: &RunSpec) -> Vec<(&'static str, String)> {
-    let options = &spec.options;
-    let late = match options.late {
-        LateRows::Include => "include: rows that were late for the job count",
-        LateRows::Exclude => "exclude: rows that the job recorded as late are left out",
-    };
-    let mut rows = vec![
-        ("emit", options.emit.to_string()),
-        ("late", late.to_owned()),
-    ];
-    if options.withdraw {
-        let said = "true: published rows that the run does not have are removed";
-        rows.push(("withdraw", said.to_owned()));
-    }
-    if options.overwrite {
-        let said = "true: the key does not tell windows apart, and is written all the same";
-        rows.push(("overwrite", said.to_owned()));
-    }
-    if options.append {
-        let said = "append: rows are added, and replace none";
-        rows.push(("write", said.to_owned()));
-    }
-    if let Some(chunk) = options.chunk {
-        let seconds = chunk as f64 / 1_000_000.0;
-        rows.push(("chunk", format!("{seconds} seconds of event time")));
-    }
-    if let Some(rate) = options.max_rows_per_second {
-        rows.push(("max_rows_per_second", rate.to_string()));
-    }
-    rows
+fn warnings(messages: &[String]) -> impl Iterator<Item = (&'static str, String)> {
+    messages.iter().map(|warning| ("warning", warning.clone()))
 }
 
 /// The chunks that were compared and written.
-async fn progress(store: &RunStore, run: &StoredRun) -> Result<Vec<(&'static str, String)>> {
+fn progress(row: &RunRow) -> Vec<(&'static str, String)> {
     let mut rows = Vec::new();
-    if let Some(counts) = compared_rows(run) {
-        rows.push(("compared", counts_text(counts)));
+    if row.chunks_compared > 0 {
+        let counts = counts_text(row.counts);
+        let compared = format!("{}: {counts}", chunks_text(row.chunks_compared));
+        rows.push(("compared", compared));
     }
-    let chunks = store.chunks(run).await?;
-    if let Some(last) = chunks.last() {
-        let rows_in: u64 = chunks.iter().map(|chunk| chunk.rows_in).sum();
-        let rows_out: u64 = chunks.iter().map(|chunk| chunk.rows_out).sum();
+    if row.chunks > 0 {
         let written = format!(
-            "{} chunks, {rows_in} records read, {rows_out} rows written",
-            last.number
+            "{}: {} records read, {} rows written",
+            chunks_text(row.chunks),
+            row.rows_in,
+            row.rows_out
         );
         rows.push(("written", written));
-        let at = time_text(last.at * 1_000);
-        let last = format!("{}, committed at {at}", extent_text(&last.extent));
-        rows.push(("last chunk", last));
     }
-    Ok(rows)
+    if let Some(position) = &row.position {
+        let percent = f64::from(row.done) / 10.0;
+        rows.push(("last chunk", format!("{position}; {percent} % done")));
+    }
+    rows
+}
+
+fn chunks_text(count: u64) -> String {
+    match count {
+        1 => "1 chunk".to_owned(),
+        count => format!("{count} chunks"),
+    }
 }
 
 /// Rows by how they compare with the published ones.
-pub(super) fn counts_text(counts: ChangeCounts) -> String {
+fn counts_text(counts: ChangeCounts) -> String {
     let ChangeCounts {
         same,
         changed,
@@ -141,9 +135,10 @@ pub(super) fn counts_text(counts: ChangeCounts) -> String {
 
 /// The first changes of each kind, by kind: `changed`, `new`, `gone`, `unknown`.
 async fn first_changes(store: &RunStore, run: &StoredRun) -> Result<Vec<(&'static str, String)>> {
-    let Some(counts) = compared_rows(run) else {
+    let Some(events) = &run.history.run else {
         return Ok(Vec::new());
     };
+    let counts = events.counts();
     let kinds: [(&'static str, u64); 4] = [
         ("changed", counts.changed),
         ("new", counts.new),
@@ -152,8 +147,7 @@ async fn first_changes(store: &RunStore, run: &StoredRun) -> Result<Vec<(&'stati
     ];
     let wanted = |count: u64| usize::try_from(count).map_or(SHOWN, |count| count.min(SHOWN));
     let mut found: BTreeMap<&str, Vec<String>> = BTreeMap::new();
-    let chunks = run.history.run.iter().flat_map(|run| &run.compared);
-    for (number, chunk) in (1..).zip(chunks) {
+    for (number, chunk) in (1..).zip(&events.compared) {
         let is_enough =
             |(kind, count): &(&str, u64)| found.get(kind).map_or(0, Vec::len) >= wanted(*count);
         if kinds.iter().all(is_enough) {
@@ -164,19 +158,20 @@ async fn first_changes(store: &RunStore, run: &StoredRun) -> Result<Vec<(&'stati
         };
         for (kind, text) in change_texts(&rows) {
             if let Some((kind, _)) = kinds.iter().find(|(known, _)| *known == kind) {
-                let shown = found.entry(kind).or_default();
+                let shown = found.entry(*kind).or_default();
                 if shown.len() < SHOWN {
                     shown.push(text);
                 }
             }
         }
     }
+    let are_kept = events.compared.iter().any(|chunk| chunk.changes.is_some());
     let mut rows = Vec::new();
     for (kind, count) in kinds {
         let shown = found.remove(kind).unwrap_or_default();
         let more = count.saturating_sub(shown.len() as u64);
         rows.extend(shown.into_iter().map(|text| (kind, text)));
-        if more > 0 {
+        if are_kept && more > 0 {
             let rest = format!(
                 "{more} more: SELECT * FROM system.run_changes WHERE run_id = '{}'",
                 run.spec.run_id
@@ -197,9 +192,7 @@ fn change_texts(rows: &RecordBatch) -> Vec<(String, String)> {
     };
     (0..rows.num_rows())
         .map(|row| {
-            let value = |of: &datafusion::arrow::array::StringArray| {
-                of.is_valid(row).then(|| of.value(row).to_owned())
-            };
+            let value = |of: &StringArray| of.is_valid(row).then(|| of.value(row).to_owned());
             let text = match (value(before), value(after)) {
                 (Some(before), Some(after)) => format!("{before} becomes {after}"),
                 (before, after) => after.or(before).unwrap_or_default(),
@@ -211,7 +204,7 @@ fn change_texts(rows: &RecordBatch) -> Vec<(String, String)> {
 
 /// The statement that continues a run, if one does.
 fn next_step(run: &StoredRun) -> Option<String> {
-    let id = run.spec.run_id.replace('\'', "''");
+    let id = &run.spec.run_id;
     match run.state() {
         RunState::Planned => Some(format!(
             "APPLY RUN '{id}' writes it; ABORT RUN '{id}' gives it up; system.run_changes has the changes"

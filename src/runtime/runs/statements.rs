@@ -1,32 +1,21 @@
-//! Statements about runs: each is read here, and carried out by the functions of this room.
+//! Statements about runs: from their parts to what they do, and from that to their rows.
 
-use crate::core::runs::{AbortDecision, RunOrder};
-use crate::error::{Error, Result, Subject};
-use crate::planner::{Reprocess, RunStatement, TextValue, WordSpans, normalize};
-use crate::runtime::owner::now;
-use crate::runtime::runs::description::description;
+use crate::core::runs::RunOrder;
+use crate::error::Result;
+use crate::planner::{Reprocess, RunStatement, WordSpans, normalize};
+use crate::runtime::job_status::RunOptions;
+use crate::runtime::runs::description::{description, outcome_rows, preview_rows};
+use crate::runtime::runs::host::RunHost;
+use crate::runtime::runs::outcome::RunOutcome;
+use crate::runtime::runs::rows_query::checked_rows;
 use crate::runtime::runs::run_order::{checked_run_id, run_order};
-use crate::runtime::runs::selected_rows::selected_rows;
+use crate::runtime::runs::{abort, apply, explain, plan, reprocess};
 use crate::runtime::statements::Jobs;
-use crate::session::{PlannedStatement, Session, StatementOutcome, run_rows};
-use crate::store::{RunStore, StoredRun};
+use crate::session::{PlannedStatement, Session, run_rows};
 
 impl Jobs {
-    /// Runs a statement about runs; starts it if it returns rows. `places` are those of its text.
-    ///
-    /// # Errors
-    ///
-    /// As [`Self::execute_run`].
-    pub(crate) async fn begin_run(
-        &self,
-        session: &Session,
-        statement: RunStatement,
-        places: &WordSpans,
-    ) -> Result<StatementOutcome> {
-        session.begin_ready(self.execute_run(session, statement, places).await?)
-    }
-
-    /// Runs a statement about runs; plans it if it returns rows.
+    /// Runs a statement about runs; plans it if it returns rows. `places` are those of its text. A run that it runs is stopped by
+    /// `options`, and updates their status.
     ///
     /// # Errors
     ///
@@ -36,101 +25,64 @@ impl Jobs {
         session: &Session,
         statement: RunStatement,
         places: &WordSpans,
+        options: &RunOptions,
     ) -> Result<PlannedStatement> {
+        let host = RunHost::new(self, session).with_options(options.clone());
         match statement {
-            RunStatement::Explain(asked)
-            | RunStatement::Plan(asked)
-            | RunStatement::Reprocess(asked) => {
+            RunStatement::Explain(asked) => {
                 let order = ordered(session, asked, places).await?;
-                let (_, history) = self.find(&order.job).await?;
-                Err(Error::unsupported(format!(
-                    "a run of job {} does not run yet",
-                    history.name
-                )))
+                session.report(preview_rows(&explain(&host, &order).await?)?)
+            }
+            RunStatement::Plan(asked) => {
+                let order = ordered(session, asked, places).await?;
+                rows_of(&host, plan(&host, &order).await?).await
+            }
+            RunStatement::Reprocess(asked) => {
+                let order = ordered(session, asked, places).await?;
+                rows_of(&host, reprocess(&host, &order).await?).await
             }
             RunStatement::Apply(run_id) => {
-                let run = self.run(&run_id).await?;
-                Err(Error::unsupported(format!(
-                    "run '{}' does not run yet",
-                    run.spec.run_id
-                )))
+                let outcome = apply(&host, checked_run_id(&run_id)?).await?;
+                rows_of(&host, outcome).await
             }
             RunStatement::Abort(run_id) => {
-                let mut run = self.run(&run_id).await?;
-                let decision = self.runs().abort(&mut run, now()).await?;
-                let id = &run.spec.run_id;
-                let written = run.history.batches.len();
-                Ok(PlannedStatement::Done(match decision {
-                    AbortDecision::Abort if written == 0 => {
-                        format!("run '{id}' aborted: nothing of it was written")
-                    }
-                    AbortDecision::Abort => {
-                        format!("run '{id}' aborted: the {written} chunks that are written stay")
-                    }
-                    AbortDecision::Aborted => format!("run '{id}' was aborted before"),
-                    AbortDecision::Complete => {
-                        format!("run '{id}' is complete: there is nothing to abort")
-                    }
-                }))
+                let outcome = abort(&host, checked_run_id(&run_id)?).await?;
+                Ok(PlannedStatement::Done(outcome.said))
             }
             RunStatement::Show(job) => {
-                let store = self.runs();
-                let mut runs = store.all().await?;
+                let mut runs = host.store().all().await?;
                 if let Some(job) = job {
                     let job = normalize(&job);
-                    runs.retain(|run| match &run.found {
-                        Ok(run) => run.spec.job == job,
-                        Err(_) => false,
-                    });
+                    runs.retain(|run| run.found.as_ref().is_ok_and(|run| run.spec.job == job));
                     if runs.is_empty() {
-                        // A job without runs is there; the runs of a job that was dropped stay.
+                        // The runs of a job that was dropped stay; a job that was never there has none.
                         self.find(&job).await?;
                     }
                 }
-                session.report(run_rows(&store, runs).await?)
+                session.report(run_rows(host.store(), runs).await?)
             }
             RunStatement::Describe(run_id) => {
-                let run = self.run(&run_id).await?;
-                session.report(description(&self.runs(), &run).await?)
+                let run = host.find(checked_run_id(&run_id)?).await?;
+                session.report(description(host.store(), &run).await?)
             }
-        }
-    }
-
-    /// The runs in the data directory of the jobs.
-    fn runs(&self) -> RunStore {
-        RunStore::beside(&self.store)
-    }
-
-    /// The run of an id that a statement gives.
-    async fn run(&self, run_id: &TextValue) -> Result<StoredRun> {
-        let id = checked_run_id(run_id)?;
-        let store = self.runs();
-        match store.find(id).await? {
-            Some(run) => Ok(run),
-            None => Err(no_such_run(&store, id).await.at(run_id.span)),
         }
     }
 }
 
-/// The order of a run, with the rows that the query of FOR gives.
+/// The rows of a statement that has made or moved a run.
+async fn rows_of(host: &RunHost<'_>, outcome: RunOutcome) -> Result<PlannedStatement> {
+    let run = host.find(&outcome.run.run_id).await?;
+    let rows = outcome_rows(host.store(), &run, &outcome).await?;
+    host.session.report(rows)
+}
+
+/// The order of a run, with the text of the query of FOR.
 async fn ordered(session: &Session, asked: Reprocess, places: &WordSpans) -> Result<RunOrder> {
     let mut order = run_order(&asked)?;
     if let Some(rows) = asked.rows {
-        order.asked.rows = Some(selected_rows(session, rows, places).await?);
+        order.asked.rows = Some(checked_rows(session, rows, places).await?);
     }
     Ok(order)
-}
-
-async fn no_such_run(store: &RunStore, id: &str) -> Error {
-    let error = Error::not_found(format!("no run has the id '{id}'")).about(Subject::text(id));
-    let Ok(ids) = store.run_ids().await else {
-        return error;
-    };
-    match crate::core::suggest::closest(id, ids.iter().map(String::as_str)) {
-        Some(near) => error.with_help(format!("did you mean '{near}'?")),
-        None if ids.is_empty() => error.with_help("the data directory has no runs"),
-        None => error.with_help("SHOW RUNS lists them"),
-    }
 }
 
 #[cfg(test)]

@@ -137,6 +137,7 @@ impl PlanReader for FilesOfBatch {
             provider: Arc::new(provider),
             ranges: if is_scanned { reported } else { Vec::new() },
             last_records: mark.map(|mark| (0, mark)).into_iter().collect(),
+            chunk: None,
         })
     }
 }

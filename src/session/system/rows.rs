@@ -197,19 +197,18 @@ fn rows_of_batches(
 
 /// The versions of the statements that made these batches; none where the log no longer says which one.
 fn text_versions(history: &JobHistory, batches: &[(BatchCommit, BatchVersion)]) -> StringArray {
-    let texts = &history.texts;
     let present = text_version(&history.text, &history.tables);
-    let replaced = texts.replaced.iter();
+    let replaced = history.texts.replaced.iter();
     let replaced: BTreeMap<u64, String> = replaced
         .map(|of| (of.until, text_version(&of.text, &of.tables)))
         .collect();
-    let made_by = batches.iter().map(
-        |(committed, _)| match texts.of_version(&committed.version) {
+    let made_by = batches
+        .iter()
+        .map(|(committed, _)| match history.text_of(&committed.version) {
             MakingText::Present => Some(present.as_str()),
             MakingText::Replaced(of) => replaced.get(&of.until).map(String::as_str),
             MakingText::Unknown => None,
-        },
-    );
+        });
     made_by.collect()
 }
 

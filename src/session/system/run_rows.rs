@@ -4,7 +4,8 @@ use std::io::Cursor;
 use std::sync::Arc;
 
 use datafusion::arrow::array::{
-    Array as _, ArrayRef, AsArray as _, Int64Array, RecordBatch, StringArray, StructArray,
+    Array as _, ArrayRef, AsArray as _, Float64Array, Int64Array, RecordBatch, StringArray,
+    StructArray,
 };
 use datafusion::arrow::compute::{cast, concat_batches};
 use datafusion::arrow::datatypes::{DataType, Field, Fields, Float64Type};
@@ -12,10 +13,9 @@ use datafusion::arrow::error::ArrowError;
 use datafusion::arrow::ipc::reader::FileReader;
 use futures::{StreamExt as _, TryStreamExt as _};
 
-use crate::core::jobs::{ChangeCounts, ComparedChunk, RunHistory};
+use crate::core::jobs::{ChangeCounts, ComparedChunk};
 use crate::core::runs::difference::changes::{AFTER, BEFORE, KIND};
-use crate::core::runs::time_range::time_text;
-use crate::core::runs::{RunSpec, RunState, chunk_extent, compared_to, extent_text, position_of};
+use crate::core::runs::{RunSpec, RunState, extent_text};
 use crate::error::{Error, Result};
 use crate::formats::json::value_text::json_text;
 use crate::planner::effect::effect;
@@ -24,7 +24,7 @@ use crate::planner::{
 };
 use crate::session::system::rows::{batch, internal, same, signed, times};
 use crate::session::system::scan_filter::ScanFilter;
-use crate::store::{DataDir, FoundRun, RunStore, StoredRun};
+use crate::store::{DataDir, FoundRun, RunRow, RunStore, StoredRun, run_row};
 
 /// The number of runs that are read concurrently.
 const READS_AT_ONCE: usize = 16;
@@ -62,7 +62,8 @@ pub(super) async fn rows_in(
     let mut parts = Vec::new();
     for run in runs {
         let run = run.found?;
-        for (number, chunk) in (1..).zip(compared(&run)) {
+        let compared = run.history.run.iter().flat_map(|run| &run.compared);
+        for (number, chunk) in (1..).zip(compared) {
             parts.extend(change_rows(store, &run, number, chunk).await?);
         }
     }
@@ -77,130 +78,102 @@ pub(super) fn empty_of(name: &str) -> Result<RecordBatch> {
     }
 }
 
-/// A run with the instant or the offsets at which it stands.
-struct RunPlace {
+/// A run, or the error if it cannot be read.
+struct ListedRun {
     run_id: String,
-    found: Result<(StoredRun, Option<String>)>,
+    found: Result<RunRow>,
 }
 
-/// `run_id`, `job`, `state`, `reason`, `emit`, `asked`, `emitted`, `sql_version`, `chunks`, `position`, `same`, `changed`, `new`,
-/// `gone`, `unknown`, `created_at`, `since`, `owner`: one row per run.
+/// `run_id`, `job`, `state`, `reason`, `asked`, `reads`, `emits`, `emit`, `chunks_compared`, `same`, `changed`, `new`, `gone`,
+/// `unknown`, `chunks`, `rows_in`, `rows_out`, `position`, `done`, `sql_version`, `created_at`, `since`, `owner`: one row per run.
 ///
 /// # Errors
 ///
 /// The store does not answer.
 pub async fn run_rows(store: &RunStore, runs: Vec<FoundRun>) -> Result<RecordBatch> {
-    let places = futures::stream::iter(runs).map(|FoundRun { run_id, found }| async move {
+    let listed = futures::stream::iter(runs).map(|FoundRun { run_id, found }| async move {
         let found = match found {
-            Ok(run) => match position(store, &run).await {
-                Ok(position) => Ok((run, position)),
-                Err(error) if error.may_pass() => return Err(error),
-                Err(error) => Err(error),
-            },
+            Ok(run) => run_row(store, &run).await,
             Err(error) => Err(error),
         };
-        Ok::<_, Error>(RunPlace { run_id, found })
+        match found {
+            Err(error) if error.may_pass() => Err(error),
+            found => Ok(ListedRun { run_id, found }),
+        }
     });
     rows_of_runs(
-        &places
+        &listed
             .buffered(READS_AT_ONCE)
             .try_collect::<Vec<_>>()
             .await?,
     )
 }
 
-/// Where a run stands, for the user: behind the last chunk that is in the sink, or that was compared while it is planned. None before
-/// its first chunk.
-async fn position(store: &RunStore, run: &StoredRun) -> Result<Option<String>> {
-    let extent = match run.history.last() {
-        Some(last) => {
-            let version = store.jobs().version(run.id, &last.version).await?;
-            chunk_extent(&run.spec.emission, &version)
-        }
-        None => compared_to(&run.history).0.cloned(),
-    };
-    Ok(extent.map(|extent| match position_of(Some(&extent)) {
-        Some(instant) => time_text(instant),
-        None => extent_text(&extent),
-    }))
-}
-
-/// The chunks of a run that were compared, in order.
-fn compared(run: &StoredRun) -> &[ComparedChunk] {
-    run.history.run.as_ref().map_or(&[], |run| &run.compared)
-}
-
-/// The number of rows of each kind in all chunks that were compared; none before the first.
-pub fn compared_rows(run: &StoredRun) -> Option<ChangeCounts> {
-    let counts = compared(run).iter().map(|chunk| chunk.counts);
-    counts.reduce(ChangeCounts::plus)
+fn known(run: &ListedRun) -> Option<&RunRow> {
+    run.found.as_ref().ok()
 }
 
 /// A run that cannot be read has its id only, and the reason.
-fn rows_of_runs(runs: &[RunPlace]) -> Result<RecordBatch> {
-    let known = |run: &RunPlace| run.found.as_ref().ok();
-    let texts = |of: &dyn Fn(&StoredRun) -> Option<String>| -> ArrayRef {
-        let texts = runs.iter().map(|run| of(&known(run)?.0));
+fn rows_of_runs(runs: &[ListedRun]) -> Result<RecordBatch> {
+    let texts = |of: fn(&RunRow) -> Option<&str>| -> ArrayRef {
+        let texts = runs.iter().map(|run| of(known(run)?));
         Arc::new(texts.collect::<StringArray>())
     };
-    let numbers = |of: &dyn Fn(&StoredRun) -> Option<u64>| -> ArrayRef {
-        let numbers = runs.iter().map(|run| of(&known(run)?.0).map(signed));
+    let numbers = |of: fn(&RunRow) -> Option<u64>| -> ArrayRef {
+        let numbers = runs.iter().map(|run| of(known(run)?).map(signed));
         Arc::new(numbers.collect::<Int64Array>())
     };
-    let counts = |of: fn(ChangeCounts) -> u64| numbers(&|run| compared_rows(run).map(of));
+    let instants = |of: fn(&RunRow) -> i64| times(runs.iter().map(|run| known(run).map(of)));
     let ids = runs.iter().map(|run| run.run_id.as_str());
-    let states = runs.iter().map(|run| match known(run) {
-        Some((run, _)) => run.state().name(),
-        None => "FAILED",
-    });
+    let states = runs
+        .iter()
+        .map(|run| known(run).map_or("FAILED", |run| run.state.name()));
     let reasons: StringArray = runs
         .iter()
         .map(|run| match &run.found {
-            Ok((run, _)) => match run.state() {
-                RunState::Failed { reason, .. } => Some(reason),
+            Ok(run) => match &run.state {
+                RunState::Failed { reason, .. } => Some(reason.clone()),
                 _ => None,
             },
             Err(error) => Some(error.with_its_help()),
         })
         .collect();
-    let positions = runs.iter().map(|run| known(run)?.1.as_deref());
-    let created = runs
+    let done = runs
         .iter()
-        .map(|run| Some(known(run)?.0.history.created_at));
-    let since = runs.iter().map(|run| {
-        let history = &known(run)?.0.history;
-        let own: Option<&RunHistory> = history.run.as_ref();
-        Some(own.map_or(0, |own| own.since).max(history.created_at))
-    });
+        .map(|run| Some(f64::from(known(run)?.done) / 1_000.0));
     batch(vec![
         ("run_id", Arc::new(StringArray::from_iter_values(ids))),
-        ("job", texts(&|run| Some(run.spec.job.clone()))),
+        ("job", texts(|run| Some(&run.job))),
         ("state", Arc::new(StringArray::from_iter_values(states))),
         ("reason", Arc::new(reasons)),
+        ("asked", texts(|run| Some(&run.asked))),
+        ("reads", texts(|run| Some(&run.reads))),
+        ("emits", texts(|run| Some(&run.emits))),
+        ("emit", texts(|run| Some(&run.emit))),
+        ("chunks_compared", numbers(|run| Some(run.chunks_compared))),
+        ("same", numbers(|run| counts(run).map(|of| of.same))),
+        ("changed", numbers(|run| counts(run).map(|of| of.changed))),
+        ("new", numbers(|run| counts(run).map(|of| of.new))),
+        ("gone", numbers(|run| counts(run).map(|of| of.gone))),
+        ("unknown", numbers(|run| counts(run).map(|of| of.unknown))),
+        ("chunks", numbers(|run| Some(run.chunks))),
+        ("rows_in", numbers(|run| Some(run.rows_in))),
+        ("rows_out", numbers(|run| Some(run.rows_out))),
+        ("position", texts(|run| run.position.as_deref())),
+        ("done", Arc::new(done.collect::<Float64Array>())),
+        ("sql_version", texts(|run| Some(&run.text_version))),
+        ("created_at", instants(|run| run.created_at)?),
         (
-            "emit",
-            texts(&|run| Some(run.spec.options.emit.to_string())),
+            "since",
+            instants(|run| run.since.unwrap_or(run.created_at))?,
         ),
-        ("asked", texts(&|run| Some(run.spec.asked.to_string()))),
-        (
-            "emitted",
-            texts(&|run| Some(run.spec.emission.emitted_text(run.spec.grouping))),
-        ),
-        ("sql_version", texts(&|run| Some(run.spec.text_version()))),
-        (
-            "chunks",
-            numbers(&|run| Some(run.history.last().map_or(0, |last| last.batch))),
-        ),
-        ("position", Arc::new(positions.collect::<StringArray>())),
-        ("same", counts(|counts| counts.same)),
-        ("changed", counts(|counts| counts.changed)),
-        ("new", counts(|counts| counts.new)),
-        ("gone", counts(|counts| counts.gone)),
-        ("unknown", counts(|counts| counts.unknown)),
-        ("created_at", times(created)?),
-        ("since", times(since)?),
-        ("owner", texts(&|run| run.history.owner.clone())),
+        ("owner", texts(|run| run.owner.as_deref())),
     ])
+}
+
+/// The compared rows by kind; none as long as no chunk was compared.
+fn counts(run: &RunRow) -> Option<ChangeCounts> {
+    (run.chunks_compared > 0).then_some(run.counts)
 }
 
 /// The rows of a compared chunk that differ from the published ones: `run_id`, `job`, `chunk`, `range`, `kind`, `key`, `before`,

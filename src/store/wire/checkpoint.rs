@@ -325,7 +325,7 @@ mod tests {
         let members = without["history"].as_object_mut().unwrap();
         assert!(members.remove("texts").is_some());
         let read = read_checkpoint(&seal(&without).unwrap(), history.next).unwrap();
-        assert_eq!(read.texts.of_version("0000000002-a"), MakingText::Unknown);
+        assert_eq!(read.text_of("0000000002-a"), MakingText::Unknown);
         let again = serde_json::to_value(HistoryFile::from(read)).unwrap();
         assert_eq!(again.get("texts"), None);
         let newer = CheckpointFile {

@@ -265,6 +265,7 @@ pub(super) async fn run(query: &JobQuery, logs: &[Log], cuts: &[Vec<usize>]) -> 
             provider: Arc::new(provider),
             ranges: Vec::new(),
             last_records: BTreeMap::new(),
+            chunk: None,
         };
         let sources = BTreeMap::from([("visits".to_owned(), source)]);
         let batch = query.front(sources).await.unwrap();

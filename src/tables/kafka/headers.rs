@@ -110,6 +110,46 @@ fn struct_fields(field: &Field) -> Result<Fields> {
     }
 }
 
+/// Headers that a sink adds to each of its records, also to those of a table that declares none. They replace the headers of the same
+/// names that a row has.
+#[derive(Debug, Clone, Default)]
+pub struct AddedHeaders(Arc<[(String, String)]>);
+
+impl AddedHeaders {
+    /// These names and values.
+    pub fn new<'a>(headers: impl IntoIterator<Item = (&'a str, String)>) -> Self {
+        let headers = headers.into_iter();
+        Self(
+            headers
+                .map(|(name, value)| (name.to_owned(), value))
+                .collect(),
+        )
+    }
+
+    /// The headers of a record whose row has the headers of this row of a column, if the table has one.
+    pub(crate) fn of_row(&self, column: Option<&HeaderColumn>, row: usize) -> Option<OwnedHeaders> {
+        let own = column.and_then(|column| column.row(row, |name| !self.replaces(name)));
+        if self.0.is_empty() {
+            return own;
+        }
+        let none = || OwnedHeaders::new_with_capacity(self.0.len());
+        let added = self.0.iter();
+        Some(
+            added.fold(own.unwrap_or_else(none), |headers, (key, value)| {
+                let value = Some(value.as_bytes());
+                headers.insert(Header {
+                    key: key.as_str(),
+                    value,
+                })
+            }),
+        )
+    }
+
+    fn replaces(&self, name: &str) -> bool {
+        self.0.iter().any(|(added, _)| added == name)
+    }
+}
+
 /// A headers column about to be written.
 pub(crate) struct HeaderColumn {
     keys: StringArray,
@@ -156,8 +196,8 @@ impl HeaderColumn {
         })
     }
 
-    /// The headers of one row; `None` when it has none.
-    pub(crate) fn row(&self, row: usize) -> Option<OwnedHeaders> {
+    /// The headers of one row whose names are wanted; `None` when it has none.
+    fn row(&self, row: usize, is_wanted: impl Fn(&str) -> bool) -> Option<OwnedHeaders> {
         if self.nulls.as_ref().is_some_and(|nulls| nulls.is_null(row)) {
             return None;
         }
@@ -166,7 +206,7 @@ impl HeaderColumn {
             return None;
         }
         let mut headers = OwnedHeaders::new_with_capacity(range.len());
-        for entry in range {
+        for entry in range.filter(|entry| is_wanted(self.keys.value(*entry))) {
             let value: Option<&[u8]> = match &self.values {
                 HeaderValues::Text(text) => {
                     text.is_valid(entry).then(|| text.value(entry).as_bytes())

@@ -54,6 +54,7 @@ pub use definition::{
     Delivery, KafkaColumn, KafkaTable, KafkaTableSpec, MetadataKey, OPTION_NAMES, OnError, Startup,
 };
 pub(crate) use earlier_records::{EarlierParts, EarlierRecords, EarlierRows, EarlierScan};
+pub use headers::AddedHeaders;
 pub use in_flight::wait_for_inserts;
 pub use pool::ConsumerPool;
 pub use provider::KafkaTableProvider;

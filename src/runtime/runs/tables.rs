@@ -1,0 +1,54 @@
+//! The tables of a run: its sources are the job's, read by event time or by the offsets that the run emits, and its sink is the job's,
+//! owned by the run.
+
+use std::sync::Arc;
+
+use crate::core::jobs::Startup;
+use crate::core::runs::RunSpec;
+use crate::error::Result;
+use crate::runtime::clock::Clock;
+use crate::runtime::environment::JobTables;
+use crate::runtime::runs::sink::OpenRunSink;
+use crate::runtime::sink::OpenSink;
+use crate::runtime::sinks;
+use crate::runtime::source::JobSources;
+use crate::runtime::sources;
+use crate::store::JobId;
+use crate::streaming::JobQuery;
+
+/// The value of the header `source` of each record that a run writes.
+const SOURCE: &str = "reprocessing";
+
+/// The tables of a run.
+#[derive(Debug)]
+pub(super) struct RunTables {
+    pub(super) spec: Arc<RunSpec>,
+    pub(super) clock: Arc<dyn Clock>,
+}
+
+impl JobTables for RunTables {
+    fn sources(&self, query: &JobQuery, _: Option<&Startup>) -> Result<JobSources> {
+        let tables = query.sources().iter();
+        tables
+            .map(|(name, table)| {
+                let source = sources::open_for_run(query, name, table, &self.spec)?;
+                Ok((name.clone(), source))
+            })
+            .collect()
+    }
+
+    fn sink(&self, query: &JobQuery, id: JobId, _: &str) -> Result<Box<dyn OpenSink>> {
+        let added = [
+            ("source", SOURCE.to_owned()),
+            ("run_id", self.spec.run_id.clone()),
+            ("sql_version", self.spec.text_version()),
+        ];
+        let sink = query.sink();
+        Ok(Box::new(OpenRunSink {
+            inner: sinks::open_for_run(sink, id, added)?,
+            key: sink.primary_key().to_vec(),
+            spec: Arc::clone(&self.spec),
+            clock: Arc::clone(&self.clock),
+        }))
+    }
+}
