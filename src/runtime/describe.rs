@@ -155,7 +155,14 @@ pub(super) async fn explanation(query: &JobQuery, options: &JobOptions) -> Resul
             "exactly once for read_committed consumers: one transaction per batch",
         ),
         JobSinkTable::Delta(handle) => (
-            format!("Delta table '{}'", handle.location()),
+            match handle.primary_key_names() {
+                [] => format!("Delta table '{}'", handle.location()),
+                key => format!(
+                    "Delta table '{}', merged by {}",
+                    handle.location(),
+                    key.join(", ")
+                ),
+            },
             "exactly once: one commit per batch, with the job's application transaction",
         ),
         JobSinkTable::Subscriber => (

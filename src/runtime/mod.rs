@@ -30,7 +30,7 @@ mod retention;
 mod rewind;
 mod run;
 mod runner;
-pub(crate) mod runs;
+pub mod runs;
 mod set_aside_records;
 #[cfg(test)]
 mod simulation;

@@ -1,7 +1,7 @@
 //! Batches of a job, ready to run: their plans, and what they give besides their rows.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use datafusion::arrow::array::RecordBatch;
 use datafusion::catalog::TableProvider;
@@ -14,6 +14,7 @@ use datafusion::physical_plan::coalesce_partitions::CoalescePartitionsExec;
 use datafusion::physical_plan::sorts::sort::SortExec;
 
 use crate::core::jobs::{PartitionTimes, RecordMark};
+use crate::core::runs::{Chunk, LeftGroups};
 use crate::error::Result;
 use crate::state::late_rows;
 use crate::streaming::drain::DrainedPlan;
@@ -65,6 +66,8 @@ pub struct BatchSides {
     pub dead_letters: Vec<(String, BadRecord)>,
     /// The last record that was read of each partition.
     pub last_records: LastRecords,
+    /// Of a run: the windows and sessions that it leaves out.
+    pub left: LeftGroups,
     reports: Vec<ScanReport>,
 }
 
@@ -90,6 +93,8 @@ pub(super) struct PlannedSides {
     /// What its scans are to report.
     expected: Vec<ExpectedReport>,
     last_records: LastRecords,
+    /// What the plan of a run leaves out.
+    left: Arc<Mutex<LeftGroups>>,
 }
 
 impl PlannedSides {
@@ -104,7 +109,13 @@ impl PlannedSides {
             last_records: sources
                 .map(|(name, source)| (name, source.last_records))
                 .collect(),
+            left: Arc::default(),
         })
+    }
+
+    /// The same of a chunk of a run, whose plan adds to `left` what it leaves out.
+    pub(super) fn leaving(self, left: Arc<Mutex<LeftGroups>>) -> Self {
+        Self { left, ..self }
     }
 
     async fn finish(&self, context: &Arc<TaskContext>) -> Result<BatchSides> {
@@ -123,6 +134,11 @@ impl PlannedSides {
             late: late_rows(&side)?,
             dead_letters: dead_letters(&side)?,
             last_records,
+            left: self
+                .left
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .clone(),
             reports,
         })
     }
@@ -144,6 +160,8 @@ pub struct BatchPlan {
     pub plan: Arc<dyn ExecutionPlan>,
     /// The task context that it runs in.
     pub context: Arc<TaskContext>,
+    /// The chunk of a run that it gives; none of a job, and of a run that is read by offsets.
+    pub chunk: Option<Chunk>,
     /// None of a plan that reads no stream.
     pub(super) sides: Option<PlannedSides>,
 }
@@ -196,6 +214,7 @@ impl BatchPlan {
             plan,
             context: Arc::clone(&self.context),
             sides: None,
+            chunk: self.chunk,
         })
     }
 

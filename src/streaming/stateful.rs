@@ -317,7 +317,7 @@ impl StreamQuery {
 }
 
 /// A value for messages, shortened if it is long.
-fn shown(column: &ArrayRef, row: usize) -> String {
+pub(super) fn shown(column: &ArrayRef, row: usize) -> String {
     const CHARACTERS: usize = 200;
     if column.is_null(row) {
         return "NULL".to_owned();

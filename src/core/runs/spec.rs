@@ -92,8 +92,10 @@ impl fmt::Display for Pin {
 pub struct SourcePin {
     /// The archive.
     pub archive: Pin,
-    /// The records that are not archived yet and are read from the topic, if any are.
+    /// The topic, and the offsets up to which it is read where the archive does not have them; none if it is not read.
     pub tail: Option<Pin>,
+    /// The first offset that archive or topic had, by partition: offsets from there on that neither has are lost.
+    pub from: BTreeMap<i32, i64>,
 }
 
 /// Which rows are emitted.
@@ -206,6 +208,7 @@ pub(crate) mod fixture {
                         identity: topic,
                         at: PinnedAt::Ends([(0, 99), (1, 5)].into()),
                     }),
+                    from: BTreeMap::new(),
                 },
             )]
             .into(),

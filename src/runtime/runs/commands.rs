@@ -1,5 +1,6 @@
 //! What statements about runs do.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::core::jobs::RunEvent;
@@ -270,7 +271,7 @@ async fn check_foundations(host: &RunHost<'_>, run: &StoredRun) -> Result<()> {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(error),
     };
-    let mut archives = std::collections::BTreeMap::new();
+    let mut archives = BTreeMap::new();
     for (table, pin) in &spec.sources {
         if !job.query.sources().contains_key(table) {
             continue;

@@ -6,7 +6,6 @@ use crate::core::jobs::{JobHistory, JobPhase};
 use crate::error::{Error, ErrorKind, Result, Subject};
 use crate::runtime::definitions::{JobDefinition, check_secrets, define, job_definition};
 use crate::runtime::job_status::RunOptions;
-use crate::runtime::options::JobOptions;
 use crate::runtime::statements::Jobs;
 use crate::session::Session;
 use crate::store::{JobId, RunStore, StoredRun};
@@ -29,7 +28,6 @@ pub struct RunHost<'a> {
 pub(super) struct PresentJob {
     pub(super) id: JobId,
     pub(super) history: JobHistory,
-    pub(super) options: JobOptions,
     pub(super) query: JobQuery,
 }
 
@@ -110,12 +108,7 @@ impl<'a> RunHost<'a> {
             insert,
             emit,
         } = job_definition(&history.text)?;
-        let (options, query) = self.jobs.planned(&session, &options, insert, emit).await?;
-        Ok(PresentJob {
-            id,
-            history,
-            options,
-            query,
-        })
+        let (_, query) = self.jobs.planned(&session, &options, insert, emit).await?;
+        Ok(PresentJob { id, history, query })
     }
 }

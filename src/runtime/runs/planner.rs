@@ -107,9 +107,10 @@ impl Planner<'_> {
             }
             Err(error) => return Err(self.job.query.shown(error)),
         };
+        let computed = rows.num_rows() as u64;
         // Without the published rows it is not known which of these are published.
         let counts = ChangeCounts {
-            unknown: rows.num_rows() as u64,
+            unknown: computed,
             ..ChangeCounts::default()
         };
         let compared = RunEvent::Compared(ComparedChunk {
@@ -118,11 +119,11 @@ impl Planner<'_> {
             changes: None,
         });
         self.append(run, compared).await?;
-        let (lag, written) = (source_ends::lag(self.before(run).as_ref(), &ends), rows);
+        let lag = source_ends::lag(self.before(run).as_ref(), &ends);
         let statuses = &self.host.options.statuses;
         statuses.update(&self.job.name, |status| {
             status.report.batches += 1;
-            status.report.rows_out += written.num_rows() as u64;
+            status.report.rows_out += computed;
             status.lag = lag;
         });
         Ok(true)

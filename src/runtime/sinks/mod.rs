@@ -1,6 +1,6 @@
 //! The sinks that a job can write to. Each kind has a file of its own; this one alone tells them apart.
 
-mod delta;
+pub(super) mod delta;
 mod kafka;
 pub(super) mod numbered;
 pub(super) mod subscriber;

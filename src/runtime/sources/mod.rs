@@ -3,6 +3,10 @@
 mod archived_topic;
 mod delta;
 mod kafka;
+mod pinned_past;
+mod pinned_topic;
+mod pins;
+mod reprocessed;
 
 use std::sync::Arc;
 
@@ -11,6 +15,9 @@ use crate::error::{Error, Result};
 use crate::runtime::source::JobSource;
 use crate::streaming::{JobQuery, StreamTable};
 use crate::tables::delta::DeltaJobSource;
+
+pub(super) use pins::{PinnedFacts, pin_source, times_of};
+pub(super) use reprocessed::ReprocessedSource;
 
 /// The source that a table of a job's query is, with its archive if it is a topic that has one. Does not connect yet. `start` says where
 /// a job begins that never read the table, instead of the table's options.

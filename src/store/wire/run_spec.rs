@@ -106,6 +106,8 @@ struct SourceFile {
     archive: PinFile,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     tail: Option<PinFile>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    from: BTreeMap<i32, i64>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -338,6 +340,7 @@ impl From<SourcePin> for SourceFile {
         Self {
             archive: of.archive.into(),
             tail: of.tail.map(Into::into),
+            from: of.from,
         }
     }
 }
@@ -347,6 +350,7 @@ impl From<SourceFile> for SourcePin {
         Self {
             archive: of.archive.into(),
             tail: of.tail.map(Into::into),
+            from: of.from,
         }
     }
 }
@@ -423,7 +427,8 @@ mod tests {
 
     /// Specs that have every member and every kind of it.
     fn specs() -> Vec<RunSpec> {
-        let first = spec("first");
+        let mut first = spec("first");
+        first.sources.get_mut("visits").unwrap().from = [(0, 3), (1, 0)].into();
         let offsets = OffsetSet::of([("t".to_owned(), 1, 3..9), ("t".to_owned(), 1, 20..21)]);
         let bound = |offset: i64| -> NamedOffsets {
             let named = NamedOffset::of_number(offset).unwrap();

@@ -1,0 +1,131 @@
+//! The facts about its sources that a run is made of: which states it reads, which offsets there are, and how far the archives have come
+//! in event time.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::time::Duration;
+
+use crate::core::archive::{OffsetRange, OffsetRanges, PastParts, first_of_past};
+use crate::core::runs::{OffsetSet, PartitionArchive, Pin, PinnedAt, SourcePin};
+use crate::error::Result;
+use crate::runtime::sources::pinned_past::{RunSource, lost};
+use crate::runtime::sources::pinned_topic::{PinnedTopic, pin_newest};
+use crate::streaming::JobQuery;
+use crate::tables::archive::PartitionOffsets;
+
+/// `VACUUM` may end a run of an archive that keeps its files for a shorter time.
+const LEAST_RETENTION: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// The facts about a source that a run pins.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::runtime) struct PinnedFacts {
+    /// The states that it reads.
+    pub(in crate::runtime) pin: SourcePin,
+    /// The offsets that there are in archive and topic together, by partition.
+    pub(in crate::runtime) ranges: BTreeMap<i32, Range<i64>>,
+    /// How far each partition has come; empty if the job keeps no time.
+    pub(in crate::runtime) archive: Vec<PartitionArchive>,
+    /// How far the table's watermark is behind, in microseconds; none of a table without one.
+    pub(in crate::runtime) delay: Option<i64>,
+    /// What may go wrong.
+    pub(in crate::runtime) warnings: Vec<String>,
+}
+
+/// Pins a source of a job as it is now.
+///
+/// # Errors
+///
+/// It has no archive that is its past; archive or topic cannot be read; neither has offsets that no job has recorded as lost.
+pub(in crate::runtime) async fn pin_source(query: &JobQuery, table: &str) -> Result<PinnedFacts> {
+    let source = RunSource::of(query, table)?;
+    let before = source.topic.ends().await?;
+    let PinnedTopic {
+        identity,
+        ends,
+        archive,
+    } = pin_newest(&source.topic, &source.archive, table, &before).await?;
+    let nothing = OffsetRanges::default();
+    let from = ends.iter().map(|ends| {
+        let covered = archive.covered(ends.partition).unwrap_or(&nothing);
+        (ends.partition, first_of_past(covered, ends).min(ends.high))
+    });
+    let from: BTreeMap<i32, i64> = from.collect();
+    let high: BTreeMap<i32, i64> = ends
+        .iter()
+        .map(|ends| (ends.partition, ends.high))
+        .collect();
+    let ranges = from.iter().filter_map(|(partition, from)| {
+        let high = high.get(partition)?;
+        Some((*partition, *from..*high))
+    });
+    let ranges: BTreeMap<i32, Range<i64>> = ranges.collect();
+    let pin = SourcePin {
+        archive: Pin {
+            identity: source.archive.identity().await?,
+            at: PinnedAt::Version(archive.version()),
+        },
+        tail: Some(Pin {
+            identity,
+            at: PinnedAt::Ends(high),
+        }),
+        from,
+    };
+    let keeps_time = query.stream().is_some();
+    let past = source.past(&pin, keeps_time).await?;
+    let lost = lost(past.parts(), &ends);
+    if !lost.is_empty() {
+        return Err(source.in_neither(&lost));
+    }
+    let event_time = source.topic.table().event_time().cloned();
+    let mut reached = Vec::new();
+    if keeps_time && event_time.is_some() {
+        let highest = past.highest_times().await?;
+        let of_partition = |(partition, parts): (&i32, &PastParts)| PartitionArchive {
+            highest: highest.get(partition).copied(),
+            has_all: parts.topic.is_empty(),
+        };
+        reached = past.parts().iter().map(of_partition).collect();
+    }
+    let mut warnings = Vec::new();
+    let retention = source.archive.file_retention().await?;
+    if retention < LEAST_RETENTION {
+        warnings.push(format!(
+            "VACUUM of archive {} deletes files after {} seconds: a run that takes longer may lose files of its version",
+            source.archive.name(),
+            retention.as_secs()
+        ));
+    }
+    Ok(PinnedFacts {
+        pin,
+        ranges,
+        archive: reached,
+        delay: event_time.map(|time| time.delay),
+        warnings,
+    })
+}
+
+/// The event times of the selected rows, ascending, each once: of sources that are pinned like this.
+///
+/// # Errors
+///
+/// A source without an event time; a state that is gone; too many times.
+pub(in crate::runtime) async fn times_of(
+    query: &JobQuery,
+    pins: &BTreeMap<String, SourcePin>,
+    selection: &OffsetSet,
+) -> Result<Vec<i64>> {
+    let mut times = Vec::new();
+    for table in selection.tables() {
+        let (Some(pin), Some(offsets)) = (pins.get(table), selection.of_table(table)) else {
+            continue;
+        };
+        let source = RunSource::of(query, table)?;
+        let past = source.past(pin, query.stream().is_some()).await?;
+        let selected = past.restricted_to(offsets);
+        source.check_topic(pin, &selected).await?;
+        times.extend(selected.event_times().await?);
+    }
+    times.sort_unstable();
+    times.dedup();
+    Ok(times)
+}
