@@ -35,7 +35,9 @@ pub use grouping::Grouping;
 pub use offset_chunks::{advanced, next_offsets};
 pub use offset_set::OffsetSet;
 pub use order::{AskedText, GivenRunOptions, RunOrder};
-pub use position::{TIME_AXIS, chunk_extent, chunk_progress, compared_to, position_of};
+pub use position::{
+    TIME_AXIS, chunk_extent, chunk_progress, compared_to, extent_text, position_of,
+};
 pub use published::{GivenOut, PublishedIndex, PublishedOffsets};
 pub use same_run::{RunMatch, RunRequest, same_run};
 pub use spec::{EmitRows, LateRows, Pin, PinnedAt, RunOptions, RunSpec, SourcePin, text_version};

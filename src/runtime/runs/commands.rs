@@ -15,13 +15,11 @@ use crate::runtime::owner::{new_run_id, now};
 use crate::runtime::run::run_job;
 use crate::runtime::runs::foundation::{asked_by_text, foundation, items_of};
 use crate::runtime::runs::host::RunHost;
-use crate::runtime::runs::outcome::{
-    RunDescription, RunOutcome, RunPreview, RunRow, position, row,
-};
+use crate::runtime::runs::outcome::{RunOutcome, RunPreview};
 use crate::runtime::runs::planner::plan_run;
 use crate::runtime::runs::ready::ready;
 use crate::runtime::sources;
-use crate::store::{FoundRun, RunCreation, StoredRun};
+use crate::store::{RunCreation, StoredRun, run_position, run_row};
 
 /// How many bytes a run id may have: it names a file.
 const LONGEST_RUN_ID: usize = 80;
@@ -63,7 +61,7 @@ pub async fn plan(host: &RunHost<'_>, order: &RunOrder) -> Result<RunOutcome> {
         RunState::Complete => format!("run '{run_id}' is complete: there is nothing to do"),
         state @ (RunState::Failed { .. } | RunState::Aborted) => return Err(ended(&run, &state)),
     };
-    let run = row(&host.store, &run).await?;
+    let run = run_row(&host.store, &run).await?;
     Ok(RunOutcome {
         run,
         said,
@@ -107,7 +105,7 @@ pub async fn apply(host: &RunHost<'_>, run_id: &str) -> Result<RunOutcome> {
 pub async fn abort(host: &RunHost<'_>, run_id: &str) -> Result<RunOutcome> {
     let mut run = host.find(run_id).await?;
     let decision = host.store.abort(&mut run, now()).await?;
-    let run = row(&host.store, &run).await?;
+    let run = run_row(&host.store, &run).await?;
     let said = match decision {
         AbortDecision::Abort => match run.chunks {
             0 => format!("run '{run_id}' is aborted: it has written nothing"),
@@ -126,59 +124,6 @@ pub async fn abort(host: &RunHost<'_>, run_id: &str) -> Result<RunOutcome> {
         said,
         left: LeftGroups::default(),
         warnings: Vec::new(),
-    })
-}
-
-/// `SHOW RUNS`: all runs, or those of a job, by run id. One that cannot be read is a warning of the session.
-///
-/// # Errors
-///
-/// The store does not answer.
-pub async fn list(host: &RunHost<'_>, job: Option<&str>) -> Result<Vec<RunRow>> {
-    let mut rows = Vec::new();
-    for FoundRun { run_id, found } in host.store.all().await? {
-        let shown = async {
-            let run = found?;
-            match job.is_none_or(|job| run.spec.job == job) {
-                true => row(&host.store, &run).await.map(Some),
-                false => Ok(None),
-            }
-        };
-        match shown.await {
-            Ok(row) => rows.extend(row),
-            Err(error) if error.may_pass() => return Err(error),
-            Err(error) => {
-                let why = error.message();
-                host.session
-                    .warn(format!("run '{run_id}' cannot be read: {why}"));
-            }
-        }
-    }
-    Ok(rows)
-}
-
-/// `DESCRIBE RUN`: a run with what it rests on and its chunks.
-///
-/// # Errors
-///
-/// There is no such run, or it cannot be read.
-pub async fn describe(host: &RunHost<'_>, run_id: &str) -> Result<RunDescription> {
-    let run = host.find(run_id).await?;
-    Ok(RunDescription {
-        run: row(&host.store, &run).await?,
-        items: items_of(&run.spec),
-        definition: run
-            .spec
-            .tables
-            .iter()
-            .chain([&run.spec.text])
-            .cloned()
-            .collect(),
-        compared: match run.history.run {
-            Some(ref events) => events.compared.clone(),
-            None => Vec::new(),
-        },
-        chunks: host.store.chunks(&run).await?,
     })
 }
 
@@ -283,7 +228,7 @@ async fn write(host: &RunHost<'_>, mut run: StoredRun, is_at_once: bool) -> Resu
         }
     }
     Ok(RunOutcome {
-        run: row(&host.store, &run).await?,
+        run: run_row(&host.store, &run).await?,
         said,
         left,
         warnings: Vec::new(),
@@ -303,7 +248,7 @@ async fn finish(host: &RunHost<'_>, run: &mut StoredRun) -> Result<bool> {
             state @ RunState::Aborted => return Err(ended(run, &state)),
             _ => {}
         }
-        if !position(&host.store, run).await?.is_complete {
+        if !run_position(&host.store, run).await?.is_complete {
             return Ok(false);
         }
         if host.store.append(run, RunEvent::Completed, now()).await? {

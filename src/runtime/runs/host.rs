@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::core::jobs::{JobHistory, JobPhase};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, Subject};
 use crate::runtime::definitions::{JobDefinition, check_secrets, define, job_definition};
 use crate::runtime::job_status::RunOptions;
 use crate::runtime::statements::Jobs;
@@ -66,7 +66,8 @@ impl<'a> RunHost<'a> {
     }
 
     async fn no_such_run(&self, run_id: &str) -> Error {
-        let error = Error::not_found(format!("there is no run '{run_id}'"));
+        let error =
+            Error::not_found(format!("there is no run '{run_id}'")).about(Subject::text(run_id));
         let Ok(names) = self.store.jobs().names().await else {
             return error;
         };

@@ -5,16 +5,22 @@
 //! * `foundation`: what a new run rests on.
 //! * `planner`: computes the chunks of a plan, and writes none.
 //! * `ready`, `tables`, `sink`: a run as the runner runs it.
+//! * `statements`: from the parts of a statement to what it does, and from that to its rows; `run_order` and `rows_query` read the parts,
+//!   `description` makes the rows.
 
 mod commands;
+mod description;
 mod foundation;
 mod host;
 mod outcome;
 mod planner;
 mod ready;
+mod rows_query;
+mod run_order;
 mod sink;
+mod statements;
 mod tables;
 
-pub use commands::{abort, apply, describe, explain, list, plan, reprocess};
+pub use commands::{abort, apply, explain, plan, reprocess};
 pub use host::RunHost;
-pub use outcome::{RunDescription, RunOutcome, RunPreview, RunRow};
+pub use outcome::{RunOutcome, RunPreview};
