@@ -389,8 +389,8 @@ impl PendingRows for PreparedChange {
 
 /// Files that no commit names.
 enum UncommittedFiles {
-    Appended(PreparedWrite),
-    Changed(PreparedChange),
+    Appended(Box<PreparedWrite>),
+    Changed(Box<PreparedChange>),
 }
 
 impl UncommittedFiles {
@@ -406,11 +406,8 @@ impl UncommittedFiles {
 fn files_of(pending: Option<Box<dyn PendingRows>>) -> Option<UncommittedFiles> {
     let pending: Box<dyn Any> = pending?;
     match pending.downcast::<PreparedWrite>() {
-        Ok(prepared) => Some(UncommittedFiles::Appended(*prepared)),
-        Err(other) => {
-            let prepared = other.downcast::<PreparedChange>().ok()?;
-            Some(UncommittedFiles::Changed(*prepared))
-        }
+        Ok(prepared) => Some(UncommittedFiles::Appended(prepared)),
+        Err(other) => other.downcast().ok().map(UncommittedFiles::Changed),
     }
 }
 
