@@ -402,7 +402,7 @@ impl TakenRows {
         Ok(touched)
     }
 
-    /// Whether no row gives way, whatever the table has.
+    /// Whether no row of any table gives way.
     fn is_empty(&self) -> bool {
         match self {
             Self::OfKeys(keys) => keys.is_empty(),

@@ -305,7 +305,7 @@ async fn run(batches: &[Batch], is_partitioned: bool) {
         model.rows.extend(appended);
         assert_eq!(rows_of(&job.handle).await, model.sorted(), "{batch:?}");
     }
-    // All files of the table are there, and no others.
+    // All files of the table are there.
     let mut found = Vec::new();
     let mut folders = vec![folder.path().join("t")];
     while let Some(folder) = folders.pop() {
@@ -328,7 +328,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
 
     #[test]
-    fn exact_2_rows_are_replaced_whatever_other_writers_do(
+    fn exact_2_rows_are_replaced_while_others_write(
         batches in proptest::collection::vec(some_batch(), 1..7),
         is_partitioned in any::<bool>(),
     ) {
