@@ -5,7 +5,7 @@
 
 pub mod asked_range;
 pub mod chunks;
-pub mod covered;
+pub mod covered_times;
 pub mod difference;
 pub mod emission;
 pub mod finality;
@@ -25,7 +25,7 @@ pub mod time_range;
 
 pub use asked_range::{AskedRange, OffsetBounds, SelectedRows};
 pub use chunks::{Chunk, Chunks};
-pub use covered::{CoveredTimes, TimeBounds};
+pub use covered_times::{CoveredTimes, TimeBounds};
 pub use difference::tolerance::FloatTolerance;
 pub use difference::{ChangeKind, ComparedRow, Comparison, Difference, EmittedRows};
 pub use emission::Emission;
