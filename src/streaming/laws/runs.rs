@@ -153,7 +153,8 @@ async fn chunk_rows(
     let schema = batch.plan.schema();
     let rows = collect(Arc::clone(&batch.plan), Arc::clone(&batch.context)).await;
     let rows = concat_batches(&schema, &rows.unwrap()).unwrap();
-    (rows, batch.finish().await.unwrap().left)
+    let left = batch.finish().await.unwrap().left;
+    (rows, left)
 }
 
 /// The rows of all chunks, and what is left out. Lengths are in half seconds.
