@@ -157,7 +157,7 @@ async fn chunk_rows(
     (rows, left)
 }
 
-/// The rows of all chunks, and what is left out. Lengths are in half seconds.
+/// The rows of all chunks, and the groups that they leave out. Lengths are in half seconds.
 async fn all_rows<T>(
     query: &JobQuery,
     logs: &[Log],

@@ -131,7 +131,7 @@ pub(super) struct FinalGroupsExec {
 }
 
 impl FinalGroupsExec {
-    /// Over the groups of an aggregate. `columns` are those of the input that `schema` names; `left` gets what is left out.
+    /// Over the groups of an aggregate. `columns` are those of the input that `schema` names; `left` gets the groups that are left out.
     pub(super) fn new(
         input: Arc<dyn ExecutionPlan>,
         rule: Arc<GroupRule>,
