@@ -21,7 +21,7 @@ use datafusion::physical_plan::{
 };
 use futures::StreamExt as _;
 
-use super::place::properties_of;
+use super::groups_table::properties_of;
 use crate::core::runs::{Chunk, Finality, LeftGroups, LeftReason};
 use crate::streaming::stateful::shown;
 use crate::tables::time::event_times;
