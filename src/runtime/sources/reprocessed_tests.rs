@@ -10,7 +10,7 @@ use datafusion::logical_expr::{Expr, col, lit};
 use datafusion::physical_plan::collect;
 use datafusion::prelude::SessionContext;
 
-use super::pins::{pin_source, times_of};
+use super::pins::{archive_now, pin_source, times_of};
 use super::reprocessed::ReprocessedSource;
 use crate::core::jobs::{
     BatchVersion, Gaps, Identity, PartitionEnds, PlannedRange, SourceProgress,
@@ -24,7 +24,7 @@ use crate::error::{Error, Result};
 use crate::planner::ast::{JobStatement, Statement};
 use crate::planner::{Parameters, Script, parse_statement};
 use crate::runtime::source::{JobSource, Read, SourcePlan, SourcePoll};
-use crate::session::{Session, SessionOptions};
+use crate::session::{JobMemory, Session, SessionOptions};
 use crate::streaming::{BatchSource, JobQuery};
 use crate::tables::kafka::embedded_broker::EmbeddedBroker;
 
@@ -66,11 +66,18 @@ fn seconds(from: i64, to: i64) -> TimeRange {
     TimeRange::try_new(at(from), at(to)).unwrap()
 }
 
+fn options_of_server() -> SessionOptions {
+    SessionOptions {
+        job_memory: JobMemory::Half,
+        ..SessionOptions::default()
+    }
+}
+
 impl Lake {
     /// Partition 0 has 40 records, and partition 1 has 30.
     async fn new(options: &str) -> Self {
         let lake = Self {
-            session: Session::try_new(&SessionOptions::default()).unwrap(),
+            session: Session::try_new(&options_of_server()).unwrap(),
             broker: EmbeddedBroker::start().unwrap(),
             folder: tempfile::tempdir().unwrap(),
         };
@@ -423,6 +430,49 @@ async fn offsets_in_neither_half_end_a_run() {
     let says = "neither topic 'visits' nor archive raw has offsets 20 to 21 of partition 0, offsets 0 to 4 of partition 1";
     assert!(error.message().contains(says), "{error}");
     run.check_topic(&facts.pin, &past).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_archive_that_grows_behind_the_range_is_the_same() {
+    let lake = Lake::new("").await;
+    lake.archive(&places(0, 0..20)).await;
+    let query = lake.job(&format!("out {WINDOWED}")).await;
+    let pin = pin_source(&query, "visits").await.unwrap().pin;
+    let windows = anabranch_udfs::AlignedWindows::try_new(
+        anabranch_udfs::WindowKind::Tumble,
+        10 * SECOND,
+        10 * SECOND,
+        0,
+    );
+    let grouping = Grouping::Aligned(windows.unwrap());
+    let by_time = spec(&pin, grouping, Emission::Time(seconds(10, 20).into()));
+    let now = async || {
+        archive_now(&query, "visits", &by_time)
+            .await
+            .unwrap()
+            .unwrap()
+    };
+    let first = now().await;
+    assert_eq!((&first.pin, first.has_other_rows), (&pin.archive, false));
+    // Records that the run reads from the topic, and later ones.
+    lake.archive(&places(0, 20..40)).await;
+    lake.archive(&places(1, 0..30)).await;
+    lake.archive(&places(0, 40..50)).await;
+    let grown = now().await;
+    assert_eq!(grown.pin.at, PinnedAt::Version(4));
+    assert!(!grown.has_other_rows);
+    // A record of the range came late.
+    let late = record((0, 15));
+    lake.run(&format!("INSERT INTO raw VALUES ('{late}', 0, 50);"))
+        .await;
+    assert!(now().await.has_other_rows);
+    let selected = OffsetSet::of([("visits".to_owned(), 0, 3..5)]);
+    let by_offsets = spec(&pin, Grouping::Rows, Emission::Offsets(selected));
+    let now = archive_now(&query, "visits", &by_offsets).await;
+    assert!(!now.unwrap().unwrap().has_other_rows);
+    lake.run(r#"DELETE FROM raw WHERE "offset" = 4;"#).await;
+    let now = archive_now(&query, "visits", &by_offsets).await;
+    assert!(now.unwrap().unwrap().has_other_rows);
 }
 
 #[tokio::test(flavor = "multi_thread")]
