@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::time::Duration;
 
-use crate::core::archive::{OffsetRanges, PastParts, first_of_past};
+use crate::core::archive::{OffsetRanges, PartitionOffsets, PastParts, first_of_past};
 use crate::core::jobs::PartitionEnds;
 use crate::core::runs::{
     ArchiveNow, Emission, Grouping, OffsetSet, PartitionArchive, Pin, PinnedAt, RunSpec, SourcePin,
@@ -144,7 +144,15 @@ pub(in crate::runtime) async fn archive_now(
             has_other_rows,
         }));
     }
-    let past = source.past(pinned, spec.grouping != Grouping::Rows).await?;
+    let keeps_time = spec.grouping != Grouping::Rows;
+    let past = source.past(pinned, keeps_time).await?;
+    let past = match &spec.emission {
+        Emission::Time(_) => past,
+        Emission::Offsets(selected) => {
+            let none = PartitionOffsets::new();
+            past.restricted_to(selected.of_table(table).unwrap_or(&none))
+        }
+    };
     let nothing = OffsetRanges::default();
     let is_there = |(partition, parts): (&i32, &PastParts)| {
         let now = newest.covered(*partition).unwrap_or(&nothing);
@@ -166,7 +174,6 @@ pub(in crate::runtime) async fn archive_now(
             };
             (*partition, parts)
         });
-        let keeps_time = spec.grouping != Grouping::Rows;
         let added = PinnedPast::new(&newest, added.collect(), keeps_time);
         has_other_rows = added.has_times_in(&read).await?;
     }
