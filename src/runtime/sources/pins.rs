@@ -35,12 +35,16 @@ pub(in crate::runtime) struct PinnedFacts {
     pub(in crate::runtime) warnings: Vec<String>,
 }
 
-/// Pins a source of a job as it is now.
+/// Pins a source of a job as it is now, which is `now` in microseconds since 1970 UTC.
 ///
 /// # Errors
 ///
 /// It has no archive that is its past; archive or topic cannot be read; neither has offsets that no job has recorded as lost.
-pub(in crate::runtime) async fn pin_source(query: &JobQuery, table: &str) -> Result<PinnedFacts> {
+pub(in crate::runtime) async fn pin_source(
+    query: &JobQuery,
+    table: &str,
+    now: i64,
+) -> Result<PinnedFacts> {
     let source = RunSource::of(query, table)?;
     let before = source.topic.ends().await?;
     let PinnedTopic {
@@ -82,8 +86,10 @@ pub(in crate::runtime) async fn pin_source(query: &JobQuery, table: &str) -> Res
     }
     let event_time = source.topic.table().event_time().cloned();
     let mut reached = Vec::new();
-    if keeps_time && event_time.is_some() {
-        let highest = past.highest_times().await?;
+    if let Some(event_time) = event_time.as_ref().filter(|_| keeps_time) {
+        // One row of a far future would make everything final: an archive without the records' timestamps does not tell it.
+        let ahead = i64::try_from(event_time.max_ahead.as_micros()).unwrap_or(i64::MAX);
+        let highest = past.highest_times(now.saturating_add(ahead)).await?;
         let of_partition = |ends: &PartitionEnds| {
             let parts = past.parts().get(&ends.partition);
             let is_archived = parts.is_none_or(|parts| parts.topic.end() != Some(ends.high));

@@ -25,7 +25,7 @@ const LAST: i64 = 65_536;
 const MOST_TIMES: usize = 4_000_000;
 
 impl PinnedPast {
-    /// The highest event time of each partition that has one.
+    /// The highest event time of each partition that has one, of those up to `latest`.
     ///
     /// Records come about in the order of their times: the last ones of each partition give a time, and if the archive says where later
     /// ones are, these are read too. If it does not, a partition may have a higher one among older records: then the watermark that
@@ -34,7 +34,7 @@ impl PinnedPast {
     /// # Errors
     ///
     /// The past cannot be read.
-    pub(crate) async fn highest_times(&self) -> Result<BTreeMap<i32, i64>> {
+    pub(crate) async fn highest_times(&self, latest: i64) -> Result<BTreeMap<i32, i64>> {
         let mut highest = BTreeMap::new();
         let Some(projection) = self.time_and_place() else {
             return Ok(highest);
@@ -47,14 +47,16 @@ impl PinnedPast {
         });
         let last: PartitionOffsets = last.collect();
         let last = self.restricted_to(&last);
-        last.add_highest(&projection, &[], &mut highest).await?;
+        last.add_highest(&projection, &[], latest, &mut highest)
+            .await?;
         let claim = self.pinned.archive.mapping().claim();
         let Some(lowest) = highest.values().min().copied() else {
             return Ok(highest);
         };
         if *claim != EventTimeClaim::None && last.parts != self.parts {
             let later: Vec<Expr> = self.later_than(lowest).into_iter().collect();
-            self.add_highest(&projection, &later, &mut highest).await?;
+            self.add_highest(&projection, &later, latest, &mut highest)
+                .await?;
         }
         Ok(highest)
     }
@@ -63,6 +65,7 @@ impl PinnedPast {
         &self,
         projection: &[usize],
         filters: &[Expr],
+        latest: i64,
         highest: &mut BTreeMap<i32, i64>,
     ) -> Result<()> {
         let session = &*self.pinned.session;
@@ -70,7 +73,8 @@ impl PinnedPast {
         let mut rows = execute_stream(plan, session.task_ctx())?;
         while let Some(rows) = rows.try_next().await? {
             let (times, partitions, _) = columns(&rows)?;
-            for row in (0..rows.num_rows()).filter(|row| times.is_valid(*row)) {
+            let is_asked = |row: &usize| times.is_valid(*row) && times.value(*row) <= latest;
+            for row in (0..rows.num_rows()).filter(is_asked) {
                 let time = times.value(row);
                 let known = highest.entry(partitions.value(row)).or_insert(time);
                 *known = time.max(*known);
