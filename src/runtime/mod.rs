@@ -29,6 +29,7 @@ mod retention;
 mod rewind;
 mod run;
 mod runner;
+pub mod runs;
 mod set_aside_records;
 #[cfg(test)]
 mod simulation;

@@ -1,0 +1,4 @@
+//! Reprocessing runs: a job that ends runs a part of the past again.
+
+pub mod comparison;
+pub mod published;
