@@ -313,9 +313,13 @@ impl JobQuery {
     /// and the length of a window, or the gap of sessions. None of a job without windows.
     pub(crate) fn reach(&self) -> Option<i64> {
         let length = self.stream.as_ref()?.window_length()?;
-        let delays = self.sources.values().filter_map(StreamTable::event_time);
-        let delay = delays.map(|time| time.delay).max().unwrap_or(0);
-        Some(length.saturating_add(delay.max(0)))
+        Some(length.saturating_add(self.delay()))
+    }
+
+    /// How far its watermarks are behind the highest event time, in microseconds: the longest of its sources.
+    pub(crate) fn delay(&self) -> i64 {
+        let times = self.sources.values().filter_map(StreamTable::event_time);
+        times.map(|time| time.delay).max().unwrap_or(0).max(0)
     }
 
     /// The aggregate of a job with windows.

@@ -15,7 +15,7 @@ pub struct PublishedBatches {
     pub index: PublishedIndex,
     /// The topic that has them.
     pub sink: Option<Identity>,
-    /// All versions of lower numbers are in it, or [`PublishedIndex::missing`] says what is not.
+    /// All versions of lower numbers are in it, or are missing in the index, which says so.
     pub up_to: u64,
     /// By the names of versions that later ones may build on: the watermark by which they have closed windows.
     pub closed_by: BTreeMap<String, Option<i64>>,

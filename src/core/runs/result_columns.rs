@@ -40,6 +40,21 @@ pub struct ResultTimes {
 }
 
 impl ResultColumns {
+    /// The columns of these names among those of a sink.
+    pub fn named(
+        schema: &SchemaRef,
+        keys: Vec<usize>,
+        start: Option<&str>,
+        end: Option<&str>,
+    ) -> Self {
+        let place = |name: Option<&str>| schema.index_of(name?).ok();
+        Self {
+            keys,
+            start: place(start),
+            end: place(end),
+        }
+    }
+
     /// The columns of the key that do not say the window.
     fn groups(&self) -> Vec<usize> {
         let keys = self.keys.iter().copied();
@@ -102,13 +117,13 @@ impl ResultTimes {
         }
     }
 
-    /// The times by which an index of published rows knows the results of a chunk, and those that were published in their place. These are
-    /// the computed results.
-    pub fn ends_of(&self, chunk: Option<&Chunk>) -> RangeInclusive<i64> {
-        let Some(chunk) = chunk else {
+    /// The times by which an index of published rows knows the results of a chunk over `range`, and those that were published in their
+    /// place; all times of a chunk of offsets. These are the computed results.
+    pub fn ends_of(&self, range: Option<TimeRange>) -> RangeInclusive<i64> {
+        let Some(range) = range else {
             return i64::MIN..=i64::MAX;
         };
-        let (from, to) = (chunk.range.from(), chunk.range.to());
+        let (from, to) = (range.from(), range.to());
         match self.grouping {
             Grouping::Rows => from..=to,
             Grouping::Aligned(_) => from.saturating_add(1)..=to,
@@ -166,7 +181,7 @@ pub struct BothRows<'a> {
 /// What a chunk gives again.
 #[derive(Debug, Clone, Copy)]
 pub struct GivenAgain<'a> {
-    /// The chunk; none of a run by offsets.
+    /// The chunk; none of offsets.
     pub chunk: Option<&'a Chunk>,
     /// The instants whose results all chunks together give.
     pub emission: &'a TimeRanges,
@@ -305,11 +320,11 @@ mod tests {
     use crate::core::runs::time_range::TimeRange;
 
     /// Sessions or windows of users.
-    type Given = (&'static str, i64, i64);
+    type ResultRow = (&'static str, i64, i64);
 
-    const NONE: [Given; 0] = [];
+    const NONE: [ResultRow; 0] = [];
 
-    fn batch(of: &[Given]) -> RecordBatch {
+    fn batch(of: &[ResultRow]) -> RecordBatch {
         let time = || DataType::Timestamp(TimeUnit::Microsecond, None);
         let schema = Schema::new(vec![
             Field::new("user", DataType::Utf8, true),
@@ -339,11 +354,11 @@ mod tests {
 
     /// Those of the published rows that are gone if no computed row has their keys.
     fn gone(
-        published: &[Given],
-        computed: &[Given],
+        published: &[ResultRow],
+        computed: &[ResultRow],
         (chunk, emission): (&Chunk, &TimeRanges),
         (watermark, is_selection, has_left): (i64, bool, bool),
-    ) -> Vec<Given> {
+    ) -> Vec<ResultRow> {
         let keys: Vec<_> = computed.iter().map(|row| (row.0, row.1)).collect();
         let without = (0..published.len()).filter(|at| {
             let row = published[*at];
@@ -393,7 +408,7 @@ mod tests {
         };
         let times = without_end.times(&batch(&published), grouping).unwrap();
         assert_eq!(times.known_by(2), Some(30));
-        assert_eq!(times.ends_of(Some(&chunk)), 11..=40);
+        assert_eq!(times.ends_of(Some(chunk.range)), 11..=40);
     }
 
     #[test]
@@ -421,11 +436,11 @@ mod tests {
         assert_eq!(of((99, true, false)), merged);
         assert_eq!(of((99, false, true)), merged);
         let times = columns().times(&batch(&computed), grouping).unwrap();
-        assert_eq!(times.ends_of(Some(&chunk)), 10..=60 + LATER);
+        assert_eq!(times.ends_of(Some(chunk.range)), 10..=60 + LATER);
     }
 
     /// The oracle: the sessions of these rows, with their rows.
-    fn sessions(rows: &[(usize, i64)], gap: i64) -> Vec<(Given, Vec<i64>)> {
+    fn sessions(rows: &[(usize, i64)], gap: i64) -> Vec<(ResultRow, Vec<i64>)> {
         const USERS: [&str; 2] = ["a", "b"];
         let mut found = Vec::new();
         for (number, user) in USERS.iter().enumerate() {
@@ -444,7 +459,7 @@ mod tests {
     }
 
     proptest! {
-        /// A run that finds what is published takes nothing for gone; one that finds nothing takes each published session with a row in
+        /// A run that computes the published sessions takes none for gone; one that computes none takes each session with a row in
         /// its range for gone once, or not at all where the columns do not tell.
         #[test]
         fn a_published_session_is_given_again_by_one_chunk(
@@ -457,7 +472,7 @@ mod tests {
             let emission = TimeRanges::from(range(from, from + length));
             let chunks = Chunks::new(grouping, emission.clone());
             let all = sessions(&rows, gap);
-            let published: Vec<Given> = all.iter().map(|of| of.0).collect();
+            let published: Vec<ResultRow> = all.iter().map(|of| of.0).collect();
             let is_in = |rows: &[i64], range: TimeRange| rows.iter().any(|at| range.contains(*at));
             let (mut position, mut times_gone) = (None, vec![0; published.len()]);
             while let Some(chunk) = chunks.next(position, step) {
@@ -465,7 +480,7 @@ mod tests {
                 let given = all.iter().filter(|(session, rows)| {
                     is_in(rows, chunk.range) && chunk.gives(session.1, session.2)
                 });
-                let given: Vec<Given> = given.map(|of| of.0).collect();
+                let given: Vec<ResultRow> = given.map(|of| of.0).collect();
                 prop_assert_eq!(gone(&published, &given, (&chunk, &emission), (999, false, false)), NONE);
                 for session in gone(&published, &NONE, (&chunk, &emission), (999, false, false)) {
                     times_gone[published.iter().position(|of| *of == session).unwrap()] += 1;

@@ -28,12 +28,13 @@ use crate::core::jobs::{ChangeCounts, ChunkExtent, ComparedChunk, RunEvent};
 use crate::core::runs::difference::changes::{AFTER, BEFORE, KIND};
 use crate::core::runs::result_columns::{BothRows, GivenAgain};
 use crate::core::runs::{
-    ChangeKind, Chunk, Difference, FloatTolerance, Grouping, ResultColumns, ResultTimes, RunOptions,
+    ChangeKind, Chunk, Difference, FloatTolerance, Grouping, ResultColumns, ResultTimes,
+    RunOptions, TimeRange,
 };
 use crate::error::{Error, Result};
 use crate::formats::FormatOptions;
 use crate::runtime::runs::published::{PublishedPast, PublishedRows, no_key};
-use crate::runtime::sinks::published::value_columns;
+use crate::runtime::sinks::published::{schema_of, value_columns};
 use crate::store::{RunStore, StoredRun};
 use crate::streaming::JobQuery;
 
@@ -67,19 +68,23 @@ pub struct ComparedRows {
 }
 
 impl SinkComparison {
-    /// Of a query and its sink. `columns` of the window are by lineage; its key is that of the sink in any case.
+    /// Of a query and its sink. `start` and `end` are the columns of the sink that are the times of results, by lineage.
     ///
     /// # Errors
     ///
-    /// The sink has no key; a type of a key that cannot be compared.
-    pub fn of_query(query: &JobQuery, columns: ResultColumns, grouping: Grouping) -> Result<Self> {
+    /// The sink has no key, or does not answer; a type of a key that cannot be compared.
+    pub async fn of_query(
+        query: &JobQuery,
+        (start, end): (Option<&str>, Option<&str>),
+        grouping: Grouping,
+    ) -> Result<Self> {
         let keys = query.sink().primary_key().to_vec();
         if keys.is_empty() {
             return Err(no_key(query.sink_name().unwrap_or("the sink")));
         }
-        let schema = query.schema();
+        let schema = schema_of(query.sink()).await?;
         let values = value_columns(query.sink(), &schema);
-        let columns = ResultColumns { keys, ..columns };
+        let columns = ResultColumns::named(&schema, keys, start, end);
         Self::try_new(schema, columns, &values, grouping)
     }
 
@@ -117,7 +122,8 @@ impl SinkComparison {
         self.difference.tolerance()
     }
 
-    /// The times by which an index of published rows knows these results of a chunk, and those that were published in their place.
+    /// The times by which an index of published rows knows these results of a chunk over `range`, and those that were published in their
+    /// place.
     ///
     /// # Errors
     ///
@@ -125,9 +131,10 @@ impl SinkComparison {
     pub fn ends_of(
         &self,
         results: &RecordBatch,
-        chunk: Option<&Chunk>,
+        range: Option<TimeRange>,
     ) -> Result<RangeInclusive<i64>> {
-        Ok(self.times(results)?.ends_of(chunk))
+        let results = as_schema(results, &self.schema)?;
+        Ok(self.times(&results)?.ends_of(range))
     }
 
     fn times(&self, rows: &RecordBatch) -> Result<ResultTimes> {
@@ -178,7 +185,7 @@ impl SinkComparison {
     ) -> Result<BooleanArray> {
         let times = self.times(computed)?;
         let count = computed.num_rows();
-        let all = times.ends_of(chunk);
+        let all = times.ends_of(chunk.map(|chunk| chunk.range));
         if past.is_readable(published, &all) {
             return Ok(BooleanArray::from(vec![true; count]));
         }
@@ -311,7 +318,7 @@ impl KeptChanges {
     }
 
     /// The rows that `APPLY` writes where the sink is to have what has changed, and those for whose keys it writes tombstones before, in
-    /// the order of their keys. `withdraw`: the run removes what is gone.
+    /// the order of their keys. `withdraw`: the run removes rows that are gone.
     ///
     /// # Errors
     ///

@@ -239,7 +239,7 @@ fn what_the_topic_has_lost_is_unknown() {
     let found = found.unwrap();
     assert_eq!((found.counts.unknown, found.counts.new), (1, 1));
     assert_eq!(found.rows.num_rows(), 2);
-    let ends = comparison.ends_of(&computed, Some(&chunk)).unwrap();
+    let ends = comparison.ends_of(&computed, Some(chunk.range)).unwrap();
     let offsets = past.offsets_of(&ends);
     assert!(offsets[&0].contains(OffsetRange::new(0, 20)), "{offsets:?}");
 }

@@ -33,9 +33,8 @@ pub struct PublishedRows {
 }
 
 impl PublishedPast {
-    /// Reads what is known of the job `id` and of its runs. Rows in another topic than `sink` do not count.
-    ///
-    /// `query` is the job's query, not one of a run.
+    /// Reads the logs of the job `id` and of its runs. Rows in another topic than `sink` do not count. `reach` is how long after the
+    /// highest watermark its windows may end ([`GivenOut::of_batch`]).
     ///
     /// # Errors
     ///
@@ -43,11 +42,11 @@ impl PublishedPast {
     pub async fn load(
         (jobs, id): (&JobStore, JobId),
         runs: &RunStore,
-        query: &JobQuery,
+        reach: Option<i64>,
         sink: &Identity,
     ) -> Result<Self> {
         let history = jobs.history(id).await?;
-        let mut of = vec![of_job((jobs, id), &history, query.reach()).await?];
+        let mut of = vec![of_job((jobs, id), &history, reach).await?];
         let job = id.to_string();
         let found = runs.all().await?.into_iter();
         let own = found.filter_map(|run| match run.found {

@@ -66,6 +66,19 @@ pub(in crate::runtime) async fn rows_of(
     }
 }
 
+/// The columns of a sink.
+///
+/// # Errors
+///
+/// It does not answer; it is no table.
+pub(in crate::runtime) async fn schema_of(table: &JobSinkTable) -> Result<SchemaRef> {
+    match table {
+        JobSinkTable::Kafka(table) => Ok(Arc::clone(table.schema())),
+        JobSinkTable::Delta(handle) => handle.schema().await,
+        JobSinkTable::Subscriber => Err(Error::internal("the job has no sink")),
+    }
+}
+
 /// The columns of a sink that are values of its rows, by their places in `schema`: not those that say where or how a record is stored.
 pub(in crate::runtime) fn value_columns(table: &JobSinkTable, schema: &SchemaRef) -> Vec<usize> {
     let columns = 0..schema.fields().len();

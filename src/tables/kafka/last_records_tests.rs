@@ -1,4 +1,4 @@
-//! Ranges of a topic read by key: what is read, and what stays, over the embedded broker.
+//! Ranges of a topic read by key: which offsets are read, and which rows stay, over the embedded broker.
 
 use std::time::Duration;
 
