@@ -1,5 +1,7 @@
 //! The chunks of one run against published rows: when it is planned, and again before it is applied.
 
+use std::sync::Arc;
+
 use datafusion::arrow::array::RecordBatch;
 
 use crate::core::jobs::{ChunkExtent, ComparedChunk, RunEvent};
@@ -13,15 +15,15 @@ use crate::streaming::JobQuery;
 
 /// Compares the chunks of a run with the rows of its sink.
 #[derive(Debug)]
-pub struct ChunkComparison<'a> {
-    query: &'a JobQuery,
-    spec: &'a RunSpec,
+pub struct ChunkComparison {
+    query: Arc<JobQuery>,
+    spec: Arc<RunSpec>,
     comparison: SinkComparison,
     past: PublishedPast,
     emission: TimeRanges,
 }
 
-impl<'a> ChunkComparison<'a> {
+impl ChunkComparison {
     /// Of a run of the job `id`, with the job's query or that of the run. `times` are the columns of the sink that are start and end of
     /// results, by lineage. What was published until now is looked up once.
     ///
@@ -31,11 +33,11 @@ impl<'a> ChunkComparison<'a> {
     pub async fn open(
         (jobs, id): (&JobStore, JobId),
         runs: &RunStore,
-        query: &'a JobQuery,
-        spec: &'a RunSpec,
+        query: Arc<JobQuery>,
+        spec: Arc<RunSpec>,
         times: (Option<&str>, Option<&str>),
     ) -> Result<Self> {
-        let comparison = SinkComparison::of_query(query, times, spec.grouping).await?;
+        let comparison = SinkComparison::of_query(&query, times, spec.grouping).await?;
         let length = match spec.grouping {
             Grouping::Rows => None,
             Grouping::Aligned(windows) => Some(windows.size()),
@@ -76,7 +78,7 @@ impl<'a> ChunkComparison<'a> {
         let range = chunk.map(|chunk| chunk.range);
         let ends = self.comparison.ends_of(computed, range)?;
         let columns = self.comparison.columns();
-        let published = self.past.rows(self.query, columns, &ends).await?;
+        let published = self.past.rows(&self.query, columns, &ends).await?;
         let again = GivenAgain {
             chunk,
             emission: &self.emission,
@@ -118,7 +120,7 @@ impl<'a> ChunkComparison<'a> {
             };
             let ends = self.comparison.ends_of(&kept.results()?, range_of(chunk))?;
             let columns = self.comparison.columns();
-            let now = self.past.rows(self.query, columns, &ends).await?;
+            let now = self.past.rows(&self.query, columns, &ends).await?;
             moved = moved.saturating_add(self.comparison.moved(&kept, &now.rows)?);
         }
         Ok(moved)
