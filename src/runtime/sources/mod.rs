@@ -21,7 +21,7 @@ use crate::streaming::{JobQuery, StreamTable};
 use crate::tables::delta::DeltaJobSource;
 
 #[allow(unused_imports, reason = "the statements of a run call it")]
-pub(super) use pins::{PinnedFacts, archive_now, pin_source, times_of};
+pub(super) use pins::{PinnedFacts, pin_source, times_of};
 #[allow(unused_imports, reason = "the environment of a run opens it")]
 pub(super) use reprocessed::ReprocessedSource;
 
