@@ -1,4 +1,4 @@
-//! Sources of runs over an embedded broker and a Delta table: what is pinned, and that the chunks of a run have each record once.
+//! Sources of runs over an embedded broker and a Delta table: which states are pinned, and that the chunks of a run have each record once.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
