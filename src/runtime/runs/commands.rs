@@ -272,11 +272,10 @@ async fn check_foundations(host: &RunHost<'_>, run: &StoredRun) -> Result<()> {
         Err(error) => return Err(error),
     };
     let mut archives = BTreeMap::new();
-    for table in spec.sources.keys() {
+    for (table, pin) in &spec.sources {
         // A source that the job no longer reads is a change of its text.
-        if job.query.sources().contains_key(table)
-            && let Some(now) = sources::archive_now(&job.query, table, spec).await?
-        {
+        if job.query.sources().contains_key(table) {
+            let now = sources::archive_now(&job.query, table, pin).await?;
             archives.insert(table.clone(), now);
         }
     }
