@@ -244,23 +244,23 @@ fn change_texts(rows: &RecordBatch, key: &[String]) -> Result<ChangeTexts, Arrow
     };
     let kinds = cast(part(KIND)?, &DataType::Utf8)?;
     let (before, after) = (row(BEFORE)?, row(AFTER)?);
-    let published = row_texts(&columns_of(before, |name| is_of(key, name))?)?;
-    let computed = row_texts(&columns_of(after, |name| is_of(key, name))?)?;
-    let keys = computed.iter().zip(&published);
-    let keys = keys.map(|(computed, published)| match key.is_empty() {
-        true => None,
-        false => computed.or(published),
-    });
+    let keys = match key.is_empty() {
+        true => StringArray::new_null(rows.num_rows()),
+        false => {
+            let is_key = |name: &str| key.iter().any(|of| of == name);
+            let published = row_texts(&columns_of(before, is_key)?)?;
+            let computed = row_texts(&columns_of(after, is_key)?)?;
+            let both = computed.iter().zip(&published);
+            both.map(|(computed, published)| computed.or(published))
+                .collect()
+        }
+    };
     Ok([
         kinds.as_string::<i32>().clone(),
-        keys.collect(),
+        keys,
         row_texts(&columns_of(before, |_| true)?)?,
         row_texts(&columns_of(after, |_| true)?)?,
     ])
-}
-
-fn is_of(key: &[String], name: &str) -> bool {
-    key.iter().any(|of| of == name)
 }
 
 /// The rows with the columns that are wanted. JSON has no number that is not finite: columns with one become text.
