@@ -29,7 +29,7 @@ mod windowing;
 
 pub use batch::{BatchPlan, BatchSides, FrontBatch, LastRecords};
 pub use query::JobQuery;
-pub use reprocess::{RunFacts, StaticPins};
+pub use reprocess::{RunFacts, StaticPins, TimeColumns};
 pub use sink_table::JobSinkTable;
 pub(crate) use sink_table::reads_own_sink;
 pub use stateful::{FrontPlan, StreamQuery};

@@ -35,7 +35,8 @@ use crate::streaming::batch_tables::BatchInputs;
 use crate::streaming::drain::DrainedPlan;
 use crate::streaming::planning::plan_rows;
 use crate::streaming::reprocess::{
-    ChunkPlan, PinnedStatics, RunFacts, StaticPins, check_key, fix_time, grouping_of, static_pins,
+    ChunkPlan, PinnedStatics, RunFacts, StaticPins, TimeColumns, check_key, fix_time, grouping_of,
+    static_pins, time_columns,
 };
 use crate::streaming::scope::check_scope;
 use crate::streaming::sink_table::{JobSinkTable, reads_own_sink, sink_name};
@@ -341,12 +342,11 @@ impl JobQuery {
         let state = self.planning(&state);
         let plan = plan_rows(&state, inputs.put_into(analyzed.input.clone())?).await?;
         let plan = with_removed(plan, &sources, &analyzed.input, &state).await?;
-        let chunk = sources.values().find_map(|source| source.chunk);
         let sides = PlannedSides::of(plan, sources)?;
         Ok(BatchPlan {
             plan: Arc::clone(&sides.split) as _,
             context: self.session.states.task(),
-            chunk,
+            chunk: None,
             sides: Some(sides),
         })
     }
@@ -357,7 +357,9 @@ impl JobQuery {
         run: &RunQuery,
         mut sources: BTreeMap<String, BatchSource>,
     ) -> Result<BatchPlan> {
-        // The sources of a run may have hidden columns besides: they are put into the plan when it is known which are read.
+        // What the chunk before said of sessions that were searched too long: they are counted among those that are left out.
+        self.session.take_warnings();
+        // The sources of a run may have hidden columns besides, which the statement is not planned with.
         let (analyzed, inputs) = self.fitting(&BTreeMap::new()).await?;
         let planner = ChunkPlan {
             facts: &run.facts,
@@ -367,7 +369,8 @@ impl JobQuery {
         };
         let state = self.session.states.state();
         let state = self.planning(&state);
-        let (plan, left) = match planner.chunk()? {
+        let chunk = planner.chunk()?;
+        let (plan, left) = match chunk {
             Some(chunk) => {
                 let planned = planner.plan(&state, &analyzed.input, chunk).await?;
                 (DrainedPlan::of(planned.plan)?, planned.left)
@@ -395,6 +398,7 @@ impl JobQuery {
         Ok(BatchPlan {
             plan: Arc::clone(&sides.split) as _,
             context: self.session.states.task(),
+            chunk,
             sides: Some(sides),
         })
     }
@@ -421,6 +425,15 @@ impl JobQuery {
         let sink = self.sink_name().unwrap_or("the sink");
         let (plan, key) = (&self.analyzed().input, self.sink.primary_key());
         check_key(plan, self.grouping()?, &self.sources, key, sink)
+    }
+
+    /// The columns of its sink that are the times of its results: by them a run finds the rows that a chunk takes the place of.
+    ///
+    /// # Errors
+    ///
+    /// Why the job cannot be reprocessed.
+    pub fn time_columns(&self) -> Result<TimeColumns> {
+        time_columns(&self.analyzed().input, self.grouping()?, &self.sources)
     }
 
     /// The present states of its static tables, for a run to read.

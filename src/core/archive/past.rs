@@ -1,8 +1,13 @@
 //! The past of a partition as a run reads it: a version of the archive and fixed ends of the topic (ARCH-1). Each offset comes from one
 //! of the two.
 
+use std::collections::BTreeMap;
+
 use super::offset_ranges::{OffsetRange, OffsetRanges};
 use crate::core::jobs::ends::PartitionEnds;
+
+/// Offsets by partition.
+pub type PartitionOffsets = BTreeMap<i32, OffsetRanges>;
 
 /// Where the offsets of one partition come from.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

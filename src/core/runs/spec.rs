@@ -29,6 +29,8 @@ pub struct RunSpec {
     pub asked: AskedRange,
     /// The offsets to which it is restricted, if it is.
     pub selection: Option<OffsetSet>,
+    /// The rows that it leaves out: those that were late for the job, if the statement says so.
+    pub left_out: OffsetSet,
     /// The results that the run emits.
     pub emission: Emission,
     /// How the job puts rows together in time.
@@ -194,6 +196,7 @@ pub(crate) mod fixture {
                 ..AskedRange::default()
             },
             selection: None,
+            left_out: OffsetSet::default(),
             emission: Emission::Time(hour.into()),
             grouping: Grouping::Sessions { gap: 10_000_000 },
             watermark: Some(7_200_000_000),

@@ -257,7 +257,7 @@ async fn check_foundations(host: &RunHost<'_>, run: &StoredRun) -> Result<()> {
         if !job.query.sources().contains_key(table) {
             continue;
         }
-        let now = sources::archive_now(&job.query, table, pin, &spec.emission).await?;
+        let now = sources::archive_now(&job.query, table, pin).await?;
         archives.insert(table.clone(), now);
     }
     let now = Foundations {

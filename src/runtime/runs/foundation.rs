@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
+use anabranch_udfs::WindowKind;
 use datafusion::arrow::array::{Array as _, ArrayRef, AsArray as _, RecordBatch};
 use datafusion::arrow::compute::cast;
 use datafusion::arrow::datatypes::{DataType, Int32Type, Int64Type};
@@ -21,6 +22,7 @@ use crate::runtime::runs::host::{PresentJob, RunHost};
 use crate::runtime::sinks;
 use crate::runtime::sources;
 use crate::runtime::startup::named_by_table;
+use crate::session::{ForkOptions, Session};
 use crate::streaming::JobQuery;
 
 /// A spec, and what the user should know about it.
@@ -47,7 +49,6 @@ pub(super) async fn foundation(
     if has_key && !options.overwrite {
         query.check_key()?;
     }
-    check_late(&options)?;
     let asked = asked(host, query, &order.asked).await?;
     let tables: Vec<&str> = query.sources().keys().map(String::as_str).collect();
     asked.check(&tables)?;
@@ -55,11 +56,12 @@ pub(super) async fn foundation(
     let mut archives: Vec<PartitionArchive> = Vec::new();
     let (mut pins, mut ends) = (BTreeMap::new(), PartitionRanges::new());
     for table in tables {
-        let facts = sources::pin_for_run(query, table).await?;
+        let facts = sources::pin_source(query, table).await?;
         warnings.extend(facts.warnings);
         // All sources share one axis of time: so each partition counts by the delay of its own table.
-        archives.extend(facts.partitions.into_iter().map(|of| PartitionArchive {
-            highest: of.highest.map(|time| time.saturating_sub(facts.delay)),
+        let delay = facts.delay.unwrap_or_default();
+        archives.extend(facts.archive.into_iter().map(|of| PartitionArchive {
+            highest: of.highest.map(|time| time.saturating_sub(delay)),
             ..of
         }));
         ends.insert(table.to_owned(), facts.ranges);
@@ -68,7 +70,7 @@ pub(super) async fn foundation(
     let selection = asked.selection(&ends)?;
     let times = match (&selection, grouping) {
         (Some(selection), Grouping::Aligned(_) | Grouping::Sessions { .. }) => {
-            sources::times_for_run(query, &pins, selection).await?
+            sources::times_of(query, &pins, selection).await?
         }
         _ => Vec::new(),
     };
@@ -76,6 +78,10 @@ pub(super) async fn foundation(
     if emission.is_empty() {
         return Err(nothing_to_do());
     }
+    let left_out = match options.late {
+        LateRows::Include => OffsetSet::default(),
+        LateRows::Exclude => late_rows(host, query, grouping, &job.history.name).await?,
+    };
     let statics = query.static_pins().await?;
     warnings.extend(
         statics
@@ -91,6 +97,7 @@ pub(super) async fn foundation(
         tables: job.history.tables.clone(),
         asked,
         selection,
+        left_out,
         emission,
         grouping,
         watermark: archive_watermark(archives, 0),
@@ -100,6 +107,7 @@ pub(super) async fn foundation(
         now: now().saturating_mul(1_000),
         options,
     };
+    sinks::check_for_run(query, &spec)?;
     if spec.watermark.is_none() && !matches!(grouping, Grouping::Rows) {
         warnings.push(
             "nothing is final: a partition of the archive has no row, and the topic has more"
@@ -125,7 +133,8 @@ pub(super) fn asked_by_text(query: &JobQuery, asked: &AskedText) -> Result<Asked
 async fn asked(host: &RunHost<'_>, query: &JobQuery, asked: &AskedText) -> Result<AskedRange> {
     let mut range = asked_by_text(query, asked)?;
     if let Some(rows) = &mut range.rows {
-        rows.offsets = selected(host, query, &rows.query).await?;
+        let session = host.session.fork_alike()?;
+        rows.offsets = selected(&session, query, "FOR", &rows.query).await?;
     }
     Ok(range)
 }
@@ -150,17 +159,6 @@ fn options(order: &RunOrder, has_key: bool) -> Result<RunOptions> {
     .with_help("declare one for the sink, or write EMIT ALL"))
 }
 
-fn check_late(options: &RunOptions) -> Result<()> {
-    match options.late {
-        LateRows::Include => Ok(()),
-        LateRows::Exclude => Err(Error::unsupported(
-            "'late' 'exclude' does not run yet: a run counts the rows that were late for the job",
-        )
-        .about(Subject::option("late"))
-        .with_help("leave it out, or write 'late' 'include'")),
-    }
-}
-
 fn offsets_by_table(
     query: &JobQuery,
     bounds: Option<&OffsetBounds>,
@@ -176,14 +174,48 @@ fn offsets_by_table(
         .transpose()
 }
 
-/// The rows that the query of `FOR` gives.
-async fn selected(host: &RunHost<'_>, query: &JobQuery, text: &str) -> Result<OffsetSet> {
+/// The rows that the job has recorded as late.
+///
+/// # Errors
+///
+/// A row may be late for one window of the job and not for another.
+async fn late_rows(
+    host: &RunHost<'_>,
+    query: &JobQuery,
+    grouping: Grouping,
+    job: &str,
+) -> Result<OffsetSet> {
+    if let Grouping::Aligned(windows) = grouping
+        && windows.kind() != WindowKind::Tumble
+    {
+        return Err(Error::unsupported(
+            "'late' 'exclude' of windows that overlap: a row may be late for one of them and not for the next",
+        )
+        .about(Subject::option("late"))
+        .with_help("leave it out: late rows count in all windows that they belong to"));
+    }
+    let job = job.replace('\'', "''");
+    let text = format!(
+        "SELECT DISTINCT topic, \"partition\", \"offset\" FROM system.late_rows WHERE job = '{job}'"
+    );
+    // A user who may run the job's past need not be one who may read the rows that it has dropped.
+    let session = host.session.fork(&ForkOptions::default())?;
+    selected(&session, query, "the late rows of the job", &text).await
+}
+
+/// The rows whose topics, partitions and offsets a query gives. `said` names it in errors.
+async fn selected(
+    session: &Session,
+    query: &JobQuery,
+    said: &str,
+    text: &str,
+) -> Result<OffsetSet> {
     // Places in the text of the query are none of the statement.
-    let rows = rows_of(host, text).await.map_err(|error| {
-        let said = Error::new(error.kind(), format!("FOR: {}", error.message()));
+    let rows = rows_of(session, text).await.map_err(|error| {
+        let error_of = Error::new(error.kind(), format!("{said}: {}", error.message()));
         match error.help() {
-            Some(help) => said.with_help(help),
-            None => said,
+            Some(help) => error_of.with_help(help),
+            None => error_of,
         }
     })?;
     let mut ranges: Vec<(String, i32, Range<i64>)> = Vec::new();
@@ -214,7 +246,7 @@ async fn selected(host: &RunHost<'_>, query: &JobQuery, text: &str) -> Result<Of
         .collect();
     let mut renamed = Vec::new();
     for (name, place) in names {
-        let named = named_by_table([(name.clone(), place)].into(), query.sources(), "FOR")?;
+        let named = named_by_table([(name.clone(), place)].into(), query.sources(), said)?;
         let table = named.into_keys().next().unwrap_or_default();
         renamed.push((name, table));
     }
@@ -226,7 +258,7 @@ async fn selected(host: &RunHost<'_>, query: &JobQuery, text: &str) -> Result<Of
 }
 
 /// Runs the query of `FOR`.
-async fn rows_of(host: &RunHost<'_>, text: &str) -> Result<Vec<RecordBatch>> {
+async fn rows_of(session: &Session, text: &str) -> Result<Vec<RecordBatch>> {
     let mut statements = Script::new("FOR", text).split()?.into_iter();
     let (Some(statement), None) = (statements.next(), statements.next()) else {
         return Err(Error::invalid("it takes one query").with_help(FOR_FORM));
@@ -236,7 +268,7 @@ async fn rows_of(host: &RunHost<'_>, text: &str) -> Result<Vec<RecordBatch>> {
         return Err(Error::invalid("it takes a query").with_help(FOR_FORM));
     }
     Parameters::default().bind(&mut parsed)?;
-    host.session.fork_alike()?.collect(parsed).await
+    session.collect(parsed).await
 }
 
 const FOR_FORM: &str =

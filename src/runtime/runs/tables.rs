@@ -11,8 +11,8 @@ use crate::runtime::environment::JobTables;
 use crate::runtime::runs::sink::OpenRunSink;
 use crate::runtime::sink::OpenSink;
 use crate::runtime::sinks;
-use crate::runtime::source::JobSources;
-use crate::runtime::sources;
+use crate::runtime::source::{JobSource, JobSources};
+use crate::runtime::sources::ReprocessedSource;
 use crate::store::JobId;
 use crate::streaming::JobQuery;
 
@@ -28,13 +28,12 @@ pub(super) struct RunTables {
 
 impl JobTables for RunTables {
     fn sources(&self, query: &JobQuery, _: Option<&Startup>) -> Result<JobSources> {
-        let tables = query.sources().iter();
-        tables
-            .map(|(name, table)| {
-                let source = sources::open_for_run(query, name, table, &self.spec)?;
-                Ok((name.clone(), source))
-            })
-            .collect()
+        let open = |name: &String| -> Result<(String, Box<dyn JobSource>)> {
+            let spec = Arc::clone(&self.spec);
+            let source = ReprocessedSource::new(query, name, spec, &self.spec.left_out)?;
+            Ok((name.clone(), Box::new(source)))
+        };
+        query.sources().keys().map(open).collect()
     }
 
     fn sink(&self, query: &JobQuery, id: JobId, _: &str) -> Result<Box<dyn OpenSink>> {
@@ -43,10 +42,9 @@ impl JobTables for RunTables {
             ("run_id", self.spec.run_id.clone()),
             ("sql_version", self.spec.text_version()),
         ];
-        let sink = query.sink();
         Ok(Box::new(OpenRunSink {
-            inner: sinks::open_for_run(sink, id, added)?,
-            key: sink.primary_key().to_vec(),
+            inner: sinks::open_for_run(query, id, &self.spec, added)?,
+            key: query.sink().primary_key().to_vec(),
             spec: Arc::clone(&self.spec),
             clock: Arc::clone(&self.clock),
         }))

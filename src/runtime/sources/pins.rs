@@ -5,13 +5,13 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::time::Duration;
 
-use crate::core::archive::{OffsetRange, OffsetRanges, PastParts, first_of_past};
+use crate::core::archive::{OffsetRanges, first_of_past};
+use crate::core::jobs::PartitionEnds;
 use crate::core::runs::{OffsetSet, PartitionArchive, Pin, PinnedAt, SourcePin};
 use crate::error::Result;
 use crate::runtime::sources::pinned_past::{RunSource, lost};
 use crate::runtime::sources::pinned_topic::{PinnedTopic, pin_newest};
 use crate::streaming::JobQuery;
-use crate::tables::archive::PartitionOffsets;
 
 /// `VACUUM` may end a run of an archive that keeps its files for a shorter time.
 const LEAST_RETENTION: Duration = Duration::from_secs(24 * 60 * 60);
@@ -80,11 +80,15 @@ pub(in crate::runtime) async fn pin_source(query: &JobQuery, table: &str) -> Res
     let mut reached = Vec::new();
     if keeps_time && event_time.is_some() {
         let highest = past.highest_times().await?;
-        let of_partition = |(partition, parts): (&i32, &PastParts)| PartitionArchive {
-            highest: highest.get(partition).copied(),
-            has_all: parts.topic.is_empty(),
+        let of_partition = |ends: &PartitionEnds| {
+            let parts = past.parts().get(&ends.partition);
+            let is_archived = parts.is_none_or(|parts| parts.topic.end() != Some(ends.high));
+            PartitionArchive {
+                highest: highest.get(&ends.partition).copied(),
+                has_all: is_archived && ends.high == ends.latest,
+            }
         };
-        reached = past.parts().iter().map(of_partition).collect();
+        reached = ends.iter().map(of_partition).collect();
     }
     let mut warnings = Vec::new();
     let retention = source.archive.file_retention().await?;

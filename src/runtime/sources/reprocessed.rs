@@ -10,7 +10,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use tokio::sync::OnceCell;
 
-use crate::core::archive::{OffsetRange, OffsetRanges};
+use crate::core::archive::{OffsetRange, OffsetRanges, PartitionOffsets};
 use crate::core::jobs::{Gaps, Identity, PartitionEnds, PlannedRange, RecordMark, SourceProgress};
 use crate::core::runs::{
     Chunk, Chunks, Emission, Grouping, OffsetSet, RunSpec, SourcePin, TIME_AXIS, TimeRanges,
@@ -20,7 +20,7 @@ use crate::error::{Error, Result};
 use crate::runtime::source::{JobSource, PlanReader, Read, SourcePlan, SourcePoll};
 use crate::runtime::sources::pinned_past::RunSource;
 use crate::streaming::{BatchSource, JobQuery};
-use crate::tables::archive::{PartitionOffsets, PinnedPast};
+use crate::tables::archive::PinnedPast;
 
 /// A source of a run.
 #[derive(Debug)]

@@ -29,6 +29,8 @@ struct SpecFile {
     asked: AskedFile,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     selection: Option<OffsetsFile>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    left_out: OffsetsFile,
     emission: EmissionFile,
     grouping: GroupingFile,
     watermark: Option<i64>,
@@ -175,6 +177,7 @@ impl From<RunSpec> for SpecFile {
             tables: of.tables,
             asked: of.asked.into(),
             selection: of.selection.as_ref().map(offsets_file),
+            left_out: offsets_file(&of.left_out),
             emission: match &of.emission {
                 Emission::Time(ranges) => {
                     EmissionFile::Time(ranges.as_slice().iter().map(time_file).collect())
@@ -204,6 +207,7 @@ impl TryFrom<SpecFile> for RunSpec {
             tables: of.tables,
             asked: of.asked.try_into()?,
             selection: of.selection.map(offset_set),
+            left_out: offset_set(of.left_out),
             emission: match of.emission {
                 EmissionFile::Time(ranges) => {
                     let ranges: Result<Vec<TimeRange>, String> =
@@ -447,6 +451,7 @@ mod tests {
                 }),
             },
             selection: Some(offsets.clone()),
+            left_out: offsets.clone(),
             emission: Emission::Offsets(offsets),
             grouping: Grouping::Rows,
             watermark: None,

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use datafusion::arrow::array::{AsArray as _, RecordBatch};
+use datafusion::arrow::array::{ArrayRef, AsArray as _, RecordBatch};
 use datafusion::arrow::compute::concat_batches;
 use datafusion::arrow::datatypes::{Int64Type, TimestampMicrosecondType};
 use datafusion::datasource::MemTable;
@@ -25,7 +25,8 @@ use crate::streaming::laws::oracle::{
     CUMULATE, DELAY, GAP, HOP, Joined, Kind, Log, Row, SECOND, TUMBLE, Values, Window, oracle,
 };
 use crate::streaming::laws::{EMPTY, logs, scanned};
-use crate::streaming::{BatchSource, JobQuery, RunFacts};
+use crate::streaming::{BatchSource, JobQuery, RunFacts, TimeColumns};
+use crate::tables::time::{OFFSET_COLUMN, PARTITION_COLUMN, ROW_COLUMN};
 
 /// A session with the tables of a script, and the job that comes last in it.
 struct Scripted {
@@ -111,6 +112,7 @@ fn facts(grouping: Grouping, watermark: Option<i64>) -> RunFacts {
         finality: Finality::new(grouping, watermark),
         now: 0,
         selection: None,
+        selected_times: None,
         statics: BTreeMap::new(),
     }
 }
@@ -120,10 +122,16 @@ fn sources(logs: &[Log], chunk: Option<Chunk>, with_places: bool) -> BTreeMap<St
     let partitions = (0_i32..).zip(logs).map(|(partition, log)| {
         let mut running = RunningWatermark::new(RowWatermark::From(None), None, DELAY * SECOND);
         let rows = scanned(partition, 0, log, &mut running);
-        match with_places {
-            true => vec![rows],
-            false => vec![rows.project(&[0, 1, 2]).unwrap()],
+        let mut columns: Vec<(String, ArrayRef, bool)> = Vec::new();
+        for (index, name) in ["k", "event_time", "v"].into_iter().enumerate() {
+            columns.push((name.to_owned(), Arc::clone(rows.column(index)), true));
         }
+        let place = rows.column_by_name(ROW_COLUMN).unwrap().as_struct();
+        for (name, field) in [(PARTITION_COLUMN, "partition"), (OFFSET_COLUMN, "offset")] {
+            let values = Arc::clone(place.column_by_name(field).unwrap());
+            columns.extend(with_places.then(|| (name.to_owned(), values, false)));
+        }
+        vec![RecordBatch::try_from_iter_with_nullable(columns).unwrap()]
     });
     let partitions: Vec<Vec<RecordBatch>> = partitions.collect();
     let provider = MemTable::try_new(partitions[0][0].schema(), partitions).unwrap();
@@ -148,7 +156,7 @@ async fn chunk_rows(
     (rows, batch.finish().await.unwrap().left)
 }
 
-/// The rows of all chunks, in which no row comes twice, and what is left out.
+/// The rows of all chunks, and what is left out. Lengths are in half seconds.
 async fn all_rows<T>(
     query: &JobQuery,
     logs: &[Log],
@@ -215,7 +223,7 @@ fn over_all(grouping: Grouping, logs: &[Log]) -> Chunks {
 }
 
 fn lengths() -> impl Strategy<Value = Vec<i64>> {
-    prop::collection::vec(1_i64..60, 1..5)
+    prop::collection::vec(10_i64..120, 1..5)
 }
 
 fn on_this_thread() -> tokio::runtime::Runtime {
@@ -297,7 +305,7 @@ fn run_1_rows_above_the_aggregate_are_those_of_its_final_groups() {
             "{} {} CREATE JOB j AS INSERT INTO out
              WITH high AS (SELECT * FROM visits WHERE v > 20)
              SELECT s, n + coalesce(w, 0) FROM (SELECT k, window_start AS s, count(*) AS n FROM {rows}
-               GROUP BY k, window_start HAVING count(*) > 1) AS groups LEFT JOIN bonus ON k = bk WHERE k < 2",
+               GROUP BY k, window_start HAVING count(*) > 1) AS counted LEFT JOIN bonus ON k = bk WHERE k < 2",
             visits(),
             sink("s TIMESTAMP, n BIGINT"),
         )
@@ -434,14 +442,18 @@ fn check_selected(kind: Kind, usual: u32) {
         .grouping()
         .unwrap();
     let picked = prop::collection::vec(any::<prop::sample::Index>(), 0..5);
-    proptest!(cases(usual), |(logs in logs(), lengths in lengths(), picked in picked)| {
+    let times = prop::option::of((90_i64..140, 1_i64..60));
+    proptest!(cases(usual), |(logs in logs(), lengths in lengths(), picked in picked, times in times)| {
         let places: Vec<(i32, i64, Row)> = (0_i32..).zip(&logs).flat_map(|(partition, log)| {
             (0_i64..).zip(log).map(move |(offset, row)| (partition, offset, *row))
         }).collect();
-        let selected: Vec<(i32, i64, Row)> = match places.is_empty() {
+        let picked: Vec<(i32, i64, Row)> = match places.is_empty() {
             true => Vec::new(),
             false => picked.iter().map(|index| *index.get(&places)).collect(),
         };
+        // Of these rows, those are asked for that are in a range of time.
+        let is_asked = |time: i64| times.is_none_or(|(from, length)| (from..from + length).contains(&time));
+        let selected: Vec<_> = picked.iter().filter(|(_, _, (_, time, _))| is_asked(*time)).collect();
         let is_selected = |(key, start, end): &Window| selected.iter().any(|(_, _, (of, time, _))| {
             let last = match kind {
                 Kind::Session => end - GAP + 1,
@@ -453,15 +465,18 @@ fn check_selected(kind: Kind, usual: u32) {
         let mut expected = all.closed;
         expected.retain(|group, _| is_selected(group));
         let open = all.open.keys().filter(|group| is_selected(group)).count();
-        let times: Vec<i64> = selected.iter().map(|(_, _, (_, time, _))| time * SECOND).collect();
-        let emission: TimeRanges = grouping.emission_of_rows(&times).unwrap();
+        let asked: Vec<i64> = selected.iter().map(|(_, _, (_, time, _))| time * SECOND).collect();
+        let emission: TimeRanges = grouping.emission_of_rows(&asked).unwrap();
         let chunks = Chunks::new(grouping, emission);
-        let offsets = selected.iter().map(|(partition, offset, _)| {
+        let offsets = picked.iter().map(|(partition, offset, _)| {
             ("visits".to_owned(), *partition, *offset..offset + 1)
+        });
+        let selected_times = times.and_then(|(from, length)| {
+            TimeRange::try_new(from * SECOND, (from + length) * SECOND)
         });
         let selection = Some(OffsetSet::of(offsets));
         let (found, left) = runtime.block_on(async {
-            let facts = RunFacts { selection, ..facts(grouping, watermark(&logs)) };
+            let facts = RunFacts { selection, selected_times, ..facts(grouping, watermark(&logs)) };
             let query = scripted.run(facts).await;
             all_rows(&query, &logs, (&chunks, &lengths), true, groups_in).await
         });
@@ -638,4 +653,59 @@ async fn a_run_reads_static_tables_and_the_time_of_its_facts() {
             .contains("static table names is another one"),
         "{error}"
     );
+}
+
+#[tokio::test]
+async fn columns_that_are_times_of_results_are_found_by_lineage() {
+    let of = "DESCRIPTOR(event_time), INTERVAL '10 seconds'";
+    let tumble = format!("FROM TUMBLE(TABLE visits, {of}) GROUP BY k, window_start, window_end");
+    let session = format!(
+        "FROM SESSION(TABLE visits PARTITION BY k, {of}) GROUP BY k, window_start, window_end"
+    );
+    for (query, start, end) in [
+        (
+            "SELECT k, v + 1, event_time, v FROM visits".to_owned(),
+            Some("t"),
+            None,
+        ),
+        (
+            "SELECT k, v, event_time + INTERVAL '1 second', v FROM visits".to_owned(),
+            None,
+            None,
+        ),
+        (
+            "SELECT k, v, event_time, v FROM visits
+             UNION ALL SELECT k, v, now(), v FROM visits"
+                .to_owned(),
+            None,
+            None,
+        ),
+        (
+            format!("SELECT k, count(*), window_start, sum(v) {tumble}"),
+            Some("t"),
+            None,
+        ),
+        (
+            format!("SELECT k, k, e, 1 FROM (SELECT k, window_end AS e {session})"),
+            None,
+            Some("t"),
+        ),
+        (
+            format!("SELECT k, count(*), max(event_time), sum(v) {tumble}"),
+            None,
+            None,
+        ),
+    ] {
+        let sink = sink("k BIGINT, n BIGINT, t TIMESTAMP, v BIGINT");
+        let sql = format!(
+            "{} {sink} CREATE JOB j AS INSERT INTO out {query}",
+            visits()
+        );
+        let live = Scripted::of(&sql).await.live().await.unwrap();
+        let expected = TimeColumns {
+            start: start.map(str::to_owned),
+            end: end.map(str::to_owned),
+        };
+        assert_eq!(live.time_columns().unwrap(), expected, "{query}");
+    }
 }

@@ -2,14 +2,16 @@
 //! sessions completed over the chunk.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use anabranch_udfs::{CompleteSessions, CompletionRange, EventWindow, SessionWindow};
 use datafusion::arrow::datatypes::{DataType, TimeUnit};
 use datafusion::common::{Column, DFSchema, ScalarValue};
 use datafusion::datasource::provider_as_source;
-use datafusion::functions::core::expr_fn::get_field;
+use datafusion::functions::core::expr_fn::named_struct;
 use datafusion::logical_expr::{
-    Expr, LogicalPlan, LogicalPlanBuilder, TableScan, TableScanBuilder, lit,
+    Expr, ExprSchemable as _, LogicalPlan, LogicalPlanBuilder, TableScan, TableScanBuilder, cast,
+    lit,
 };
 
 use super::selected_rows::is_selected;
@@ -20,7 +22,7 @@ use crate::streaming::hidden_columns::{
 };
 use crate::streaming::stream_inputs::{BatchSource, StreamSources, StreamTable};
 use crate::tables::kafka::MetadataKey;
-use crate::tables::time::{HIDDEN_END, ROW_COLUMN};
+use crate::tables::time::{HIDDEN_END, OFFSET_COLUMN, PARTITION_COLUMN, ROW_COLUMN};
 
 /// How long a session may be in a run, in microseconds, if its gap is short: seven days. A longer one is counted and left out, since the
 /// search for its ends would read ever more of the archive, in each chunk.
@@ -41,59 +43,68 @@ pub(super) struct ChunkColumns<'a> {
     pub(super) sources: &'a BTreeMap<String, BatchSource>,
     /// The rows to whose results the run is restricted.
     pub(super) selection: Option<&'a OffsetSet>,
+    /// Of these rows, the event times that are asked for.
+    pub(super) selected_times: Option<TimeRange>,
 }
 
 impl ChunkColumns<'_> {
-    /// Whether all sources tell the places of rows in the hidden column.
+    /// Whether the places of all rows are known.
     pub(super) fn have_places(&self) -> bool {
-        let mut sources = self.sources.values();
-        sources.all(|source| source.provider.schema().index_of(ROW_COLUMN).is_ok())
+        self.sources.iter().all(|(name, source)| {
+            let columns = source.provider.schema();
+            let has = |column: &str| columns.index_of(column).is_ok();
+            let table = self.streams.get(name);
+            table.is_some_and(|table| place_columns(table, has).is_some())
+        })
     }
 
     /// The rows of a stream that belong to the chunk of a job without groups, in the columns of the scan.
     pub(super) fn rows(&self, scan: &TableScan) -> Result<LogicalPlan> {
-        let rows = self.read(scan)?;
-        let columns = scan.projected_schema.columns();
+        let mut rows = LogicalPlanBuilder::from(self.read(scan)?);
+        if self.selection.is_some() {
+            let selected = self.is_selected(scan, rows.schema())?;
+            rows = rows.filter(selected)?;
+        }
+        let columns = scan.projected_schema.columns().into_iter();
+        Ok(rows.project(columns.map(Expr::Column))?.build()?)
+    }
+
+    /// Whether a row of a stream is one of those to which the run is restricted.
+    fn is_selected(&self, scan: &TableScan, schema: &DFSchema) -> Result<Expr> {
         let (_, table) = self.stream(scan)?;
-        let rows = match self.selection {
-            None => rows,
-            Some(selection) => {
-                let name = scan.table_name.table();
-                let (partition, offset) = place(name, table, rows.schema())?;
-                let selected = is_selected(selection.of_table(name), partition, offset);
-                LogicalPlanBuilder::from(rows).filter(selected)?.build()?
-            }
+        let name = scan.table_name.table();
+        let Some((partition, offset)) = place(table, schema) else {
+            return Err(Error::invalid(format!(
+                "the rows of {name} do not tell their partition and offset, so a run cannot be restricted to some of them"
+            ))
+            .about(Subject::table(name))
+            .with_help(
+                "declare columns with METADATA FROM 'partition' and METADATA FROM 'offset'",
+            ));
         };
-        let columns = columns.into_iter().map(Expr::Column);
-        Ok(LogicalPlanBuilder::from(rows).project(columns)?.build()?)
+        let offsets = self
+            .selection
+            .and_then(|selection| selection.of_table(name));
+        let selected = is_selected(offsets, partition, offset);
+        Ok(match self.selected_times {
+            Some(times) => selected.and(within(event_time(scan, table)?, times, schema)?),
+            None => selected,
+        })
     }
 
     /// The scan of a stream over the source of the chunk, with all its columns, of the event times that the chunk reads.
     fn read(&self, scan: &TableScan) -> Result<LogicalPlan> {
         let (source, table) = self.stream(scan)?;
-        let provider = provider_as_source(std::sync::Arc::clone(&source.provider));
+        let provider = provider_as_source(Arc::clone(&source.provider));
         let rows = TableScanBuilder::new(scan.table_name.clone(), provider).build()?;
         let rows = LogicalPlan::TableScan(rows);
         if matches!(self.grouping, Grouping::Sessions { .. }) {
             // Its sessions are read slice by slice, each with a filter of its own.
             return Ok(rows);
         }
-        let name = scan.table_name.table();
-        let Some(event_time) = table.event_time() else {
-            return Err(Error::invalid(format!(
-                "{name} declares no event time, so a run cannot read a range of it"
-            ))
-            .about(Subject::table(name))
-            .with_help("ask for OFFSETS, or declare WATERMARK FOR with the table"));
-        };
-        let column = Column::new(Some(scan.table_name.clone()), &event_time.column);
+        let time = event_time(scan, table)?;
         let reads = self.chunk.reads().ok_or_else(out_of_range)?;
-        let of_type = rows
-            .schema()
-            .field_from_column(&column)?
-            .data_type()
-            .clone();
-        let within = within(&Expr::Column(column), reads, &of_type)?;
+        let within = within(time, reads, rows.schema())?;
         Ok(LogicalPlanBuilder::from(rows).filter(within)?.build()?)
     }
 
@@ -107,15 +118,19 @@ impl ChunkColumns<'_> {
 impl HiddenColumns for ChunkColumns<'_> {
     fn scan(&self, scan: &TableScan) -> Result<LogicalPlan> {
         let rows = self.read(scan)?;
-        let Some(selection) = self.selection else {
-            return Ok(rows);
-        };
         let (_, table) = self.stream(scan)?;
-        let name = scan.table_name.table();
-        let (partition, offset) = place(name, table, rows.schema())?;
-        let selected = is_selected(selection.of_table(name), partition, offset);
-        let columns = rows.schema().columns().into_iter().map(Expr::Column);
-        let columns: Vec<Expr> = columns.chain([selected.alias(HIDDEN_SELECTED)]).collect();
+        let columns = scan.projected_schema.columns().into_iter();
+        let mut columns: Vec<Expr> = columns.map(Expr::Column).collect();
+        if self.have_places()
+            && let Some((partition, offset)) = place(table, rows.schema())
+        {
+            let fields = vec![lit("partition"), partition, lit("offset"), offset];
+            columns.push(named_struct(fields).alias(ROW_COLUMN));
+        }
+        if self.selection.is_some() {
+            let selected = self.is_selected(scan, rows.schema())?;
+            columns.push(selected.alias(HIDDEN_SELECTED));
+        }
         Ok(LogicalPlanBuilder::from(rows).project(columns)?.build()?)
     }
 
@@ -124,12 +139,12 @@ impl HiddenColumns for ChunkColumns<'_> {
         // The same as the chunk's rule for groups, before they are made.
         let end = find(rows.schema(), HIDDEN_END)
             .ok_or_else(|| Error::internal("the window's end is gone"))?;
-        let of_type = rows.schema().field_from_column(&end)?.data_type().clone();
         let ends = TimeRange::try_new(
             self.chunk.range.from().saturating_add(1),
             self.chunk.range.to().saturating_add(1),
         );
-        let within = within(&Expr::Column(end), ends.ok_or_else(out_of_range)?, &of_type)?;
+        let ends = ends.ok_or_else(out_of_range)?;
+        let within = within(Expr::Column(end), ends, rows.schema())?;
         Ok(LogicalPlanBuilder::from(rows).filter(within)?.build()?)
     }
 
@@ -154,34 +169,55 @@ impl HiddenColumns for ChunkColumns<'_> {
     }
 }
 
-/// Partition and offset of the rows of a table.
-fn place(name: &str, table: &StreamTable, schema: &DFSchema) -> Result<(Expr, Expr)> {
-    if let Some(row) = find(schema, ROW_COLUMN) {
-        let row = Expr::Column(row);
-        return Ok((
-            get_field(row.clone(), "partition"),
-            get_field(row, "offset"),
-        ));
+/// The columns with partition and offset of the rows of a table: hidden ones, else those that it has declared. `has` says which columns
+/// there are.
+fn place_columns(table: &StreamTable, has: impl Fn(&str) -> bool) -> Option<[String; 2]> {
+    let hidden = [PARTITION_COLUMN, OFFSET_COLUMN].map(str::to_owned);
+    if hidden.iter().all(|column| has(column)) {
+        return Some(hidden);
     }
-    let column = |key| {
-        let StreamTable::Kafka(table) = table else {
-            return None;
-        };
-        let field = table.schema().field(table.metadata_column(key)?);
-        find(schema, field.name()).map(Expr::Column)
+    let StreamTable::Kafka(table) = table else {
+        return None;
     };
-    let place = column(MetadataKey::Partition).zip(column(MetadataKey::Offset));
-    place.ok_or_else(|| {
-        Error::invalid(format!(
-            "the rows of {name} do not tell their partition and offset, so a run cannot be restricted to some of them"
+    let own = |key| {
+        let index = table.metadata_column(key)?;
+        let name = table.schema().field(index).name().clone();
+        has(&name).then_some(name)
+    };
+    Some([own(MetadataKey::Partition)?, own(MetadataKey::Offset)?])
+}
+
+/// Partition and offset of the rows of a table.
+fn place(table: &StreamTable, schema: &DFSchema) -> Option<(Expr, Expr)> {
+    let has = |column: &str| find(schema, column).is_some();
+    let [partition, offset] = place_columns(table, has)?;
+    let column = |name: &str, data_type| {
+        let column = find(schema, name).map(Expr::Column)?;
+        Some(cast(column, data_type))
+    };
+    Some((
+        column(&partition, DataType::Int32)?,
+        column(&offset, DataType::Int64)?,
+    ))
+}
+
+/// The event time of the rows of a scan.
+fn event_time(scan: &TableScan, table: &StreamTable) -> Result<Expr> {
+    let Some(event_time) = table.event_time() else {
+        let name = scan.table_name.table();
+        return Err(Error::invalid(format!(
+            "{name} declares no event time, so a run cannot read a range of it"
         ))
         .about(Subject::table(name))
-        .with_help("declare the columns with METADATA FROM 'partition' and METADATA FROM 'offset'")
-    })
+        .with_help("ask for OFFSETS, or declare WATERMARK FOR with the table"));
+    };
+    let column = Column::new(Some(scan.table_name.clone()), &event_time.column);
+    Ok(Expr::Column(column))
 }
 
 /// `time` within a range.
-fn within(time: &Expr, range: TimeRange, of_type: &DataType) -> Result<Expr> {
+fn within(time: Expr, range: TimeRange, schema: &DFSchema) -> Result<Expr> {
+    let of_type = time.get_type(schema)?;
     let DataType::Timestamp(TimeUnit::Microsecond, zone) = of_type else {
         return Err(Error::unsupported(format!(
             "{time} is {of_type}, and a run counts event times in microseconds"
@@ -195,7 +231,7 @@ fn within(time: &Expr, range: TimeRange, of_type: &DataType) -> Result<Expr> {
         ))
     };
     let from = time.clone().gt_eq(at(range.from()));
-    Ok(from.and(time.clone().lt(at(range.to()))))
+    Ok(from.and(time.lt(at(range.to()))))
 }
 
 fn out_of_range() -> Error {

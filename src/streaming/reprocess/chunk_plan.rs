@@ -86,6 +86,7 @@ impl ChunkPlan<'_> {
             streams: self.streams,
             sources: self.sources,
             selection: self.facts.selection.as_ref(),
+            selected_times: self.facts.selected_times,
         };
         let left = Arc::default();
         let plan = match self.facts.grouping {
@@ -190,9 +191,8 @@ impl ChunkPlan<'_> {
         });
         let mut aggregates: Vec<Expr> = with_ties.collect();
         let (start, end) = (own_groups, own_groups + 1);
-        let own_groups_then_aggregates =
-            (0..own_groups).chain((0..aggregates.len()).map(|index| end + 1 + index));
-        let own_columns = own_groups_then_aggregates.collect();
+        let own_aggregates = end + 1..end + 1 + aggregates.len();
+        let own_columns: Vec<usize> = (0..own_groups).chain(own_aggregates).collect();
         let selected = match columns.selection {
             None => None,
             Some(_) => {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::core::runs::{Finality, Grouping, OffsetSet, Pin, RunSpec};
+use crate::core::runs::{Finality, Grouping, OffsetSet, Pin, RunSpec, TimeRange};
 
 /// What the query of a run rests on.
 #[derive(Debug, Clone)]
@@ -15,6 +15,8 @@ pub struct RunFacts {
     pub now: i64,
     /// The rows to whose results the run is restricted, by table and offset; none if it is not.
     pub selection: Option<OffsetSet>,
+    /// The event times to which these rows are restricted besides.
+    pub selected_times: Option<TimeRange>,
     /// Which version of each static table is read, by table.
     pub statics: BTreeMap<String, Pin>,
 }
@@ -26,6 +28,7 @@ impl From<&RunSpec> for RunFacts {
             finality: Finality::new(spec.grouping, spec.watermark),
             now: spec.now,
             selection: spec.selection.clone(),
+            selected_times: spec.asked.time,
             statics: spec.statics.clone(),
         }
     }

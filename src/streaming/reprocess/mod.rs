@@ -10,12 +10,16 @@ mod key;
 mod place;
 mod selected_rows;
 mod statics;
+mod time_columns;
+mod times;
 
 pub use facts::RunFacts;
 pub use statics::StaticPins;
+pub use time_columns::TimeColumns;
 
 pub(super) use chunk_plan::ChunkPlan;
 pub(super) use fixed_time::fix_time;
 pub(super) use grouping::grouping_of;
 pub(super) use key::check_key;
 pub(super) use statics::{PinnedStatics, static_pins};
+pub(super) use time_columns::time_columns;

@@ -1,6 +1,7 @@
 //! Whether a row is one of those whose results a run is restricted to, by its partition and offset.
 
 use std::collections::BTreeMap;
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use datafusion::arrow::array::{AsArray as _, BooleanArray};
@@ -9,13 +10,12 @@ use datafusion::common::exec_datafusion_err;
 use datafusion::error::Result as DataFusionResult;
 use datafusion::logical_expr::expr::ScalarFunction;
 use datafusion::logical_expr::{
-    ColumnarValue, Expr, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility, cast,
-    lit,
+    ColumnarValue, Expr, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility, lit,
 };
 
 use crate::core::archive::OffsetRanges;
 
-/// Whether the row at these places is among the offsets of a table; of a table without any, none is.
+/// Whether the row at this partition, an INT, and offset, a BIGINT, is among the offsets of a table; of a table without any, none is.
 pub(super) fn is_selected(
     offsets: Option<&BTreeMap<i32, OffsetRanges>>,
     partition: Expr,
@@ -35,18 +35,32 @@ pub(super) fn is_selected(
             Volatility::Immutable,
         ),
     });
-    let places = vec![
-        cast(partition, DataType::Int32),
-        cast(offset, DataType::Int64),
-    ];
-    Expr::ScalarFunction(ScalarFunction::new_udf(Arc::new(function), places))
+    Expr::ScalarFunction(ScalarFunction::new_udf(
+        Arc::new(function),
+        vec![partition, offset],
+    ))
 }
 
 /// By partition, ranges of offsets, ascending.
-#[derive(Debug, PartialEq, Eq, Hash)]
+#[derive(Debug)]
 struct SelectedRows {
     ranges: Arc<BTreeMap<i32, Vec<(i64, i64)>>>,
     signature: Signature,
+}
+
+// There may be many ranges, and optimizer rules compare expressions again and again.
+impl PartialEq for SelectedRows {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.ranges, &other.ranges)
+    }
+}
+
+impl Eq for SelectedRows {}
+
+impl Hash for SelectedRows {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        Arc::as_ptr(&self.ranges).hash(state);
+    }
 }
 
 impl SelectedRows {

@@ -40,7 +40,7 @@ pub use coverage_table::CoverageTable;
 pub use job_archive::{CoveredArchive, JobArchive};
 pub use mapped_column::MappedColumn;
 pub use mapping::{ArchiveContent, ArchiveMapping, EventTimeClaim};
-pub(crate) use past::{PartitionOffsets, PinnedPast};
+pub(crate) use past::PinnedPast;
 pub use pinned_archive::PinnedArchive;
 pub use provider::{ArchivedTableProvider, topic_of};
 pub use scan::ArchiveScanExec;

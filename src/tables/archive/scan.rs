@@ -143,7 +143,7 @@ impl Reading {
 }
 
 /// The error of a read of the version that a run rests on.
-pub(super) fn of_version(archive: &str, version: u64, error: DataFusionError) -> Error {
+fn of_version(archive: &str, version: u64, error: DataFusionError) -> Error {
     let error = Error::from(error);
     if error.kind() != ErrorKind::NotFound {
         return error;

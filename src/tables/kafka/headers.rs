@@ -225,3 +225,49 @@ impl HeaderColumn {
 fn arrow_error(error: datafusion::arrow::error::ArrowError) -> Error {
     Error::internal(error.to_string())
 }
+
+#[cfg(test)]
+mod tests {
+    use datafusion::arrow::array::{MapBuilder, MapFieldNames};
+    use rdkafka::message::Headers as _;
+
+    use super::*;
+
+    fn pairs(headers: Option<OwnedHeaders>) -> Vec<(String, String)> {
+        let headers = headers.into_iter();
+        let pairs = headers.flat_map(|headers| {
+            let pair = |header: Header<'_, &[u8]>| {
+                let value = header.value.unwrap_or_default().to_vec();
+                (header.key.to_owned(), String::from_utf8(value).unwrap())
+            };
+            headers.iter().map(pair).collect::<Vec<_>>()
+        });
+        pairs.collect()
+    }
+
+    #[test]
+    fn added_headers_come_after_those_of_a_row_and_replace_them() {
+        let names = MapFieldNames::default();
+        let mut rows = MapBuilder::new(Some(names), StringBuilder::new(), StringBuilder::new());
+        for (key, value) in [("source", "live"), ("page", "home")] {
+            rows.keys().append_value(key);
+            rows.values().append_value(value);
+        }
+        rows.append(true).unwrap();
+        rows.append(false).unwrap();
+        let rows: ArrayRef = Arc::new(rows.finish());
+        let column = HeaderColumn::try_new(&rows).unwrap();
+        let added = AddedHeaders::new([("source", "run".to_owned()), ("run_id", "r".to_owned())]);
+        let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        let own = [pair("source", "run"), pair("run_id", "r")];
+        let with_page = [&[pair("page", "home")], &own[..]].concat();
+        assert_eq!(pairs(added.of_row(Some(&column), 0)), with_page);
+        assert_eq!(pairs(added.of_row(Some(&column), 1)), own);
+        assert_eq!(pairs(added.of_row(None, 0)), own);
+        let none = AddedHeaders::default();
+        let as_they_are = [pair("source", "live"), pair("page", "home")];
+        assert_eq!(pairs(none.of_row(Some(&column), 0)), as_they_are);
+        assert!(none.of_row(Some(&column), 1).is_none());
+        assert!(none.of_row(None, 0).is_none());
+    }
+}

@@ -18,6 +18,7 @@ mod keyed;
 mod memory;
 mod metrics;
 mod refusals;
+mod reprocessing;
 mod restore;
 mod retention;
 mod session_groups;

@@ -1,7 +1,6 @@
 //! Facts about a past that a run rests on: the highest event times of its partitions, and the event times of some of its records.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use datafusion::arrow::array::{Array as _, AsArray as _, RecordBatch};
 use datafusion::arrow::datatypes::{DataType, TimestampMicrosecondType};
@@ -10,9 +9,9 @@ use datafusion::logical_expr::{Expr, ident, lit};
 use datafusion::physical_plan::execute_stream;
 use futures::TryStreamExt as _;
 
+use super::PinnedPast;
 use super::tail_times::columns;
-use super::{PartitionOffsets, PinnedPast};
-use crate::core::archive::{OffsetRange, PastParts};
+use crate::core::archive::{OffsetRange, PartitionOffsets};
 use crate::error::{Error, ErrorKind, Result, Subject};
 use crate::tables::archive::mapping::EventTimeClaim;
 
@@ -23,31 +22,6 @@ const LAST: i64 = 65_536;
 const MOST_TIMES: usize = 4_000_000;
 
 impl PinnedPast {
-    /// Event time, partition and offset; none of a table without an event time.
-    pub(super) fn time_and_place(&self) -> Option<Vec<usize>> {
-        let table = self.pinned.archive.table();
-        let time = table.schema().index_of(&table.event_time()?.column).ok()?;
-        let [partition, offset] = self.coordinates();
-        Some(vec![time, partition, offset])
-    }
-
-    /// All of the past that the topic gives.
-    pub(super) fn topic_alone(&self) -> Self {
-        let parts = self.pinned.all.iter().map(|(partition, parts)| {
-            let topic = PastParts {
-                topic: parts.topic.clone(),
-                ..PastParts::default()
-            };
-            (*partition, topic)
-        });
-        Self {
-            pinned: Arc::clone(&self.pinned),
-            parts: Arc::new(parts.collect()),
-            is_part: true,
-            outlet: super::PastOutlet::LeftOut,
-        }
-    }
-
     /// The highest event time of each partition that has one.
     ///
     /// Records come about in the order of their times: the last ones of each partition give a time, and if the archive says where later

@@ -10,6 +10,7 @@ mod tail_times;
 mod tests;
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
 
@@ -23,12 +24,13 @@ use datafusion::physical_expr::expressions::Column;
 use datafusion::physical_plan::empty::EmptyExec;
 use datafusion::physical_plan::projection::ProjectionExec;
 use datafusion::physical_plan::union::UnionExec;
-use datafusion::physical_plan::{ExecutionPlan, PhysicalExpr};
-use futures::FutureExt as _;
+use datafusion::physical_plan::{ExecutionPlan, PhysicalExpr, execute_stream};
 use futures::future::BoxFuture;
+use futures::{FutureExt as _, TryStreamExt as _};
 use tokio::sync::OnceCell;
 
-use crate::core::archive::{OffsetRange as Offsets, OffsetRanges, PastParts};
+use crate::core::archive::{OffsetRange as Offsets, OffsetRanges, PartitionOffsets, PastParts};
+use crate::error::Result;
 use crate::tables::archive::job_archive::CoveredArchive;
 use crate::tables::archive::narrowing::narrowed;
 use crate::tables::archive::past::in_offsets::rows_in;
@@ -41,9 +43,6 @@ use crate::tables::boxed_methods::boxed_scan;
 use crate::tables::delta::time_ranges;
 use crate::tables::kafka::{KafkaScanExec, KafkaTable, OffsetRange, row_bounds};
 use crate::tables::side_output::{BatchScan, ScanOutlet};
-
-/// Offsets by partition.
-pub(crate) type PartitionOffsets = BTreeMap<i32, OffsetRanges>;
 
 /// A predicate on the archive names at most so many ranges of offsets: it only leaves out files.
 const MOST_RANGES: usize = 256;
@@ -60,7 +59,6 @@ pub(crate) struct PinnedPast {
 }
 
 /// What does not change while a run goes on.
-#[derive(Debug)]
 struct PinnedState {
     archive: Arc<PinnedArchive>,
     session: Arc<SessionState>,
@@ -72,6 +70,15 @@ struct PinnedState {
     all: Arc<BTreeMap<i32, PastParts>>,
     /// The event times in the topic's part.
     tail_times: OnceCell<TailTimes>,
+}
+
+impl fmt::Debug for PinnedState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PinnedState")
+            .field("archive", &self.archive.mapping().archive())
+            .field("version", &self.archive.version())
+            .finish_non_exhaustive()
+    }
 }
 
 /// Where records go that a run cannot use.
@@ -208,7 +215,9 @@ impl PinnedPast {
         let each = (MOST_RANGES / self.parts.len().max(1)).max(1);
         let wanted = self.parts.iter().flat_map(|(partition, parts)| {
             let ranges: Vec<Offsets> = parts.archive.coarse(each).ranges().collect();
-            ranges.into_iter().map(|range| range_of(*partition, range))
+            let partition = *partition;
+            let ranges = ranges.into_iter();
+            ranges.map(move |range| range_of(partition, range))
         });
         let narrowed = narrowed(archive, wanted, self.is_part, filters)?;
         let read = ArchiveRead::try_new(
@@ -334,6 +343,41 @@ impl PinnedPast {
         });
         let columns: Vec<(Arc<dyn PhysicalExpr>, String)> = columns.collect();
         Ok(Some(Arc::new(ProjectionExec::try_new(columns, rows)?)))
+    }
+
+    /// Reads the event times in the topic's part of all of the past.
+    async fn read_tail_times(&self, session: &dyn Session) -> Result<TailTimes> {
+        let mut times = TailTimes::default();
+        let Some(projection) = self.time_and_place() else {
+            return Ok(times);
+        };
+        let all = self.pinned.all.iter().map(|(partition, parts)| {
+            let topic = PastParts {
+                topic: parts.topic.clone(),
+                ..PastParts::default()
+            };
+            (*partition, topic)
+        });
+        let tail = Self {
+            pinned: Arc::clone(&self.pinned),
+            parts: Arc::new(all.collect()),
+            is_part: true,
+            outlet: PastOutlet::LeftOut,
+        };
+        let plan = tail.plan_boxed(session, projection, &[]).await?;
+        let mut rows = execute_stream(plan, session.task_ctx())?;
+        while let Some(rows) = rows.try_next().await? {
+            times.add(&rows)?;
+        }
+        Ok(times)
+    }
+
+    /// Event time, partition and offset; none of a table without an event time.
+    fn time_and_place(&self) -> Option<Vec<usize>> {
+        let table = self.pinned.archive.table();
+        let time = table.schema().index_of(&table.event_time()?.column).ok()?;
+        let [partition, offset] = self.coordinates();
+        Some(vec![time, partition, offset])
     }
 
     /// The columns of the coordinates.

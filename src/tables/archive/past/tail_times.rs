@@ -7,12 +7,8 @@ use datafusion::arrow::array::{
     Array as _, AsArray as _, Int32Array, Int64Array, RecordBatch, TimestampMicrosecondArray,
 };
 use datafusion::arrow::datatypes::{Int32Type, Int64Type, TimestampMicrosecondType};
-use datafusion::catalog::Session;
-use datafusion::physical_plan::execute_stream;
-use futures::TryStreamExt as _;
 
-use super::{PartitionOffsets, PinnedPast};
-use crate::core::archive::{OffsetRange, OffsetRanges};
+use crate::core::archive::{OffsetRange, OffsetRanges, PartitionOffsets};
 use crate::error::{Error, Result};
 
 /// So many offsets are one block.
@@ -60,7 +56,7 @@ impl TailTimes {
     }
 
     /// Adds rows of event time, partition and offset.
-    fn add(&mut self, rows: &RecordBatch) -> Result<()> {
+    pub(super) fn add(&mut self, rows: &RecordBatch) -> Result<()> {
         let (times, partitions, offsets) = columns(rows)?;
         for row in 0..rows.num_rows() {
             if times.is_null(row) {
@@ -89,23 +85,6 @@ pub(super) fn columns(
     match (times, partitions, offsets) {
         (Some(times), Some(partitions), Some(offsets)) => Ok((times, partitions, offsets)),
         _ => Err(other()),
-    }
-}
-
-impl PinnedPast {
-    /// Reads the topic's part of the whole past.
-    pub(super) async fn read_tail_times(&self, session: &dyn Session) -> Result<TailTimes> {
-        let mut times = TailTimes::default();
-        let Some(projection) = self.time_and_place() else {
-            return Ok(times);
-        };
-        let whole = self.topic_alone();
-        let plan = whole.plan_boxed(session, projection, &[]).await?;
-        let mut rows = execute_stream(plan, session.task_ctx())?;
-        while let Some(rows) = rows.try_next().await? {
-            times.add(&rows)?;
-        }
-        Ok(times)
     }
 }
 

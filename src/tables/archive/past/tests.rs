@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
 
 use datafusion::arrow::array::{ArrayRef, AsArray as _, TimestampMicrosecondArray};
 use datafusion::arrow::datatypes::{DataType, Int32Type, Int64Type, TimeUnit};
@@ -12,21 +11,17 @@ use datafusion::logical_expr::{Expr, col, lit};
 use datafusion::physical_plan::collect;
 use datafusion::prelude::{SessionConfig, SessionContext};
 use proptest::prelude::*;
-use rdkafka::ClientConfig;
-use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 
-use super::{PartitionOffsets, PinnedPast};
-use crate::core::archive::{OffsetRange, OffsetRanges, PastParts, divide_past};
+use super::PinnedPast;
+use crate::core::archive::{OffsetRange, OffsetRanges, PartitionOffsets, PastParts, divide_past};
 use crate::core::jobs::Identity;
 use crate::error::{ErrorKind, Result};
 use crate::tables::archive::job_archive::{CoveredArchive, JobArchive};
 use crate::tables::archive::log_scan_tests::{
-    append, archive, archive_with, insert, runtime, table_with, value,
+    append, archive, archive_with, insert, insert_values, runtime, table_with, value,
 };
 use crate::tables::delta::DeltaTableHandle;
 use crate::tables::kafka::embedded_broker::EmbeddedBroker;
-
-const LONG: Duration = Duration::from_secs(120);
 
 fn topic() -> Identity {
     Identity::Topic {
@@ -121,11 +116,17 @@ fn no_file_of_another_time_is_read() {
         let folder = tempfile::tempdir().unwrap();
         let archive = pinned(&by_time(&folder).await, &[]).await;
         let past = archived(&archive);
-        // Filters above the scan remove single rows: the scan gives those of the files that it reads.
-        let of_slice = read(&past, &between(12, 18)).await.unwrap();
-        assert_eq!(of_slice, rows(0, 10..20));
-        let of_two = read(&past, &between(19, 21)).await.unwrap();
-        assert_eq!(of_two, rows(0, 10..30));
+        // Filters above the scan remove single rows: the scan may give all those of the files that it reads.
+        for (from, to, files) in [(12, 18, 10..20), (19, 21, 10..30)] {
+            let found = read(&past, &between(from, to)).await.unwrap();
+            let is_of_files = |row: &(i32, i64)| files.contains(&row.1);
+            assert!(found.iter().all(is_of_files), "{from}: {found:?}");
+            let asked = rows(0, from..to);
+            assert!(
+                asked.iter().all(|row| found.contains(row)),
+                "{from}: {found:?}"
+            );
+        }
         assert_eq!(read(&past, &between(100, 200)).await.unwrap(), []);
         assert_eq!(read(&past, &[]).await.unwrap(), rows(0, 0..50));
     });
@@ -191,42 +192,43 @@ fn a_file_that_is_gone_is_named_with_its_version() {
 }
 
 #[test]
-fn rows_without_a_time_of_a_job_that_keeps_time_are_left_out() {
+fn rows_that_a_job_sets_aside_by_their_time_are_left_out() {
     runtime().block_on(async {
         let folder = tempfile::tempdir().unwrap();
-        let handle = archive_with(&folder.path().join("raw"), &[]).await;
-        append(&handle, &rows(0, 0..4)).await;
-        let archive = pinned(&handle, &[("on_error", "null")]).await;
-        let parts: BTreeMap<i32, PastParts> = archived(&archive).parts().clone();
-        assert_eq!(read(&archived(&archive), &[]).await.unwrap(), rows(0, 0..4));
+        let time = DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()));
+        let handle = archive_with(&folder.path().join("raw"), &[("timestamp", time)]).await;
+        let places = rows(0, 0..4);
+        let values = [
+            value(places[0]),
+            r#"{"n":1}"#.to_owned(),
+            // More than a day past the time of the record.
+            r#"{"n":2,"at":"1970-01-03T00:00:00Z"}"#.to_owned(),
+            "{".to_owned(),
+        ];
+        let written = TimestampMicrosecondArray::from(vec![0; 4]).with_timezone("UTC");
+        insert_values(&handle, &places, &values, vec![Arc::new(written)]).await;
+        let archive = pinned(&handle, &[]).await;
+        assert_eq!(read(&archived(&archive), &[]).await.unwrap(), rows(0, 0..1));
+        // A job without windows looks at no time. A record that cannot be decoded is left out all the same.
+        let parts = archived(&archive).parts().clone();
         let timeless = PinnedPast::new(&archive, parts, false);
-        assert_eq!(read(&timeless, &[]).await.unwrap(), rows(0, 0..4));
-        let provider = handle.snapshot(crate::tables::delta::TimeTravel::Latest);
-        assert!(provider.await.is_ok());
+        assert_eq!(read(&timeless, &[]).await.unwrap(), rows(0, 0..3));
     });
 }
 
-/// Sends records with these offsets, from 0 on, to each partition.
-fn produce(broker: &EmbeddedBroker, partitions: i32, count: i64) {
-    let producer: BaseProducer = ClientConfig::new()
-        .set("bootstrap.servers", broker.bootstrap_servers())
-        .create()
-        .unwrap();
-    for place in (0..partitions).flat_map(|partition| rows(partition, 0..count)) {
-        let value = value(place);
-        let record = BaseRecord::<(), str>::to("t").partition(place.0);
-        producer.send(record.payload(&value)).unwrap();
-        producer.poll(Duration::ZERO);
-    }
-    producer.flush(LONG).unwrap();
+/// A broker whose topic has records with the offsets from 0 to `count` in each partition.
+fn broker(partitions: i32, count: i64) -> EmbeddedBroker {
+    let broker = EmbeddedBroker::start().unwrap();
+    broker.create_topic("t", partitions).unwrap();
+    let places = (0..partitions).flat_map(|partition| rows(partition, 0..count));
+    broker.send("t", places.map(|place| (place.0, value(place))));
+    broker
 }
 
 #[test]
 fn arch_1_the_topic_fills_what_the_archive_does_not_have() {
     runtime().block_on(async {
-        let broker = EmbeddedBroker::start().unwrap();
-        broker.create_topic("t", 2).unwrap();
-        produce(&broker, 2, 30);
+        let broker = broker(2, 30);
         let folder = tempfile::tempdir().unwrap();
         let handle = archive(&folder.path().join("raw")).await;
         append(&handle, &rows(0, 4..9)).await;
@@ -257,10 +259,8 @@ fn arch_1_the_topic_fills_what_the_archive_does_not_have() {
 #[test]
 fn a_long_tail_is_read_where_its_times_are() {
     runtime().block_on(async {
-        let broker = EmbeddedBroker::start().unwrap();
-        broker.create_topic("t", 1).unwrap();
         // The times of records go around every 60 offsets: each block has all of them.
-        produce(&broker, 1, 20_000);
+        let broker = broker(1, 20_000);
         let folder = tempfile::tempdir().unwrap();
         let handle = archive(&folder.path().join("raw")).await;
         let servers = broker.bootstrap_servers();
