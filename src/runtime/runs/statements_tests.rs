@@ -109,9 +109,12 @@ async fn a_run_is_described_and_aborted() {
     assert_eq!(new.len(), 6);
     let more = "2 more: SELECT * FROM system.run_changes WHERE run_id = 'fix_42'";
     assert_eq!(new[5], more);
-    let changed = r#"{"user_id":"x","n":1.0} becomes {"user_id":"x","n":2.0}"#;
+    let changed = r#"{"user_id":"x","n":1.0,"day":"1970-01-02"} becomes {"user_id":"x","n":2.0,"day":"1970-01-02"}"#;
     assert_eq!(described["changed"], [changed]);
-    assert_eq!(described["gone"], [r#"{"user_id":"y","n":2.0}"#]);
+    assert_eq!(
+        described["gone"],
+        [r#"{"user_id":"y","n":2.0,"day":"1970-01-02"}"#]
+    );
     assert!(described["next"][0].starts_with("APPLY RUN 'fix_42'"));
     assert!(described["definition"][0].contains("CREATE JOB sessions"));
     assert_eq!(described.get("written"), None);

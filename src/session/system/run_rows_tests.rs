@@ -1,13 +1,13 @@
 //! Runs and their changes as rows.
 
-use datafusion::arrow::array::BooleanArray;
+use datafusion::arrow::array::{BooleanArray, Date32Array};
 use datafusion::arrow::ipc::writer::FileWriter;
 use datafusion::arrow::util::pretty::pretty_format_batches;
 
 use super::*;
 use crate::core::jobs::{BatchVersion, ChunkExtent, LogEntry, RunEvent};
 use crate::core::runs::spec::fixture::spec;
-use crate::core::runs::{Difference, FloatTolerance, TimeRange, chunk_progress};
+use crate::core::runs::{Difference, FloatTolerance, RunSpec, TimeRange, chunk_progress};
 use crate::store::{JobStore, RunCreation};
 
 const TEXT: &str = "CREATE JOB sessions AS INSERT INTO counts SELECT user_id, count(*) FROM visits";
@@ -32,18 +32,28 @@ pub(crate) async fn created(store: &RunStore, run_id: &str) -> StoredRun {
 fn rows(of: &[(&str, f64)]) -> RecordBatch {
     let users = StringArray::from_iter_values(of.iter().map(|(user, _)| user));
     let numbers = Float64Array::from_iter_values(of.iter().map(|(_, number)| *number));
+    let days = Date32Array::from(vec![1; of.len()]);
     let columns = [
         ("user_id", Arc::new(users) as ArrayRef),
         ("n", Arc::new(numbers)),
+        ("day", Arc::new(days)),
     ];
     RecordBatch::try_from_iter(columns).unwrap()
 }
 
-fn file(rows: &RecordBatch) -> Vec<u8> {
-    let mut writer = FileWriter::try_new(Vec::new(), &rows.schema()).unwrap();
-    writer.write(rows).unwrap();
+/// A file of these rows; `metadata` is that of its schema.
+fn file(rows: &RecordBatch, metadata: &[(&str, &str)]) -> Vec<u8> {
+    let metadata = metadata.iter();
+    let metadata = metadata.map(|(name, places)| ((*name).to_owned(), (*places).to_owned()));
+    let schema = rows.schema().as_ref().clone();
+    let schema = Arc::new(schema.with_metadata(metadata.collect()));
+    let rows = rows.clone().with_schema(Arc::clone(&schema)).unwrap();
+    let mut writer = FileWriter::try_new(Vec::new(), &schema).unwrap();
+    writer.write(&rows).unwrap();
     writer.into_inner().unwrap()
 }
+
+const PLACES: [(&str, &str); 2] = [(KEYS, "0,2"), (START, "2")];
 
 /// Compares the rows of a chunk, as a plan does.
 pub(crate) async fn compare(
@@ -55,7 +65,7 @@ pub(crate) async fn compare(
 ) {
     let (published, computed) = (rows(published), rows(computed));
     let tolerance = FloatTolerance::default();
-    let by_key = Difference::try_new(computed.schema(), vec![0], vec![1], tolerance).unwrap();
+    let by_key = Difference::try_new(computed.schema(), vec![0], vec![1, 2], tolerance).unwrap();
     let is_readable = BooleanArray::from(vec![true; computed.num_rows()]);
     let found = by_key.compare(&published, &computed, &is_readable).unwrap();
     let changes = by_key.changes(&found, &published, &computed).unwrap();
@@ -63,7 +73,7 @@ pub(crate) async fn compare(
     let changes = match count {
         0 => None,
         _ => {
-            let kept = store.put_changes(run, count, file(&changes)).await;
+            let kept = store.put_changes(run, count, file(&changes, &PLACES)).await;
             Some(kept.unwrap())
         }
     };
@@ -196,14 +206,20 @@ async fn changes_have_key_and_both_rows() {
     assert_eq!(all.schema(), empty_of("run_changes").unwrap().schema());
     // JSON has no number that is not finite.
     let expected = r#"
-+--------+-------+---------+-----------------+-------------------------+-----------------------------+
-| run_id | chunk | kind    | key             | before                  | after                       |
-+--------+-------+---------+-----------------+-------------------------+-----------------------------+
-| a      | 2     | new     | {"user_id":"w"} |                         | {"user_id":"w","n":"NaN"} |
-| a      | 2     | changed | {"user_id":"y"} | {"user_id":"y","n":2.0} | {"user_id":"y","n":"3.0"} |
-| a      | 2     | gone    | {"user_id":"z"} | {"user_id":"z","n":1.0} |                             |
-+--------+-------+---------+-----------------+-------------------------+-----------------------------+"#;
-    let columns = ["run_id", "chunk", "kind", "key", "before", "after"];
+| run_id | chunk | kind    | key                                | window_start         | window_end | before                                     | after                                        |
+| a      | 2     | new     | {"user_id":"w","day":"1970-01-02"} | 1970-01-02T00:00:00Z |            |                                            | {"user_id":"w","n":"NaN","day":"1970-01-02"} |
+| a      | 2     | changed | {"user_id":"y","day":"1970-01-02"} | 1970-01-02T00:00:00Z |            | {"user_id":"y","n":2.0,"day":"1970-01-02"} | {"user_id":"y","n":"3.0","day":"1970-01-02"} |
+| a      | 2     | gone    | {"user_id":"z","day":"1970-01-02"} | 1970-01-02T00:00:00Z |            | {"user_id":"z","n":1.0,"day":"1970-01-02"} |                                              |"#;
+    let columns = [
+        "run_id",
+        "chunk",
+        "kind",
+        "key",
+        "window_start",
+        "window_end",
+        "before",
+        "after",
+    ];
     let cells = |text: &str| -> Vec<Vec<String>> {
         let lines = text.lines().filter(|line| line.starts_with('|'));
         let cells = |line: &str| line.split('|').map(|cell| cell.trim().to_owned()).collect();
@@ -215,29 +231,11 @@ async fn changes_have_key_and_both_rows() {
     assert!(range.contains(text), "{range}");
 }
 
-#[test]
-fn a_sink_without_a_key_gives_none() {
-    let unkeyed = SINK.replace("PRIMARY KEY (user_id) NOT ENFORCED", "x INT");
-    for (text, tables, key) in [
-        (TEXT, vec![SINK.to_owned()], vec!["user_id"]),
-        (TEXT, vec![], vec![]),
-        (TEXT, vec![unkeyed], vec![]),
-        ("CREATE JOB …", vec![SINK.to_owned()], vec![]),
-    ] {
-        let spec = RunSpec {
-            text: text.to_owned(),
-            tables,
-            ..spec("r")
-        };
-        assert_eq!(sink_key(&spec), key, "{text}");
-    }
-}
-
 #[tokio::test]
 async fn damaged_changes_are_named() {
     let store = RunStore::beside(&JobStore::ephemeral());
     let mut run = created(&store, "a").await;
-    for bytes in [b"not arrow".to_vec(), file(&rows(&[("x", 1.0)]))] {
+    for bytes in [b"not arrow".to_vec(), file(&rows(&[("x", 1.0)]), &[])] {
         let chunk = ComparedChunk {
             extent: ChunkExtent::Time { from: 0, to: HOUR },
             counts: ChangeCounts::default(),
