@@ -6,7 +6,8 @@ use datafusion::arrow::datatypes::TimeUnit;
 
 use crate::core::jobs::startup::by_table;
 use crate::core::jobs::{
-    NamedOffset, SourceStart, StartFault, StartNameFault, Startup, parse_named_offsets,
+    NamedOffset, NamedOffsets, SourceStart, StartFault, StartNameFault, Startup,
+    parse_named_offsets,
 };
 use crate::core::suggest::closest;
 use crate::error::{Error, Result, Subject};

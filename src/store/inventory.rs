@@ -22,6 +22,8 @@ pub struct Inventory {
     pub dead: Vec<String>,
     /// Names of packs.
     pub packs: Vec<String>,
+    /// Names of files of what was published.
+    pub published: Vec<String>,
 }
 
 /// Why a file cannot be read.
@@ -42,6 +44,7 @@ impl Inventory {
             &self.late,
             &self.dead,
             &self.packs,
+            &self.published,
         ];
         let named: usize = named.iter().map(|names| names.len()).sum();
         named + self.entries.len() + self.checkpoints.len()
@@ -71,6 +74,7 @@ impl JobStore {
             late: names("late", ".arrow").await?,
             dead: names("dead", ".arrow").await?,
             packs: names("packs", ".pack").await?,
+            published: self.published_names(id).await?,
         })
     }
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use anabranch_udfs::CompleteSessionsExec;
 use datafusion::arrow::array::RecordBatch;
 use datafusion::catalog::TableProvider;
 use datafusion::datasource::memory::MemorySourceConfig;
@@ -220,6 +221,16 @@ impl BatchPlan {
 
     /// Records read so far, and the bytes of their keys and values.
     pub fn read(&self) -> (u64, u64) {
-        read(&self.plan)
+        let (records, bytes) = read(&self.plan);
+        (records + rows_of_sessions(&self.plan), bytes)
     }
+}
+
+/// Rows that the operators which complete sessions have read so far: they run the scans themselves.
+fn rows_of_sessions(plan: &Arc<dyn ExecutionPlan>) -> u64 {
+    if plan.is::<CompleteSessionsExec>() {
+        let rows = plan.metrics().and_then(|of| of.sum_by_name("rows_read"));
+        return rows.map_or(0, |rows| rows.as_usize() as u64);
+    }
+    plan.children().into_iter().map(rows_of_sessions).sum()
 }

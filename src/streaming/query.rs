@@ -449,6 +449,11 @@ impl JobQuery {
         static_pins(&self.session, statics).await
     }
 
+    /// A state of the engine that reads tables with the memory and the limits of this query.
+    pub(crate) fn reading_state(&self) -> SessionState {
+        SessionState::clone(&self.session.states.state())
+    }
+
     /// The columns of its rows, in the order of the sink's columns; any of them may be NULL.
     pub fn schema(&self) -> SchemaRef {
         Arc::clone(&self.schema)
@@ -462,6 +467,19 @@ impl JobQuery {
     /// Its aggregate, if it has one over more than a batch.
     pub fn stream(&self) -> Option<&StreamQuery> {
         self.stream.as_ref()
+    }
+
+    /// How long after the highest watermark of a partition a window may end that has a row, in microseconds: the delay of the watermark
+    /// and the length of a window, or the gap of sessions. None of a job without windows.
+    pub(crate) fn reach(&self) -> Option<i64> {
+        let length = self.stream.as_ref()?.window_length()?;
+        Some(length.saturating_add(self.delay()))
+    }
+
+    /// How far its watermarks are behind the highest event time, in microseconds: the longest of its sources.
+    pub(crate) fn delay(&self) -> i64 {
+        let times = self.sources.values().filter_map(StreamTable::event_time);
+        times.map(|time| time.delay).max().unwrap_or(0).max(0)
     }
 
     /// The aggregate of a job with windows.

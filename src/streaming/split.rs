@@ -6,14 +6,16 @@ use anabranch_udfs::{
     EventWindow, IS_FINAL, PushDownFilters, SessionWindow, WindowKind, plain, session_groups_of,
 };
 use datafusion::arrow::array::RecordBatch;
-use datafusion::arrow::datatypes::{Field, Schema, SchemaRef};
+use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use datafusion::catalog::TableProvider;
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::common::{Column, DFSchema, DFSchemaRef};
 use datafusion::datasource::{MemTable, provider_as_source};
 use datafusion::functions::core::expr_fn::get_field;
 use datafusion::logical_expr::expr::{AggregateFunction, Sort};
-use datafusion::logical_expr::{Aggregate, Expr, Extension, LogicalPlan, LogicalPlanBuilder};
+use datafusion::logical_expr::{
+    Aggregate, Expr, ExprSchemable as _, Extension, LogicalPlan, LogicalPlanBuilder,
+};
 use datafusion::optimizer::decorrelate_lateral_join::DecorrelateLateralJoin;
 use datafusion::optimizer::decorrelate_predicate_subquery::DecorrelatePredicateSubquery;
 use datafusion::optimizer::replace_distinct_aggregate::ReplaceDistinctWithAggregate;
@@ -47,6 +49,8 @@ pub(super) struct QuerySplit {
     pub(super) groups: usize,
     /// What the window is, for people and earlier fingerprints.
     pub(super) window: String,
+    /// How long a window is, or the gap of sessions, in microseconds.
+    pub(super) window_length: Option<i64>,
     /// What the state depends on.
     pub(super) fingerprints: Fingerprints,
     /// What asks for the window of each row, so that the state of HOP or CUMULATE is not by slice.
@@ -114,7 +118,9 @@ impl QuerySplit {
         })?;
         let front = reduced(&rows, &windowing, &aggregates)?;
         let columns = aggregate.schema.fields().len();
+        let window_length = window.map(length_of).transpose()?.flatten();
         Ok(Self {
+            window_length,
             front,
             windowing,
             aggregates,
@@ -201,6 +207,33 @@ pub(super) fn without_subqueries(below: LogicalPlan) -> Result<LogicalPlan> {
         Arc::new(PushDownFilters::default()),
     ]);
     Ok(optimizer.optimize(below, &OptimizerContext::new(), |_, _| {})?)
+}
+
+/// How long a window is, or the gap of sessions, in microseconds; none if that is out of range.
+fn length_of(window: &LogicalPlan) -> Result<Option<i64>> {
+    let LogicalPlan::Extension(Extension { node }) = window else {
+        return Ok(None);
+    };
+    let node = node.as_any();
+    let (length, time) = if let Some(window) = node.downcast_ref::<EventWindow>() {
+        let time = window
+            .event_time()
+            .get_type(window.input().schema().as_ref())?;
+        (window.windows().size(), time)
+    } else if let Some(window) = node.downcast_ref::<SessionWindow>() {
+        let time = window
+            .event_time()
+            .get_type(window.input().schema().as_ref())?;
+        (window.gap(), time)
+    } else {
+        return Ok(None);
+    };
+    Ok(match time {
+        DataType::Timestamp(TimeUnit::Second, _) => length.checked_mul(1_000_000),
+        DataType::Timestamp(TimeUnit::Millisecond, _) => length.checked_mul(1_000),
+        DataType::Timestamp(TimeUnit::Nanosecond, _) => Some(length.div_euclid(1_000) + 1),
+        _ => Some(length),
+    })
 }
 
 /// Whether what stands above the aggregate may leave groups out: a filter, or a join.

@@ -5,7 +5,7 @@
 
 pub mod asked_range;
 pub mod chunks;
-pub mod covered;
+pub mod covered_times;
 pub mod difference;
 pub mod emission;
 pub mod finality;
@@ -18,6 +18,8 @@ pub mod offset_set;
 pub mod order;
 pub mod position;
 pub mod published;
+pub mod published_batches;
+pub mod result_columns;
 pub mod same_run;
 pub mod spec;
 pub mod state;
@@ -25,7 +27,7 @@ pub mod time_range;
 
 pub use asked_range::{AskedRange, OffsetBounds, SelectedRows};
 pub use chunks::{Chunk, Chunks};
-pub use covered::{CoveredTimes, TimeBounds};
+pub use covered_times::{CoveredTimes, TimeBounds};
 pub use difference::tolerance::FloatTolerance;
 pub use difference::{ChangeKind, ComparedRow, Comparison, Difference, EmittedRows};
 pub use emission::Emission;
@@ -38,7 +40,9 @@ pub use order::{AskedText, GivenRunOptions, RunOrder};
 pub use position::{
     TIME_AXIS, chunk_extent, chunk_progress, compared_to, extent_text, position_of,
 };
-pub use published::{GivenOut, PublishedIndex, PublishedOffsets};
+pub use published::{ClosedWindows, GivenOut, PublishedIndex, PublishedOffsets};
+pub use published_batches::PublishedBatches;
+pub use result_columns::{ResultColumns, ResultTimes};
 pub use same_run::{RunMatch, RunRequest, same_run};
 pub use spec::{EmitRows, LateRows, Pin, PinnedAt, RunOptions, RunSpec, SourcePin, text_version};
 pub use state::{AbortDecision, ApplyDecision, RunState, decide_abort, decide_apply, run_state};

@@ -27,7 +27,7 @@ use crate::runtime::observer::Observer;
 use crate::runtime::options::Trigger;
 use crate::runtime::owner::{STATEMENT, owner};
 use crate::runtime::phases::BatchPhases;
-use crate::runtime::retention::Sweeper;
+use crate::runtime::retention::{SweepRule, Sweeper};
 use crate::runtime::set_aside_records::{SetAsideRecords, forget};
 use crate::runtime::sink::JobSink;
 use crate::runtime::source::JobSources;
@@ -287,8 +287,11 @@ impl<'a> JobRunner<'a> {
             ControlFlow::Continue(owned) => owned,
         };
         let mut remembered = self.machine.instant();
-        let retention = self.job.options.retention;
-        let mut sweeper = Sweeper::new(self.store, self.job.id, &self.job.name, retention);
+        let rule = SweepRule {
+            retention: self.job.options.retention,
+            reach: self.job.query.reach(),
+        };
+        let mut sweeper = Sweeper::new(self.store, self.job.id, &self.job.name, rule);
         loop {
             sweeper
                 .go_on(&mut owned.history, self.clock.time().at)

@@ -4,16 +4,20 @@
 //! * `commands`: what statements about runs do.
 //! * `foundation`: what a new run rests on.
 //! * `planner`: computes the chunks of a plan, and writes none.
+//! * `published`, `comparison`, `chunk_comparison`: the rows of a chunk against those of the sink.
 //! * `ready`, `tables`, `sink`: a run as the runner runs it.
 //! * `statements`: from the parts of a statement to what it does, and from that to its rows; `run_order` and `rows_query` read the parts,
 //!   `description` makes the rows.
 
+pub mod chunk_comparison;
 mod commands;
+pub mod comparison;
 mod description;
 mod foundation;
 mod host;
 mod outcome;
 mod planner;
+pub mod published;
 mod ready;
 mod rows_query;
 mod run_order;

@@ -400,8 +400,8 @@ impl PendingRows for PreparedChange {
 
 /// Files that no commit names.
 enum UncommittedFiles {
-    Appended(PreparedWrite),
-    Changed(PreparedChange),
+    Appended(Box<PreparedWrite>),
+    Changed(Box<PreparedChange>),
 }
 
 impl UncommittedFiles {
@@ -417,11 +417,8 @@ impl UncommittedFiles {
 fn files_of(pending: Option<Box<dyn PendingRows>>) -> Option<UncommittedFiles> {
     let pending: Box<dyn Any> = pending?;
     match pending.downcast::<PreparedWrite>() {
-        Ok(prepared) => Some(UncommittedFiles::Appended(*prepared)),
-        Err(other) => {
-            let prepared = other.downcast::<PreparedChange>().ok()?;
-            Some(UncommittedFiles::Changed(*prepared))
-        }
+        Ok(prepared) => Some(UncommittedFiles::Appended(prepared)),
+        Err(other) => other.downcast().ok().map(UncommittedFiles::Changed),
     }
 }
 
@@ -457,4 +454,51 @@ async fn witness_in(
             ..numbered::witness_of(number, log)
         },
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use anabranch_udfs::{AlignedWindows, WindowKind};
+
+    use super::*;
+    use crate::core::runs::{Chunks, Grouping, TimeBounds, TimeRange};
+
+    #[test]
+    fn a_chunk_replaces_rows_by_the_columns_that_the_table_has() {
+        let windows = AlignedWindows::try_new(WindowKind::Hop, 30, 10, 0).unwrap();
+        let grouping = Grouping::Aligned(windows);
+        let range = TimeRange::try_new(20, 60).unwrap();
+        let chunk = Chunks::new(grouping, range.into()).next(None, 20).unwrap();
+        let bounds = |column: &str, from: i64, to: i64| ColumnBounds {
+            column: column.to_owned(),
+            bounds: TimeBounds {
+                from: Some(from),
+                to: Some(to),
+            },
+        };
+        let covered = |start: Option<&str>, end: Option<&str>, watermark: i64| {
+            let columns = CoveredColumns {
+                start: start.map(str::to_owned),
+                end: end.map(str::to_owned),
+                finality: Finality::new(grouping, Some(watermark)),
+            };
+            columns.bounds(&chunk)
+        };
+        // Windows that end after 20 and by 40.
+        let (starts, ends) = (bounds("s", -9, 11), bounds("e", 21, 41));
+        assert_eq!(covered(Some("s"), None, 90), [starts.clone()]);
+        assert_eq!(covered(Some("s"), Some("e"), 90), [starts, ends]);
+        // The one that ends at 40 is not final yet.
+        assert_eq!(covered(None, Some("e"), 39), [bounds("e", 21, 40)]);
+        // A row has no end.
+        let chunk = Chunks::new(Grouping::Rows, range.into())
+            .next(None, 5)
+            .unwrap();
+        let columns = CoveredColumns {
+            start: Some("t".to_owned()),
+            end: Some("e".to_owned()),
+            finality: Finality::new(Grouping::Rows, None),
+        };
+        assert_eq!(columns.bounds(&chunk), [bounds("t", 20, 25)]);
+    }
 }

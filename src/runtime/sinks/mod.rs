@@ -1,8 +1,10 @@
-//! The sinks that a job can write to. Each kind has a file of its own; this one alone tells them apart.
+//! The sinks that a job can write to. Each kind has a file of its own; this one tells them apart, and `published`, which reads what they
+//! show.
 
 pub(super) mod delta;
 mod kafka;
 pub(super) mod numbered;
+pub(super) mod published;
 pub(super) mod subscriber;
 
 use std::collections::BTreeMap;

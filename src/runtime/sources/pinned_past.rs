@@ -74,16 +74,30 @@ impl RunSource {
         let PinnedAt::Version(version) = &pin.archive.at else {
             return Err(Error::internal("an archive is pinned by its version"));
         };
-        let name = self.topic.table().topic();
-        let unknown = Identity::Topic {
-            topic: name.to_owned(),
-            cluster: None,
-            id: None,
-        };
-        let topic = pin.tail.as_ref().map_or(&unknown, |tail| &tail.identity);
-        let archive = self.archive.pin_at(*version, topic).await?;
+        let archive = self.archive.pin_at(*version, &self.topic_of(pin)).await?;
         let parts = divided(&archive, pin)?;
         Ok(PinnedPast::new(&archive, parts, keeps_time))
+    }
+
+    /// The newest version of the archive, as the past of the topic that was pinned.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be read.
+    pub(super) async fn newest(&self, pin: &SourcePin) -> Result<CoveredArchive> {
+        self.archive.pin(&self.topic_of(pin)).await
+    }
+
+    /// The topic that was pinned; of one that was not, its name is known.
+    fn topic_of(&self, pin: &SourcePin) -> Identity {
+        match &pin.tail {
+            Some(tail) => tail.identity.clone(),
+            None => Identity::Topic {
+                topic: self.topic.table().topic().to_owned(),
+                cluster: None,
+                id: None,
+            },
+        }
     }
 
     /// Checks that the archive is the pinned Delta table.
@@ -185,7 +199,8 @@ pub(super) fn lost(
     };
     let lost = parts.iter().flat_map(|(partition, parts)| {
         let lost: Vec<OffsetRange> = parts.lost(low(*partition)).ranges().collect();
-        lost.into_iter().map(|range| (*partition, range))
+        let partition = *partition;
+        lost.into_iter().map(move |range| (partition, range))
     });
     lost.collect()
 }

@@ -30,6 +30,7 @@ pub(in crate::runtime) struct ReprocessedSource {
     spec: Arc<RunSpec>,
     /// Offsets that the run does not read, although they are there.
     left_out: PartitionOffsets,
+    /// Opened once for each attempt.
     past: OnceCell<PinnedPast>,
 }
 
@@ -62,21 +63,18 @@ impl ReprocessedSource {
         })
     }
 
-    /// What the run reads, opened once for each attempt.
-    async fn past(&self) -> Result<&PinnedPast> {
-        let open = async || -> Result<PinnedPast> {
-            let keeps_time = self.spec.grouping != Grouping::Rows;
-            let past = self.source.past(&self.pin, keeps_time).await?;
-            let past = past.without(&self.left_out);
-            Ok(match &self.spec.emission {
-                Emission::Time(_) => past,
-                Emission::Offsets(selected) => {
-                    let nothing = PartitionOffsets::new();
-                    past.restricted_to(selected.of_table(&self.source.table).unwrap_or(&nothing))
-                }
-            })
-        };
-        self.past.get_or_try_init(open).await
+    /// What the run reads.
+    async fn open(&self) -> Result<PinnedPast> {
+        let keeps_time = self.spec.grouping != Grouping::Rows;
+        let past = self.source.past(&self.pin, keeps_time).await?;
+        let past = past.without(&self.left_out);
+        Ok(match &self.spec.emission {
+            Emission::Time(_) => past,
+            Emission::Offsets(selected) => {
+                let nothing = PartitionOffsets::new();
+                past.restricted_to(selected.of_table(&self.source.table).unwrap_or(&nothing))
+            }
+        })
     }
 }
 
@@ -94,7 +92,7 @@ impl JobSource for ReprocessedSource {
     }
 
     async fn plan(&self, look: SourcePoll<'_>) -> Result<SourcePlan> {
-        let past = self.past().await?;
+        let past = self.past.get_or_try_init(|| self.open()).await?;
         self.source.check_topic(&self.pin, past).await?;
         match &self.spec.emission {
             Emission::Time(emission) => by_time(look, self.spec.grouping, emission, past),

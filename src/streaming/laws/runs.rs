@@ -153,10 +153,11 @@ async fn chunk_rows(
     let schema = batch.plan.schema();
     let rows = collect(Arc::clone(&batch.plan), Arc::clone(&batch.context)).await;
     let rows = concat_batches(&schema, &rows.unwrap()).unwrap();
-    (rows, batch.finish().await.unwrap().left)
+    let left = batch.finish().await.unwrap().left;
+    (rows, left)
 }
 
-/// The rows of all chunks, and what is left out. Lengths are in half seconds.
+/// The rows of all chunks, and the groups that they leave out. Lengths are in half seconds.
 async fn all_rows<T>(
     query: &JobQuery,
     logs: &[Log],
@@ -611,9 +612,11 @@ async fn a_run_reads_static_tables_and_the_time_of_its_facts() {
     let pins = scripted.live().await.unwrap().static_pins().await.unwrap();
     assert_eq!(pins.unpinned, ["kinds"]);
     assert_eq!(pins.pins.keys().collect::<Vec<_>>(), ["names"]);
-    let insert = Script::new("more", "INSERT INTO names VALUES (1, 'start')");
-    let parsed = parse_statement(&insert.split().unwrap()[0]).unwrap();
-    scripted.session.collect(parsed).await.unwrap();
+    let script = Script::new("more", "INSERT INTO names VALUES (1, 'start')");
+    let raw = script.split().unwrap().remove(0);
+    let mut insert = parse_statement(&raw).unwrap();
+    Parameters::default().bind(&mut insert).unwrap();
+    scripted.session.collect(insert).await.unwrap();
     let live = scripted.live().await.unwrap();
     let logs = [vec![(Some(1), 100, 7)]];
     let (rows, _) = chunk_rows(&live, sources(&logs, None, false)).await;

@@ -13,7 +13,7 @@ use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties as _};
 use super::chunk_columns::{ChunkColumns, longest_session};
 use super::facts::RunFacts;
 use super::final_groups::{FinalGroupsExec, GroupRule};
-use super::place::{GroupsTable, put_in_place};
+use super::groups_table::{GroupsTable, put_in_place};
 use crate::core::runs::{Chunk, Grouping, LeftGroups};
 use crate::error::{Error, Result};
 use crate::streaming::batch_tables::BatchInputs;

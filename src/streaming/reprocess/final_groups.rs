@@ -21,7 +21,7 @@ use datafusion::physical_plan::{
 };
 use futures::StreamExt as _;
 
-use super::place::properties_of;
+use super::groups_table::properties_of;
 use crate::core::runs::{Chunk, Finality, LeftGroups, LeftReason};
 use crate::streaming::stateful::shown;
 use crate::tables::time::event_times;
@@ -131,7 +131,7 @@ pub(super) struct FinalGroupsExec {
 }
 
 impl FinalGroupsExec {
-    /// Over the groups of an aggregate. `columns` are those of the input that `schema` names; `left` gets what is left out.
+    /// Over the groups of an aggregate. `columns` are those of the input that `schema` names; `left` gets the groups that are left out.
     pub(super) fn new(
         input: Arc<dyn ExecutionPlan>,
         rule: Arc<GroupRule>,

@@ -39,7 +39,7 @@ pub(in crate::streaming) fn check_key(
     let lineage = TimeLineage {
         sources,
         wanted,
-        relation: Relation::Tells,
+        relation: Relation::Injective,
     };
     for index in key {
         if lineage.has(plan, *index)? {

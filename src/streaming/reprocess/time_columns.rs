@@ -46,7 +46,7 @@ pub(in crate::streaming) fn time_columns(
         let lineage = TimeLineage {
             sources,
             wanted,
-            relation: Relation::Same,
+            relation: Relation::Equal,
         };
         for (index, field) in plan.schema().fields().iter().enumerate() {
             if lineage.has(plan, index)? {

@@ -25,9 +25,9 @@ const WITH_ALL_ARGUMENTS: [&str; 6] = [
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Relation {
     /// It is the time.
-    Same,
+    Equal,
     /// Of different times it is different.
-    Tells,
+    Injective,
 }
 
 /// Looks for times below the columns of a plan.
@@ -57,8 +57,8 @@ impl TimeLineage<'_> {
             (Expr::Column(column), _) => self.column(plan, column),
             (Expr::Cast(cast), _) => self.cast(plan, &cast.expr, cast.field.data_type()),
             (Expr::TryCast(cast), _) => self.cast(plan, &cast.expr, cast.field.data_type()),
-            (_, Relation::Same) => Ok(false),
-            (Expr::BinaryExpr(BinaryExpr { left, op, right }), Relation::Tells) => match op {
+            (_, Relation::Equal) => Ok(false),
+            (Expr::BinaryExpr(BinaryExpr { left, op, right }), Relation::Injective) => match op {
                 Operator::StringConcat => Ok(self.expr(plan, left)? || self.expr(plan, right)?),
                 Operator::Plus | Operator::Minus if matches!(**right, Expr::Literal(..)) => {
                     self.expr(plan, left)
@@ -66,7 +66,7 @@ impl TimeLineage<'_> {
                 Operator::Plus if matches!(**left, Expr::Literal(..)) => self.expr(plan, right),
                 _ => Ok(false),
             },
-            (Expr::ScalarFunction(call), Relation::Tells)
+            (Expr::ScalarFunction(call), Relation::Injective)
                 if WITH_ALL_ARGUMENTS.contains(&call.name()) =>
             {
                 for argument in &call.args {
@@ -83,8 +83,8 @@ impl TimeLineage<'_> {
     fn cast(&self, plan: &LogicalPlan, of: &Expr, to: &DataType) -> Result<bool> {
         let from = of.get_type(plan.schema().as_ref())?;
         let keeps = match self.relation {
-            Relation::Same => is_same_time(&from, to),
-            Relation::Tells => keeps_times(&from, to),
+            Relation::Equal => is_same_time(&from, to),
+            Relation::Injective => keeps_times(&from, to),
         };
         Ok(keeps && self.expr(plan, of)?)
     }

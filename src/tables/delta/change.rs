@@ -34,6 +34,7 @@ use super::check::RowRules;
 use super::handle::DeltaTableHandle;
 use super::placed_rows::{NumberedFiles, PlacedRows, ROW_FILE, ROW_NUMBER};
 use super::provider::DeltaTableProvider;
+use super::rules::TableRules;
 use super::scan::TableScan;
 use super::sink::{WriteStatement, WrittenRows, nullable, sink};
 use super::write::{RewriteMode, WriteTarget, WrittenFiles, discard, write_files};

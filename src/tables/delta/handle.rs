@@ -178,7 +178,7 @@ impl DeltaTableHandle {
                 stream: options.stream,
                 event_time,
                 primary_key,
-                newest: tokio::sync::Mutex::new(table.clone()),
+                newest: tokio::sync::Mutex::new(table),
                 rules: Mutex::new(Some((metadata, Arc::new(rules)))),
                 seen: tokio::sync::Mutex::new(None),
             }),

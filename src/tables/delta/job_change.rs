@@ -56,7 +56,7 @@ pub(super) enum TakenRows {
 /// Rows of a job that wait for their commit, which takes others out of the table.
 pub struct PreparedChange {
     writer: DeltaTableHandle,
-    state: SessionState,
+    state: Arc<SessionState>,
     context: Arc<TaskContext>,
     taken: TakenRows,
     target: WriteTarget,
@@ -150,11 +150,10 @@ impl DeltaTableHandle {
     /// As [`Self::commit_prepared`]; other writers commit all the time.
     pub async fn commit_change(
         &self,
-        prepared: PreparedChange,
+        mut prepared: PreparedChange,
         application: &Application,
         change: &ClaimChange<'_>,
     ) -> Result<Commit> {
-        let mut prepared = prepared;
         for _ in 1..ATTEMPTS {
             match self.try_commit(&mut prepared, application, change).await? {
                 Some(commit) => return Ok(commit),
@@ -184,6 +183,10 @@ impl DeltaTableHandle {
     ) -> Result<Option<Commit>> {
         let newest = self.refresh().await?;
         let snapshot = self.owned_snapshot(&newest, application).await?;
+        // The table was put back to an earlier version: a commit after the version that was read would leave a gap in the log.
+        if newest.version() < prepared.rest.table.version() {
+            return Ok(None);
+        }
         let read = prepared.rest.table.snapshot();
         let read = read.map_err(|error| self.fail(error))?.snapshot();
         if read.metadata() != snapshot.metadata() {
@@ -263,7 +266,7 @@ impl DeltaTableHandle {
         let rules = self.rules(&table)?;
         self.check_changeable(&table, &rules, true)?;
         let (target, added) = self.write_rows(&table, &rules, rows, &context).await?;
-        let state = state_of(&context);
+        let state = Arc::new(state_of(&context));
         let rest = rest_of(self, &state, &context, &taken, &target, table).await;
         match rest {
             Ok(rest) => Ok(PreparedChange {
@@ -332,7 +335,6 @@ impl fmt::Debug for PreparedChange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("PreparedChange")
             .field("location", &self.writer.location())
-            .field("taken", &self.taken)
             .finish_non_exhaustive()
     }
 }
@@ -400,7 +402,7 @@ impl TakenRows {
         Ok(touched)
     }
 
-    /// Whether no row gives way, whatever the table has.
+    /// Whether no row of any table gives way.
     fn is_empty(&self) -> bool {
         match self {
             Self::OfKeys(keys) => keys.is_empty(),
@@ -504,3 +506,7 @@ fn within(covered: &[ColumnBounds], rows: &RecordBatch) -> Result<BooleanArray> 
         .map(|row| Some(is_within(row)))
         .collect())
 }
+
+#[cfg(test)]
+#[path = "job_change_tests.rs"]
+mod tests;

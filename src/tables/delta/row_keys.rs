@@ -357,3 +357,189 @@ fn moved(value: ScalarValue, by: i64) -> ScalarValue {
 fn internal(error: ArrowError) -> Error {
     Error::internal(error.to_string())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use datafusion::arrow::array::{AsArray, Int64Array, StringArray, TimestampMicrosecondArray};
+    use datafusion::arrow::datatypes::{Int64Type, Schema};
+    use datafusion::common::Column;
+    use datafusion::execution::memory_pool::{GreedyMemoryPool, UnboundedMemoryPool};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// The key is a text and a number; the table has them in another order, and the text as a view.
+    fn schema() -> SchemaRef {
+        Arc::new(Schema::new(vec![
+            Field::new("v", DataType::Int64, true),
+            Field::new("n", DataType::Int64, true),
+            Field::new("name", DataType::Utf8View, true),
+        ]))
+    }
+
+    fn key() -> Vec<String> {
+        ["name", "n"].map(str::to_owned).to_vec()
+    }
+
+    type Row = (i64, Option<i64>, Option<String>);
+
+    fn batch(rows: &[Row]) -> RecordBatch {
+        let values = rows.iter().map(|row| Some(row.0));
+        let numbers = rows.iter().map(|row| row.1);
+        let names = rows.iter().map(|row| row.2.clone());
+        RecordBatch::try_from_iter_with_nullable([
+            (
+                "v",
+                Arc::new(Int64Array::from_iter(values)) as ArrayRef,
+                true,
+            ),
+            (
+                "n",
+                Arc::new(Int64Array::from_iter(numbers)) as ArrayRef,
+                true,
+            ),
+            (
+                "name",
+                Arc::new(StringArray::from_iter(names)) as ArrayRef,
+                true,
+            ),
+        ])
+        .unwrap()
+    }
+
+    fn keyed() -> KeyedRows {
+        let pool: Arc<dyn MemoryPool> = Arc::new(UnboundedMemoryPool::default());
+        KeyedRows::try_new(&schema(), &key(), &pool).unwrap()
+    }
+
+    fn rows() -> impl Strategy<Value = Vec<(i64, String)>> {
+        proptest::collection::vec((0_i64..4, "[ab]{0,2}"), 0..12)
+    }
+
+    proptest! {
+        #[test]
+        fn the_last_row_of_each_key_is_kept(
+            batches in proptest::collection::vec(rows(), 0..4),
+            withdrawn in rows(),
+            of_table in rows(),
+        ) {
+            let mut keyed = keyed();
+            let mut expected = BTreeMap::new();
+            let mut value = 0;
+            for rows in &batches {
+                let rows: Vec<Row> = rows
+                    .iter()
+                    .map(|(n, name)| {
+                        value += 1;
+                        expected.insert((*n, name.clone()), Some(value));
+                        (value, Some(*n), Some(name.clone()))
+                    })
+                    .collect();
+                keyed.add(batch(&rows)).unwrap();
+            }
+            for (n, name) in &withdrawn {
+                expected.entry((*n, name.clone())).or_insert(None);
+            }
+            let gone: Vec<Row> = withdrawn
+                .iter()
+                .map(|(n, name)| (0, Some(*n), Some(name.clone())))
+                .collect();
+            keyed.withdraw(&batch(&gone)).unwrap();
+            let (rows, keys) = keyed.finish().unwrap();
+            let values = |rows: &RecordBatch| rows.column(0).as_primitive::<Int64Type>().values().to_vec();
+            let kept: Vec<i64> = rows.rows.iter().flat_map(values).collect();
+            let mut last: Vec<i64> = expected.values().flatten().copied().collect();
+            last.sort_unstable();
+            // They are in the order in which they came.
+            prop_assert_eq!(kept, last);
+            let without_row = expected.values().filter(|value| value.is_none()).count();
+            prop_assert_eq!(keys.withdrawn(), without_row as u64);
+            prop_assert_eq!(keys.is_empty(), expected.is_empty());
+
+            let others: Vec<Row> = of_table
+                .iter()
+                .map(|(n, name)| (0, Some(*n), Some(name.clone())))
+                .collect();
+            let found = keys.contained(&batch(&others)).unwrap();
+            for (row, key) in of_table.iter().enumerate() {
+                prop_assert_eq!(found.value(row), expected.contains_key(key));
+            }
+        }
+    }
+
+    #[test]
+    fn a_row_is_not_upserted_without_its_key() {
+        let mut keyed = keyed();
+        let error = keyed
+            .add(batch(&[
+                (1, Some(1), Some("a".to_owned())),
+                (2, Some(2), None),
+            ]))
+            .unwrap_err();
+        assert!(
+            error
+                .message()
+                .contains("'name' of the PRIMARY KEY is NULL in 1 of 2 rows"),
+            "{error}"
+        );
+        // Nothing was written for it, so that nothing is to be deleted.
+        keyed
+            .withdraw(&batch(&[(0, None, Some("a".to_owned()))]))
+            .unwrap();
+        let (_, keys) = keyed.finish().unwrap();
+        assert!(keys.is_empty());
+        // A row of the table without a key is none of a job's.
+        let mut keyed = self::keyed();
+        keyed
+            .add(batch(&[(1, Some(1), Some("a".to_owned()))]))
+            .unwrap();
+        let (_, keys) = keyed.finish().unwrap();
+        let found = keys
+            .contained(&batch(&[(0, None, Some("a".to_owned()))]))
+            .unwrap();
+        assert_eq!(found.true_count(), 0);
+    }
+
+    #[test]
+    fn rows_are_counted_against_the_memory() {
+        let pool: Arc<dyn MemoryPool> = Arc::new(GreedyMemoryPool::new(4_000));
+        let mut keyed = KeyedRows::try_new(&schema(), &key(), &pool).unwrap();
+        let row = |n| (0, Some(n), Some("a long name of a row".repeat(10)));
+        let rows: Vec<Row> = (0..100).map(row).collect();
+        assert!(keyed.add(batch(&rows)).is_err());
+        drop(keyed);
+        assert_eq!(pool.reserved(), 0);
+    }
+
+    #[test]
+    fn filters_are_lists_ranges_or_nothing() {
+        let column = Expr::Column(Column::new_unqualified("c"));
+        let shown = |of: &DataType, values: ArrayRef| {
+            let mut known = ColumnValues::try_new(of).unwrap();
+            known.add(&values).unwrap();
+            let filters = known.filters(&column);
+            let filters: Vec<String> = filters.iter().map(Expr::to_string).collect();
+            filters.join(" AND ")
+        };
+        let few: ArrayRef = Arc::new(Int64Array::from(vec![3, 3, 3]));
+        assert_eq!(shown(&DataType::Int64, few), "c IN ([Int64(3)])");
+        let many: ArrayRef = Arc::new(Int64Array::from_iter_values(5..50));
+        assert_eq!(
+            shown(&DataType::Int64, many),
+            "c >= Int64(5) AND c <= Int64(49)"
+        );
+        // A millisecond more on each side.
+        let of_time = DataType::Timestamp(TimeUnit::Microsecond, None);
+        let times: ArrayRef = Arc::new(TimestampMicrosecondArray::from(vec![5_000, 7_000]));
+        assert_eq!(
+            shown(&of_time, times),
+            "c >= TimestampMicrosecond(4000, None) AND c <= TimestampMicrosecond(8000, None)"
+        );
+        let bytes: ArrayRef = Arc::new(datafusion::arrow::array::BinaryArray::from(vec![
+            b"a".as_slice(),
+        ]));
+        assert_eq!(shown(&DataType::Binary, bytes), "");
+    }
+}

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 
 use crate::core::jobs::WatermarkPolicy;
 use crate::error::{Error, Result, Subject};
@@ -294,6 +294,45 @@ impl KafkaTable {
             archive,
             archived_files: ArchivedFiles::default(),
         })
+    }
+
+    /// The same topic as records that are not decoded: partition, offset, timestamp, key and value, in this order.
+    pub(crate) fn of_records(&self) -> Self {
+        let utc = DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()));
+        let columns = [
+            (MetadataKey::Partition, DataType::Int32),
+            (MetadataKey::Offset, DataType::Int64),
+            (MetadataKey::Timestamp, utc),
+            (MetadataKey::Key, DataType::Binary),
+            (MetadataKey::Value, DataType::Binary),
+        ];
+        let columns: Vec<KafkaColumn> = columns
+            .into_iter()
+            .map(|(key, data_type)| KafkaColumn {
+                field: Field::new(key.name(), data_type, true),
+                metadata: Some(key),
+            })
+            .collect();
+        let fields: Vec<Field> = columns.iter().map(|column| column.field.clone()).collect();
+        Self {
+            name: self.name.clone(),
+            topic: self.topic.clone(),
+            columns,
+            schema: Arc::new(Schema::new(fields)),
+            value_columns: Vec::new(),
+            primary_key: Vec::new(),
+            event_time: None,
+            format: self.format.clone(),
+            client: self.client.clone(),
+            on_error: None,
+            startup: self.startup,
+            dead_letter_table: None,
+            delivery: self.delivery,
+            topic_partitions: self.topic_partitions,
+            replication_factor: self.replication_factor,
+            archive: None,
+            archived_files: ArchivedFiles::default(),
+        }
     }
 
     /// Where its past is kept; `None`: it has the records of the topic alone.

@@ -8,6 +8,7 @@ mod coverage;
 mod crash;
 mod delta_foreign;
 mod delta_source;
+mod delta_upserts;
 mod delta_windows;
 mod drift;
 mod endurance;

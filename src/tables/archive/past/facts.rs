@@ -1,17 +1,20 @@
 //! Facts about a past that a run rests on: the highest event times of its partitions, and the event times of some of its records.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use datafusion::arrow::array::{Array as _, AsArray as _, RecordBatch};
 use datafusion::arrow::datatypes::{DataType, TimestampMicrosecondType};
 use datafusion::common::ScalarValue;
+use datafusion::logical_expr::utils::disjunction;
 use datafusion::logical_expr::{Expr, ident, lit};
 use datafusion::physical_plan::execute_stream;
 use futures::TryStreamExt as _;
 
 use super::PinnedPast;
 use super::tail_times::columns;
-use crate::core::archive::{OffsetRange, PartitionOffsets};
+use crate::core::archive::{OffsetRange, OffsetRanges, PartitionOffsets};
+use crate::core::runs::TimeRange;
 use crate::error::{Error, ErrorKind, Result, Subject};
 use crate::tables::archive::mapping::EventTimeClaim;
 
@@ -22,7 +25,7 @@ const LAST: i64 = 65_536;
 const MOST_TIMES: usize = 4_000_000;
 
 impl PinnedPast {
-    /// The highest event time of each partition that has one.
+    /// The highest event time of each partition that has one, of those up to `latest`.
     ///
     /// Records come about in the order of their times: the last ones of each partition give a time, and if the archive says where later
     /// ones are, these are read too. If it does not, a partition may have a higher one among older records: then the watermark that
@@ -31,26 +34,29 @@ impl PinnedPast {
     /// # Errors
     ///
     /// The past cannot be read.
-    pub(crate) async fn highest_times(&self) -> Result<BTreeMap<i32, i64>> {
+    pub(crate) async fn highest_times(&self, latest: i64) -> Result<BTreeMap<i32, i64>> {
         let mut highest = BTreeMap::new();
         let Some(projection) = self.time_and_place() else {
             return Ok(highest);
         };
         let last = self.parts.iter().filter_map(|(partition, parts)| {
             let end = parts.archive.end().max(parts.topic.end())?;
-            let last = OffsetRange::new(end.saturating_sub(LAST), end);
-            Some((*partition, [last].into_iter().collect()))
+            let mut last = OffsetRanges::default();
+            last.insert(OffsetRange::new(end.saturating_sub(LAST), end));
+            Some((*partition, last))
         });
         let last: PartitionOffsets = last.collect();
         let last = self.restricted_to(&last);
-        last.add_highest(&projection, &[], &mut highest).await?;
+        last.add_highest(&projection, &[], latest, &mut highest)
+            .await?;
         let claim = self.pinned.archive.mapping().claim();
         let Some(lowest) = highest.values().min().copied() else {
             return Ok(highest);
         };
         if *claim != EventTimeClaim::None && last.parts != self.parts {
             let later: Vec<Expr> = self.later_than(lowest).into_iter().collect();
-            self.add_highest(&projection, &later, &mut highest).await?;
+            self.add_highest(&projection, &later, latest, &mut highest)
+                .await?;
         }
         Ok(highest)
     }
@@ -59,6 +65,7 @@ impl PinnedPast {
         &self,
         projection: &[usize],
         filters: &[Expr],
+        latest: i64,
         highest: &mut BTreeMap<i32, i64>,
     ) -> Result<()> {
         let session = &*self.pinned.session;
@@ -66,7 +73,8 @@ impl PinnedPast {
         let mut rows = execute_stream(plan, session.task_ctx())?;
         while let Some(rows) = rows.try_next().await? {
             let (times, partitions, _) = columns(&rows)?;
-            for row in (0..rows.num_rows()).filter(|row| times.is_valid(*row)) {
+            let is_asked = |row: &usize| times.is_valid(*row) && times.value(*row) <= latest;
+            for row in (0..rows.num_rows()).filter(is_asked) {
                 let time = times.value(row);
                 let known = highest.entry(partitions.value(row)).or_insert(time);
                 *known = time.max(*known);
@@ -76,14 +84,46 @@ impl PinnedPast {
     }
 
     fn later_than(&self, time: i64) -> Option<Expr> {
+        let (column, zone) = self.event_time()?;
+        Some(column.gt(instant(time, &zone)))
+    }
+
+    /// The event time as an expression, and its zone.
+    fn event_time(&self) -> Option<(Expr, Option<Arc<str>>)> {
         let table = self.pinned.archive.table();
         let column = &table.event_time()?.column;
-        let DataType::Timestamp(_, zone) = table.schema().field_with_name(column).ok()?.data_type()
+        match table.schema().field_with_name(column).ok()?.data_type() {
+            DataType::Timestamp(_, zone) => Some((ident(column), zone.clone())),
+            _ => None,
+        }
+    }
+
+    /// Whether one of its records has an event time in one of these ranges.
+    ///
+    /// # Errors
+    ///
+    /// The past cannot be read.
+    pub(crate) async fn has_times_in(&self, ranges: &[TimeRange]) -> Result<bool> {
+        let (Some(projection), Some((column, zone))) = (self.time_and_place(), self.event_time())
         else {
-            return None;
+            return Ok(false);
         };
-        let time = ScalarValue::TimestampMicrosecond(Some(time), zone.clone());
-        Some(ident(column).gt(lit(time)))
+        let within = ranges.iter().map(|range| {
+            let from = column.clone().gt_eq(instant(range.from(), &zone));
+            from.and(column.clone().lt(instant(range.to(), &zone)))
+        });
+        let filters: Vec<Expr> = disjunction(within).into_iter().collect();
+        let session = &*self.pinned.session;
+        let plan = self.plan(session, projection, &filters).await?;
+        let mut rows = execute_stream(plan, session.task_ctx())?;
+        while let Some(rows) = rows.try_next().await? {
+            let (times, _, _) = columns(&rows)?;
+            let is_asked = |time: i64| ranges.iter().any(|range| range.contains(time));
+            if times.iter().flatten().any(is_asked) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// The event times of its records, ascending, each once.
@@ -111,6 +151,10 @@ impl PinnedPast {
         }
         Ok(times.distinct())
     }
+}
+
+fn instant(time: i64, zone: &Option<Arc<str>>) -> Expr {
+    lit(ScalarValue::TimestampMicrosecond(Some(time), zone.clone()))
 }
 
 /// Times of which equal ones are kept once.

@@ -38,7 +38,7 @@ use crate::tables::archive::past::tail_times::TailTimes;
 use crate::tables::archive::pinned_archive::PinnedArchive;
 use crate::tables::archive::reading::{ArchiveRead, ReadFor};
 use crate::tables::archive::scan::{ArchiveScanExec, ShownScan};
-use crate::tables::bad_records::SetAside;
+use crate::tables::bad_records::{BadRecords, SetAside};
 use crate::tables::boxed_methods::boxed_scan;
 use crate::tables::delta::time_ranges;
 use crate::tables::kafka::{KafkaScanExec, KafkaTable, OffsetRange, row_bounds};
@@ -388,7 +388,7 @@ impl PinnedPast {
 
     fn outlet(&self) -> ScanOutlet {
         match &self.outlet {
-            PastOutlet::LeftOut => ScanOutlet::Query(Arc::default()),
+            PastOutlet::LeftOut => ScanOutlet::Query(Arc::new(BadRecords::counting())),
             PastOutlet::Batch {
                 table,
                 aside,

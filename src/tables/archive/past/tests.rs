@@ -140,8 +140,10 @@ fn the_highest_times_and_those_of_rows_are_found() {
         append(&handle, &[(0, 7), (0, 50), (1, 3)]).await;
         append(&handle, &[(0, 51), (1, 61)]).await;
         let past = archived(&pinned(&handle, &[]).await);
-        let highest = past.highest_times().await.unwrap();
+        let highest = past.highest_times(i64::MAX).await.unwrap();
         assert_eq!(highest, BTreeMap::from([(0, 51_000_000), (1, 3_000_000)]));
+        let earlier = past.highest_times(50_000_000).await.unwrap();
+        assert_eq!(earlier, BTreeMap::from([(0, 50_000_000), (1, 3_000_000)]));
         let selected: PartitionOffsets =
             [(0, set(&[(7, 8), (50, 60)])), (1, set(&[(61, 62)]))].into();
         let times = past.restricted_to(&selected).event_times().await.unwrap();
@@ -251,7 +253,7 @@ fn arch_1_the_topic_fills_what_the_archive_does_not_have() {
         let without: BTreeSet<(i32, i64)> = without.into_iter().collect();
         let found: BTreeSet<(i32, i64)> = found.into_iter().collect();
         assert_eq!(without, &left - &found);
-        let highest = whole.highest_times().await.unwrap();
+        let highest = whole.highest_times(i64::MAX).await.unwrap();
         assert_eq!(highest, BTreeMap::from([(0, 24_000_000), (1, 29_000_000)]));
     });
 }
