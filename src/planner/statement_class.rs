@@ -151,6 +151,11 @@ impl Effect {
         }
     }
 
+    /// Whether it computes or writes a reprocessing run.
+    pub fn runs(&self) -> bool {
+        self.writes == Writes::Run
+    }
+
     /// Whether it removes or replaces rows of a table.
     pub fn changes_rows(&self) -> bool {
         match self.change() {

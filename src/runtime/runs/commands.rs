@@ -21,8 +21,6 @@ use crate::runtime::runs::ready::{Purpose, ReadyRun, ready};
 use crate::runtime::sources;
 use crate::store::{RunCreation, StoredRun, run_position, run_row};
 
-/// How many bytes a run id may have: it names a file.
-const LONGEST_RUN_ID: usize = 80;
 /// How often the end of a run is written again because another process has written an entry.
 const ATTEMPTS: usize = 20;
 
@@ -135,13 +133,7 @@ struct OrderedRun {
 
 /// The run that an order means: that of its run id if it is the same, or a new one.
 async fn ordered(host: &RunHost<'_>, order: &RunOrder) -> Result<OrderedRun> {
-    let run_id = match &order.run_id {
-        Some(run_id) => {
-            check_run_id(run_id)?;
-            run_id.clone()
-        }
-        None => new_run_id(),
-    };
+    let run_id = order.run_id.clone().unwrap_or_else(new_run_id);
     let found = match order.run_id {
         Some(_) => host.store.find(&run_id).await?,
         None => None,
@@ -177,17 +169,6 @@ async fn ordered(host: &RunHost<'_>, order: &RunOrder) -> Result<OrderedRun> {
         )
         .about(Subject::text(run_id))
         .with_help("choose another 'run_id'")),
-    }
-}
-
-fn check_run_id(run_id: &str) -> Result<()> {
-    let is_fit = !run_id.trim().is_empty() && run_id.len() <= LONGEST_RUN_ID;
-    match is_fit {
-        true => Ok(()),
-        false => Err(
-            Error::invalid(format!("a run_id has 1 to {LONGEST_RUN_ID} characters"))
-                .about(Subject::option("run_id")),
-        ),
     }
 }
 

@@ -5,15 +5,14 @@ use datafusion::sql::parser::Statement as SqlStatement;
 use datafusion::sql::sqlparser::ast::Statement as AnsiStatement;
 
 use crate::error::{Error, Result};
+use crate::planner::WordSpans;
 use crate::planner::ast::RowsQuery;
-use crate::planner::effect::effect;
-use crate::planner::{ParsedStatement, Statement, WordSpans};
 use crate::session::Session;
 
 const FORM: &str =
     r#"write FOR (SELECT topic, partition, "offset" FROM system.late_rows WHERE job = '…')"#;
 
-/// Plans the query and checks its columns; gives its text. `places` are those of the whole statement.
+/// Checks the columns of the query, which is not run; gives its text. `places` are those of the whole statement.
 ///
 /// # Errors
 ///
@@ -25,17 +24,9 @@ pub(super) async fn checked_rows(
 ) -> Result<String> {
     let RowsQuery { query, span } = rows;
     let text = query.to_string();
-    let query = AnsiStatement::Query(query);
-    let statement = Statement::Sql(Box::new(SqlStatement::Statement(Box::new(query))));
-    let parsed = ParsedStatement {
-        effect: effect(&statement)?,
-        statement,
-        places: places.clone(),
-        text: text.clone(),
-        rows: None,
-    };
-    let planned = session.plan(parsed).await?;
-    check_columns(&planned.schema()).map_err(|error| error.at(span))?;
+    let query = SqlStatement::Statement(Box::new(AnsiStatement::Query(query)));
+    let columns = session.columns_of(query, places).await?;
+    check_columns(&columns).map_err(|error| error.at(span))?;
     Ok(text)
 }
 
@@ -76,7 +67,7 @@ fn check_columns(schema: &Schema) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::planner::{RunStatement, Script, parse_statement};
+    use crate::planner::{RunStatement, Script, Statement, parse_statement};
     use crate::session::SessionOptions;
 
     async fn checked(query: &str) -> Result<String> {

@@ -23,7 +23,7 @@ const OPTION_NAMES: &[&str] = &[
 ];
 
 /// The most characters of a run id: it is part of the name of a file.
-const LONGEST_ID: usize = 100;
+const LONGEST_ID: usize = 80;
 
 /// Makes the order of a run of a statement whose parameters are bound. The rows of FOR are left to its query.
 ///
@@ -398,7 +398,7 @@ mod tests {
                 with("'run_id' ''"),
                 "'' cannot be the id of a run",
                 "''",
-                "1 to 100",
+                "1 to 80",
             ),
             (
                 with("'run_id' 'fix 42'"),
@@ -428,8 +428,8 @@ mod tests {
             let found = error.help().unwrap_or_default();
             assert!(found.contains(help), "{parts}: {found}");
         }
-        let long = order(&with(&format!("'run_id' '{}'", "r".repeat(101))));
+        let long = order(&with(&format!("'run_id' '{}'", "r".repeat(81))));
         assert!(long.is_err());
-        assert!(order(&with(&format!("'run_id' '{}'", "r".repeat(100)))).is_ok());
+        assert!(order(&with(&format!("'run_id' '{}'", "r".repeat(80)))).is_ok());
     }
 }

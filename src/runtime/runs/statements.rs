@@ -1,7 +1,7 @@
 //! Statements about runs: from their parts to what they do, and from that to their rows.
 
 use crate::core::runs::RunOrder;
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::planner::{Reprocess, RunStatement, WordSpans, normalize};
 use crate::runtime::job_status::RunOptions;
 use crate::runtime::runs::description::{description, outcome_rows, preview_rows};
@@ -35,7 +35,12 @@ impl Jobs {
             }
             RunStatement::Plan(asked) => {
                 let order = ordered(session, asked, places).await?;
-                rows_of(&host, plan(&host, &order).await?).await
+                // A plan writes nothing that it would have to end.
+                let planned = tokio::select! {
+                    planned = plan(&host, &order) => planned?,
+                    () = options.stop.wait() => return Err(stopped()),
+                };
+                rows_of(&host, planned).await
             }
             RunStatement::Reprocess(asked) => {
                 let order = ordered(session, asked, places).await?;
@@ -74,6 +79,11 @@ async fn rows_of(host: &RunHost<'_>, outcome: RunOutcome) -> Result<PlannedState
     let run = host.find(&outcome.run.run_id).await?;
     let rows = outcome_rows(host.store(), &run, &outcome).await?;
     host.session.report(rows)
+}
+
+fn stopped() -> Error {
+    Error::new(ErrorKind::Cancelled, "the plan was stopped")
+        .with_help("the same statement with its 'run_id' continues it")
 }
 
 /// The order of a run, with the text of the query of FOR.

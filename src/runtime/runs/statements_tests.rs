@@ -7,18 +7,18 @@ use datafusion::arrow::array::{AsArray as _, RecordBatch};
 use super::*;
 use crate::core::jobs::{LogEntry, RunEvent};
 use crate::planner::{Script, Statement, parse_statement};
-use crate::session::SessionOptions;
 use crate::session::system::run_rows::tests::{commit, compare, created};
-use crate::store::JobStore;
+use crate::session::{SessionOptions, StatementOutcome};
+use crate::store::{JobStore, RunStore};
 
 const HOUR: i64 = 3_600_000_000;
 
-struct Host {
+struct Place {
     jobs: Jobs,
     session: Session,
 }
 
-impl Host {
+impl Place {
     fn new() -> Self {
         Self {
             jobs: Jobs::new(JobStore::ephemeral()),
@@ -26,16 +26,22 @@ impl Host {
         }
     }
 
+    fn store(&self) -> RunStore {
+        RunStore::beside(&self.jobs.store)
+    }
+
     async fn run(&self, sql: &str) -> Result<StatementOutcome> {
         let parsed = parse_statement(&Script::new("t", sql).split()?.remove(0))?;
         let Statement::Run(run) = parsed.statement else {
             panic!("{sql}")
         };
-        let done = self
+        let options = RunOptions::default();
+        let ready = self
             .jobs
-            .begin_run(&self.session, *run, &parsed.places)
+            .execute_run(&self.session, *run, &parsed.places, &options)
             .await;
-        done.map_err(|error| parsed.places.locate(error))
+        let begun = ready.and_then(|ready| self.session.begin_ready(ready));
+        begun.map_err(|error| parsed.places.locate(error))
     }
 
     async fn rows(&self, sql: &str) -> RecordBatch {
@@ -52,15 +58,12 @@ impl Host {
         }
     }
 
-    /// Values of DESCRIBE RUN by item.
+    /// The values of DESCRIBE RUN by item.
     async fn described(&self, run_id: &str) -> BTreeMap<String, Vec<String>> {
         let rows = self.rows(&format!("DESCRIBE RUN '{run_id}'")).await;
-        let (items, values) = (
-            rows.column(0).as_string::<i32>(),
-            rows.column(1).as_string::<i32>(),
-        );
+        let column = |at: usize| rows.column(at).as_string::<i32>();
         let mut described: BTreeMap<String, Vec<String>> = BTreeMap::new();
-        for (item, value) in items.iter().zip(values) {
+        for (item, value) in column(0).iter().zip(column(1)) {
             let of_item = described.entry(item.unwrap().to_owned()).or_default();
             of_item.push(value.unwrap().to_owned());
         }
@@ -70,159 +73,138 @@ impl Host {
 
 #[tokio::test]
 async fn a_run_is_described_and_aborted() {
-    let host = Host::new();
-    let store = host.jobs.runs();
+    let place = Place::new();
+    let store = place.store();
     let mut run = created(&store, "fix_42").await;
-    let many: Vec<String> = (0..7).map(|user| format!("u{user}")).collect();
-    let new: Vec<(&str, f64)> = many.iter().map(|user| (user.as_str(), 1.0)).collect();
-    compare(
-        &store,
-        &mut run,
-        (0, HOUR / 2),
-        &[("x", 1.0), ("y", 2.0)],
-        &[("x", 2.0)],
-    )
-    .await;
+    let (published, computed) = ([("x", 1.0), ("y", 2.0)], [("x", 2.0)]);
+    compare(&store, &mut run, (0, HOUR / 2), &published, &computed).await;
+    let users: Vec<String> = (0..7).map(|user| format!("u{user}")).collect();
+    let new: Vec<(&str, f64)> = users.iter().map(|user| (user.as_str(), 1.0)).collect();
     compare(&store, &mut run, (HOUR / 2, HOUR), &[], &new).await;
-    assert!(
-        store
-            .append(&mut run, RunEvent::Planned, 3_000)
-            .await
-            .unwrap()
-    );
-    let described = host.described("fix_42").await;
+    let planned = store.append(&mut run, RunEvent::Planned, 3_000).await;
+    assert!(planned.unwrap());
+    let described = place.described("fix_42").await;
+    let hour = "1970-01-01T00:00:00Z to 1970-01-01T01:00:00Z";
     for (item, expected) in [
-        ("run_id", "fix_42"),
-        ("job", "sessions"),
-        ("state", "PLANNED"),
+        ("run_id", "fix_42".to_owned()),
+        ("job", "sessions".to_owned()),
+        ("state", "PLANNED".to_owned()),
+        ("created at", "1970-01-01T00:00:01Z".to_owned()),
+        ("asked", format!("event time {hour}")),
+        ("emits", format!("sessions with a row in {hour}")),
+        ("emit", "CHANGED".to_owned()),
         (
-            "asked",
-            "event time 1970-01-01T00:00:00Z to 1970-01-01T01:00:00Z",
+            "compared",
+            "2 chunks: 0 same, 1 changed, 7 new, 1 gone, 0 unknown".to_owned(),
         ),
         (
-            "read",
-            "event time 1969-12-31T23:59:50Z to 1970-01-01T01:00:10Z, and further while a session goes on",
+            "last chunk",
+            "1970-01-01T00:30:00Z to 1970-01-01T01:00:00Z; 100 % done".to_owned(),
         ),
-        (
-            "emitted",
-            "sessions with a row in 1970-01-01T00:00:00Z to 1970-01-01T01:00:00Z",
-        ),
-        ("emit", "CHANGED"),
-        ("compared", "0 same, 1 changed, 7 new, 1 gone, 0 unknown"),
-        (
-            "static table",
-            "users: version 3 of Delta table 'file:///lake/users/' (id users)",
-        ),
-        ("sql_version", &run.spec.text_version()),
+        ("sql_version", run.spec.text_version()),
     ] {
         assert_eq!(described[item], [expected], "{item}");
     }
-    assert_eq!(described["source"].len(), 2, "{described:?}");
-    assert_eq!(described["new"].len(), 6);
-    assert!(described["new"][5].starts_with("2 more: SELECT * FROM system.run_changes"));
-    assert!(described["changed"][0].contains(" becomes "));
-    assert!(described["gone"][0].contains("\"y\""));
+    let new = &described["new"];
+    assert_eq!(new.len(), 6);
+    let more = "2 more: SELECT * FROM system.run_changes WHERE run_id = 'fix_42'";
+    assert_eq!(new[5], more);
+    let changed = r#"{"user_id":"x","n":1.0,"day":"1970-01-02"} becomes {"user_id":"x","n":2.0,"day":"1970-01-02"}"#;
+    assert_eq!(described["changed"], [changed]);
+    assert_eq!(
+        described["gone"],
+        [r#"{"user_id":"y","n":2.0,"day":"1970-01-02"}"#]
+    );
     assert!(described["next"][0].starts_with("APPLY RUN 'fix_42'"));
     assert!(described["definition"][0].contains("CREATE JOB sessions"));
     assert_eq!(described.get("written"), None);
-    assert!(
-        store
-            .append(&mut run, RunEvent::Approved, 4_000)
-            .await
-            .unwrap()
-    );
+
+    let approved = store.append(&mut run, RunEvent::Approved, 4_000).await;
+    assert!(approved.unwrap());
     commit(&store, &mut run, 1, (0, HOUR / 2)).await;
-    let described = host.described("fix_42").await;
-    assert_eq!(described["state"], ["RUNNING"]);
-    assert_eq!(
-        described["written"],
-        ["1 chunks, 10 records read, 3 rows written"]
-    );
+    let described = place.described("fix_42").await;
+    for (item, expected) in [
+        ("state", "RUNNING"),
+        ("written", "1 chunk: 10 records read, 3 rows written"),
+        (
+            "last chunk",
+            "1970-01-01T00:00:00Z to 1970-01-01T00:30:00Z; 50 % done",
+        ),
+    ] {
+        assert_eq!(described[item], [expected], "{item}");
+    }
     assert_eq!(described.get("next"), None);
-    let said = host.said("ABORT RUN 'fix_42'").await;
-    assert_eq!(
-        said,
-        "run 'fix_42' aborted: the 1 chunks that are written stay"
+    let said = place.said("ABORT RUN 'fix_42'").await;
+    assert!(
+        said.contains("1 chunks with 3 rows stay in the sink"),
+        "{said}"
     );
-    assert_eq!(
-        host.said("ABORT RUN 'fix_42'").await,
-        "run 'fix_42' was aborted before"
-    );
-    assert_eq!(host.described("fix_42").await["state"], ["ABORTED"]);
+    let said = place.said("ABORT RUN 'fix_42'").await;
+    assert_eq!(said, "run 'fix_42' was aborted before");
+    assert_eq!(place.described("fix_42").await["state"], ["ABORTED"]);
     created(&store, "other").await;
-    let said = host.said("ABORT RUN 'other'").await;
-    assert_eq!(said, "run 'other' aborted: nothing of it was written");
+    let said = place.said("ABORT RUN 'other'").await;
+    assert!(said.contains("it has written nothing"), "{said}");
 }
 
 #[tokio::test]
 async fn runs_are_listed_by_job() {
-    let host = Host::new();
-    let log = |name: &str| LogEntry::Created {
-        name: name.to_owned(),
+    let place = Place::new();
+    let idle = LogEntry::Created {
+        name: "idle".to_owned(),
         text: String::new(),
         tables: vec![],
         at: 0,
     };
-    host.jobs.store.create(&log("idle"), "idle").await.unwrap();
-    assert_eq!(host.rows("SHOW RUNS").await.num_rows(), 0);
-    created(&host.jobs.runs(), "a").await;
-    created(&host.jobs.runs(), "b").await;
-    // The job of the runs was dropped.
+    place.jobs.store.create(&idle, "idle").await.unwrap();
+    assert_eq!(place.rows("SHOW RUNS").await.num_rows(), 0);
+    created(&place.store(), "a").await;
+    created(&place.store(), "b").await;
+    // The job of these runs was dropped.
     for (sql, count) in [
         ("SHOW RUNS", 2),
         ("SHOW RUNS FOR JOB Sessions", 2),
         ("SHOW RUNS FOR JOB idle", 0),
     ] {
-        assert_eq!(host.rows(sql).await.num_rows(), count, "{sql}");
+        assert_eq!(place.rows(sql).await.num_rows(), count, "{sql}");
     }
 }
 
-/// A part of the message, the place, and a part of the help.
+/// Statement, message, the place, and a part of the help.
 #[tokio::test]
 async fn mistakes_have_a_place_and_help() {
-    let host = Host::new();
+    let place = Place::new();
+    created(&place.store(), "fix_42").await;
     for (sql, message, column, help) in [
-        (
-            "DESCRIBE RUN 'r'",
-            "no run has the id 'r'",
-            14,
-            "has no runs",
-        ),
         (
             "SHOW RUNS FOR JOB j",
             "no job is named j",
             19,
             "has no jobs",
         ),
-    ] {
-        let error = host.run(sql).await.err().unwrap();
-        assert_eq!(error.message(), message);
-        assert_eq!(
-            error.span().map(|span| span.start.column),
-            Some(column),
-            "{sql}"
-        );
-        assert!(error.help().unwrap_or_default().contains(help), "{sql}");
-    }
-    created(&host.jobs.runs(), "fix_42").await;
-    for (sql, message, column, help) in [
+        (
+            "DESCRIBE RUN 'r'",
+            "there is no run 'r'",
+            14,
+            "SHOW RUNS lists the runs",
+        ),
         (
             "APPLY RUN 'fix_43'",
-            "no run has the id 'fix_43'",
+            "there is no run 'fix_43'",
             11,
             "did you mean 'fix_42'?",
         ),
         (
             "ABORT RUN 'other'",
-            "no run has the id 'other'",
+            "there is no run 'other'",
             11,
-            "SHOW RUNS lists them",
+            "SHOW RUNS lists the runs",
         ),
         (
             "ABORT RUN ''",
             "'' cannot be the id of a run",
             11,
-            "1 to 100",
+            "1 to 80",
         ),
         (
             "DESCRIBE RUN 'fix 42'",
@@ -231,35 +213,41 @@ async fn mistakes_have_a_place_and_help() {
             "_ - . :",
         ),
         (
+            "APPLY RUN 'fix_42'",
+            "run 'fix_42' cannot be applied: its plan is not complete",
+            1,
+            "'run_id'",
+        ),
+        (
             "PLAN REPROCESS JOB sessions FROM '2025-01-02' TO '2025-01-01'",
             "TO (2025-01-01T00:00:00Z) is not after FROM (2025-01-02T00:00:00Z)",
             50,
             "ends before TO",
         ),
         (
-            "REPROCESS JOB nope FOR (SELECT 't', 0, 1)",
+            "REPROCESS JOB nope FROM '2025-01-01' TO '2025-01-02'",
             "no job is named nope",
             15,
             "has no jobs",
         ),
         (
-            "EXPLAIN REPROCESS JOB nope FOR (SELECT 0 AS p, 1 AS o)",
-            "the query of FOR gives 2 columns (p, o) in the place of 3",
+            "EXPLAIN REPROCESS JOB nope FOR (SELECT 0 AS partition, 1 AS \"offset\")",
+            "the query of FOR has no column topic: it has partition, offset",
             32,
             "system.late_rows",
         ),
+        (
+            "REPROCESS JOB j FOR (SELECT topic, partition, \"offset\" FROM late)",
+            "no table or view is named late",
+            61,
+            "",
+        ),
     ] {
-        let error = host.run(sql).await.err().unwrap();
+        let error = place.run(sql).await.err().unwrap();
         assert_eq!(error.message(), message, "{sql}");
-        assert_eq!(
-            error.span().map(|span| span.start.column),
-            Some(column),
-            "{sql}"
-        );
-        assert!(
-            error.help().unwrap_or_default().contains(help),
-            "{sql}: {:?}",
-            error.help()
-        );
+        let start = error.span().map(|span| span.start.column);
+        assert_eq!(start, Some(column), "{sql}");
+        let found = error.help().unwrap_or_default();
+        assert!(found.contains(help), "{sql}: {found}");
     }
 }

@@ -5,23 +5,20 @@ use std::sync::Arc;
 
 use datafusion::arrow::array::{
     Array as _, ArrayRef, AsArray as _, Float64Array, Int64Array, RecordBatch, StringArray,
-    StructArray,
+    StructArray, new_null_array,
 };
-use datafusion::arrow::compute::{cast, concat_batches};
-use datafusion::arrow::datatypes::{DataType, Field, Fields, Float64Type};
+use datafusion::arrow::compute::kernels::zip::zip;
+use datafusion::arrow::compute::{cast, concat_batches, is_not_null};
+use datafusion::arrow::datatypes::{DataType, Field, Fields, Float64Type, TimeUnit};
 use datafusion::arrow::error::ArrowError;
 use datafusion::arrow::ipc::reader::FileReader;
 use futures::{StreamExt as _, TryStreamExt as _};
 
 use crate::core::jobs::{ChangeCounts, ComparedChunk};
-use crate::core::runs::difference::changes::{AFTER, BEFORE, KIND};
-use crate::core::runs::{RunSpec, RunState, extent_text};
+use crate::core::runs::difference::changes::{AFTER, BEFORE, END, KEYS, KIND, START};
+use crate::core::runs::{RunState, extent_text};
 use crate::error::{Error, Result};
 use crate::formats::json::value_text::json_text;
-use crate::planner::effect::effect;
-use crate::planner::{
-    JobStatement, ParsedStatement, Script, Statement, Writes, normalize, parse_statement,
-};
 use crate::session::system::rows::{batch, internal, same, signed, times};
 use crate::session::system::scan_filter::ScanFilter;
 use crate::store::{DataDir, FoundRun, RunRow, RunStore, StoredRun, run_row};
@@ -74,7 +71,7 @@ pub(super) async fn rows_in(
 pub(super) fn empty_of(name: &str) -> Result<RecordBatch> {
     match name {
         "runs" => rows_of_runs(&[]),
-        _ => rows_of_changes(("", ""), 0, "", [0; 4].map(StringArray::new_null)),
+        _ => rows_of_changes(("", ""), 0, "", ShownChanges::default()),
     }
 }
 
@@ -176,8 +173,8 @@ fn counts(run: &RunRow) -> Option<ChangeCounts> {
     (run.chunks_compared > 0).then_some(run.counts)
 }
 
-/// The rows of a compared chunk that differ from the published ones: `run_id`, `job`, `chunk`, `range`, `kind`, `key`, `before`,
-/// `after`. None if all are the same.
+/// The rows of a compared chunk that differ from the published ones: `run_id`, `job`, `chunk`, `range`, `kind`, `key`, `window_start`,
+/// `window_end`, `before`, `after`. None if all are the same. Key and rows are JSON.
 ///
 /// # Errors
 ///
@@ -198,42 +195,68 @@ pub async fn change_rows(
             run.spec.run_id
         ))
     };
-    let key = sink_key(&run.spec);
     let range = extent_text(&chunk.extent);
     let of_run = (run.spec.run_id.as_str(), run.spec.job.as_str());
     let mut parts = Vec::new();
     for rows in FileReader::try_new(Cursor::new(bytes), None).map_err(damaged)? {
-        let change = change_texts(&rows.map_err(damaged)?, &key).map_err(damaged)?;
-        parts.push(rows_of_changes(of_run, number, &range, change)?);
+        let changes = shown_changes(&rows.map_err(damaged)?).map_err(damaged)?;
+        parts.push(rows_of_changes(of_run, number, &range, changes)?);
     }
     let schema = empty_of("run_changes")?.schema();
     concat_batches(&schema, &parts).map(Some).map_err(internal)
 }
 
-/// Kind, key, published and computed row of each change; rows are JSON.
-type ChangeTexts = [StringArray; 4];
+/// Changes as they are shown.
+struct ShownChanges {
+    kinds: StringArray,
+    keys: StringArray,
+    starts: ArrayRef,
+    ends: ArrayRef,
+    before: StringArray,
+    after: StringArray,
+}
+
+impl Default for ShownChanges {
+    fn default() -> Self {
+        let none = || StringArray::new_null(0);
+        Self {
+            kinds: none(),
+            keys: none(),
+            starts: new_null_array(&instant(), 0),
+            ends: new_null_array(&instant(), 0),
+            before: none(),
+            after: none(),
+        }
+    }
+}
+
+fn instant() -> DataType {
+    DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()))
+}
 
 fn rows_of_changes(
     (run_id, job): (&str, &str),
     number: u64,
     range: &str,
-    [kinds, keys, before, after]: ChangeTexts,
+    changes: ShownChanges,
 ) -> Result<RecordBatch> {
-    let count = kinds.len();
+    let count = changes.kinds.len();
     let numbers = Int64Array::from(vec![signed(number); count]);
     batch(vec![
         ("run_id", same(run_id, count)),
         ("job", same(job, count)),
         ("chunk", Arc::new(numbers)),
         ("range", same(range, count)),
-        ("kind", Arc::new(kinds)),
-        ("key", Arc::new(keys)),
-        ("before", Arc::new(before)),
-        ("after", Arc::new(after)),
+        ("kind", Arc::new(changes.kinds)),
+        ("key", Arc::new(changes.keys)),
+        ("window_start", changes.starts),
+        ("window_end", changes.ends),
+        ("before", Arc::new(changes.before)),
+        ("after", Arc::new(changes.after)),
     ])
 }
 
-fn change_texts(rows: &RecordBatch, key: &[String]) -> Result<ChangeTexts, ArrowError> {
+fn shown_changes(rows: &RecordBatch) -> Result<ShownChanges, ArrowError> {
     let part = |name: &str| {
         let column = rows.column_by_name(name);
         column.ok_or_else(|| ArrowError::SchemaError(format!("it has no column {name}")))
@@ -242,36 +265,63 @@ fn change_texts(rows: &RecordBatch, key: &[String]) -> Result<ChangeTexts, Arrow
         let rows = part(name)?.as_struct_opt();
         rows.ok_or_else(|| ArrowError::SchemaError(format!("column {name} has no rows")))
     };
+    let schema = rows.schema();
+    let places = |name: &str| -> Result<Vec<usize>, ArrowError> {
+        let places = schema.metadata().get(name);
+        let places = places.into_iter().flat_map(|places| places.split(','));
+        let places = places.map(|place| place.parse().map_err(|error| wrong_place(name, error)));
+        places.collect()
+    };
     let kinds = cast(part(KIND)?, &DataType::Utf8)?;
     let (before, after) = (row(BEFORE)?, row(AFTER)?);
-    let published = row_texts(&columns_of(before, |name| is_of(key, name))?)?;
-    let computed = row_texts(&columns_of(after, |name| is_of(key, name))?)?;
-    let keys = computed.iter().zip(&published);
-    let keys = keys.map(|(computed, published)| match key.is_empty() {
-        true => None,
-        false => computed.or(published),
-    });
-    Ok([
-        kinds.as_string::<i32>().clone(),
-        keys.collect(),
-        row_texts(&columns_of(before, |_| true)?)?,
-        row_texts(&columns_of(after, |_| true)?)?,
-    ])
+    let key = places(KEYS)?;
+    let keys = match key.is_empty() {
+        true => StringArray::new_null(rows.num_rows()),
+        false => {
+            let published = row_texts(&columns_of(before, |at| key.contains(&at))?)?;
+            let computed = row_texts(&columns_of(after, |at| key.contains(&at))?)?;
+            let both = computed.iter().zip(&published);
+            both.map(|(computed, published)| computed.or(published))
+                .collect()
+        }
+    };
+    let instants = |name: &str| -> Result<ArrayRef, ArrowError> {
+        match places(name)?.first() {
+            None => Ok(new_null_array(&instant(), rows.num_rows())),
+            Some(at) => {
+                let of = |rows: &StructArray| {
+                    let column = rows.columns().get(*at);
+                    let column =
+                        column.ok_or_else(|| wrong_place(name, "it has no such column"))?;
+                    cast(column, &instant())
+                };
+                zip(&is_not_null(after)?, &of(after)?, &of(before)?)
+            }
+        }
+    };
+    Ok(ShownChanges {
+        kinds: kinds.as_string::<i32>().clone(),
+        keys,
+        starts: instants(START)?,
+        ends: instants(END)?,
+        before: row_texts(&columns_of(before, |_| true)?)?,
+        after: row_texts(&columns_of(after, |_| true)?)?,
+    })
 }
 
-fn is_of(key: &[String], name: &str) -> bool {
-    key.iter().any(|of| of == name)
+fn wrong_place(name: &str, reason: impl std::fmt::Display) -> ArrowError {
+    ArrowError::SchemaError(format!("{name}: {reason}"))
 }
 
 /// The rows with the columns that are wanted. JSON has no number that is not finite: columns with one become text.
 fn columns_of(
     rows: &StructArray,
-    is_wanted: impl Fn(&str) -> bool,
+    is_wanted: impl Fn(usize) -> bool,
 ) -> Result<StructArray, ArrowError> {
     let mut fields = Vec::new();
     let mut columns = Vec::new();
-    for (field, column) in rows.fields().iter().zip(rows.columns()) {
-        if !is_wanted(field.name()) {
+    for (at, (field, column)) in rows.fields().iter().zip(rows.columns()).enumerate() {
+        if !is_wanted(at) {
             continue;
         }
         let column = match has_not_finite(column)? {
@@ -301,35 +351,6 @@ fn has_not_finite(column: &ArrayRef) -> Result<bool, ArrowError> {
 fn row_texts(rows: &StructArray) -> Result<StringArray, ArrowError> {
     let rows: ArrayRef = Arc::new(rows.clone());
     json_text(&rows).map_err(|error| ArrowError::JsonError(error.to_string()))
-}
-
-/// The columns of the sink's PRIMARY KEY, by the texts of the run: none if it has no key.
-fn sink_key(spec: &RunSpec) -> Vec<String> {
-    let statement = |text: &str| -> Option<ParsedStatement> {
-        let raw = Script::new("job", text).split().ok()?.into_iter().next()?;
-        parse_statement(&raw).ok()
-    };
-    let sink = || {
-        let Statement::Job(job) = statement(&spec.text)?.statement else {
-            return None;
-        };
-        let JobStatement::Create { insert, .. } = *job else {
-            return None;
-        };
-        match effect(&Statement::Sql(insert)).ok()?.writes {
-            Writes::Rows { table, .. } => table,
-            _ => None,
-        }
-    };
-    let Some(sink) = sink() else {
-        return Vec::new();
-    };
-    let tables = spec.tables.iter().filter_map(|text| statement(text));
-    let mut own = tables.filter(|table| table.effect.created_name() == Some(sink.as_str()));
-    match own.next().map(|table| table.statement) {
-        Some(Statement::CreateTable(table)) => table.primary_key.iter().map(normalize).collect(),
-        _ => Vec::new(),
-    }
 }
 
 #[cfg(test)]

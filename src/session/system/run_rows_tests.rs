@@ -1,31 +1,26 @@
 //! Runs and their changes as rows.
 
-use datafusion::arrow::array::{Float64Array, TimestampMicrosecondArray};
-use datafusion::arrow::datatypes::Schema;
+use datafusion::arrow::array::{BooleanArray, Date32Array};
 use datafusion::arrow::ipc::writer::FileWriter;
 use datafusion::arrow::util::pretty::pretty_format_batches;
 
 use super::*;
 use crate::core::jobs::{BatchVersion, ChunkExtent, LogEntry, RunEvent};
 use crate::core::runs::spec::fixture::spec;
-use crate::core::runs::{FloatTolerance, TimeRange, chunk_progress, difference::Difference};
-
+use crate::core::runs::{Difference, FloatTolerance, RunSpec, TimeRange, chunk_progress};
 use crate::store::{JobStore, RunCreation};
-use datafusion::arrow::array::BooleanArray;
 
 const TEXT: &str = "CREATE JOB sessions AS INSERT INTO counts SELECT user_id, count(*) FROM visits";
-const SINK: &str = "CREATE EXTERNAL TABLE counts (user_id VARCHAR, n DOUBLE, at TIMESTAMP, PRIMARY KEY (user_id) NOT ENFORCED) \
-     STORED AS KAFKA LOCATION 'counts' OPTIONS ('kafka.bootstrap.servers' 'h:1', 'kafka.sasl.password' '***')";
+const SINK: &str = "CREATE EXTERNAL TABLE counts (user_id VARCHAR, n DOUBLE, PRIMARY KEY (user_id) NOT ENFORCED) \
+     STORED AS KAFKA LOCATION 'counts' OPTIONS ('kafka.bootstrap.servers' 'h:1')";
+const HOUR: i64 = 3_600_000_000;
 
 /// A run of this id that was created.
 pub(crate) async fn created(store: &RunStore, run_id: &str) -> StoredRun {
+    let visits = "CREATE EXTERNAL TABLE visits (user_id VARCHAR) STORED AS KAFKA LOCATION 'visits'";
     let spec = RunSpec {
         text: TEXT.to_owned(),
-        tables: vec![
-            "CREATE EXTERNAL TABLE visits (user_id VARCHAR) STORED AS KAFKA LOCATION 'visits'"
-                .into(),
-            SINK.to_owned(),
-        ],
+        tables: vec![visits.to_owned(), SINK.to_owned()],
         ..spec(run_id)
     };
     match store.create(spec, 1_000).await.unwrap() {
@@ -37,16 +32,30 @@ pub(crate) async fn created(store: &RunStore, run_id: &str) -> StoredRun {
 fn rows(of: &[(&str, f64)]) -> RecordBatch {
     let users = StringArray::from_iter_values(of.iter().map(|(user, _)| user));
     let numbers = Float64Array::from_iter_values(of.iter().map(|(_, number)| *number));
-    let times = TimestampMicrosecondArray::from(vec![Some(0); of.len()]);
-    RecordBatch::try_from_iter([
+    let days = Date32Array::from(vec![1; of.len()]);
+    let columns = [
         ("user_id", Arc::new(users) as ArrayRef),
         ("n", Arc::new(numbers)),
-        ("at", Arc::new(times)),
-    ])
-    .unwrap()
+        ("day", Arc::new(days)),
+    ];
+    RecordBatch::try_from_iter(columns).unwrap()
 }
 
-/// Compares rows of a chunk, as a plan does.
+/// A file of these rows; `metadata` is that of its schema.
+fn file(rows: &RecordBatch, metadata: &[(&str, &str)]) -> Vec<u8> {
+    let metadata = metadata.iter();
+    let metadata = metadata.map(|(name, places)| ((*name).to_owned(), (*places).to_owned()));
+    let schema = rows.schema().as_ref().clone();
+    let schema = Arc::new(schema.with_metadata(metadata.collect()));
+    let rows = rows.clone().with_schema(Arc::clone(&schema)).unwrap();
+    let mut writer = FileWriter::try_new(Vec::new(), &schema).unwrap();
+    writer.write(&rows).unwrap();
+    writer.into_inner().unwrap()
+}
+
+const PLACES: [(&str, &str); 2] = [(KEYS, "0,2"), (START, "2")];
+
+/// Compares the rows of a chunk, as a plan does.
 pub(crate) async fn compare(
     store: &RunStore,
     run: &mut StoredRun,
@@ -60,36 +69,32 @@ pub(crate) async fn compare(
     let is_readable = BooleanArray::from(vec![true; computed.num_rows()]);
     let found = by_key.compare(&published, &computed, &is_readable).unwrap();
     let changes = by_key.changes(&found, &published, &computed).unwrap();
-    let mut writer = FileWriter::try_new(Vec::new(), &changes.schema()).unwrap();
-    writer.write(&changes).unwrap();
-    let bytes = writer.into_inner().unwrap();
     let count = changes.num_rows() as u64;
-    let file = store.put_changes(run, count, bytes).await.unwrap();
+    let changes = match count {
+        0 => None,
+        _ => {
+            let kept = store.put_changes(run, count, file(&changes, &PLACES)).await;
+            Some(kept.unwrap())
+        }
+    };
     let chunk = ComparedChunk {
         extent: ChunkExtent::Time { from, to },
         counts: found.counts(),
-        changes: (count > 0).then_some(file),
+        changes,
     };
-    assert!(
-        store
-            .append(run, RunEvent::Compared(chunk), 2_000)
-            .await
-            .unwrap()
-    );
+    let event = RunEvent::Compared(chunk);
+    assert!(store.append(run, event, 2_000).await.unwrap());
 }
 
 /// Commits a chunk, as the runner of the run does.
 pub(crate) async fn commit(store: &RunStore, run: &mut StoredRun, number: u64, range: (i64, i64)) {
     let range = TimeRange::try_new(range.0, range.1).unwrap();
     let name = JobStore::version_name(run.history.next);
+    let progress = [(0, chunk_progress(None, range))];
     let version = BatchVersion {
         batch: number,
         sequence: run.history.next,
-        sources: [(
-            "visits".to_owned(),
-            [(0, chunk_progress(None, range))].into(),
-        )]
-        .into(),
+        sources: [("visits".to_owned(), progress.into())].into(),
         rows_in: 10,
         rows_out: 3,
         ..BatchVersion::default()
@@ -100,118 +105,89 @@ pub(crate) async fn commit(store: &RunStore, run: &mut StoredRun, number: u64, r
         version: name,
         at: 5_000,
     };
-    let appended = store
-        .jobs()
-        .append_next(run.id, &mut run.history, &entry)
-        .await;
+    let history = &mut run.history;
+    let appended = store.jobs().append_next(run.id, history, &entry).await;
     assert!(appended.unwrap());
 }
 
-const HOUR: i64 = 3_600_000_000;
+async fn append(store: &RunStore, run: &mut StoredRun, event: RunEvent) {
+    assert!(store.append(run, event, 3_000).await.unwrap());
+}
 
 fn shown(rows: &RecordBatch, columns: &[&str]) -> String {
-    let indices = columns
-        .iter()
-        .map(|name| rows.schema().index_of(name).unwrap());
+    let schema = rows.schema();
+    let indices = columns.iter().map(|name| schema.index_of(name).unwrap());
     let rows = rows.project(&indices.collect::<Vec<_>>()).unwrap();
     pretty_format_batches(&[rows]).unwrap().to_string()
 }
 
-async fn runs(store: &RunStore, filter: &ScanFilter) -> RecordBatch {
-    rows_in(store, "runs", filter).await.unwrap()
+fn only(name: &str) -> Option<std::collections::BTreeSet<String>> {
+    Some([name.to_owned()].into())
 }
 
 #[tokio::test]
 async fn a_run_is_a_row() {
     let store = RunStore::beside(&JobStore::ephemeral());
     let mut planned = created(&store, "a").await;
-    compare(
-        &store,
-        &mut planned,
-        (0, HOUR / 2),
-        &[("x", 1.0), ("y", 2.0)],
-        &[("x", 1.0), ("y", 3.0)],
-    )
-    .await;
+    let (published, computed) = ([("x", 1.0), ("y", 2.0)], [("x", 1.0), ("y", 3.0)]);
+    compare(&store, &mut planned, (0, HOUR / 2), &published, &computed).await;
+    let (published, computed) = ([("z", 1.0)], [("v", 1.0), ("w", f64::NAN)]);
     compare(
         &store,
         &mut planned,
         (HOUR / 2, HOUR),
-        &[("z", 1.0)],
-        &[("v", 1.0), ("w", f64::NAN)],
+        &published,
+        &computed,
     )
     .await;
-    assert!(
-        store
-            .append(&mut planned, RunEvent::Planned, 3_000)
-            .await
-            .unwrap()
-    );
+    append(&store, &mut planned, RunEvent::Planned).await;
     let mut running = created(&store, "b").await;
-    assert!(
-        store
-            .append(&mut running, RunEvent::Approved, 3_000)
-            .await
-            .unwrap()
-    );
+    append(&store, &mut running, RunEvent::Approved).await;
     commit(&store, &mut running, 1, (0, HOUR / 4)).await;
     created(&store, "c").await;
-    let all = runs(&store, &ScanFilter::default()).await;
+    let all = rows_in(&store, "runs", &ScanFilter::default())
+        .await
+        .unwrap();
     assert_eq!(all.schema(), empty_of("runs").unwrap().schema());
     let columns = [
-        "run_id", "job", "state", "emit", "chunks", "position", "same", "changed", "new", "gone",
-        "since",
+        "run_id", "job", "state", "emit", "same", "changed", "new", "gone", "chunks", "rows_out",
+        "done", "since",
     ];
     let expected = "\
-+--------+----------+----------+---------+--------+----------------------+------+---------+-----+------+----------------------+
-| run_id | job      | state    | emit    | chunks | position             | same | changed | new | gone | since                |
-+--------+----------+----------+---------+--------+----------------------+------+---------+-----+------+----------------------+
-| a      | sessions | PLANNED  | CHANGED | 0      | 1970-01-01T01:00:00Z | 1    | 1       | 2   | 1    | 1970-01-01T00:00:03Z |
-| b      | sessions | RUNNING  | CHANGED | 1      | 1970-01-01T00:15:00Z |      |         |     |      | 1970-01-01T00:00:03Z |
-| c      | sessions | PLANNING | CHANGED | 0      |                      |      |         |     |      | 1970-01-01T00:00:01Z |
-+--------+----------+----------+---------+--------+----------------------+------+---------+-----+------+----------------------+";
++--------+----------+----------+---------+------+---------+-----+------+--------+----------+------+----------------------+
+| run_id | job      | state    | emit    | same | changed | new | gone | chunks | rows_out | done | since                |
++--------+----------+----------+---------+------+---------+-----+------+--------+----------+------+----------------------+
+| a      | sessions | PLANNED  | CHANGED | 1    | 1       | 2   | 1    | 0      | 0        | 1.0  | 1970-01-01T00:00:03Z |
+| b      | sessions | RUNNING  | CHANGED |      |         |     |      | 1      | 3        | 0.25 | 1970-01-01T00:00:03Z |
+| c      | sessions | PLANNING | CHANGED |      |         |     |      | 0      | 0        | 0.0  | 1970-01-01T00:00:01Z |
++--------+----------+----------+---------+------+---------+-----+------+--------+----------+------+----------------------+";
     assert_eq!(shown(&all, &columns), expected);
-    let texts = ["asked", "emitted", "sql_version"];
-    let shown = shown(&all.slice(0, 1), &texts);
+    let texts = shown(
+        &all.slice(0, 1),
+        &["asked", "emits", "position", "sql_version"],
+    );
     for text in [
         "event time 1970-01-01T00:00:00Z to 1970-01-01T01:00:00Z",
         "sessions with a row in 1970-01-01T00:00:00Z",
+        "1970-01-01T00:30:00Z to 1970-01-01T01:00:00Z",
         &planned.spec.text_version(),
     ] {
-        assert!(shown.contains(text), "{shown}");
+        assert!(texts.contains(text), "{texts}");
     }
-    let only = |name: &str| Some([name.to_owned()].into());
-    for (filter, count) in [
-        (
-            ScanFilter {
-                runs: only("b"),
-                ..ScanFilter::default()
-            },
-            1,
-        ),
-        (
-            ScanFilter {
-                runs: only("d"),
-                ..ScanFilter::default()
-            },
-            0,
-        ),
-        (
-            ScanFilter {
-                jobs: only("sessions"),
-                ..ScanFilter::default()
-            },
-            3,
-        ),
-        (
-            ScanFilter {
-                jobs: only("other"),
-                ..ScanFilter::default()
-            },
-            0,
-        ),
+    for (runs, jobs, count) in [
+        (only("b"), None, 1),
+        (only("d"), None, 0),
+        (None, only("sessions"), 3),
+        (None, only("other"), 0),
+        (only("b"), only("other"), 0),
     ] {
-        assert_eq!(runs(&store, &filter).await.num_rows(), count, "{filter:?}");
+        let wanted = ScanFilter {
+            runs,
+            jobs,
+            ..ScanFilter::default()
+        };
+        let found = rows_in(&store, "runs", &wanted).await.unwrap();
+        assert_eq!(found.num_rows(), count, "{wanted:?}");
     }
 }
 
@@ -219,82 +195,57 @@ async fn a_run_is_a_row() {
 async fn changes_have_key_and_both_rows() {
     let store = RunStore::beside(&JobStore::ephemeral());
     let mut run = created(&store, "a").await;
-    compare(
-        &store,
-        &mut run,
-        (0, HOUR / 2),
-        &[("x", 1.0)],
-        &[("x", 1.0)],
-    )
-    .await;
-    compare(
-        &store,
-        &mut run,
-        (HOUR / 2, HOUR),
-        &[("y", 2.0), ("z", 1.0)],
-        &[("y", 3.0), ("w", f64::NAN)],
-    )
-    .await;
+    let same = [("x", 1.0)];
+    compare(&store, &mut run, (0, HOUR / 2), &same, &same).await;
+    let (published, computed) = ([("y", 2.0), ("z", 1.0)], [("y", 3.0), ("w", f64::NAN)]);
+    compare(&store, &mut run, (HOUR / 2, HOUR), &published, &computed).await;
     created(&store, "b").await;
     let all = rows_in(&store, "run_changes", &ScanFilter::default())
         .await
         .unwrap();
     assert_eq!(all.schema(), empty_of("run_changes").unwrap().schema());
-    let columns = ["run_id", "chunk", "kind", "key", "before", "after"];
-    let expected = r#"+--------+-------+---------+-----------------+-----------------------------------------------------+-------------------------------------------------------+
-| run_id | chunk | kind    | key             | before                                              | after                                                 |
-+--------+-------+---------+-----------------+-----------------------------------------------------+-------------------------------------------------------+
-| a      | 2     | new     | {"user_id":"w"} |                                                     | {"user_id":"w","n":"NaN","at":"1970-01-01T00:00:00Z"} |
-| a      | 2     | changed | {"user_id":"y"} | {"user_id":"y","n":2.0,"at":"1970-01-01T00:00:00Z"} | {"user_id":"y","n":"3.0","at":"1970-01-01T00:00:00Z"} |
-| a      | 2     | gone    | {"user_id":"z"} | {"user_id":"z","n":1.0,"at":"1970-01-01T00:00:00Z"} |                                                       |
-+--------+-------+---------+-----------------+-----------------------------------------------------+-------------------------------------------------------+"#;
-    assert_eq!(shown(&all, &columns), expected);
-    // A sink without a key, or a text that cannot be read, gives no key.
-    for (text, tables) in [
-        (TEXT, vec![]),
-        (
-            TEXT,
-            vec![SINK.replace("PRIMARY KEY (user_id) NOT ENFORCED", "x INT")],
-        ),
-        ("CREATE JOB …", vec![SINK.to_owned()]),
-    ] {
-        let spec = RunSpec {
-            text: text.to_owned(),
-            tables,
-            ..spec("r")
-        };
-        assert_eq!(sink_key(&spec), [""; 0]);
-    }
+    // JSON has no number that is not finite.
+    let expected = r#"
+| run_id | chunk | kind    | key                                | window_start         | window_end | before                                     | after                                        |
+| a      | 2     | new     | {"user_id":"w","day":"1970-01-02"} | 1970-01-02T00:00:00Z |            |                                            | {"user_id":"w","n":"NaN","day":"1970-01-02"} |
+| a      | 2     | changed | {"user_id":"y","day":"1970-01-02"} | 1970-01-02T00:00:00Z |            | {"user_id":"y","n":2.0,"day":"1970-01-02"} | {"user_id":"y","n":"3.0","day":"1970-01-02"} |
+| a      | 2     | gone    | {"user_id":"z","day":"1970-01-02"} | 1970-01-02T00:00:00Z |            | {"user_id":"z","n":1.0,"day":"1970-01-02"} |                                              |"#;
+    let columns = [
+        "run_id",
+        "chunk",
+        "kind",
+        "key",
+        "window_start",
+        "window_end",
+        "before",
+        "after",
+    ];
+    let cells = |text: &str| -> Vec<Vec<String>> {
+        let lines = text.lines().filter(|line| line.starts_with('|'));
+        let cells = |line: &str| line.split('|').map(|cell| cell.trim().to_owned()).collect();
+        lines.map(cells).collect()
+    };
+    assert_eq!(cells(&shown(&all, &columns)), cells(expected));
+    let range = shown(&all.slice(0, 1), &["job", "range"]);
+    let text = "1970-01-01T00:30:00Z to 1970-01-01T01:00:00Z";
+    assert!(range.contains(text), "{range}");
 }
 
 #[tokio::test]
 async fn damaged_changes_are_named() {
     let store = RunStore::beside(&JobStore::ephemeral());
     let mut run = created(&store, "a").await;
-    let file = store
-        .put_changes(&run, 1, b"not arrow".to_vec())
-        .await
-        .unwrap();
-    let other = rows(&[("x", 1.0)]);
-    let mut writer =
-        FileWriter::try_new(Vec::new(), &Schema::new(other.schema().fields().clone())).unwrap();
-    writer.write(&other).unwrap();
-    let bytes = writer.into_inner().unwrap();
-    let chunk = |changes| ComparedChunk {
-        extent: ChunkExtent::Time { from: 0, to: HOUR },
-        counts: ChangeCounts::default(),
-        changes: Some(changes),
-    };
-    let chunks = [chunk(file), {
-        assert!(store.append(&mut run, RunEvent::Planned, 0).await.unwrap());
-        chunk(store.put_changes(&run, 1, bytes).await.unwrap())
-    }];
-    for chunk in &chunks {
-        let error = change_rows(&store, &run, 3, chunk).await.unwrap_err();
+    for bytes in [b"not arrow".to_vec(), file(&rows(&[("x", 1.0)]), &[])] {
+        let chunk = ComparedChunk {
+            extent: ChunkExtent::Time { from: 0, to: HOUR },
+            counts: ChangeCounts::default(),
+            changes: Some(store.put_changes(&run, 1, bytes).await.unwrap()),
+        };
+        let error = change_rows(&store, &run, 3, &chunk).await.unwrap_err();
         let message = error.message();
-        assert!(
-            message.starts_with("the changes of chunk 3 of run 'a' cannot be read: "),
-            "{message}"
-        );
+        let begins = "the changes of chunk 3 of run 'a' cannot be read: ";
+        assert!(message.starts_with(begins), "{message}");
+        // The next file of the run has another name.
+        append(&store, &mut run, RunEvent::Planned).await;
     }
 }
