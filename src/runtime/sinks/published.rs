@@ -24,7 +24,7 @@ use crate::tables::kafka::last_rows;
 #[derive(Debug)]
 pub(in crate::runtime) struct WantedRows<'a> {
     /// Where they are in a topic.
-    pub(in crate::runtime) ranges: BTreeMap<i32, OffsetRanges>,
+    pub(in crate::runtime) ranges: &'a BTreeMap<i32, OffsetRanges>,
     /// When their windows end, in microseconds since 1970 UTC.
     pub(in crate::runtime) ends: &'a RangeInclusive<i64>,
     /// The column of that time, if there is one.
@@ -52,7 +52,7 @@ pub(in crate::runtime) async fn rows_of(
 ) -> Result<SinkRows> {
     match table {
         JobSinkTable::Kafka(table) => {
-            let found = last_rows(table, &wanted.ranges, &state.task_ctx()).await?;
+            let found = last_rows(table, wanted.ranges, &state.task_ctx()).await?;
             Ok(SinkRows {
                 rows: found.rows,
                 low: Some(found.low),
