@@ -5,18 +5,19 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use anabranch_udfs::CompleteSessionsExec;
 use datafusion::arrow::array::RecordBatch;
+use datafusion::arrow::compute::concat_batches;
 use datafusion::catalog::TableProvider;
 use datafusion::datasource::memory::MemorySourceConfig;
 use datafusion::execution::TaskContext;
 use datafusion::physical_expr::expressions::Column;
 use datafusion::physical_expr::{LexOrdering, PhysicalSortExpr};
-use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::coalesce_partitions::CoalescePartitionsExec;
 use datafusion::physical_plan::sorts::sort::SortExec;
+use datafusion::physical_plan::{ExecutionPlan, collect};
 
 use crate::core::jobs::{PartitionTimes, RecordMark};
 use crate::core::runs::{Chunk, LeftGroups};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::state::late_rows;
 use crate::streaming::drain::DrainedPlan;
 use crate::streaming::side_output::SplitSideOutputExec;
@@ -190,6 +191,40 @@ impl BatchPlan {
         let schema = self.plan.schema();
         let plan = MemorySourceConfig::try_new_exec(&[vec![rows]], schema, None)?;
         Ok(Self { plan, ..self })
+    }
+
+    /// The same batch with these rows, in the columns of its plan. This batch is to be ended, not the one that is given.
+    ///
+    /// # Errors
+    ///
+    /// Rows in other columns.
+    pub fn giving(&self, rows: RecordBatch) -> Result<Self> {
+        let schema = rows.schema();
+        let plan = MemorySourceConfig::try_new_exec(&[vec![rows]], schema, None)?;
+        Ok(Self {
+            plan,
+            context: Arc::clone(&self.context),
+            sides: None,
+            chunk: self.chunk,
+        })
+    }
+
+    /// Runs the plan, and gives all of its rows.
+    ///
+    /// # Errors
+    ///
+    /// Those of the rows.
+    pub async fn rows(&self) -> Result<RecordBatch> {
+        let schema = self.plan.schema();
+        let rows = collect(Arc::clone(&self.plan), Arc::clone(&self.context)).await?;
+        concat_batches(&schema, &rows).map_err(|error| Error::internal(error.to_string()))
+    }
+
+    /// Whether the plan, which has run, has left windows or sessions out.
+    pub fn has_left(&self) -> bool {
+        let left = self.sides.iter().map(|sides| &sides.left);
+        let mut left = left.map(|left| left.lock().unwrap_or_else(PoisonError::into_inner));
+        left.any(|left| left.count() > 0)
     }
 
     /// The rows of the batch in the order of these columns: none is given before all are computed. This batch is to be ended, not the

@@ -43,7 +43,9 @@ impl PublishedBatches {
         let time = version.time.as_ref();
         let given_out = GivenOut::of_batch(before, time, reach);
         self.take_in_chunk(name, version, given_out);
-        let closed_by = time.and_then(|time| time.closed_by);
+        // Of a job by keys alone it is no time of windows.
+        let of_windows = time.filter(|time| time.clock.is_none());
+        let closed_by = of_windows.and_then(|time| time.closed_by);
         self.closed_by.insert(name.to_owned(), closed_by);
     }
 

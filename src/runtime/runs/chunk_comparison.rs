@@ -1,27 +1,33 @@
 //! The chunks of one run against published rows: when it is planned, and again before it is applied.
 
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+
 use datafusion::arrow::array::RecordBatch;
+use tokio::sync::Mutex;
 
 use crate::core::jobs::{ChunkExtent, ComparedChunk, RunEvent};
 use crate::core::runs::result_columns::GivenAgain;
 use crate::core::runs::{Chunk, Emission, Finality, Grouping, RunSpec, TimeRange, TimeRanges};
 use crate::error::Result;
 use crate::runtime::runs::comparison::{ComparedRows, KeptChanges, SinkComparison};
-use crate::runtime::runs::published::PublishedPast;
+use crate::runtime::runs::published::{PublishedPast, PublishedRows};
 use crate::store::{JobId, JobStore, RunStore, StoredRun};
 use crate::streaming::JobQuery;
 
 /// Compares the chunks of a run with the rows of its sink.
 #[derive(Debug)]
-pub struct ChunkComparison<'a> {
-    query: &'a JobQuery,
-    spec: &'a RunSpec,
+pub struct ChunkComparison {
+    query: Arc<JobQuery>,
+    spec: Arc<RunSpec>,
     comparison: SinkComparison,
     past: PublishedPast,
     emission: TimeRanges,
+    /// What was read for the last chunk: of a job that groups no rows, it is the same for the next one.
+    read: Mutex<Option<PublishedRows>>,
 }
 
-impl<'a> ChunkComparison<'a> {
+impl ChunkComparison {
     /// Of a run of the job `id`, with the job's query or that of the run. `times` are the columns of the sink that are start and end of
     /// results, by lineage. What was published until now is looked up once.
     ///
@@ -31,11 +37,11 @@ impl<'a> ChunkComparison<'a> {
     pub async fn open(
         (jobs, id): (&JobStore, JobId),
         runs: &RunStore,
-        query: &'a JobQuery,
-        spec: &'a RunSpec,
+        query: Arc<JobQuery>,
+        spec: Arc<RunSpec>,
         times: (Option<&str>, Option<&str>),
     ) -> Result<Self> {
-        let comparison = SinkComparison::of_query(query, times, spec.grouping).await?;
+        let comparison = SinkComparison::of_query(&query, times, spec.grouping).await?;
         let length = match spec.grouping {
             Grouping::Rows => None,
             Grouping::Aligned(windows) => Some(windows.size()),
@@ -53,6 +59,7 @@ impl<'a> ChunkComparison<'a> {
             comparison,
             past,
             emission,
+            read: Mutex::default(),
         })
     }
 
@@ -75,8 +82,7 @@ impl<'a> ChunkComparison<'a> {
     ) -> Result<ComparedRows> {
         let range = chunk.map(|chunk| chunk.range);
         let ends = self.comparison.ends_of(computed, range)?;
-        let columns = self.comparison.columns();
-        let published = self.past.rows(self.query, columns, &ends).await?;
+        let published = self.published(&ends).await?;
         let again = GivenAgain {
             chunk,
             emission: &self.emission,
@@ -87,6 +93,16 @@ impl<'a> ChunkComparison<'a> {
         let now = (&self.past, &published);
         self.comparison
             .compare(computed, now, again, self.spec.options)
+    }
+
+    /// The rows that the sink has now of results with these ends, and others.
+    async fn published(&self, ends: &RangeInclusive<i64>) -> Result<PublishedRows> {
+        let mut read = self.read.lock().await;
+        let columns = self.comparison.columns();
+        let rows = self.past.rows(&self.query, columns, ends, read.take());
+        let rows = rows.await?;
+        *read = Some(rows.clone());
+        Ok(rows)
     }
 
     /// Keeps what differs in a chunk with the run; gives the event that says so, which is to be appended to the log of the run.
@@ -117,8 +133,7 @@ impl<'a> ChunkComparison<'a> {
                 continue;
             };
             let ends = self.comparison.ends_of(&kept.results()?, range_of(chunk))?;
-            let columns = self.comparison.columns();
-            let now = self.past.rows(self.query, columns, &ends).await?;
+            let now = self.published(&ends).await?;
             moved = moved.saturating_add(self.comparison.moved(&kept, &now.rows)?);
         }
         Ok(moved)

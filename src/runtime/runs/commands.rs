@@ -17,7 +17,7 @@ use crate::runtime::runs::foundation::{asked_by_text, foundation, items_of};
 use crate::runtime::runs::host::RunHost;
 use crate::runtime::runs::outcome::{RunOutcome, RunPreview};
 use crate::runtime::runs::planner::plan_run;
-use crate::runtime::runs::ready::ready;
+use crate::runtime::runs::ready::{Purpose, ReadyRun, ready};
 use crate::runtime::sources;
 use crate::store::{RunCreation, StoredRun, run_position, run_row};
 
@@ -50,8 +50,8 @@ pub async fn plan(host: &RunHost<'_>, order: &RunOrder) -> Result<RunOutcome> {
     let mut left = LeftGroups::default();
     let said = match run.state() {
         RunState::Planning => {
-            let job = ready(host, &run).await?;
-            left = plan_run(host, &mut run, &job).await?;
+            let ready = ready(host, &run, Purpose::Plan).await?;
+            left = plan_run(host, &mut run, &ready).await?;
             format!("run '{run_id}' is planned: APPLY RUN '{run_id}' writes it")
         }
         RunState::Planned => format!("run '{run_id}' was planned before"),
@@ -182,7 +182,7 @@ async fn write(host: &RunHost<'_>, mut run: StoredRun, is_at_once: bool) -> Resu
         ApplyDecision::Refuse(why) => return Err(refused(&run, why)),
         ApplyDecision::Approve | ApplyDecision::Resume | ApplyDecision::Continue => {
             // A run that cannot be planned is not approved.
-            let job = Arc::new(ready(host, &run).await?);
+            let job = Arc::new(ready(host, &run, Purpose::Write).await?.job);
             match host.store.apply(&mut run, is_at_once, now()).await? {
                 ApplyDecision::Refuse(why) => return Err(refused(&run, why)),
                 ApplyDecision::Complete => said += ": it was before",
@@ -254,18 +254,23 @@ async fn check_foundations(host: &RunHost<'_>, run: &StoredRun) -> Result<()> {
     };
     let mut archives = BTreeMap::new();
     for (table, pin) in &spec.sources {
-        if !job.query.sources().contains_key(table) {
-            continue;
+        // A source that the job no longer reads is a change of its text.
+        if job.query.sources().contains_key(table) {
+            let now = sources::archive_now(&job.query, table, pin).await?;
+            archives.insert(table.clone(), now);
         }
-        let now = sources::archive_now(&job.query, table, pin).await?;
-        archives.insert(table.clone(), now);
     }
+    let ReadyRun { comparison, .. } = ready(host, run, Purpose::Write).await?;
+    let keys_published_since = match comparison {
+        Some(comparison) => comparison.keys_moved(&host.store, run).await?,
+        None => 0,
+    };
     let now = Foundations {
         text: job.history.text.clone(),
         tables: job.history.tables.clone(),
         archives,
         statics: job.query.static_pins().await?.pins,
-        keys_published_since: 0,
+        keys_published_since,
     };
     let moved = moved(spec, &now);
     if moved.is_empty() {
@@ -288,7 +293,7 @@ fn ended(run: &StoredRun, state: &RunState) -> Error {
             Error::invalid(format!("run '{run_id}' has failed: {reason}"))
                 .with_help(format!("APPLY RUN '{run_id}' tries again"))
         }
-        _ => Error::new(ErrorKind::Cancelled, format!("run '{run_id}' was aborted"))
+        _ => Error::invalid(format!("run '{run_id}' was aborted"))
             .with_help("a run over the same range needs another 'run_id'"),
     }
 }
@@ -304,3 +309,7 @@ fn refused(run: &StoredRun, why: &str) -> Error {
         },
     )
 }
+
+#[cfg(test)]
+#[path = "commands_tests.rs"]
+mod tests;

@@ -69,7 +69,7 @@ impl SinkComparison {
             return Err(no_key(query.sink_name().unwrap_or("the sink")));
         }
         let schema = schema_of(query.sink()).await?;
-        let values = value_columns(query.sink(), &schema);
+        let values = value_columns(query.sink(), &schema).await?;
         let columns = ResultColumns::named(&schema, keys, start, end);
         Self::try_new(schema, columns, &values, grouping)
     }

@@ -119,6 +119,7 @@ fn everything_is_there(published: &[Row]) -> (PublishedPast, PublishedRows) {
     let rows = PublishedRows {
         rows: batch(published),
         low: Some([(0, 0)].into()),
+        ranges: BTreeMap::new(),
     };
     (PublishedPast::default(), rows)
 }
@@ -226,6 +227,7 @@ fn what_the_topic_has_lost_is_unknown() {
     let sink = PublishedRows {
         rows: batch(&[]),
         low: Some([(0, 5)].into()),
+        ranges: BTreeMap::new(),
     };
     let whole = TimeRanges::from(TimeRange::try_new(0, 3 * hour).unwrap());
     let chunks = Chunks::new(comparison.grouping, whole.clone());

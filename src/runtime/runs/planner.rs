@@ -3,12 +3,6 @@
 
 use std::collections::BTreeMap;
 
-use datafusion::arrow::array::RecordBatch;
-use datafusion::arrow::compute::concat_batches;
-use datafusion::physical_plan::collect;
-
-use std::sync::Arc;
-
 use crate::core::jobs::{
     BatchVersion, ChangeCounts, ChunkExtent, ComparedChunk, Gaps, LogEntry, Partitions, RunEvent,
     RunStage, SourceProgress,
@@ -17,10 +11,13 @@ use crate::core::runs::{LeftGroups, TIME_AXIS, chunk_extent, compared_to};
 use crate::error::{Error, ErrorKind, Result};
 use crate::runtime::adaptive_batch_size::AdaptiveBatchSize;
 use crate::runtime::batch::{BatchChoice, BatchRanges};
+use crate::runtime::failpoint;
 use crate::runtime::identities::Identities;
 use crate::runtime::job::ReadyJob;
 use crate::runtime::owner::{now, owner};
+use crate::runtime::runs::chunk_comparison::ChunkComparison;
 use crate::runtime::runs::host::RunHost;
+use crate::runtime::runs::ready::ReadyRun;
 use crate::runtime::source::{JobSources, SourcePlans, SourcePoll};
 use crate::runtime::source_ends;
 use crate::runtime::takeover::append_to;
@@ -34,8 +31,9 @@ use crate::store::StoredRun;
 pub(super) async fn plan_run(
     host: &RunHost<'_>,
     run: &mut StoredRun,
-    job: &ReadyJob,
+    ready: &ReadyRun,
 ) -> Result<LeftGroups> {
+    let job = &ready.job;
     let owner = owner();
     let takeover = LogEntry::Takeover {
         owner: owner.clone(),
@@ -46,6 +44,7 @@ pub(super) async fn plan_run(
     let mut planner = Planner {
         host,
         job,
+        comparison: ready.comparison.as_deref(),
         sources: job.environment.tables.sources(&job.query, None)?,
         owner,
         pace: AdaptiveBatchSize::default(),
@@ -58,6 +57,7 @@ pub(super) async fn plan_run(
 struct Planner<'a> {
     host: &'a RunHost<'a>,
     job: &'a ReadyJob,
+    comparison: Option<&'a ChunkComparison>,
     sources: JobSources,
     /// The name of this process in the run's log.
     owner: String,
@@ -95,8 +95,8 @@ impl Planner<'_> {
             identities: &Identities::default(),
         })?;
         let extent = extent_of(run, &ranges)?;
-        let rows = match self.compute(&plans, &ranges).await {
-            Ok(rows) => rows,
+        let event = match self.compute(run, extent, &plans, &ranges).await {
+            Ok(event) => event,
             Err(error) if error.kind() == ErrorKind::Exhausted => {
                 let size = ranges.records().min(max_rows);
                 if !self.pace.too_large(size) {
@@ -107,23 +107,12 @@ impl Planner<'_> {
             }
             Err(error) => return Err(self.job.query.shown(error)),
         };
-        let computed = rows.num_rows() as u64;
-        // Without the published rows it is not known which of these are published.
-        let counts = ChangeCounts {
-            unknown: computed,
-            ..ChangeCounts::default()
-        };
-        let compared = RunEvent::Compared(ComparedChunk {
-            extent,
-            counts,
-            changes: None,
-        });
-        self.append(run, compared).await?;
+        self.append(run, event).await?;
+        failpoint::reach("compared");
         let lag = source_ends::lag(self.before(run).as_ref(), &ends);
         let statuses = &self.host.options.statuses;
         statuses.update(&self.job.name, |status| {
             status.report.batches += 1;
-            status.report.rows_out += computed;
             status.lag = lag;
         });
         Ok(true)
@@ -151,16 +140,37 @@ impl Planner<'_> {
         })
     }
 
-    /// The rows of a chunk.
-    async fn compute(&mut self, plans: &SourcePlans, ranges: &BatchRanges) -> Result<RecordBatch> {
+    /// Computes the rows of a chunk, and compares them with those of the sink. Gives the event that says what was found.
+    async fn compute(
+        &mut self,
+        run: &StoredRun,
+        extent: ChunkExtent,
+        plans: &SourcePlans,
+        ranges: &BatchRanges,
+    ) -> Result<RunEvent> {
         let sources = ranges.of_plans(plans, &BTreeMap::new())?;
         let batch = self.job.query.batch(sources).await?;
-        let schema = batch.plan.schema();
-        let rows = collect(Arc::clone(&batch.plan), Arc::clone(&batch.context)).await?;
-        let sides = batch.finish().await?;
-        self.left.add_all(sides.left);
-        let rows = concat_batches(&schema, &rows);
-        rows.map_err(|error| Error::internal(error.to_string()))
+        let rows = batch.rows().await?;
+        let left = batch.finish().await?.left;
+        let has_left = left.count() > 0;
+        let event = match self.comparison {
+            Some(comparison) => {
+                let compared = comparison.compare(&rows, batch.chunk.as_ref(), has_left);
+                let (compared, runs) = (compared.await?, &self.host.store);
+                comparison.keep(runs, run, extent, &compared).await?
+            }
+            // Without a key it is not known which rows are published.
+            None => RunEvent::Compared(ComparedChunk {
+                extent,
+                counts: ChangeCounts {
+                    unknown: rows.num_rows() as u64,
+                    ..ChangeCounts::default()
+                },
+                changes: None,
+            }),
+        };
+        self.left.add_all(left);
+        Ok(event)
     }
 
     /// Appends an event, also when statements about the run write entries at the same time.
@@ -168,10 +178,10 @@ impl Planner<'_> {
         while !self.host.store.append(run, event.clone(), now()).await? {
             run.history = self.host.store.jobs().history(run.id).await?;
             if run.history.is_over() {
-                return Err(Error::new(
-                    ErrorKind::Cancelled,
-                    format!("run '{}' was aborted", run.spec.run_id),
-                ));
+                return Err(Error::invalid(format!(
+                    "run '{}' was aborted",
+                    run.spec.run_id
+                )));
             }
             let stage = run.history.run.as_ref().map(|run| run.stage);
             let is_planned = stage.is_some_and(|stage| stage != RunStage::Planning);

@@ -30,6 +30,8 @@ pub struct PublishedRows {
     pub rows: RecordBatch,
     /// The first offset that each partition of a topic has; none of a table, which has all rows.
     pub low: Option<BTreeMap<i32, i64>>,
+    /// The offsets where they are in a topic.
+    pub ranges: BTreeMap<i32, OffsetRanges>,
 }
 
 impl PublishedPast {
@@ -78,7 +80,8 @@ impl PublishedPast {
         all
     }
 
-    /// Reads the rows of the sink with these ends, and others. `columns` are those of the sink.
+    /// Reads the rows of the sink with these ends, and others. `columns` are those of the sink. Rows that were read `before` are given
+    /// again if they are those of the same offsets of a topic.
     ///
     /// # Errors
     ///
@@ -88,9 +91,15 @@ impl PublishedPast {
         query: &JobQuery,
         columns: &ResultColumns,
         ends: &RangeInclusive<i64>,
+        before: Option<PublishedRows>,
     ) -> Result<PublishedRows> {
+        let ranges = self.offsets_of(ends);
+        let are_same = |rows: &PublishedRows| rows.low.is_some() && rows.ranges == ranges;
+        if let Some(rows) = before.filter(are_same) {
+            return Ok(rows);
+        }
         let wanted = WantedRows {
-            ranges: self.offsets_of(ends),
+            ranges: &ranges,
             ends,
             end: columns.end,
         };
@@ -98,6 +107,7 @@ impl PublishedPast {
         Ok(PublishedRows {
             rows: found.rows,
             low: found.low,
+            ranges,
         })
     }
 
@@ -176,4 +186,146 @@ pub(super) fn no_key(sink: &str) -> Error {
         "{sink} has no PRIMARY KEY, by which its rows could be compared with others"
     ))
     .with_help("declare the table with PRIMARY KEY (…) NOT ENFORCED, or use EMIT ALL")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::archive::OffsetRange;
+    use crate::core::jobs::{JobTime, LogEntry, SourceProgress};
+    use crate::core::runs::TIME_AXIS;
+    use crate::core::runs::spec::fixture::spec;
+    use crate::store::{DataDir, RunCreation};
+
+    const HOUR: i64 = 3_600_000_000;
+
+    fn version(sequence: u64, published: (i64, i64)) -> BatchVersion {
+        let (start, end) = published;
+        BatchVersion {
+            batch: sequence,
+            sequence,
+            published: [(0, SourceProgress { start, end })].into(),
+            sink: Some(spec("r").sink),
+            ..BatchVersion::default()
+        }
+    }
+
+    async fn commit(store: &JobStore, id: JobId, history: &mut JobHistory, version: &BatchVersion) {
+        let name = format!("{:010}-v", history.next);
+        store.stage(id, &name, version).await.unwrap();
+        let entry = LogEntry::Committed {
+            batch: history.next_batch(),
+            version: name,
+            at: 0,
+        };
+        assert!(store.append_next(id, history, &entry).await.unwrap());
+    }
+
+    /// A batch of the job that has closed the windows of this hour.
+    async fn commit_hour(
+        store: &JobStore,
+        id: JobId,
+        history: &mut JobHistory,
+        hour: i64,
+        published: (i64, i64),
+    ) {
+        let time = JobTime {
+            watermark: Some((hour + 1) * HOUR),
+            closed_by: Some((hour + 1) * HOUR),
+            ..JobTime::default()
+        };
+        let version = BatchVersion {
+            parent: history.last().map(|last| last.version.clone()),
+            time: Some(time),
+            ..version(history.next, published)
+        };
+        commit(store, id, history, &version).await;
+    }
+
+    fn ranges(past: &PublishedPast, hour: i64) -> Vec<(i64, i64)> {
+        let end = hour * HOUR + 7;
+        let offsets = past.offsets_of(&(end..=end));
+        let ranges = offsets.values().flat_map(OffsetRanges::ranges);
+        ranges.map(|OffsetRange { from, to }| (from, to)).collect()
+    }
+
+    #[tokio::test]
+    async fn rows_of_the_job_and_of_its_runs_are_found() {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = DataDir::open(&folder.path().display().to_string()).unwrap();
+        let (jobs, runs) = (JobStore::new(dir.clone()), RunStore::new(&dir));
+        let created = LogEntry::Created {
+            name: "j".into(),
+            text: String::new(),
+            tables: vec![],
+            at: 0,
+        };
+        let id = jobs.create(&created, "j").await.unwrap().unwrap();
+        let mut history = jobs.history(id).await.unwrap();
+        for hour in 0..4 {
+            let published = (hour * 10, hour * 10 + 5);
+            commit_hour(&jobs, id, &mut history, hour, published).await;
+        }
+        // The first two are trimmed; what they have published was kept before.
+        let mut kept = PublishedBatches::default();
+        let names: Vec<String> = history.known().map(str::to_owned).collect();
+        for name in &names[..2] {
+            let version = jobs.version(id, name).await.unwrap();
+            kept.take_in_batch(name, &version, Some(0));
+        }
+        kept.go_on_from(&names[1], 3);
+        jobs.put_published(id, history.next, &kept).await.unwrap();
+        let trimmed = LogEntry::Trimmed {
+            oldest: 3,
+            packs: vec![],
+            at: 0,
+        };
+        assert!(jobs.append_next(id, &mut history, &trimmed).await.unwrap());
+        // The last one is abandoned, and its rows stay.
+        let rewound = LogEntry::Rewound { to: 3, at: 0 };
+        assert!(jobs.append_next(id, &mut history, &rewound).await.unwrap());
+        for (run_id, job_id, start) in [("own", id.to_string(), 100), ("other", "x".into(), 200)] {
+            let spec = crate::core::runs::RunSpec {
+                job_id,
+                ..spec(run_id)
+            };
+            let RunCreation::Created(mut run) = runs.create(spec, 0).await.unwrap() else {
+                panic!("{run_id} is there already");
+            };
+            let chunk = SourceProgress {
+                start: 2 * HOUR,
+                end: 3 * HOUR,
+            };
+            let version = BatchVersion {
+                sources: [("visits".to_owned(), [(TIME_AXIS, chunk)].into())].into(),
+                ..version(1, (start, start + 3))
+            };
+            commit(runs.jobs(), run.id, &mut run.history, &version).await;
+        }
+        let sink = spec("r").sink;
+        let past = PublishedPast::load((&jobs, id), &runs, Some(0), &sink);
+        let past = past.await.unwrap();
+        assert_eq!(ranges(&past, 0), [(0, 5)]);
+        assert_eq!(ranges(&past, 1), [(10, 15)]);
+        assert_eq!(ranges(&past, 2), [(20, 25), (100, 103)]);
+        assert_eq!(ranges(&past, 3), [(30, 35), (100, 103)]);
+        let rows = |low| PublishedRows {
+            rows: RecordBatch::new_empty(std::sync::Arc::new(
+                datafusion::arrow::datatypes::Schema::empty(),
+            )),
+            low: Some([(0, low)].into()),
+            ranges: BTreeMap::new(),
+        };
+        let readable = |low, hour: i64| past.is_readable(&rows(low), &(hour * HOUR..=hour * HOUR));
+        assert!(readable(0, 1) && readable(20, 3) && !readable(21, 3));
+        assert!(!readable(4, 1));
+        // Another topic has none of it.
+        let other = Identity::Topic {
+            topic: "other".into(),
+            cluster: None,
+            id: None,
+        };
+        let past = PublishedPast::load((&jobs, id), &runs, Some(0), &other);
+        assert!(past.await.unwrap().of.is_empty());
+    }
 }

@@ -13,6 +13,7 @@ use crate::core::jobs::{BatchVersion, Identity, IdentityMatch, JobHistory, Sourc
 use crate::core::runs::RunSpec;
 use crate::error::{Error, Result};
 use crate::runtime::clock::Clock;
+use crate::runtime::runs::chunk_comparison::ChunkComparison;
 use crate::runtime::sink::{JobLog, JobSink, OpenSink, PendingRows, Witness};
 use crate::streaming::BatchPlan;
 
@@ -22,6 +23,7 @@ pub(super) struct OpenRunSink {
     /// The columns of the key, in whose order rows are written.
     pub(super) key: Vec<usize>,
     pub(super) spec: Arc<RunSpec>,
+    pub(super) comparison: Option<Arc<ChunkComparison>>,
     pub(super) clock: Arc<dyn Clock>,
 }
 
@@ -42,12 +44,14 @@ impl OpenSink for OpenRunSink {
             inner,
             key,
             spec,
+            comparison,
             clock,
         } = *self;
         Ok(Box::new(RunSink {
             inner: inner.take_over(sequence).await?,
             key,
             spec,
+            comparison,
             clock,
             pace: Mutex::default(),
         }))
@@ -59,6 +63,7 @@ struct RunSink {
     inner: Box<dyn JobSink>,
     key: Vec<usize>,
     spec: Arc<RunSpec>,
+    comparison: Option<Arc<ChunkComparison>>,
     clock: Arc<dyn Clock>,
     /// When the last chunk was begun, and how many rows it has written.
     pace: Mutex<Option<(Instant, u64)>>,
@@ -124,8 +129,22 @@ impl JobSink for RunSink {
         self.wait().await;
         let began = self.clock.instant();
         // All rows are computed before the first one is written: readers of the topic wait while a transaction is open.
-        let sorted = batch.sorted_by(&self.key)?;
-        let pending = self.inner.write(withdrawn, &sorted).await?;
+        let pending = match &self.comparison {
+            None => {
+                let sorted = batch.sorted_by(&self.key)?;
+                self.inner.write(withdrawn, &sorted).await?
+            }
+            Some(comparison) => {
+                let rows = batch.rows().await?;
+                let has_left = batch.has_left();
+                let compared = comparison.compare(&rows, batch.chunk.as_ref(), has_left);
+                let compared = compared.await?;
+                let differing = batch.giving(compared.rows)?;
+                self.inner
+                    .write(compared.withdrawn.as_ref(), &differing)
+                    .await?
+            }
+        };
         let rows = pending.written().rows;
         *self.pace.lock().unwrap_or_else(PoisonError::into_inner) = Some((began, rows));
         Ok(pending)

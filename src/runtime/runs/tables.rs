@@ -8,6 +8,7 @@ use crate::core::runs::RunSpec;
 use crate::error::Result;
 use crate::runtime::clock::Clock;
 use crate::runtime::environment::JobTables;
+use crate::runtime::runs::chunk_comparison::ChunkComparison;
 use crate::runtime::runs::sink::OpenRunSink;
 use crate::runtime::sink::OpenSink;
 use crate::runtime::sinks;
@@ -23,6 +24,8 @@ const SOURCE: &str = "reprocessing";
 #[derive(Debug)]
 pub(super) struct RunTables {
     pub(super) spec: Arc<RunSpec>,
+    /// Decides which rows are written, if the run writes by what its sink has.
+    pub(super) comparison: Option<Arc<ChunkComparison>>,
     pub(super) clock: Arc<dyn Clock>,
 }
 
@@ -46,6 +49,7 @@ impl JobTables for RunTables {
             inner: sinks::open_for_run(query, id, &self.spec, added)?,
             key: query.sink().primary_key().to_vec(),
             spec: Arc::clone(&self.spec),
+            comparison: self.comparison.clone(),
             clock: Arc::clone(&self.clock),
         }))
     }

@@ -24,7 +24,7 @@ use crate::tables::kafka::last_rows;
 #[derive(Debug)]
 pub(in crate::runtime) struct WantedRows<'a> {
     /// Where they are in a topic.
-    pub(in crate::runtime) ranges: BTreeMap<i32, OffsetRanges>,
+    pub(in crate::runtime) ranges: &'a BTreeMap<i32, OffsetRanges>,
     /// When their windows end, in microseconds since 1970 UTC.
     pub(in crate::runtime) ends: &'a RangeInclusive<i64>,
     /// The column of that time, if there is one.
@@ -52,7 +52,7 @@ pub(in crate::runtime) async fn rows_of(
 ) -> Result<SinkRows> {
     match table {
         JobSinkTable::Kafka(table) => {
-            let found = last_rows(table, &wanted.ranges, &state.task_ctx()).await?;
+            let found = last_rows(table, wanted.ranges, &state.task_ctx()).await?;
             Ok(SinkRows {
                 rows: found.rows,
                 low: Some(found.low),
@@ -79,20 +79,31 @@ pub(in crate::runtime) async fn schema_of(table: &JobSinkTable) -> Result<Schema
     }
 }
 
-/// The columns of a sink that are values of its rows, by their places in `schema`: not those that say where or how a record is stored.
-pub(in crate::runtime) fn value_columns(table: &JobSinkTable, schema: &SchemaRef) -> Vec<usize> {
-    let columns = 0..schema.fields().len();
-    match table {
+/// The columns of a sink that are values of its rows, by their places in `schema`: not those that say where or how a record is stored, and
+/// not those that the table computes.
+///
+/// # Errors
+///
+/// The table cannot be read.
+pub(in crate::runtime) async fn value_columns(
+    table: &JobSinkTable,
+    schema: &SchemaRef,
+) -> Result<Vec<usize>> {
+    let left_out: Vec<String> = match table {
         JobSinkTable::Kafka(table) => {
-            let own = table.schema().fields();
-            let is_value = |at: &usize| {
-                let field = own.get(*at);
-                field.is_some_and(|field| table.metadata_key(field.name()).is_none())
-            };
-            columns.filter(is_value).collect()
+            let names = schema.fields().iter().map(|field| field.name());
+            let names = names.filter(|name| table.metadata_key(name).is_some());
+            names.cloned().collect()
         }
-        JobSinkTable::Delta(_) | JobSinkTable::Subscriber => columns.collect(),
-    }
+        JobSinkTable::Delta(handle) => {
+            let generated = handle.generated_columns().await?.into_iter();
+            generated.map(|(name, _)| name).collect()
+        }
+        JobSinkTable::Subscriber => Vec::new(),
+    };
+    let columns = schema.fields().iter().zip(0..);
+    let columns = columns.filter(|(field, _)| !left_out.contains(field.name()));
+    Ok(columns.map(|(_, place)| place).collect())
 }
 
 async fn rows_of_table(

@@ -1,13 +1,12 @@
 //! The sources that a job can read. Each kind has a file of its own; this one alone tells them apart.
 
+mod archive_now;
 mod archived_topic;
 mod delta;
 mod kafka;
 mod pinned_past;
 mod pinned_topic;
-#[allow(dead_code, reason = "the statements of a run call it")]
 mod pins;
-#[allow(dead_code, reason = "the environment of a run opens it")]
 mod reprocessed;
 #[cfg(test)]
 mod reprocessed_tests;
@@ -20,7 +19,8 @@ use crate::runtime::source::JobSource;
 use crate::streaming::{JobQuery, StreamTable};
 use crate::tables::delta::DeltaJobSource;
 
-pub(super) use pins::{archive_now, pin_source, times_of};
+pub(super) use archive_now::archive_now;
+pub(super) use pins::{pin_source, times_of};
 pub(super) use reprocessed::ReprocessedSource;
 
 /// The source that a table of a job's query is, with its archive if it is a topic that has one. Does not connect yet. `start` says where

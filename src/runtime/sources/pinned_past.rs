@@ -75,17 +75,7 @@ impl RunSource {
             return Err(Error::internal("an archive is pinned by its version"));
         };
         let archive = self.archive.pin_at(*version, &self.topic_of(pin)).await?;
-        let parts = divided(&archive, pin)?;
-        Ok(PinnedPast::new(&archive, parts, keeps_time))
-    }
-
-    /// The newest version of the archive, as the past of the topic that was pinned.
-    ///
-    /// # Errors
-    ///
-    /// It cannot be read.
-    pub(super) async fn newest(&self, pin: &SourcePin) -> Result<CoveredArchive> {
-        self.archive.pin(&self.topic_of(pin)).await
+        past_over(&archive, pin, keeps_time)
     }
 
     /// The topic that was pinned; of one that was not, its name is known.
@@ -158,6 +148,20 @@ impl RunSource {
              SELECT * FROM archive_coverage(…) lists all holes",
         )
     }
+}
+
+/// The past that is pinned like this, over the pinned version of the archive.
+///
+/// # Errors
+///
+/// A pin that is none of a source.
+pub(super) fn past_over(
+    archive: &CoveredArchive,
+    pin: &SourcePin,
+    keeps_time: bool,
+) -> Result<PinnedPast> {
+    let parts = divided(archive, pin)?;
+    Ok(PinnedPast::new(archive, parts, keeps_time))
 }
 
 /// How the past of each partition is divided.

@@ -2,7 +2,7 @@
 //!
 //! By event time, the source has one partition, whose offsets are instants, and it chooses the chunk: all sources of a run stand at the
 //! same instant and choose the same. The most rows of a batch are the length of a chunk in microseconds. By offsets, its partitions
-//! are those of the topic, and a chunk passes over what is not selected.
+//! are those of the topic, and a chunk passes over offsets that are not selected.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

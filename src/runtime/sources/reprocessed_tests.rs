@@ -1,4 +1,4 @@
-//! Sources of runs over an embedded broker and a Delta table: what is pinned, and that the chunks of a run have each record once.
+//! Sources of runs over an embedded broker and a Delta table: which states are pinned, and that the chunks of a run have each record once.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use datafusion::logical_expr::{Expr, col, lit};
 use datafusion::physical_plan::collect;
 use datafusion::prelude::SessionContext;
 
-use super::pins::{archive_now, pin_source, times_of};
+use super::pins::{pin_source, times_of};
 use super::reprocessed::ReprocessedSource;
 use crate::core::jobs::{
     BatchVersion, Gaps, Identity, PartitionEnds, PlannedRange, SourceProgress,
@@ -31,8 +31,6 @@ use crate::tables::kafka::embedded_broker::EmbeddedBroker;
 /// 2025-09-04T10:00:00Z, in seconds.
 const BEGIN: i64 = 1_756_980_000;
 const SECOND: i64 = 1_000_000;
-/// An hour later.
-const NOW: i64 = (BEGIN + 3_600) * SECOND;
 
 const ROW_WISE: &str = "SELECT user_id, event_time FROM visits";
 const WINDOWED: &str = "SELECT count(*), window_start
@@ -243,7 +241,7 @@ async fn a_source_is_pinned_with_all_that_a_run_rests_on() {
     lake.archive(&places(0, 2..25)).await;
     lake.archive(&places(1, 0..30)).await;
     let query = lake.job(&format!("out {WINDOWED}")).await;
-    let facts = pin_source(&query, "visits", NOW).await.unwrap();
+    let facts = pin_source(&query, "visits").await.unwrap();
     assert_eq!(facts.pin.archive.at, PinnedAt::Version(2));
     assert!(matches!(
         &facts.pin.archive.identity,
@@ -281,7 +279,7 @@ async fn sources_without_a_past_are_refused() {
     let lake = Lake::new("").await;
     let refused = async |insert: &str, table: &str| -> Error {
         let query = lake.job(insert).await;
-        pin_source(&query, table, NOW).await.unwrap_err()
+        pin_source(&query, table).await.unwrap_err()
     };
     let error = refused("out SELECT user_id, event_time FROM plain", "plain").await;
     assert!(
@@ -303,7 +301,7 @@ async fn run_2_chunks_of_any_length_have_each_record_once() {
         .await;
     lake.archive(&places(0, 14..25)).await;
     let query = lake.job(&format!("out {ROW_WISE}")).await;
-    let pin = pin_source(&query, "visits", NOW).await.unwrap().pin;
+    let pin = pin_source(&query, "visits").await.unwrap().pin;
     // What comes later is no part of the run, in the archive and in the topic.
     lake.send(&places(0, 40..45));
     lake.archive(&places(0, 25..30)).await;
@@ -348,7 +346,7 @@ async fn run_2_chunks_of_offsets_have_the_selected_records_once() {
     lake.archive(&[places(0, 0..20), places(1, 0..30)].concat())
         .await;
     let query = lake.job(&format!("out {ROW_WISE}")).await;
-    let pin = pin_source(&query, "visits", NOW).await.unwrap().pin;
+    let pin = pin_source(&query, "visits").await.unwrap().pin;
     let selection = [(0, 1..3), (0, 18..22), (0, 39..40), (1, 7..8)];
     let set = OffsetSet::of(
         selection
@@ -410,7 +408,7 @@ async fn offsets_in_neither_half_end_a_run() {
     let lake = Lake::new("").await;
     lake.archive(&places(0, 0..20)).await;
     let query = lake.job(&format!("out {ROW_WISE}")).await;
-    let facts = pin_source(&query, "visits", NOW).await.unwrap();
+    let facts = pin_source(&query, "visits").await.unwrap();
     // As if retention had removed the records of both partitions up to these offsets.
     let ends = [(0, 22), (1, 5)].map(|(partition, low)| PartitionEnds {
         partition,
@@ -435,54 +433,11 @@ async fn offsets_in_neither_half_end_a_run() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_archive_that_grows_behind_the_range_is_the_same() {
-    let lake = Lake::new("").await;
-    lake.archive(&places(0, 0..20)).await;
-    let query = lake.job(&format!("out {WINDOWED}")).await;
-    let pin = pin_source(&query, "visits", NOW).await.unwrap().pin;
-    let windows = anabranch_udfs::AlignedWindows::try_new(
-        anabranch_udfs::WindowKind::Tumble,
-        10 * SECOND,
-        10 * SECOND,
-        0,
-    );
-    let grouping = Grouping::Aligned(windows.unwrap());
-    let by_time = spec(&pin, grouping, Emission::Time(seconds(10, 20).into()));
-    let now = async || {
-        archive_now(&query, "visits", &by_time)
-            .await
-            .unwrap()
-            .unwrap()
-    };
-    let first = now().await;
-    assert_eq!((&first.pin, first.has_other_rows), (&pin.archive, false));
-    // Records that the run reads from the topic, and later ones.
-    lake.archive(&places(0, 20..40)).await;
-    lake.archive(&places(1, 0..30)).await;
-    lake.archive(&places(0, 40..50)).await;
-    let grown = now().await;
-    assert_eq!(grown.pin.at, PinnedAt::Version(4));
-    assert!(!grown.has_other_rows);
-    // A record of the range came late.
-    let late = record((0, 15));
-    lake.run(&format!("INSERT INTO raw VALUES ('{late}', 0, 50);"))
-        .await;
-    assert!(now().await.has_other_rows);
-    let selected = OffsetSet::of([("visits".to_owned(), 0, 3..5)]);
-    let by_offsets = spec(&pin, Grouping::Rows, Emission::Offsets(selected));
-    let now = archive_now(&query, "visits", &by_offsets).await;
-    assert!(!now.unwrap().unwrap().has_other_rows);
-    lake.run(r#"DELETE FROM raw WHERE "offset" = 4;"#).await;
-    let now = archive_now(&query, "visits", &by_offsets).await;
-    assert!(now.unwrap().unwrap().has_other_rows);
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn ident_1_a_run_does_not_read_another_archive() {
     let lake = Lake::new("").await;
     lake.archive(&places(0, 0..20)).await;
     let query = lake.job(&format!("out {ROW_WISE}")).await;
-    let mut pin = pin_source(&query, "visits", NOW).await.unwrap().pin;
+    let mut pin = pin_source(&query, "visits").await.unwrap().pin;
     let Identity::DeltaTable { id, .. } = &mut pin.archive.identity else {
         panic!("an archive is a Delta table");
     };

@@ -88,7 +88,7 @@ pub(super) fn pack_path(id: JobId, name: &str) -> String {
     format!("jobs/{id}/packs/{name}.pack")
 }
 
-pub(super) fn published_path(id: JobId, name: &str) -> String {
+pub(in crate::store) fn published_path(id: JobId, name: &str) -> String {
     format!("jobs/{id}/published/{name}.json")
 }
 

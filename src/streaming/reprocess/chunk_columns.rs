@@ -22,7 +22,7 @@ use crate::streaming::hidden_columns::{
 };
 use crate::streaming::stream_inputs::{BatchSource, StreamSources, StreamTable};
 use crate::tables::kafka::MetadataKey;
-use crate::tables::time::{HIDDEN_END, OFFSET_COLUMN, PARTITION_COLUMN, ROW_COLUMN};
+use crate::tables::time::{OFFSET_COLUMN, PARTITION_COLUMN, ROW_COLUMN};
 
 /// How long a session may be in a run, in microseconds, if its gap is short: seven days. A longer one is counted and left out, since the
 /// search for its ends would read ever more of the archive, in each chunk.
@@ -135,17 +135,11 @@ impl HiddenColumns for ChunkColumns<'_> {
     }
 
     fn windows(&self, window: EventWindow) -> Result<LogicalPlan> {
-        let rows = with_window_columns(extension(window))?;
-        // The same as the chunk's rule for groups, before they are made.
-        let end = find(rows.schema(), HIDDEN_END)
-            .ok_or_else(|| Error::internal("the window's end is gone"))?;
-        let ends = TimeRange::try_new(
-            self.chunk.range.from().saturating_add(1),
-            self.chunk.range.to().saturating_add(1),
-        );
-        let ends = ends.ok_or_else(out_of_range)?;
-        let within = within(Expr::Column(end), ends, rows.schema())?;
-        Ok(LogicalPlanBuilder::from(rows).filter(within)?.build()?)
+        // The same as the chunk's rule for groups, before they are made: a row may be in many windows, and few of them in the chunk.
+        let range = self.chunk.range;
+        let after = |time: i64| time.checked_add(1).ok_or_else(out_of_range);
+        let window = window.with_ends_in(after(range.from())?, after(range.to())?);
+        with_window_columns(extension(window))
     }
 
     fn sessions(&self, window: SessionWindow) -> Result<LogicalPlan> {

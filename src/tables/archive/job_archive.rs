@@ -103,6 +103,17 @@ impl JobArchive {
         self.handle.file_retention().await
     }
 
+    /// Its newest version, and whether rows of an earlier one were changed or deleted since.
+    ///
+    /// # Errors
+    ///
+    /// The log cannot be read.
+    pub(crate) async fn since(&self, version: u64) -> Result<(u64, bool)> {
+        let newest = self.handle.version().await?;
+        let has_changed = self.handle.has_changed_rows_since(version).await?;
+        Ok((newest, has_changed))
+    }
+
     async fn open(&self) -> Result<PinnedArchive> {
         PinnedArchive::open(Arc::clone(&self.table), &self.handle, TimeTravel::Latest).await
     }

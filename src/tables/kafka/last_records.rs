@@ -57,11 +57,12 @@ const VALUE: usize = 4;
 pub struct TopicRows {
     /// In the columns of the table, the last row of each key.
     pub rows: RecordBatch,
-    /// The first offset that each partition has.
+    /// The first offset that each partition has; none if there is nothing to read.
     pub low: BTreeMap<i32, i64>,
 }
 
-/// Reads the rows that readers by key have of these ranges of a topic. Records without a key have no such readers.
+/// Reads the rows that readers by key have of these ranges of a topic. Records without a key have no such readers. A topic of which nothing
+/// is read need not be there.
 ///
 /// # Errors
 ///
@@ -71,6 +72,12 @@ pub async fn last_rows(
     ranges: &BTreeMap<i32, OffsetRanges>,
     context: &Arc<TaskContext>,
 ) -> Result<TopicRows> {
+    if ranges.values().all(OffsetRanges::is_empty) {
+        return Ok(TopicRows {
+            rows: RecordBatch::new_empty(Arc::clone(table.schema())),
+            low: BTreeMap::new(),
+        });
+    }
     let records = Arc::new(table.of_records());
     let ends = KafkaTableProvider::new(Arc::clone(&records));
     let ends = ends.ends().await?;

@@ -1,12 +1,10 @@
 //! Facts about a past that a run rests on: the highest event times of its partitions, and the event times of some of its records.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use datafusion::arrow::array::{Array as _, AsArray as _, RecordBatch};
 use datafusion::arrow::datatypes::{DataType, TimestampMicrosecondType};
 use datafusion::common::ScalarValue;
-use datafusion::logical_expr::utils::disjunction;
 use datafusion::logical_expr::{Expr, ident, lit};
 use datafusion::physical_plan::execute_stream;
 use futures::TryStreamExt as _;
@@ -14,7 +12,6 @@ use futures::TryStreamExt as _;
 use super::PinnedPast;
 use super::tail_times::columns;
 use crate::core::archive::{OffsetRange, OffsetRanges, PartitionOffsets};
-use crate::core::runs::TimeRange;
 use crate::error::{Error, ErrorKind, Result, Subject};
 use crate::tables::archive::mapping::EventTimeClaim;
 
@@ -84,46 +81,14 @@ impl PinnedPast {
     }
 
     fn later_than(&self, time: i64) -> Option<Expr> {
-        let (column, zone) = self.event_time()?;
-        Some(column.gt(instant(time, &zone)))
-    }
-
-    /// The event time as an expression, and its zone.
-    fn event_time(&self) -> Option<(Expr, Option<Arc<str>>)> {
         let table = self.pinned.archive.table();
         let column = &table.event_time()?.column;
-        match table.schema().field_with_name(column).ok()?.data_type() {
-            DataType::Timestamp(_, zone) => Some((ident(column), zone.clone())),
-            _ => None,
-        }
-    }
-
-    /// Whether one of its records has an event time in one of these ranges.
-    ///
-    /// # Errors
-    ///
-    /// The past cannot be read.
-    pub(crate) async fn has_times_in(&self, ranges: &[TimeRange]) -> Result<bool> {
-        let (Some(projection), Some((column, zone))) = (self.time_and_place(), self.event_time())
+        let DataType::Timestamp(_, zone) = table.schema().field_with_name(column).ok()?.data_type()
         else {
-            return Ok(false);
+            return None;
         };
-        let within = ranges.iter().map(|range| {
-            let from = column.clone().gt_eq(instant(range.from(), &zone));
-            from.and(column.clone().lt(instant(range.to(), &zone)))
-        });
-        let filters: Vec<Expr> = disjunction(within).into_iter().collect();
-        let session = &*self.pinned.session;
-        let plan = self.plan(session, projection, &filters).await?;
-        let mut rows = execute_stream(plan, session.task_ctx())?;
-        while let Some(rows) = rows.try_next().await? {
-            let (times, _, _) = columns(&rows)?;
-            let is_asked = |time: i64| ranges.iter().any(|range| range.contains(time));
-            if times.iter().flatten().any(is_asked) {
-                return Ok(true);
-            }
-        }
-        Ok(false)
+        let time = ScalarValue::TimestampMicrosecond(Some(time), zone.clone());
+        Some(ident(column).gt(lit(time)))
     }
 
     /// The event times of its records, ascending, each once.
@@ -151,10 +116,6 @@ impl PinnedPast {
         }
         Ok(times.distinct())
     }
-}
-
-fn instant(time: i64, zone: &Option<Arc<str>>) -> Expr {
-    lit(ScalarValue::TimestampMicrosecond(Some(time), zone.clone()))
 }
 
 /// Times of which equal ones are kept once.

@@ -11,6 +11,7 @@ use datafusion::logical_expr::{Expr, col, lit};
 use datafusion::physical_plan::collect;
 use datafusion::prelude::{SessionConfig, SessionContext};
 use proptest::prelude::*;
+use proptest::test_runner::TestRunner;
 
 use super::PinnedPast;
 use crate::core::archive::{OffsetRange, OffsetRanges, PartitionOffsets, PastParts, divide_past};
@@ -256,6 +257,35 @@ fn arch_1_the_topic_fills_what_the_archive_does_not_have() {
         let highest = whole.highest_times(i64::MAX).await.unwrap();
         assert_eq!(highest, BTreeMap::from([(0, 24_000_000), (1, 29_000_000)]));
     });
+}
+
+/// ARCH-1: any part of the topic may be archived, each record up to the ends is read once.
+#[test]
+fn arch_1_each_record_is_read_once_wherever_the_border_lies() {
+    let (runtime, broker) = (runtime(), broker(2, 40));
+    let servers = broker.bootstrap_servers();
+    let options = [("kafka.bootstrap.servers", servers.as_str())];
+    let stored = prop::collection::btree_set((0..2_i32, 0..40_i64), 0..60);
+    let mut runner = TestRunner::new(ProptestConfig::with_cases(12));
+    let checked = runner.run(
+        &(stored, 0..41_i64, 0..41_i64),
+        |(stored, first, second)| {
+            let stored: Vec<(i32, i64)> = stored.into_iter().collect();
+            let found = runtime.block_on(async {
+                let folder = tempfile::tempdir().unwrap();
+                let handle = archive(&folder.path().join("raw")).await;
+                for file in stored.chunks(7) {
+                    append(&handle, file).await;
+                }
+                let archive = pinned(&handle, &options).await;
+                read(&past(&archive, &[(0, first), (1, second)]), &[]).await
+            });
+            let expected = [rows(0, 0..first), rows(1, 0..second)].concat();
+            prop_assert_eq!(found.unwrap(), expected);
+            Ok(())
+        },
+    );
+    checked.unwrap();
 }
 
 #[test]
