@@ -55,7 +55,7 @@ pub(super) fn definition_as_of(history: &JobHistory, number: u64) -> Result<Reco
         ("job", text(job)),
         (
             "batch",
-            Arc::new(Int64Array::from_iter_values(i64::try_from(number))),
+            Arc::new(Int64Array::from(vec![i64::try_from(number).ok()])),
         ),
         ("sql_version", text(&text_version(making, tables))),
         ("definition", text(&script(making, tables))),

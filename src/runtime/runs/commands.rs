@@ -201,7 +201,7 @@ async fn write(host: &RunHost<'_>, mut run: StoredRun, is_at_once: bool) -> Resu
                         .unwrap_or_default();
                     if !finish(host, &mut run).await? {
                         said = format!(
-                            "run '{run_id}' was stopped: APPLY RUN '{run_id}' goes on with it"
+                            "run '{run_id}' was stopped: APPLY RUN '{run_id}' continues it"
                         );
                     }
                 }
@@ -303,7 +303,7 @@ fn refused(run: &StoredRun, why: &str) -> Error {
     Error::invalid(format!("run '{run_id}' cannot be applied: {why}")).with_help(
         match run.state() {
             RunState::Planning => {
-                "run PLAN REPROCESS JOB with the same 'run_id' again: it goes on where it stands"
+                "run PLAN REPROCESS JOB with the same 'run_id' again: it continues where it stands"
             }
             _ => "a run over the same range needs another 'run_id'",
         },

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use datafusion::arrow::array::Int64Array;
+use datafusion::arrow::array::{Int64Array, StringArray, TimestampMicrosecondArray};
+use datafusion::arrow::datatypes::{DataType, Field, TimeUnit};
 use proptest::prelude::*;
 
 use super::*;
@@ -247,7 +248,7 @@ fn what_the_topic_has_lost_is_unknown() {
 }
 
 #[test]
-fn what_differs_is_shown_as_json() {
+fn what_differs_is_kept() {
     let comparison = comparison();
     let whole = TimeRanges::from(TimeRange::try_new(0, 100).unwrap());
     let chunks = Chunks::new(comparison.grouping, whole.clone());
@@ -262,26 +263,6 @@ fn what_differs_is_shown_as_json() {
     assert!(found.withdrawn.is_none());
     let bytes = Bytes::from(comparison.file(&found).unwrap());
     let kept = KeptChanges::read(&bytes).unwrap();
-    let shown = kept.shown(7).unwrap();
-    let texts = |at: usize| -> Vec<Option<String>> {
-        let column = shown.column(at).as_string::<i32>();
-        column.iter().map(|text| text.map(str::to_owned)).collect()
-    };
-    let some = |texts: &[&str]| -> Vec<Option<String>> {
-        texts.iter().map(|text| Some((*text).to_owned())).collect()
-    };
-    assert_eq!(texts(1), some(&["changed", "gone"]));
-    for key in texts(2) {
-        let key = key.unwrap();
-        assert!(
-            key.starts_with("{\"user\":\"a\",\"start\":\"1970-01-01"),
-            "{key}"
-        );
-        assert!(!key.contains("count"), "{key}");
-    }
-    assert!(texts(5)[1].as_deref().unwrap().ends_with("\"count\":2}"));
-    assert_eq!(texts(6)[1], None);
-    assert_eq!(shown.schema(), KeptChanges::shown_schema());
     assert_eq!(rows(&kept.results().unwrap()).len(), 3);
     for length in 0..bytes.len() - 1 {
         assert!(

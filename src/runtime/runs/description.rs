@@ -205,20 +205,23 @@ fn change_texts(rows: &RecordBatch) -> Vec<(String, String)> {
 /// The statement that continues a run, if one does.
 fn next_step(run: &StoredRun) -> Option<String> {
     let id = &run.spec.run_id;
-    match run.state() {
-        RunState::Planned => Some(format!(
-            "APPLY RUN '{id}' writes it; ABORT RUN '{id}' gives it up; system.run_changes has the changes"
-        )),
+    let next = match run.state() {
+        RunState::Planning => format!(
+            "PLAN REPROCESS JOB with the same range and 'run_id' '{id}' continues it, if no process computes it"
+        ),
+        RunState::Planned => {
+            format!("APPLY RUN '{id}' writes it; system.run_changes has the rows that differ")
+        }
+        RunState::Running => {
+            format!("APPLY RUN '{id}' continues it, if no process writes it")
+        }
         RunState::Failed {
             was_running: true, ..
-        } => Some(format!(
-            "APPLY RUN '{id}' continues it; ABORT RUN '{id}' gives it up"
-        )),
+        } => format!("APPLY RUN '{id}' tries again"),
         RunState::Failed {
             was_running: false, ..
-        } => Some(format!(
-            "the statement that planned it, with 'run_id' '{id}', continues it; ABORT RUN '{id}' gives it up"
-        )),
-        RunState::Planning | RunState::Running | RunState::Complete | RunState::Aborted => None,
-    }
+        } => "a plan over the same range needs another 'run_id'".to_owned(),
+        RunState::Complete | RunState::Aborted => return None,
+    };
+    Some(format!("{next}; ABORT RUN '{id}' gives it up"))
 }

@@ -7,6 +7,7 @@ use datafusion::sql::sqlparser::ast::Statement as AnsiStatement;
 use crate::error::{Error, Result};
 use crate::planner::WordSpans;
 use crate::planner::ast::RowsQuery;
+use crate::planner::types::type_name;
 use crate::session::Session;
 
 const FORM: &str =
@@ -56,7 +57,7 @@ fn check_columns(schema: &Schema) -> Result<()> {
         if !is_fit(field.data_type()) {
             return Err(Error::invalid(format!(
                 "column {name} of the query of FOR is {}, and has to be {what}",
-                field.data_type()
+                type_name(field.data_type())
             ))
             .with_help(FORM));
         }
@@ -113,13 +114,13 @@ mod tests {
             ),
             (
                 "SELECT 7 AS topic, 0 AS partition, 1 AS \"offset\"",
-                "column topic of the query of FOR is Int64, and has to be a text",
+                "column topic of the query of FOR is BIGINT, and has to be a text",
                 "(SELECT",
                 "system.late_rows",
             ),
             (
                 "SELECT 't' AS topic, '0' AS partition, 1 AS \"offset\"",
-                "column partition of the query of FOR is Utf8",
+                "column partition of the query of FOR is VARCHAR",
                 "(SELECT",
                 "system.late_rows",
             ),
