@@ -1,7 +1,7 @@
 //! The rows of a chunk against the rows that the sink shows: what differs, what the run writes, and the file that keeps both.
 //!
-//! The file of a chunk has the rows that differ, of the sink and of the run, in the sink's columns: `APPLY` of `EMIT CHANGED` writes them as
-//! they are kept.
+//! The file of a chunk has the rows that differ, of the sink and of the run, in the sink's columns: to be shown, and to be compared with
+//! the sink again before a plan is applied.
 
 use std::collections::HashMap;
 use std::io::Cursor;
@@ -315,22 +315,6 @@ impl KeptChanges {
             }
         }
         Ok(kept)
-    }
-
-    /// The rows that `APPLY` writes where the sink is to have what has changed, and those for whose keys it writes tombstones before, in
-    /// the order of their keys. `withdraw`: the run removes rows that are gone.
-    ///
-    /// # Errors
-    ///
-    /// The file is not whole.
-    pub fn written(&self, withdraw: bool) -> Result<(RecordBatch, Option<RecordBatch>)> {
-        let rows = filtered(&self.rows_of(AFTER)?, &self.has(AFTER)?)?;
-        if !withdraw {
-            return Ok((rows, None));
-        }
-        let is_gone = not(&self.has(AFTER)?);
-        let gone = filtered(&self.rows_of(BEFORE)?, &is_gone)?;
-        Ok((rows, (gone.num_rows() > 0).then_some(gone)))
     }
 
     /// All results that are kept, of the run and of the sink.
