@@ -9,41 +9,27 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use datafusion::arrow::array::{
-    Array as _, ArrayRef, AsArray as _, BooleanArray, RecordBatch, StringArray, StringBuilder,
-    TimestampMicrosecondArray, UInt64Array,
-};
-use datafusion::arrow::buffer::BooleanBuffer;
+use datafusion::arrow::array::{ArrayRef, AsArray as _, BooleanArray, RecordBatch, UInt64Array};
 use datafusion::arrow::compute::{
     cast, concat_batches, filter_record_batch, is_not_null, take_record_batch,
 };
-use datafusion::arrow::datatypes::{
-    DataType, Field, Schema, SchemaRef, TimeUnit, TimestampMicrosecondType,
-};
+use datafusion::arrow::datatypes::{Schema, SchemaRef};
 use datafusion::arrow::error::ArrowError;
 use datafusion::arrow::ipc::reader::FileReader;
 use datafusion::arrow::ipc::writer::FileWriter;
 
 use crate::core::jobs::{ChangeCounts, ChunkExtent, ComparedChunk, RunEvent};
-use crate::core::runs::difference::changes::{AFTER, BEFORE, KIND};
+use crate::core::runs::difference::changes::{AFTER, BEFORE, END, KEYS, START};
 use crate::core::runs::result_columns::{BothRows, GivenAgain};
 use crate::core::runs::{
     ChangeKind, Chunk, Difference, FloatTolerance, Grouping, ResultColumns, ResultTimes,
     RunOptions, TimeRange,
 };
 use crate::error::{Error, Result};
-use crate::formats::FormatOptions;
 use crate::runtime::runs::published::{PublishedPast, PublishedRows, no_key};
 use crate::runtime::sinks::published::{schema_of, value_columns};
 use crate::store::{RunStore, StoredRun};
 use crate::streaming::JobQuery;
-
-/// Where the schema of a file has the columns of the key, by their places.
-const KEYS: &str = "anabranch.keys";
-/// Where it has the column of the window's start.
-const START: &str = "anabranch.start";
-/// Where it has the column of the window's end.
-const END: &str = "anabranch.end";
 
 /// Compares rows of a run with rows of its sink.
 #[derive(Debug)]
@@ -337,61 +323,6 @@ impl KeptChanges {
         filtered(&self.rows_of(AFTER)?, &not(&self.has(BEFORE)?))
     }
 
-    /// The rows for people, with these columns: the number of the chunk, the kind, the key as JSON, start and end of the window where the
-    /// sink has them, the row of the sink and that of the run as JSON.
-    ///
-    /// # Errors
-    ///
-    /// A value that JSON cannot hold.
-    pub fn shown(&self, chunk: u64) -> Result<RecordBatch> {
-        let (before, after) = (self.rows_of(BEFORE)?, self.rows_of(AFTER)?);
-        let (has_before, has_after) = (self.has(BEFORE)?, self.has(AFTER)?);
-        let keys = |rows: &RecordBatch| rows.project(&self.columns.keys).map_err(internal);
-        let of_run = json(&keys(&after)?, &has_after)?;
-        let of_sink = json(&keys(&before)?, &has_before)?;
-        let key: StringArray = of_run
-            .iter()
-            .zip(of_sink.iter())
-            .map(|(of_run, of_sink)| of_run.or(of_sink))
-            .collect();
-        let time = |at: Option<usize>| -> Result<ArrayRef> {
-            let of_run = instants(&after, at)?;
-            let of_sink = instants(&before, at)?;
-            let times = of_run.iter().zip(of_sink.iter());
-            let times = times.map(|(of_run, of_sink)| of_run.or(of_sink));
-            Ok(Arc::new(
-                times
-                    .collect::<TimestampMicrosecondArray>()
-                    .with_timezone("UTC"),
-            ))
-        };
-        let count = self.changes.num_rows();
-        let columns: Vec<ArrayRef> = vec![
-            Arc::new(UInt64Array::from(vec![chunk; count])),
-            self.column(KIND)?,
-            Arc::new(key),
-            time(self.columns.start)?,
-            time(self.columns.end)?,
-            Arc::new(json(&before, &has_before)?),
-            Arc::new(json(&after, &has_after)?),
-        ];
-        RecordBatch::try_new(Self::shown_schema(), columns).map_err(internal)
-    }
-
-    /// The columns of [`Self::shown`].
-    pub fn shown_schema() -> SchemaRef {
-        let time = || DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()));
-        Arc::new(Schema::new(vec![
-            Field::new("chunk", DataType::UInt64, false),
-            Field::new("kind", DataType::Utf8, false),
-            Field::new("key", DataType::Utf8, true),
-            Field::new("window_start", time(), true),
-            Field::new("window_end", time(), true),
-            Field::new("before", DataType::Utf8, true),
-            Field::new("after", DataType::Utf8, true),
-        ]))
-    }
-
     fn column(&self, name: &str) -> Result<ArrayRef> {
         let column = self.changes.column_by_name(name);
         column
@@ -443,36 +374,6 @@ fn filtered(rows: &RecordBatch, by: &BooleanArray) -> Result<RecordBatch> {
 /// The opposite of marks without NULL.
 fn not(marks: &BooleanArray) -> BooleanArray {
     BooleanArray::new(!marks.values(), None)
-}
-
-/// Rows as JSON; NULL where `has` says that there is none.
-fn json(rows: &RecordBatch, has: &BooleanArray) -> Result<StringArray> {
-    let options = [("format", "json"), ("json.nulls", "write")];
-    let mut encoder = FormatOptions::from_options(options, rows.schema())?.encoder()?;
-    let is_none: BooleanBuffer = !has.values();
-    let encoded = encoder.encode(rows, Some(&is_none))?;
-    let mut texts = StringBuilder::new();
-    for row in 0..rows.num_rows() {
-        let text = encoded.get(row).map(std::str::from_utf8).transpose();
-        texts.append_option(text.map_err(|error| Error::internal(error.to_string()))?);
-    }
-    Ok(texts.finish())
-}
-
-/// A column of times; NULL of each row if there is none.
-fn instants(rows: &RecordBatch, at: Option<usize>) -> Result<TimestampMicrosecondArray> {
-    let column = at.and_then(|at| rows.columns().get(at));
-    let is_time = |column: &&ArrayRef| matches!(column.data_type(), DataType::Timestamp(..));
-    let Some(column) = column.filter(is_time) else {
-        let none = vec![None; rows.num_rows()];
-        return Ok(TimestampMicrosecondArray::from(none));
-    };
-    let plain = DataType::Timestamp(TimeUnit::Microsecond, None);
-    let times = cast(column, &plain).map_err(internal)?;
-    let times = times.as_primitive_opt::<TimestampMicrosecondType>();
-    times
-        .cloned()
-        .ok_or_else(|| Error::internal("times were cast to another type"))
 }
 
 fn not_kept(reason: &dyn std::fmt::Display) -> Error {
