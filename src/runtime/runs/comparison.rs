@@ -259,7 +259,6 @@ impl SinkComparison {
 #[derive(Debug, Clone)]
 pub struct KeptChanges {
     changes: RecordBatch,
-    columns: ResultColumns,
 }
 
 impl KeptChanges {
@@ -275,31 +274,11 @@ impl KeptChanges {
             let batches = reader.collect::<Result<Vec<_>, ArrowError>>()?;
             concat_batches(&schema, &batches)
         };
-        let changes = read().map_err(|error| not_kept(&error))?;
-        let schema = changes.schema();
-        let column = |name: &str| {
-            let at = schema.metadata().get(name);
-            at.map(|at| at.parse::<usize>().map_err(|error| not_kept(&error)))
-                .transpose()
+        let kept = Self {
+            changes: read().map_err(|error| not_kept(&error))?,
         };
-        let keys = schema.metadata().get(KEYS);
-        let keys = keys.ok_or_else(|| not_kept(&"it names no key"))?;
-        let keys = keys.split(',').map(|at| at.parse::<usize>());
-        let keys: Result<Vec<usize>, _> = keys.collect();
-        let columns = ResultColumns {
-            keys: keys.map_err(|error| not_kept(&error))?,
-            start: column(START)?,
-            end: column(END)?,
-        };
-        let kept = Self { changes, columns };
-        for name in [BEFORE, AFTER] {
-            let fields = kept.rows_of(name)?.num_columns();
-            let of = &kept.columns;
-            let all = of.keys.iter().chain(&of.start).chain(&of.end);
-            if all.copied().any(|at| at >= fields) {
-                return Err(not_kept(&"it has fewer columns than it names"));
-            }
-        }
+        kept.rows_of(BEFORE)?;
+        kept.rows_of(AFTER)?;
         Ok(kept)
     }
 
