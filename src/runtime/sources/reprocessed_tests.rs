@@ -219,7 +219,8 @@ async fn users(batch: &BatchSource, range: Option<TimeRange>) -> Vec<i64> {
             ]
         })
         .collect();
-    let plan = batch.provider.scan(&context.state(), None, &filters, None);
+    let state = context.state();
+    let plan = batch.provider.scan(&state, None, &filters, None);
     let mut found = Vec::new();
     for rows in collect(plan.await.unwrap(), context.task_ctx())
         .await
@@ -392,9 +393,8 @@ async fn selected_users(batch: &BatchSource) -> Vec<i64> {
     let output: Arc<anabranch_udfs::SideOutput> = Arc::default();
     let config = datafusion::prelude::SessionConfig::new().with_extension(output);
     let context = SessionContext::new_with_config(config);
-    let plan = batch
-        .provider
-        .scan(&context.state(), Some(&vec![0]), &[], None);
+    let (state, columns) = (context.state(), vec![0]);
+    let plan = batch.provider.scan(&state, Some(&columns), &[], None);
     let rows = collect(plan.await.unwrap(), context.task_ctx()).await;
     let rows = rows.unwrap();
     let users = rows

@@ -71,7 +71,8 @@ fn archived(archive: &CoveredArchive) -> PinnedPast {
 async fn read(past: &PinnedPast, filters: &[Expr]) -> Result<Vec<(i32, i64)>> {
     let config = SessionConfig::new().with_target_partitions(3);
     let context = SessionContext::new_with_config(config);
-    let plan = past.scan(&context.state(), Some(&vec![2, 3]), filters, None);
+    let (state, columns) = (context.state(), vec![2, 3]);
+    let plan = past.scan(&state, Some(&columns), filters, None);
     let mut rows = Vec::new();
     for batch in collect(plan.await?, context.task_ctx()).await? {
         let partitions = batch.column(0).as_primitive::<Int32Type>().values();
