@@ -18,10 +18,10 @@ mod host;
 mod outcome;
 mod planner;
 pub mod published;
-mod ready;
+pub(in crate::runtime) mod ready;
 mod rows_query;
 mod run_order;
-mod sink;
+pub(in crate::runtime) mod sink;
 mod statements;
 mod tables;
 

@@ -107,7 +107,7 @@ async fn comparison(
 }
 
 /// How a run of a job with these options runs. The runner counts offsets, which are instants where chunks are cut by event time.
-pub(super) fn options_of(spec: &RunSpec, of_job: JobOptions) -> JobOptions {
+pub(in crate::runtime) fn options_of(spec: &RunSpec, of_job: JobOptions) -> JobOptions {
     let (max_rows, max_bytes) = match &spec.emission {
         Emission::Offsets(_) => (of_job.max_rows, of_job.max_bytes),
         Emission::Time(_) => {

@@ -18,13 +18,13 @@ use crate::runtime::sink::{JobLog, JobSink, OpenSink, PendingRows, Witness};
 use crate::streaming::BatchPlan;
 
 /// The sink before a takeover.
-pub(super) struct OpenRunSink {
-    pub(super) inner: Box<dyn OpenSink>,
+pub(in crate::runtime) struct OpenRunSink {
+    pub(in crate::runtime) inner: Box<dyn OpenSink>,
     /// The columns of the key, in whose order rows are written.
-    pub(super) key: Vec<usize>,
-    pub(super) spec: Arc<RunSpec>,
-    pub(super) comparison: Option<Arc<ChunkComparison>>,
-    pub(super) clock: Arc<dyn Clock>,
+    pub(in crate::runtime) key: Vec<usize>,
+    pub(in crate::runtime) spec: Arc<RunSpec>,
+    pub(in crate::runtime) comparison: Option<Arc<ChunkComparison>>,
+    pub(in crate::runtime) clock: Arc<dyn Clock>,
 }
 
 #[async_trait]

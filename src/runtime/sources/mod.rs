@@ -7,7 +7,7 @@ mod kafka;
 mod pinned_past;
 mod pinned_topic;
 mod pins;
-mod reprocessed;
+pub(super) mod reprocessed;
 #[cfg(test)]
 mod reprocessed_tests;
 

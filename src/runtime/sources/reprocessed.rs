@@ -95,7 +95,12 @@ impl JobSource for ReprocessedSource {
         let past = self.past.get_or_try_init(|| self.open()).await?;
         self.source.check_topic(&self.pin, past).await?;
         match &self.spec.emission {
-            Emission::Time(emission) => by_time(look, self.spec.grouping, emission, past),
+            Emission::Time(emission) => {
+                let past = past.clone();
+                chunk_by_time(look, self.spec.grouping, emission, |range, chunk| {
+                    Arc::new(ChunkReader { past, range, chunk })
+                })
+            }
             Emission::Offsets(selected) => by_offsets(look, selected, past),
         }
     }
@@ -109,11 +114,16 @@ impl JobSource for ReprocessedSource {
     }
 }
 
-fn by_time(
+/// Chooses the next chunk of a run by event time; `reader` reads it, by what it is in the version of its batch.
+///
+/// # Errors
+///
+/// The run emits nothing.
+pub(in crate::runtime) fn chunk_by_time(
     look: SourcePoll<'_>,
     grouping: Grouping,
     emission: &TimeRanges,
-    past: &PinnedPast,
+    reader: impl FnOnce(PlannedRange, Option<Chunk>) -> Arc<dyn PlanReader>,
 ) -> Result<SourcePlan> {
     let ranges = emission.as_slice();
     let (Some(first), Some(last)) = (ranges.first(), ranges.last()) else {
@@ -154,11 +164,7 @@ fn by_time(
         chosen: Some(vec![range]),
         begins_at: None,
         checks_marks: false,
-        reader: Arc::new(ChunkReader {
-            past: past.clone(),
-            range,
-            chunk,
-        }),
+        reader: reader(range, chunk),
     })
 }
 
