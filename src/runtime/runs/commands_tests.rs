@@ -1,7 +1,5 @@
 //! Runs from a statement to the sink: over an embedded broker, a Delta table that archives its topic, and the jobs beside them.
 
-use std::sync::Arc;
-
 use datafusion::arrow::util::pretty::pretty_format_batches;
 
 use super::*;
@@ -10,7 +8,7 @@ use crate::core::runs::{EmitRows, TimeRange};
 use crate::planner::{Parameters, Script, Statement, parse_statement};
 use crate::runtime::statements::Jobs;
 use crate::session::{Session, SessionOptions};
-use crate::store::{DataDir, JobStore};
+use crate::store::JobStore;
 use crate::tables::kafka::embedded_broker::EmbeddedBroker;
 
 /// 2025-09-04T10:00:00Z, in seconds.
@@ -43,7 +41,7 @@ impl Past {
     async fn new() -> Self {
         let past = Self {
             session: Session::try_new(&SessionOptions::default()).unwrap(),
-            jobs: Jobs::new(JobStore::new(DataDir::in_memory())).allowing_repeats(),
+            jobs: Jobs::new(JobStore::ephemeral()).allowing_repeats(),
             broker: EmbeddedBroker::start().unwrap(),
             folder: tempfile::tempdir().unwrap(),
         };

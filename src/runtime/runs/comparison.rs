@@ -1,7 +1,7 @@
 //! The rows of a chunk against the rows that the sink shows: what differs, what the run writes, and the file that keeps both.
 //!
-//! The file of a chunk has the rows that differ, of the sink and of the run, in the sink's columns: `APPLY` of `EMIT CHANGED` writes them as
-//! they are kept.
+//! The file of a chunk has the rows that differ, of the sink and of the run, in the sink's columns: to be shown, and to be compared with
+//! the sink again before a plan is applied.
 
 use std::collections::HashMap;
 use std::io::Cursor;
@@ -259,7 +259,6 @@ impl SinkComparison {
 #[derive(Debug, Clone)]
 pub struct KeptChanges {
     changes: RecordBatch,
-    columns: ResultColumns,
 }
 
 impl KeptChanges {
@@ -275,48 +274,12 @@ impl KeptChanges {
             let batches = reader.collect::<Result<Vec<_>, ArrowError>>()?;
             concat_batches(&schema, &batches)
         };
-        let changes = read().map_err(|error| not_kept(&error))?;
-        let schema = changes.schema();
-        let column = |name: &str| {
-            let at = schema.metadata().get(name);
-            at.map(|at| at.parse::<usize>().map_err(|error| not_kept(&error)))
-                .transpose()
+        let kept = Self {
+            changes: read().map_err(|error| not_kept(&error))?,
         };
-        let keys = schema.metadata().get(KEYS);
-        let keys = keys.ok_or_else(|| not_kept(&"it names no key"))?;
-        let keys = keys.split(',').map(|at| at.parse::<usize>());
-        let keys: Result<Vec<usize>, _> = keys.collect();
-        let columns = ResultColumns {
-            keys: keys.map_err(|error| not_kept(&error))?,
-            start: column(START)?,
-            end: column(END)?,
-        };
-        let kept = Self { changes, columns };
-        for name in [BEFORE, AFTER] {
-            let fields = kept.rows_of(name)?.num_columns();
-            let of = &kept.columns;
-            let all = of.keys.iter().chain(&of.start).chain(&of.end);
-            if all.copied().any(|at| at >= fields) {
-                return Err(not_kept(&"it has fewer columns than it names"));
-            }
-        }
+        kept.rows_of(BEFORE)?;
+        kept.rows_of(AFTER)?;
         Ok(kept)
-    }
-
-    /// The rows that `APPLY` writes where the sink is to have what has changed, and those for whose keys it writes tombstones before, in
-    /// the order of their keys. `withdraw`: the run removes rows that are gone.
-    ///
-    /// # Errors
-    ///
-    /// The file is not whole.
-    pub fn written(&self, withdraw: bool) -> Result<(RecordBatch, Option<RecordBatch>)> {
-        let rows = filtered(&self.rows_of(AFTER)?, &self.has(AFTER)?)?;
-        if !withdraw {
-            return Ok((rows, None));
-        }
-        let is_gone = not(&self.has(AFTER)?);
-        let gone = filtered(&self.rows_of(BEFORE)?, &is_gone)?;
-        Ok((rows, (gone.num_rows() > 0).then_some(gone)))
     }
 
     /// All results that are kept, of the run and of the sink.

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use datafusion::arrow::array::{
     Array as _, AsArray as _, BooleanArray, RecordBatch, TimestampMicrosecondArray, UInt64Array,
@@ -24,7 +25,7 @@ use futures::TryStreamExt as _;
 
 use crate::core::archive::OffsetRanges;
 use crate::core::runs::{Difference, FloatTolerance};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, Subject};
 use crate::tables::bad_records::BadRecords;
 use crate::tables::kafka::archived_records::{
     ArchiveOutput, ArchiveReading, ArchivedReader, RecordColumns,
@@ -40,6 +41,8 @@ use crate::tables::side_output::{OpenOutlet, ScanOutlet};
 const NEAR: i64 = 1_000;
 /// At most so many ranges of a partition are read one after the other.
 const ROUNDS: usize = 8;
+/// Between two looks at a topic with an open transaction.
+const PAUSE: Duration = Duration::from_millis(100);
 /// So many records are collected before those that do not stay are dropped.
 const PENDING: usize = 64 << 10;
 /// Records that are decoded at once.
@@ -57,7 +60,7 @@ const VALUE: usize = 4;
 pub struct TopicRows {
     /// In the columns of the table, the last row of each key.
     pub rows: RecordBatch,
-    /// The first offset that each partition has; none if there is nothing to read.
+    /// The first offset of each partition that has all later ones of the ranges; none if there is nothing to read.
     pub low: BTreeMap<i32, i64>,
 }
 
@@ -79,16 +82,66 @@ pub async fn last_rows(
         });
     }
     let records = Arc::new(table.of_records());
-    let ends = KafkaTableProvider::new(Arc::clone(&records));
-    let ends = ends.ends().await?;
-    let low = ends.iter().map(|(partition, low, _)| (*partition, *low));
+    let ends = stable_ends(&records, ranges).await?;
+    // A log that ends before has lost records.
+    let is_whole = |of: &&(i32, i64, i64)| !is_behind(of, ranges);
+    let low = ends.iter().filter(is_whole);
+    let low = low.map(|(partition, low, _)| (*partition, *low));
     let low: BTreeMap<i32, i64> = low.collect();
     let mut last = LastRecords::try_new(&records, context)?;
-    for ranges in rounds(ranges, ends) {
+    for ranges in rounds(ranges, &ends) {
         read(&records, ranges, context, &mut last).await?;
     }
     let rows = decoded(table, &last.into_rows()?)?;
     Ok(TopicRows { rows, low })
+}
+
+/// Partitions with the first offset and the end of the records that readers of committed records see, when these are all in the ranges
+/// that the topic has: an open transaction hides committed records behind its first one until it ends.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "transactions of other processes end by themselves, and the wait for them is bounded"
+)]
+async fn stable_ends(
+    records: &Arc<KafkaTable>,
+    ranges: &BTreeMap<i32, OffsetRanges>,
+) -> Result<Vec<(i32, i64, i64)>> {
+    let patience = records.client.connect_timeout;
+    let began = Instant::now();
+    loop {
+        let topic = KafkaTableProvider::new(Arc::clone(records));
+        let ends = topic.ends().await?.to_vec();
+        if !ends.iter().any(|of| is_behind(of, ranges)) {
+            return Ok(ends);
+        }
+        let latest = topic.latest().await?;
+        let is_hidden = |of: &&(i32, i64, i64)| {
+            let latest = latest.get(&of.0);
+            is_behind(of, ranges) && latest.is_some_and(|latest| *latest > of.2)
+        };
+        let Some((partition, _, stable)) = ends.iter().find(is_hidden) else {
+            return Ok(ends);
+        };
+        if began.elapsed() >= patience {
+            return Err(hidden(records, *partition, *stable, patience));
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+/// Whether a partition, with its first offset and its end, ends before the ranges do.
+fn is_behind((partition, _, end): &(i32, i64, i64), ranges: &BTreeMap<i32, OffsetRanges>) -> bool {
+    let wanted = ranges.get(partition).and_then(OffsetRanges::end);
+    wanted.is_some_and(|wanted| wanted > *end)
+}
+
+fn hidden(records: &KafkaTable, partition: i32, stable: i64, patience: Duration) -> Error {
+    Error::unavailable(format!(
+        "topic '{}': an open transaction hides the records of partition {partition} from offset {stable} on; waited for {patience:?}",
+        records.topic
+    ))
+    .about(Subject::location(&records.topic))
+    .with_help("run the statement again when the transaction has ended; 'connect.timeout' limits the wait")
 }
 
 /// The ranges as far as the topic has them; of each partition at most one in each round, in order.

@@ -112,7 +112,7 @@ async fn readers_by_key_have_the_last_row_of_each_key_without_tombstones() {
     );
     let context = SessionContext::new().task_ctx();
     let table = table(&servers);
-    let all = ranges(&[(0, 0, 100), (1, 0, 100), (7, 0, 3)]);
+    let all = ranges(&[(0, 0, 6), (1, 0, 4), (7, 0, 3)]);
     let found = last_rows(&table, &all, &context).await.unwrap();
     assert_eq!(
         shown(&found.rows),
@@ -120,6 +120,11 @@ async fn readers_by_key_have_the_last_row_of_each_key_without_tombstones() {
     );
     assert_eq!(found.low, BTreeMap::from([(0, 0), (1, 0)]));
     assert_eq!(found.rows.schema(), *table.schema());
+    // A log that was truncated does not have all.
+    let more = ranges(&[(0, 0, 6), (1, 0, 9)]);
+    let found = last_rows(&table, &more, &context).await.unwrap();
+    assert_eq!(found.low, BTreeMap::from([(0, 0)]));
+    assert_eq!(found.rows.num_rows(), 2);
     // A topic that nothing was published to need not be there.
     let nowhere = self::table("localhost:1");
     let none = last_rows(&nowhere, &ranges(&[]), &context).await.unwrap();
