@@ -66,7 +66,7 @@ pub enum Statement {
     /// Statements about jobs.
     Job(Box<JobStatement>),
     /// Statements about reprocessing runs.
-    Run(Box<RunStatement>),
+    Run(RunStatement),
     /// Everything DataFusion's own SQL has.
     Sql(Box<SqlStatement>),
 }
@@ -270,11 +270,11 @@ impl JobStatement {
 #[derive(Debug, Clone)]
 pub enum RunStatement {
     /// `EXPLAIN REPROCESS JOB …`: it makes no run.
-    Explain(Reprocess),
+    Explain(Box<Reprocess>),
     /// `PLAN REPROCESS JOB …`: the run waits for `APPLY RUN`.
-    Plan(Reprocess),
+    Plan(Box<Reprocess>),
     /// `REPROCESS JOB …`: plans and applies at once.
-    Reprocess(Reprocess),
+    Reprocess(Box<Reprocess>),
     /// `APPLY RUN 'id'`.
     Apply(TextValue),
     /// `ABORT RUN 'id'`.

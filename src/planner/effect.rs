@@ -197,18 +197,9 @@ fn of_run(run: &RunStatement) -> Result<Effect> {
         writes: Writes::Run,
         ..shown.clone()
     };
-    let of_asked = |asked: &Reprocess, effect: Effect| -> Result<Effect> {
-        if let Some(rows) = &asked.rows {
-            only_reads(&rows.query).map_err(|error| error.at(rows.span))?;
-        }
-        Ok(Effect {
-            reads: asked.rows.is_some(),
-            ..effect
-        })
-    };
     match run {
-        RunStatement::Explain(asked) => of_asked(asked, shown),
-        RunStatement::Plan(asked) | RunStatement::Reprocess(asked) => of_asked(asked, runs),
+        RunStatement::Explain(asked) => with_rows(asked, shown),
+        RunStatement::Plan(asked) | RunStatement::Reprocess(asked) => with_rows(asked, runs),
         RunStatement::Apply(_) => Ok(runs),
         RunStatement::Abort(_) => Ok(Effect {
             jobs: true,
@@ -216,6 +207,17 @@ fn of_run(run: &RunStatement) -> Result<Effect> {
         }),
         RunStatement::Show(_) | RunStatement::Describe(_) => Ok(shown),
     }
+}
+
+/// The effect together with that of the query of FOR.
+fn with_rows(asked: &Reprocess, effect: Effect) -> Result<Effect> {
+    if let Some(rows) = &asked.rows {
+        only_reads(&rows.query).map_err(|error| error.at(rows.span))?;
+    }
+    Ok(Effect {
+        reads: asked.rows.is_some(),
+        ..effect
+    })
 }
 
 fn of_sql(sql: &SqlStatement) -> Result<Effect> {
@@ -594,7 +596,7 @@ mod tests {
                 JobStatement::Describe { .. } => "DescribeJob",
                 JobStatement::Subscribe { .. } => "Subscribe",
             },
-            Statement::Run(run) => match run.as_ref() {
+            Statement::Run(run) => match run {
                 RunStatement::Explain(_) => "ExplainReprocess",
                 RunStatement::Plan(_) => "PlanReprocess",
                 RunStatement::Reprocess(_) => "Reprocess",

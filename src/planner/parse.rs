@@ -244,7 +244,7 @@ fn parse(cursor: &mut Cursor<'_>, emit: Option<Emit>) -> Result<Statement> {
         return Ok(Statement::Job(Box::new(job)));
     }
     if let Some(run) = parse_run(cursor)? {
-        return Ok(Statement::Run(Box::new(run)));
+        return Ok(Statement::Run(run));
     }
     if is_our_table(cursor) {
         return Ok(Statement::CreateTable(Box::new(parse_create_table(

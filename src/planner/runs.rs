@@ -57,7 +57,7 @@ fn run_id(cursor: &mut Cursor<'_>) -> Result<TextValue> {
 }
 
 /// `JOB name` and the parts behind it, in any order.
-fn parse_reprocess(cursor: &mut Cursor<'_>) -> Result<Reprocess> {
+fn parse_reprocess(cursor: &mut Cursor<'_>) -> Result<Box<Reprocess>> {
     cursor.expect_words(&["JOB"])?;
     let mut asked = Reprocess {
         job: cursor.ident()?,
@@ -111,7 +111,7 @@ fn parse_reprocess(cursor: &mut Cursor<'_>) -> Result<Reprocess> {
         let error = Error::invalid(format!("the run of job {name} has no range"));
         return Err(error.with_help(RANGES).at(asked.job.span));
     }
-    Ok(asked)
+    Ok(Box::new(asked))
 }
 
 /// Refuses a part that the statement has twice.
@@ -159,7 +159,7 @@ mod tests {
 
     fn run(sql: &str) -> RunStatement {
         match parsed(sql).expect(sql).statement {
-            Statement::Run(run) => *run,
+            Statement::Run(run) => run,
             other => panic!("{sql}: {other:?}"),
         }
     }
@@ -168,7 +168,7 @@ mod tests {
         match run(sql) {
             RunStatement::Explain(asked)
             | RunStatement::Plan(asked)
-            | RunStatement::Reprocess(asked) => asked,
+            | RunStatement::Reprocess(asked) => *asked,
             other => panic!("{sql}: {other:?}"),
         }
     }
@@ -243,10 +243,10 @@ mod tests {
         parameters.bind(&mut parsed).unwrap();
         assert_eq!(parameters.unused(), Vec::<&str>::new());
         let Statement::Run(run) = parsed.statement else {
-            panic!("{:?}", parsed.statement)
+            panic!("{sql}")
         };
-        let RunStatement::Plan(asked) = *run else {
-            panic!("{run:?}")
+        let RunStatement::Plan(asked) = run else {
+            panic!("{sql}")
         };
         assert_eq!(asked.time.unwrap().to.value, "2025-09-05");
         assert_eq!(asked.offsets.unwrap().from.value, "{\"t\":{\"0\":1}}");

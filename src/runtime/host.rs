@@ -189,7 +189,7 @@ impl Host {
             Part::Runs { run, places } => {
                 let begun = async {
                     let jobs = self.jobs()?;
-                    let ready = jobs.execute_run(session, *run, &places, options).await?;
+                    let ready = jobs.execute_run(session, run, &places, options).await?;
                     session.begin_ready(ready)
                 };
                 Box::pin(begun).await.map_err(|error| places.locate(error))
@@ -219,7 +219,7 @@ impl Host {
                 let options = RunOptions::default();
                 let ready = async {
                     let jobs = self.jobs()?;
-                    jobs.execute_run(session, *run, &places, &options).await
+                    jobs.execute_run(session, run, &places, &options).await
                 };
                 let planned = Box::pin(ready).await.and_then(PlannedStatement::planned);
                 planned.map_err(|error| places.locate(error))
@@ -240,7 +240,7 @@ enum Part {
     },
     /// The reprocessing runs of the jobs.
     Runs {
-        run: Box<RunStatement>,
+        run: RunStatement,
         places: WordSpans,
     },
 }

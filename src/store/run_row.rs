@@ -33,6 +33,8 @@ pub struct RunRow {
     pub since: Option<i64>,
     /// The process that has taken it over last.
     pub owner: Option<String>,
+    /// When a process that writes it has last said so.
+    pub heartbeat_at: Option<i64>,
     /// Chunks that were compared.
     pub chunks_compared: u64,
     /// Chunks that are in the sink.
@@ -129,6 +131,7 @@ fn part(passed: i128, all: i128) -> u32 {
 pub async fn run_row(store: &RunStore, run: &StoredRun) -> Result<RunRow> {
     let (spec, history) = (&run.spec, &run.history);
     let chunks = store.chunks(run).await?;
+    let heartbeat = store.jobs().heartbeat(run.id).await?;
     let RunPosition { last, done, .. } = match chunks.is_empty() {
         false => run_position(store, run).await?,
         true => {
@@ -149,6 +152,7 @@ pub async fn run_row(store: &RunStore, run: &StoredRun) -> Result<RunRow> {
         created_at: history.created_at,
         since: events.map(|run| run.since),
         owner: history.owner.clone(),
+        heartbeat_at: heartbeat.map(|beat| beat.at),
         chunks_compared: events.map_or(0, |run| run.compared.len() as u64),
         chunks: chunks.len() as u64,
         rows_in: chunks.iter().map(|chunk| chunk.rows_in).sum(),

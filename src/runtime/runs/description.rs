@@ -78,6 +78,10 @@ pub(super) async fn description(store: &RunStore, run: &StoredRun) -> Result<Rec
     ];
     rows.extend(items_of(&run.spec));
     rows.extend(progress(&row));
+    if let Some(at) = row.heartbeat_at {
+        let at = time_text(at.saturating_mul(1_000));
+        rows.push(("last heartbeat", at));
+    }
     rows.extend(first_changes(store, run).await?);
     if let Some(next) = next_step(run) {
         rows.push(("next", next));

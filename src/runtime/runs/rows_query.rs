@@ -78,7 +78,7 @@ mod tests {
         let Statement::Run(run) = parsed.statement else {
             panic!("{query}")
         };
-        let RunStatement::Reprocess(asked) = *run else {
+        let RunStatement::Reprocess(asked) = run else {
             panic!("{query}")
         };
         let session = Session::try_new(&SessionOptions::default())?;

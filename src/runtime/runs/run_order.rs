@@ -190,7 +190,7 @@ mod tests {
         let Statement::Run(run) = parsed.statement else {
             panic!("{parts}")
         };
-        match *run {
+        match run {
             RunStatement::Reprocess(asked) => run_order(&asked),
             other => panic!("{other:?}"),
         }

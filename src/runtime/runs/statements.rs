@@ -30,11 +30,11 @@ impl Jobs {
         let host = RunHost::new(self, session).with_options(options.clone());
         match statement {
             RunStatement::Explain(asked) => {
-                let order = ordered(session, asked, places).await?;
+                let order = ordered(session, *asked, places).await?;
                 session.report(preview_rows(&explain(&host, &order).await?)?)
             }
             RunStatement::Plan(asked) => {
-                let order = ordered(session, asked, places).await?;
+                let order = ordered(session, *asked, places).await?;
                 // A plan writes nothing that it would have to end.
                 let planned = tokio::select! {
                     planned = plan(&host, &order) => planned?,
@@ -43,7 +43,7 @@ impl Jobs {
                 rows_of(&host, planned).await
             }
             RunStatement::Reprocess(asked) => {
-                let order = ordered(session, asked, places).await?;
+                let order = ordered(session, *asked, places).await?;
                 rows_of(&host, reprocess(&host, &order).await?).await
             }
             RunStatement::Apply(run_id) => {

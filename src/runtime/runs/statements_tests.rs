@@ -38,7 +38,7 @@ impl Place {
         let options = RunOptions::default();
         let ready = self
             .jobs
-            .execute_run(&self.session, *run, &parsed.places, &options)
+            .execute_run(&self.session, run, &parsed.places, &options)
             .await;
         let begun = ready.and_then(|ready| self.session.begin_ready(ready));
         begun.map_err(|error| parsed.places.locate(error))

@@ -82,7 +82,7 @@ struct ListedRun {
 }
 
 /// `run_id`, `job`, `state`, `reason`, `asked`, `reads`, `emits`, `emit`, `chunks_compared`, `same`, `changed`, `new`, `gone`,
-/// `unknown`, `chunks`, `rows_in`, `rows_out`, `position`, `done`, `sql_version`, `created_at`, `since`, `owner`: one row per run.
+/// `unknown`, `chunks`, `rows_in`, `rows_out`, `position`, `done`, `sql_version`, `created_at`, `since`, `owner`, `heartbeat_at`: one row per run.
 ///
 /// # Errors
 ///
@@ -135,6 +135,7 @@ fn rows_of_runs(runs: &[ListedRun]) -> Result<RecordBatch> {
             Err(error) => Some(error.with_its_help()),
         })
         .collect();
+    let beats = runs.iter().map(|run| known(run)?.heartbeat_at);
     let done = runs
         .iter()
         .map(|run| Some(f64::from(known(run)?.done) / 1_000.0));
@@ -165,6 +166,7 @@ fn rows_of_runs(runs: &[ListedRun]) -> Result<RecordBatch> {
             instants(|run| run.since.unwrap_or(run.created_at))?,
         ),
         ("owner", texts(|run| run.owner.as_deref())),
+        ("heartbeat_at", times(beats)?),
     ])
 }
 
