@@ -25,6 +25,7 @@ use datafusion::execution::session_state::SessionState;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
+use deltalake::DeltaTable;
 use deltalake::kernel::Action;
 use deltalake::protocol::SaveMode;
 use futures::future::BoxFuture;
