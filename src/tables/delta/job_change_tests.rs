@@ -126,9 +126,10 @@ impl Job {
     async fn upsert(&self, rows: &[Row], withdrawn: &[Row]) -> PreparedChange {
         let withdrawn = (!withdrawn.is_empty()).then(|| batch(withdrawn));
         let (plan, context) = plan(rows);
+        let key = key();
         let prepared = self
             .handle
-            .prepare_upsert(&key(), withdrawn.as_ref(), plan, context);
+            .prepare_upsert(&key, withdrawn.as_ref(), plan, context);
         prepared.await.unwrap()
     }
 
@@ -403,7 +404,8 @@ async fn a_batch_that_is_given_up_leaves_no_file() {
     prepared.discard().await;
     assert_eq!(count(), before);
     let (plan, context) = plan(&[(1, 0, 3)]);
-    let rehearsed = job.handle.rehearse_upsert(&key(), plan, context);
+    let key = key();
+    let rehearsed = job.handle.rehearse_upsert(&key, plan, context);
     rehearsed.await.unwrap();
     assert_eq!(count(), before);
     // A withdrawn row alone makes a commit, and leaves no row.
