@@ -69,6 +69,11 @@ pub(crate) fn parse_create_table(cursor: &mut Cursor<'_>) -> Result<CreateTable>
             TableKind::Delta => "LOCATION 'path or URL'",
         }));
     };
+    if let (TableKind::Kafka, true, Some(key)) =
+        (kind, body.columns.is_empty(), body.primary_key.first())
+    {
+        return Err(not_a_column(key));
+    }
     Ok(CreateTable {
         name,
         or_replace,
@@ -118,12 +123,10 @@ fn parse_body(cursor: &mut Cursor<'_>) -> Result<TableBody> {
             break;
         }
     }
+    // A list of a PRIMARY KEY alone is about a table that knows its columns.
     for key in &body.primary_key {
-        if !seen.contains(&normalize(key)) {
-            return Err(
-                Error::invalid(format!("PRIMARY KEY names {key}, which is not a column"))
-                    .at(key.span),
-            );
+        if !body.columns.is_empty() && !seen.contains(&normalize(key)) {
+            return Err(not_a_column(key));
         }
     }
     // A list of a WATERMARK alone is about a table that knows its columns.
@@ -137,6 +140,11 @@ fn parse_body(cursor: &mut Cursor<'_>) -> Result<TableBody> {
         );
     }
     Ok(body)
+}
+
+/// Error for a column of a PRIMARY KEY that is not declared.
+fn not_a_column(key: &datafusion::sql::sqlparser::ast::Ident) -> Error {
+    Error::invalid(format!("PRIMARY KEY names {key}, which is not a column")).at(key.span)
 }
 
 /// The name as DataFusion resolves it: lower case unless quoted.

@@ -100,6 +100,7 @@ fn of_visits(provider: KafkaTableProvider) -> BTreeMap<String, BatchSource> {
         provider: Arc::new(provider),
         ranges: Vec::new(),
         last_records: BTreeMap::new(),
+        chunk: None,
     };
     BTreeMap::from([("visits".to_owned(), source)])
 }
@@ -183,6 +184,7 @@ fn undecodable(table: &'static str, schema: SchemaRef, reports: bool) -> BatchSo
         provider: Arc::new(table),
         ranges: vec![planned_range()],
         last_records: BTreeMap::new(),
+        chunk: None,
     }
 }
 
@@ -362,6 +364,7 @@ async fn dead_letters_are_those_of_the_ranges_of_each_source() {
             provider: Arc::new(MemTable::try_new(table("clicks"), vec![vec![]]).unwrap()),
             ranges: Vec::new(),
             last_records: BTreeMap::new(),
+            chunk: None,
         };
         assert_eq!(run(empty).await.unwrap(), ["visits"], "{filter}");
     }
@@ -401,6 +404,7 @@ async fn loss_1_a_source_with_a_scan_that_is_not_known_is_refused() {
             provider: Arc::new(MemTable::try_new(schema, vec![vec![]]).unwrap()),
             ranges: vec![planned_range()],
             last_records: BTreeMap::new(),
+            chunk: None,
         };
         let sources = BTreeMap::from([("visits".to_owned(), source)]);
         let error = query.batch(sources).await.unwrap_err();
@@ -459,6 +463,7 @@ fn visit(query: &JobQuery) -> BTreeMap<String, BatchSource> {
         provider: Arc::new(MemTable::try_new(schema, vec![vec![visit]]).unwrap()),
         ranges: Vec::new(),
         last_records: BTreeMap::new(),
+        chunk: None,
     };
     BTreeMap::from([("visits".to_owned(), source)])
 }

@@ -23,11 +23,12 @@ pub enum JobSinkTable {
 }
 
 impl JobSinkTable {
-    /// The columns of the upsert key, by which a row can be withdrawn; none of a Delta table.
+    /// The columns of the upsert key, by which a row can be withdrawn; none of a table that is appended to.
     pub fn primary_key(&self) -> &[usize] {
         match self {
             JobSinkTable::Kafka(table) => table.primary_key(),
-            JobSinkTable::Delta(_) | JobSinkTable::Subscriber => &[],
+            JobSinkTable::Delta(handle) => handle.primary_key(),
+            JobSinkTable::Subscriber => &[],
         }
     }
 }
@@ -42,7 +43,11 @@ impl Session {
         let name = sink_name(insert)?;
         match self.catalog.open(&name).await? {
             TableEntry::Kafka(table) => Ok(JobSinkTable::Kafka(table)),
-            TableEntry::Delta { handle, .. } => Ok(JobSinkTable::Delta(handle)),
+            TableEntry::Delta { handle, .. } => {
+                let checked = handle.check_upserts().await;
+                checked.map_err(|error| error.about(Subject::table(name)))?;
+                Ok(JobSinkTable::Delta(handle))
+            }
             other => Err(Error::unsupported(format!(
                 "{name} is a {}, and a job writes Kafka or Delta tables",
                 other.kind_name()

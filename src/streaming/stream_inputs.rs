@@ -16,6 +16,7 @@ use datafusion::optimizer::{Optimizer, OptimizerContext};
 use datafusion::physical_plan::ExecutionPlan;
 
 use crate::core::jobs::{PlannedRange, RecordMark};
+use crate::core::runs::Chunk;
 use crate::error::{Error, Result, Subject};
 use crate::session::system::SYSTEM;
 use crate::streaming::drain::DrainedPlan;
@@ -52,6 +53,8 @@ pub struct BatchSource {
     pub ranges: Vec<PlannedRange>,
     /// By partition, the last record of the batch, where that is known before it is read.
     pub last_records: BTreeMap<i32, RecordMark>,
+    /// The chunk of a run that is read by event time; none for a job, and for a run that is read by offsets.
+    pub chunk: Option<Chunk>,
 }
 
 /// The streams of a job, by table name.

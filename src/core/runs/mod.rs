@@ -5,6 +5,7 @@
 
 pub mod asked_range;
 pub mod chunks;
+pub mod covered_times;
 pub mod difference;
 pub mod emission;
 pub mod finality;
@@ -14,8 +15,11 @@ pub mod grouping;
 mod laws;
 pub mod offset_chunks;
 pub mod offset_set;
+pub mod order;
 pub mod position;
 pub mod published;
+pub mod published_batches;
+pub mod result_columns;
 pub mod same_run;
 pub mod spec;
 pub mod state;
@@ -23,6 +27,7 @@ pub mod time_range;
 
 pub use asked_range::{AskedRange, OffsetBounds, SelectedRows};
 pub use chunks::{Chunk, Chunks};
+pub use covered_times::{CoveredTimes, TimeBounds};
 pub use difference::tolerance::FloatTolerance;
 pub use difference::{ChangeKind, ComparedRow, Comparison, Difference, EmittedRows};
 pub use emission::Emission;
@@ -31,8 +36,13 @@ pub use foundations::{ArchiveNow, Foundations, Moved, moved};
 pub use grouping::Grouping;
 pub use offset_chunks::{advanced, next_offsets};
 pub use offset_set::OffsetSet;
-pub use position::{TIME_AXIS, chunk_extent, chunk_progress, compared_to, position_of};
-pub use published::{GivenOut, PublishedIndex, PublishedOffsets};
+pub use order::{AskedText, GivenRunOptions, RunOrder};
+pub use position::{
+    TIME_AXIS, chunk_extent, chunk_progress, compared_to, extent_text, position_of,
+};
+pub use published::{ClosedWindows, GivenOut, PublishedIndex, PublishedOffsets};
+pub use published_batches::PublishedBatches;
+pub use result_columns::{ResultColumns, ResultTimes};
 pub use same_run::{RunMatch, RunRequest, same_run};
 pub use spec::{EmitRows, LateRows, Pin, PinnedAt, RunOptions, RunSpec, SourcePin, text_version};
 pub use state::{AbortDecision, ApplyDecision, RunState, decide_abort, decide_apply, run_state};

@@ -329,6 +329,7 @@ impl PlanReader for SimulatedReader {
             },
             ranges: reported,
             last_records: BTreeMap::new(),
+            chunk: None,
         })
     }
 }

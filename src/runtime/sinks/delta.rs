@@ -1,6 +1,10 @@
 //! A Delta table as the sink of a job: one commit per batch with rows. Its witness is a number, which the table stores in the same
-//! commit; after a RESTORE it is read off the log of the table. The commit also says which offsets of topics the table covers now.
+//! commit; after a RESTORE it is read off the log of the table.
+//!
+//! Rows are appended, and the commit says which offsets of topics the table covers now; or they are merged by a key; or they replace what
+//! a chunk of a run covers. A table that is not only appended to has not every record of a topic, so that it covers none.
 
+use std::any::Any;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -11,30 +15,94 @@ use crate::core::archive::JobClaims;
 use crate::core::jobs::log::sequence_of;
 use crate::core::jobs::recovery::BEGINNING;
 use crate::core::jobs::{BatchVersion, Identity, JobHistory, SourceProgress};
+use crate::core::runs::{Chunk, Finality};
 use crate::error::{Error, Result, Subject};
 use crate::runtime::sink::{JobLog, JobSink, OpenSink, PendingRows, SinkReport, Witness, own};
 use crate::runtime::sinks::numbered;
 use crate::store::JobId;
 use crate::streaming::BatchPlan;
-use crate::tables::delta::{Application, ClaimChange, DeltaTableHandle, PreparedWrite, RowsUpTo};
+use crate::tables::delta::{
+    Application, ClaimChange, ColumnBounds, Commit, DeltaTableHandle, PreparedChange,
+    PreparedWrite, RowsUpTo,
+};
 
 /// After so many batches without rows in a row, a commit without rows says how far the job has read.
 const BATCHES_WITHOUT_ROWS: u32 = 100;
 
+/// How rows get into the table.
+#[derive(Debug, Clone)]
+pub(in crate::runtime) enum DeltaWrite {
+    /// They are added.
+    Append,
+    /// They are added by a run, which reads a part of the past: what the table says of the offsets of topics stays.
+    AppendPart,
+    /// Each takes the place of those with the same values in these columns, and withdrawn rows are deleted by them.
+    Merge {
+        /// The columns.
+        key: Vec<String>,
+    },
+    /// They take the place of what their chunk covers.
+    Replace(CoveredColumns),
+}
+
+/// The columns of a table by which the rows that a chunk covers are found.
+#[derive(Debug, Clone)]
+pub(in crate::runtime) struct CoveredColumns {
+    /// The start of a window or session, or the event time of a row.
+    pub(in crate::runtime) start: Option<String>,
+    /// The end of a window or session.
+    pub(in crate::runtime) end: Option<String>,
+    /// What of a chunk is final.
+    pub(in crate::runtime) finality: Finality,
+}
+
+impl CoveredColumns {
+    /// The bounds of the rows that a chunk covers.
+    fn bounds(&self, chunk: &Chunk) -> Vec<ColumnBounds> {
+        let covered = chunk.covers(self.finality);
+        let columns = [(&self.start, covered.starts), (&self.end, covered.ends)];
+        let bounds = columns.into_iter().filter_map(|(column, bounds)| {
+            let column = column.clone().filter(|_| !bounds.are_open())?;
+            Some(ColumnBounds { column, bounds })
+        });
+        bounds.collect()
+    }
+}
+
 /// The table before a takeover.
 #[derive(Debug)]
-pub(super) struct OpenTable {
+pub(in crate::runtime) struct OpenTable {
     handle: DeltaTableHandle,
     id: JobId,
     /// The name of the job.
     job: String,
+    write: DeltaWrite,
 }
 
 impl OpenTable {
-    /// A table, for the job with this id and name.
+    /// A table, for the job with this id and name: it merges rows by the table's key, if it has one.
     pub(super) fn new(handle: DeltaTableHandle, id: JobId, job: &str) -> Self {
+        let write = match handle.primary_key_names() {
+            [] => DeltaWrite::Append,
+            key => DeltaWrite::Merge { key: key.to_vec() },
+        };
+        Self::with(handle, id, job, write)
+    }
+
+    /// The same for a job or run that writes rows in this way.
+    pub(in crate::runtime) fn with(
+        handle: DeltaTableHandle,
+        id: JobId,
+        job: &str,
+        write: DeltaWrite,
+    ) -> Self {
         let job = job.to_owned();
-        Self { handle, id, job }
+        Self {
+            handle,
+            id,
+            job,
+            write,
+        }
     }
 }
 
@@ -52,7 +120,12 @@ impl OpenSink for OpenTable {
     }
 
     async fn take_over(self: Box<Self>, sequence: u64) -> Result<Box<dyn JobSink>> {
-        let Self { handle, id, job } = *self;
+        let Self {
+            handle,
+            id,
+            job,
+            write,
+        } = *self;
         let version = i64::try_from(sequence).unwrap_or(i64::MAX);
         let mut application = application_of(id, version);
         // Refreshes the known state of the table first: if it was deleted and created again, the state known of the old one must
@@ -66,6 +139,7 @@ impl OpenSink for OpenTable {
             application,
             number,
             job,
+            write,
             claims,
             without_rows: 0,
         }))
@@ -81,6 +155,7 @@ struct TableSink {
     number: Option<i64>,
     /// The name of the job.
     job: String,
+    write: DeltaWrite,
     /// What the table says of the offsets that the job has read.
     claims: JobClaims,
     /// Batches without rows since the last commit.
@@ -105,6 +180,36 @@ impl TableSink {
         self.claims = now;
         self.without_rows = 0;
         Ok(())
+    }
+
+    /// Commits rows that take others out of the table.
+    async fn commit_change(
+        &mut self,
+        prepared: PreparedChange,
+        version: &BatchVersion,
+    ) -> Result<()> {
+        // Without a commit nothing can be doubled.
+        if prepared.is_empty() {
+            return Ok(());
+        }
+        self.application.version = i64::try_from(version.sequence).unwrap_or(i64::MAX);
+        // It may have been appended to before.
+        let now = JobClaims::default();
+        let change = self.change(&now, version.batch);
+        let commit = self
+            .handle
+            .commit_change(prepared, &self.application, &change)
+            .await?;
+        self.committed(&commit, now);
+        Ok(())
+    }
+
+    /// Notes a commit after which the table says `now`.
+    fn committed(&mut self, commit: &Commit, now: JobClaims) {
+        self.application.owned = self.application.version;
+        self.application.checked = commit.version;
+        self.claims = now;
+        self.without_rows = 0;
     }
 }
 
@@ -158,6 +263,9 @@ impl JobSink for TableSink {
     }
 
     async fn forget_after(&mut self, last: Option<&BatchVersion>) -> Result<()> {
+        if !matches!(self.write, DeltaWrite::Append) {
+            return Ok(());
+        }
         let now = self.claims.up_to(last);
         match now == self.claims {
             true => Ok(()),
@@ -170,16 +278,54 @@ impl JobSink for TableSink {
     }
 
     fn abandoned_rows(&self, _: &BTreeMap<i32, SourceProgress>) -> String {
-        "their rows are no longer in the table".to_owned()
+        match &self.write {
+            DeltaWrite::Append | DeltaWrite::AppendPart => {
+                "their rows are no longer in the table".to_owned()
+            }
+            DeltaWrite::Merge { key } => format!(
+                "what they merged stays in the table until a row with the same {} takes its place",
+                key.join(", ")
+            ),
+            DeltaWrite::Replace(_) => {
+                "what they replaced stays replaced until it is replaced again".to_owned()
+            }
+        }
     }
 
+    /// A merge deletes withdrawn rows.
     async fn write(
         &self,
-        _: Option<&RecordBatch>,
+        withdrawn: Option<&RecordBatch>,
         batch: &BatchPlan,
     ) -> Result<Box<dyn PendingRows>> {
         let (plan, context) = (Arc::clone(&batch.plan), Arc::clone(&batch.context));
-        Ok(Box::new(self.handle.prepare(plan, context).await?))
+        let handle = &self.handle;
+        Ok(match &self.write {
+            DeltaWrite::Append | DeltaWrite::AppendPart => {
+                Box::new(handle.prepare(plan, context).await?)
+            }
+            DeltaWrite::Merge { key } => {
+                let prepared = handle.prepare_upsert(key, withdrawn, plan, context);
+                Box::new(prepared.await?)
+            }
+            DeltaWrite::Replace(columns) => {
+                let chunk = batch.chunk.as_ref();
+                let chunk =
+                    chunk.ok_or_else(|| Error::internal("a replacement without a chunk"))?;
+                let covered = columns.bounds(chunk);
+                let prepared = handle.prepare_replacement(covered, plan, context);
+                Box::new(prepared.await?)
+            }
+        })
+    }
+
+    async fn rehearse(&self, batch: &BatchPlan) -> Result<()> {
+        let (plan, context) = (Arc::clone(&batch.plan), Arc::clone(&batch.context));
+        if let DeltaWrite::Merge { key } = &self.write {
+            return self.handle.rehearse_upsert(key, plan, context).await;
+        }
+        self.handle.prepare(plan, context).await?.discard().await;
+        Ok(())
     }
 
     async fn commit(
@@ -188,8 +334,14 @@ impl JobSink for TableSink {
         _: &str,
         version: &BatchVersion,
     ) -> Result<()> {
+        let now = match &self.write {
+            DeltaWrite::Append => self.claims.after(&self.job, version),
+            DeltaWrite::AppendPart => self.claims.clone(),
+            DeltaWrite::Merge { .. } | DeltaWrite::Replace(_) => {
+                return self.commit_change(own(pending)?, version).await;
+            }
+        };
         let prepared: PreparedWrite = own(pending)?;
-        let now = self.claims.after(&self.job, version);
         // A batch without rows cannot be doubled, so it needs no commit; the next one covers what it has read. Where the job begins
         // in a partition, and offsets that it skips, are stored at once: a later batch would not know of them.
         if prepared.rows() == 0 {
@@ -207,24 +359,21 @@ impl JobSink for TableSink {
             .handle
             .commit_prepared(prepared, &self.application)
             .await?;
-        self.application.owned = self.application.version;
-        self.application.checked = commit.version;
-        self.claims = now;
-        self.without_rows = 0;
+        self.committed(&commit, now);
         Ok(())
     }
 
     async fn abort(&self, pending: Option<Box<dyn PendingRows>>) {
-        if let Some(prepared) = files_of(pending) {
-            prepared.discard().await;
+        if let Some(files) = files_of(pending) {
+            files.discard().await;
         }
     }
 
     fn abandon(&self, pending: Option<Box<dyn PendingRows>>) {
-        if let Some(prepared) = files_of(pending)
+        if let Some(files) = files_of(pending)
             && let Ok(runtime) = tokio::runtime::Handle::try_current()
         {
-            runtime.spawn(prepared.discard());
+            runtime.spawn(files.discard());
         }
     }
 }
@@ -239,9 +388,38 @@ impl PendingRows for PreparedWrite {
     }
 }
 
+/// Which files hold a row of a batch is known when they are committed, and a later batch moves it.
+impl PendingRows for PreparedChange {
+    fn written(&self) -> SinkReport {
+        SinkReport {
+            rows: self.rows(),
+            ..SinkReport::default()
+        }
+    }
+}
+
+/// Files that no commit names.
+enum UncommittedFiles {
+    Appended(Box<PreparedWrite>),
+    Changed(Box<PreparedChange>),
+}
+
+impl UncommittedFiles {
+    async fn discard(self) {
+        match self {
+            Self::Appended(prepared) => prepared.discard().await,
+            Self::Changed(prepared) => prepared.discard().await,
+        }
+    }
+}
+
 /// The files that were written; none if a write has failed, since it leaves nothing behind.
-fn files_of(pending: Option<Box<dyn PendingRows>>) -> Option<PreparedWrite> {
-    own(pending?).ok()
+fn files_of(pending: Option<Box<dyn PendingRows>>) -> Option<UncommittedFiles> {
+    let pending: Box<dyn Any> = pending?;
+    match pending.downcast::<PreparedWrite>() {
+        Ok(prepared) => Some(UncommittedFiles::Appended(prepared)),
+        Err(other) => other.downcast().ok().map(UncommittedFiles::Changed),
+    }
 }
 
 /// The application of a job in a Delta log, with this number as its owner.
@@ -276,4 +454,51 @@ async fn witness_in(
             ..numbered::witness_of(number, log)
         },
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use anabranch_udfs::{AlignedWindows, WindowKind};
+
+    use super::*;
+    use crate::core::runs::{Chunks, Grouping, TimeBounds, TimeRange};
+
+    #[test]
+    fn a_chunk_replaces_rows_by_the_columns_that_the_table_has() {
+        let windows = AlignedWindows::try_new(WindowKind::Hop, 30, 10, 0).unwrap();
+        let grouping = Grouping::Aligned(windows);
+        let range = TimeRange::try_new(20, 60).unwrap();
+        let chunk = Chunks::new(grouping, range.into()).next(None, 20).unwrap();
+        let bounds = |column: &str, from: i64, to: i64| ColumnBounds {
+            column: column.to_owned(),
+            bounds: TimeBounds {
+                from: Some(from),
+                to: Some(to),
+            },
+        };
+        let covered = |start: Option<&str>, end: Option<&str>, watermark: i64| {
+            let columns = CoveredColumns {
+                start: start.map(str::to_owned),
+                end: end.map(str::to_owned),
+                finality: Finality::new(grouping, Some(watermark)),
+            };
+            columns.bounds(&chunk)
+        };
+        // Windows that end after 20 and by 40.
+        let (starts, ends) = (bounds("s", -9, 11), bounds("e", 21, 41));
+        assert_eq!(covered(Some("s"), None, 90), [starts.clone()]);
+        assert_eq!(covered(Some("s"), Some("e"), 90), [starts, ends]);
+        // The one that ends at 40 is not final yet.
+        assert_eq!(covered(None, Some("e"), 39), [bounds("e", 21, 40)]);
+        // A row has no end.
+        let chunk = Chunks::new(Grouping::Rows, range.into())
+            .next(None, 5)
+            .unwrap();
+        let columns = CoveredColumns {
+            start: Some("t".to_owned()),
+            end: Some("e".to_owned()),
+            finality: Finality::new(Grouping::Rows, None),
+        };
+        assert_eq!(columns.bounds(&chunk), [bounds("t", 20, 25)]);
+    }
 }

@@ -217,5 +217,6 @@ pub(super) fn batch_of(
         provider: Arc::new(provider),
         ranges: reported,
         last_records: BTreeMap::new(),
+        chunk: None,
     }
 }

@@ -64,6 +64,14 @@ async fn check_archive(catalog: &Catalog, table: &Arc<KafkaTable>) -> Result<()>
     };
     let delta = catalog.delta(archive.table()).await;
     let delta = delta.map_err(|error| error.about(Subject::option("archive")))?;
+    if !delta.primary_key().is_empty() {
+        return Err(Error::invalid(format!(
+            "{}, the archive of the table, has a PRIMARY KEY: a job that writes it replaces records of the topic by later ones",
+            archive.table()
+        ))
+        .about(Subject::option("archive"))
+        .with_help("an archive has every record: declare that table without the key"));
+    }
     PinnedArchive::open(Arc::clone(table), &delta, TimeTravel::Latest).await?;
     Ok(())
 }

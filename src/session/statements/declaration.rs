@@ -87,11 +87,12 @@ fn place_of(table: &CreateTable, subject: &Subject) -> Option<Span> {
     match subject {
         Subject::Option(name) => option(name).map(|option| option.value.span),
         Subject::UnknownOption(name) => option(name).map(|option| option.key_span),
-        Subject::Column(name) => table
-            .columns
-            .iter()
-            .find(|column| normalize(&column.name) == *name)
-            .map(|column| column.name.span),
+        Subject::Column(name) => {
+            let declared = table.columns.iter().map(|column| &column.name);
+            let mut named = declared.chain(&table.primary_key);
+            let named = named.find(|column| normalize(column) == *name);
+            named.map(|column| column.span)
+        }
         Subject::Location(_) => Some(table.location.span),
         _ => None,
     }
@@ -226,12 +227,6 @@ fn microseconds(interval: &Interval) -> Option<i64> {
 }
 
 fn delta_spec(table: &CreateTable, location: String, options: Options) -> Result<DeltaSpec> {
-    if let Some(key) = table.primary_key.first() {
-        return Err(Error::invalid(
-            "PRIMARY KEY belongs to Kafka tables: a Delta table is appended to",
-        )
-        .at(key.span));
-    }
     let mut columns = Vec::with_capacity(table.columns.len());
     for column in &table.columns {
         let field = field(column)?;
@@ -263,6 +258,7 @@ fn delta_spec(table: &CreateTable, location: String, options: Options) -> Result
         location,
         columns: (!columns.is_empty()).then_some(columns),
         partition_by: table.partitioned_by.iter().map(normalize).collect(),
+        primary_key: table.primary_key.iter().map(normalize).collect(),
         options,
         watermark: watermark(table)?,
     })

@@ -185,6 +185,7 @@ async fn check(
             provider: Arc::new(MemTable::try_new(schema, partitions).unwrap()),
             ranges: Vec::new(),
             last_records: BTreeMap::new(),
+            chunk: None,
         };
         let sources = BTreeMap::from([("visits".to_owned(), source)]);
         let front = query.front(sources).await.unwrap();

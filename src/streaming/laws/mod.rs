@@ -5,6 +5,8 @@ pub(crate) mod keyed;
 #[cfg(test)]
 pub(crate) mod oracle;
 #[cfg(test)]
+pub(crate) mod runs;
+#[cfg(test)]
 pub(crate) mod slices;
 #[cfg(test)]
 pub(crate) mod versions;
@@ -265,6 +267,7 @@ pub(super) async fn run(query: &JobQuery, logs: &[Log], cuts: &[Vec<usize>]) -> 
             provider: Arc::new(provider),
             ranges: Vec::new(),
             last_records: BTreeMap::new(),
+            chunk: None,
         };
         let sources = BTreeMap::from([("visits".to_owned(), source)]);
         let batch = query.front(sources).await.unwrap();

@@ -272,6 +272,7 @@ async fn run(query: &JobQuery, begin: FilePosition, sizes: &[u64]) -> JobRun {
             provider: Arc::new(provider),
             ranges: Vec::new(),
             last_records: BTreeMap::new(),
+            chunk: None,
         };
         let batch = query
             .front([("visits".to_owned(), batch)].into())

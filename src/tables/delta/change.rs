@@ -25,6 +25,7 @@ use datafusion::execution::session_state::SessionState;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
+use deltalake::DeltaTable;
 use deltalake::kernel::Action;
 use deltalake::protocol::SaveMode;
 use futures::future::BoxFuture;
@@ -34,6 +35,7 @@ use super::check::RowRules;
 use super::handle::DeltaTableHandle;
 use super::placed_rows::{NumberedFiles, PlacedRows, ROW_FILE, ROW_NUMBER};
 use super::provider::DeltaTableProvider;
+use super::rules::TableRules;
 use super::scan::TableScan;
 use super::sink::{WriteStatement, WrittenRows, nullable, sink};
 use super::write::{RewriteMode, WriteTarget, WrittenFiles, discard, write_files};
@@ -94,53 +96,15 @@ impl DeltaTableHandle {
     pub async fn change(&self, statement: ChangeStatement) -> crate::error::Result<ChangeTarget> {
         let table = self.refresh().await?;
         let rules = self.rules(&table)?;
-        let fail = |error| self.fail(error);
-        let snapshot = table.snapshot().map_err(fail)?;
         let takes_rows = statement != ChangeStatement::Merge { only_inserts: true };
-        if let Some(reason) = &rules.unwritable {
-            return Err(Error::unsupported(format!(
-                "Delta table '{}' can be read, but not written: {reason}",
-                self.location()
-            )));
-        }
-        if takes_rows {
-            let properties = snapshot.snapshot().table_properties();
-            if properties.append_only.unwrap_or(false) {
-                return Err(Error::unsupported(format!(
-                    "Delta table '{}' is append-only: its rows cannot be replaced or deleted",
-                    self.location()
-                ))
-                .with_help("its property delta.appendOnly says so"));
-            }
-            let configuration = snapshot.metadata().configuration();
-            for (property, what) in [
-                ("delta.enableRowTracking", "row tracking"),
-                ("delta.enableChangeDataFeed", "the change data feed"),
-            ] {
-                let is_on = configuration.get(property);
-                if is_on.is_some_and(|on| on.eq_ignore_ascii_case("true")) {
-                    return Err(Error::unsupported(format!(
-                        "Delta table '{}' has {what}, which DELETE, UPDATE and MERGE do not keep",
-                        self.location()
-                    ))
-                    .with_help(format!(
-                        "set {property} to false with another writer, or use that one"
-                    )));
-                }
-            }
-        }
-        let files = self.added_files(&table).await?;
-        let files = files.into_iter().map(|file| file.path).collect();
-        let files = NumberedFiles::new(&table, files);
-        let scan = || TableScan::of(&table).map_err(fail);
+        self.check_changeable(&table, &rules, takes_rows)?;
         let plain = DeltaTableProvider::new(
-            scan()?,
+            TableScan::of(&table).map_err(|error| self.fail(error))?,
             table.clone(),
             Arc::clone(&rules),
             Some(self.clone()),
         );
-        let placed = PlacedRows::new(table.clone(), Arc::clone(&rules), scan()?, files);
-        let placed = Arc::new(placed);
+        let placed = Arc::new(self.placed_rows(table, &rules).await?);
         let places = [ROW_CHANGE, ROW_FILE, ROW_NUMBER];
         let places = places.map(|name| Field::new(name, DataType::Int64, true));
         let schema = Arc::clone(&rules.rows.schema);
@@ -165,6 +129,63 @@ impl DeltaTableHandle {
             schema,
             generated: generated.map(|column| column.name.clone()).collect(),
         })
+    }
+
+    /// Checks that rows can be written to the table, and if `takes_rows` says so, be taken out of it.
+    pub(super) fn check_changeable(
+        &self,
+        table: &DeltaTable,
+        rules: &TableRules,
+        takes_rows: bool,
+    ) -> crate::error::Result<()> {
+        if let Some(reason) = &rules.unwritable {
+            return Err(Error::unsupported(format!(
+                "Delta table '{}' can be read, but not written: {reason}",
+                self.location()
+            )));
+        }
+        if !takes_rows {
+            return Ok(());
+        }
+        let snapshot = table.snapshot().map_err(|error| self.fail(error))?;
+        let properties = snapshot.snapshot().table_properties();
+        if properties.append_only.unwrap_or(false) {
+            return Err(Error::unsupported(format!(
+                "Delta table '{}' is append-only: its rows cannot be replaced or deleted",
+                self.location()
+            ))
+            .with_help("its property delta.appendOnly says so"));
+        }
+        let configuration = snapshot.metadata().configuration();
+        for (property, what) in [
+            ("delta.enableRowTracking", "row tracking"),
+            ("delta.enableChangeDataFeed", "the change data feed"),
+        ] {
+            let is_on = configuration.get(property);
+            if is_on.is_some_and(|on| on.eq_ignore_ascii_case("true")) {
+                return Err(Error::unsupported(format!(
+                    "Delta table '{}' has {what}, which DELETE, UPDATE and MERGE do not keep",
+                    self.location()
+                ))
+                .with_help(format!(
+                    "set {property} to false with another writer, or use that one"
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    /// The rows of a version with their places.
+    pub(super) async fn placed_rows(
+        &self,
+        table: DeltaTable,
+        rules: &Arc<TableRules>,
+    ) -> crate::error::Result<PlacedRows> {
+        let files = self.added_files(&table).await?;
+        let files = files.into_iter().map(|file| file.path).collect();
+        let files = NumberedFiles::new(&table, files);
+        let scan = TableScan::of(&table).map_err(|error| self.fail(error))?;
+        Ok(PlacedRows::new(table, Arc::clone(rules), scan, files))
     }
 }
 
@@ -257,7 +278,15 @@ impl Change {
         if touched.is_empty() && new.adds.is_empty() {
             return Ok(WrittenRows::default());
         }
-        let (kept, removed) = match self.rest(&target, touched, context).await {
+        let rest = rest_of_files(
+            &self.writer,
+            &self.rows,
+            &self.state,
+            &target,
+            touched,
+            context,
+        );
+        let (kept, removed) = match rest.await {
             Ok(rest) => rest,
             Err(error) => {
                 discard(&target.store, &new.adds).await;
@@ -281,62 +310,64 @@ impl Change {
             .finish(table, snapshot, &target.store, written, mode, &[]);
         Ok(commit.await?.into())
     }
+}
 
-    /// Writes the rows of the files that do not change; gives their new files, and the actions that take the old ones out.
-    async fn rest(
-        &self,
-        target: &WriteTarget,
-        touched: BTreeMap<i64, ChangedRows>,
-        context: &Arc<TaskContext>,
-    ) -> crate::error::Result<(WrittenFiles, Vec<Action>)> {
-        let numbers: Vec<i64> = touched.keys().copied().collect();
-        if numbers.is_empty() {
-            return Ok((WrittenFiles::default(), Vec::new()));
-        }
-        let paths = numbers
-            .iter()
-            .filter_map(|number| self.rows.files.path(*number));
-        let paths: Vec<String> = paths.map(str::to_owned).collect();
-        let present = self.writer.files(&self.rows.table, &paths).await?;
-        if present.len() != numbers.len() {
-            return Err(Error::internal(
-                "a file with changed rows is not in the version",
-            ));
-        }
-        let schema = self.rows.schema();
-        let plan = self.rows.plan(self.state.as_ref(), schema, &numbers);
-        let rows = execute_stream(plan.await?, Arc::clone(context))?;
-        let expected: u64 = touched.values().map(|rows| rows.all.count).sum();
-        let touched = Arc::new(touched);
-        let found = Arc::new(Mutex::new(0_u64));
-        let (changed, counted) = (Arc::clone(&touched), Arc::clone(&found));
-        let kept = rows.map(move |rows| {
-            let (kept, count) = unchanged(&rows?, &changed)?;
-            *lock(&counted) += count;
-            Ok::<_, DataFusionError>(kept)
-        });
-        let kept = Box::pin(RecordBatchStreamAdapter::new(
-            Arc::clone(&target.rules.schema),
-            kept,
-        ));
-        // Unchanged rows keep the table's rules as they are: computing their generated columns again could change them.
-        let as_they_are = WriteTarget {
-            rules: Arc::new(RowRules {
-                schema: Arc::clone(&target.rules.schema),
-                generated: Vec::new(),
-                constraints: Vec::new(),
-            }),
-            ..target.clone()
-        };
-        let kept = write_files(&as_they_are, kept, context).await?;
-        if *lock(&found) != expected {
-            discard(&target.store, &kept.adds).await;
-            return Err(Error::internal(
-                "rows that change were not found again in their files",
-            ));
-        }
-        Ok((kept, present.into_values().collect()))
+/// Writes the rows of the files that do not change; gives their new files, and the actions that take the old ones out.
+pub(super) async fn rest_of_files(
+    writer: &DeltaTableHandle,
+    placed: &PlacedRows,
+    state: &SessionState,
+    target: &WriteTarget,
+    touched: BTreeMap<i64, ChangedRows>,
+    context: &Arc<TaskContext>,
+) -> crate::error::Result<(WrittenFiles, Vec<Action>)> {
+    let numbers: Vec<i64> = touched.keys().copied().collect();
+    if numbers.is_empty() {
+        return Ok((WrittenFiles::default(), Vec::new()));
     }
+    let paths = numbers
+        .iter()
+        .filter_map(|number| placed.files.path(*number));
+    let paths: Vec<String> = paths.map(str::to_owned).collect();
+    let present = writer.files(&placed.table, &paths).await?;
+    if present.len() != numbers.len() {
+        return Err(Error::internal(
+            "a file with changed rows is not in the version",
+        ));
+    }
+    let schema = placed.schema();
+    let plan = placed.plan(state, schema, &numbers);
+    let rows = execute_stream(plan.await?, Arc::clone(context))?;
+    let expected: u64 = touched.values().map(|rows| rows.all.count).sum();
+    let touched = Arc::new(touched);
+    let found = Arc::new(Mutex::new(0_u64));
+    let (changed, counted) = (Arc::clone(&touched), Arc::clone(&found));
+    let kept = rows.map(move |rows| {
+        let (kept, count) = unchanged(&rows?, &changed)?;
+        *lock(&counted) += count;
+        Ok::<_, DataFusionError>(kept)
+    });
+    let kept = Box::pin(RecordBatchStreamAdapter::new(
+        Arc::clone(&target.rules.schema),
+        kept,
+    ));
+    // Unchanged rows keep the table's rules as they are: computing their generated columns again could change them.
+    let as_they_are = WriteTarget {
+        rules: Arc::new(RowRules {
+            schema: Arc::clone(&target.rules.schema),
+            generated: Vec::new(),
+            constraints: Vec::new(),
+        }),
+        ..target.clone()
+    };
+    let kept = write_files(&as_they_are, kept, context).await?;
+    if *lock(&found) != expected {
+        discard(&target.store, &kept.adds).await;
+        return Err(Error::internal(
+            "rows that change were not found again in their files",
+        ));
+    }
+    Ok((kept, present.into_values().collect()))
 }
 
 /// The rows of a batch that do not change, without their places; and how many do.
@@ -356,7 +387,11 @@ fn unchanged(
     Ok((kept, count as u64))
 }
 
-fn numbers<'a>(rows: &'a RecordBatch, name: &str) -> Result<&'a PrimitiveArray<Int64Type>> {
+/// A column of numbers.
+pub(super) fn numbers<'a>(
+    rows: &'a RecordBatch,
+    name: &str,
+) -> Result<&'a PrimitiveArray<Int64Type>> {
     let column = rows.column_by_name(name);
     let column = column.and_then(|column| column.as_primitive_opt::<Int64Type>());
     Ok(column.ok_or_else(|| Error::internal(format!("rows without the {name}")))?)
@@ -367,15 +402,16 @@ fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// Which rows of a version change, so far.
-struct TouchedRows {
+pub(super) struct TouchedRows {
     location: String,
-    files: BTreeMap<i64, ChangedRows>,
+    /// By the number of their file.
+    pub(super) files: BTreeMap<i64, ChangedRows>,
     reservation: MemoryReservation,
 }
 
 /// Rows of one file that change.
 #[derive(Default)]
-struct ChangedRows {
+pub(super) struct ChangedRows {
     all: RowSet,
     deleted: RowSet,
 }
@@ -414,12 +450,28 @@ impl RowSet {
 }
 
 impl TouchedRows {
-    fn new(location: String, reservation: MemoryReservation) -> Self {
+    pub(super) fn new(location: String, reservation: MemoryReservation) -> Self {
         Self {
             location,
             files: BTreeMap::new(),
             reservation,
         }
+    }
+
+    /// How many rows change.
+    pub(super) fn count(&self) -> u64 {
+        self.files.values().map(|rows| rows.all.count).sum()
+    }
+
+    /// Notes that a row leaves the table.
+    pub(super) fn delete(&mut self, file: i64, place: i64) -> crate::error::Result<()> {
+        let place = usize::try_from(place);
+        let place = place.map_err(|_| Error::internal("a row without a place"))?;
+        let of_file = self.files.entry(file).or_default();
+        let before = of_file.all.bytes();
+        of_file.all.add(place);
+        let more = of_file.all.bytes() - before;
+        Ok(self.reservation.try_grow(more)?)
     }
 
     /// Notes the rows that a batch changes; gives those to write, with the table's columns.

@@ -302,10 +302,6 @@ impl DeltaTableHandle {
     }
 
     /// Commits files that were written, or deletes them again if it is sure that they are not in the table.
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "each commit has a name by which it is found"
-    )]
     pub(super) async fn finish(
         &self,
         table: &DeltaTable,
@@ -315,23 +311,43 @@ impl DeltaTableHandle {
         mode: SaveMode,
         transactions: &[(String, i64)],
     ) -> Result<Commit> {
-        let log = table.log_store();
-        if mode == SaveMode::Overwrite {
-            match all_files(snapshot, &log).await {
-                Ok(files) => written.removed = files,
-                Err(error) => {
+        let committed = self.try_finish(table, snapshot, &mut written, mode, transactions);
+        match committed.await {
+            Ok(version) => Ok(Commit {
+                version,
+                added: written.adds.into_iter().map(|add| add.path).collect(),
+                rows: written.rows,
+            }),
+            Err(failed) => {
+                if !failed.is_undecided {
                     discard(store, &written.adds).await;
-                    return Err(self.fail(error));
                 }
+                Err(failed.error)
             }
         }
-        let duties = match FeatureActions::of(snapshot, &log, !written.adds.is_empty()).await {
-            Ok(duties) => duties,
-            Err(error) => {
-                discard(store, &written.adds).await;
-                return Err(self.fail(error));
-            }
-        };
+    }
+
+    /// Commits files that were written, and leaves them where they are if that fails. Gives the table's version.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "each commit has a name by which it is found"
+    )]
+    pub(super) async fn try_finish(
+        &self,
+        table: &DeltaTable,
+        snapshot: &EagerSnapshot,
+        written: &mut WrittenFiles,
+        mode: SaveMode,
+        transactions: &[(String, i64)],
+    ) -> std::result::Result<u64, FailedCommit> {
+        let log = table.log_store();
+        if mode == SaveMode::Overwrite {
+            written.removed = all_files(snapshot, &log)
+                .await
+                .map_err(|error| FailedCommit::not_made(self.fail(error)))?;
+        }
+        let duties = FeatureActions::of(snapshot, &log, !written.adds.is_empty()).await;
+        let duties = duties.map_err(|error| FailedCommit::not_made(self.fail(error)))?;
         let mut attempts = CommitAttempts::on(Arc::clone(&log), duties);
         if let Some(checked) = written.checked {
             attempts = attempts.of_rows_after(checked);
@@ -356,32 +372,26 @@ impl DeltaTableHandle {
         }
         let id = uuid::Uuid::new_v4().to_string();
         let committed = self
-            .commit(&attempts, snapshot, &written, mode, transactions, &id)
+            .commit(&attempts, snapshot, written, mode, transactions, &id)
             .await;
-        let version = match committed {
-            Ok(version) => version,
-            Err(error) => {
-                let since = snapshot.version();
-                match find_commit(&log, since, &id).await {
-                    Ok(Some((version, _))) => version,
-                    Ok(None) if !attempts.are_undecided() => {
-                        discard(store, &written.adds).await;
-                        let is_overtaken =
-                            replaces && (attempts.have_conflict() || is_conflict(&error));
-                        return Err(match is_overtaken {
-                            true => self.conflict_error(mode),
-                            false => self.fail(error),
-                        });
-                    }
-                    Ok(None) | Err(_) => return Err(self.undecided_commit(error, &id)),
-                }
-            }
+        let error = match committed {
+            Ok(version) => return Ok(version),
+            Err(error) => error,
         };
-        Ok(Commit {
-            version,
-            added: written.adds.into_iter().map(|add| add.path).collect(),
-            rows: written.rows,
-        })
+        match find_commit(&log, snapshot.version(), &id).await {
+            Ok(Some((version, _))) => Ok(version),
+            Ok(None) if !attempts.are_undecided() => {
+                let is_overtaken = replaces && (attempts.have_conflict() || is_conflict(&error));
+                Err(FailedCommit::not_made(match is_overtaken {
+                    true => self.conflict_error(mode),
+                    false => self.fail(error),
+                }))
+            }
+            Ok(None) | Err(_) => Err(FailedCommit {
+                error: self.undecided_commit(error, &id),
+                is_undecided: true,
+            }),
+        }
     }
 
     /// The error of rows that another writer has changed meanwhile.
@@ -497,6 +507,22 @@ impl DeltaTableHandle {
             tracing::warn!(location = self.location(), version, %error, "after the commit");
         }
         Ok(version)
+    }
+}
+
+/// A commit that is not known to have been made.
+pub(super) struct FailedCommit {
+    pub(super) error: Error,
+    /// It may have been made all the same: its files must stay.
+    pub(super) is_undecided: bool,
+}
+
+impl FailedCommit {
+    fn not_made(error: Error) -> Self {
+        Self {
+            error,
+            is_undecided: false,
+        }
     }
 }
 

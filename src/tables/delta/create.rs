@@ -9,6 +9,7 @@ use deltalake::kernel::{MetadataValue, StructField};
 
 use super::generated::{GeneratedColumn, same_delta_type, same_expression, storable};
 use super::spec::{DeltaColumn, DeltaSpec};
+use super::upsert_key::UpsertKey;
 use crate::error::{Error, Result, Subject};
 
 const GENERATION_EXPRESSION: &str = "delta.generationExpression";
@@ -66,6 +67,21 @@ pub(super) fn new_fields(
             ))
         })
         .collect()
+}
+
+/// Checks the `PRIMARY KEY` of a table that is to be created.
+///
+/// # Errors
+///
+/// A column by whose values rows are not found again.
+pub(super) fn check_new_key(columns: &[DeltaColumn], key: &[String]) -> Result<()> {
+    let fields = columns
+        .iter()
+        .map(|column| Field::new(&column.name, column.data_type.clone(), column.nullable));
+    let schema: SchemaRef = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
+    let generated = columns.iter().filter(|column| column.generated.is_some());
+    let generated: Vec<&str> = generated.map(|column| column.name.as_str()).collect();
+    UpsertKey::of(key, &schema, &generated).map(drop)
 }
 
 /// Compares a statement's declaration with the existing table.

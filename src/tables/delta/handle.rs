@@ -4,18 +4,20 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use datafusion::arrow::datatypes::SchemaRef;
 use deltalake::kernel::transaction::TransactionError;
 use deltalake::kernel::{Action, Metadata, StructField};
 use deltalake::logstore::{CommitOrBytes, LogStoreRef};
 use deltalake::protocol::SaveMode;
+use deltalake::table::config::TablePropertiesExt as _;
 use deltalake::{DeltaTable, DeltaTableError};
 use futures::TryStreamExt as _;
 
 use super::added_file::AddedFile;
 use super::commit_times::{VersionAtTime, version_at};
-use super::create::{check_declared, new_fields};
+use super::create::{check_declared, check_new_key, new_fields};
 use super::error::{delta_error, not_a_table};
 use super::location::{Location, without_credentials};
 use super::options::{DeltaOptions, WriteOptions};
@@ -24,6 +26,7 @@ use super::rules::{COMPUTED_IN_UTC, TableRules, generated_texts};
 use super::seen_commit::SeenCommit;
 use super::spec::{DeltaSpec, DeltaStream};
 use super::store::build_log_store;
+use super::upsert_key::UpsertKey;
 use crate::core::jobs::WatermarkPolicy;
 use crate::error::{Error, Result, Subject};
 use crate::tables::time::{EventTime, check_event_time};
@@ -40,6 +43,8 @@ struct Inner {
     /// How jobs read it, if they read it as a stream.
     stream: Option<DeltaStream>,
     event_time: Option<EventTime>,
+    /// The columns by which jobs upsert rows.
+    primary_key: UpsertKey,
     /// The newest version seen. Updated in place; replaced by an older one only if the table was put back to it.
     newest: tokio::sync::Mutex<DeltaTable>,
     /// The rules of the metadata they were made from.
@@ -115,6 +120,7 @@ impl DeltaTableHandle {
                 return Err(not_a_table(&shown));
             };
             let fields = new_fields(columns, &spec.partition_by)?;
+            check_new_key(columns, &spec.primary_key)?;
             if let Some(folder) = &location.folder {
                 std::fs::create_dir_all(folder).map_err(|error| {
                     Error::from(error).context(format!("the folder '{shown}' cannot be created"))
@@ -150,28 +156,33 @@ impl DeltaTableHandle {
         }
         let mut table = table;
         table.load().await.map_err(fail)?;
-        let handle = Self {
-            inner: Arc::new(Inner {
-                location,
-                write: options.write,
-                stream: options.stream,
-                event_time,
-                newest: tokio::sync::Mutex::new(table.clone()),
-                rules: Mutex::new(None),
-                seen: tokio::sync::Mutex::new(None),
-            }),
-        };
-        let rules = handle.rules(&table)?;
+        let rules = TableRules::of(&table).map_err(fail)?;
         check_declared(
             &spec,
             &rules.rows.schema,
             &rules.rows.generated,
             &rules.partition_by,
         )?;
-        if let Some(event_time) = handle.event_time() {
+        let snapshot = table.snapshot().map_err(fail)?;
+        let metadata = snapshot.metadata().clone();
+        let generated = rules.rows.generated.iter();
+        let generated: Vec<&str> = generated.map(|column| column.name.as_str()).collect();
+        let primary_key = UpsertKey::of(&spec.primary_key, &rules.rows.schema, &generated)?;
+        if let Some(event_time) = &event_time {
             check_event_time(&rules.rows.schema, &event_time.column)?;
         }
-        Ok(handle)
+        Ok(Self {
+            inner: Arc::new(Inner {
+                location,
+                write: options.write,
+                stream: options.stream,
+                event_time,
+                primary_key,
+                newest: tokio::sync::Mutex::new(table),
+                rules: Mutex::new(Some((metadata, Arc::new(rules)))),
+                seen: tokio::sync::Mutex::new(None),
+            }),
+        })
     }
 
     /// The paths among `paths` that are no files of the newest version.
@@ -199,6 +210,18 @@ impl DeltaTableHandle {
             .table_properties()
             .append_only
             .unwrap_or(false))
+    }
+
+    /// How long `VACUUM` keeps files that are no longer needed.
+    ///
+    /// # Errors
+    ///
+    /// The log cannot be read.
+    pub async fn file_retention(&self) -> Result<Duration> {
+        let table = self.refresh().await?;
+        let snapshot = table.snapshot().map_err(|error| self.fail(error))?;
+        let properties = snapshot.snapshot().table_properties();
+        Ok(properties.deleted_file_retention_duration())
     }
 
     /// The files among `paths` that the table has, each with the action that removes it.
@@ -268,6 +291,30 @@ impl DeltaTableHandle {
     /// The event time column and watermark of a table that jobs read as a stream.
     pub fn event_time(&self) -> Option<&EventTime> {
         self.inner.event_time.as_ref()
+    }
+
+    /// Where the columns are by which jobs upsert rows; none if they append them.
+    pub fn primary_key(&self) -> &[usize] {
+        &self.inner.primary_key.positions
+    }
+
+    /// The names of those columns.
+    pub fn primary_key_names(&self) -> &[String] {
+        &self.inner.primary_key.names
+    }
+
+    /// Checks that jobs can upsert rows, if they are to.
+    ///
+    /// # Errors
+    ///
+    /// A table whose rows cannot be replaced; a log that cannot be read.
+    pub async fn check_upserts(&self) -> Result<()> {
+        if self.primary_key().is_empty() {
+            return Ok(());
+        }
+        let table = self.refresh().await?;
+        let rules = self.rules(&table)?;
+        self.check_changeable(&table, &rules, true)
     }
 
     /// Whether it has the same location as `other`.

@@ -23,7 +23,8 @@ pub struct ClaimChange<'a> {
 }
 
 impl ClaimChange<'_> {
-    fn notes(&self, application: &Application) -> CommitNotes {
+    /// What the commit of this change records.
+    pub(super) fn notes(&self, application: &Application) -> CommitNotes {
         let Self {
             before,
             now,

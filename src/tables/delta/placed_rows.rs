@@ -47,6 +47,15 @@ pub const ROW_FILE: &str = "file of row";
 /// The column with the number of a row among those of its file.
 pub const ROW_NUMBER: &str = "number of row";
 
+/// How predicates on times were made, by which files are left out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum TimeFilters {
+    /// As a statement has them.
+    Exact,
+    /// Wider by a millisecond on each side: writers cut the bounds of times to milliseconds.
+    Widened,
+}
+
 /// The files of one version of a table, by number.
 #[derive(Debug)]
 pub(super) struct NumberedFiles {
@@ -124,6 +133,14 @@ impl PlacedRows {
         }
     }
 
+    /// These of its columns, with the places.
+    pub(super) fn schema_of(&self, columns: &[&str]) -> Result<SchemaRef> {
+        let columns = columns.iter().chain(&[ROW_FILE, ROW_NUMBER]);
+        let columns = columns.map(|name| self.schema.index_of(name));
+        let columns = columns.collect::<std::result::Result<Vec<_>, _>>()?;
+        Ok(Arc::new(self.schema.project(&columns)?))
+    }
+
     /// All rows of these files, with the columns of `schema`.
     pub(super) async fn plan(
         &self,
@@ -160,7 +177,12 @@ impl PlacedRows {
     }
 
     /// The files that may have rows that fulfil all of `filters`.
-    fn candidates(&self, session: &dyn Session, filters: &[Expr]) -> Result<Vec<i64>> {
+    pub(super) fn candidates(
+        &self,
+        session: &dyn Session,
+        filters: &[Expr],
+        times: TimeFilters,
+    ) -> Result<Vec<i64>> {
         let snapshot = self.table.snapshot()?.snapshot();
         let log = snapshot.try_log_data()?;
         // Statistics of mapped columns have the names of files; without the list there is nothing to ask.
@@ -173,7 +195,7 @@ impl PlacedRows {
         let by_name = DFSchema::try_from(Arc::clone(&columns))?;
         let mut left_out = HashSet::new();
         for filter in filters.iter().chain(&derived) {
-            if !self.scan.may_prune_by(filter) || !self.has_exact_bounds(filter) {
+            if !self.scan.may_prune_by(filter) || !self.has_exact_bounds(filter, times) {
                 continue;
             }
             let unqualified = without_table(filter)?;
@@ -202,7 +224,7 @@ impl PlacedRows {
 
     /// Whether the log tells the bounds of all columns of a predicate exactly, or as longer texts. Writers cut times to
     /// milliseconds.
-    fn has_exact_bounds(&self, filter: &Expr) -> bool {
+    fn has_exact_bounds(&self, filter: &Expr, times: TimeFilters) -> bool {
         let schema = self.scan.schema();
         filter.column_refs().iter().all(|column| {
             let name = column.name();
@@ -213,6 +235,7 @@ impl PlacedRows {
                 of.is_integer()
                     || of.is_string()
                     || matches!(of, DataType::Boolean | DataType::Date32)
+                    || (times == TimeFilters::Widened && matches!(of, DataType::Timestamp(..)))
             });
             is_partition || is_exact
         })
@@ -229,7 +252,7 @@ impl PlacedRows {
                 Some(columns) => Arc::new(self.schema.project(columns)?),
                 None => Arc::clone(&self.schema),
             };
-            let files = self.candidates(session, filters)?;
+            let files = self.candidates(session, filters, TimeFilters::Exact)?;
             self.plan(session, schema, &files).await
         }
         .boxed()

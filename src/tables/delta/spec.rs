@@ -13,6 +13,8 @@ pub struct DeltaSpec {
     pub columns: Option<Vec<DeltaColumn>>,
     /// The names after `PARTITIONED BY`, in order; empty if it was left out.
     pub partition_by: Vec<String>,
+    /// `PRIMARY KEY (…) NOT ENFORCED`: the columns by which jobs upsert rows; empty if they append them.
+    pub primary_key: Vec<String>,
     /// `OPTIONS (…)`; names are compared without regard to case.
     pub options: BTreeMap<String, String>,
     /// `WATERMARK FOR`: the event time column, the watermark's expression as SQL, and how far it is behind, in microseconds.

@@ -98,7 +98,7 @@ pub(super) struct WrittenFiles {
 }
 
 /// What a commit records besides the rows and their writer.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 pub(super) struct CommitNotes {
     /// Numbers of applications.
     pub(super) transactions: Vec<(String, i64)>,

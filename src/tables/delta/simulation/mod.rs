@@ -12,6 +12,7 @@
 
 mod job;
 mod lying_store;
+mod merges;
 mod oracle;
 
 use std::collections::BTreeMap;
@@ -92,6 +93,11 @@ fn rows(first: i64) -> Arc<dyn ExecutionPlan> {
 
 /// Opens the table through a store, or creates it.
 async fn open(store: ObjectStoreRef) -> Result<DeltaTableHandle> {
+    open_with(store, &["id"]).await
+}
+
+/// The same for a table with these columns of numbers.
+async fn open_with(store: ObjectStoreRef, columns: &[&str]) -> Result<DeltaTableHandle> {
     let url = Url::parse("memory:///lake/t/").unwrap();
     let log = DeltaTableBuilder::from_url(url.clone())
         .unwrap()
@@ -103,17 +109,17 @@ async fn open(store: ObjectStoreRef) -> Result<DeltaTableHandle> {
         url,
         folder: None,
     };
-    let column = DeltaColumn {
-        name: "id".into(),
+    let columns = columns.iter().map(|name| DeltaColumn {
+        name: (*name).into(),
         data_type: DataType::Int64,
         nullable: true,
         generated: None,
         comment: None,
-    };
+    });
     let interval = ("delta.checkpointInterval".to_owned(), "4".to_owned());
     let spec = DeltaSpec {
         location: location.shown.clone(),
-        columns: Some(vec![column]),
+        columns: Some(columns.collect()),
         options: BTreeMap::from([interval]),
         ..DeltaSpec::default()
     };
@@ -121,31 +127,40 @@ async fn open(store: ObjectStoreRef) -> Result<DeltaTableHandle> {
     DeltaTableHandle::over(log, spec, location, options).await
 }
 
+/// The table with these columns as each writer opens it.
+async fn handles(
+    world: &Arc<World>,
+    columns: &[&str],
+) -> std::result::Result<Vec<DeltaTableHandle>, String> {
+    let mut handles = Vec::new();
+    for writer in 0..WRITERS {
+        let lying: ObjectStoreRef = Arc::new(LyingStore {
+            world: Arc::clone(world),
+            writer,
+        });
+        let store = match world.planted {
+            Planted::Nothing => TruthfulStore::without_pauses(lying),
+            Planted::NoReadingBack | Planted::NoWitness => lying,
+        };
+        let mut tries = 0;
+        let handle = loop {
+            match open_with(Arc::clone(&store), columns).await {
+                Ok(handle) => break handle,
+                Err(error) if tries == 200 => {
+                    return Err(format!("the table cannot be opened: {error}"));
+                }
+                Err(_) => tries += 1,
+            }
+        };
+        handles.push(handle);
+    }
+    Ok(handles)
+}
+
 impl Schedule {
     async fn new(seed: u64, planted: Planted) -> std::result::Result<Arc<Self>, String> {
         let world = World::new(seed, planted);
-        let mut handles = Vec::new();
-        for writer in 0..WRITERS {
-            let lying: ObjectStoreRef = Arc::new(LyingStore {
-                world: Arc::clone(&world),
-                writer,
-            });
-            let store = match planted {
-                Planted::Nothing => TruthfulStore::without_pauses(lying),
-                Planted::NoReadingBack | Planted::NoWitness => lying,
-            };
-            let mut tries = 0;
-            let handle = loop {
-                match open(Arc::clone(&store)).await {
-                    Ok(handle) => break handle,
-                    Err(error) if tries == 200 => {
-                        return Err(format!("the table cannot be opened: {error}"));
-                    }
-                    Err(_) => tries += 1,
-                }
-            };
-            handles.push(handle);
-        }
+        let handles = handles(&world, &["id"]).await?;
         let runners = (0..2).map(|_| AsyncMutex::default()).collect();
         let schedule = Arc::new(Self {
             world,
