@@ -241,7 +241,7 @@ fn unknown_restore(history: &JobHistory, version: u64) -> SinkDifference {
     }
 }
 
-fn parsed(text: &str) -> Result<crate::planner::ParsedStatement> {
+pub(super) fn parsed(text: &str) -> Result<crate::planner::ParsedStatement> {
     let mut statements = Script::new("job", text).split()?.into_iter();
     let statement = statements.next();
     let raw = statement.ok_or_else(|| Error::internal("the text of a job is empty"))?;

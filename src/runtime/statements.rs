@@ -6,10 +6,11 @@ use std::sync::Arc;
 use datafusion::sql::parser::Statement as SqlStatement;
 use datafusion::sql::sqlparser::ast::Ident;
 
-use crate::core::jobs::{AcceptedChange, Gaps, JobHistory, JobPhase, LogEntry};
+use crate::core::jobs::{AcceptedChange, Gaps, JobHistory, JobPhase, LogEntry, Startup};
 use crate::error::{Error, ErrorKind, Result, Subject};
 use crate::planner::ast::Emit;
-use crate::planner::{JobStatement, TableOption, normalize};
+use crate::planner::{JobStatement, Statement, TableOption, normalize};
+use crate::runtime::check_sink::parsed;
 use crate::runtime::describe;
 use crate::runtime::environment::Environment;
 use crate::runtime::failpoint;
@@ -18,6 +19,7 @@ use crate::runtime::job_status::{RunOptions, RunReport};
 use crate::runtime::options::JobOptions;
 use crate::runtime::owner::now;
 use crate::runtime::run::run_job;
+use crate::runtime::startup;
 use crate::runtime::subscribe::subscribe;
 use crate::runtime::takeover::append_to;
 use crate::runtime::window_state::keyed::{can_continue_from, changed};
@@ -332,6 +334,7 @@ impl Jobs {
             }
             found => found,
         };
+        let mut warnings = describe::warnings(&query);
         let (id, done) = match found {
             None => {
                 let created = LogEntry::Created {
@@ -353,6 +356,9 @@ impl Jobs {
             Some((id, history)) if or_replace => {
                 self.check_replacement(id, &history, &query, &options)
                     .await?;
+                if begins_elsewhere(&history, &query, &options) {
+                    warnings.push(startup::has_begun(&name));
+                }
                 let replaced = LogEntry::Replaced {
                     text: text.to_owned(),
                     tables: tables.clone(),
@@ -378,7 +384,7 @@ impl Jobs {
             }
         };
         let mut done = done;
-        for warning in describe::warnings(&query) {
+        for warning in warnings {
             done += &format!("\nwarning: {warning}");
         }
         let ready = ReadyJob {
@@ -467,6 +473,27 @@ impl Jobs {
             None => error.with_help(format!("there are {}", names.join(", "))),
         }
     }
+}
+
+/// Whether a replacement tells a job that has chosen where it begins to begin elsewhere.
+fn begins_elsewhere(history: &JobHistory, query: &JobQuery, options: &JobOptions) -> bool {
+    // The batches of a job that was rewound to its beginning are abandoned.
+    let has_begun = history.last().is_some() || !history.abandoned.is_empty();
+    has_begun
+        && options.startup.is_some()
+        && startup_of(&history.text, query).unwrap_or_default() != options.startup
+}
+
+/// Where a stored statement tells a job to begin.
+fn startup_of(text: &str, query: &JobQuery) -> Result<Option<Startup>> {
+    let Statement::Job(statement) = parsed(text)?.statement else {
+        return Ok(None);
+    };
+    let JobStatement::Create { options: given, .. } = *statement else {
+        return Ok(None);
+    };
+    let options = JobOptions::parse(&given)?.with_sources(query.sources(), &given)?;
+    Ok(options.startup)
 }
 
 /// The user's decisions about tables with another identity: they refer to the identities that the job has reported.

@@ -209,3 +209,57 @@ async fn a_wrong_start_has_the_place_of_its_value() {
         assert_eq!(place, Some((1, 35)), "{startup}");
     }
 }
+
+#[tokio::test]
+async fn another_start_of_a_job_that_has_begun_is_warned_of() {
+    let folder = tempfile::tempdir().unwrap();
+    let session = with_streams(folder.path()).await;
+    let store = JobStore::ephemeral();
+    let jobs = Jobs::new(store.clone());
+    let text = |options: &str| {
+        format!("CREATE OR REPLACE JOB j {options} AS INSERT INTO written SELECT v FROM visits")
+    };
+    let create = async |options: &str| {
+        let text = text(options);
+        let done = jobs.execute(&session, statement(&text), &text).await;
+        match done.unwrap() {
+            PlannedStatement::Done(done) => done,
+            _ => panic!("CREATE JOB returns no rows"),
+        }
+    };
+    let latest = "WITH ('scan.startup' 'latest')";
+    let named = r#"WITH ('scan.startup' '{"visits":{"0":3}}')"#;
+    assert_eq!(create("").await, "job j");
+    // It has not begun.
+    assert_eq!(create(latest).await, "job j replaced");
+    let (id, history) = store.find("j").await.unwrap().unwrap();
+    let version = BatchVersion {
+        batch: 1,
+        sequence: history.next,
+        sources: [("visits".to_owned(), Default::default())].into(),
+        ..BatchVersion::default()
+    };
+    store.stage(id, "0000000001-v", &version).await.unwrap();
+    let committed = LogEntry::Committed {
+        batch: 1,
+        version: "0000000001-v".to_owned(),
+        at: 0,
+    };
+    assert!(store.append(id, history.next, &committed).await.unwrap());
+    let warned = create(named).await;
+    assert!(
+        warned.starts_with("job j replaced\nwarning: another 'scan.startup' has no effect: job j"),
+        "{warned}"
+    );
+    assert!(warned.contains("REWIND JOB j TO BATCH 0"), "{warned}");
+    // The same offsets, by the name of the topic; and the same statement again.
+    let by_topic = r#"WITH ('scan.startup' '{"raw": {"0": 3}}')"#;
+    assert_eq!(create(by_topic).await, "job j replaced");
+    assert_eq!(create(by_topic).await, "job j");
+    assert_eq!(create("").await, "job j replaced");
+    assert!(
+        create(latest)
+            .await
+            .contains("warning: another 'scan.startup'")
+    );
+}

@@ -21,7 +21,8 @@
 //! 3. [`register`] adds functions, planners and optimizer rules to a session state's builder, and
 //!    [`register_json`] the JSON operators to the state that was built.
 //! 4. The session's query planner plans with [`extension_planners`]; [`query_planner`] is one without any others. It may first
-//!    call [`seal_completions`], which saves planning whole tables.
+//!    call [`seal_completions`], which saves planning whole tables, and [`with_one_parse`] on each operator, which saves parsing
+//!    a JSON text for each of its values.
 
 #![cfg_attr(
     test,
@@ -53,6 +54,7 @@ mod join_conditions;
 mod join_keys;
 mod membership;
 mod offsets;
+mod one_parse;
 mod operands;
 mod ordered_aggregates;
 mod outer_scopes;
@@ -90,7 +92,8 @@ pub use incremental::{
 };
 pub use is_final::{IS_FINAL, IsFinalPlanner, is_final};
 pub use membership::NullAwareMembership;
-pub use offsets::{next_offsets, offsets_from, offsets_in};
+pub use offsets::{NamedOffset, next_offsets, offsets_from, offsets_in};
+pub use one_parse::with_one_parse;
 pub use operands::{map_named_expressions, only_argument};
 pub use planner::{WindowExtensionPlanner, WindowRelationPlanner};
 pub use push_down_filters::PushDownFilters;
@@ -108,7 +111,7 @@ pub use sql::{Walk, WalkMut, parse_table_argument, rewrite_window_calls};
 pub use times::{MicrosecondTime, calendar, with_microseconds};
 pub use unjoinable::ROWS_OF_QUERY;
 pub use values::{
-    IntervalPlanner, header, headers_list, headers_map, interval_times, is_json_type,
+    IntervalPlanner, JSON_VALUES, header, headers_list, headers_map, interval_times, is_json_type,
     times_json_is_read, to_json,
 };
 pub use window::{

@@ -32,6 +32,7 @@ use crate::join_conditions::JoinConditions;
 use crate::join_keys::NamedKeys;
 use crate::membership::NullAwareMembership;
 use crate::offsets::{next_offsets, offsets_from, offsets_in};
+use crate::one_parse::with_one_parse;
 use crate::ordered_aggregates::ordered;
 use crate::outer_scopes::OuterScopes;
 use crate::planner::{WindowExtensionPlanner, WindowRelationPlanner};
@@ -252,7 +253,8 @@ pub fn extension_planners() -> Vec<Arc<dyn ExtensionPlanner + Send + Sync>> {
     vec![Arc::new(WindowExtensionPlanner)]
 }
 
-/// A query planner with [`extension_planners`] alone, for a session that needs no others.
+/// A query planner with [`extension_planners`] alone, for a session that needs no others; it lets plans parse a JSON text once for
+/// all of its values.
 #[must_use]
 pub fn query_planner() -> Arc<dyn QueryPlanner + Send + Sync> {
     Arc::new(WindowQueryPlanner)
@@ -270,6 +272,7 @@ impl QueryPlanner for WindowQueryPlanner {
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let planner = DefaultPhysicalPlanner::with_extension_planners(extension_planners());
         let plan = seal_completions(plan.clone())?;
-        planner.create_physical_plan(&plan, session).await
+        let plan = plan.transform_down_with_subqueries(|plan| with_one_parse(plan, |call| call))?;
+        planner.create_physical_plan(&plan.data, session).await
     }
 }

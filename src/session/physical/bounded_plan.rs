@@ -7,7 +7,7 @@
 
 use std::sync::Arc;
 
-use anabranch_udfs::{CompleteSessions, CompleteSessionsAggregate};
+use anabranch_udfs::{CompleteSessions, CompleteSessionsAggregate, JSON_VALUES, with_one_parse};
 use async_trait::async_trait;
 use datafusion::arrow::datatypes::DataType;
 use datafusion::catalog::Session;
@@ -67,8 +67,10 @@ impl QueryPlanner for BoundedPlanner {
 fn bounded(plan: LogicalPlan, budget: usize) -> Result<Transformed<LogicalPlan>> {
     match plan {
         LogicalPlan::Projection(_) => {
-            let rows = ConstantValues::of(&plan)?;
-            plan.map_expressions(|expr| key(expr, &rows))
+            with_one_parse(plan, called_in_parts)?.transform_data(|plan| {
+                let rows = ConstantValues::of(&plan)?;
+                plan.map_expressions(|expr| key(expr, &rows))
+            })
         }
         LogicalPlan::Aggregate(_) => {
             let rows = ConstantValues::of(&plan)?;
@@ -163,8 +165,10 @@ fn with_its_name(
 fn bounded_expr(expr: Expr, rows: &ConstantValues) -> Result<Transformed<Expr>> {
     expr.transform_up(|part| {
         Ok(match part {
+            // The functions that `json_values` calls are called in parts.
             Expr::ScalarFunction(mut call)
                 if !SHOWING.contains(&call.name())
+                    && call.name() != JSON_VALUES
                     && !function_bounds::counts_steps(call.name()) =>
             {
                 if call.args.len() > FEW {
@@ -522,6 +526,61 @@ mod tests {
         let rows = limited(sliding).await.expect(sliding);
         let shown = pretty_format_batches(&rows).unwrap().to_string();
         assert!(shown.contains("| 599997 "), "{shown}");
+    }
+
+    /// Each call by itself has a pass of its own over the text.
+    #[tokio::test]
+    async fn json_texts_are_parsed_once_with_the_same_results() {
+        let texts = [
+            r#"{"a": 1, "b": "x", "c": {"d": [1, 2.5, "z"], "a": null}, "0": true}"#,
+            r#"{"b": [], "a": {"a": {"a": 1}}, "a": 2}"#,
+            r#"{"c": {"d": [1, 2"#,
+            r#"{"a": 12abc, "b": 1}"#,
+            r#"[{"a": "a text that is longer than a view"}, [1, [2]], 7]"#,
+            "",
+            "{}",
+        ];
+        let rows = texts.map(|text| format!("('{text}')")).join(", ");
+        let from = format!("FROM (VALUES {rows}, (NULL)) AS t(j)");
+        let calls = [
+            "json_get(j, 'a')",
+            "json_get_int(j, 'a')",
+            "json_as_text(j, 'a', 'a')",
+            "json_get_str(j, 'b')",
+            "json_get_float(j, 'c', 'd', 1)",
+            "json_get_json(j, 'c')",
+            "json_get_array(j, 'c', 'd')",
+            "json_get_bool(j, '0')",
+            "json_contains(j, 'c', 'd', -1)",
+            "json_length(j, 1)",
+            "json_object_keys(j, 'c')",
+            "json_as_text(j, 0, 'a')",
+            "TRY_CAST(j -> 'a' AS BIGINT)",
+            "CASE WHEN j IS NOT NULL THEN j ->> 'b' ELSE j ->> 'c' END",
+        ];
+        let together = limited(&format!("SELECT {} {from}", calls.join(", "))).await;
+        let together = together.unwrap();
+        for (place, call) in calls.iter().enumerate() {
+            let alone = limited(&format!("SELECT {call} {from}")).await.unwrap();
+            assert_eq!(alone[0].num_rows(), texts.len() + 1);
+            assert_eq!(alone[0].column(0), together[0].column(place), "{call}");
+            let (alone, together) = (alone[0].schema(), together[0].schema());
+            assert_eq!(alone.field(0), together.field(place), "{call}");
+        }
+        for rest in [
+            "SELECT j ->> 'a', j ->> 'b' FROM t",
+            "SELECT count(*) FROM t WHERE j ->> 'a' = '1' AND j ->> 'b' = 'x'",
+            "SELECT sum(json_get_int(j, 'a')), max(j ->> 'b') FROM t",
+            "SELECT j ->> 'a' AS a, count(*) FROM t GROUP BY j ->> 'a', j ->> 'b'",
+            "SELECT json_get_int(b, 'a'), json_get_str(b, 'b') FROM (SELECT CAST(CAST(j AS BYTEA) AS VARCHAR) AS b FROM t) AS q",
+        ] {
+            let sql = format!("EXPLAIN FORMAT INDENT WITH t AS (SELECT j {from}) {rest}");
+            let plan = pretty_format_batches(&limited(&sql).await.unwrap()).unwrap();
+            let plan = plan.to_string();
+            let (_, operators) = plan.split_once("physical_plan").unwrap();
+            let parses = operators.matches("json_values(").count();
+            assert_eq!(parses, 1, "{rest}: {plan}");
+        }
     }
 
     /// All calls for one batch run without a pause.

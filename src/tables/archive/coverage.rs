@@ -25,8 +25,9 @@ use crate::core::archive::{
 use crate::error::{Error, Result, Subject};
 use crate::tables::archive::mapping::ArchiveMapping;
 use crate::tables::archive::pinned_archive::PinnedArchive;
+use crate::tables::archive::topic_rows::TopicFiles;
 use crate::tables::delta::{
-    DeltaTableHandle, FileBounds, TimeTravel, file_bounds, file_rows, offset_claims,
+    DeltaTableHandle, FileBounds, TextShare, TimeTravel, file_bounds, file_rows, offset_claims,
 };
 use crate::tables::kafka::{KafkaJobSource, KafkaTable};
 
@@ -166,9 +167,16 @@ impl ArchivedRows<'_> {
     async fn add_to(&self, covered: &mut BTreeMap<i32, OffsetRanges>) -> Result<()> {
         let (partition, offset) = (self.mapping.partition(), self.mapping.offset());
         let files = file_bounds(self.rows, &[&partition.name, &offset.name])?;
+        let topic = self.mapping.topic();
+        let of_topic = TopicFiles::new(self.rows, topic)?;
         let mut open = Vec::new();
         for file in files {
-            match whole_range(&file) {
+            let by_log = match of_topic.share(&file) {
+                TextShare::All => whole_range(&file),
+                TextShare::None => continue,
+                TextShare::Unknown => None,
+            };
+            match by_log {
                 Some((partition, range)) => covered.entry(partition).or_default().insert(range),
                 None if file.rows == Some(0) => {}
                 None => open.push(file),
@@ -177,9 +185,14 @@ impl ArchivedRows<'_> {
         self.reserve(covered)?;
         open.retain(|file| !is_within(file, covered));
         let paths = open.into_iter().map(|file| file.path).collect();
-        let columns = [partition.index, offset.index];
+        let columns = [partition, offset].into_iter();
+        let columns = columns.chain(topic.map(|topic| &topic.column));
+        let columns: Vec<usize> = columns.map(|column| column.index).collect();
         let mut rows = file_rows(self.rows, self.state, paths, &columns).await?;
-        while let Some((_, rows)) = rows.try_next().await? {
+        while let Some((_, mut rows)) = rows.try_next().await? {
+            if let Some(topic) = topic {
+                rows = topic.of(&rows, 2)?;
+            }
             self.add_batch(&rows, covered)
                 .map_err(|error| self.unreadable(&error))?;
             self.reserve(covered)?;

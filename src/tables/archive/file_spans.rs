@@ -14,10 +14,11 @@ use futures::StreamExt as _;
 use crate::core::archive::{FileSpans, OffsetSpan};
 use crate::error::{Error, Result, Subject};
 use crate::tables::archive::mapping::ArchiveMapping;
-use crate::tables::delta::{FileBounds, file_bounds, file_rows};
+use crate::tables::archive::topic_rows::TopicFiles;
+use crate::tables::delta::{FileBounds, TextShare, file_bounds, file_rows};
 use crate::tables::kafka::KafkaTable;
 
-/// What each file of a version has of the topic's partitions.
+/// What each file of a version has of the topic's partitions; files without rows of the topic are left out.
 ///
 /// A file of a table that is partitioned by the topic's partition, or that has rows of one partition alone, is known by its statistics.
 /// Of each other file this reads partition and offset, two columns of whole numbers, and the table keeps the spans found there: files
@@ -35,10 +36,17 @@ pub(super) async fn spans_of(
     let columns = [mapping.partition(), mapping.offset()];
     let names = columns.map(|column| column.name.as_str());
     let files = file_bounds(delta.as_ref(), &names)?;
+    let topic = mapping.topic();
+    let of_topic = TopicFiles::new(delta.as_ref(), topic)?;
     let mut found = Vec::with_capacity(files.len());
     let mut unknown = BTreeMap::new();
     for file in files {
-        let spans = match by_log(&file) {
+        let by_log = match of_topic.share(&file) {
+            TextShare::All => by_log(&file),
+            TextShare::None => continue,
+            TextShare::Unknown => None,
+        };
+        let spans = match by_log {
             Some(spans) => Some(Arc::new(spans)),
             None => table.archived_files.get(&file.path),
         };
@@ -53,10 +61,14 @@ pub(super) async fn spans_of(
         return Ok(found);
     }
     let paths = unknown.keys().cloned().collect();
-    let indices = columns.map(|column| column.index);
+    let columns = columns.into_iter().chain(topic.map(|topic| &topic.column));
+    let indices: Vec<usize> = columns.map(|column| column.index).collect();
     let mut rows = file_rows(delta.as_ref(), session, paths, &indices).await?;
     while let Some(batch) = rows.next().await {
-        let (path, batch) = batch?;
+        let (path, mut batch) = batch?;
+        if let Some(topic) = topic {
+            batch = topic.of(&batch, 2)?;
+        }
         let (spans, _) = unknown
             .get_mut(&path)
             .ok_or_else(|| Error::internal("rows of a file that was not asked for"))?;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use datafusion::arrow::array::TimestampMicrosecondArray;
+use datafusion::arrow::array::{ArrayRef, StringArray, TimestampMicrosecondArray};
 use datafusion::arrow::datatypes::{DataType, TimeUnit};
 use datafusion::prelude::SessionContext;
 
@@ -69,6 +69,45 @@ fn loss_1_offsets_between_rows_are_covered_if_the_table_accepts_gaps() {
         let accepting = pinned(&handle, &[("archive.gaps", "accept")]).await;
         assert_eq!(covered(&accepting, 0), [(3, 10)]);
         assert_eq!(covered(&accepting, 1), [(2, 4)]);
+    });
+}
+
+#[test]
+fn arch_1_rows_of_other_topics_are_no_records() {
+    runtime().block_on(async {
+        let folder = tempfile::tempdir().unwrap();
+        let more = [("topic", DataType::Utf8)];
+        let handle = archive_with(&folder.path().join("raw"), &more).await;
+        let topics = |topics: &[Option<&str>]| -> Vec<ArrayRef> {
+            vec![Arc::new(StringArray::from(topics.to_vec()))]
+        };
+        // A file of both topics, one of the other topic, and one of this topic.
+        let both = topics(&[Some("t"), Some("u"), None]);
+        insert(&handle, &[(0, 3), (0, 3), (0, 4)], both).await;
+        let other = topics(&[Some("u"), Some("u")]);
+        insert(&handle, &[(0, 4), (5, 9)], other).await;
+        let own = topics(&[Some("t"), Some("t")]);
+        insert(&handle, &[(0, 5), (1, 2)], own).await;
+        let pinned = pinned(&handle, &[]).await;
+        assert_eq!(covered(&pinned, 0), [(3, 6)]);
+        assert_eq!(covered(&pinned, 1), [(2, 3)]);
+        assert!(covered(&pinned, 5).is_empty());
+        let ends = [ends(0, 0, 6), ends(1, 0, 3)];
+        assert!(pinned.check_ends(&ends).is_ok());
+        let last = pinned.last_in_topic(&ends, ComparedParts::ALL).await;
+        let last = last.unwrap().into_iter();
+        let last: Vec<(i32, i64)> = last.map(|(of, mark)| (of, mark.offset)).collect();
+        assert_eq!(last, [(0, 5), (1, 2)]);
+        let offsets = async |options: &[(&str, &str)]| {
+            let state = SessionContext::new().state();
+            JobArchive::new(table_with(options), handle.clone(), state)
+                .offsets()
+                .await
+        };
+        let next = offsets(&[]).await.unwrap().next_offsets();
+        assert_eq!(next, [(0, 6), (1, 3)].into());
+        let all = offsets(&[("archive.topic", "none")]).await.unwrap_err();
+        assert!(all.to_string().contains("more than once"), "{all}");
     });
 }
 

@@ -50,9 +50,7 @@ impl PinnedArchive {
         mut filters: Vec<Expr>,
     ) -> DataFusionResult<Arc<dyn ExecutionPlan>> {
         filters.push(in_ranges(self.mapping(), ranges)?);
-        let indices = indices.to_vec();
-        let rows = self.delta().scan(session, Some(&indices), &filters, None);
-        let rows = rows.await?;
+        let rows = self.rows(session, indices, &filters, None).await?;
         let by_name = DFSchema::try_from(rows.schema())?;
         let filter = conjunction(filters).unwrap_or_else(|| lit(true));
         let predicate = session.create_physical_expr(filter, &by_name)?;

@@ -10,6 +10,7 @@ use crate::error::{Error, Result, Subject};
 use crate::formats::sql_name;
 use crate::tables::archive::mapped_column::{MappedColumn, is_bytes, is_text, is_time};
 use crate::tables::archive::time_parts::{TimeParts, looks_like_parts};
+use crate::tables::archive::topic_rows::TopicRows;
 use crate::tables::delta::same_delta_type;
 use crate::tables::kafka::{
     ArchiveColumn, ArchiveEventTime, ArchiveOptions, ComparedParts, KafkaTable, MetadataKey,
@@ -48,6 +49,8 @@ pub struct ArchiveMapping {
     nulls: Vec<MetadataKey>,
     partition: MappedColumn,
     offset: MappedColumn,
+    /// Where the archive has a column of the topic: the rows of the table's topic alone are its records.
+    topic: Option<TopicRows>,
     content: ArchiveContent,
     claim: EventTimeClaim,
     /// What `'archive.event_time'` could say.
@@ -111,8 +114,13 @@ impl ArchiveMapping {
             }
             _ => None,
         };
+        let topic = column_of(&metadata, MetadataKey::Topic).map(|column| TopicRows {
+            column: column.clone(),
+            topic: table.topic().to_owned(),
+        });
         Ok(Self {
             archive: options.table().to_owned(),
+            topic,
             metadata,
             nulls,
             partition,
@@ -136,6 +144,11 @@ impl ArchiveMapping {
     /// The column of the offset.
     pub fn offset(&self) -> &MappedColumn {
         &self.offset
+    }
+
+    /// The rows that are records of the table's topic; none if all are.
+    pub(super) fn topic(&self) -> Option<&TopicRows> {
+        self.topic.as_ref()
     }
 
     /// The column of a part of the record, the value excluded.
@@ -226,6 +239,9 @@ impl fmt::Display for ArchiveMapping {
         }
         for (key, column) in &self.metadata {
             write!(f, ", {}={}", key.name(), column.name)?;
+            if let (MetadataKey::Topic, Some(of)) = (key, &self.topic) {
+                write!(f, " of '{}' alone", of.topic)?;
+            }
         }
         for key in &self.nulls {
             write!(f, ", {}=NULL", key.name())?;

@@ -125,7 +125,7 @@ fn columns_are_found_by_name() {
                 ("archive.partition", "shard"),
                 ("archive.offset", "pos"),
             ],
-            "raw [value=body, topic=topic, partition=shard, offset=pos, timestamp=timestamp, key=key, headers=headers] none",
+            "raw [value=body, topic=topic of 't' alone, partition=shard, offset=pos, timestamp=timestamp, key=key, headers=headers] none",
         ),
         // A column of another type that the table does not read is another column.
         (

@@ -35,6 +35,7 @@ mod reading;
 mod scan;
 mod seen_offsets;
 mod time_parts;
+mod topic_rows;
 
 pub use coverage_table::CoverageTable;
 pub use job_archive::{CoveredArchive, JobArchive};

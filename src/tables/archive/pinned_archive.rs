@@ -3,6 +3,11 @@
 use std::sync::Arc;
 
 use datafusion::catalog::{Session, TableProvider};
+use datafusion::common::DFSchema;
+use datafusion::error::Result as DataFusionResult;
+use datafusion::logical_expr::Expr;
+use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_plan::filter::FilterExecBuilder;
 use tokio::sync::OnceCell;
 
 use crate::core::archive::ArchiveOffsets;
@@ -10,7 +15,9 @@ use crate::error::{Error, Result, Subject};
 use crate::tables::archive::file_spans::spans_of;
 use crate::tables::archive::mapping::ArchiveMapping;
 use crate::tables::archive::reading::duplicates;
-use crate::tables::delta::{DeltaTableHandle, TimeTravel, partition_columns, snapshot_version};
+use crate::tables::delta::{
+    DeltaTableHandle, TimeTravel, file_bounds, has_no_nulls, partition_columns, snapshot_version,
+};
 use crate::tables::kafka::KafkaTable;
 
 /// One version of the archive of a Kafka table.
@@ -118,5 +125,65 @@ impl PinnedArchive {
             Ok(offsets)
         };
         self.offsets.get_or_try_init(read).await
+    }
+
+    /// The warning for an archive that has rows, and none of the table's topic. `offsets` are those that it has.
+    ///
+    /// # Errors
+    ///
+    /// A log that cannot be read.
+    pub(super) fn lacks_topic(&self, offsets: &ArchiveOffsets) -> Result<Option<String>> {
+        let Some(topic) = self.mapping.topic() else {
+            return Ok(None);
+        };
+        if offsets.partitions().next().is_some() {
+            return Ok(None);
+        }
+        let files = file_bounds(self.delta.as_ref(), &[])?;
+        let has_rows = files.iter().any(|file| file.rows != Some(0));
+        Ok(has_rows.then(|| {
+            format!(
+                "archive {} has no row of topic '{}': its column {} names other topics; 'archive.topic' 'none' takes all rows for records of \
+                 the topic",
+                self.mapping.archive(),
+                topic.topic,
+                topic.column.name
+            )
+        }))
+    }
+
+    /// Rows of the table's topic, at most `limit` if it is given, and those that pass `filters` among them. `indices` are those of the
+    /// columns to read.
+    ///
+    /// # Errors
+    ///
+    /// Errors of the engine.
+    pub(super) async fn rows(
+        &self,
+        session: &dyn Session,
+        indices: &[usize],
+        filters: &[Expr],
+        limit: Option<usize>,
+    ) -> DataFusionResult<Arc<dyn ExecutionPlan>> {
+        let delta = self.delta();
+        let Some(topic) = self.mapping().topic() else {
+            let indices = indices.to_vec();
+            return delta.scan(session, Some(&indices), filters, limit).await;
+        };
+        let may_be_null = !has_no_nulls(delta.as_ref(), &topic.column.name);
+        let is_own = topic.predicate(may_be_null)?;
+        let mut read = indices.to_vec();
+        if !read.contains(&topic.column.index) {
+            read.push(topic.column.index);
+        }
+        let mut filters = filters.to_vec();
+        filters.push(is_own.clone());
+        // Rows of other topics are no rows of the result: more are read for them.
+        let rows = delta.scan(session, Some(&read), &filters, None).await?;
+        let by_name = DFSchema::try_from(rows.schema())?;
+        let is_own = session.create_physical_expr(is_own, &by_name)?;
+        let asked = (0..indices.len()).collect();
+        let rows = FilterExecBuilder::new(is_own, rows).apply_projection(Some(asked))?;
+        Ok(Arc::new(rows.build()?))
     }
 }

@@ -89,18 +89,19 @@ impl ArchivedTableProvider {
                 format!("{} of partition {partition}", offsets_text(*from, *to))
             });
             let lost: Vec<String> = lost.collect();
-            if !lost.is_empty() {
+            let lost = (!lost.is_empty()).then(|| {
                 let table = archive.table();
-                let warning = format!(
+                format!(
                     "topic '{}' no longer has {}, and archive {} does not have them yet or never got them: they are missing in {}",
                     table.topic(),
                     lost.join(", "),
                     archive.mapping().archive(),
                     table.name()
-                );
-                let mut warnings = self.warnings.lock().unwrap_or_else(PoisonError::into_inner);
-                warnings.push(warning);
-            }
+                )
+            });
+            let lacks_topic = archive.lacks_topic(offsets)?;
+            let mut warnings = self.warnings.lock().unwrap_or_else(PoisonError::into_inner);
+            warnings.extend(lost.into_iter().chain(lacks_topic));
             Ok(halves)
         };
         Ok(self.halves.get_or_try_init(read).await?)
@@ -172,8 +173,8 @@ impl ArchivedTableProvider {
                 // Rows that are set aside or dropped by a filter are no rows of the result: more are read for them.
                 let is_each_a_row = filters.is_empty() && read.on_error != OnError::DeadLetter;
                 let limit = limit.filter(|_| is_each_a_row);
-                delta
-                    .scan(session, Some(&indices), &narrowed.filters, limit)
+                archive
+                    .rows(session, &indices, &narrowed.filters, limit)
                     .await?
             }
         };

@@ -1,6 +1,9 @@
 //! Files of a pinned version: what the log says of whole numbers in them, and the rows of some of them, each with its file.
 
-use datafusion::arrow::array::{Array as _, AsArray as _, Int64Array, RecordBatch};
+use std::cmp::Ordering;
+use std::collections::HashMap;
+
+use datafusion::arrow::array::{Array as _, AsArray as _, Int64Array, RecordBatch, StringArray};
 use datafusion::arrow::compute::cast;
 use datafusion::arrow::datatypes::{DataType, Int64Type};
 use datafusion::catalog::{Session, TableProvider};
@@ -29,6 +32,17 @@ pub struct FileBounds {
     pub bounds: Vec<Option<(i64, i64)>>,
 }
 
+/// What the log says of the rows of a file that have a text in a column.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TextShare {
+    /// All rows have it.
+    All,
+    /// No row has it or NULL.
+    None,
+    /// The log does not say.
+    Unknown,
+}
+
 /// The version that a provider of a Delta table reads; none of another provider.
 pub fn snapshot_version(table: &dyn TableProvider) -> Option<u64> {
     table.downcast_ref::<DeltaTableProvider>()?.table.version()
@@ -47,18 +61,11 @@ pub fn partition_columns(table: &dyn TableProvider) -> Vec<String> {
 /// Another provider than that of a Delta table; a log that cannot be read.
 pub fn file_bounds(table: &dyn TableProvider, columns: &[&str]) -> Result<Vec<FileBounds>> {
     let table = of_delta(table)?;
-    let unreadable = |error: &dyn std::fmt::Display| Error::internal(error.to_string());
-    let snapshot = table.table.snapshot().map_err(|error| unreadable(&error))?;
-    let batches = snapshot.add_actions_batches(true);
-    let batches = batches.map_err(|error| unreadable(&error))?;
     // Statistics of mapped columns have the names of files.
     let has_names = table.rules.mapped.is_none();
     let mut found = Vec::new();
-    for files in &batches {
-        let paths = files.column_by_name("path");
-        let paths = paths.ok_or_else(|| Error::internal("files without paths"))?;
-        let paths = cast(paths, &DataType::Utf8).map_err(DataFusionError::from)?;
-        let paths = paths.as_string::<i32>();
+    for files in &batches_of_files(table)? {
+        let paths = paths_of(files)?;
         let deleted = files.column_by_name("deletion_vector.cardinality");
         let rows = numbers(files, "num_records")?;
         let of_columns = columns.iter().map(|name| {
@@ -97,6 +104,59 @@ pub fn file_bounds(table: &dyn TableProvider, columns: &[&str]) -> Result<Vec<Fi
                 rows: rows.and_then(|rows| u64::try_from(rows).ok()),
                 bounds: bounds.collect(),
             });
+        }
+    }
+    Ok(found)
+}
+
+/// For each file of a version, by its path, whether its rows have `text` in a column of texts. No file is opened.
+///
+/// # Errors
+///
+/// Another provider than that of a Delta table; a log that cannot be read.
+pub fn files_with(
+    table: &dyn TableProvider,
+    column: &str,
+    text: &str,
+) -> Result<HashMap<String, TextShare>> {
+    let table = of_delta(table)?;
+    let mut found = HashMap::new();
+    for files in &batches_of_files(table)? {
+        let paths = paths_of(files)?;
+        let bounds = match &table.rules {
+            // Statistics of mapped columns have the names of files.
+            rules if rules.mapped.is_some() => None,
+            rules if rules.partition_by.iter().any(|by| by == column) => {
+                let values = texts(files, &format!("partition.{column}"))?;
+                values.map(|values| (values.clone(), values, None))
+            }
+            _ => {
+                let low = texts(files, &format!("min.{column}"))?;
+                let high = texts(files, &format!("max.{column}"))?;
+                let nulls = numbers(files, &format!("null_count.{column}"))?;
+                let bounds = low.zip(high).zip(nulls);
+                bounds.map(|((low, high), nulls)| (low, high, Some(nulls)))
+            }
+        };
+        for file in 0..files.num_rows() {
+            // A long text may be cut, the lowest one down and the highest one up: that widens the range.
+            let share = bounds.as_ref().and_then(|(low, high, nulls)| {
+                if nulls
+                    .as_ref()
+                    .is_some_and(|nulls| at(nulls, file) != Some(0))
+                {
+                    return None;
+                }
+                let of =
+                    |texts: &StringArray| texts.is_valid(file).then(|| texts.value(file).cmp(text));
+                match (of(low)?, of(high)?) {
+                    (Ordering::Equal, Ordering::Equal) => Some(TextShare::All),
+                    (Ordering::Greater, _) | (_, Ordering::Less) => Some(TextShare::None),
+                    _ => None,
+                }
+            });
+            let path = paths.value(file).to_owned();
+            found.insert(path, share.unwrap_or(TextShare::Unknown));
         }
     }
     Ok(found)
@@ -147,6 +207,33 @@ pub async fn file_rows(
 fn of_delta(table: &dyn TableProvider) -> Result<&DeltaTableProvider> {
     let table = table.downcast_ref::<DeltaTableProvider>();
     table.ok_or_else(|| Error::internal("the files of a table that is not of Delta"))
+}
+
+/// The files of a version, with partition values and statistics.
+fn batches_of_files(table: &DeltaTableProvider) -> Result<Vec<RecordBatch>> {
+    let unreadable = |error: &dyn std::fmt::Display| Error::internal(error.to_string());
+    let snapshot = table.table.snapshot().map_err(|error| unreadable(&error))?;
+    let batches = snapshot.add_actions_batches(true);
+    batches.map_err(|error| unreadable(&error))
+}
+
+fn paths_of(files: &RecordBatch) -> Result<StringArray> {
+    let paths = texts(files, "path")?;
+    paths.ok_or_else(|| Error::internal("files without paths"))
+}
+
+/// A column of texts; none if there is none or it has no texts.
+fn texts(files: &RecordBatch, name: &str) -> Result<Option<StringArray>> {
+    let Some(column) = files.column_by_name(name) else {
+        return Ok(None);
+    };
+    let texts = match column.data_type() {
+        DataType::Dictionary(_, of) if of.is_string() => cast(column, &DataType::Utf8),
+        of if of.is_string() => cast(column, &DataType::Utf8),
+        _ => return Ok(None),
+    };
+    let texts = texts.map_err(DataFusionError::from)?;
+    Ok(texts.as_string_opt::<i32>().cloned())
 }
 
 /// A column of whole numbers; none if there is none or it has no numbers.

@@ -66,7 +66,9 @@ mod write;
 
 pub use change::{ChangeStatement, ChangeTarget, ROW_CHANGE, RowChange};
 pub use commit::PreparedWrite;
-pub use file_bounds::{FileBounds, file_bounds, file_rows, partition_columns, snapshot_version};
+pub use file_bounds::{
+    FileBounds, TextShare, file_bounds, file_rows, files_with, partition_columns, snapshot_version,
+};
 pub(crate) use generated::same_delta_type;
 pub use handle::DeltaTableHandle;
 pub use job_change::{ColumnBounds, PreparedChange};

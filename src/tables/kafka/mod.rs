@@ -5,6 +5,8 @@
 mod archive_options;
 mod archived_files;
 mod archived_records;
+#[cfg(test)]
+mod archived_simulation;
 mod blocking;
 mod client;
 mod definition;

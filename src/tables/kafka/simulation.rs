@@ -32,17 +32,17 @@ use super::read_marks::{ComparedParts, record_at};
 use super::record::{ArchiveReading, RecordReader, mark_of};
 use crate::core::jobs::{PartitionEnds, RecordMark};
 use crate::core::schedules::{Schedules, cases, found_by, sample};
-use crate::error::{ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::tables::side_output::{
     BatchScan, ExpectedReport, ScanOutlet, ScanReport, check_reports, reports,
 };
 
 /// A planted fault must be found in one of so many schedules.
-const ENOUGH: u64 = 4_000;
+pub(super) const ENOUGH: u64 = 4_000;
 
 /// The content of an offset of the partition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Slot {
+pub(super) enum Slot {
     Record,
     /// A record of a transaction that was aborted.
     Aborted,
@@ -54,7 +54,7 @@ enum Slot {
 
 /// An event while the scan waits for its client.
 #[derive(Debug, Clone)]
-enum Event {
+pub(super) enum Event {
     /// The client fetches so many offsets, or as many as there are.
     Fetch(i64),
     /// The last stable offset grows by so many: more records have come, or a transaction has ended.
@@ -75,7 +75,7 @@ enum Event {
     Refused,
 }
 
-struct SimulatedRecord(i64, String);
+pub(super) struct SimulatedRecord(i64, String);
 
 impl Record for SimulatedRecord {
     fn topic(&self) -> &'static str {
@@ -115,13 +115,13 @@ enum Queued {
 }
 
 /// The offsets of records that compaction has removed before the client fetched them.
-type CompactedOffsets = Arc<Mutex<BTreeSet<i64>>>;
+pub(super) type CompactedOffsets = Arc<Mutex<BTreeSet<i64>>>;
 
 /// librdkafka and the brokers behind it, for one partition.
-struct SimulatedClient {
+pub(super) struct SimulatedClient {
     log: Vec<Slot>,
-    gone: CompactedOffsets,
-    first: i64,
+    pub(super) gone: CompactedOffsets,
+    pub(super) first: i64,
     /// The last stable offset of the broker that the client reads from.
     stable: i64,
     /// The client fetches this offset next.
@@ -139,7 +139,7 @@ struct SimulatedClient {
 }
 
 impl SimulatedClient {
-    fn new(log: Vec<Slot>, start: i64, stable: i64, events: Vec<Event>) -> Self {
+    pub(super) fn new(log: Vec<Slot>, start: i64, stable: i64, events: Vec<Event>) -> Self {
         Self {
             log,
             gone: CompactedOffsets::default(),
@@ -318,7 +318,7 @@ fn expected(ranges: &[OffsetRange]) -> Vec<ExpectedReport> {
 }
 
 /// Reads one range after the other with the same cursor, as the batches of a job do; gives the offsets that came of each range.
-fn read(
+pub(super) fn read(
     client: SimulatedClient,
     ranges: &[OffsetRange],
     rule: EndRule,
@@ -328,7 +328,7 @@ fn read(
 }
 
 /// What the scan has read of each range, with the offsets of its records.
-type Answers = Vec<Result<(RangeEnd, Vec<i64>)>>;
+pub(super) type Answers = Vec<Result<(RangeEnd, Vec<i64>)>>;
 
 /// The same, with what the scan reports of its ranges.
 fn read_reporting(
@@ -408,7 +408,7 @@ fn read_reporting(
 }
 
 /// The records of a range, but for those that were gone before the client fetched them.
-fn records(log: &[Slot], gone: &CompactedOffsets, range: OffsetRange) -> Vec<i64> {
+pub(super) fn records(log: &[Slot], gone: &CompactedOffsets, range: OffsetRange) -> Vec<i64> {
     let gone = gone.lock().unwrap();
     (0..)
         .zip(log)
@@ -420,7 +420,7 @@ fn records(log: &[Slot], gone: &CompactedOffsets, range: OffsetRange) -> Vec<i64
         .collect()
 }
 
-fn range(start: i64, end: i64) -> OffsetRange {
+pub(super) fn range(start: i64, end: i64) -> OffsetRange {
     OffsetRange {
         partition: 0,
         start,
@@ -429,7 +429,7 @@ fn range(start: i64, end: i64) -> OffsetRange {
 }
 
 /// A log of stretches of the same kind: a long transaction that was aborted, or a stretch that was compacted.
-fn log() -> impl Strategy<Value = Vec<Slot>> {
+pub(super) fn log() -> impl Strategy<Value = Vec<Slot>> {
     let stretch = (
         prop_oneof![
             4 => Just(Slot::Record),
@@ -447,7 +447,7 @@ fn log() -> impl Strategy<Value = Vec<Slot>> {
     })
 }
 
-fn event() -> impl Strategy<Value = Event> {
+pub(super) fn event() -> impl Strategy<Value = Event> {
     prop_oneof![
         12 => (1..30_i64).prop_map(Event::Fetch),
         4 => (1..40_i64).prop_map(Event::Grow),
@@ -483,6 +483,13 @@ fn world() -> impl Strategy<Value = (Vec<Slot>, Vec<Event>, i64, i64, i64, i64)>
         })
 }
 
+/// Whether brokers may make a scan fail so.
+pub(super) fn is_expected(error: &Error) -> bool {
+    let passes = matches!(error.kind(), ErrorKind::Unavailable);
+    let stays = matches!(error.kind(), ErrorKind::Data | ErrorKind::Permission);
+    passes || stays
+}
+
 /// The first fault in the answers for the ranges, if there is one.
 fn wrong(
     log: &[Slot],
@@ -494,14 +501,8 @@ fn wrong(
         match answer {
             Ok((RangeEnd::All, offsets)) if *offsets == records(log, gone, *range) => {}
             Ok(found) => return Some(format!("{range:?} gave {found:?}")),
-            Err(error) => {
-                let kind = error.kind();
-                let passes = matches!(kind, ErrorKind::Unavailable);
-                let stays = matches!(kind, ErrorKind::Data | ErrorKind::Permission);
-                if !passes && !stays {
-                    return Some(format!("{range:?}: {error}"));
-                }
-            }
+            Err(error) if is_expected(error) => {}
+            Err(error) => return Some(format!("{range:?}: {error}")),
         }
     }
     None

@@ -150,6 +150,71 @@ fn arch_1_queries_see_a_topic_that_never_forgot() {
 }
 
 #[test]
+fn arch_1_rows_of_other_topics_are_no_records() {
+    let lake = Lake::new();
+    fill(&lake, &mut Random::new(34));
+    let expected: Vec<_> = QUERIES
+        .iter()
+        .map(|query| lake.run(&query.replace("{t}", "visits")))
+        .collect();
+    for (number, by) in ["", "PARTITIONED BY (topic)", "PARTITIONED BY (p)"]
+        .iter()
+        .enumerate()
+    {
+        // Both have offsets of the same partitions; the other topic has more of them. One row names no topic.
+        lake.run(&format!(
+            "CREATE EXTERNAL TABLE raw{number} (value VARCHAR, p INT, o BIGINT, k VARCHAR, ts TIMESTAMP, topic VARCHAR)
+             STORED AS DELTA {by} LOCATION '__DIR__/raw{number}';
+             INSERT INTO raw{number}
+               SELECT raw, p, o, k, ts, CASE WHEN o = 3 THEN NULL ELSE 'visits' END FROM visits WHERE o < 10
+               UNION ALL SELECT 'x', p, o, 'y', ts, 'clicks' FROM visits WHERE o < 10;
+             INSERT INTO raw{number} SELECT 'x', 7, o + 1000, 'y', ts, 'clicks' FROM visits;
+             INSERT INTO raw{number} SELECT raw, p, o, k, ts, 'visits' FROM visits WHERE o >= 10 AND o < 14"
+        ));
+        let (archived, name) = (format!(", 'archive' 'raw{number}'"), format!("all{number}"));
+        lake.run(&table(&name, "visits", &archived));
+        for (query, expected) in QUERIES.iter().zip(&expected) {
+            let query = query.replace("{t}", &name);
+            assert_eq!(&lake.run(&query), expected, "{by}: {query}");
+        }
+        let some = lake.run(&format!("SELECT o FROM {name} LIMIT {}", ROWS - 1));
+        assert_eq!(some.len(), ROWS - 1);
+        let coverage = format!(
+            "SELECT partition, from_offset, to_offset FROM archive_coverage('{name}') WHERE kind = 'covered' ORDER BY partition"
+        );
+        assert_eq!(lake.run(&coverage), ["0 0 14", "1 0 14", "2 0 14"], "{by}");
+        let plan = lake.plan(&format!("SELECT page FROM {name}"));
+        assert!(plan.contains("topic=topic of 'visits' alone"), "{plan}");
+        assert!(plan.contains("topic_from=[0:14, 1:14, 2:14]"), "{plan}");
+        // Without the column all rows are of the topic.
+        let mixed = format!("mixed{number}");
+        lake.run(&table(
+            &mixed,
+            "visits",
+            &format!("{archived}, 'archive.topic' 'none'"),
+        ));
+        let refused = lake.refused(&format!("SELECT count(*) FROM {mixed}"));
+        assert!(refused.contains("more than once"), "{refused}");
+    }
+    lake.run(
+        "CREATE EXTERNAL TABLE others (value VARCHAR, p INT, o BIGINT, topic VARCHAR) STORED AS DELTA LOCATION '__DIR__/others'",
+    );
+    lake.run(&table("alone", "visits", ", 'archive' 'others'"));
+    lake.session.take_warnings();
+    let count = "SELECT count(*) FROM alone";
+    assert_eq!(lake.run(count), [ROWS.to_string()]);
+    assert_eq!(lake.session.take_warnings(), [] as [&str; 0]);
+    lake.run("INSERT INTO others VALUES ('x', 0, 0, 'clicks')");
+    assert_eq!(lake.run(count), [ROWS.to_string()]);
+    let warned = lake.session.take_warnings();
+    let said = "archive others has no row of topic 'visits': its column topic names other topics";
+    assert!(
+        warned.len() == 1 && warned[0].starts_with(said),
+        "{warned:?}"
+    );
+}
+
+#[test]
 fn explain_shows_both_halves() {
     let lake = Lake::new();
     fill(&lake, &mut Random::new(1));

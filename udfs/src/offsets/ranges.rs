@@ -6,12 +6,8 @@ use datafusion::common::Result;
 use datafusion::error::DataFusionError;
 use serde_json::{Map, Value};
 
+use super::named::NamedOffset;
 use crate::diagnostic::plan_error;
-
-/// The number in the JSON for the earliest offset.
-const EARLIEST: i64 = -2;
-/// The number in the JSON for the end of the log.
-const LATEST: i64 = -1;
 
 /// The offsets of one partition: `from` inclusive, `to` exclusive; `None` is unbounded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,23 +34,32 @@ pub(super) fn offset_ranges(from: &str, to: &str) -> Result<Vec<OffsetRange>> {
         let Some(end) = ends.get(&partition).copied() else {
             continue;
         };
-        if end == EARLIEST {
+        let to = match end {
+            NamedOffset::First => {
+                return Err(wrong(format!(
+                    "to is {} (earliest) for partition {partition}, but nothing ends there",
+                    end.number()
+                )));
+            }
+            NamedOffset::End => None,
+            NamedOffset::At(offset) => Some(offset),
+        };
+        let from = match start {
+            NamedOffset::First => None,
+            NamedOffset::End => continue,
+            NamedOffset::At(offset) => Some(offset),
+        };
+        if let (Some(from), Some(to)) = (from, to)
+            && from > to
+        {
             return Err(wrong(format!(
-                "to is {EARLIEST} (earliest) for partition {partition}, but nothing ends there"
-            )));
-        }
-        if start == LATEST {
-            continue;
-        }
-        if start >= 0 && end >= 0 && start > end {
-            return Err(wrong(format!(
-                "from ({start}) is past to ({end}) for partition {partition}"
+                "from ({from}) is past to ({to}) for partition {partition}"
             )));
         }
         ranges.push(OffsetRange {
             partition,
-            from: (start != EARLIEST).then_some(start),
-            to: (end != LATEST).then_some(end),
+            from,
+            to,
         });
     }
     Ok(ranges)
@@ -63,17 +68,18 @@ pub(super) fn offset_ranges(from: &str, to: &str) -> Result<Vec<OffsetRange>> {
 /// Where each partition of `from` starts; `None`: at its beginning. Latest is refused.
 pub(super) fn start_offsets(from: &str) -> Result<Vec<(i64, Option<i64>)>> {
     let (_, starts) = parse(from, "from")?;
-    let start = |(partition, start): (i64, i64)| match start {
-        LATEST => Err(wrong(format!(
-            "from is {LATEST} (latest) for partition {partition}, which leaves nothing to read"
+    let start = |(partition, start): (i64, NamedOffset)| match start {
+        NamedOffset::End => Err(wrong(format!(
+            "from is {} (latest) for partition {partition}, which leaves nothing to read",
+            start.number()
         ))),
-        EARLIEST => Ok((partition, None)),
-        start => Ok((partition, Some(start))),
+        NamedOffset::First => Ok((partition, None)),
+        NamedOffset::At(offset) => Ok((partition, Some(offset))),
     };
     starts.into_iter().map(start).collect()
 }
 
-type Offsets = BTreeMap<i64, i64>;
+type Offsets = BTreeMap<i64, NamedOffset>;
 
 fn parse(json: &str, which: &str) -> Result<(Option<String>, Offsets)> {
     let value: Value = serde_json::from_str(json)
@@ -106,9 +112,9 @@ fn partitions(object: &Map<String, Value>, which: &str) -> Result<Offsets> {
                     "{which}: {partition:?} is not a partition number"
                 )));
             };
-            match offset.as_i64() {
-                Some(offset) if offset >= EARLIEST => Ok((number, offset)),
-                _ => Err(wrong(format!(
+            match offset.as_i64().and_then(NamedOffset::of_number) {
+                Some(offset) => Ok((number, offset)),
+                None => Err(wrong(format!(
                     "{which}: {offset} is not an offset, for partition {partition}"
                 ))),
             }
