@@ -29,12 +29,31 @@ def fits(page):
     assert wide[0] <= wide[1], f"{page.url}: {wide}"
 
 
+def write(page, sql):
+    """Puts a statement into the editor, in the place of the last one."""
+    editor = page.get_by_label("Query", exact=True)
+    editor.focus()
+    page.keyboard.press("Control+a")
+    page.keyboard.press("Delete")
+    page.keyboard.insert_text(sql)
+    assert written(page) == sql, written(page)
+
+
+def written(page):
+    """The text in the editor."""
+    return page.evaluate("[...document.querySelectorAll('.cm-line')].map(line => line.textContent).join('\\n')")
+
+
+def offered(page):
+    """The names that the editor offers."""
+    return page.locator(".cm-tooltip-autocomplete li .cm-completionLabel")
+
+
 def run(page, sql):
     """Types a statement over the last one and runs it."""
     page.get_by_role("link", name="Query", exact=True).click()
-    editor = page.get_by_label("Query", exact=True)
-    editor.fill(sql)
-    editor.press("Control+Enter")
+    write(page, sql)
+    page.keyboard.press("Control+Enter")
     expect(page.get_by_role("button", name="Run", exact=True)).to_be_enabled()
 
 
@@ -72,16 +91,18 @@ def queries(page):
     run(page, "SELECT id,\n\tnothing\nFROM seen")
     expect(page.locator(".problem .message")).to_have_text("no column named nothing")
     expect(page.get_by_role("button", name="line 2, column 2")).to_be_visible()
-    expect(page.locator(".gutter .wrong")).to_have_text("2")
+    expect(page.locator(".cm-lineNumbers .wrong")).to_have_text("2")
+    expect(page.locator(".wrong-part")).to_have_text("nothing")
     chosen = "[document.activeElement.id, getSelection().toString()]"
     assert page.evaluate(chosen) == ["sql", "nothing"], page.evaluate(chosen)
     shot(page, "error")
 
     # The place of an error in a selection is that in the whole text.
-    editor = page.get_by_label("Query", exact=True)
-    editor.fill("SELECT 1;\nSELECT 2;\n  SELECT wrong")
-    editor.evaluate("node => node.setSelectionRange(22, 34)")
-    editor.press("Control+Enter")
+    write(page, "SELECT 1;\nSELECT 2;\n  SELECT wrong")
+    expect(page.locator(".wrong-part")).to_have_count(0)
+    for _ in range(12):
+        page.keyboard.press("Shift+ArrowLeft")
+    page.keyboard.press("Control+Enter")
     expect(page.get_by_role("button", name="line 3, column 10")).to_be_visible()
 
     run(page, "SELECT value AS n, sin(value / 10.0) * 100 AS wave, NULL AS nothing, "
@@ -95,8 +116,8 @@ def queries(page):
     page.get_by_label("Kind").select_option("bar")
     expect(page.locator("svg.chart .bar")).to_have_count(1000)
 
-    editor.fill("SELECT count(*) FROM generate_series(1, 100000000) a CROSS JOIN generate_series(1, 100000000) b")
-    editor.press("Control+Enter")
+    write(page, "SELECT count(*) FROM generate_series(1, 100000000) a CROSS JOIN generate_series(1, 100000000) b")
+    page.keyboard.press("Control+Enter")
     expect(page.get_by_role("button", name="Cancel", exact=True)).to_be_enabled()
     page.wait_for_timeout(500)
     page.keyboard.press("Escape")
@@ -105,7 +126,49 @@ def queries(page):
     page.reload()
     page.get_by_text("History", exact=True).click()
     page.get_by_role("button", name=re.compile("AS wave")).click()
-    expect(editor).to_have_value(re.compile("^SELECT value AS n"))
+    expect(page.locator(".cm-line").first).to_have_text(re.compile("^SELECT value AS n"))
+
+
+def typing(page):
+    """Colours, completion and leaving the editor, by keyboard."""
+    write(page, "SELECT id, 'text' FROM seen s WHERE s.")
+    expect(page.locator(".cm-line .sql-keyword")).to_have_text(["SELECT", "FROM", "WHERE"])
+    expect(page.locator(".cm-line .sql-text")).to_have_text("'text'")
+    page.keyboard.press("Control+Space")
+    expect(offered(page)).to_have_text(["id", "note"])
+    shot(page, "completion")
+    page.keyboard.press("ArrowDown")
+    page.wait_for_timeout(200)
+    page.keyboard.press("Enter")
+    assert written(page).endswith("WHERE s.note"), written(page)
+    write(page, "PAUSE JOB cop")
+    page.keyboard.press("Control+Space")
+    expect(offered(page)).to_have_text(["copy"])
+    # Escape closes the list, and Tab leaves the editor as any other field.
+    page.keyboard.press("Escape")
+    expect(offered(page)).to_have_count(0)
+    page.keyboard.press("Tab")
+    expect(page.get_by_role("button", name="Run", exact=True)).to_be_focused()
+    write(page, "SELECT coun")
+    page.keyboard.press("Control+Space")
+    expect(offered(page).filter(has_text=re.compile("^count$"))).to_have_count(1)
+    page.keyboard.press("Escape")
+
+
+def live(page):
+    """Rows without an end are shown as they come."""
+    page.get_by_label("Rows", exact=True).select_option("100")
+    write(page, "SUBSCRIBE SELECT id, note FROM seen")
+    page.keyboard.press("Control+Enter")
+    rows = page.locator(".result .grid tbody tr")
+    expect(rows).to_have_count(100)
+    expect(page.locator(".result h2").first).to_have_text(re.compile(r"^\d+ rows, of which the newest 100 are shown$"))
+    shot(page, "live")
+    page.get_by_role("button", name="Cancel", exact=True).press("Enter")
+    expect(page.get_by_role("button", name="Run", exact=True)).to_be_enabled()
+    expect(page.locator(".problem .message")).to_have_text("the statement was cancelled")
+    # The rows stay.
+    expect(rows).to_have_count(100)
 
 
 def jobs(page):
@@ -203,7 +266,7 @@ def tables(page):
     expect(page.locator("pre.code")).to_contain_text("WATERMARK FOR t")
     shot(page, "tables")
     page.get_by_role("button", name="Query", exact=True).click()
-    expect(page.get_by_label("Query", exact=True)).to_have_value('SELECT * FROM "ticks" LIMIT 100')
+    assert written(page) == 'SELECT * FROM "ticks" LIMIT 100', written(page)
 
 
 def narrow(page):
@@ -273,6 +336,8 @@ with sync_playwright() as playwright:
     page.goto(URL)
     assert page.title() == "Jobs – Anabranch", page.title()
     queries(page)
+    typing(page)
+    live(page)
     jobs(page)
     tables(page)
     narrow(page)

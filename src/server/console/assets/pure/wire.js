@@ -15,6 +15,14 @@
  * }} Answer
  */
 /**
+ * A line of a result without an end: the first has the columns, others rows and how many there were, the last says that
+ * it is complete.
+ *
+ * @typedef {{
+ *   columns?: Column[], rows?: Value[][], count?: number, is_complete?: boolean, warnings?: string[],
+ * }} Line
+ */
+/**
  * A place in a statement: line and character, both from 1.
  *
  * @typedef {{ line: number, column: number }} Place
