@@ -1,4 +1,4 @@
-// Owns the tests of the editor's SQL: tokens, what is wanted at a place, and the names to choose from.
+// Owns the tests of the editor's SQL: tokens, the kind of name that a place wants, and the names to choose from.
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
@@ -13,7 +13,7 @@ function cut(text) {
 }
 
 /**
- * What is wanted at the mark | in a text.
+ * The name that is wanted at the mark | in a text.
  *
  * @param {string} marked
  */
@@ -47,7 +47,7 @@ test("a statement is cut into tokens", () => {
   ]);
 });
 
-test("what is open at the end of a line goes on in the next one", () => {
+test("a text, name or comment that is open at the end of a line goes on in the next one", () => {
   assert.deepEqual(cut("'a\n-- b\nc' d"), [["text", "'a"], ["text", "-- b"], ["text", "c'"], ["name", "d"]]);
   assert.deepEqual(cut("/* a /* b\n*/ c\n*/ d"),
     [["comment", "/* a /* b"], ["comment", "*/ c"], ["comment", "*/"], ["name", "d"]]);
@@ -103,7 +103,7 @@ test("nothing is wanted within texts, comments and numbers", () => {
   assert.ok(wanted("'a' b|"));
 });
 
-test("the word before says what is wanted", () => {
+test("the word before says which names are wanted", () => {
   const place = (/** @type {string} */ text) => wanted(text)?.place;
   assert.equal(place("SELECT * FROM |"), "table");
   assert.equal(place("SELECT * FROM vis|"), "table");

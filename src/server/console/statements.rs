@@ -237,7 +237,7 @@ async fn query(
     Ok(answer)
 }
 
-/// The lines of a statement without an end. Its first one is there: what is wrong with the statement itself is known.
+/// The lines of a statement without an end. Its first one is there: errors of the statement itself are known.
 async fn live(
     engine: Arc<Engine>,
     statement: Arc<ClientStatement>,

@@ -490,7 +490,7 @@ fn rows_without_an_end_come_in_lines() {
     });
     let last = lines(&ended).pop().unwrap();
     assert_eq!(last["error"]["message"], "the statement was cancelled");
-    // What is wrong with the statement is known before the first line.
+    // Errors of the statement are known before the first line.
     let wrong = ask("SUBSCRIBE SELECT nothing FROM seen", 100);
     assert_eq!(wrong.status, 400, "{}", wrong.body);
     assert_eq!(wrong.message(), "no column named nothing");

@@ -12,7 +12,7 @@ import { quoted } from "./statement.js";
  * @typedef {{ schema: string, table: string, alias: string }} Source
  */
 /**
- * What is wanted: the text that is replaced begins at `start`. `sources` are the tables whose columns may stand there.
+ * A name that is wanted: the text that it replaces begins at `start`. `sources` are the tables whose columns may stand there.
  *
  * @typedef {{
  *   start: number, typed: string, place: "table" | "system" | "job" | "run" | "column" | "any", sources: Source[],
@@ -27,7 +27,7 @@ import { quoted } from "./statement.js";
  * }} Names
  */
 /**
- * Something to choose. `apply` is what is written for it, if that differs.
+ * A name to choose. `apply` is the text that is written for it, if that differs.
  *
  * @typedef {{ label: string, type: string, apply?: string, detail?: string, boost?: number }} Option
  */
@@ -41,7 +41,7 @@ const BEFORE_TABLE = new Set([
 const CLOSED = new Set(["comment", "text", "number", "parameter"]);
 
 /**
- * What is wanted at an offset; null within texts, comments and numbers.
+ * The name that is wanted at an offset; null within texts, comments and numbers.
  *
  * @param {string} text
  * @param {number} at

@@ -1,4 +1,4 @@
-// Owns how the text of a statement is cut into tokens: for its colours, and to know what is wanted where text is typed.
+// Owns how the text of a statement is cut into tokens: for its colours, and to know which name is wanted where text is typed.
 
 import { KEYWORDS, SOFT, TYPES } from "./sql-words.js";
 
@@ -6,7 +6,7 @@ import { KEYWORDS, SOFT, TYPES } from "./sql-words.js";
 /** @typedef {WordKind | "text" | "number" | "comment" | "parameter" | "symbol"} Kind */
 /** @typedef {{ kind: Kind, start: number, end: number }} Token a token, by its offsets */
 /**
- * What is still open at the end of a line: nothing, a text, a quoted name, or comments, each within the other.
+ * The state at the end of a line: nothing is open, or a text, a quoted name, or comments, each within the other.
  *
  * @typedef {"" | "'" | '"' | `/*${string}`} Open
  */

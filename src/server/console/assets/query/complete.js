@@ -19,7 +19,7 @@ export async function complete({ state, pos, explicit }) {
   const isQuoted = wanted.typed.startsWith('"');
   return {
     from: wanted.start,
-    // What is typed in quotes is compared with names in quotes.
+    // A name that begins with a quote is compared with names in quotes.
     options: isQuoted ? options.map((option) => ({ ...option, label: quoted(option.label) })) : options,
     validFor: isQuoted ? /^"[^"]*$/ : /^[\p{L}_][\p{L}\p{N}_]*$/u,
   };
