@@ -12,7 +12,8 @@ import { quoted } from "./statement.js";
  * @typedef {{ schema: string, table: string, alias: string }} Source
  */
 /**
- * A name that is wanted: the text that it replaces begins at `start`. `sources` are the tables whose columns may stand there.
+ * A name that is wanted: the text that it replaces begins at `start`. `sources` are the tables whose columns may stand
+ * there.
  *
  * @typedef {{
  *   start: number, typed: string, place: "table" | "system" | "job" | "run" | "column" | "any", sources: Source[],

@@ -1,4 +1,4 @@
-// Owns how the text of a statement is cut into tokens: for its colours, and to know which name is wanted where text is typed.
+// Owns how the text of a statement is cut into tokens: for its colours, and to know which name is wanted at a place.
 
 import { KEYWORDS, SOFT, TYPES } from "./sql-words.js";
 
