@@ -10,7 +10,7 @@ const TESTS = dirname(fileURLToPath(import.meta.url));
 const ASSETS = join(TESTS, "../../src/server/console/assets");
 
 /** From the top. A module may import from the folders below its own, and from its own. */
-const LAYERS = [["."], ["jobs", "tables", "query"], ["chart"], ["page"], ["server"], ["vendor"], ["pure"]];
+const LAYERS = [["."], ["jobs", "tables", "runs", "query"], ["chart"], ["page"], ["server"], ["vendor"], ["pure"]];
 
 /** Modules that others have written. */
 const BUNDLED = ["vendor/codemirror.js"];

@@ -84,8 +84,6 @@ pub(super) fn routes(
         .route("/runs", get(runs))
         .route("/runs/{run}", get(run_description))
         .route("/runs/{run}/changes/{kind}", get(run_changes))
-        .route("/runs/{run}/apply", post(apply_run))
-        .route("/runs/{run}/abort", post(abort_run))
         .route("/functions", get(functions))
         .route("/system/{table}/columns", get(system_columns))
         .route("/tables", get(tables))
@@ -443,29 +441,11 @@ async fn run_changes(
     let Path((run, kind)) = path.map_err(|error| Error::invalid(error.body_text()))?;
     let sql = format!(
         "SELECT *, count(*) OVER () AS total FROM system.run_changes WHERE run_id = $run AND kind = $kind \
-         LIMIT {SET_ASIDE}"
+         ORDER BY chunk LIMIT {SET_ASIDE}"
     );
     let values = [("run", &*run), ("kind", &*kind)];
     let found = console.statements.ask(&caller, &sql, &values, OWN).await?;
     as_json(&found)
-}
-
-async fn apply_run(
-    State(console): ConsoleState,
-    Extension(caller): Extension<Caller>,
-    PathName(run): PathName,
-    JsonBody(_): JsonBody<Value>,
-) -> ApiResult {
-    change(&console, &caller, &format!("APPLY RUN {}", quoted(&run))).await
-}
-
-async fn abort_run(
-    State(console): ConsoleState,
-    Extension(caller): Extension<Caller>,
-    PathName(run): PathName,
-    JsonBody(_): JsonBody<Value>,
-) -> ApiResult {
-    change(&console, &caller, &format!("ABORT RUN {}", quoted(&run))).await
 }
 
 /// The names of all functions, for completion.
@@ -482,7 +462,7 @@ async fn system_columns(
     Extension(caller): Extension<Caller>,
     PathName(table): PathName,
 ) -> ApiResult {
-    let sql = format!("DESCRIBE system.{}", identifier(&table));
+    let sql = format!("DESCRIBE SELECT * FROM system.{}", identifier(&table));
     as_json(&console.statements.ask(&caller, &sql, &[], OWN).await?)
 }
 

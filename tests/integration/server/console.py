@@ -269,9 +269,44 @@ def tables(page):
     assert written(page) == 'SELECT * FROM "ticks" LIMIT 100', written(page)
 
 
+def runs(page):
+    """A run is ordered by keyboard: the history of the job, a range on it, and the statement that comes of it."""
+    page.get_by_role("link", name="Runs", exact=True).click()
+    expect(page.get_by_text("There are no runs.")).to_be_visible()
+    tab_to(page, page.get_by_role("link", name="New run…"))
+    page.keyboard.press("Enter")
+    expect(page.get_by_text("Choose a job.")).to_be_visible()
+    page.get_by_label("Job", exact=True).select_option(ODD)
+    expect(page.locator(".time-axis svg")).to_be_visible()
+    start = page.get_by_label("From", exact=True)
+    end = page.get_by_label("To, which is not in it", exact=True)
+    page.get_by_role("button", name="The windows of late rows").press("Enter")
+    expect(start).to_have_value("2025-01-01T00:00:00")
+    expect(end).to_have_value("2025-01-01T00:00:10")
+    slider = page.get_by_role("slider", name="Beginning of the range")
+    tab_to(page, page.get_by_role("slider", name="End of the range"))
+    page.keyboard.press("Shift+Tab")
+    assert slider.evaluate("node => node === document.activeElement")
+    for _ in range(3):
+        page.keyboard.press("ArrowRight")
+    expect(start).to_have_value("2025-01-01T00:00:03")
+    expect(slider).to_have_attribute("aria-valuetext", "2025-01-01 00:00:03")
+    code = page.get_by_label("The statement")
+    expect(code).to_contain_text(f'PLAN REPROCESS JOB "{ODD}"')
+    expect(code).to_contain_text("FROM '2025-01-01T00:00:03' TO '2025-01-01T00:00:10'")
+    assert page.locator("main b").count() == 0
+    shot(page, "new-run")
+    end.fill("soon")
+    expect(page.get_by_text("The end is no time")).to_be_visible()
+    expect(page.get_by_role("button", name="Plan", exact=True)).to_be_disabled()
+    end.fill("2025-01-01T00:00:20")
+    page.get_by_role("button", name="Open in the editor").press("Enter")
+    assert written(page).startswith("PLAN REPROCESS JOB"), written(page)
+
+
 def narrow(page):
     page.set_viewport_size({"width": 360, "height": 740})
-    for view in ["jobs", "jobs/copy", "tables/ticks", "query"]:
+    for view in ["jobs", "jobs/copy", "tables/ticks", "runs", "reprocess/copy", "query"]:
         page.goto(f"{URL}#/{view}")
         page.wait_for_timeout(1_000)
         fits(page)
@@ -340,9 +375,10 @@ with sync_playwright() as playwright:
     live(page)
     jobs(page)
     tables(page)
+    runs(page)
     narrow(page)
     page.emulate_media(color_scheme="dark")
-    for view in ["jobs", "jobs/copy", "tables/ticks", "query"]:
+    for view in ["jobs", "jobs/copy", "tables/ticks", "runs", "reprocess/copy", "query"]:
         page.goto(f"{URL}#/{view}")
         page.wait_for_timeout(700 if SHOTS else 0)
         shot(page, f"dark-{view.replace('/', '-')}")

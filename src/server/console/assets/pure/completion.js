@@ -2,7 +2,7 @@
 
 import { tokens } from "./sql-tokens.js";
 import { isPlain, KEYWORDS, PHRASES, SYSTEM_TABLES, TABLE_FUNCTIONS, TYPES } from "./sql-words.js";
-import { quoted } from "./statement.js";
+import { literal, quoted } from "./statement.js";
 
 /** @import { Token } from "./sql-tokens.js" */
 
@@ -88,7 +88,7 @@ export function optionsFor({ place, views }, { tables, jobs, runs, functions, co
     case "column": return ownColumns;
     case "system": return SYSTEM_TABLES.map((name) => option(name, "class"));
     case "job": return jobs.map((name) => option(name, "variable"));
-    case "run": return runs.map((name) => ({ label: name, type: "text", apply: `'${name.replaceAll("'", "''")}'` }));
+    case "run": return runs.map((name) => ({ label: name, type: "text", apply: literal(name) }));
     case "table":
       return [...ownTables, { label: "system", type: "namespace" }, ...TABLE_FUNCTIONS.map(callable)];
     default: {

@@ -53,6 +53,16 @@
  *   watermark: string | null, committed_at: string, milliseconds: number,
  * }} Batch
  */
+/**
+ * A reprocessing run, as `system.runs` has it. A run that cannot be read has its id, its state and the reason only.
+ *
+ * @typedef {{
+ *   run_id: string, job: string | null, state: string, reason: string | null, emit: string | null,
+ *   asked: string | null, emitted: string | null, sql_version: string | null, chunks: number | null,
+ *   position: string | null, same: number | null, changed: number | null, new: number | null, gone: number | null,
+ *   unknown: number | null, created_at: string | null, since: string | null, owner: string | null,
+ * }} Run
+ */
 /** @typedef {{ table_name: string, kind: string | null }} TableEntry */
 
 /**
