@@ -77,8 +77,8 @@ test("a statement has the entries of the form", () => {
   assert.match(reprocessStatement(order, "EXPLAIN").sql ?? "", /^EXPLAIN REPROCESS JOB "copy"\n/);
   assert.match(reprocessStatement(order, "").sql ?? "", /^REPROCESS JOB "copy"\n/);
   const all = {
-    ...order, job: 'a"b', offsetsFrom: '{"visits":{"0":23}}', offsetsTo: '{"visits":{"0":99}}', rows: lateRowsOf("o'clock"),
-    emit: "ALL", run_id: "fix_42", late: "exclude", withdraw: true, overwrite: true, append: true, chunk: "1 hour",
+    ...order, job: 'a"b', offsetsFrom: '{"visits":{"0":23}}', offsetsTo: '{"visits":{"0":99}}',
+    rows: lateRowsOf("o'clock"), emit: "ALL", run_id: "fix_42", late: "exclude", withdraw: true, overwrite: true, append: true, chunk: "1 hour",
     max_rows_per_second: "50000",
   };
   assert.equal(reprocessStatement(all, "PLAN").sql, [
@@ -94,7 +94,8 @@ test("a statement has the entries of the form", () => {
 
 test("a form says which entry it lacks", () => {
   const order = { ...EMPTY_ORDER, job: "copy", from: "2025-09-04T10:00:00", to: "2025-09-04T11:00:00" };
-  const missing = (/** @type {Partial<typeof order>} */ given) => reprocessStatement({ ...order, ...given }, "PLAN").missing;
+  const missing = (/** @type {Partial<typeof order>} */ given) =>
+    reprocessStatement({ ...order, ...given }, "PLAN").missing;
   assert.equal(missing({}), null);
   assert.match(missing({ job: "" }) ?? "", /job/);
   assert.match(missing({ from: "soon" }) ?? "", /beginning is no time/);
@@ -121,7 +122,8 @@ test("changed fields are marked on both sides", () => {
   const [changed, added] = changes;
   assert.equal(changed.key, "user_id 7");
   assert.equal(changed.chunk, "3");
-  assert.deepEqual(changed.before?.map(({ name, differs }) => [name, differs]), [["n", false], ["big", true], ["x", false]]);
+  assert.deepEqual(changed.before?.map(({ name, differs }) => [name, differs]),
+    [["n", false], ["big", true], ["x", false]]);
   assert.deepEqual(changed.after?.map(({ value }) => valueText(value)), ["5", "9007199254740992", "NULL"]);
   assert.equal(added.before, null);
   assert.deepEqual(added.after?.map(({ differs }) => differs), [false], "there is nothing to differ from");

@@ -54,7 +54,8 @@ const NONE = { batches: [], late: [], runs: [], coverage: new Map() };
 test("a batch stands between the watermark before it and its own", () => {
   const { batches, watermark, axis } = timeline({ ...NONE, batches: BATCHES });
   assert.deepEqual(batches.map(({ batch: number, from, to, rows, late }) =>
-    [number, (from - EIGHT) / MINUTE, (to - EIGHT) / MINUTE, rows, late]), [[2, 10, 10, 20, 0], [3, 10, 20, 30, 2], [4, 20, 30, 40, 0]]);
+    [number, (from - EIGHT) / MINUTE, (to - EIGHT) / MINUTE, rows, late]),
+  [[2, 10, 10, 20, 0], [3, 10, 20, 30, 2], [4, 20, 30, 40, 0]]);
   assert.equal(watermark, EIGHT + 30 * MINUTE);
   assert.deepEqual(axis, { from: EIGHT + 10 * MINUTE, to: EIGHT + 30 * MINUTE });
   assert.deepEqual(tablesOf(BATCHES), ["visits", "other"]);
@@ -95,7 +96,8 @@ test("the archive has the offsets of a batch, a part of them, or none", () => {
   assert.deepEqual(of([range(0, 100, null)]), [[10, 30, "archived", ""]], "neighbours are one");
   assert.deepEqual(of([range(0, 25, null), range(25, 99, "not archived yet")]),
     [[10, 20, "partly", "not archived yet"], [20, 30, "missing", "not archived yet"]]);
-  assert.deepEqual(of([range(20, 30, "unknown"), range(30, 99, null)]), [[10, 20, "missing", "unknown"], [20, 30, "archived", ""]]);
+  assert.deepEqual(of([range(20, 30, "unknown"), range(30, 99, null)]),
+    [[10, 20, "missing", "unknown"], [20, 30, "archived", ""]]);
   assert.deepEqual(of([]), [[10, 30, "missing", ""]]);
   assert.deepEqual(timeline({ ...NONE, batches: BATCHES }).coverage, [], "no archive is known");
 });
