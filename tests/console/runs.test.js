@@ -98,8 +98,8 @@ test("a form says which entry it lacks", () => {
     reprocessStatement({ ...order, ...given }, "PLAN").missing;
   assert.equal(missing({}), null);
   assert.match(missing({ job: "" }) ?? "", /job/);
-  assert.match(missing({ from: "soon" }) ?? "", /beginning is no time/);
-  assert.match(missing({ to: "soon" }) ?? "", /end is no time/);
+  assert.match(missing({ from: "soon" }) ?? "", /beginning is an invalid time/);
+  assert.match(missing({ to: "soon" }) ?? "", /end is an invalid time/);
   assert.match(missing({ to: "" }) ?? "", /beginning and an end/);
   assert.match(missing({ to: order.from }) ?? "", /after the beginning/);
   assert.match(missing({ from: "", to: "" }) ?? "", /Give a range/);

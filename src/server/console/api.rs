@@ -26,7 +26,7 @@ use crate::server::auth::login::{Login, cookie};
 use crate::server::console::access::{self, TOKEN};
 use crate::server::console::problem::{Problem, json_text, with_json};
 use crate::server::console::rows::ResultLimits;
-use crate::server::console::statements::{ConsoleStatements, Outcome, Wanted};
+use crate::server::console::statements::{ConsoleStatements, RowDelivery, StatementAnswer};
 
 /// The most bytes of a request's body.
 const MAX_BODY: usize = 1 << 20;
@@ -525,16 +525,16 @@ async fn query(
         rows: asked.rows.unwrap_or(DEFAULT_ROWS).min(MAX_ROWS),
         bytes: MAX_BYTES,
     };
-    let wanted = Wanted {
+    let delivery = RowDelivery {
         limits,
         is_live: asked.live,
     };
     let running = console
         .statements
-        .run(&caller, asked.id, &asked.sql, wanted);
+        .run(&caller, asked.id, &asked.sql, delivery);
     match running.await? {
-        Outcome::Whole(answer) => as_json(&answer),
-        Outcome::Live(lines) => Ok(as_lines(lines)),
+        StatementAnswer::Whole(answer) => as_json(&answer),
+        StatementAnswer::Live(lines) => Ok(as_lines(lines)),
     }
 }
 

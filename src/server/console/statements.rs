@@ -32,17 +32,17 @@ pub(super) struct StatementResult {
     warnings: Vec<String>,
 }
 
-/// What a statement gives.
-pub(super) enum Outcome {
+/// The answer to a statement.
+pub(super) enum StatementAnswer {
     /// All of it, or its beginning.
     Whole(StatementResult),
     /// Lines with its rows, as they come until the statement is stopped.
     Live(BoxStream<'static, Result<Bytes>>),
 }
 
-/// How much of a statement's rows is wanted, and in which way.
+/// How many of a statement's rows the page takes, and in which way.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Wanted {
+pub(super) struct RowDelivery {
     pub(super) limits: ResultLimits,
     /// Rows without an end are taken as they come.
     pub(super) is_live: bool,
@@ -74,16 +74,16 @@ impl ConsoleStatements {
         caller: &Caller,
         name: String,
         text: &str,
-        wanted: Wanted,
-    ) -> Result<Outcome> {
-        let limits = wanted.limits;
+        delivery: RowDelivery,
+    ) -> Result<StatementAnswer> {
+        let limits = delivery.limits;
         self.engine.work.check_length(text)?;
         let typed = text.to_owned();
         let prepare = move || PreparedStatement::try_new(one_statement(&typed)?);
         let prepared = self.engine.work.read(text.len(), prepare).await?;
         let parsed = prepared.statements()?.next().transpose()?;
         let parsed = parsed.ok_or_else(|| Error::internal("a statement without parameters"))?;
-        if parsed.effect.endless && !wanted.is_live {
+        if parsed.effect.endless && !delivery.is_live {
             let error =
                 Error::unsupported("the console shows complete results, and this one is endless");
             return Err(parsed
@@ -100,7 +100,7 @@ impl ConsoleStatements {
             let lines = lines.inspect(move |_| {
                 let _ = &entry;
             });
-            return Ok(Outcome::Live(lines.boxed()));
+            return Ok(StatementAnswer::Live(lines.boxed()));
         }
         let done = match parsed.effect.class {
             StatementClass::Query => {
@@ -114,7 +114,7 @@ impl ConsoleStatements {
             }
         };
         drop(entry);
-        Ok(Outcome::Whole(done))
+        Ok(StatementAnswer::Whole(done))
     }
 
     /// Stops a statement of the caller; whether there was one that can be stopped.

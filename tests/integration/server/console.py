@@ -298,7 +298,7 @@ def runs(page):
     assert page.locator("main b").count() == 0
     shot(page, "new-run")
     end.fill("soon")
-    expect(page.get_by_text("The end is no time")).to_be_visible()
+    expect(page.get_by_text("The end is an invalid time")).to_be_visible()
     expect(page.get_by_role("button", name="Plan", exact=True)).to_be_disabled()
     end.fill("2025-01-01T00:00:20")
     page.get_by_role("button", name="Open in the editor").press("Enter")

@@ -60,8 +60,8 @@ export function lateRowsOf(job) {
 function missingIn({ job, from, to, offsetsFrom, offsetsTo, rows, run_id, max_rows_per_second }) {
   if (job === "") return "Choose a job.";
   const [start, end] = [instant(from.trim()), instant(to.trim())];
-  if (from.trim() !== "" && start === null) return `The beginning is no time such as ${EXAMPLE}.`;
-  if (to.trim() !== "" && end === null) return `The end is no time such as ${EXAMPLE}.`;
+  if (from.trim() !== "" && start === null) return `The beginning is an invalid time: write it as ${EXAMPLE}.`;
+  if (to.trim() !== "" && end === null) return `The end is an invalid time: write it as ${EXAMPLE}.`;
   if ((start === null) !== (end === null)) return "A range of event time has a beginning and an end.";
   if (start !== null && end !== null && start >= end) return "The end is after the beginning.";
   if ((offsetsFrom.trim() === "") !== (offsetsTo.trim() === "")) {

@@ -8,10 +8,10 @@ import { instants } from "./instants.js";
 const ADVICE = {
   PLANNING: "Its rows are compared with the published ones. Nothing is written.",
   PLANNED: "Its rows are compared, and nothing is written. Look at the changes, then apply it or abort it.",
-  RUNNING: "Its chunks are written. If no process writes them, apply it again: it goes on where it stands.",
+  RUNNING: "Its chunks are written. If no process writes them, apply it again: it continues where it stands.",
   COMPLETE: "The sink has all of it.",
   ABORTED: "The sink has the chunks that were written before.",
-  FAILED: "Fix the cause. A run that was being written goes on when it is applied; abort one that was being planned.",
+  FAILED: "Fix the cause. A run that was being written continues when it is applied; abort one that was being planned.",
 };
 
 /** The kinds of rows of a plan, with the meaning of each. */
@@ -37,7 +37,7 @@ export function runAdvice(state) {
 }
 
 /**
- * Whether a run in this state can be applied. One that was interrupted goes on.
+ * Whether a run in this state can be applied. One that was interrupted continues.
  *
  * @param {string} state
  * @returns {boolean}

@@ -41,7 +41,7 @@ export function snapped(at, axis) {
 }
 
 /**
- * The range between two places, whichever is first. It is at least one step long.
+ * The range between two places, in any order. It is at least one step long.
  *
  * @param {number} one
  * @param {number} other

@@ -78,7 +78,8 @@ export class OrderForm {
     const before = this.#job.value || (job ?? "");
     keyed(this.#job, ["", ...jobs], (name) => `job ${name}`,
       (name) => el("option", { value: name, text: name === "" ? "choose one" : name }), () => {});
-    this.#job.value = jobs.includes(before) ? before : "";
+    const chosen = jobs.includes(before) ? before : "";
+    if (this.#job.value !== chosen) this.#job.value = chosen;
   }
 
   /**

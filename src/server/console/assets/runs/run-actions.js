@@ -88,7 +88,9 @@ export function runActions(runId, again) {
  * @returns {string[]}
  */
 function applyText(run) {
-  if (run.state !== "PLANNED") return ["It goes on where it stands. What is in the sink is not written again."];
+  if (run.state !== "PLANNED") {
+    return ["It continues where it stands. Rows that are in the sink are not written again."];
+  }
   const rows = run.emit === "CHANGED"
     ? `${count(run.changed)} changed, ${count(run.new)} new and ${count(run.unknown)} unknown rows are published.`
     : "All its rows are published, also those that are published as they are.";
