@@ -11,6 +11,8 @@ const MARKUP = ["innerHTML", "outerHTML", "insertAdjacentHTML", "setHTMLUnsafe",
   (property) => ({ property, message: "Data is text: make elements with el of page/dom.js." }));
 
 export default [
+  // Bundled from packages of others.
+  { ignores: [`${ASSETS}/vendor/*.js`] },
   js.configs.recommended,
   {
     rules: {

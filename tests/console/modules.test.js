@@ -6,10 +6,14 @@ import { dirname, join, posix, relative, sep } from "node:path";
 import { test } from "node:test";
 import { fileURLToPath, pathToFileURL } from "node:url";
 
-const ASSETS = join(dirname(fileURLToPath(import.meta.url)), "../../src/server/console/assets");
+const TESTS = dirname(fileURLToPath(import.meta.url));
+const ASSETS = join(TESTS, "../../src/server/console/assets");
 
 /** From the top. A module may import from the folders below its own, and from its own. */
-const LAYERS = [["."], ["jobs", "tables", "query"], ["chart"], ["page"], ["server"], ["pure"]];
+const LAYERS = [["."], ["jobs", "tables", "runs", "query"], ["chart"], ["page"], ["server"], ["vendor"], ["pure"]];
+
+/** Modules that others have written. */
+const BUNDLED = ["vendor/codemirror.js"];
 
 const MODULES = readdirSync(ASSETS, { recursive: true, withFileTypes: true })
   .filter((entry) => entry.isFile() && entry.name.endsWith(".js"))
@@ -69,7 +73,8 @@ test("imports have no circles", () => {
 });
 
 test("lines have at most 120 characters", () => {
-  const wrong = MODULES.flatMap((module) => (TEXTS.get(module) ?? "").split("\n")
+  const own = MODULES.filter((module) => !BUNDLED.includes(module));
+  const wrong = own.flatMap((module) => (TEXTS.get(module) ?? "").split("\n")
     .flatMap((line, at) => (line.length > 120 ? [`${module}:${at + 1}`] : [])));
   assert.deepEqual(wrong, []);
 });
@@ -81,5 +86,17 @@ test("each module says what it owns", () => {
 test("loading a module does nothing to the page", async () => {
   for (const module of MODULES) {
     if (module !== "app.js") await import(pathToFileURL(join(ASSETS, module)).href);
+  }
+});
+
+test("the bundled editor has the versions of the lock file, and names its licences", () => {
+  const { packages } = JSON.parse(readFileSync(join(TESTS, "package-lock.json"), "utf8"));
+  const licences = readFileSync(join(ASSETS, "vendor/codemirror.licence.txt"), "utf8");
+  const named = [...(TEXTS.get("vendor/codemirror.js") ?? "").matchAll(/^\/\/ (\S+) (\d+\.\d+\.\d+)$/gm)];
+  assert.ok(named.some(([, name]) => name === "@codemirror/view"), "the bundle names its packages");
+  for (const [, name, version] of named) {
+    assert.equal(version, packages[`node_modules/${name}`].version, name);
+    assert.equal(packages[`node_modules/${name}`].license, "MIT", name);
+    assert.ok(licences.includes(`${name} ${version}\n`), `${name} has its licence`);
   }
 });

@@ -5,13 +5,17 @@ import { test } from "node:test";
 
 import { AT_ONCE, eased } from "../../src/server/console/assets/pure/eased.js";
 import { refreshLoop, waitAfter } from "../../src/server/console/assets/pure/refresh-loop.js";
-import { parseRoute, path } from "../../src/server/console/assets/pure/route.js";
+import { entryOf, parseRoute, path } from "../../src/server/console/assets/pure/route.js";
 
 test("an address has a view, and may choose a job or a table in it", () => {
   assert.deepEqual(parseRoute(""), { view: "jobs", chosen: null });
   assert.deepEqual(parseRoute("#/"), { view: "jobs", chosen: null });
   assert.deepEqual(parseRoute("#/query"), { view: "query", chosen: null });
   assert.deepEqual(parseRoute("#/tables/ticks"), { view: "tables", chosen: "ticks" });
+  assert.deepEqual(parseRoute("#/runs/fix_42"), { view: "runs", chosen: "fix_42" });
+  assert.deepEqual(parseRoute("#/reprocess"), { view: "reprocess", chosen: null });
+  assert.deepEqual(["reprocess", "runs", "jobs"].map((name) => entryOf(parseRoute(`#/${name}`)?.view ?? "query")),
+    ["runs", "runs", "jobs"]);
   assert.deepEqual(parseRoute("#/toString"), { view: "jobs", chosen: null });
   assert.deepEqual(parseRoute("#/jobs/100%"), { view: "jobs", chosen: "100%" }, "not encoded as it should be");
   assert.equal(parseRoute("#main"), null);

@@ -1,29 +1,32 @@
 //! Endpoints of the console's page: JSON over statements.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use axum::body::Bytes;
+use axum::body::{Body, Bytes};
 use axum::extract::rejection::{BytesRejection, PathRejection};
 use axum::extract::{DefaultBodyLimit, FromRequest, Path, Request, State};
-use axum::http::header::SET_COOKIE;
+use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, SET_COOKIE};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{AppendHeaders, IntoResponse as _, Response};
 use axum::routing::{get, post};
 use axum::{Extension, Router, middleware};
 use chrono::{DateTime, SecondsFormat, Utc};
+use futures::StreamExt as _;
+use futures::stream::BoxStream;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::error::{Error, ErrorKind};
-use crate::planner::script::identifier;
+use crate::error::{Error, ErrorKind, Result as EngineResult};
+use crate::planner::script::{identifier, quoted};
 use crate::runtime::JobStatus;
 use crate::server::auth::access::Caller;
 use crate::server::auth::login::{Login, cookie};
 use crate::server::console::access::{self, TOKEN};
 use crate::server::console::problem::{Problem, json_text, with_json};
 use crate::server::console::rows::ResultLimits;
-use crate::server::console::statements::ConsoleStatements;
+use crate::server::console::statements::{ConsoleStatements, RowDelivery, StatementAnswer};
 
 /// The most bytes of a request's body.
 const MAX_BODY: usize = 1 << 20;
@@ -39,6 +42,10 @@ const MAX_BYTES: usize = 16 << 20;
 const BATCHES: u64 = 100;
 /// Late rows and dead letters that are shown.
 const SET_ASIDE: usize = 50;
+/// Batches on the time axis of a job: it keeps about as many.
+const HISTORY: usize = 2_000;
+/// Groups of late rows on the time axis of a job.
+const LATE_GROUPS: usize = 1_000;
 /// An answer about all jobs is used for every viewer for so long.
 const FRESH: Duration = Duration::from_secs(1);
 
@@ -69,12 +76,20 @@ pub(super) fn routes(
         .route("/jobs/{job}/late-rows", get(late_rows))
         .route("/jobs/{job}/dead-letters", get(dead_letters))
         .route("/jobs/{job}/definition", get(job_definition))
+        .route("/jobs/{job}/history", get(history))
+        .route("/jobs/{job}/late-times", get(late_times))
         .route("/jobs/{job}/pause", post(pause))
         .route("/jobs/{job}/resume", post(resume))
         .route("/jobs/{job}/rewind", post(rewind))
+        .route("/runs", get(runs))
+        .route("/runs/{run}", get(run_description))
+        .route("/runs/{run}/changes/{kind}", get(run_changes))
+        .route("/functions", get(functions))
+        .route("/system/{table}/columns", get(system_columns))
         .route("/tables", get(tables))
         .route("/tables/{table}/columns", get(columns))
         .route("/tables/{table}/definition", get(table_definition))
+        .route("/tables/{table}/coverage", get(coverage))
         .route("/query", post(query))
         .route("/query/cancel", post(cancel))
         .fallback(unknown)
@@ -369,6 +384,98 @@ async fn change(console: &Console, caller: &Caller, sql: &str) -> ApiResult {
     Ok(with_json(StatusCode::OK, &json!({"said": said})))
 }
 
+/// All batches that a job keeps, with what the time axis has of them.
+async fn history(
+    State(console): ConsoleState,
+    Extension(caller): Extension<Caller>,
+    PathName(job): PathName,
+) -> ApiResult {
+    let sql = format!(
+        "SELECT batch, rows_in, rows_out, late_rows, watermark, offsets, committed_at FROM system.batches \
+         WHERE job = $job ORDER BY batch DESC LIMIT {HISTORY}"
+    );
+    let found = console
+        .statements
+        .ask(&caller, &sql, &[("job", &job)], OWN)
+        .await?;
+    as_json(&found)
+}
+
+/// The late rows of a job by the windows that they missed.
+async fn late_times(
+    State(console): ConsoleState,
+    Extension(caller): Extension<Caller>,
+    PathName(job): PathName,
+) -> ApiResult {
+    let sql = format!(
+        "SELECT window_start, window_end, count(*) AS late_rows FROM system.late_rows WHERE job = $job \
+         GROUP BY window_start, window_end ORDER BY window_start DESC LIMIT {LATE_GROUPS}"
+    );
+    let found = console
+        .statements
+        .ask(&caller, &sql, &[("job", &job)], OWN)
+        .await?;
+    as_json(&found)
+}
+
+async fn runs(State(console): ConsoleState, Extension(caller): Extension<Caller>) -> ApiResult {
+    let sql = "SELECT * FROM system.runs";
+    as_json(&console.statements.ask(&caller, sql, &[], OWN).await?)
+}
+
+async fn run_description(
+    State(console): ConsoleState,
+    Extension(caller): Extension<Caller>,
+    PathName(run): PathName,
+) -> ApiResult {
+    let sql = format!("DESCRIBE RUN {}", quoted(&run));
+    as_json(&console.statements.ask(&caller, &sql, &[], OWN).await?)
+}
+
+/// The first rows of one kind that differ from the published ones, each with the number of all.
+async fn run_changes(
+    State(console): ConsoleState,
+    Extension(caller): Extension<Caller>,
+    path: Result<Path<(String, String)>, PathRejection>,
+) -> ApiResult {
+    let Path((run, kind)) = path.map_err(|error| Error::invalid(error.body_text()))?;
+    let sql = format!(
+        "SELECT *, count(*) OVER () AS total FROM system.run_changes WHERE run_id = $run AND kind = $kind \
+         ORDER BY chunk LIMIT {SET_ASIDE}"
+    );
+    let values = [("run", &*run), ("kind", &*kind)];
+    let found = console.statements.ask(&caller, &sql, &values, OWN).await?;
+    as_json(&found)
+}
+
+/// The names of all functions, for completion.
+async fn functions(
+    State(console): ConsoleState,
+    Extension(caller): Extension<Caller>,
+) -> ApiResult {
+    let sql = "SELECT DISTINCT routine_name FROM information_schema.routines ORDER BY routine_name";
+    as_json(&console.statements.ask(&caller, sql, &[], OWN).await?)
+}
+
+async fn system_columns(
+    State(console): ConsoleState,
+    Extension(caller): Extension<Caller>,
+    PathName(table): PathName,
+) -> ApiResult {
+    let sql = format!("DESCRIBE SELECT * FROM system.{}", identifier(&table));
+    as_json(&console.statements.ask(&caller, &sql, &[], OWN).await?)
+}
+
+/// Which offsets of a topic its archive has.
+async fn coverage(
+    State(console): ConsoleState,
+    Extension(caller): Extension<Caller>,
+    PathName(table): PathName,
+) -> ApiResult {
+    let sql = format!("SELECT * FROM archive_coverage({})", quoted(&table));
+    as_json(&console.statements.ask(&caller, &sql, &[], OWN).await?)
+}
+
 async fn tables(State(console): ConsoleState, Extension(caller): Extension<Caller>) -> ApiResult {
     as_json(
         &console
@@ -404,6 +511,9 @@ struct Query {
     id: String,
     /// How many rows are wanted at most.
     rows: Option<usize>,
+    /// Whether rows without an end are taken as they come, each batch as lines of JSON.
+    #[serde(default)]
+    live: bool,
 }
 
 async fn query(
@@ -415,11 +525,32 @@ async fn query(
         rows: asked.rows.unwrap_or(DEFAULT_ROWS).min(MAX_ROWS),
         bytes: MAX_BYTES,
     };
+    let delivery = RowDelivery {
+        limits,
+        is_live: asked.live,
+    };
     let running = console
         .statements
-        .run(&caller, asked.id, &asked.sql, limits);
-    let answer = running.await?;
-    as_json(&answer)
+        .run(&caller, asked.id, &asked.sql, delivery);
+    match running.await? {
+        StatementAnswer::Whole(answer) => as_json(&answer),
+        StatementAnswer::Live(lines) => Ok(as_lines(lines)),
+    }
+}
+
+/// Lines as they come. The status is sent before the first of them: an error is the last one.
+fn as_lines(lines: BoxStream<'static, EngineResult<Bytes>>) -> Response {
+    let lines = lines.map(|line| {
+        Ok::<_, Infallible>(line.unwrap_or_else(|error| {
+            let body = Problem::from(error).body();
+            format!("{body}\n").into()
+        }))
+    });
+    let headers = [
+        (CONTENT_TYPE, "application/x-ndjson"),
+        (CACHE_CONTROL, "no-store"),
+    ];
+    (headers, Body::from_stream(lines)).into_response()
 }
 
 #[derive(Deserialize)]

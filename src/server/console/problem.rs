@@ -35,6 +35,21 @@ impl Problem {
             .with_help(help)
             .into()
     }
+
+    /// Its JSON.
+    pub(super) fn body(&self) -> Value {
+        let error = &self.error;
+        let place = |at: Location| json!({"line": at.line, "column": at.column});
+        json!({"error": {
+            "message": one_line(error.message()),
+            "help": error.help().map(one_line),
+            "sqlstate": sqlstate(error.kind()),
+            "from": error.span().map(|span| place(span.start)),
+            // The position of the first character behind it.
+            "to": error.span().map(|span| place(span.end)),
+            "rows_written": error.rows_written(),
+        }})
+    }
 }
 
 impl From<Error> for Problem {
@@ -45,18 +60,7 @@ impl From<Error> for Problem {
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        let error = &self.error;
-        let place = |at: Location| json!({"line": at.line, "column": at.column});
-        let body = json!({"error": {
-            "message": one_line(error.message()),
-            "help": error.help().map(one_line),
-            "sqlstate": sqlstate(error.kind()),
-            "from": error.span().map(|span| place(span.start)),
-            // The position of the first character behind it.
-            "to": error.span().map(|span| place(span.end)),
-            "rows_written": error.rows_written(),
-        }});
-        with_json(self.status, &body)
+        with_json(self.status, &self.body())
     }
 }
 

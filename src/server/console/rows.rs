@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use arrow_json::writer::{NullableEncoder, make_encoder};
 use arrow_json::{Encoder, EncoderFactory, EncoderOptions};
+use bytes::Bytes;
 use datafusion::arrow::array::{Array, ArrayRef, AsArray, RecordBatch, StringArray};
 use datafusion::arrow::buffer::ScalarBuffer;
 use datafusion::arrow::compute::cast;
@@ -18,6 +19,7 @@ use datafusion::arrow::datatypes::{
 use datafusion::arrow::error::ArrowError;
 use datafusion::arrow::util::display::{ArrayFormatter, FormatOptions};
 use serde::Serialize;
+use serde_json::json;
 use serde_json::value::RawValue;
 
 use crate::error::{Error, ErrorKind, Result};
@@ -167,6 +169,90 @@ impl TableBuilder {
         }
         self.json.push(b']');
     }
+}
+
+/// Rows that are sent as they come: a line of JSON with the columns, then lines with rows, then one that says that these were all.
+#[derive(Debug)]
+pub(super) struct RowLines {
+    schema: SchemaRef,
+    /// The most rows of a batch that are sent, and the most bytes of a line.
+    limits: ResultLimits,
+}
+
+/// The most rows in a line: a page shows the first ones while it reads the next ones.
+const LINE_ROWS: usize = 500;
+
+#[derive(Debug, Serialize)]
+struct RowsLine {
+    rows: Box<RawValue>,
+    /// How many rows there were since the line before. Of a large batch only the newest are sent.
+    count: usize,
+}
+
+impl RowLines {
+    pub(super) fn new(schema: SchemaRef, limits: ResultLimits) -> Self {
+        Self { schema, limits }
+    }
+
+    /// The first line: the columns, and warnings about the statement.
+    ///
+    /// # Errors
+    ///
+    /// None that a caller could cause.
+    pub(super) fn head(&self, warnings: &[String]) -> Result<Bytes> {
+        let table = TableBuilder::new(&self.schema, self.limits).finish()?;
+        line(&json!({"columns": table.columns, "warnings": warnings}))
+    }
+
+    /// The lines of a batch, in the order of its rows.
+    ///
+    /// # Errors
+    ///
+    /// One row alone is larger than a line may be.
+    pub(super) fn of_batch(&self, batch: &RecordBatch) -> Result<Vec<Bytes>> {
+        let rows = batch.num_rows();
+        let sent = rows.min(self.limits.rows);
+        let mut left_out = rows - sent;
+        let mut lines = Vec::new();
+        let mut open = vec![batch.slice(left_out, sent)];
+        while let Some(part) = open.pop() {
+            let rows = part.num_rows();
+            if rows == 0 {
+                continue;
+            }
+            let half = rows / 2;
+            let halves = || [part.slice(half, rows - half), part.slice(0, half)];
+            if rows > LINE_ROWS {
+                open.extend(halves());
+                continue;
+            }
+            let mut table = TableBuilder::new(&self.schema, self.limits);
+            if !table.push(&part)? {
+                open.extend(halves());
+                continue;
+            }
+            lines.push(line(&RowsLine {
+                rows: table.finish()?.rows,
+                count: rows + std::mem::take(&mut left_out),
+            })?);
+        }
+        Ok(lines)
+    }
+
+    /// The last line, and warnings about the rows.
+    ///
+    /// # Errors
+    ///
+    /// None that a caller could cause.
+    pub(super) fn last(warnings: &[String]) -> Result<Bytes> {
+        line(&json!({"is_complete": true, "warnings": warnings}))
+    }
+}
+
+fn line(of: &impl Serialize) -> Result<Bytes> {
+    let mut text = serde_json::to_vec(of).map_err(internal)?;
+    text.push(b'\n');
+    Ok(text.into())
 }
 
 /// The column, or its values as text if JSON has no such type, such as maps whose keys are numbers.
@@ -376,5 +462,48 @@ mod tests {
         let mut builder = TableBuilder::new(&batch.schema(), ResultLimits { rows: 1, bytes: 2 });
         let error = builder.push(&batch).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Exhausted);
+    }
+
+    #[test]
+    fn rows_that_come_are_lines_in_their_order() {
+        let numbers = |rows: i64| {
+            let numbers: ArrayRef = Arc::new(Int64Array::from_iter_values(0..rows));
+            RecordBatch::try_from_iter([("n", numbers)]).unwrap()
+        };
+        let limits = |rows, bytes| {
+            let lines = RowLines::new(numbers(0).schema(), ResultLimits { rows, bytes });
+            move |rows: i64| {
+                let lines = lines.of_batch(&numbers(rows)).unwrap();
+                lines
+                    .iter()
+                    .map(|line| {
+                        assert_eq!(line.last(), Some(&b'\n'));
+                        let line: serde_json::Value = serde_json::from_slice(line).unwrap();
+                        let values = line["rows"].as_array().unwrap();
+                        let values = values.iter().map(|row| row[0].as_i64().unwrap());
+                        (values.collect(), line["count"].as_u64().unwrap())
+                    })
+                    .collect::<Vec<(Vec<i64>, u64)>>()
+            }
+        };
+        let all = limits(10_000, 1 << 20);
+        assert_eq!(all(0), []);
+        assert_eq!(all(2), [(vec![0, 1], 2)]);
+        let many = all(1_700);
+        assert!(many.iter().all(|(rows, _)| rows.len() <= LINE_ROWS));
+        let rows: Vec<i64> = many.iter().flat_map(|(rows, _)| rows).copied().collect();
+        assert_eq!(rows, (0..1_700).collect::<Vec<i64>>());
+        // The newest are sent, and all are counted.
+        assert_eq!(limits(2, 1 << 20)(5), [(vec![3, 4], 5)]);
+        // A line within its limit: `[[0],[1]]` has nine bytes.
+        assert_eq!(limits(5, 9)(3), [(vec![0], 1), (vec![1, 2], 2)]);
+        let lines = RowLines::new(numbers(0).schema(), ALL);
+        assert_eq!(
+            lines.head(&["careful".to_owned()]).unwrap(),
+            concat!(
+                r#"{"columns":[{"name":"n","type":"BIGINT","is_number":true}],"warnings":["careful"]}"#,
+                "\n"
+            )
+        );
     }
 }

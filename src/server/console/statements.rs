@@ -3,15 +3,17 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use bytes::Bytes;
 use datafusion::arrow::array::RecordBatch;
-use futures::StreamExt as _;
+use futures::stream::BoxStream;
+use futures::{StreamExt as _, TryStreamExt as _};
 use serde::Serialize;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::planner::{Parameters, ParsedStatement, StatementClass};
 use crate::runtime::JobStatus;
 use crate::server::auth::access::Caller;
-use crate::server::console::rows::{ResultLimits, ResultTable, TableBuilder};
+use crate::server::console::rows::{ResultLimits, ResultTable, RowLines, TableBuilder};
 use crate::server::engine::{CompletedStatement, Engine, RequestContext};
 use crate::server::parse::{one_statement, parse};
 use crate::server::queries::prepared::PreparedStatement;
@@ -28,6 +30,22 @@ pub(super) struct StatementResult {
     has_changed: bool,
     /// Warnings besides the rows.
     warnings: Vec<String>,
+}
+
+/// The answer to a statement.
+pub(super) enum StatementAnswer {
+    /// All of it, or its beginning.
+    Whole(StatementResult),
+    /// Lines with its rows, as they come until the statement is stopped.
+    Live(BoxStream<'static, Result<Bytes>>),
+}
+
+/// How many of a statement's rows the page takes, and in which way.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct RowDelivery {
+    pub(super) limits: ResultLimits,
+    /// Rows without an end are taken as they come.
+    pub(super) is_live: bool,
 }
 
 /// Runs statements, and stops those that are no longer wanted.
@@ -52,19 +70,20 @@ impl ConsoleStatements {
     ///
     /// The statement's, with its place.
     pub(super) async fn run(
-        &self,
+        self: &Arc<Self>,
         caller: &Caller,
         name: String,
         text: &str,
-        limits: ResultLimits,
-    ) -> Result<StatementResult> {
+        delivery: RowDelivery,
+    ) -> Result<StatementAnswer> {
+        let limits = delivery.limits;
         self.engine.work.check_length(text)?;
         let typed = text.to_owned();
         let prepare = move || PreparedStatement::try_new(one_statement(&typed)?);
         let prepared = self.engine.work.read(text.len(), prepare).await?;
         let parsed = prepared.statements()?.next().transpose()?;
         let parsed = parsed.ok_or_else(|| Error::internal("a statement without parameters"))?;
-        if parsed.effect.endless {
+        if parsed.effect.endless && !delivery.is_live {
             let error =
                 Error::unsupported("the console shows complete results, and this one is endless");
             return Err(parsed
@@ -73,18 +92,29 @@ impl ConsoleStatements {
         }
         let asked = self.engine.asked(caller.clone());
         let statement = self.engine.statement(&asked, &parsed);
-        let _entry = self.enter(name, &statement)?;
-        match parsed.effect.class {
+        let entry = self.enter(name, &statement)?;
+        if parsed.effect.endless {
+            let engine = Arc::clone(&self.engine);
+            let lines = live(engine, statement, asked, parsed, limits).await?;
+            // It can be stopped as long as its rows are read.
+            let lines = lines.inspect(move |_| {
+                let _ = &entry;
+            });
+            return Ok(StatementAnswer::Live(lines.boxed()));
+        }
+        let done = match parsed.effect.class {
             StatementClass::Query => {
                 let (engine, of) = (Arc::clone(&self.engine), Arc::clone(&statement));
                 let queried = query(engine, of, asked, parsed, limits);
-                self.engine.work.run(&statement, queried).await
+                self.engine.work.run(&statement, queried).await?
             }
             other => {
                 let done = Box::pin(self.engine.complete_as(&statement, &asked, parsed)).await?;
-                answer(&done, other == StatementClass::Definition, limits)
+                answer(&done, other == StatementClass::Definition, limits)?
             }
-        }
+        };
+        drop(entry);
+        Ok(StatementAnswer::Whole(done))
     }
 
     /// Stops a statement of the caller; whether there was one that can be stopped.
@@ -137,7 +167,11 @@ impl ConsoleStatements {
         self.engine.statuses()
     }
 
-    fn enter(&self, name: String, statement: &Arc<ClientStatement>) -> Result<CancelEntry<'_>> {
+    fn enter(
+        self: &Arc<Self>,
+        name: String,
+        statement: &Arc<ClientStatement>,
+    ) -> Result<CancelEntry> {
         let mut running = self.running();
         if running.contains_key(&name) {
             return Err(Error::new(
@@ -146,7 +180,9 @@ impl ConsoleStatements {
             ));
         }
         running.insert(name.clone(), Arc::clone(statement));
-        Ok(CancelEntry { of: self, name })
+        drop(running);
+        let of = Arc::clone(self);
+        Ok(CancelEntry { of, name })
     }
 
     fn running(&self) -> std::sync::MutexGuard<'_, HashMap<String, Arc<ClientStatement>>> {
@@ -155,12 +191,12 @@ impl ConsoleStatements {
 }
 
 /// A statement among those that can be stopped, until it is done or its client has gone.
-struct CancelEntry<'a> {
-    of: &'a ConsoleStatements,
+struct CancelEntry {
+    of: Arc<ConsoleStatements>,
     name: String,
 }
 
-impl Drop for CancelEntry<'_> {
+impl Drop for CancelEntry {
     fn drop(&mut self) {
         self.of.running().remove(&self.name);
     }
@@ -199,6 +235,43 @@ async fn query(
         engine.forks.return_fork(session);
     }
     Ok(answer)
+}
+
+/// The lines of a statement without an end. Its first one is there: errors of the statement itself are known.
+async fn live(
+    engine: Arc<Engine>,
+    statement: Arc<ClientStatement>,
+    asked: RequestContext,
+    parsed: ParsedStatement,
+    limits: ResultLimits,
+) -> Result<BoxStream<'static, Result<Bytes>>> {
+    /// It tells both sides that the other one is there.
+    const NOTHING_NEW: Bytes = Bytes::from_static(b"\n");
+    let (planner, of) = (Arc::clone(&engine), Arc::clone(&statement));
+    let made = async move {
+        let places = parsed.places.clone();
+        let (session, planned) = planner.plan(&asked, parsed, &of).await?;
+        let execution = session
+            .begin(planned)
+            .map_err(|error| places.locate(error))?;
+        let lines = RowLines::new(execution.schema(), limits);
+        let head = lines.head(&session.take_warnings())?;
+        let rows = execution.stream.map(move |batch| {
+            let batch = batch.map_err(|error| places.locate(error.into()))?;
+            let sent = lines.of_batch(&batch)?;
+            of.count(batch.num_rows(), sent.iter().map(Bytes::len).sum());
+            Ok::<_, Error>(futures::stream::iter(sent).map(Ok::<_, Error>))
+        });
+        // The session of the query lives as long as its rows come.
+        let last = futures::stream::once(async move { RowLines::last(&session.take_warnings()) });
+        let head = futures::stream::once(std::future::ready(Ok(head)));
+        Ok(head.chain(rows.try_flatten()).chain(last).boxed())
+    };
+    let mut lines = engine.work.stream(statement, made, Some(NOTHING_NEW));
+    let head = lines.next().await;
+    let head = head.ok_or_else(|| Error::internal("a statement without a first line"))??;
+    let head = futures::stream::once(std::future::ready(Ok(head)));
+    Ok(head.chain(lines).boxed())
 }
 
 fn own(sql: &str, values: &[(&str, &str)]) -> Result<ParsedStatement> {

@@ -29,12 +29,31 @@ def fits(page):
     assert wide[0] <= wide[1], f"{page.url}: {wide}"
 
 
+def write(page, sql):
+    """Puts a statement into the editor, in the place of the last one."""
+    editor = page.get_by_label("Query", exact=True)
+    editor.focus()
+    page.keyboard.press("Control+a")
+    page.keyboard.press("Delete")
+    page.keyboard.insert_text(sql)
+    assert written(page) == sql, written(page)
+
+
+def written(page):
+    """The text in the editor."""
+    return page.evaluate("[...document.querySelectorAll('.cm-line')].map(line => line.textContent).join('\\n')")
+
+
+def offered(page):
+    """The names that the editor offers."""
+    return page.locator(".cm-tooltip-autocomplete li .cm-completionLabel")
+
+
 def run(page, sql):
     """Types a statement over the last one and runs it."""
     page.get_by_role("link", name="Query", exact=True).click()
-    editor = page.get_by_label("Query", exact=True)
-    editor.fill(sql)
-    editor.press("Control+Enter")
+    write(page, sql)
+    page.keyboard.press("Control+Enter")
     expect(page.get_by_role("button", name="Run", exact=True)).to_be_enabled()
 
 
@@ -72,16 +91,18 @@ def queries(page):
     run(page, "SELECT id,\n\tnothing\nFROM seen")
     expect(page.locator(".problem .message")).to_have_text("no column named nothing")
     expect(page.get_by_role("button", name="line 2, column 2")).to_be_visible()
-    expect(page.locator(".gutter .wrong")).to_have_text("2")
+    expect(page.locator(".cm-lineNumbers .wrong")).to_have_text("2")
+    expect(page.locator(".wrong-part")).to_have_text("nothing")
     chosen = "[document.activeElement.id, getSelection().toString()]"
     assert page.evaluate(chosen) == ["sql", "nothing"], page.evaluate(chosen)
     shot(page, "error")
 
     # The place of an error in a selection is that in the whole text.
-    editor = page.get_by_label("Query", exact=True)
-    editor.fill("SELECT 1;\nSELECT 2;\n  SELECT wrong")
-    editor.evaluate("node => node.setSelectionRange(22, 34)")
-    editor.press("Control+Enter")
+    write(page, "SELECT 1;\nSELECT 2;\n  SELECT wrong")
+    expect(page.locator(".wrong-part")).to_have_count(0)
+    for _ in range(12):
+        page.keyboard.press("Shift+ArrowLeft")
+    page.keyboard.press("Control+Enter")
     expect(page.get_by_role("button", name="line 3, column 10")).to_be_visible()
 
     run(page, "SELECT value AS n, sin(value / 10.0) * 100 AS wave, NULL AS nothing, "
@@ -95,8 +116,8 @@ def queries(page):
     page.get_by_label("Kind").select_option("bar")
     expect(page.locator("svg.chart .bar")).to_have_count(1000)
 
-    editor.fill("SELECT count(*) FROM generate_series(1, 100000000) a CROSS JOIN generate_series(1, 100000000) b")
-    editor.press("Control+Enter")
+    write(page, "SELECT count(*) FROM generate_series(1, 100000000) a CROSS JOIN generate_series(1, 100000000) b")
+    page.keyboard.press("Control+Enter")
     expect(page.get_by_role("button", name="Cancel", exact=True)).to_be_enabled()
     page.wait_for_timeout(500)
     page.keyboard.press("Escape")
@@ -105,7 +126,50 @@ def queries(page):
     page.reload()
     page.get_by_text("History", exact=True).click()
     page.get_by_role("button", name=re.compile("AS wave")).click()
-    expect(editor).to_have_value(re.compile("^SELECT value AS n"))
+    expect(page.locator(".cm-line").first).to_have_text(re.compile("^SELECT value AS n"))
+
+
+def typing(page):
+    """Colours, completion and leaving the editor, by keyboard."""
+    write(page, "SELECT id, 'text' FROM seen s WHERE s.")
+    expect(page.locator(".cm-line .sql-keyword")).to_have_text(["SELECT", "FROM", "WHERE"])
+    expect(page.locator(".cm-line .sql-text")).to_have_text("'text'")
+    page.keyboard.press("Control+Space")
+    expect(offered(page)).to_have_text(["id", "note"])
+    # Keys that come at once after the list has opened are meant for the text.
+    page.wait_for_timeout(300)
+    shot(page, "completion")
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("Enter")
+    assert written(page).endswith("WHERE s.note"), written(page)
+    write(page, "PAUSE JOB cop")
+    page.keyboard.press("Control+Space")
+    expect(offered(page)).to_have_text(["copy"])
+    # Escape closes the list, and Tab leaves the editor as any other field.
+    page.keyboard.press("Escape")
+    expect(offered(page)).to_have_count(0)
+    page.keyboard.press("Tab")
+    expect(page.get_by_role("button", name="Run", exact=True)).to_be_focused()
+    write(page, "SELECT coun")
+    page.keyboard.press("Control+Space")
+    expect(offered(page).filter(has_text=re.compile("^count$"))).to_have_count(1)
+    page.keyboard.press("Escape")
+
+
+def live(page):
+    """Rows without an end are shown as they come."""
+    page.get_by_label("Rows", exact=True).select_option("100")
+    write(page, "SUBSCRIBE SELECT id, note FROM seen")
+    page.keyboard.press("Control+Enter")
+    rows = page.locator(".result .grid tbody tr")
+    expect(rows).to_have_count(100)
+    expect(page.locator(".result h2").first).to_have_text(re.compile(r"^\d+ rows, of which the newest 100 are shown$"))
+    shot(page, "live")
+    page.get_by_role("button", name="Cancel", exact=True).press("Enter")
+    expect(page.get_by_role("button", name="Run", exact=True)).to_be_enabled()
+    expect(page.locator(".problem .message")).to_have_text("the statement was cancelled")
+    # The rows stay.
+    expect(rows).to_have_count(100)
 
 
 def jobs(page):
@@ -203,12 +267,47 @@ def tables(page):
     expect(page.locator("pre.code")).to_contain_text("WATERMARK FOR t")
     shot(page, "tables")
     page.get_by_role("button", name="Query", exact=True).click()
-    expect(page.get_by_label("Query", exact=True)).to_have_value('SELECT * FROM "ticks" LIMIT 100')
+    assert written(page) == 'SELECT * FROM "ticks" LIMIT 100', written(page)
+
+
+def runs(page):
+    """A run is ordered by keyboard: the history of the job, a range on it, and the statement that comes of it."""
+    page.get_by_role("link", name="Runs", exact=True).click()
+    expect(page.get_by_text("There are no runs.")).to_be_visible()
+    tab_to(page, page.get_by_role("link", name="New run…"))
+    page.keyboard.press("Enter")
+    expect(page.get_by_text("Choose a job.")).to_be_visible()
+    page.get_by_label("Job", exact=True).select_option(ODD)
+    expect(page.locator(".time-axis svg")).to_be_visible()
+    start = page.get_by_label("From", exact=True)
+    end = page.get_by_label("To, which is not in it", exact=True)
+    page.get_by_role("button", name="The windows of late rows").press("Enter")
+    expect(start).to_have_value("2025-01-01T00:00:00")
+    expect(end).to_have_value("2025-01-01T00:00:10")
+    slider = page.get_by_role("slider", name="Beginning of the range")
+    tab_to(page, page.get_by_role("slider", name="End of the range"))
+    page.keyboard.press("Shift+Tab")
+    assert slider.evaluate("node => node === document.activeElement")
+    for _ in range(3):
+        page.keyboard.press("ArrowRight")
+    expect(start).to_have_value("2025-01-01T00:00:03")
+    expect(slider).to_have_attribute("aria-valuetext", "2025-01-01 00:00:03")
+    code = page.get_by_label("The statement")
+    expect(code).to_contain_text(f'PLAN REPROCESS JOB "{ODD}"')
+    expect(code).to_contain_text("FROM '2025-01-01T00:00:03' TO '2025-01-01T00:00:10'")
+    assert page.locator("main b").count() == 0
+    shot(page, "new-run")
+    end.fill("soon")
+    expect(page.get_by_text("The end is an invalid time")).to_be_visible()
+    expect(page.get_by_role("button", name="Plan", exact=True)).to_be_disabled()
+    end.fill("2025-01-01T00:00:20")
+    page.get_by_role("button", name="Open in the editor").press("Enter")
+    assert written(page).startswith("PLAN REPROCESS JOB"), written(page)
 
 
 def narrow(page):
     page.set_viewport_size({"width": 360, "height": 740})
-    for view in ["jobs", "jobs/copy", "tables/ticks", "query"]:
+    for view in ["jobs", "jobs/copy", "tables/ticks", "runs", "reprocess/copy", "query"]:
         page.goto(f"{URL}#/{view}")
         page.wait_for_timeout(1_000)
         fits(page)
@@ -273,11 +372,14 @@ with sync_playwright() as playwright:
     page.goto(URL)
     assert page.title() == "Jobs – Anabranch", page.title()
     queries(page)
+    typing(page)
+    live(page)
     jobs(page)
     tables(page)
+    runs(page)
     narrow(page)
     page.emulate_media(color_scheme="dark")
-    for view in ["jobs", "jobs/copy", "tables/ticks", "query"]:
+    for view in ["jobs", "jobs/copy", "tables/ticks", "runs", "reprocess/copy", "query"]:
         page.goto(f"{URL}#/{view}")
         page.wait_for_timeout(700 if SHOTS else 0)
         shot(page, f"dark-{view.replace('/', '-')}")

@@ -428,6 +428,77 @@ fn a_cancelled_statement_ends_in_the_server() {
     assert!(!stop("gone"));
 }
 
+/// The lines of an answer that comes as it is made, without the lengths of its pieces.
+fn lines(answer: &Answer) -> Vec<Value> {
+    let lines = answer.body.lines().filter(|line| line.starts_with('{'));
+    lines
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect()
+}
+
+#[test]
+fn rows_without_an_end_come_in_lines() {
+    let work = Workspace::new();
+    let served = served(&work, &[work.file("tables.sql", TABLES)]);
+    served
+        .query("INSERT INTO seen SELECT value, 'row' FROM generate_series(1, 1200)")
+        .ok();
+    let ask = |sql: &str, rows: u64| {
+        let body = json!({"sql": sql, "id": sql, "rows": rows, "live": true});
+        served.post("/api/query", &body)
+    };
+    let once = "SUBSCRIBE WITH ('trigger' 'once') SELECT id FROM seen";
+    let all = ask(once, 10_000);
+    assert_eq!(all.status, 200, "{}", all.body);
+    assert!(all.head.contains("application/x-ndjson"), "{}", all.head);
+    let found = lines(&all);
+    let columns = json!([{"name": "id", "type": "BIGINT", "is_number": true}]);
+    assert_eq!(found[0]["columns"], columns);
+    assert_eq!(found.last().unwrap()["is_complete"], true);
+    let rows = |found: &[Value]| -> Vec<i64> {
+        let rows = found.iter().filter_map(|line| line["rows"].as_array());
+        let mut rows: Vec<i64> = rows.flatten().map(|row| row[0].as_i64().unwrap()).collect();
+        rows.sort_unstable();
+        rows
+    };
+    let counted = |found: &[Value]| -> u64 {
+        let counts = found.iter().filter_map(|line| line["count"].as_u64());
+        counts.sum()
+    };
+    assert_eq!(rows(&found), (1..=1_200).collect::<Vec<i64>>());
+    assert_eq!(counted(&found), 1_200);
+    // All are counted, and only the newest of a batch come.
+    let few = lines(&ask(once, 7));
+    assert_eq!(counted(&few), 1_200);
+    assert!(rows(&few).len() < 1_200);
+    // Until it is cancelled, which is its last line.
+    let endless = "SUBSCRIBE SELECT id FROM seen";
+    let ended = std::thread::scope(|scope| {
+        let asking = scope.spawn(|| ask(endless, 100));
+        let cancel = json!({"id": endless});
+        let deadline = Instant::now() + PATIENCE;
+        while !served.query("SHOW QUERIES").body.contains(endless) {
+            assert!(Instant::now() < deadline, "it does not begin");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        std::thread::sleep(Duration::from_secs(1));
+        assert_eq!(
+            served.post("/api/query/cancel", &cancel).ok()["stopped"],
+            true
+        );
+        asking.join().unwrap()
+    });
+    let last = lines(&ended).pop().unwrap();
+    assert_eq!(last["error"]["message"], "the statement was cancelled");
+    // Errors of the statement are known before the first line.
+    let wrong = ask("SUBSCRIBE SELECT nothing FROM seen", 100);
+    assert_eq!(wrong.status, 400, "{}", wrong.body);
+    assert_eq!(wrong.message(), "no column named nothing");
+    // A client that does not take rows as they come is told so.
+    let refused = served.query(endless);
+    assert_eq!(refused.status, 501, "{}", refused.body);
+}
+
 #[test]
 fn only_the_page_itself_may_send_requests() {
     let work = Workspace::new();

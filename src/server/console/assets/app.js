@@ -6,12 +6,16 @@ import { Connection } from "./page/connection.js";
 import { byId, setAttribute } from "./page/dom.js";
 import { logIn } from "./page/login.js";
 import { refreshLoop } from "./pure/refresh-loop.js";
-import { parseRoute, TITLES } from "./pure/route.js";
+import { entryOf, parseRoute, TITLES } from "./pure/route.js";
 import { queryView, writeQuery } from "./query/query-view.js";
+import { reprocessView } from "./runs/reprocess-view.js";
+import { runView } from "./runs/run-view.js";
+import { runsView } from "./runs/runs-view.js";
 import { onLogin } from "./server/api.js";
 import { tablesView } from "./tables/tables-view.js";
 
 /** @import { View } from "./page/view.js" */
+/** @import { ViewName } from "./pure/route.js" */
 
 const main = byId("main", HTMLElement);
 const connection = new Connection();
@@ -50,7 +54,8 @@ function showView() {
   if (!route) return;
   document.title = `${route.chosen ?? TITLES[route.view]} – Anabranch`;
   for (const link of document.querySelectorAll("[data-view]")) {
-    setAttribute(link, "aria-current", link.getAttribute("data-view") === route.view ? "page" : null);
+    const isCurrent = link.getAttribute("data-view") === entryOf(route.view);
+    setAttribute(link, "aria-current", isCurrent ? "page" : null);
   }
   const isFirst = view === null;
   main.replaceChildren();
@@ -62,12 +67,14 @@ function showView() {
 }
 
 /**
- * @param {{ view: "jobs" | "tables" | "query", chosen: string | null }} route
+ * @param {{ view: ViewName, chosen: string | null }} route
  * @returns {View}
  */
 function viewOf({ view: name, chosen }) {
   if (name === "query") return queryView(main);
   if (name === "tables") return tablesView(main, chosen, openQuery);
+  if (name === "reprocess") return reprocessView(main, chosen, openQuery);
+  if (name === "runs") return chosen === null ? runsView(main) : runView(main, chosen, look);
   return chosen === null ? jobsView(main) : jobView(main, chosen, look);
 }
 

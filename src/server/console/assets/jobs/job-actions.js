@@ -5,6 +5,7 @@ import { el, setText } from "../page/dom.js";
 import { announce } from "../page/notices.js";
 import { count } from "../pure/format.js";
 import { canResume } from "../pure/job-state.js";
+import { path } from "../pure/route.js";
 import { post } from "../server/api.js";
 import { rewindQuestion } from "./rewind-question.js";
 
@@ -58,7 +59,8 @@ export function jobActions(name, below, again) {
   }
 
   return {
-    node: el("div", { class: "buttons" }, toggle, rewind),
+    node: el("div", { class: "buttons" }, toggle, rewind,
+      el("a", { class: "button", href: `#/reprocess${path(name)}`, text: "Reprocess…" })),
     show(job) {
       current = job;
       toggle.disabled = !job;

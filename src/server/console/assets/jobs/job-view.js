@@ -2,6 +2,7 @@
 
 import { badge, setBadge } from "../page/badge.js";
 import { el, keyed } from "../page/dom.js";
+import { lazyPart } from "../page/lazy-part.js";
 import { resultTable } from "../page/result-table.js";
 import { setAsideRows } from "../pure/batches.js";
 import { advice } from "../pure/job-state.js";
@@ -10,7 +11,6 @@ import { lookAtJobs } from "../server/jobs-feed.js";
 import { jobActions } from "./job-actions.js";
 import { jobBatches } from "./job-batches.js";
 import { jobFacts } from "./job-facts.js";
-import { jobPart } from "./job-part.js";
 
 /** @import { View } from "../page/view.js" */
 /** @import { Rows } from "../pure/wire.js" */
@@ -32,13 +32,13 @@ export function jobView(root, name, again) {
   const facts = jobFacts();
   const batches = jobBatches(below);
   const parts = [
-    jobPart("Partitions", `${below}/partitions`, again,
+    lazyPart("Partitions", `${below}/partitions`, again,
       (/** @type {Rows} */ found) => resultTable(found, { label: "Partitions", hasTypes: false })),
-    jobPart("Late rows", `${below}/late-rows`, again,
+    lazyPart("Late rows", `${below}/late-rows`, again,
       (/** @type {Rows} */ found) => setAside(found, "late row")),
-    jobPart("Dead letters", `${below}/dead-letters`, again,
+    lazyPart("Dead letters", `${below}/dead-letters`, again,
       (/** @type {Rows} */ found) => setAside(found, "dead letter")),
-    jobPart("Definition", `${below}/definition`, again,
+    lazyPart("Definition", `${below}/definition`, again,
       (/** @type {{ definition: string }} */ { definition }) =>
         el("pre", { class: "code", tabindex: "0", text: definition })),
   ];

@@ -21,11 +21,23 @@ export function resultTable({ columns, rows }, { label, showsBytes = false, hasT
     el("th", { scope: "col", class: column.is_number ? "number" : null },
       el("span", { class: "name", text: column.name }),
       hasTypes ? el("span", { class: "type", text: column.type }) : null));
-  const body = rows.map((row) => el("tr", {}, ...row.map((value, at) => dataCell(value, columns[at], showsBytes))));
+  const body = rows.map((row) => tableRow(row, columns, showsBytes));
   return el("div", { class: "scroll", role: "region", "aria-label": label, tabindex: "0" },
     el("table", { class: "grid" },
       el("thead", {}, el("tr", {}, ...head)),
       el("tbody", {}, ...body)));
+}
+
+/**
+ * A row of such a table.
+ *
+ * @param {Value[]} row
+ * @param {Column[]} columns
+ * @param {boolean} showsBytes
+ * @returns {HTMLTableRowElement}
+ */
+export function tableRow(row, columns, showsBytes = false) {
+  return el("tr", {}, ...row.map((value, at) => dataCell(value, columns[at], showsBytes)));
 }
 
 /**

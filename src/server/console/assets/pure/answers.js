@@ -41,3 +41,16 @@ export function dataOf(status, body) {
   if (!body?.error) throw new Gone();
   throw new Refused(status, body.error);
 }
+
+/**
+ * Whether a line of an answer is its last one.
+ *
+ * @param {any} line
+ * @returns {boolean}
+ * @throws {Refused} it is an error
+ */
+export function isLast(line) {
+  // The status of the answer was sent before its first line.
+  if (line.error) throw new Refused(200, line.error);
+  return line.is_complete === true;
+}

@@ -1,9 +1,19 @@
 // Owns the addresses of the views: which view the part of the address behind # stands for.
 
-/** @typedef {"jobs" | "tables" | "query"} ViewName */
+/** @typedef {"jobs" | "tables" | "runs" | "reprocess" | "query"} ViewName */
 
 /** The titles of the views. */
-export const TITLES = { jobs: "Jobs", tables: "Tables", query: "Query" };
+export const TITLES = { jobs: "Jobs", tables: "Tables", runs: "Runs", reprocess: "Reprocess", query: "Query" };
+
+/**
+ * The entry of the navigation that a view belongs to.
+ *
+ * @param {ViewName} view
+ * @returns {string}
+ */
+export function entryOf(view) {
+  return view === "reprocess" ? "runs" : view;
+}
 
 /**
  * The view of an address, and the job or table that is chosen in it. Null for anchors, which are places in the page.

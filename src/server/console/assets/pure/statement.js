@@ -1,4 +1,4 @@
-// Owns which part of the editor's text is run, and how names are written in SQL.
+// Owns which part of the editor's text is run, and how names and texts are written in SQL.
 
 /**
  * The selection, or all of the text if there is none. `marked` is a selection that the page has made to show an error:
@@ -23,4 +23,14 @@ export function statementToRun(text, [start, end], marked) {
  */
 export function quoted(name) {
   return `"${name.replaceAll('"', '""')}"`;
+}
+
+/**
+ * A text as SQL takes it literally.
+ *
+ * @param {string} text
+ * @returns {string}
+ */
+export function literal(text) {
+  return `'${text.replaceAll("'", "''")}'`;
 }

@@ -15,6 +15,14 @@
  * }} Answer
  */
 /**
+ * A line of a result without an end: the first has the columns, others rows and how many there were, the last says that
+ * it is complete.
+ *
+ * @typedef {{
+ *   columns?: Column[], rows?: Value[][], count?: number, is_complete?: boolean, warnings?: string[],
+ * }} Line
+ */
+/**
  * A place in a statement: line and character, both from 1.
  *
  * @typedef {{ line: number, column: number }} Place
@@ -44,6 +52,16 @@
  *   batch: number, generation: number, rows_in: number, rows_out: number, late_rows: number, dead_letters: number,
  *   watermark: string | null, committed_at: string, milliseconds: number,
  * }} Batch
+ */
+/**
+ * A reprocessing run, as `system.runs` has it. A run that cannot be read has its id, its state and the reason only.
+ *
+ * @typedef {{
+ *   run_id: string, job: string | null, state: string, reason: string | null, emit: string | null,
+ *   asked: string | null, emitted: string | null, sql_version: string | null, chunks: number | null,
+ *   position: string | null, same: number | null, changed: number | null, new: number | null, gone: number | null,
+ *   unknown: number | null, created_at: string | null, since: string | null, owner: string | null,
+ * }} Run
  */
 /** @typedef {{ table_name: string, kind: string | null }} TableEntry */
 

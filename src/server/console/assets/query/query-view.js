@@ -3,18 +3,20 @@
 
 import { el, setText } from "../page/dom.js";
 import { tell } from "../page/notices.js";
+import { StatementRun } from "../page/statement-run.js";
 import { Refused } from "../pure/answers.js";
 import { count, milliseconds } from "../pure/format.js";
 import { wrongPart } from "../pure/place.js";
 import { get } from "../server/api.js";
 import { errorView } from "./error-view.js";
 import { historyList } from "./history-list.js";
+import { LiveResult } from "./live-result.js";
 import { resultView } from "./result-view.js";
 import { StatementEditor } from "./statement-editor.js";
-import { StatementRun } from "./statement-run.js";
 
 /** @import { View } from "../page/view.js" */
 /** @import { Entry } from "../pure/history.js" */
+/** @import { Answer } from "../pure/wire.js" */
 
 /** Rows that can be asked for. */
 const LIMITS = [100, 1_000, 10_000];
@@ -66,7 +68,7 @@ class QueryPage {
   });
 
   node = el("div", { class: "query" },
-    el("div", { class: "heading" }, el("h1", {}, el("label", { for: "sql", text: "Query" }))),
+    el("div", { class: "heading" }, el("h1", { id: "query-title", text: "Query" })),
     this.editor.node,
     el("div", { class: "bar" },
       el("div", { class: "buttons" }, this.#run, this.#cancel),
@@ -76,6 +78,8 @@ class QueryPage {
   constructor() {
     this.#limit.value = String(DEFAULT_LIMIT);
     this.node.addEventListener("keydown", (event) => {
+      // Escape has closed the list of names.
+      if (event.defaultPrevented) return;
       if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
         event.preventDefault();
         this.#start();
@@ -109,22 +113,29 @@ class QueryPage {
     const passed = () => Math.round(performance.now() - began);
     /** @type {Entry} */
     const entry = { sql, at: new Date().toISOString() };
-    const running = this.#statement.run(sql, Number(this.#limit.value));
+    const most = Number(this.#limit.value);
+    const live = new LiveResult(most);
+    const running = this.#statement.run(sql, most, (line) => {
+      if (!live.hasBegun) this.#result.replaceChildren(...live.nodes);
+      live.take(line);
+    });
     this.#run.disabled = true;
     this.#cancel.disabled = false;
     this.#wrong.replaceChildren();
-    this.editor.showLines();
+    this.editor.showWrong(null);
+    this.editor.closeCompletion();
     const tick = () => setText(this.#clock, `running, ${milliseconds(passed())}`);
     const ticking = setInterval(tick, TICK);
     tick();
     try {
-      const { nodes, said } = resultView(await running);
-      this.#result.replaceChildren(...nodes);
-      entry.said = said;
+      entry.said = this.#showAnswer(await running, live);
     } catch (error) {
-      entry.said = "failed";
+      // Rows that have come stay.
+      entry.said = live.hasBegun ? live.said : "failed";
+      if (!live.hasBegun) this.#result.replaceChildren();
       this.#showError(error, sql, at);
     }
+    live.end();
     clearInterval(ticking);
     entry.milliseconds = passed();
     setText(this.#clock, milliseconds(entry.milliseconds));
@@ -137,17 +148,30 @@ class QueryPage {
   }
 
   /**
+   * Shows an answer that came whole; gives a short text for what came of the statement.
+   *
+   * @param {Answer | null} answer
+   * @param {LiveResult} live the one that came in lines
+   * @returns {string}
+   */
+  #showAnswer(answer, live) {
+    if (!answer) return live.said;
+    const { nodes, said } = resultView(answer);
+    this.#result.replaceChildren(...nodes);
+    return said;
+  }
+
+  /**
    * @param {unknown} error
    * @param {string} sql
    * @param {number} at its offset in the text
    * @returns {void}
    */
   #showError(error, sql, at) {
-    this.#result.replaceChildren();
     const { text } = this.editor;
     const part = error instanceof Refused && error.from ? wrongPart(text, sql, at, error.from, error.to) : null;
     if (part) {
-      this.editor.showLines(part.line);
+      this.editor.showWrong(part);
       if (this.editor.mayTakeFocus()) this.editor.mark(part);
     }
     this.#wrong.replaceChildren(errorView(error, text, part, (wrong) => this.editor.mark(wrong)));
@@ -162,5 +186,6 @@ class QueryPage {
 function keys() {
   return el("span", { id: "sql-keys", class: "keys" },
     el("kbd", { text: "Ctrl" }), "+", el("kbd", { text: "Enter" }), " runs the selection or all, ",
-    el("kbd", { text: "Esc" }), " cancels");
+    el("kbd", { text: "Esc" }), " cancels, ",
+    el("kbd", { text: "Ctrl" }), "+", el("kbd", { text: "Space" }), " offers names");
 }

@@ -1,8 +1,15 @@
-// Owns the editor: its text, which the browser keeps, the numbers of its lines, and the mark at an error.
+// Owns the editor: its text, which the browser keeps, its colours and completion, and the mark at an error.
 
 import { el } from "../page/dom.js";
 import { keep, read } from "../page/storage.js";
 import { statementToRun } from "../pure/statement.js";
+import {
+  autocompletion, bracketMatching, closeCompletion, completionKeymap, EditorState, EditorView, history, historyKeymap,
+  keymap, lineNumbers, standardKeymap, toggleComment,
+} from "../vendor/codemirror.js";
+import { complete } from "./complete.js";
+import { showWrong, wrongMark } from "./wrong-mark.js";
+import { sqlLanguage } from "./sql-language.js";
 
 /** @import { Part } from "../pure/place.js" */
 
@@ -10,28 +17,37 @@ const DRAFT = "anabranch.draft";
 const EXAMPLE =
   "SELECT job, batch, rows_in, rows_out, milliseconds\nFROM system.batches\nORDER BY committed_at DESC\nLIMIT 100";
 
+/** Attributes of the element with the text. */
+const CONTENT = {
+  "id": "sql", "aria-labelledby": "query-title", "aria-describedby": "sql-keys", "spellcheck": "false",
+  "autocapitalize": "off", "autocorrect": "off", "translate": "no",
+};
+
 /** The editor of the query view. */
 export class StatementEditor {
-  #text = el("textarea", {
-    id: "sql", class: "sql", rows: "9", spellcheck: "false", autocapitalize: "off", autocomplete: "off", wrap: "off",
-    "aria-describedby": "sql-keys",
-  });
-  #gutter = el("div", { class: "gutter", "aria-hidden": "true" });
   /** @type {[number, number] | null} a selection that shows where an error is, and is not to be run */
   #marked = null;
+  #view = new EditorView({
+    state: EditorState.create({
+      doc: read(DRAFT) ?? EXAMPLE,
+      extensions: [
+        lineNumbers(), history(), bracketMatching(), sqlLanguage(), wrongMark(),
+        autocompletion({ override: [complete], icons: false }),
+        EditorState.tabSize.of(4), EditorState.lineSeparator.of("\n"),
+        EditorView.contentAttributes.of(CONTENT),
+        EditorView.domEventHandlers({ beforeinput: typeOverSelection }),
+        EditorView.updateListener.of(({ docChanged, state }) => {
+          if (!docChanged) return;
+          this.#marked = null;
+          keep(DRAFT, state.doc.toString());
+        }),
+        // Tab leaves the editor, as it does any other field.
+        keymap.of([{ key: "Mod-/", run: toggleComment }, ...completionKeymap, ...historyKeymap, ...standardKeymap]),
+      ],
+    }),
+  });
 
-  node = el("div", { class: "editor" }, this.#gutter, this.#text);
-
-  constructor() {
-    this.#text.value = read(DRAFT) ?? EXAMPLE;
-    this.#text.addEventListener("input", () => {
-      this.#marked = null;
-      keep(DRAFT, this.#text.value);
-      this.showLines();
-    });
-    this.#text.addEventListener("scroll", () => this.#scrollLines());
-    this.showLines();
-  }
+  node = el("div", { class: "editor" }, this.#view.dom);
 
   /**
    * All of the text.
@@ -39,7 +55,7 @@ export class StatementEditor {
    * @returns {string}
    */
   get text() {
-    return this.#text.value;
+    return this.#view.state.doc.toString();
   }
 
   /**
@@ -48,8 +64,8 @@ export class StatementEditor {
    * @returns {{ sql: string, at: number }}
    */
   chosen() {
-    const { value, selectionStart, selectionEnd } = this.#text;
-    return statementToRun(value, [selectionStart, selectionEnd], this.#marked);
+    const { from, to } = this.#view.state.selection.main;
+    return statementToRun(this.text, [from, to], this.#marked);
   }
 
   /**
@@ -59,9 +75,7 @@ export class StatementEditor {
    * @returns {void}
    */
   write(sql) {
-    this.#text.value = sql;
-    keep(DRAFT, sql);
-    this.showLines();
+    this.#view.dispatch({ changes: { from: 0, to: this.#view.state.doc.length, insert: sql } });
   }
 
   /**
@@ -71,33 +85,41 @@ export class StatementEditor {
    * @returns {void}
    */
   mark({ start, end }) {
-    this.#text.focus();
-    this.#text.setSelectionRange(start, end);
-    this.#marked = [start, end];
+    const most = this.#view.state.doc.length;
+    const [anchor, head] = [Math.min(start, most), Math.min(end, most)];
+    this.#view.focus();
+    this.#view.dispatch({ selection: { anchor, head }, scrollIntoView: true });
+    this.#marked = [anchor, head];
   }
 
   /**
-   * Numbers the lines.
+   * Marks a part as wrong, and its line; nothing without a part.
    *
-   * @param {number | null} wrong the line with an error, from 1
+   * @param {Part | null} part
    * @returns {void}
    */
-  showLines(wrong = null) {
-    const lines = this.#text.value.split("\n");
-    this.#gutter.replaceChildren(...lines.map((_, at) =>
-      el("span", { class: at + 1 === wrong ? "wrong" : null, text: String(at + 1) })));
-    this.#scrollLines();
+  showWrong(part) {
+    this.#view.dispatch(showWrong(this.#view.state, part));
   }
 
   /**
-   * Takes the focus. The numbers stand beside their lines again after the editor was not part of the page.
+   * Closes the list of names to choose from.
+   *
+   * @returns {void}
+   */
+  closeCompletion() {
+    closeCompletion(this.#view);
+  }
+
+  /**
+   * Takes the focus. The editor measures its lines again, since it may not have been part of the page.
    *
    * @param {FocusOptions} options
    * @returns {void}
    */
   focus(options = {}) {
-    this.#scrollLines();
-    this.#text.focus(options);
+    this.#view.requestMeasure();
+    this.#view.contentDOM.focus(options);
   }
 
   /**
@@ -106,11 +128,21 @@ export class StatementEditor {
    * @returns {boolean}
    */
   mayTakeFocus() {
-    return document.activeElement === this.#text || document.activeElement === document.body;
+    return this.#view.hasFocus || document.activeElement === document.body;
   }
+}
 
-  /** @returns {void} */
-  #scrollLines() {
-    this.#gutter.scrollTop = this.#text.scrollTop;
-  }
+/**
+ * Types over a selection. The browser would give the new text the style of the old one, as an attribute, which the
+ * page does not allow.
+ *
+ * @param {InputEvent} event
+ * @param {EditorView} view
+ * @returns {boolean} whether that was done
+ */
+function typeOverSelection(event, view) {
+  if (event.inputType !== "insertText" || event.data === null || view.state.selection.main.empty) return false;
+  event.preventDefault();
+  view.dispatch(view.state.replaceSelection(event.data), { userEvent: "input.type", scrollIntoView: true });
+  return true;
 }

@@ -1,20 +1,20 @@
-// Owns a part of a job's view that is read only while it is open.
+// Owns a part of a view that is read only while it is open.
 
-import { el } from "../page/dom.js";
-import { problem } from "../page/notices.js";
-import { closedPart } from "../page/view.js";
 import { Refused } from "../pure/answers.js";
 import { AT_ONCE, eased } from "../pure/eased.js";
 import { get } from "../server/api.js";
+import { el } from "./dom.js";
+import { problem } from "./notices.js";
+import { closedPart } from "./view.js";
 
 /**
- * `load` reads the part if `mark`, which stands for the job's newest batch, is another than before.
+ * `load` reads the part if `mark`, which stands for what is new, is another than before.
  *
  * @typedef {{ node: HTMLElement, load: (mark: string) => Promise<void> }} Part
  */
 
 /**
- * A part that is read when it is opened, and again after each batch while it is open.
+ * A part that is read when it is opened, and again when something is new while it is open.
  *
  * @param {string} title
  * @param {string} address below `/api`
@@ -22,7 +22,7 @@ import { get } from "../server/api.js";
  * @param {(found: any) => HTMLElement} show makes the content of the answer
  * @returns {Part}
  */
-export function jobPart(title, address, again, show) {
+export function lazyPart(title, address, again, show) {
   const body = el("div", {}, el("p", { class: "empty", text: "reading…" }));
   const node = closedPart(title, body);
   const load = eased(async () => {

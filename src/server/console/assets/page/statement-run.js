@@ -1,7 +1,7 @@
 // Owns the running statement: there is one at most, and it can be cancelled.
 
-import { announce, messageOf } from "../page/notices.js";
 import { post } from "../server/api.js";
+import { announce, messageOf } from "./notices.js";
 
 /** @import { Answer } from "../pure/wire.js" */
 
@@ -29,13 +29,14 @@ export class StatementRun {
    *
    * @param {string} sql
    * @param {number} rows how many are wanted at most
-   * @returns {Promise<Answer>}
+   * @param {(line: any) => void} [onLine] takes the lines of a result without an end, as they come
+   * @returns {Promise<Answer | null>} null behind a result that came in lines
    */
-  async run(sql, rows) {
+  async run(sql, rows, onLine) {
     const id = newId();
     this.#id = id;
     try {
-      return await post("/query", { sql, id, rows });
+      return await post("/query", { sql, id, rows, live: onLine !== undefined }, onLine);
     } finally {
       this.#id = null;
     }
