@@ -72,7 +72,7 @@ impl Session {
     ///
     /// # Errors
     /// As [`Session::execute`].
-    pub(crate) async fn columns_of(
+    pub(crate) async fn columns_of_query(
         &self,
         query: SqlStatement,
         places: &WordSpans,

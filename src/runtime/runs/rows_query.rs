@@ -26,7 +26,7 @@ pub(super) async fn checked_rows(
     let RowsQuery { query, span } = rows;
     let text = query.to_string();
     let query = SqlStatement::Statement(Box::new(AnsiStatement::Query(query)));
-    let columns = session.columns_of(query, places).await?;
+    let columns = session.columns_of_query(query, places).await?;
     check_columns(&columns).map_err(|error| error.at(span))?;
     Ok(text)
 }
