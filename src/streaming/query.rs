@@ -95,7 +95,7 @@ impl JobQuery {
         session.catalog.begin(Purpose::Batches);
         let sink_name = sink_name(&insert)?;
         let sink = session.sink_of(&insert).await?;
-        Self::into_sink(session, pool, insert, emit, (sink, sink_name)).await
+        Self::planned_into(session, pool, insert, emit, (sink, sink_name)).await
     }
 
     /// Plans the INSERT of a job for a run, which has no state: each of its batches is a chunk, aggregated whole.
@@ -116,7 +116,7 @@ impl JobQuery {
         statics.pin_in(&session);
         let sink_name = sink_name(&insert)?;
         let sink = session.sink_of(&insert).await?;
-        let mut query = Self::into_sink(session, pool, insert, emit, (sink, sink_name)).await?;
+        let mut query = Self::planned_into(session, pool, insert, emit, (sink, sink_name)).await?;
         let grouping = query.grouping()?;
         if grouping != facts.grouping {
             return Err(Error::internal(format!(
@@ -130,7 +130,7 @@ impl JobQuery {
     }
 
     /// Plans the INSERT of a job in a session of its own.
-    async fn into_sink(
+    async fn planned_into(
         session: Session,
         pool: Arc<JobPool>,
         insert: SqlStatement,

@@ -8,7 +8,7 @@ use datafusion::arrow::array::{ArrayRef, AsArray as _, RecordBatch};
 use datafusion::arrow::compute::concat_batches;
 use datafusion::arrow::datatypes::{Int64Type, TimestampMicrosecondType};
 use datafusion::datasource::MemTable;
-use datafusion::physical_plan::collect;
+use datafusion::physical_plan::{collect, displayable};
 use datafusion::sql::parser::Statement as SqlStatement;
 use proptest::prelude::*;
 
@@ -25,7 +25,7 @@ use crate::streaming::laws::oracle::{
     CUMULATE, DELAY, GAP, HOP, Joined, Kind, Log, Row, SECOND, TUMBLE, Values, Window, oracle,
 };
 use crate::streaming::laws::{EMPTY, logs, scanned};
-use crate::streaming::{BatchSource, JobQuery, RunFacts, TimeColumns};
+use crate::streaming::{BatchPlan, BatchSource, JobQuery, RunFacts, TimeColumns};
 use crate::tables::time::{OFFSET_COLUMN, PARTITION_COLUMN, ROW_COLUMN};
 
 /// A session with the tables of a script, and the job that comes last in it.
@@ -524,6 +524,80 @@ async fn run_2_sessions_that_are_too_long_are_left_out_however_the_range_is_cut(
             said.ends_with("longer than the search for its rows"),
             "{said}"
         );
+    }
+}
+
+/// The first chunk of a run from 90 seconds on, of a visit after 100 seconds.
+async fn first_chunk(query: &JobQuery, grouping: Grouping) -> BatchPlan {
+    let range = TimeRange::try_new(90 * SECOND, 200 * SECOND).unwrap();
+    let chunks = Chunks::new(grouping, grouping.emission(range).unwrap().into());
+    let chunk = chunks.next(None, 50 * SECOND).unwrap();
+    let logs = [vec![(Some(1), 100, 7)]];
+    let batch = query.batch(sources(&logs, Some(chunk), true)).await;
+    batch.unwrap()
+}
+
+#[tokio::test]
+async fn a_chunk_is_aggregated_in_one_plan() {
+    for (kind, operator) in [
+        (
+            HOP,
+            "EventWindowExec: HOP event_time=event_time@1, size=12000000, step=4000000, offset=0, ends=88000001..",
+        ),
+        // Slices are aggregated as they are read, and no row is held.
+        (Kind::Session, ", aggr=[count, sum, is_final, array_agg]"),
+        (
+            Kind::SessionByPart,
+            "CompleteSessionsExec: COMPLETE_SESSIONS: keys=[below.k]",
+        ),
+    ] {
+        let scripted = Scripted::of(&windowed(kind, Joined::Not, "")).await;
+        let grouping = scripted.live().await.unwrap().grouping().unwrap();
+        let query = scripted.run(facts(grouping, Some(500 * SECOND))).await;
+        let batch = first_chunk(&query, grouping).await;
+        let shown = displayable(batch.plan.as_ref()).indent(false).to_string();
+        assert!(shown.contains("FinalGroupsExec: of="), "{shown}");
+        assert!(shown.contains(operator), "{shown}");
+        let rows = collect(Arc::clone(&batch.plan), Arc::clone(&batch.context));
+        let rows = rows.await.unwrap();
+        assert!(rows.iter().any(|rows| rows.num_rows() > 0));
+        if kind == Kind::Session {
+            assert_eq!(batch.read().0, 1, "the rows of its slices are counted");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_run_reads_a_table_that_only_a_view_may_use() {
+    let of = "TABLE named, DESCRIPTOR(event_time), INTERVAL '10 seconds'";
+    for rows in [
+        format!("TUMBLE({of})"),
+        format!("SESSION({})", of.replace(", D", " PARTITION BY k, D")),
+    ] {
+        let sql = format!(
+            "{} {}
+             CREATE TABLE names AS SELECT * FROM (VALUES (1, 'home')) AS t (id, name);
+             CREATE VIEW named AS SELECT k, name, event_time FROM visits JOIN names ON k = id;
+             CREATE JOB j AS INSERT INTO out SELECT name, count(*) FROM {rows} GROUP BY k, name, window_start",
+            visits(),
+            sink("name VARCHAR, n BIGINT"),
+        );
+        let scripted = Scripted::of(&sql).await;
+        let restricted = ForkOptions {
+            may_name: Some(Arc::new(|_: &str, name: &str| name != "names")),
+            ..ForkOptions::default()
+        };
+        let scripted = Scripted {
+            session: scripted.session.fork(&restricted).unwrap(),
+            ..scripted
+        };
+        let grouping = scripted.live().await.unwrap().grouping().unwrap();
+        let query = scripted.run(facts(grouping, Some(500 * SECOND))).await;
+        let batch = first_chunk(&query, grouping).await;
+        let rows = collect(Arc::clone(&batch.plan), Arc::clone(&batch.context));
+        let rows = concat_batches(&batch.plan.schema(), &rows.await.unwrap()).unwrap();
+        assert_eq!(rows.num_rows(), 1);
+        assert_eq!(rows.column(0).as_string::<i32>().value(0), "home");
     }
 }
 
