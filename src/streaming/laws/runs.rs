@@ -539,16 +539,13 @@ async fn first_chunk(query: &JobQuery, grouping: Grouping) -> BatchPlan {
 
 #[tokio::test]
 async fn a_chunk_is_aggregated_in_one_plan() {
-    for (kind, operator) in [
-        (
-            HOP,
-            "EventWindowExec: HOP event_time=event_time@1, size=12000000, step=4000000, offset=0, ends=88000001..",
-        ),
+    for (kind, operators) in [
+        (HOP, ["EventWindowExec: HOP", ", ends=88000001.."]),
         // Slices are aggregated as they are read, and no row is held.
-        (Kind::Session, ", aggr=[count, sum, is_final, array_agg]"),
+        (Kind::Session, ["CompleteSessionsExec", ", aggr=[count"]),
         (
             Kind::SessionByPart,
-            "CompleteSessionsExec: COMPLETE_SESSIONS: keys=[below.k]",
+            ["CompleteSessionsExec", "AggregateExec"],
         ),
     ] {
         let scripted = Scripted::of(&windowed(kind, Joined::Not, "")).await;
@@ -557,7 +554,9 @@ async fn a_chunk_is_aggregated_in_one_plan() {
         let batch = first_chunk(&query, grouping).await;
         let shown = displayable(batch.plan.as_ref()).indent(false).to_string();
         assert!(shown.contains("FinalGroupsExec: of="), "{shown}");
-        assert!(shown.contains(operator), "{shown}");
+        for operator in operators {
+            assert!(shown.contains(operator), "{shown}");
+        }
         let rows = collect(Arc::clone(&batch.plan), Arc::clone(&batch.context));
         let rows = rows.await.unwrap();
         assert!(rows.iter().any(|rows| rows.num_rows() > 0));
