@@ -509,6 +509,304 @@ fn run_5_a_run_writes_what_has_changed_and_withdraws_what_is_gone() {
     let past = Past::new("run-changed", ", PRIMARY KEY (k, s) NOT ENFORCED");
     past.visit(0..120, false);
     past.catch_up();
+    // Each is as far as the gap from a session before it and from one behind it: of the two one becomes.
+    past.pipeline.produce(
+        "{\"k\":0,\"t\":\"2025-01-01T00:02:43Z\"}\n{\"k\":1,\"t\":\"2025-01-01T00:02:42Z\"}\n",
+    );
+    past.catch_up();
+    let order = reprocess("sessions", "planned");
+    past.sql(&[&format!("PLAN {order}")]).ok();
+    assert_eq!(past.rows_of_run("sessions", "planned"), [""; 0]);
+    // A session of the same key comes in later: the plan reads what was there when it was made.
+    past.visit(100..110, false);
+    past.catch_up();
+    past.sql(&["APPLY RUN 'planned'"]).ok();
+    let expected = past.whole("sessions", FROM, TO);
+    assert_eq!(past.rows_of_run("sessions", "planned"), expected);
+    past.sql(&["APPLY RUN 'planned'"]).ok();
+    assert_eq!(past.rows_of_run("sessions", "planned"), expected);
+}
+
+#[test]
+fn run_1_rows_of_offsets_are_written_once() {
+    let past = Past::new("run-offsets", "");
+    past.visit(0..60, false);
+    past.catch_up();
+    past.forget();
+    past.visit(60..80, false);
+    let order = "REPROCESS JOB rows OFFSETS FROM '{\"visits\":{\"0\":3,\"1\":-2}}' TO '{\"visits\":{\"0\":9,\"1\":-1}}' \
+                 EMIT ALL WITH ('run_id' 'offsets')";
+    past.sql(&[order]).ok();
+    let expected = past.rows(
+        "SELECT k, t AS s, t AS e, o AS n FROM visits WHERE (p = 0 AND o BETWEEN 3 AND 8) OR p = 1",
+    );
+    assert_eq!(past.rows_of_run("rows", "offsets"), expected);
+}
+
+#[test]
+fn run_2_a_run_that_dies_at_any_step_goes_on() {
+    let past = Past::new("run-crash", "");
+    past.visit(0..120, true);
+    past.catch_up();
+    past.forget();
+    let expected = past.whole("sessions", FROM, TO);
+    for fail_point in FAIL_POINTS {
+        let order = reprocess("sessions", fail_point);
+        // In the first chunk, and in the second one after that.
+        for time in 1..=2 {
+            let fail_point = match fail_point {
+                // A run is taken over once in each attempt.
+                "taken-over" => fail_point.to_owned(),
+                _ => format!("{fail_point}:{time}"),
+            };
+            let mut dying = past.process(&order);
+            dying.env("ANABRANCH_FAIL_POINT", &fail_point);
+            dying.stdout(Stdio::null()).stderr(Stdio::null());
+            let status = dying.status().unwrap();
+            assert_eq!(status.code(), None, "{fail_point}: it ended by itself");
+        }
+        past.sql(&[&format!("APPLY RUN '{fail_point}'")]).ok();
+        let written = past.rows_of_run("sessions", fail_point);
+        assert_eq!(written, expected, "{fail_point}");
+    }
+}
+
+#[test]
+fn run_2_two_processes_with_one_run_id_write_each_row_once() {
+    let past = Past::new("run-two", "");
+    past.visit(0..120, false);
+    past.catch_up();
+    let order = reprocess("tumbling", "two");
+    let mut both = [past.start(&order), past.start(&order)];
+    for one in &mut both {
+        one.wait().unwrap();
+    }
+    // The one that has lost may have ended last.
+    past.sql(&[&order]).ok();
+    let expected = past.whole("tumbling", FROM, TO);
+    assert_eq!(past.rows_of_run("tumbling", "two"), expected);
+}
+
+#[test]
+fn run_4_the_job_beside_a_run_gives_what_it_gives_alone() {
+    let past = Past::new("run-beside", "");
+    past.visit(0..100, false);
+    past.catch_up();
+    let mut live = ProcessGuard(past.pipeline.start("sessions.sql"));
+    for (number, seconds) in [100..110, 110..120, 120..130].into_iter().enumerate() {
+        past.visit(seconds, false);
+        past.sql(&[&reprocess("sessions", &format!("beside_{number}"))])
+            .ok();
+    }
+    live.end();
+    past.catch_up();
+    let expected = past.whole("sessions", FROM, TO);
+    for number in 0..3 {
+        let run_id = format!("beside_{number}");
+        assert_eq!(past.rows_of_run("sessions", &run_id), expected);
+    }
+    // All sessions that are closed, each once.
+    let closed = past.whole("sessions", "2025-01-01T00:00:00", "2025-01-01T01:00:00");
+    let own = past.rows_of_job("sessions");
+    let mut once = own.clone();
+    once.dedup();
+    assert_eq!(own, once);
+    assert!(own.iter().all(|row| closed.contains(row)), "{own:?}");
+    assert!(own.len() + 5 > closed.len(), "{own:?}");
+}
+
+#[test]
+fn a_run_that_is_aborted_ends_and_does_not_begin_again() {
+    let past = Past::new("run-abort", "");
+    past.visit(0..120, false);
+    past.catch_up();
+    let slow = format!(
+        "REPROCESS JOB tumbling FROM '{FROM}' TO '{TO}' EMIT ALL \
+         WITH ('run_id' 'slow', 'chunk' '10 seconds', 'max_rows_per_second' '1')"
+    );
+    let mut running = past.start(&slow);
+    let began = Instant::now();
+    while past.rows_of_run("tumbling", "slow").is_empty() {
+        assert!(began.elapsed() < PATIENCE, "it has written nothing");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    past.sql(&["ABORT RUN 'slow'"]).ok();
+    let status = running.wait().unwrap();
+    assert_eq!(status.code(), Some(1));
+    let written = past.rows_of_run("tumbling", "slow");
+    assert!(written.len() < past.whole("tumbling", FROM, TO).len());
+    for again in ["APPLY RUN 'slow'", &slow] {
+        let refused = past.sql(&[again]);
+        assert_eq!(refused.code, Some(1), "{refused:?}");
+        assert!(refused.err.contains("was aborted"), "{}", refused.err);
+    }
+    assert_eq!(past.rows_of_run("tumbling", "slow"), written);
+    let states = past.sql(&["SHOW RUNS FOR JOB tumbling"]).ok().out;
+    assert!(states.contains("ABORTED"), "{states}");
+}
+
+/// What readers by key have of the topic of a job.
+fn by_key(past: &Past, job: &str) -> Vec<String> {
+    past.rows(&format!(
+        "SELECT k, s, e, n FROM (SELECT *, row_number() OVER (PARTITION BY k, s ORDER BY \"offset\" DESC) AS place \
+         FROM {job}_seen) WHERE place = 1 AND n IS NOT NULL"
+    ))
+}
+
+#[test]
+fn run_5_a_run_writes_what_has_changed_and_withdraws_what_is_gone() {
+    let past = Past::new("run-changed", ", PRIMARY KEY (k, s) NOT ENFORCED");
+    past.visit(0..120, false);
+    past.catch_up();
+    // Each is as far as the gap from a session before it and from one behind it: of the two one becomes.
+    past.pipeline.produce(
+        "{\"k\":0,\"t\":\"2025-01-01T00:02:43Z\"}\n{\"k\":1,\"t\":\"2025-01-01T00:02:42Z\"}\n",
+    );
+    past.catch_up();
+    let order = reprocess("sessions", "planned");
+    past.sql(&[&format!("PLAN {order}")]).ok();
+    assert_eq!(past.rows_of_run("sessions", "planned"), [""; 0]);
+    // A session of the same key comes in later: the plan reads what was there when it was made.
+    past.visit(100..110, false);
+    past.catch_up();
+    past.sql(&["APPLY RUN 'planned'"]).ok();
+    let expected = past.whole("sessions", FROM, TO);
+    assert_eq!(past.rows_of_run("sessions", "planned"), expected);
+    past.sql(&["APPLY RUN 'planned'"]).ok();
+    assert_eq!(past.rows_of_run("sessions", "planned"), expected);
+}
+
+#[test]
+fn run_1_rows_of_offsets_are_written_once() {
+    let past = Past::new("run-offsets", "");
+    past.visit(0..60, false);
+    past.catch_up();
+    past.forget();
+    past.visit(60..80, false);
+    let order = "REPROCESS JOB rows OFFSETS FROM '{\"visits\":{\"0\":3,\"1\":-2}}' TO '{\"visits\":{\"0\":9,\"1\":-1}}' \
+                 EMIT ALL WITH ('run_id' 'offsets')";
+    past.sql(&[order]).ok();
+    let expected = past.rows(
+        "SELECT k, t AS s, t AS e, o AS n FROM visits WHERE (p = 0 AND o BETWEEN 3 AND 8) OR p = 1",
+    );
+    assert_eq!(past.rows_of_run("rows", "offsets"), expected);
+}
+
+#[test]
+fn run_2_a_run_that_dies_at_any_step_goes_on() {
+    let past = Past::new("run-crash", "");
+    past.visit(0..120, true);
+    past.catch_up();
+    past.forget();
+    let expected = past.whole("sessions", FROM, TO);
+    for fail_point in FAIL_POINTS {
+        let order = reprocess("sessions", fail_point);
+        // In the first chunk, and in the second one after that.
+        for time in 1..=2 {
+            let fail_point = match fail_point {
+                // A run is taken over once in each attempt.
+                "taken-over" => fail_point.to_owned(),
+                _ => format!("{fail_point}:{time}"),
+            };
+            let mut dying = past.process(&order);
+            dying.env("ANABRANCH_FAIL_POINT", &fail_point);
+            dying.stdout(Stdio::null()).stderr(Stdio::null());
+            let status = dying.status().unwrap();
+            assert_eq!(status.code(), None, "{fail_point}: it ended by itself");
+        }
+        past.sql(&[&format!("APPLY RUN '{fail_point}'")]).ok();
+        let written = past.rows_of_run("sessions", fail_point);
+        assert_eq!(written, expected, "{fail_point}");
+    }
+}
+
+#[test]
+fn run_2_two_processes_with_one_run_id_write_each_row_once() {
+    let past = Past::new("run-two", "");
+    past.visit(0..120, false);
+    past.catch_up();
+    let order = reprocess("tumbling", "two");
+    let mut both = [past.start(&order), past.start(&order)];
+    for one in &mut both {
+        one.wait().unwrap();
+    }
+    // The one that has lost may have ended last.
+    past.sql(&[&order]).ok();
+    let expected = past.whole("tumbling", FROM, TO);
+    assert_eq!(past.rows_of_run("tumbling", "two"), expected);
+}
+
+#[test]
+fn run_4_the_job_beside_a_run_gives_what_it_gives_alone() {
+    let past = Past::new("run-beside", "");
+    past.visit(0..100, false);
+    past.catch_up();
+    let mut live = ProcessGuard(past.pipeline.start("sessions.sql"));
+    for (number, seconds) in [100..110, 110..120, 120..130].into_iter().enumerate() {
+        past.visit(seconds, false);
+        past.sql(&[&reprocess("sessions", &format!("beside_{number}"))])
+            .ok();
+    }
+    live.end();
+    past.catch_up();
+    let expected = past.whole("sessions", FROM, TO);
+    for number in 0..3 {
+        let run_id = format!("beside_{number}");
+        assert_eq!(past.rows_of_run("sessions", &run_id), expected);
+    }
+    // All sessions that are closed, each once.
+    let closed = past.whole("sessions", "2025-01-01T00:00:00", "2025-01-01T01:00:00");
+    let own = past.rows_of_job("sessions");
+    let mut once = own.clone();
+    once.dedup();
+    assert_eq!(own, once);
+    assert!(own.iter().all(|row| closed.contains(row)), "{own:?}");
+    assert!(own.len() + 5 > closed.len(), "{own:?}");
+}
+
+#[test]
+fn a_run_that_is_aborted_ends_and_does_not_begin_again() {
+    let past = Past::new("run-abort", "");
+    past.visit(0..120, false);
+    past.catch_up();
+    let slow = format!(
+        "REPROCESS JOB tumbling FROM '{FROM}' TO '{TO}' EMIT ALL \
+         WITH ('run_id' 'slow', 'chunk' '10 seconds', 'max_rows_per_second' '1')"
+    );
+    let mut running = past.start(&slow);
+    let began = Instant::now();
+    while past.rows_of_run("tumbling", "slow").is_empty() {
+        assert!(began.elapsed() < PATIENCE, "it has written nothing");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    past.sql(&["ABORT RUN 'slow'"]).ok();
+    let status = running.wait().unwrap();
+    assert_eq!(status.code(), Some(1));
+    let written = past.rows_of_run("tumbling", "slow");
+    assert!(written.len() < past.whole("tumbling", FROM, TO).len());
+    for again in ["APPLY RUN 'slow'", &slow] {
+        let refused = past.sql(&[again]);
+        assert_eq!(refused.code, Some(1), "{refused:?}");
+        assert!(refused.err.contains("was aborted"), "{}", refused.err);
+    }
+    assert_eq!(past.rows_of_run("tumbling", "slow"), written);
+    let states = past.sql(&["SHOW RUNS FOR JOB tumbling"]).ok().out;
+    assert!(states.contains("ABORTED"), "{states}");
+}
+
+/// What readers by key have of the topic of a job.
+fn by_key(past: &Past, job: &str) -> Vec<String> {
+    past.rows(&format!(
+        "SELECT k, s, e, n FROM (SELECT *, row_number() OVER (PARTITION BY k, s ORDER BY \"offset\" DESC) AS place \
+         FROM {job}_seen) WHERE place = 1 AND n IS NOT NULL"
+    ))
+}
+
+#[test]
+fn run_5_a_run_writes_what_has_changed_and_withdraws_what_is_gone() {
+    let past = Past::new("run-changed", ", PRIMARY KEY (k, s) NOT ENFORCED");
+    past.visit(0..120, false);
+    past.catch_up();
     // Between two sessions of the key, which become one: 00:02:37 is between 00:02:34 and 00:02:39.
     past.pipeline.produce(
         "{\"k\":0,\"t\":\"2025-01-01T00:02:36Z\"}\n{\"k\":1,\"t\":\"2025-01-01T00:02:36Z\"}\n\
