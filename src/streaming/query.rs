@@ -31,7 +31,7 @@ use crate::session::{Session, rewrite};
 use crate::streaming::analyzed::Analyzed;
 use crate::streaming::batch::{BatchPlan, FrontBatch, PlannedSides, streams_of};
 use crate::streaming::batch_tables::BatchInputs;
-use crate::streaming::planning::plan_rows;
+use crate::streaming::planning::{plan_rows, planning_in_order};
 use crate::streaming::scope::check_scope;
 use crate::streaming::sink_table::{JobSinkTable, reads_own_sink, sink_name};
 use crate::streaming::stateful::StreamQuery;
@@ -413,9 +413,14 @@ impl JobQuery {
 
     /// The state in which batches are planned.
     fn planning<'a>(&self, state: &'a SessionState) -> Cow<'a, SessionState> {
-        match &self.hiding_view {
+        let state = match &self.hiding_view {
             Some(_) => Cow::Owned(view_barrier::planning_above(state)),
             None => Cow::Borrowed(state),
+        };
+        // Of several rows of a batch with the same key, the last one is merged.
+        match self.stream.is_none() && self.sink.merges() {
+            true => Cow::Owned(planning_in_order(&state)),
+            false => state,
         }
     }
 
