@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use datafusion::execution::SessionState;
+use datafusion::execution::{SessionState, SessionStateBuilder};
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::physical_plan::ExecutionPlan;
 
@@ -22,4 +22,12 @@ pub(super) async fn plan_rows(
         .query_planner()
         .create_physical_plan(&optimized, state)
         .await?)
+}
+
+/// A state whose plans leave the rows of each partition of a topic in their order: they do not spread rows over several streams.
+pub(super) fn planning_in_order(state: &SessionState) -> SessionState {
+    let config = state.config().clone().with_target_partitions(1);
+    SessionStateBuilder::new_from_existing(state.clone())
+        .with_config(config)
+        .build()
 }

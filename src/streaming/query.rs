@@ -33,7 +33,7 @@ use crate::streaming::analyzed::Analyzed;
 use crate::streaming::batch::{BatchPlan, FrontBatch, PlannedSides, streams_of};
 use crate::streaming::batch_tables::BatchInputs;
 use crate::streaming::drain::DrainedPlan;
-use crate::streaming::planning::plan_rows;
+use crate::streaming::planning::{plan_rows, planning_in_order};
 use crate::streaming::reprocess::{
     ChunkPlan, PinnedStatics, RunFacts, StaticPins, TimeColumns, check_key, fix_time, grouping_of,
     static_pins, time_columns,
@@ -597,9 +597,14 @@ impl JobQuery {
 
     /// The state in which batches are planned.
     fn planning<'a>(&self, state: &'a SessionState) -> Cow<'a, SessionState> {
-        match &self.hiding_view {
+        let state = match &self.hiding_view {
             Some(_) => Cow::Owned(view_barrier::planning_above(state)),
             None => Cow::Borrowed(state),
+        };
+        // Of several rows of a batch with the same key, the last one is merged.
+        match self.stream.is_none() && self.sink.merges() {
+            true => Cow::Owned(planning_in_order(&state)),
+            false => state,
         }
     }
 

@@ -249,6 +249,39 @@ async fn loss_1_a_batch_whose_scan_ended_early_is_not_staged() {
 }
 
 #[tokio::test]
+async fn a_batch_that_is_merged_is_not_spread_over_streams() {
+    let folder = tempfile::tempdir().unwrap();
+    let session = Session::try_new(&SessionOptions {
+        target_partitions: Some(4),
+        job_memory: JobMemory::Half,
+        ..SessionOptions::default()
+    });
+    let session = session.unwrap();
+    let declared = |name: &str, key: &str| {
+        let location = folder.path().join(name);
+        format!(
+            "CREATE EXTERNAL TABLE {name} (k BIGINT, page VARCHAR{key}) STORED AS DELTA LOCATION '{}';",
+            location.display()
+        )
+    };
+    let merged = declared("merged", ", PRIMARY KEY (k) NOT ENFORCED");
+    run(
+        &session,
+        &[TABLES, &declared("appended", ""), &merged].concat(),
+    )
+    .await;
+    for (table, is_spread) in [("appended", true), ("merged", false)] {
+        let job =
+            format!("CREATE JOB j AS INSERT INTO {table} SELECT k, page FROM visits WHERE k > 5");
+        let query = job_in(&session, &job).await;
+        let provider = KafkaTableProvider::for_batch(visits(&query), vec![range(10, 20)], None);
+        let batch = query.batch(of_visits(provider)).await.unwrap();
+        let shown = displayable(batch.plan.as_ref()).indent(false).to_string();
+        assert_eq!(shown.contains("RepartitionExec"), is_spread, "{shown}");
+    }
+}
+
+#[tokio::test]
 async fn loss_1_a_batch_with_windows_whose_scan_ended_early_is_not_staged() {
     let job = "CREATE JOB j AS INSERT INTO out SELECT count(*), page
         FROM TUMBLE(TABLE visits, DESCRIPTOR(event_time), INTERVAL '10 seconds') GROUP BY page, window_start";

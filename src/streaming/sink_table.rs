@@ -31,6 +31,11 @@ impl JobSinkTable {
             JobSinkTable::Subscriber => &[],
         }
     }
+
+    /// Whether it is a Delta table into which rows are merged by their key.
+    pub(super) fn merges(&self) -> bool {
+        matches!(self, JobSinkTable::Delta(handle) if !handle.primary_key().is_empty())
+    }
 }
 
 impl Session {

@@ -214,7 +214,8 @@ impl ResultColumns {
         let times = self.times(rows.published, grouping)?;
         let row = |at: u64| usize::try_from(at).ok();
         let is_there = |row: &usize| *row < rows.published.num_rows();
-        let is_whole = !again.is_selection && !(again.has_left && grouping.is_sessions());
+        let leaves_sessions = again.has_left && grouping.is_sessions();
+        let is_whole = !again.is_selection && !leaves_sessions;
         let is_of = |at: u64| {
             let row = row(at).filter(is_there);
             is_whole && row.is_some_and(|row| times.is_of(row, chunk, again.finality))

@@ -38,13 +38,12 @@ fn check_columns(schema: &Schema) -> Result<()> {
             DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View
         )
     };
-    let is_number = |of: &DataType| of.is_integer();
-    let columns: [(&str, &dyn Fn(&DataType) -> bool, &str); 3] = [
-        ("topic", &is_text, "a text: the name of a topic or table"),
-        ("partition", &is_number, "a whole number"),
-        ("offset", &is_number, "a whole number"),
+    let columns = [
+        ("topic", true, "a text: the name of a topic or table"),
+        ("partition", false, "a whole number"),
+        ("offset", false, "a whole number"),
     ];
-    for (name, is_fit, what) in columns {
+    for (name, has_text, what) in columns {
         let Some((_, field)) = schema.column_with_name(name) else {
             let names = schema.fields().iter().map(|field| field.name().as_str());
             let names: Vec<&str> = names.collect();
@@ -54,7 +53,12 @@ fn check_columns(schema: &Schema) -> Result<()> {
             ))
             .with_help(FORM));
         };
-        if !is_fit(field.data_type()) {
+        let of = field.data_type();
+        let is_fit = match has_text {
+            true => is_text(of),
+            false => of.is_integer(),
+        };
+        if !is_fit {
             return Err(Error::invalid(format!(
                 "column {name} of the query of FOR is {}, and has to be {what}",
                 type_name(field.data_type())

@@ -9,6 +9,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use datafusion::arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch};
+use datafusion::arrow::buffer::BooleanBuffer;
 use datafusion::arrow::datatypes::{DataType, SchemaRef, TimeUnit, TimestampMicrosecondType};
 use datafusion::common::{Column, ScalarValue};
 use datafusion::error::DataFusionError;
@@ -502,9 +503,8 @@ fn within(covered: &[ColumnBounds], rows: &RecordBatch) -> Result<BooleanArray> 
         let mut columns = columns.iter();
         columns.all(|(times, bounds)| times.is_valid(row) && bounds.contains(times.value(row)))
     };
-    Ok((0..rows.num_rows())
-        .map(|row| Some(is_within(row)))
-        .collect())
+    let within = BooleanBuffer::collect_bool(rows.num_rows(), is_within);
+    Ok(BooleanArray::new(within, None))
 }
 
 #[cfg(test)]

@@ -101,6 +101,18 @@ async fn paths_of(handle: &DeltaTableHandle) -> BTreeSet<String> {
     files.into_iter().map(|file| file.path).collect()
 }
 
+/// How many files are looked through for these rows.
+async fn candidates(handle: &DeltaTableHandle, taken: &TakenRows) -> usize {
+    let table = handle.refresh().await.unwrap();
+    let rules = handle.rules(&table).unwrap();
+    let placed = handle.placed_rows(table, &rules).await.unwrap();
+    let schema = placed.schema_of(&taken.columns()).unwrap();
+    let filters = taken.filters(&schema).unwrap();
+    let state = state_of(&SessionContext::new().task_ctx());
+    let files = placed.candidates(&state, &filters, TimeFilters::Widened);
+    files.unwrap().len()
+}
+
 /// A job that has taken the table over.
 struct Job {
     handle: DeltaTableHandle,
@@ -351,6 +363,7 @@ async fn a_file_without_rows_that_give_way_stays() {
     let before = paths_of(&job.handle).await;
     // Its time is in the first file alone.
     let prepared = job.upsert(&[(2, HOUR - 1, 5)], &[]).await;
+    assert_eq!(candidates(&job.handle, &prepared.taken).await, 1);
     job.commit(prepared).await.unwrap();
     let after = paths_of(&job.handle).await;
     assert_eq!(before.intersection(&after).count(), 1);
@@ -365,6 +378,7 @@ async fn a_file_without_rows_that_give_way_stays() {
     let prepared = job
         .replace(2 * HOUR, 3 * HOUR + 1, &[(7, 2 * HOUR, 6)])
         .await;
+    assert_eq!(candidates(&job.handle, &prepared.taken).await, 1);
     job.commit(prepared).await.unwrap();
     let last = paths_of(&job.handle).await;
     assert_eq!(after.intersection(&last).count(), after.len() - 1);

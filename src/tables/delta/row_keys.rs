@@ -320,27 +320,27 @@ impl ColumnValues {
 
     /// Predicates that every row with one of the values fulfils; those on times are wider than the values.
     pub(super) fn filters(&self, column: &Expr) -> Vec<Expr> {
-        if let Some(listed) = &self.listed {
-            let values = listed.iter().cloned().map(lit).collect();
-            return vec![in_list(column.clone(), values, false)];
-        }
         let Some((least, greatest)) = &self.range else {
             return Vec::new();
         };
+        let mut filters = Vec::new();
+        if let Some(listed) = &self.listed {
+            let values = listed.iter().cloned().map(lit).collect();
+            filters.push(in_list(column.clone(), values, false));
+        }
         // Accumulators give their value to an owner alone.
         let least = least.clone().evaluate();
         let greatest = greatest.clone().evaluate();
-        match (least, greatest) {
-            (Ok(least), Ok(greatest)) if !least.is_null() && !greatest.is_null() => {
-                let least = moved(least, -CUT_OF_TIMES);
-                let greatest = moved(greatest, CUT_OF_TIMES);
-                vec![
-                    column.clone().gt_eq(lit(least)),
-                    column.clone().lt_eq(lit(greatest)),
-                ]
-            }
-            _ => Vec::new(),
+        if let (Ok(least), Ok(greatest)) = (least, greatest)
+            && !least.is_null()
+            && !greatest.is_null()
+        {
+            let least = moved(least, -CUT_OF_TIMES);
+            let greatest = moved(greatest, CUT_OF_TIMES);
+            filters.push(column.clone().gt_eq(lit(least)));
+            filters.push(column.clone().lt_eq(lit(greatest)));
         }
+        filters
     }
 }
 
@@ -524,7 +524,10 @@ mod tests {
             filters.join(" AND ")
         };
         let few: ArrayRef = Arc::new(Int64Array::from(vec![3, 3, 3]));
-        assert_eq!(shown(&DataType::Int64, few), "c IN ([Int64(3)])");
+        assert_eq!(
+            shown(&DataType::Int64, few),
+            "c IN ([Int64(3)]) AND c >= Int64(3) AND c <= Int64(3)"
+        );
         let many: ArrayRef = Arc::new(Int64Array::from_iter_values(5..50));
         assert_eq!(
             shown(&DataType::Int64, many),

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use datafusion::arrow::array::{
-    Array as _, AsArray as _, BooleanArray, RecordBatch, TimestampMicrosecondArray, UInt64Array,
+    AsArray as _, BooleanArray, RecordBatch, TimestampMicrosecondArray, UInt64Array,
 };
 use datafusion::arrow::compute::{
     cast, concat_batches, filter_record_batch, is_not_null, is_null, sort_to_indices,

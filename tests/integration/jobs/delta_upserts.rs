@@ -21,27 +21,28 @@ fn merging(name: &str) -> Pipeline {
              CREATE EXTERNAL TABLE odd (k BIGINT, n BIGINT, PRIMARY KEY (k) NOT ENFORCED) STORED AS DELTA LOCATION 'odd';\n"
         ),
     );
-    let options = "'trigger' '10 milliseconds', 'batch.max_rows' '3'";
-    let job = |file: &str, name: &str, state: &str, insert: &str| {
-        let text = format!("CREATE JOB {name} WITH ({options}{state}) AS INSERT INTO {insert};\n");
+    let options = "'trigger' '10 milliseconds'";
+    let job = |file: &str, name: &str, more: &str, insert: &str| {
+        let text = format!("CREATE JOB {name} WITH ({options}{more}) AS INSERT INTO {insert};\n");
         pipeline.work.file(file, &text);
     };
     job(
         "counting.sql",
         "counting",
-        ", 'state.ttl' 'none'",
+        ", 'batch.max_rows' '3', 'state.ttl' 'none'",
         "counts SELECT v % 3, count(*), array_agg(v ORDER BY v) FROM numbers GROUP BY v % 3 EMIT CHANGES",
     );
     job(
         "latest.sql",
         "keeping",
-        "",
-        "latest SELECT v, 'rest ' || v % 5 FROM numbers",
+        // A batch has several rows of a key.
+        ", 'batch.max_rows' '13'",
+        "latest SELECT v, 'rest ' || v % 5 FROM numbers WHERE v >= 0",
     );
     job(
         "odd.sql",
         "odd_ones",
-        ", 'state.ttl' 'none'",
+        ", 'batch.max_rows' '3', 'state.ttl' 'none'",
         "odd SELECT v % 3, count(*) FROM numbers GROUP BY v % 3 HAVING count(*) % 2 = 1 EMIT CHANGES",
     );
     pipeline
