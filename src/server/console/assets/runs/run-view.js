@@ -81,8 +81,9 @@ function doneText({ state, chunks, chunks_compared, position }, part) {
   const all = [];
   const isPlan = state === "PLANNING" || state === "PLANNED";
   if (part !== null) all.push(`${Math.floor(part * 100)} % ${isPlan ? "compared" : "written"}`);
-  all.push(plural((isPlan ? chunks_compared : chunks) ?? 0, "chunk"));
-  if (position) all.push(`the last is ${position}`);
+  const number = (isPlan ? chunks_compared : chunks) ?? 0;
+  all.push(plural(number, "chunk"));
+  if (position && number > 0) all.push(`the last is ${position}`);
   return all.join(", ");
 }
 
