@@ -99,7 +99,7 @@ function factsOf(run) {
   const written = run.chunks ? `${count(run.rows_out)} written, ${plural(run.rows_in ?? 0, "record")} read` : NONE;
   return [
     ["Job", run.job ?? NONE],
-    ["Publishes", run.emit === "CHANGED" ? "what is changed or new" : run.emit === "ALL" ? "all rows" : NONE],
+    ["Publishes", run.emit === "CHANGED" ? "changed and new rows" : run.emit === "ALL" ? "all rows" : NONE],
     ["Planned at (UTC)", time(run.created_at?.slice(0, 19))],
     ["In this state since", time(run.since?.slice(0, 19))],
     ["Asked for", run.asked ?? NONE],
