@@ -18,9 +18,10 @@ const RANGE = "2025-09-04T10:00:00Z to 2025-09-04T11:00:00Z";
 /** @param {Partial<import("../../src/server/console/assets/pure/wire.js").Run>} given */
 function run(given) {
   return {
-    run_id: "r", job: "j", state: "RUNNING", reason: null, emit: "CHANGED", asked: `event time ${RANGE}`,
-    emitted: `rows of ${RANGE}`, sql_version: "0123", chunks: 0, position: null, same: 1, changed: 2, new: 3, gone: 4,
-    unknown: 5, created_at: null, since: null, owner: null, ...given,
+    run_id: "r", job: "j", state: "RUNNING", reason: null, asked: `event time ${RANGE}`, reads: `event time ${RANGE}`,
+    emits: `rows of ${RANGE}`, emit: "CHANGED", chunks_compared: 1, same: 1, changed: 2, new: 3, gone: 4, unknown: 5,
+    chunks: 0, rows_in: 0, rows_out: 0, position: null, done: 1, sql_version: "0123", created_at: null, since: null,
+    owner: null, heartbeat_at: null, ...given,
   };
 }
 
@@ -47,21 +48,20 @@ test("a state says what can be done", () => {
   assert.deepEqual(KINDS.map(([kind]) => kind), ["changed", "new", "gone", "unknown", "same"]);
 });
 
-test("the progress is that of the position in the range", () => {
-  assert.equal(progress(run({ position: null })), 0);
-  assert.equal(progress(run({ position: "2025-09-04T10:15:00Z" })), 0.25);
-  assert.equal(progress(run({ position: "2025-09-04T09:00:00Z" })), 0);
-  assert.equal(progress(run({ position: "2025-09-04T12:00:00Z" })), 1);
-  assert.equal(progress(run({ state: "COMPLETE", position: null })), 1);
-  assert.equal(progress(run({ position: "visits 0: 23 to 40", emitted: "rows at offsets visits 0: 23 to 99" })), null);
-  assert.equal(progress(run({ position: "2025-09-04T10:15:00Z", emitted: null })), null);
+test("the progress is that of the plan, then that of the sink", () => {
+  assert.equal(progress(run({ state: "PLANNING", done: 0.25 })), 0.25);
+  assert.equal(progress(run({ state: "PLANNED", done: 1 })), 1);
+  assert.equal(progress(run({ state: "RUNNING", chunks: 0, done: 1 })), 0, "all is compared, and nothing is written");
+  assert.equal(progress(run({ state: "RUNNING", chunks: 1, done: 0.1 })), 0.1);
+  assert.equal(progress(run({ state: "COMPLETE", done: 0.999 })), 1);
+  assert.equal(progress(run({ state: "FAILED", chunks: null, done: null })), null, "it cannot be read");
 });
 
 test("a run has the times that it was asked for, else those that it emits", () => {
-  assert.deepEqual(runTimes(run({ emitted: "nothing" })), { from: TEN, to: TEN + HOUR });
+  assert.deepEqual(runTimes(run({ emits: "nothing" })), { from: TEN, to: TEN + HOUR });
   assert.deepEqual(runTimes(run({ asked: "7 rows of visits" })), { from: TEN, to: TEN + HOUR });
-  assert.equal(runTimes(run({ asked: "offsets visits 0: 1 to 2", emitted: "rows at offsets visits 0: 1 to 2" })), null);
-  assert.equal(runTimes(run({ asked: null, emitted: null })), null);
+  assert.equal(runTimes(run({ asked: "offsets visits 0: 1 to 2", emits: "rows at offsets visits 0: 1 to 2" })), null);
+  assert.equal(runTimes(run({ asked: null, emits: null })), null);
 });
 
 test("an id is made of the job and the time", () => {
@@ -110,10 +110,10 @@ test("a form says which entry it lacks", () => {
 });
 
 test("changed fields are marked on both sides", () => {
-  const names = ["run_id", "job", "chunk", "range", "kind", "key", "before", "after", "total"];
+  const names = ["run_id", "job", "chunk", "range", "kind", "key", "window_start", "window_end", "before", "after", "total"];
   const columns = names.map((name) => ({ name, type: "VARCHAR", is_number: false }));
   const row = (/** @type {string | null} */ before, /** @type {string | null} */ after) =>
-    ["r", "j", 3, RANGE, "changed", '{"user_id":7}', before, after, 40];
+    ["r", "j", 3, RANGE, "changed", '{"user_id":7}', "2025-09-04T10:00:00Z", "2025-09-04T11:00:00Z", before, after, 40];
   const { changes, total } = changesOf({ columns, rows: [
     row('{"n":5,"big":9007199254740993,"x":null}', '{"n":5,"big":9007199254740992,"x":null}'),
     row(null, '{"n":5}'),
@@ -122,6 +122,7 @@ test("changed fields are marked on both sides", () => {
   const [changed, added] = changes;
   assert.equal(changed.key, "user_id 7");
   assert.equal(changed.chunk, "3");
+  assert.equal(changed.window, "2025-09-04 10:00:00 to 2025-09-04 11:00:00");
   assert.deepEqual(changed.before?.map(({ name, differs }) => [name, differs]),
     [["n", false], ["big", true], ["x", false]]);
   assert.deepEqual(changed.after?.map(({ value }) => valueText(value)), ["5", "9007199254740992", "NULL"]);

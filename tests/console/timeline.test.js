@@ -79,9 +79,10 @@ test("late rows and runs stand where their times are", () => {
     { window_start: iso(0), window_end: iso(10), late_rows: 5 }, { window_start: null, window_end: null, late_rows: 1 },
   ];
   const run = {
-    run_id: "r", job: "j", state: "COMPLETE", reason: null, emit: null, asked: `event time ${iso(5)} to ${iso(50)}`,
-    emitted: null, sql_version: null, chunks: 1, position: null, same: null, changed: null, new: null, gone: null,
-    unknown: null, created_at: null, since: null, owner: null,
+    run_id: "r", job: "j", state: "COMPLETE", reason: null, asked: `event time ${iso(5)} to ${iso(50)}`, reads: null,
+    emits: null, emit: null, chunks_compared: 1, same: null, changed: null, new: null, gone: null, unknown: null,
+    chunks: 1, rows_in: 1, rows_out: 1, position: null, done: 1, sql_version: null, created_at: null, since: null,
+    owner: null, heartbeat_at: null,
   };
   const found = timeline({ ...NONE, late, runs: [run, { ...run, asked: "7 rows of visits" }] });
   assert.deepEqual(found.late, [{ from: EIGHT, to: EIGHT + 10 * MINUTE, rows: 5 }]);

@@ -8,7 +8,7 @@ import { problem } from "./notices.js";
 import { closedPart } from "./view.js";
 
 /**
- * `load` reads the part if `mark`, which stands for what is new, is another than before.
+ * `load` reads the part if `mark`, which stands for a state of its data, is another than before.
  *
  * @typedef {{ node: HTMLElement, load: (mark: string) => Promise<void> }} Part
  */

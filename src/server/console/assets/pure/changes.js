@@ -1,5 +1,7 @@
 // Owns the changes of a run side by side: which fields of a published row and of the computed one differ.
 
+import { time } from "./format.js";
+
 /** @import { Rows, Value } from "./wire.js" */
 
 /** @typedef {{ name: string, value: Value, differs: boolean }} FieldValue */
@@ -7,7 +9,8 @@
  * A row that differs. A side is null where there is no such row.
  *
  * @typedef {{
- *   kind: string, chunk: string, range: string, key: string, before: FieldValue[] | null, after: FieldValue[] | null,
+ *   kind: string, chunk: string, range: string, key: string, window: string,
+ *   before: FieldValue[] | null, after: FieldValue[] | null,
  * }} Change
  */
 
@@ -19,16 +22,26 @@
  */
 export function changesOf({ columns, rows }) {
   const at = (/** @type {string} */ name) => columns.findIndex((column) => column.name === name);
-  const [kind, chunk, range, key, before, after, total] =
-    ["kind", "chunk", "range", "key", "before", "after", "total"].map(at);
+  const [kind, chunk, range, key, start, end, before, after, total] =
+    ["kind", "chunk", "range", "key", "window_start", "window_end", "before", "after", "total"].map(at);
   const changes = rows.map((row) => {
     const [left, right] = [fields(row[before]), fields(row[after])];
     return {
       kind: String(row[kind]), chunk: String(row[chunk] ?? ""), range: String(row[range] ?? ""),
-      key: keyText(row[key]), before: marked(left, right), after: marked(right, left),
+      key: keyText(row[key]), window: windowText(row[start], row[end]), before: marked(left, right),
+      after: marked(right, left),
     };
   });
   return { changes, total: rows.length > 0 ? Number(rows[0][total]) : 0 };
+}
+
+/**
+ * @param {Value} start
+ * @param {Value} end
+ * @returns {string} empty without a window
+ */
+function windowText(start, end) {
+  return typeof start === "string" && typeof end === "string" ? `${time(start)} to ${time(end)}` : "";
 }
 
 /**

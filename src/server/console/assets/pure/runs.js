@@ -57,19 +57,14 @@ export function canAbort(state) {
 }
 
 /**
- * Which part of a run is compared or written, from 0 to 1; null if that cannot be told.
+ * Which part of a run is compared, or written once it is applied, from 0 to 1; null if that is unknown.
  *
  * @param {Run} run
  * @returns {number | null}
  */
-export function progress({ state, position, emitted }) {
-  if (state === "COMPLETE" || state === "PLANNED") return 1;
-  if (!position) return 0;
-  const [at] = instants(position);
-  const all = instants(emitted ?? "");
-  if (at === undefined || all.length < 2) return null;
-  const [first, last] = [Math.min(...all), Math.max(...all)];
-  return last > first ? Math.min(1, Math.max(0, (at - first) / (last - first))) : null;
+export function progress({ state, chunks, done }) {
+  if (state === "COMPLETE") return 1;
+  return state === "RUNNING" && !chunks ? 0 : done;
 }
 
 /**
@@ -78,9 +73,9 @@ export function progress({ state, position, emitted }) {
  * @param {Run} run
  * @returns {{ from: number, to: number } | null}
  */
-export function runTimes({ asked, emitted }) {
+export function runTimes({ asked, emits }) {
   const own = instants(asked ?? "");
-  const all = own.length >= 2 ? own : instants(emitted ?? "");
+  const all = own.length >= 2 ? own : instants(emits ?? "");
   return all.length >= 2 ? { from: Math.min(...all), to: Math.max(...all) } : null;
 }
 

@@ -55,12 +55,15 @@
  */
 /**
  * A reprocessing run, as `system.runs` has it. A run that cannot be read has its id, its state and the reason only.
+ * `done` is the part that is in the sink, or compared as long as the sink has none.
  *
  * @typedef {{
- *   run_id: string, job: string | null, state: string, reason: string | null, emit: string | null,
- *   asked: string | null, emitted: string | null, sql_version: string | null, chunks: number | null,
- *   position: string | null, same: number | null, changed: number | null, new: number | null, gone: number | null,
- *   unknown: number | null, created_at: string | null, since: string | null, owner: string | null,
+ *   run_id: string, job: string | null, state: string, reason: string | null, asked: string | null,
+ *   reads: string | null, emits: string | null, emit: string | null, chunks_compared: number | null,
+ *   same: number | null, changed: number | null, new: number | null, gone: number | null, unknown: number | null,
+ *   chunks: number | null, rows_in: number | null, rows_out: number | null, position: string | null,
+ *   done: number | null, sql_version: string | null, created_at: string | null, since: string | null,
+ *   owner: string | null, heartbeat_at: string | null,
  * }} Run
  */
 /** @typedef {{ table_name: string, kind: string | null }} TableEntry */

@@ -23,7 +23,7 @@ export class JobHistory {
   #runs = [];
   /** @type {{ batches: Row[], late: Row[], coverage: Map<string, Row[]> } | null} */
   #read = null;
-  /** @type {string} what is shown, so that nothing is drawn twice */
+  /** @type {string} the state that is shown, so that nothing is drawn twice */
   #shown = "";
   #failed = el("div", {});
   #summary = el("p", { class: "summary" });

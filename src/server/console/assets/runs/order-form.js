@@ -8,7 +8,7 @@ import { EMPTY_ORDER, lateRowsOf } from "../pure/reprocess.js";
 /** @import { Order } from "../pure/reprocess.js" */
 /** @import { Span } from "../pure/timeline.js" */
 
-const EMITS = [["", "What is changed, if the sink has a key"], ["CHANGED", "What is changed"], ["ALL", "All rows"]];
+const EMITS = [["", "Changed rows, if the sink has a key"], ["CHANGED", "Changed rows"], ["ALL", "All rows"]];
 const LATES = [["", "Count"], ["exclude", "Are left out"]];
 
 /** The form. `node` has its fields. */
@@ -35,7 +35,7 @@ export class OrderForm {
     el("fieldset", {}, el("legend", { text: "Event time (UTC)" }),
       labelled(this.#from, "From"), labelled(this.#to, "To, which is not in it")),
     closedPart("Offsets, or single rows",
-      el("p", { class: "summary", text: "Where several ranges are given, the run takes what is in all of them." }),
+      el("p", { class: "summary", text: "Where several ranges are given, the run takes the rows that are in all of them." }),
       el("div", { class: "pair" },
         labelled(this.#offsetsFrom, "Offsets from"), labelled(this.#offsetsTo, "Offsets to")),
       labelled(this.#rows, "Rows of a query of topic, partition and offset"),

@@ -46,7 +46,7 @@ export function reprocessView(root, job, openQuery) {
     el("p", { class: "crumb" }, el("a", { href: "#/runs", text: "Runs" })),
     el("div", { class: "heading" }, el("h1", { text: "New run" })),
     el("p", { class: "summary", text:
-      "A run computes a part of a job's past again. A plan compares it with what is published, and writes nothing." }),
+      "A run computes a part of a job's past again. A plan compares it with the published rows, and writes nothing." }),
     form.jobNode, history.node, form.node,
     el("h2", { text: "Statement" }), sql, missing,
     el("div", { class: "bar" }, el("div", { class: "buttons" }, plan, explain, open, cancel)),

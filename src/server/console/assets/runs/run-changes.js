@@ -100,9 +100,10 @@ function shown(found, kind) {
  * @param {Change} change
  * @returns {HTMLElement}
  */
-function changeRow({ key, range, before, after }) {
+function changeRow({ key, range, window, before, after }) {
   return el("tr", {},
-    el("th", { scope: "row", title: range, text: key }),
+    el("th", { scope: "row", title: `chunk ${range}` },
+      key, window ? el("p", { class: "summary", text: window }) : null),
     el("td", {}, side(before, "del")), el("td", {}, side(after, "ins")));
 }
 

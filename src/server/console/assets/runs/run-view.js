@@ -77,12 +77,13 @@ export function runView(root, runId, again) {
  * @param {number | null} part
  * @returns {string}
  */
-function doneText({ state, chunks, position }, part) {
+function doneText({ state, chunks, chunks_compared, position }, part) {
   const all = [];
   const isPlan = state === "PLANNING" || state === "PLANNED";
   if (part !== null) all.push(`${Math.floor(part * 100)} % ${isPlan ? "compared" : "written"}`);
-  if (!isPlan) all.push(plural(chunks ?? 0, "chunk"));
-  if (position) all.push(`stands at ${time(position)}`);
+  const number = (isPlan ? chunks_compared : chunks) ?? 0;
+  all.push(plural(number, "chunk"));
+  if (position && number > 0) all.push(`the last is ${position}`);
   return all.join(", ");
 }
 
@@ -95,14 +96,19 @@ function doneText({ state, chunks, position }, part) {
 function factsOf(run) {
   const compared = run.same === null ? NONE : `${count(run.same)} same, ${count(run.changed)} changed, ` +
     `${count(run.new)} new, ${count(run.gone)} gone, ${count(run.unknown)} unknown`;
+  const written = run.chunks ? `${count(run.rows_out)} written, ${plural(run.rows_in ?? 0, "record")} read` : NONE;
   return [
     ["Job", run.job ?? NONE],
-    ["Asked for", run.asked ?? NONE],
-    ["Emits", run.emitted ?? NONE],
-    ["Publishes", run.emit === "CHANGED" ? "what is changed or new" : run.emit === "ALL" ? "all rows" : NONE],
-    ["Rows", compared],
+    ["Publishes", run.emit === "CHANGED" ? "changed and new rows" : run.emit === "ALL" ? "all rows" : NONE],
     ["Planned at (UTC)", time(run.created_at?.slice(0, 19))],
     ["In this state since", time(run.since?.slice(0, 19))],
+    ["Asked for", run.asked ?? NONE],
+    ["Reads", run.reads ?? NONE],
+    ["Emits", run.emits ?? NONE],
     ["Version of the SQL", run.sql_version ?? NONE],
+    ["Rows compared", compared],
+    ["Rows in the sink", written],
+    ["Process", run.owner ?? NONE],
+    ["Last heartbeat (UTC)", time(run.heartbeat_at?.slice(0, 19))],
   ];
 }
