@@ -486,10 +486,7 @@ mod tests {
         };
         // Windows that end after 20 and by 40.
         let (starts, ends) = (bounds("s", -9, 11), bounds("e", 21, 41));
-        assert_eq!(
-            covered(Some("s"), None, 90),
-            std::slice::from_ref(&starts)
-        );
+        assert_eq!(covered(Some("s"), None, 90), std::slice::from_ref(&starts));
         assert_eq!(covered(Some("s"), Some("e"), 90), [starts, ends]);
         // The one that ends at 40 is not final yet.
         assert_eq!(covered(None, Some("e"), 39), [bounds("e", 21, 40)]);
