@@ -1,4 +1,4 @@
--- Visits whose times are written without an offset, in Paris: decoded live, and from the archive, whose times are read as UTC.
+-- Visits whose times are written without an offset, in Paris: decoded live, and from the archive.
 CREATE EXTERNAL TABLE visits_paris (
   event_id        VARCHAR,
   visit_id        BIGINT,
@@ -12,8 +12,6 @@ OPTIONS (
   'kafka.bootstrap.servers' '${KAFKA_BOOTSTRAP}',
   'format' 'json',
   'timezone' 'Europe/Paris',
-  'archive' 'visits_raw',
-  'archive.event_time' 'none',
   'topic.partitions' '1'
 );
 

@@ -199,7 +199,7 @@ pub(super) fn cannot_begin(table: &str, topic: &str, fault: &StartFault) -> Erro
 /// The warning for a job that has begun already, and is told to begin elsewhere.
 pub(super) fn has_begun(job: &str) -> String {
     format!(
-        "another '{OPTION}' has no effect: job {job} chose its offsets with its first batch, and goes on where it stands; \
+        "another '{OPTION}' has no effect: job {job} chose its offsets with its first batch, and continues where it stands; \
          REWIND JOB {job} TO BATCH 0 begins at these offsets again, and DROP JOB {job}, then CREATE JOB, where the option says"
     )
 }

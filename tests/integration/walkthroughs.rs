@@ -359,7 +359,7 @@ fn records_are_converted_again_by_their_job() {
     let tables = [
         "sql/tables/visits_raw.sql",
         "sql/tables/visits_records.sql",
-        "sql/tables/visits_paris.sql",
+        "sql/tables/visits_paris_archived.sql",
         "sql/tables/visits_converted.sql",
     ];
     let run = |arguments: &[&str]| {

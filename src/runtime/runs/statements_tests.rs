@@ -13,12 +13,12 @@ use crate::store::{JobStore, RunStore};
 
 const HOUR: i64 = 3_600_000_000;
 
-struct Place {
+struct Process {
     jobs: Jobs,
     session: Session,
 }
 
-impl Place {
+impl Process {
     fn new() -> Self {
         Self {
             jobs: Jobs::new(JobStore::ephemeral()),
@@ -73,7 +73,7 @@ impl Place {
 
 #[tokio::test]
 async fn a_run_is_described_and_aborted() {
-    let place = Place::new();
+    let place = Process::new();
     let store = place.store();
     let mut run = created(&store, "fix_42").await;
     let (published, computed) = ([("x", 1.0), ("y", 2.0)], [("x", 2.0)]);
@@ -151,7 +151,7 @@ async fn a_run_is_described_and_aborted() {
 
 #[tokio::test]
 async fn runs_are_listed_by_job() {
-    let place = Place::new();
+    let place = Process::new();
     let idle = LogEntry::Created {
         name: "idle".to_owned(),
         text: String::new(),
@@ -175,7 +175,7 @@ async fn runs_are_listed_by_job() {
 /// Statement, message, the place, and a part of the help.
 #[tokio::test]
 async fn mistakes_have_a_place_and_help() {
-    let place = Place::new();
+    let place = Process::new();
     created(&place.store(), "fix_42").await;
     for (sql, message, column, help) in [
         (

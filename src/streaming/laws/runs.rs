@@ -623,6 +623,7 @@ async fn jobs_that_cannot_be_reprocessed_are_refused_with_the_reason() {
 #[tokio::test]
 async fn a_key_tells_windows_apart_if_it_has_one_by_lineage() {
     let tumble = "TUMBLE(TABLE visits, DESCRIPTOR(event_time), INTERVAL '10 seconds')";
+    let short = "TUMBLE(TABLE visits, DESCRIPTOR(event_time), INTERVAL '100 milliseconds')";
     let cumulate = "CUMULATE(TABLE visits, DESCRIPTOR(event_time), INTERVAL '5 seconds', INTERVAL '10 seconds')";
     for (window, text, tells) in [
         (tumble, "CAST(k AS VARCHAR)", false),
@@ -644,6 +645,14 @@ async fn a_key_tells_windows_apart_if_it_has_one_by_lineage() {
             false,
         ),
         (tumble, "CAST(max(event_time) AS VARCHAR)", false),
+        (
+            tumble,
+            "to_char(window_start, '%Y%m%d_%H%M%S') || '-' || CAST(k AS VARCHAR)",
+            true,
+        ),
+        (tumble, "to_char(window_start, '%H:%M:%S')", false),
+        (tumble, "to_char(window_start, '%F %H:%M')", false),
+        (short, "to_char(window_start, '%F %T')", false),
         (cumulate, "concat(k, window_start)", false),
         (cumulate, "concat(k, window_end)", true),
     ] {

@@ -260,7 +260,7 @@ mod tests {
             keys: vec![("k".to_owned(), 0)],
         };
         let left = Mutex::default();
-        // An earlier chunk has the first of these, whatever is wrong with it.
+        // An earlier chunk has the first of these, although it is too long.
         let mut sessions = vec![(99, 900), (100, 120), (150, 499), (150, 500), (110, 450)];
         let given = rule.given(&groups(&sessions), &left).unwrap();
         assert_eq!(given, [false, true, false, false, false]);

@@ -22,16 +22,16 @@ pub(in crate::streaming) fn check_key(
     key: &[usize],
     sink: &str,
 ) -> Result<()> {
-    let (wanted, column) = match grouping {
+    let either = || vec![ColumnOrigin::WindowStart, ColumnOrigin::WindowEnd];
+    // `apart`: so far the windows of one key are from each other.
+    let (wanted, column, apart) = match grouping {
         Grouping::Rows => return Ok(()),
         // Of the windows of one cycle, all have one start.
         Grouping::Aligned(windows) if windows.kind() == WindowKind::Cumulate => {
-            (vec![ColumnOrigin::WindowEnd], "window_end")
+            (vec![ColumnOrigin::WindowEnd], "window_end", windows.step())
         }
-        Grouping::Aligned(_) | Grouping::Sessions { .. } => {
-            let either = vec![ColumnOrigin::WindowStart, ColumnOrigin::WindowEnd];
-            (either, "window_start")
-        }
+        Grouping::Aligned(windows) => (either(), "window_start", windows.step()),
+        Grouping::Sessions { gap } => (either(), "window_start", gap),
     };
     if key.is_empty() {
         return Ok(());
@@ -39,7 +39,7 @@ pub(in crate::streaming) fn check_key(
     let lineage = TimeLineage {
         sources,
         wanted,
-        relation: Relation::Injective,
+        relation: Relation::Injective { apart },
     };
     for index in key {
         if lineage.has(plan, *index)? {

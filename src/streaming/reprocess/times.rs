@@ -26,9 +26,15 @@ const WITH_ALL_ARGUMENTS: [&str; 6] = [
 pub(super) enum Relation {
     /// It is the time.
     Equal,
-    /// Of different times it is different.
-    Injective,
+    /// Of times that are at least so many microseconds apart it is different.
+    Injective {
+        /// The distance.
+        apart: i64,
+    },
 }
+
+/// The finest part of a time that `to_char` writes for certain, in microseconds.
+const SECOND: i64 = 1_000_000;
 
 /// Looks for times below the columns of a plan.
 pub(super) struct TimeLineage<'a> {
@@ -58,15 +64,26 @@ impl TimeLineage<'_> {
             (Expr::Cast(cast), _) => self.cast(plan, &cast.expr, cast.field.data_type()),
             (Expr::TryCast(cast), _) => self.cast(plan, &cast.expr, cast.field.data_type()),
             (_, Relation::Equal) => Ok(false),
-            (Expr::BinaryExpr(BinaryExpr { left, op, right }), Relation::Injective) => match op {
-                Operator::StringConcat => Ok(self.expr(plan, left)? || self.expr(plan, right)?),
-                Operator::Plus | Operator::Minus if matches!(**right, Expr::Literal(..)) => {
-                    self.expr(plan, left)
+            (Expr::BinaryExpr(BinaryExpr { left, op, right }), Relation::Injective { .. }) => {
+                match op {
+                    Operator::StringConcat => Ok(self.expr(plan, left)? || self.expr(plan, right)?),
+                    Operator::Plus | Operator::Minus if matches!(**right, Expr::Literal(..)) => {
+                        self.expr(plan, left)
+                    }
+                    Operator::Plus if matches!(**left, Expr::Literal(..)) => self.expr(plan, right),
+                    _ => Ok(false),
                 }
-                Operator::Plus if matches!(**left, Expr::Literal(..)) => self.expr(plan, right),
-                _ => Ok(false),
-            },
-            (Expr::ScalarFunction(call), Relation::Injective)
+            }
+            (Expr::ScalarFunction(call), Relation::Injective { apart })
+                if call.name() == "to_char" =>
+            {
+                let [time, format] = call.args.as_slice() else {
+                    return Ok(false);
+                };
+                let of = time.get_type(plan.schema().as_ref())?;
+                Ok(apart >= SECOND && tells_seconds(&of, format) && self.expr(plan, time)?)
+            }
+            (Expr::ScalarFunction(call), Relation::Injective { .. })
                 if WITH_ALL_ARGUMENTS.contains(&call.name()) =>
             {
                 for argument in &call.args {
@@ -84,7 +101,7 @@ impl TimeLineage<'_> {
         let from = of.get_type(plan.schema().as_ref())?;
         let keeps = match self.relation {
             Relation::Equal => is_same_time(&from, to),
-            Relation::Injective => keeps_times(&from, to),
+            Relation::Injective { .. } => keeps_times(&from, to),
         };
         Ok(keeps && self.expr(plan, of)?)
     }
@@ -128,6 +145,32 @@ impl TimeLineage<'_> {
     }
 }
 
+/// Whether `to_char` of times of this type writes different seconds differently. In a zone with summer time an hour comes twice, unless its
+/// offset is written as well.
+fn tells_seconds(of: &DataType, format: &Expr) -> bool {
+    let Expr::Literal(format, _) = format else {
+        return false;
+    };
+    let Some(Some(format)) = format.try_as_str() else {
+        return false;
+    };
+    let has = |part: &str| format.contains(part);
+    let has_all = |parts: &[&str]| parts.iter().all(|part| has(part));
+    let has_date = has("%F") || has_all(&["%Y", "%m", "%d"]) || has_all(&["%Y", "%j"]);
+    let has_time = has("%T") || has_all(&["%H", "%M", "%S"]);
+    let has_offset = has("%z") || has("%:z");
+    match of {
+        DataType::Timestamp(_, zone) => {
+            has("%s") || (has_date && has_time && (is_utc(zone) || has_offset))
+        }
+        _ => false,
+    }
+}
+
+fn is_utc(zone: &Option<Arc<str>>) -> bool {
+    zone.as_deref().is_none_or(|zone| zone == "UTC")
+}
+
 /// Whether different times stay different in a cast.
 fn keeps_times(from: &DataType, to: &DataType) -> bool {
     let digits = |unit: &TimeUnit| match unit {
@@ -145,7 +188,6 @@ fn keeps_times(from: &DataType, to: &DataType) -> bool {
 
 /// Whether a cast between these types leaves a time as it is.
 fn is_same_time(from: &DataType, to: &DataType) -> bool {
-    let is_utc = |zone: &Option<Arc<str>>| zone.as_deref().is_none_or(|zone| zone == "UTC");
     match (from, to) {
         (DataType::Timestamp(from, of), DataType::Timestamp(to, into)) => {
             from == to && is_utc(of) && is_utc(into)

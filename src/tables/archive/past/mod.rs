@@ -5,9 +5,9 @@
 
 mod facts;
 mod in_offsets;
-mod tail_times;
 #[cfg(test)]
-mod tests;
+mod past_tests;
+mod tail_times;
 
 use std::collections::BTreeMap;
 use std::fmt;
