@@ -15,7 +15,7 @@ use datafusion::physical_plan::ExecutionPlan;
 use futures::future::BoxFuture;
 
 use crate::error::Result;
-use crate::session::system::rows::{empty_of, rows_of};
+use crate::session::system::rows;
 use crate::session::system::run_rows;
 use crate::session::system::scan_filter::ScanFilter;
 
@@ -36,7 +36,7 @@ fn is_of_runs(name: &str) -> bool {
 fn empty_of(name: &str) -> Result<RecordBatch> {
     match is_of_runs(name) {
         true => run_rows::empty_of(name),
-        false => empty_of(name),
+        false => rows::empty_of(name),
     }
 }
 
@@ -82,7 +82,7 @@ impl TableProvider for SystemTable {
         let wanted = ScanFilter::by(filters);
         let rows: BoxFuture<'_, _> = match is_of_runs(self.name) {
             true => Box::pin(run_rows::rows_of(&self.data_dir, self.name, &wanted)),
-            false => Box::pin(rows_of(&self.data_dir, self.name, &wanted)),
+            false => Box::pin(rows::rows_of(&self.data_dir, self.name, &wanted)),
         };
         let rows = rows.await?;
         let plan = MemorySourceConfig::try_new_exec(
