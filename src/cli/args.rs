@@ -89,6 +89,7 @@ pub(crate) enum Command {
   anabranch sql -c 'SELECT 1'
   anabranch sql --format ndjson -f sql/tables/visits.sql -c 'SELECT * FROM visits LIMIT 10'
   echo 'SELECT 1;' | anabranch sql
+  anabranch sql -c \"APPLY RUN 'fix_42'\"
   anabranch sql --url grpc://127.0.0.1:32010 -c 'SHOW JOBS'
 
 With --url or --profile the statements run in that server, over its tables; places and files that

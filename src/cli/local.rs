@@ -6,7 +6,7 @@ use crate::cli::config::Settings;
 use crate::cli::terminal::interrupt::Interrupt;
 use crate::cli::terminal::messages::eprint;
 use crate::cli::terminal::progress::{JobProgress, Progress};
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::planner::ParsedStatement;
 use crate::runtime::host::Host;
 use crate::runtime::{JobStatuses, Metrics, RunOptions, StopSignal};
@@ -42,9 +42,28 @@ impl<'a> LocalSession<'a> {
         self.session
     }
 
-    /// Begins a statement.
+    /// Begins a statement. The chunks of a reprocessing run are shown while it runs.
     pub(crate) async fn execute(&self, parsed: ParsedStatement) -> Result<StatementOutcome> {
-        self.host.begin(self.session, parsed).await
+        if !parsed.effect.runs() {
+            return self.host.begin(self.session, parsed).await;
+        }
+        let options = RunOptions::default();
+        let _shown = JobProgress::watch_runs(&options.statuses);
+        let interrupt = Interrupt::new();
+        let begun = self.host.begin_with(self.session, parsed, &options);
+        tokio::pin!(begun);
+        tokio::select! {
+            begun = &mut begun => begun,
+            _ = interrupt.wait() => {
+                // The chunk that is being written is aborted: readers of a topic would wait for its transaction.
+                options.stop.stop();
+                match tokio::time::timeout(GRACE, &mut begun).await {
+                    Ok(Err(error)) => Err(error),
+                    Ok(Ok(_)) | Err(_) => Err(Error::new(ErrorKind::Cancelled, "the run was stopped")
+                        .with_help("SHOW RUNS shows where it stands; the same statement with its 'run_id' continues it")),
+                }
+            }
+        }
     }
 
     /// Runs the jobs that the scripts have made until they are interrupted, or have caught up; gives the exit code.

@@ -89,9 +89,11 @@ impl<'a> Runner<'a> {
             return 2;
         }
         for (script, ready) in statements {
+            // A reprocessing run here stops by itself: it ends its transaction first.
+            let stops = self.stops_by_itself(&ready.parsed.effect);
             let done = tokio::select! {
                 done = self.run_statement(ready) => done,
-                code = interrupt.wait() => return code,
+                code = interrupt.wait(), if !stops => return code,
             };
             if let Err(error) = done {
                 if is_broken_pipe(&error) {
@@ -101,6 +103,11 @@ impl<'a> Runner<'a> {
             }
         }
         0
+    }
+
+    /// Whether a statement ends by itself when the user interrupts it.
+    pub(crate) fn stops_by_itself(&self, effect: &Effect) -> bool {
+        effect.runs() && matches!(self.place, StatementTarget::Local(_))
     }
 
     /// Runs one statement and prints its rows or its message.

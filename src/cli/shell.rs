@@ -41,27 +41,41 @@ statements end with ';' and may span lines; Ctrl-C cancels one, Ctrl-D leaves
 ";
 
 const KEYWORDS: &[&str] = &[
+    "ABORT RUN",
     "ALL",
     "AND",
+    "APPLY RUN",
+    "AS OF BATCH",
     "AS",
     "ASC",
     "BETWEEN",
     "BY",
     "CASE",
     "CAST",
+    "CHANGED",
     "COMPLETE_SESSIONS",
+    "CREATE JOB",
     "CREATE",
     "CUMULATE",
     "DELTA",
     "DESC",
+    "DESCRIBE JOB",
+    "DESCRIBE RUN",
     "DESCRIBE",
     "DESCRIPTOR",
     "DISTINCT",
+    "DROP JOB",
     "DROP",
     "ELSE",
+    "EMIT ALL",
+    "EMIT CHANGED",
+    "EMIT CHANGES",
+    "EMIT ON WINDOW CLOSE",
+    "EMIT PER BATCH",
     "END",
     "EXISTS",
     "EXPLAIN ANALYZE",
+    "EXPLAIN REPROCESS JOB",
     "EXPLAIN",
     "EXTERNAL",
     "FOR TIMESTAMP AS OF",
@@ -88,6 +102,7 @@ const KEYWORDS: &[&str] = &[
     "NOT",
     "NULL",
     "OFFSET",
+    "OFFSETS FROM",
     "ON",
     "OPTIMIZE",
     "OPTIONS",
@@ -96,13 +111,24 @@ const KEYWORDS: &[&str] = &[
     "OVER",
     "PARTITION",
     "PARTITIONED BY",
+    "PAUSE JOB",
+    "PLAN REPROCESS JOB",
     "PRIMARY KEY",
+    "REPROCESS JOB",
+    "RESUME JOB",
+    "REWIND JOB",
     "SELECT",
     "SESSION",
+    "SHOW BATCHES FOR JOB",
     "SHOW COLUMNS FROM",
+    "SHOW CREATE JOB",
     "SHOW CREATE TABLE",
+    "SHOW JOBS",
+    "SHOW RUNS FOR JOB",
+    "SHOW RUNS",
     "SHOW TABLES",
     "STORED AS",
+    "SUBSCRIBE",
     "TABLE",
     "THEN",
     "TIMESTAMP",
@@ -214,6 +240,7 @@ impl Shell<'_> {
         let interrupt = Interrupt::new();
         for ready in statements {
             self.is_changed |= !ready.parsed.effect.is_query();
+            let stops = self.runner.stops_by_itself(&ready.parsed.effect);
             tokio::select! {
                 done = self.runner.run_statement(ready) => {
                     if let Err(error) = done {
@@ -221,7 +248,7 @@ impl Shell<'_> {
                         return;
                     }
                 }
-                _ = interrupt.wait() => {
+                _ = interrupt.wait(), if !stops => {
                     eprint("cancelled\n");
                     return;
                 }

@@ -5,6 +5,7 @@ use datafusion::sql::parser::Statement as SqlStatement;
 use datafusion::sql::sqlparser::ast::{DataType as SqlType, Expr, Ident, ObjectName, Query};
 use datafusion::sql::sqlparser::tokenizer::Span;
 
+use crate::core::runs::EmitRows;
 use crate::planner::error_spans::WordSpans;
 use crate::planner::statement_class::Effect;
 
@@ -62,8 +63,10 @@ pub enum Statement {
     ShowQueries,
     /// `KILL QUERY 'id'`.
     KillQuery(TextValue),
-    /// Statements about jobs and reprocessing.
+    /// Statements about jobs.
     Job(Box<JobStatement>),
+    /// Statements about reprocessing runs.
+    Run(RunStatement),
     /// Everything DataFusion's own SQL has.
     Sql(Box<SqlStatement>),
 }
@@ -177,7 +180,7 @@ pub struct CreateView {
     pub query: Box<Query>,
 }
 
-/// Statements about jobs and reprocessing.
+/// Statements about jobs.
 #[derive(Debug, Clone)]
 pub enum JobStatement {
     /// `[EXPLAIN] CREATE [OR REPLACE] JOB name [WITH (…)] AS INSERT … [EMIT …]`.
@@ -228,18 +231,12 @@ pub enum JobStatement {
     ShowJobs,
     /// `SHOW BATCHES FOR JOB name`.
     ShowBatches(Ident),
-    /// `SHOW CREATE JOB name` and `DESCRIBE JOB name`.
-    Describe(Ident),
-    /// `REPROCESS JOB name FROM '…' TO '…' [WITH (…)]`, with or without `EXPLAIN`.
-    Reprocess {
+    /// `SHOW CREATE JOB name [AS OF BATCH n]` and `DESCRIBE JOB name [AS OF BATCH n]`.
+    Describe {
         /// The job's name.
         name: Ident,
-        /// Start of the range.
-        from: TextValue,
-        /// End of the range, exclusive.
-        to: TextValue,
-        /// `WITH (…)`.
-        options: Vec<TableOption>,
+        /// The batch whose text is shown; the present text if not given.
+        batch: Option<TextValue>,
     },
     /// `SUBSCRIBE [WITH (…)] SELECT … [EMIT …]`.
     Subscribe {
@@ -263,9 +260,91 @@ impl JobStatement {
             JobStatement::Rewind { .. } => "REWIND JOB",
             JobStatement::ShowJobs => "SHOW JOBS",
             JobStatement::ShowBatches(_) => "SHOW BATCHES",
-            JobStatement::Describe(_) => "DESCRIBE JOB",
-            JobStatement::Reprocess { .. } => "REPROCESS JOB",
+            JobStatement::Describe { .. } => "DESCRIBE JOB",
             JobStatement::Subscribe { .. } => "SUBSCRIBE",
+        }
+    }
+}
+
+/// Statements about reprocessing runs.
+#[derive(Debug, Clone)]
+pub enum RunStatement {
+    /// `EXPLAIN REPROCESS JOB …`: it makes no run.
+    Explain(Box<Reprocess>),
+    /// `PLAN REPROCESS JOB …`: the run waits for `APPLY RUN`.
+    Plan(Box<Reprocess>),
+    /// `REPROCESS JOB …`: plans and applies at once.
+    Reprocess(Box<Reprocess>),
+    /// `APPLY RUN 'id'`.
+    Apply(TextValue),
+    /// `ABORT RUN 'id'`.
+    Abort(TextValue),
+    /// `SHOW RUNS [FOR JOB name]`.
+    Show(Option<Ident>),
+    /// `DESCRIBE RUN 'id'`.
+    Describe(TextValue),
+}
+
+/// `REPROCESS JOB name` with at least one of `FROM … TO …`, `OFFSETS FROM … TO …` and `FOR (SELECT …)`, then
+/// `[EMIT ALL | CHANGED] [WITH (…)]`.
+#[derive(Debug, Clone)]
+pub struct Reprocess {
+    /// The job's name.
+    pub job: Ident,
+    /// The range of event time.
+    pub time: Option<TextRange>,
+    /// The ranges of offsets, as Spark's JSON.
+    pub offsets: Option<TextRange>,
+    /// The query that gives the coordinates of rows.
+    pub rows: Option<RowsQuery>,
+    /// `EMIT ALL` or `EMIT CHANGED`.
+    pub emit: Option<EmitRows>,
+    /// `WITH (…)`.
+    pub options: Vec<TableOption>,
+}
+
+/// `FROM a TO b`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TextRange {
+    /// The beginning.
+    pub from: TextValue,
+    /// The end, which is not in it.
+    pub to: TextValue,
+}
+
+/// `FOR (SELECT …)`.
+#[derive(Debug, Clone)]
+pub struct RowsQuery {
+    /// The query.
+    pub query: Box<Query>,
+    /// The place of its bracket.
+    pub span: Span,
+}
+
+impl RunStatement {
+    /// The statement's leading words, for messages.
+    pub fn verb(&self) -> &'static str {
+        match self {
+            RunStatement::Explain(_) => "EXPLAIN REPROCESS JOB",
+            RunStatement::Plan(_) => "PLAN REPROCESS JOB",
+            RunStatement::Reprocess(_) => "REPROCESS JOB",
+            RunStatement::Apply(_) => "APPLY RUN",
+            RunStatement::Abort(_) => "ABORT RUN",
+            RunStatement::Show(_) => "SHOW RUNS",
+            RunStatement::Describe(_) => "DESCRIBE RUN",
+        }
+    }
+
+    /// The range that it asks for, if it asks for one.
+    pub fn asked_mut(&mut self) -> Option<&mut Reprocess> {
+        match self {
+            RunStatement::Explain(asked)
+            | RunStatement::Plan(asked)
+            | RunStatement::Reprocess(asked) => Some(asked),
+            RunStatement::Apply(_)
+            | RunStatement::Abort(_)
+            | RunStatement::Show(_)
+            | RunStatement::Describe(_) => None,
         }
     }
 }

@@ -11,7 +11,7 @@ use datafusion::sql::sqlparser::tokenizer::{Location, Token};
 use crate::core::suggest::closest;
 use crate::error::{Error, Result};
 use crate::planner::ast::{
-    ColumnKind, JobStatement, ParsedStatement, Statement, TableOption, TextValue,
+    ColumnKind, JobStatement, ParsedStatement, RunStatement, Statement, TableOption, TextValue,
 };
 use crate::planner::bound_text::BoundText;
 use crate::planner::script::RawStatement;
@@ -122,6 +122,7 @@ impl Parameters {
             }
             | Statement::KillQuery(text) => self.text(text),
             Statement::Job(job) => self.job(job),
+            Statement::Run(run) => self.run(run),
             Statement::Sql(sql) | Statement::DescribeQuery(sql) | Statement::Summarize(sql) => {
                 self.sql(sql)
             }
@@ -168,14 +169,10 @@ impl Parameters {
                 self.options(options)?;
                 self.sql(insert)
             }
-            JobStatement::Rewind { batch, .. } => self.text(batch),
-            JobStatement::Reprocess {
-                from, to, options, ..
-            } => {
-                self.text(from)?;
-                self.text(to)?;
-                self.options(options)
-            }
+            JobStatement::Rewind { batch, .. }
+            | JobStatement::Describe {
+                batch: Some(batch), ..
+            } => self.text(batch),
             JobStatement::Subscribe { options, query, .. } => {
                 self.options(options)?;
                 self.sql(query)
@@ -185,6 +182,27 @@ impl Parameters {
                 ..
             } => self.text(batch),
             _ => Ok(()),
+        }
+    }
+
+    fn run(&mut self, run: &mut RunStatement) -> Result<()> {
+        match run {
+            RunStatement::Explain(asked)
+            | RunStatement::Plan(asked)
+            | RunStatement::Reprocess(asked) => {
+                for range in [&mut asked.time, &mut asked.offsets].into_iter().flatten() {
+                    self.text(&mut range.from)?;
+                    self.text(&mut range.to)?;
+                }
+                if let Some(rows) = &mut asked.rows {
+                    self.node(&mut rows.query)?;
+                }
+                self.options(&mut asked.options)
+            }
+            RunStatement::Apply(run_id)
+            | RunStatement::Abort(run_id)
+            | RunStatement::Describe(run_id) => self.text(run_id),
+            RunStatement::Show(_) => Ok(()),
         }
     }
 

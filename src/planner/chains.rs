@@ -56,6 +56,10 @@ pub(super) fn balance(statement: &mut Statement) -> Result<()> {
             }
             _ => Ok(()),
         },
+        Statement::Run(run) => match run.asked_mut().and_then(|asked| asked.rows.as_mut()) {
+            Some(rows) => node(&mut rows.query),
+            None => Ok(()),
+        },
         Statement::Sql(statement) => sql(statement),
         _ => Ok(()),
     }

@@ -15,7 +15,7 @@ use datafusion::sql::sqlparser::ast::{
 };
 
 use crate::error::{Error, Result};
-use crate::planner::ast::{JobStatement, Statement};
+use crate::planner::ast::{JobStatement, Reprocess, RunStatement, Statement};
 use crate::planner::statement_class::{
     ChangeKind, Effect, ObjectKind, Role, StatementClass, Writes,
 };
@@ -121,6 +121,7 @@ impl Effect {
                 Writes::Nothing
                 | Writes::Layout { .. }
                 | Writes::Files
+                | Writes::Run
                 | Writes::Creates { .. }
                 | Writes::Drops { .. },
             ) => Self::about(inner),
@@ -153,6 +154,7 @@ pub fn effect(statement: &Statement) -> Result<Effect> {
             ..Effect::shown()
         },
         Statement::Job(job) => of_job(job),
+        Statement::Run(run) => of_run(run)?,
         Statement::Sql(sql) => of_sql(sql)?,
     })
 }
@@ -170,19 +172,52 @@ fn of_job(job: &JobStatement) -> Effect {
         JobStatement::Create { explain: true, .. }
         | JobStatement::ShowJobs
         | JobStatement::ShowBatches(_)
-        | JobStatement::Describe(_) => shown(),
+        | JobStatement::Describe { .. } => shown(),
         JobStatement::Create { explain: false, .. }
         | JobStatement::Pause(_)
         | JobStatement::Resume { .. }
         | JobStatement::Drop { .. }
-        | JobStatement::Rewind { .. }
-        | JobStatement::Reprocess { .. } => changed(),
+        | JobStatement::Rewind { .. } => changed(),
         // It leaves nothing behind: a query like any other.
         JobStatement::Subscribe { .. } => Effect {
             endless: true,
             ..Effect::query()
         },
     }
+}
+
+fn of_run(run: &RunStatement) -> Result<Effect> {
+    let shown = Effect {
+        jobs: true,
+        ..Effect::shown()
+    };
+    let runs = Effect {
+        class: StatementClass::Report,
+        role: Role::Write,
+        writes: Writes::Run,
+        ..shown.clone()
+    };
+    match run {
+        RunStatement::Explain(asked) => with_rows(asked, shown),
+        RunStatement::Plan(asked) | RunStatement::Reprocess(asked) => with_rows(asked, runs),
+        RunStatement::Apply(_) => Ok(runs),
+        RunStatement::Abort(_) => Ok(Effect {
+            jobs: true,
+            ..Effect::definition(Writes::Nothing)
+        }),
+        RunStatement::Show(_) | RunStatement::Describe(_) => Ok(shown),
+    }
+}
+
+/// The effect together with that of the query of FOR.
+fn with_rows(asked: &Reprocess, effect: Effect) -> Result<Effect> {
+    if let Some(rows) = &asked.rows {
+        only_reads(&rows.query).map_err(|error| error.at(rows.span))?;
+    }
+    Ok(Effect {
+        reads: asked.rows.is_some(),
+        ..effect
+    })
 }
 
 fn of_sql(sql: &SqlStatement) -> Result<Effect> {
@@ -558,15 +593,23 @@ mod tests {
                 JobStatement::Rewind { .. } => "Rewind",
                 JobStatement::ShowJobs => "ShowJobs",
                 JobStatement::ShowBatches(_) => "ShowBatches",
-                JobStatement::Describe(_) => "DescribeJob",
-                JobStatement::Reprocess { .. } => "Reprocess",
+                JobStatement::Describe { .. } => "DescribeJob",
                 JobStatement::Subscribe { .. } => "Subscribe",
+            },
+            Statement::Run(run) => match run {
+                RunStatement::Explain(_) => "ExplainReprocess",
+                RunStatement::Plan(_) => "PlanReprocess",
+                RunStatement::Reprocess(_) => "Reprocess",
+                RunStatement::Apply(_) => "ApplyRun",
+                RunStatement::Abort(_) => "AbortRun",
+                RunStatement::Show(_) => "ShowRuns",
+                RunStatement::Describe(_) => "DescribeRun",
             },
         }
     }
 
     /// The effect of each statement of our own.
-    const OWN: [(&str, &str, StatementClass, Role); 24] = [
+    const OWN: [(&str, &str, StatementClass, Role); 30] = [
         (
             "CreateTable",
             "CREATE EXTERNAL TABLE t (a INT) STORED AS DELTA LOCATION 't'",
@@ -680,10 +723,41 @@ mod tests {
             Role::Read,
         ),
         (
+            "ExplainReprocess",
+            "EXPLAIN REPROCESS JOB j FROM '2025-01-01' TO '2025-01-02'",
+            StatementClass::Query,
+            Role::Read,
+        ),
+        (
+            "PlanReprocess",
+            "PLAN REPROCESS JOB j OFFSETS FROM '{}' TO '{}'",
+            StatementClass::Report,
+            Role::Write,
+        ),
+        (
             "Reprocess",
-            "REPROCESS JOB j FROM '2025-01-01' TO '2025-01-02'",
+            "REPROCESS JOB j FOR (SELECT 1)",
+            StatementClass::Report,
+            Role::Write,
+        ),
+        (
+            "ApplyRun",
+            "APPLY RUN 'r'",
+            StatementClass::Report,
+            Role::Write,
+        ),
+        (
+            "AbortRun",
+            "ABORT RUN 'r'",
             StatementClass::Definition,
             Role::Write,
+        ),
+        ("ShowRuns", "SHOW RUNS", StatementClass::Query, Role::Read),
+        (
+            "DescribeRun",
+            "DESCRIBE RUN 'r'",
+            StatementClass::Query,
+            Role::Read,
         ),
         (
             "Subscribe",
@@ -705,8 +779,12 @@ mod tests {
             let effect = &parsed.effect;
             assert_eq!((effect.class, effect.role), (class, role), "{sql}");
             assert_eq!(effect.endless, name == "Subscribe", "{sql}");
-            let is_job = matches!(parsed.statement, Statement::Job(_)) && name != "Subscribe";
-            assert_eq!(effect.jobs, is_job, "{sql}");
+            let is_job = matches!(parsed.statement, Statement::Job(_) | Statement::Run(_));
+            assert_eq!(effect.jobs, is_job && name != "Subscribe", "{sql}");
+            let runs = ["PlanReprocess", "Reprocess", "ApplyRun"].contains(&name);
+            assert_eq!(effect.writes == Writes::Run, runs, "{sql}");
+            // Its work is done while it is planned: a client that asks for columns runs nothing.
+            assert!(!(runs && effect.is_known_by_planning()), "{sql}");
         }
     }
 
@@ -778,6 +856,10 @@ mod tests {
             (
                 "WITH a AS (SELECT 1) INSERT INTO t SELECT * FROM a",
                 "INSERT inside a query",
+            ),
+            (
+                "PLAN REPROCESS JOB j FOR (WITH a AS (DELETE FROM t) SELECT * FROM a)",
+                "DELETE inside a query",
             ),
         ] {
             let error = parsed(sql).unwrap_err();

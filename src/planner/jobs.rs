@@ -1,4 +1,4 @@
-//! Parser of the statements about jobs and reprocessing.
+//! Parser of the statements about jobs.
 
 use datafusion::sql::sqlparser::tokenizer::Token;
 
@@ -73,26 +73,15 @@ pub(crate) fn parse_job(
     } else if cursor.take_words(&["SHOW", "CREATE", "JOB"])
         || cursor.take_words(&["DESCRIBE", "JOB"])
     {
-        JobStatement::Describe(cursor.ident()?)
-    } else if cursor.take_words(&["REPROCESS", "JOB"])
-        || cursor.take_words(&["EXPLAIN", "REPROCESS", "JOB"])
-    {
         let name = cursor.ident()?;
-        cursor.expect_words(&["FROM"])?;
-        let from = cursor.literal("a start time")?;
-        cursor.expect_words(&["TO"])?;
-        let to = cursor.literal("an end time")?;
-        let options = if cursor.take_words(&["WITH"]) {
-            cursor.options()?
-        } else {
-            Vec::new()
+        let batch = match cursor.take_words(&["AS"]) {
+            true => {
+                cursor.expect_words(&["OF", "BATCH"])?;
+                Some(cursor.literal("a batch number")?)
+            }
+            false => None,
         };
-        JobStatement::Reprocess {
-            name,
-            from,
-            to,
-            options,
-        }
+        JobStatement::Describe { name, batch }
     } else if cursor.take_words(&["SUBSCRIBE"]) {
         // WITH and a name begins the query itself.
         let is_list = matches!(cursor.parser().peek_nth_token_ref(1).token, Token::LParen);

@@ -16,6 +16,7 @@ mod error_spans;
 mod jobs;
 mod numbers;
 pub mod parse;
+mod runs;
 pub mod script;
 mod statement_class;
 mod tables;
@@ -25,8 +26,8 @@ mod value;
 
 pub use crate::planner::error_spans::WordSpans;
 pub use ast::{
-    Column, ColumnKind, CreateTable, CreateView, JobStatement, ParsedStatement, Statement,
-    TableKind, TableOption, TextValue,
+    Column, ColumnKind, CreateTable, CreateView, JobStatement, ParsedStatement, Reprocess,
+    RunStatement, Statement, TableKind, TableOption, TextRange, TextValue,
 };
 pub use bind::Parameters;
 pub use bound_rows::{BOUND_ROWS, inserts_one_row, read_bound_rows};

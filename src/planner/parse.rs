@@ -17,6 +17,7 @@ use crate::planner::effect::effect;
 use crate::planner::error_spans::WordSpans;
 use crate::planner::jobs::parse_job;
 use crate::planner::numbers;
+use crate::planner::runs::parse_run;
 use crate::planner::script::{RawStatement, is_significant, quoted};
 use crate::planner::tables::parse_create_table;
 use crate::planner::token_limits;
@@ -51,10 +52,8 @@ fn parse_checked(raw: &RawStatement) -> Result<ParsedStatement> {
         Ok(statement)
     });
     let statement = balanced.map_err(|error| error.at(raw.span))?;
-    if let (Some((_, span)), false) = (emit, matches!(statement, Statement::Job(_))) {
-        return Err(Error::invalid("EMIT belongs to CREATE JOB and SUBSCRIBE")
-            .with_help("a query and an INSERT see all rows at once: leave EMIT out")
-            .at(span));
+    if let Some((_, span)) = emit {
+        check_emit(&statement).map_err(|error| error.at(span))?;
     }
     let effect = effect(&statement).map_err(|error| error.at(raw.span))?;
     let text = shown_text(raw, &statement);
@@ -65,6 +64,21 @@ fn parse_checked(raw: &RawStatement) -> Result<ParsedStatement> {
         text,
         rows: None,
     })
+}
+
+/// Whether a statement may end with the EMIT of aggregates.
+fn check_emit(statement: &Statement) -> Result<()> {
+    match statement {
+        Statement::Job(_) => Ok(()),
+        Statement::Run(_) => Err(Error::invalid("this EMIT belongs to CREATE JOB and SUBSCRIBE")
+            .with_help(
+                "a run emits what the job emits: EMIT ALL or EMIT CHANGED says which of its rows are written",
+            )),
+        _ => Err(
+            Error::invalid("EMIT belongs to CREATE JOB and SUBSCRIBE")
+                .with_help("a query and an INSERT see all rows at once: leave EMIT out"),
+        ),
+    }
 }
 
 /// The statement as typed, with its secrets hidden. `${NAME}` stays: it names a variable and is not the secret itself. In the
@@ -228,6 +242,9 @@ fn without_user(token: &Token) -> Option<String> {
 fn parse(cursor: &mut Cursor<'_>, emit: Option<Emit>) -> Result<Statement> {
     if let Some(job) = parse_job(cursor, emit)? {
         return Ok(Statement::Job(Box::new(job)));
+    }
+    if let Some(run) = parse_run(cursor)? {
+        return Ok(Statement::Run(run));
     }
     if is_our_table(cursor) {
         return Ok(Statement::CreateTable(Box::new(parse_create_table(
@@ -480,10 +497,9 @@ mod tests {
             ("DROP JOB IF EXISTS j CASCADE", "DROP JOB"),
             ("REWIND JOB j TO BATCH $n", "REWIND JOB"),
             ("SHOW BATCHES FOR JOB j", "SHOW BATCHES"),
-            (
-                "EXPLAIN REPROCESS JOB j FROM $a TO '2025-01-01' WITH ('run_id' $r)",
-                "REPROCESS JOB",
-            ),
+            ("SHOW CREATE JOB j", "DESCRIBE JOB"),
+            ("SHOW CREATE JOB j AS OF BATCH 4", "DESCRIBE JOB"),
+            ("DESCRIBE JOB j AS OF BATCH $n", "DESCRIBE JOB"),
             ("SUBSCRIBE SELECT 1", "SUBSCRIBE"),
             (
                 "SUBSCRIBE WITH ('trigger' $t) WITH t AS (SELECT 1) SELECT * FROM t EMIT PER BATCH",
@@ -593,7 +609,7 @@ mod tests {
                     "AS", "KAFKA", "DELTA", "LOCATION", "OPTIONS", "GENERATED", "ALWAYS", "WATERMARK", "FOR", "PRIMARY",
                     "KEY", "NOT", "ENFORCED", "SELECT", "1", "JOB", "WITH", "INSERT", "INTO", "EMIT", "CHANGES", "REWIND",
                     "TO", "BATCH", "SESSION", "PARTITION", "BY", "DESCRIPTOR", "INTERVAL", "VERSION", "OF", "TIMESTAMP",
-                    "$p", "EXPLAIN", "VACUUM", "OPTIMIZE", "ZORDER", "*", "MAP", "{", "}", "<", ">", "STRUCT", "=",
+                    "$p", "EXPLAIN", "PLAN", "REPROCESS", "OFFSETS", "ALL", "CHANGED", "APPLY", "RUN", "VACUUM", "OPTIMIZE", "ZORDER", "*", "MAP", "{", "}", "<", ">", "STRUCT", "=",
                 ]),
                 1..16,
             )

@@ -76,6 +76,8 @@ pub enum Writes {
     },
     /// Files that belong to no table of the catalog.
     Files,
+    /// A reprocessing run, and rows of the sink of its job.
+    Run,
     /// Creates a table or view in the catalog.
     Creates {
         /// Without catalog and schema.
@@ -136,17 +138,22 @@ impl Effect {
         self.class == StatementClass::Query
     }
 
-    /// Whether planning it changes nothing and tells the columns of its rows. OPTIMIZE and VACUUM do their work while they
-    /// are planned.
+    /// Whether planning it changes nothing and tells the columns of its rows. OPTIMIZE, VACUUM and reprocessing runs do their work
+    /// while they are planned.
     pub fn is_known_by_planning(&self) -> bool {
         match self.class {
             StatementClass::Query => true,
-            StatementClass::Report => !matches!(self.writes, Writes::Layout { .. }),
+            StatementClass::Report => !matches!(self.writes, Writes::Layout { .. } | Writes::Run),
             StatementClass::Update
             | StatementClass::Definition
             | StatementClass::Setting
             | StatementClass::Cancel => false,
         }
+    }
+
+    /// Whether it computes or writes a reprocessing run.
+    pub fn runs(&self) -> bool {
+        self.writes == Writes::Run
     }
 
     /// Whether it removes or replaces rows of a table.

@@ -84,11 +84,14 @@ impl BatchRanges {
                 .collect();
             ranges.begins |= begins_at.is_some();
             let skipping = by.skipping.get(table).unwrap_or(&nothing);
-            let chosen = match plan.chosen {
-                Some(range) => {
+            let chosen = match &plan.chosen {
+                Some(of_source) => {
                     let waits = facts.iter().any(|facts| facts.waits);
-                    let end = if waits { range.start } else { range.end };
-                    vec![PlannedRange { end, ..range }]
+                    let of_source = of_source.iter().map(|range| PlannedRange {
+                        end: if waits { range.start } else { range.end },
+                        ..*range
+                    });
+                    of_source.collect()
                 }
                 None => choose(&facts, by.max_rows, skipping)
                     .map_err(|lost| lost_offsets(table, &lost, "", SKIP))?,

@@ -210,7 +210,32 @@ impl JobCheck<'_> {
             Err(error) if error.kind() == ErrorKind::Unavailable => return Err(error),
             Err(_) => {}
         }
+        self.check_published(id, &inventory.published).await?;
         Ok(inventory.files() as u64)
+    }
+
+    /// Checks the files that say what trimmed batches have published.
+    async fn check_published(&mut self, id: JobId, names: &[String]) -> Result<()> {
+        let mut has_newer = false;
+        for name in names.iter().rev() {
+            let (place, problem) = self.store.check_published(id, name).await?;
+            let Some(problem) = problem else {
+                has_newer = true;
+                continue;
+            };
+            let lost = match has_newer {
+                true => "nothing: a newer one has all of it",
+                false => {
+                    "where in the topic of the sink the rows of earlier batches are: a reprocessing run cannot compare with them"
+                }
+            };
+            let help = "leave the file: the sweeper writes another one and deletes it";
+            match problem.is_newer {
+                true => self.newer_format(place, problem.reason),
+                false => self.found(place, problem.reason, lost.to_owned(), help),
+            }
+        }
+        Ok(())
     }
 
     async fn check_batches(&mut self, id: JobId, history: &JobHistory) -> Result<()> {
@@ -378,6 +403,38 @@ fn readable(error: &Error) -> Result<Option<String>> {
 mod tests {
     use super::*;
     use crate::core::jobs::LogEntry;
+    use crate::core::runs::PublishedBatches;
+
+    #[tokio::test]
+    async fn a_damaged_file_of_published_rows_is_reported() {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = DataDir::open(&folder.path().display().to_string()).unwrap();
+        let store = JobStore::new(dir.clone());
+        let created = LogEntry::Created {
+            name: "j".into(),
+            text: String::new(),
+            tables: vec![],
+            at: 0,
+        };
+        let id = store.create(&created, "j").await.unwrap().unwrap();
+        let published = PublishedBatches::default();
+        for number in [3, 5] {
+            store.put_published(id, number, &published).await.unwrap();
+        }
+        assert!(check(&dir, None).await.unwrap().findings.is_empty());
+        let files = store.inventory(id).await.unwrap().published;
+        let of_job = folder.path().join(format!("jobs/{id}/published"));
+        for (file, lost) in files.iter().zip(["nothing", "where in the topic"]) {
+            let file = of_job.join(format!("{file}.json"));
+            let whole = std::fs::read(&file).unwrap();
+            std::fs::write(&file, &whole[1..]).unwrap();
+            let found = check(&dir, None).await.unwrap().findings;
+            std::fs::write(&file, whole).unwrap();
+            assert_eq!(found.len(), 1, "{found:?}");
+            assert!(found[0].place.contains("published/"), "{found:?}");
+            assert!(found[0].lost.contains(lost), "{found:?}");
+        }
+    }
 
     /// A file of a newer program is not damaged, and its loss is not told.
     #[tokio::test]

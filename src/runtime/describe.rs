@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
-use datafusion::arrow::array::{ArrayRef, RecordBatch, StringArray};
+use datafusion::arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray};
 
-use crate::core::jobs::{JobHistory, WatermarkPolicy};
-use crate::error::{Error, Result};
+use crate::core::jobs::{JobHistory, MakingText, WatermarkPolicy};
+use crate::core::runs::text_version;
+use crate::error::{Error, Result, Subject};
 use crate::planner::ast::Emit;
 use crate::runtime::options::{JobOptions, OnExpressionError, StateTtl, Trigger};
 use crate::runtime::startup;
@@ -13,18 +14,64 @@ use crate::streaming::{JobQuery, JobSinkTable, StreamQuery, StreamTable};
 
 /// `job`, `definition`: the tables it uses, then the job itself.
 pub(super) fn definition(history: &JobHistory) -> Result<RecordBatch> {
-    let statements = history.tables.iter().chain([&history.text]);
-    let text: Vec<String> = statements.map(|text| format!("{text};")).collect();
     batch(vec![
-        (
-            "job",
-            Arc::new(StringArray::from_iter_values([&history.name])),
-        ),
-        (
-            "definition",
-            Arc::new(StringArray::from_iter_values([text.join("\n")])),
-        ),
+        ("job", text(&history.name)),
+        ("definition", text(&script(&history.text, &history.tables))),
     ])
+}
+
+/// `job`, `batch`, `sql_version`, `definition`: the statements that made a batch.
+///
+/// # Errors
+///
+/// There is no such batch, or the log no longer says which statement made it.
+pub(super) fn definition_as_of(history: &JobHistory, number: u64) -> Result<RecordBatch> {
+    let job = &history.name;
+    let found = history.batches.iter().find(|batch| batch.batch == number);
+    let Some(found) = found else {
+        let error = Error::not_found(format!("job {job} has no batch {number}"));
+        let help = match (history.batches.first(), history.last()) {
+            (Some(first), Some(last)) => {
+                format!("it has the batches {} to {}", first.batch, last.batch)
+            }
+            _ => "it has not committed a batch yet".to_owned(),
+        };
+        return Err(error.about(Subject::job(job)).with_help(help));
+    };
+    let (making, tables) = match history.text_of(&found.version) {
+        MakingText::Present => (&history.text, &history.tables),
+        MakingText::Replaced(of) => (&of.text, &of.tables),
+        MakingText::Unknown => {
+            return Err(Error::not_found(format!(
+                "it is unknown which statement made batch {number} of job {job}"
+            ))
+            .about(Subject::job(job))
+            .with_help(
+                "an earlier release has shortened the log of the job: the statements of later batches are there",
+            ));
+        }
+    };
+    batch(vec![
+        ("job", text(job)),
+        (
+            "batch",
+            Arc::new(Int64Array::from(vec![i64::try_from(number).ok()])),
+        ),
+        ("sql_version", text(&text_version(making, tables))),
+        ("definition", text(&script(making, tables))),
+    ])
+}
+
+/// The statements of a job, to be run in this order.
+pub(super) fn script(job: &str, tables: &[String]) -> String {
+    let statements = tables.iter().map(String::as_str).chain([job]);
+    let statements: Vec<String> = statements.map(|text| format!("{text};")).collect();
+    statements.join("\n")
+}
+
+/// A column of one text.
+fn text(text: &str) -> ArrayRef {
+    Arc::new(StringArray::from_iter_values([text]))
 }
 
 /// `item`, `value`: the sources, steps, sink and guarantees of the job.
@@ -183,6 +230,11 @@ pub(super) async fn explanation(query: &JobQuery, options: &JobOptions) -> Resul
             .into_iter()
             .map(|warning| ("warning", warning)),
     );
+    items(&rows)
+}
+
+/// `item`, `value`.
+pub(super) fn items(rows: &[(&str, String)]) -> Result<RecordBatch> {
     let items = rows.iter().map(|(item, _)| *item);
     let values = rows.iter().map(|(_, value)| value.as_str());
     batch(vec![

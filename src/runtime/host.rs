@@ -5,7 +5,10 @@ use std::future::Future;
 use std::sync::{Arc, OnceLock};
 
 use crate::error::{Error, Result};
-use crate::planner::{JobStatement, ParsedStatement, Statement, StatementClass, WordSpans};
+use crate::planner::{
+    JobStatement, ParsedStatement, RunStatement, Statement, StatementClass, WordSpans,
+};
+use crate::runtime::job_status::RunOptions;
 use crate::runtime::statements::Jobs;
 use crate::session::rewrite::arguments::Purpose;
 use crate::session::{Planned, PlannedStatement, Session, StatementOutcome};
@@ -162,10 +165,33 @@ impl Host {
         session: &Session,
         parsed: ParsedStatement,
     ) -> Result<StatementOutcome> {
+        self.begin_with(session, parsed, &RunOptions::default())
+            .await
+    }
+
+    /// The same; a reprocessing run that the statement runs is stopped by `options`, and updates their status.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::begin`].
+    pub(crate) async fn begin_with(
+        &self,
+        session: &Session,
+        parsed: ParsedStatement,
+        options: &RunOptions,
+    ) -> Result<StatementOutcome> {
         match part_of(parsed)? {
             Part::Session(parsed) => session.execute(*parsed).await,
             Part::Jobs { job, text, places } => {
                 let begun = async { self.jobs()?.begin(session, *job, &text).await };
+                Box::pin(begun).await.map_err(|error| places.locate(error))
+            }
+            Part::Runs { run, places } => {
+                let begun = async {
+                    let jobs = self.jobs()?;
+                    let ready = jobs.execute_run(session, run, &places, options).await?;
+                    session.begin_ready(ready)
+                };
                 Box::pin(begun).await.map_err(|error| places.locate(error))
             }
         }
@@ -189,6 +215,15 @@ impl Host {
                 let planned = Box::pin(ready).await.and_then(PlannedStatement::planned);
                 planned.map_err(|error| places.locate(error))
             }
+            Part::Runs { run, places } => {
+                let options = RunOptions::default();
+                let ready = async {
+                    let jobs = self.jobs()?;
+                    jobs.execute_run(session, run, &places, &options).await
+                };
+                let planned = Box::pin(ready).await.and_then(PlannedStatement::planned);
+                planned.map_err(|error| places.locate(error))
+            }
         }
     }
 }
@@ -203,6 +238,11 @@ enum Part {
         text: String,
         places: WordSpans,
     },
+    /// The reprocessing runs of the jobs.
+    Runs {
+        run: RunStatement,
+        places: WordSpans,
+    },
 }
 
 /// Every statement is named, so that a new one does not compile until its part is decided.
@@ -215,6 +255,10 @@ fn part_of(parsed: ParsedStatement) -> Result<Part> {
         Statement::Job(job) => Ok(Part::Jobs {
             job,
             text: parsed.text,
+            places: parsed.places,
+        }),
+        Statement::Run(run) => Ok(Part::Runs {
+            run,
             places: parsed.places,
         }),
         Statement::ShowQueries | Statement::KillQuery(_) => Err(only_in_a_server(&parsed)),
@@ -302,6 +346,11 @@ mod tests {
             ("SUBSCRIBE SELECT 1", "endless"),
             ("CREATE VIEW v AS SELECT 1", "definition"),
             ("PAUSE JOB j", "definition"),
+            ("PLAN REPROCESS JOB j FOR (SELECT 1)", "rows"),
+            ("REPROCESS JOB j FOR (SELECT 1)", "rows"),
+            ("APPLY RUN 'r'", "rows"),
+            ("ABORT RUN 'r'", "definition"),
+            ("SHOW RUNS", "rows"),
             ("DROP TABLE t", "definition"),
             ("SET TIME ZONE 'UTC'", "setting"),
             ("KILL QUERY 'a'", "cancel"),

@@ -8,6 +8,7 @@ mod boot_clock;
 mod check_sink;
 mod clock;
 mod consistency_check;
+pub(crate) mod definitions;
 mod describe;
 mod environment;
 mod failpoint;
@@ -29,6 +30,7 @@ mod retention;
 mod rewind;
 mod run;
 mod runner;
+pub mod runs;
 mod set_aside_records;
 #[cfg(test)]
 mod simulation;

@@ -14,6 +14,17 @@ pub(super) fn owner() -> String {
     format!("{}/{}/{}", host.trim(), std::process::id(), &random[..8])
 }
 
+/// A run id for a run that the user has not named.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the run is named by the time of its statement, and two statements of a second differ by chance"
+)]
+pub(super) fn new_run_id() -> String {
+    let random = uuid::Uuid::new_v4().simple().to_string();
+    let at = chrono::Utc::now().format("%Y%m%d_%H%M%S");
+    format!("run_{at}_{}", &random[..4])
+}
+
 /// Milliseconds since 1970 UTC.
 #[expect(
     clippy::disallowed_methods,

@@ -4,13 +4,17 @@
 //! The work runs beside the batches; only the entry that trims the history is written between two of them. It may stop at any
 //! step: the next sweep deletes the rest.
 
-use futures::{StreamExt as _, TryStreamExt as _};
+use std::collections::BTreeMap;
+
+use futures::{Stream, StreamExt as _, TryStreamExt as _};
 use tokio::task::JoinHandle;
 
+use crate::core::jobs::log::sequence_of;
 use crate::core::jobs::{
-    BatchCommit, JobHistory, LogEntry, Retention, is_sweep_due, oldest_to_stay,
+    BatchVersion, Identity, JobHistory, LogEntry, Retention, is_older, is_sweep_due, oldest_to_stay,
 };
-use crate::error::{Error, Result};
+use crate::core::runs::{GivenOut, PublishedBatches};
+use crate::error::{Error, ErrorKind, Result};
 use crate::runtime::failpoint;
 use crate::store::{JobId, JobStore, Pack, PackedBatch};
 
@@ -26,28 +30,37 @@ pub(super) struct Sweeper {
     store: JobStore,
     id: JobId,
     job: String,
-    retention: Retention,
+    rule: SweepRule,
     work: SweepWork,
     /// Time of the next attempt, in milliseconds since 1970 UTC.
     rests_until: i64,
 }
 
+/// How a job is swept.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct SweepRule {
+    /// How much of its past it keeps.
+    pub(super) retention: Retention,
+    /// How far behind the highest watermark the windows of its batches may end, of a job with windows ([`GivenOut::of_batch`]).
+    pub(super) reach: Option<i64>,
+}
+
 /// Work that runs beside the batches.
 enum SweepWork {
     None,
-    /// Packs the late rows and dead letters of the batches that will be trimmed; returns the entry that trims the history.
+    /// Keeps what the batches that will be trimmed have set aside and published; returns the entry that trims the history.
     Packing(JoinHandle<Result<Option<LogEntry>>>),
     /// Writes a checkpoint and deletes files; returns the number of the checkpoint.
     Deleting(JoinHandle<Result<u64>>),
 }
 
 impl Sweeper {
-    pub(super) fn new(store: &JobStore, id: JobId, job: &str, retention: Retention) -> Self {
+    pub(super) fn new(store: &JobStore, id: JobId, job: &str, rule: SweepRule) -> Self {
         Self {
             store: store.clone(),
             id,
             job: job.to_owned(),
-            retention,
+            rule,
             work: SweepWork::None,
             rests_until: i64::MIN,
         }
@@ -121,12 +134,12 @@ impl Sweeper {
         reason = "sweeping runs beside the batches, and the sweep is a decision of its own"
     )]
     fn begin(&mut self, history: &JobHistory, now: i64) {
-        if now < self.rests_until || !is_sweep_due(history, self.retention, now) {
+        if now < self.rests_until || !is_sweep_due(history, self.rule.retention, now) {
             return;
         }
-        let (store, id, retention) = (self.store.clone(), self.id, self.retention);
+        let (store, id, rule) = (self.store.clone(), self.id, self.rule);
         let history = history.clone();
-        let work = async move { pack(&store, id, &history, retention, now).await };
+        let work = async move { pack(&store, id, &history, rule, now).await };
         self.work = SweepWork::Packing(tokio::spawn(work));
     }
 
@@ -145,27 +158,32 @@ impl Sweeper {
     }
 }
 
-/// Packs the late rows and dead letters of the batches that will be trimmed (LOSS-1). None if no batch is trimmed.
+/// Packs the late rows and dead letters of the batches that will be trimmed (LOSS-1), and keeps where their rows are in the topic of
+/// the sink. None if no batch is trimmed.
 async fn pack(
     store: &JobStore,
     id: JobId,
     history: &JobHistory,
-    retention: Retention,
+    rule: SweepRule,
     now: i64,
 ) -> Result<Option<LogEntry>> {
-    let Some(oldest) = oldest_to_stay(history, retention, now) else {
+    let Some(oldest) = oldest_to_stay(history, rule.retention, now) else {
         return Ok(None);
     };
-    // A subscription ends with its process, so its late rows and dead letters are not kept.
-    let keeps = |of: &BatchCommit| of.batch < oldest && !store.is_ephemeral();
-    let leaving: Vec<BatchCommit> = history.batches.iter().cloned().take_while(keeps).collect();
-    let mut set_aside = futures::stream::iter(leaving)
-        .map(|batch| set_aside(store.clone(), id, batch))
-        .buffered(READS_AT_ONCE);
+    let mut leaving = leaving_versions(store, id, history, oldest);
+    let mut published = None;
     let mut packs = history.packs.clone();
     let mut open: Option<Pack> = None;
-    while let Some(found) = set_aside.try_next().await? {
-        let Some(packed) = found else { continue };
+    while let Some(found) = leaving.try_next().await? {
+        let of_job = match &mut published {
+            None => published.insert(published_before(store, id, &found, rule).await?),
+            Some(published) => published,
+        };
+        match &found.version {
+            Some(version) => of_job.take_in_batch(&found.name, version, rule.reach),
+            None => of_job.index.miss(GivenOut::AnyTime),
+        }
+        let Some(packed) = found.packed else { continue };
         let mut pack = match open.take() {
             Some(pack) => pack,
             None => small_pack(store, id, &mut packs).await?,
@@ -181,11 +199,102 @@ async fn pack(
         packs.push(write(store, id, history, &pack).await?);
     }
     failpoint::reach("packed");
+    if let Some(mut published) = published
+        && !matches!(published.sink, Some(Identity::DeltaTable { .. }))
+    {
+        let last = history.batches.iter().rev().find(|of| of.batch < oldest);
+        let last = last.map_or("", |last| last.version.as_str());
+        published.go_on_from(last, settled_by(history, oldest));
+        store.put_published(id, history.next, &published).await?;
+    }
     Ok(Some(LogEntry::Trimmed {
         oldest,
         packs,
         at: now,
     }))
+}
+
+/// A version that will be trimmed.
+struct LeavingVersion {
+    name: String,
+    /// None of one that a rewind has abandoned and that cannot be read.
+    version: Option<BatchVersion>,
+    /// Its late rows and dead letters, if it has any and was not abandoned.
+    packed: Option<PackedBatch>,
+}
+
+/// The number of the first version that stays when the batches before `oldest` are trimmed.
+fn settled_by(history: &JobHistory, oldest: u64) -> u64 {
+    let first = history.batches.iter().find(|of| of.batch >= oldest);
+    first
+        .and_then(|first| sequence_of(&first.version))
+        .unwrap_or(0)
+}
+
+/// The versions that are trimmed when the batches before `oldest` are, in order.
+fn leaving_versions(
+    store: &JobStore,
+    id: JobId,
+    history: &JobHistory,
+    oldest: u64,
+) -> impl Stream<Item = Result<LeavingVersion>> + Unpin + use<> {
+    let batches = history.batches.iter();
+    let batches: BTreeMap<String, u64> = batches.map(|of| (of.version.clone(), of.batch)).collect();
+    // A subscription ends with its process, so nothing of its batches is kept.
+    let settled = match store.is_ephemeral() {
+        true => 0,
+        false => settled_by(history, oldest),
+    };
+    let known = history.known().filter(|name| is_older(name, settled));
+    let known = known.map(|name| (name.to_owned(), batches.get(name).copied()));
+    let known: Vec<(String, Option<u64>)> = known.collect();
+    let store = store.clone();
+    futures::stream::iter(known)
+        .map(move |(name, batch)| leaving(store.clone(), id, name, batch))
+        .buffered(READS_AT_ONCE)
+}
+
+async fn leaving(
+    store: JobStore,
+    id: JobId,
+    name: String,
+    batch: Option<u64>,
+) -> Result<LeavingVersion> {
+    let version = store.version(id, &name).await;
+    let Some(batch) = batch else {
+        let version = match version {
+            Ok(version) => Some(version),
+            // The job does not need it.
+            Err(error) if error.kind() == ErrorKind::Data => None,
+            Err(error) => return Err(error),
+        };
+        return Ok(LeavingVersion {
+            name,
+            version,
+            packed: None,
+        });
+    };
+    let version = version?;
+    let packed = set_aside(&store, id, (&name, batch), &version).await?;
+    Ok(LeavingVersion {
+        name,
+        version: Some(version),
+        packed,
+    })
+}
+
+/// What was published before the oldest version that there is.
+async fn published_before(
+    store: &JobStore,
+    id: JobId,
+    oldest: &LeavingVersion,
+    rule: SweepRule,
+) -> Result<PublishedBatches> {
+    let mut published = store.published(id).await?.unwrap_or_default();
+    if let Some(version) = &oldest.version {
+        published.begin_at((&oldest.name, version), rule.reach);
+    }
+    Ok(published)
 }
 
 /// The last pack if it is small, so that it is rewritten with more in it and the number of packs stays low.
@@ -206,16 +315,20 @@ async fn write(store: &JobStore, id: JobId, history: &JobHistory, pack: &Pack) -
     Ok(name)
 }
 
-async fn set_aside(store: JobStore, id: JobId, batch: BatchCommit) -> Result<Option<PackedBatch>> {
-    let version = store.version(id, &batch.version).await?;
+async fn set_aside(
+    store: &JobStore,
+    id: JobId,
+    (name, batch): (&str, u64),
+    version: &BatchVersion,
+) -> Result<Option<PackedBatch>> {
     let late = match version.late_rows {
         0 => None,
-        _ => Some(store.late(id, &batch.version, &version).await?),
+        _ => Some(store.late(id, name, version).await?),
     };
-    let dead_letters = store.dead_letters(id, &batch.version, &version).await?;
+    let dead_letters = store.dead_letters(id, name, version).await?;
     let is_empty = late.is_none() && dead_letters.is_empty();
     Ok((!is_empty).then_some(PackedBatch {
-        batch: batch.batch,
+        batch,
         dead_letters,
         late,
     }))
@@ -240,11 +353,30 @@ async fn delete(store: &JobStore, id: JobId, history: &JobHistory) -> Result<u64
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::core::jobs::{AGGREGATE, BatchVersion, DeadLetter, OperatorState, StateFile};
+    use crate::core::archive::OffsetRange;
+    use crate::core::jobs::{
+        AGGREGATE, DeadLetter, JobTime, OperatorState, SourceProgress, StateFile,
+    };
     use crate::store::{DataDir, crc32};
 
     fn name_of(number: u64) -> String {
         format!("{number:010}-v")
+    }
+
+    const HOUR: i64 = 3_600_000_000;
+
+    /// The watermark after the batch of a log entry.
+    fn watermark_of(sequence: u64) -> i64 {
+        i64::try_from(sequence).unwrap() * HOUR
+    }
+
+    /// Where its rows are.
+    fn published_by(sequence: u64) -> SourceProgress {
+        let start = 10 * i64::try_from(sequence).unwrap();
+        SourceProgress {
+            start,
+            end: start + 9,
+        }
     }
 
     /// A batch that writes a state file, builds on others, and sets a record aside.
@@ -280,6 +412,13 @@ mod tests {
             operators: [(AGGREGATE.to_owned(), kept)].into(),
             dead_letters: 1,
             dead_letters_crc32: Some(letters),
+            parent: history.last().map(|last| last.version.clone()),
+            published: [(0, published_by(sequence))].into(),
+            time: Some(JobTime {
+                watermark: Some(watermark_of(sequence)),
+                closed_by: Some(watermark_of(sequence)),
+                ..JobTime::default()
+            }),
             ..BatchVersion::default()
         };
         store.put_state(id, &name, b"x".to_vec()).await.unwrap();
@@ -297,7 +436,11 @@ mod tests {
             versions,
             age: i64::MAX,
         };
-        let trimmed = pack(store, id, history, retention, 0).await.unwrap();
+        let rule = SweepRule {
+            retention,
+            reach: Some(0),
+        };
+        let trimmed = pack(store, id, history, rule, 0).await.unwrap();
         let trimmed = trimmed.unwrap();
         assert!(store.append_next(id, history, &trimmed).await.unwrap());
     }
@@ -403,5 +546,41 @@ mod tests {
         }
         let versions = store.inventory(id).await.unwrap().versions;
         assert!(versions.len() < 16, "{versions:?}");
+    }
+
+    #[tokio::test]
+    async fn what_trimmed_batches_have_published_is_known() {
+        let (_dir, store, id, mut history) = job().await;
+        let mut committed = Vec::new();
+        for round in 0..4 {
+            for _ in 0..8 {
+                committed.push(history.next);
+                commit(&store, id, &mut history, &[]).await;
+            }
+            if round == 1 {
+                // Batches that are abandoned stay in the topic.
+                let to = history.next_batch() - 4;
+                let rewound = LogEntry::Rewound { to, at: 0 };
+                assert!(store.append_next(id, &mut history, &rewound).await.unwrap());
+                commit(&store, id, &mut history, &[]).await;
+            }
+            trim(&store, id, &mut history, 3).await;
+            delete(&store, id, &history).await.unwrap();
+        }
+        let published = store.published(id).await.unwrap().unwrap();
+        assert_eq!(
+            (published.up_to, published.index.missing()),
+            (history.settled, None)
+        );
+        let trimmed = committed.iter().filter(|of| **of < history.settled);
+        for sequence in trimmed {
+            let end = watermark_of(*sequence) - 1;
+            let offsets = published.index.offsets_of(&(end..=end));
+            let SourceProgress { start, end } = published_by(*sequence);
+            let own = OffsetRange::new(start, end);
+            assert!(offsets[&0].contains(own), "{sequence}: {offsets:?}");
+        }
+        let names = store.inventory(id).await.unwrap().published;
+        assert!((1..=2).contains(&names.len()), "{names:?}");
     }
 }

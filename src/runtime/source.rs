@@ -86,8 +86,8 @@ impl SourcePoll<'_> {
 pub(super) struct SourcePlan {
     /// Where every partition starts and ends, new ones included.
     pub(super) ends: Vec<PartitionEnds>,
-    /// The range of the next batch, if the source itself chooses it: it is read as a whole, or not at all.
-    pub(super) chosen: Option<PlannedRange>,
+    /// The ranges of the next batch, one of each partition, if the source itself chooses them: each is read as a whole, or not at all.
+    pub(super) chosen: Option<Vec<PlannedRange>>,
     /// Where a job that never read the table begins, by partition; `None`, and partitions that are not in it: at the first
     /// record.
     pub(super) begins_at: Option<BTreeMap<i32, i64>>,

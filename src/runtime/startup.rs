@@ -6,7 +6,8 @@ use datafusion::arrow::datatypes::TimeUnit;
 
 use crate::core::jobs::startup::by_table;
 use crate::core::jobs::{
-    NamedOffset, SourceStart, StartFault, StartNameFault, Startup, parse_named_offsets,
+    NamedOffset, NamedOffsets, SourceStart, StartFault, StartNameFault, Startup,
+    parse_named_offsets,
 };
 use crate::core::suggest::closest;
 use crate::error::{Error, Result, Subject};
@@ -70,19 +71,22 @@ pub(super) fn for_sources(
     startup: Startup,
     sources: &BTreeMap<String, StreamTable>,
 ) -> Result<Startup> {
-    let tables: Vec<(&str, Option<&str>)> = sources
-        .iter()
-        .map(|(name, table)| (name.as_str(), topic_of(table)))
-        .collect();
+    let tables = with_topics(sources);
     match startup {
         Startup::Earliest | Startup::Latest => Ok(startup),
         Startup::Time(_) => match tables.iter().find(|(_, topic)| topic.is_none()) {
             None => Ok(startup),
             Some((table, _)) => Err(is_no_topic(table, "a time")),
         },
-        Startup::Offsets(offsets) => by_table(offsets, &tables)
-            .map(Startup::Offsets)
-            .map_err(|fault| name_error(fault, &tables)),
+        Startup::Offsets(offsets) => {
+            by_table(offsets, &tables)
+                .map(Startup::Offsets)
+                .map_err(|fault| match fault {
+                    StartNameFault::NoTopic(table) => is_no_topic(&table, "offsets"),
+                    fault => name_error(fault, &tables, &format!("'{OPTION}'"))
+                        .about(Subject::option(OPTION)),
+                })
+        }
         Startup::ArchiveEnd => {
             for (name, table) in sources {
                 match table {
@@ -96,6 +100,28 @@ pub(super) fn for_sources(
             Ok(Startup::ArchiveEnd)
         }
     }
+}
+
+/// Gives places in topics the names of the tables that read these. `said` is the part of the statement that names them.
+///
+/// # Errors
+///
+/// A name that is not that of one source.
+pub(super) fn named_by_table(
+    places: NamedOffsets,
+    sources: &BTreeMap<String, StreamTable>,
+    said: &str,
+) -> Result<NamedOffsets> {
+    let tables = with_topics(sources);
+    by_table(places, &tables).map_err(|fault| name_error(fault, &tables, said))
+}
+
+/// The tables of a job, each with its topic if it has one.
+fn with_topics(sources: &BTreeMap<String, StreamTable>) -> Vec<(&str, Option<&str>)> {
+    let tables = sources.iter();
+    tables
+        .map(|(name, table)| (name.as_str(), topic_of(table)))
+        .collect()
 }
 
 /// The error for a job that cannot begin at the offsets of its option.
@@ -219,11 +245,12 @@ fn has_no_archive(table: &str) -> Error {
     .with_help("declare it with 'archive' and the name of the Delta table that has its records")
 }
 
-fn name_error(fault: StartNameFault, tables: &[(&str, Option<&str>)]) -> Error {
+/// The error for a name in `said`, a part of the statement.
+fn name_error(fault: StartNameFault, tables: &[(&str, Option<&str>)], said: &str) -> Error {
     match fault {
         StartNameFault::Unknown(name) => {
-            let error = invalid(format!(
-                "'{OPTION}' names {name}, and the job reads no table or topic of this name"
+            let error = Error::invalid(format!(
+                "{said} names {name}, and the job reads no table or topic of this name"
             ));
             let topics = tables.iter().filter(|(_, topic)| topic.is_some());
             let known: Vec<&str> = topics.map(|(table, _)| *table).collect();
@@ -233,16 +260,19 @@ fn name_error(fault: StartNameFault, tables: &[(&str, Option<&str>)]) -> Error {
                 None => error.with_help(format!("it reads {}", known.join(", "))),
             }
         }
-        StartNameFault::Ambiguous { topic, tables } => invalid(format!(
-            "'{OPTION}' names topic '{topic}', which several tables read: {}",
+        StartNameFault::Ambiguous { topic, tables } => Error::invalid(format!(
+            "{said} names topic '{topic}', which several tables read: {}",
             tables.join(", ")
         ))
         .with_help("name the tables in its place"),
-        StartNameFault::Twice(table) => invalid(format!(
-            "'{OPTION}' names table {table} twice: by its name and by that of its topic"
+        StartNameFault::Twice(table) => Error::invalid(format!(
+            "{said} names table {table} twice: by its name and by that of its topic"
         ))
         .with_help("name it once"),
-        StartNameFault::NoTopic(table) => is_no_topic(&table, "offsets"),
+        StartNameFault::NoTopic(table) => Error::unsupported(format!(
+            "{said} names {table}, which is a Delta table: its rows have no offsets"
+        ))
+        .with_help("name a range of event time"),
     }
 }
 

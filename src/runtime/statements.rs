@@ -184,14 +184,18 @@ impl Jobs {
             JobStatement::ShowBatches(name) => {
                 let (id, history) = self.find(&normalize(&name)).await?;
                 let versions = versions(&self.store, id, &history).await?;
-                let rows = batch_rows(&history.name, &versions)?;
+                let rows = batch_rows(&history, &versions)?;
                 let but_job: Vec<usize> = (1..rows.num_columns()).collect();
                 let rows = rows.project(&but_job);
                 session.report(rows.map_err(|error| Error::internal(error.to_string()))?)
             }
-            JobStatement::Describe(name) => {
+            JobStatement::Describe { name, batch } => {
                 let (_, history) = self.find(&normalize(&name)).await?;
-                session.report(describe::definition(&history)?)
+                session.report(match batch {
+                    None => describe::definition(&history)?,
+                    Some(batch) => describe::definition_as_of(&history, batch_number(&batch)?)
+                        .map_err(|error| error.at(batch.span))?,
+                })
             }
             JobStatement::Rewind { name, batch } => {
                 let (number, span) = (batch_number(&batch)?, batch.span);
@@ -207,10 +211,6 @@ impl Jobs {
                 let planned = subscribe(session, &options, *query, emit).await?;
                 Ok(PlannedStatement::Rows(planned))
             }
-            other @ JobStatement::Reprocess { .. } => Err(Error::unsupported(format!(
-                "{} does not run yet",
-                other.verb()
-            ))),
         }
     }
 
@@ -294,7 +294,7 @@ impl Jobs {
         Ok((options, query))
     }
 
-    fn check_delivery(&self, sink: &JobSinkTable) -> Result<()> {
+    pub(super) fn check_delivery(&self, sink: &JobSinkTable) -> Result<()> {
         match sink {
             JobSinkTable::Kafka(table)
                 if table.delivery() == Delivery::AtLeastOnce && !self.allows_repeats =>

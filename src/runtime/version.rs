@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::core::jobs::{BatchVersion, ClockReading, Gaps, JobTime, OperatorState, SourceProgress};
+use crate::core::runs::LeftGroups;
 use crate::runtime::batch::BatchRanges;
 use crate::runtime::sink::SinkReport;
 use crate::streaming::LastRecords;
@@ -42,6 +43,8 @@ pub(super) struct Input {
     pub(super) last_records: LastRecords,
     /// Records that could not be used, with the table of each.
     pub(super) bad_records: Vec<(String, BadRecord)>,
+    /// Windows and sessions that the chunk of a run left out.
+    pub(super) left: LeftGroups,
 }
 
 /// The dead letters of a batch, in a file of the version's name.

@@ -1,7 +1,7 @@
 //! Definitions in force: folds the catalog's log of created, replaced and dropped objects into the definitions that
 //! hold.
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::planner::{Effect, ObjectKind, Parameters, ParsedStatement, Writes};
 use crate::server::parse::parse;
 use crate::store::CatalogEntry;
@@ -57,7 +57,8 @@ pub(crate) fn in_force(entries: Vec<CatalogEntry>) -> Vec<Definition> {
             | Writes::Nothing
             | Writes::Rows { .. }
             | Writes::Layout { .. }
-            | Writes::Files => {
+            | Writes::Files
+            | Writes::Run => {
                 let name = None;
                 let other = Definition {
                     entry,
@@ -128,15 +129,6 @@ fn guessed_writes(text: &str) -> Writes {
             only_if_new,
         },
     }
-}
-
-/// The error for a definition whose text this program cannot parse.
-pub(crate) fn unreadable(error: &Error) -> Error {
-    Error::unsupported(format!(
-        "this program cannot read its definition: {}",
-        error.message()
-    ))
-    .with_help("use the program that made it, or a newer one")
 }
 
 #[cfg(test)]

@@ -457,6 +457,10 @@ impl Engine {
             self.running.start_new().await;
             return done;
         }
+        if matches!(parsed.statement, Statement::Run(_)) {
+            let session = self.fork(asked)?;
+            return self.host.begin(&session, parsed).await.map(outcome_text);
+        }
         if parsed.effect.creates_in_memory() {
             let error = Error::unsupported(
                 "CREATE TABLE makes a table in memory, whose rows a server would lose when it ends",

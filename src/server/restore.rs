@@ -9,13 +9,12 @@ use futures::StreamExt as _;
 
 use crate::core::jobs::JobHistory;
 use crate::error::{Error, Result};
-use crate::planner::{
-    JobStatement, Parameters, ParsedStatement, Statement, normalize, parse_statement,
-};
+use crate::planner::{JobStatement, Parameters, Statement, normalize};
 use crate::runtime::StopSignal;
-use crate::server::definitions::{Definition, in_force, unreadable};
+use crate::runtime::definitions::{define, is_known, unbound, unreadable};
+use crate::server::definitions::{Definition, in_force};
 use crate::server::engine::Engine;
-use crate::server::parse::{one_statement, parse};
+use crate::server::parse::parse;
 use crate::session::{ForkOptions, Session};
 use crate::store::{CatalogEntry, CatalogList, FoundJob, JobId, JobStore};
 
@@ -148,20 +147,7 @@ impl Engine {
         // The job runs over the tables and views with which it was created, and the log has their definitions. Tables
         // of this session are used only if their definitions are the same.
         let session = session.fork(&ForkOptions::default())?;
-        for definition in &history.tables {
-            let mut parsed = unbound(definition).map_err(|error| unreadable(&error))?;
-            let name = parsed.effect.created_name().map(str::to_owned);
-            if is_known(&session, name.as_deref(), definition) {
-                continue;
-            }
-            let bound = Parameters::default().bind(&mut parsed);
-            bound.map_err(|error| unreadable(&error))?;
-            let restored = session.restore(parsed, PATIENCE).await;
-            restored.map_err(|error| match &name {
-                Some(name) => error.context(format!("{name} cannot be opened")),
-                None => error,
-            })?;
-        }
+        define(&session, &history.tables, PATIENCE).await?;
         let parsed = parse(&history.text, &mut Parameters::default());
         let parsed = parsed.map_err(|error| unreadable(&error))?;
         let Statement::Job(job) = parsed.statement else {
@@ -322,15 +308,4 @@ fn opened(table: &str, outcome: Result<()>) {
         Ok(()) => tracing::info!(table, "opened"),
         Err(error) => tracing::debug!(table, %error, "not opened yet"),
     }
-}
-
-/// The statement of a text, without values for its parameters.
-fn unbound(text: &str) -> Result<ParsedStatement> {
-    parse_statement(&one_statement(text)?)
-}
-
-/// Whether a session has a table or view of this name by this definition.
-fn is_known(session: &Session, name: Option<&str>, definition: &str) -> bool {
-    let known = name.map(|name| session.definition(name));
-    known.is_some_and(|known| known.is_ok_and(|known| known == definition))
 }

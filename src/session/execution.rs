@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use datafusion::arrow::array::RecordBatch;
-use datafusion::arrow::datatypes::{DataType, Field};
+use datafusion::arrow::datatypes::{DataType, Field, SchemaRef};
 use datafusion::common::TableReference;
 use datafusion::datasource::memory::MemorySourceConfig;
 use datafusion::execution::session_state::SessionState;
@@ -17,7 +17,8 @@ use datafusion::sql::sqlparser::ast::Statement as AnsiStatement;
 use crate::core::stack::on_stack;
 use crate::error::{Error, Result, Subject};
 use crate::planner::{
-    BOUND_ROWS, Effect, ParsedStatement, Statement, TextValue, Writes, normalize, read_bound_rows,
+    BOUND_ROWS, Effect, ParsedStatement, Statement, TextValue, WordSpans, Writes, normalize,
+    read_bound_rows,
 };
 use crate::session::catalog::dead_letters;
 use crate::session::catalog::file_names;
@@ -65,6 +66,24 @@ impl Session {
         };
         types.extend(on_stack(found).await.unwrap_or_default());
         types
+    }
+
+    /// The columns of a query that is a part of a statement, whose places are `places`. No query runs, and no table is asked for its rows.
+    ///
+    /// # Errors
+    /// As [`Session::execute`].
+    pub(crate) async fn columns_of(
+        &self,
+        query: SqlStatement,
+        places: &WordSpans,
+    ) -> Result<SchemaRef> {
+        self.catalog.begin(Purpose::Describe);
+        let labels = Labels::of(&query);
+        let planned = async { Ok::<_, Error>(self.logical_plan(query).await?.1) };
+        let planned = on_stack(planned).await;
+        self.catalog.end_planning();
+        let plan = planned.map_err(|error| places.locate(error))?;
+        Ok(labels.schema(Arc::clone(plan.schema().inner())))
     }
 
     /// Runs a statement whose parameters are bound.
@@ -239,6 +258,7 @@ impl Session {
             Statement::ShowQueries => Err(of_the_host("SHOW QUERIES")),
             Statement::KillQuery(_) => Err(of_the_host("KILL QUERY")),
             Statement::Job(job) => Err(of_the_host(job.verb())),
+            Statement::Run(run) => Err(of_the_host(run.verb())),
             Statement::Sql(mut sql) => {
                 let (effect, text) = (&parsed.effect, &parsed.text);
                 let Some(rows) = parsed.rows else {

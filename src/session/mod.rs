@@ -26,3 +26,4 @@ pub(crate) use results::PlannedRows;
 pub use results::{Planned, PlannedStatement, StatementExecution, StatementOutcome};
 pub use sessions::Session;
 pub use system::rows::{batch_rows, job_rows, versions};
+pub use system::run_rows::{change_rows, run_rows};

@@ -1,9 +1,11 @@
 //! Inventory of the folder of a job, file by file, for the consistency check. It only reads.
 
 use crate::error::{Error, Result};
-use crate::store::job_store::paths::{checkpoint_path, entry_path, log_folder, number_of};
+use crate::store::job_store::paths::{
+    checkpoint_path, entry_path, log_folder, number_of, published_path,
+};
 use crate::store::job_store::{JobId, JobStore};
-use crate::store::wire::{UnreadableFile, read_checkpoint, read_entry};
+use crate::store::wire::{UnreadableFile, read_checkpoint, read_entry, read_published};
 
 /// The files of a job by kind; each list is sorted.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -22,6 +24,8 @@ pub struct Inventory {
     pub dead: Vec<String>,
     /// Names of packs.
     pub packs: Vec<String>,
+    /// Names of files of what was published.
+    pub published: Vec<String>,
 }
 
 /// Why a file cannot be read.
@@ -42,6 +46,7 @@ impl Inventory {
             &self.late,
             &self.dead,
             &self.packs,
+            &self.published,
         ];
         let named: usize = named.iter().map(|names| names.len()).sum();
         named + self.entries.len() + self.checkpoints.len()
@@ -71,6 +76,7 @@ impl JobStore {
             late: names("late", ".arrow").await?,
             dead: names("dead", ".arrow").await?,
             packs: names("packs", ".pack").await?,
+            published: self.published_names(id).await?,
         })
     }
 
@@ -100,6 +106,20 @@ impl JobStore {
     ) -> Result<(String, Option<FileProblem>)> {
         let read = |bytes: &[u8]| read_checkpoint(bytes, number).map(drop);
         self.check_json(checkpoint_path(id, number), read).await
+    }
+
+    /// The path of a file of what batches have published, and the reason if it cannot be read.
+    ///
+    /// # Errors
+    ///
+    /// The store does not answer.
+    pub async fn check_published(
+        &self,
+        id: JobId,
+        name: &str,
+    ) -> Result<(String, Option<FileProblem>)> {
+        let read = |bytes: &[u8]| read_published(bytes).map(drop);
+        self.check_json(published_path(id, name), read).await
     }
 
     async fn check_json(

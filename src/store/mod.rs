@@ -11,6 +11,7 @@ mod inventory;
 mod job_store;
 mod pack;
 mod profile;
+mod run_row;
 mod run_store;
 mod s3;
 #[cfg(test)]
@@ -24,6 +25,7 @@ pub use catalog::{CatalogEntry, CatalogList, CatalogStore};
 pub use checksum::{check_crc32, crc32, crc32_of};
 pub use inventory::{FileProblem, Inventory};
 pub use pack::{Pack, PackedBatch};
+pub use run_row::{RunPosition, RunRow, run_position, run_row};
 pub use run_store::{CommittedChunk, FoundRun, RunCreation, RunStore, StoredRun};
 pub use s3::open_s3;
 pub(crate) use unfinished_files::{ABANDONED, unfinished_files};

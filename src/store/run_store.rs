@@ -91,6 +91,11 @@ impl RunStore {
         }
     }
 
+    /// The runs of the data directory that has these jobs.
+    pub fn beside(jobs: &JobStore) -> Self {
+        Self::new(jobs.dir())
+    }
+
     /// Logs, versions and heartbeats of the runs, for the runner: they are those of jobs.
     pub fn jobs(&self) -> &JobStore {
         &self.jobs
@@ -143,7 +148,25 @@ impl RunStore {
     ///
     /// The store does not answer.
     pub async fn all(&self) -> Result<Vec<FoundRun>> {
-        let found = self.jobs.all().await?;
+        self.found(self.run_ids().await?).await
+    }
+
+    /// The ids of all runs.
+    ///
+    /// # Errors
+    ///
+    /// The store does not answer.
+    pub async fn run_ids(&self) -> Result<Vec<String>> {
+        self.jobs.names().await
+    }
+
+    /// The runs of these ids; ids without a run are left out.
+    ///
+    /// # Errors
+    ///
+    /// The store does not answer.
+    pub async fn found(&self, run_ids: Vec<String>) -> Result<Vec<FoundRun>> {
+        let found = self.jobs.found(run_ids).await?;
         let runs = futures::stream::iter(found).map(|FoundJob { name, found }| async move {
             let found = match found {
                 Ok((id, history)) => {

@@ -1,17 +1,23 @@
 //! Batches of a job, ready to run: their plans, and what they give besides their rows.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
+use anabranch_udfs::CompleteSessionsExec;
 use datafusion::arrow::array::RecordBatch;
+use datafusion::arrow::compute::concat_batches;
 use datafusion::catalog::TableProvider;
 use datafusion::datasource::memory::MemorySourceConfig;
 use datafusion::execution::TaskContext;
-use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_expr::expressions::Column;
+use datafusion::physical_expr::{LexOrdering, PhysicalSortExpr};
+use datafusion::physical_plan::coalesce_partitions::CoalescePartitionsExec;
+use datafusion::physical_plan::sorts::sort::SortExec;
+use datafusion::physical_plan::{ExecutionPlan, collect};
 
 use crate::core::jobs::{PartitionTimes, RecordMark};
-use crate::core::runs::Chunk;
-use crate::error::Result;
+use crate::core::runs::{Chunk, LeftGroups};
+use crate::error::{Error, Result};
 use crate::state::late_rows;
 use crate::streaming::drain::DrainedPlan;
 use crate::streaming::side_output::SplitSideOutputExec;
@@ -62,6 +68,8 @@ pub struct BatchSides {
     pub dead_letters: Vec<(String, BadRecord)>,
     /// The last record that was read of each partition.
     pub last_records: LastRecords,
+    /// Of a run: the windows and sessions that it leaves out.
+    pub left: LeftGroups,
     reports: Vec<ScanReport>,
 }
 
@@ -87,6 +95,8 @@ pub(super) struct PlannedSides {
     /// What its scans are to report.
     expected: Vec<ExpectedReport>,
     last_records: LastRecords,
+    /// What the plan of a run leaves out.
+    left: Arc<Mutex<LeftGroups>>,
 }
 
 impl PlannedSides {
@@ -101,7 +111,13 @@ impl PlannedSides {
             last_records: sources
                 .map(|(name, source)| (name, source.last_records))
                 .collect(),
+            left: Arc::default(),
         })
+    }
+
+    /// The same of a chunk of a run, whose plan adds to `left` what it leaves out.
+    pub(super) fn leaving(self, left: Arc<Mutex<LeftGroups>>) -> Self {
+        Self { left, ..self }
     }
 
     async fn finish(&self, context: &Arc<TaskContext>) -> Result<BatchSides> {
@@ -120,6 +136,11 @@ impl PlannedSides {
             late: late_rows(&side)?,
             dead_letters: dead_letters(&side)?,
             last_records,
+            left: self
+                .left
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .clone(),
             reports,
         })
     }
@@ -172,8 +193,79 @@ impl BatchPlan {
         Ok(Self { plan, ..self })
     }
 
+    /// The same batch with these rows, in the columns of its plan. This batch is to be ended, not the one that is given.
+    ///
+    /// # Errors
+    ///
+    /// Rows in other columns.
+    pub fn giving(&self, rows: RecordBatch) -> Result<Self> {
+        let schema = rows.schema();
+        let plan = MemorySourceConfig::try_new_exec(&[vec![rows]], schema, None)?;
+        Ok(Self {
+            plan,
+            context: Arc::clone(&self.context),
+            sides: None,
+            chunk: self.chunk,
+        })
+    }
+
+    /// Runs the plan, and gives all of its rows.
+    ///
+    /// # Errors
+    ///
+    /// Those of the rows.
+    pub async fn rows(&self) -> Result<RecordBatch> {
+        let schema = self.plan.schema();
+        let rows = collect(Arc::clone(&self.plan), Arc::clone(&self.context)).await?;
+        concat_batches(&schema, &rows).map_err(|error| Error::internal(error.to_string()))
+    }
+
+    /// Whether the plan, which has run, has left windows or sessions out.
+    pub fn has_left(&self) -> bool {
+        let left = self.sides.iter().map(|sides| &sides.left);
+        let mut left = left.map(|left| left.lock().unwrap_or_else(PoisonError::into_inner));
+        left.any(|left| left.count() > 0)
+    }
+
+    /// The rows of the batch in the order of these columns: none is given before all are computed. This batch is to be ended, not the
+    /// one that is given.
+    ///
+    /// # Errors
+    ///
+    /// A column that the rows do not have.
+    pub fn sorted_by(&self, columns: &[usize]) -> Result<Self> {
+        let schema = self.plan.schema();
+        let ascending = |index: &usize| {
+            let name = schema.field(*index).name();
+            PhysicalSortExpr::new_default(Arc::new(Column::new(name, *index)))
+        };
+        let plan = match LexOrdering::new(columns.iter().map(ascending)) {
+            Some(order) => {
+                let all = Arc::new(CoalescePartitionsExec::new(Arc::clone(&self.plan)));
+                Arc::new(SortExec::new(order, all)) as _
+            }
+            None => Arc::clone(&self.plan),
+        };
+        Ok(Self {
+            plan,
+            context: Arc::clone(&self.context),
+            sides: None,
+            chunk: self.chunk,
+        })
+    }
+
     /// Records read so far, and the bytes of their keys and values.
     pub fn read(&self) -> (u64, u64) {
-        read(&self.plan)
+        let (records, bytes) = read(&self.plan);
+        (records + rows_of_sessions(&self.plan), bytes)
     }
+}
+
+/// Rows that the operators which complete sessions have read so far: they run the scans themselves.
+fn rows_of_sessions(plan: &Arc<dyn ExecutionPlan>) -> u64 {
+    if plan.is::<CompleteSessionsExec>() {
+        let rows = plan.metrics().and_then(|of| of.sum_by_name("rows_read"));
+        return rows.map_or(0, |rows| rows.as_usize() as u64);
+    }
+    plan.children().into_iter().map(rows_of_sessions).sum()
 }

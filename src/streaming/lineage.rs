@@ -108,7 +108,7 @@ fn of_column(plan: &LogicalPlan, column: &Column, sources: &StreamSources) -> Ve
 }
 
 /// The input of a join that column `index` of its output comes from, and the column's index there.
-fn side_of(join: &Join, index: usize) -> (&LogicalPlan, usize) {
+pub(super) fn side_of(join: &Join, index: usize) -> (&LogicalPlan, usize) {
     let width = join.left.schema().fields().len();
     match join.join_type {
         JoinType::RightSemi | JoinType::RightAnti | JoinType::RightMark => (&join.right, index),

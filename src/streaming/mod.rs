@@ -14,6 +14,7 @@ mod lineage;
 mod literals;
 mod planning;
 mod query;
+mod reprocess;
 mod scope;
 #[cfg(test)]
 mod scope_tests;
@@ -28,6 +29,7 @@ mod windowing;
 
 pub use batch::{BatchPlan, BatchSides, FrontBatch, LastRecords};
 pub use query::JobQuery;
+pub use reprocess::{RunFacts, StaticPins, TimeColumns};
 pub use sink_table::JobSinkTable;
 pub(crate) use sink_table::reads_own_sink;
 pub use stateful::{FrontPlan, StreamQuery};

@@ -15,6 +15,7 @@ use datafusion::logical_expr::LogicalPlan;
 use datafusion::sql::parser::Statement as SqlStatement;
 
 use crate::core::jobs::MemoryShortage;
+use crate::core::runs::Grouping;
 use crate::error::{Error, Result, Subject};
 use crate::planner::ast::Emit;
 use crate::session::catalog::view_barrier;
@@ -31,7 +32,12 @@ use crate::session::{Session, rewrite};
 use crate::streaming::analyzed::Analyzed;
 use crate::streaming::batch::{BatchPlan, FrontBatch, PlannedSides, streams_of};
 use crate::streaming::batch_tables::BatchInputs;
+use crate::streaming::drain::DrainedPlan;
 use crate::streaming::planning::{plan_rows, planning_in_order};
+use crate::streaming::reprocess::{
+    ChunkPlan, PinnedStatics, RunFacts, StaticPins, TimeColumns, check_key, fix_time, grouping_of,
+    static_pins, time_columns,
+};
 use crate::streaming::scope::check_scope;
 use crate::streaming::sink_table::{JobSinkTable, reads_own_sink, sink_name};
 use crate::streaming::stateful::StreamQuery;
@@ -63,10 +69,19 @@ pub struct JobQuery {
     emit: Emit,
     /// Its aggregate, if it has one over more than a batch.
     stream: Option<StreamQuery>,
+    /// What it rests on, if it is the query of a run.
+    run: Option<RunQuery>,
     /// A view that the query reads, over tables that the query's user may not name.
     hiding_view: Option<String>,
     /// The columns of its rows.
     schema: SchemaRef,
+}
+
+/// What the query of a run has beside that of its job.
+#[derive(Debug)]
+struct RunQuery {
+    facts: RunFacts,
+    statics: PinnedStatics,
 }
 
 impl JobQuery {
@@ -80,6 +95,48 @@ impl JobQuery {
         session.catalog.begin(Purpose::Batches);
         let sink_name = sink_name(&insert)?;
         let sink = session.sink_of(&insert).await?;
+        Self::planned_into(session, pool, insert, emit, (sink, sink_name)).await
+    }
+
+    /// Plans the INSERT of a job for a run, which has no state: each of its batches is a chunk, aggregated whole.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::try_new`]; why the job cannot be reprocessed; a static table is not as the run was planned with it.
+    pub async fn reprocessing(
+        session: &Session,
+        insert: SqlStatement,
+        emit: Emit,
+        facts: RunFacts,
+    ) -> Result<Self> {
+        let (session, pool) = session.fork_of_job()?;
+        fix_time(&session.context, facts.now)?;
+        let statics = PinnedStatics::open(&session, &facts.statics).await?;
+        session.catalog.begin(Purpose::Batches);
+        statics.pin_in(&session);
+        let sink_name = sink_name(&insert)?;
+        let sink = session.sink_of(&insert).await?;
+        let mut query = Self::planned_into(session, pool, insert, emit, (sink, sink_name)).await?;
+        let grouping = query.grouping()?;
+        if grouping != facts.grouping {
+            return Err(Error::internal(format!(
+                "the run groups by {:?}, and its job by {grouping:?}",
+                facts.grouping
+            )));
+        }
+        query.stream = None;
+        query.run = Some(RunQuery { facts, statics });
+        Ok(query)
+    }
+
+    /// Plans the INSERT of a job in a session of its own.
+    async fn planned_into(
+        session: Session,
+        pool: Arc<JobPool>,
+        insert: SqlStatement,
+        emit: Emit,
+        (sink, sink_name): (JobSinkTable, String),
+    ) -> Result<Self> {
         let named = Some(sink_name.clone());
         let mut query = Self::planned(session, insert, emit, sink, named).await?;
         query.pool = Some(pool);
@@ -145,6 +202,7 @@ impl JobQuery {
             tables,
             emit,
             stream,
+            run: None,
             hiding_view,
             schema,
         })
@@ -276,19 +334,124 @@ impl JobQuery {
     /// A table has changed so that the query no longer fits.
     pub async fn batch(&self, sources: BTreeMap<String, BatchSource>) -> Result<BatchPlan> {
         self.begin_batch();
+        if let Some(run) = &self.run {
+            return self.chunk(run, sources).await;
+        }
         let (analyzed, inputs) = self.fitting(&streams_of(&sources)).await?;
         let state = self.session.states.state();
         let state = self.planning(&state);
         let plan = plan_rows(&state, inputs.put_into(analyzed.input.clone())?).await?;
         let plan = with_removed(plan, &sources, &analyzed.input, &state).await?;
-        let chunk = sources.values().find_map(|source| source.chunk);
         let sides = PlannedSides::of(plan, sources)?;
+        Ok(BatchPlan {
+            plan: Arc::clone(&sides.split) as _,
+            context: self.session.states.task(),
+            chunk: None,
+            sides: Some(sides),
+        })
+    }
+
+    /// Plans a chunk of a run.
+    async fn chunk(
+        &self,
+        run: &RunQuery,
+        mut sources: BTreeMap<String, BatchSource>,
+    ) -> Result<BatchPlan> {
+        // What the chunk before said of sessions that were searched too long: they are counted among those that are left out.
+        self.session.take_warnings();
+        // The sources of a run may have hidden columns besides, which the statement is not planned with.
+        let (analyzed, inputs) = self.fitting(&BTreeMap::new()).await?;
+        let planner = ChunkPlan {
+            facts: &run.facts,
+            streams: &self.sources,
+            sources: &sources,
+            inputs: &inputs,
+        };
+        let state = self.session.states.state();
+        let state = self.planning(&state);
+        let chunk = planner.chunk()?;
+        let (plan, left) = match chunk {
+            Some(chunk) => {
+                let planned = planner.plan(&state, &analyzed.input, chunk).await?;
+                (DrainedPlan::of(planned.plan)?, planned.left)
+            }
+            None if run.facts.grouping == Grouping::Rows => {
+                let mut inputs = inputs;
+                inputs.tables.streams = streams_of(&sources);
+                let rows = plan_rows(&state, inputs.put_into(analyzed.input.clone())?).await?;
+                let rows = with_removed(rows, &sources, &analyzed.input, &state).await?;
+                (rows, Arc::default())
+            }
+            None => {
+                return Err(Error::internal(
+                    "a run by offsets of a job that groups rows",
+                ));
+            }
+        };
+        if matches!(run.facts.grouping, Grouping::Sessions { .. }) {
+            // The operator that completes sessions plans their scans itself.
+            for source in sources.values_mut() {
+                source.ranges.clear();
+            }
+        }
+        let sides = PlannedSides::of(plan, sources)?.leaving(left);
         Ok(BatchPlan {
             plan: Arc::clone(&sides.split) as _,
             context: self.session.states.task(),
             chunk,
             sides: Some(sides),
         })
+    }
+
+    /// How it puts rows together in time.
+    ///
+    /// # Errors
+    ///
+    /// Why it cannot be reprocessed.
+    pub fn grouping(&self) -> Result<Grouping> {
+        if let Some(run) = &self.run {
+            return Ok(run.facts.grouping);
+        }
+        grouping_of(&self.analyzed().input, self.stream.is_some(), &self.sources)
+    }
+
+    /// Refuses a run if the PRIMARY KEY of the sink does not tell windows apart: rows of old windows would be put over those of newer
+    /// ones.
+    ///
+    /// # Errors
+    ///
+    /// The refusal, with its reason; why the job cannot be reprocessed at all.
+    pub fn check_key(&self) -> Result<()> {
+        let sink = self.sink_name().unwrap_or("the sink");
+        let (plan, key) = (&self.analyzed().input, self.sink.primary_key());
+        check_key(plan, self.grouping()?, &self.sources, key, sink)
+    }
+
+    /// The columns of its sink that are the times of its results: by them a run finds the rows that a chunk takes the place of.
+    ///
+    /// # Errors
+    ///
+    /// Why the job cannot be reprocessed.
+    pub fn time_columns(&self) -> Result<TimeColumns> {
+        time_columns(&self.analyzed().input, self.grouping()?, &self.sources)
+    }
+
+    /// The present states of its static tables, for a run to read.
+    ///
+    /// # Errors
+    ///
+    /// A table cannot be opened.
+    pub async fn static_pins(&self) -> Result<StaticPins> {
+        let analyzed = self.analyzed();
+        // A table at a version that a query gives is read at the version that it gives to the run.
+        let statics = analyzed.statics().iter();
+        let statics = statics.filter(|table| analyzed.version(table.table()).is_none());
+        static_pins(&self.session, statics).await
+    }
+
+    /// A state of the engine that reads tables with the memory and the limits of this query.
+    pub(crate) fn reading_state(&self) -> SessionState {
+        SessionState::clone(&self.session.states.state())
     }
 
     /// The columns of its rows, in the order of the sink's columns; any of them may be NULL.
@@ -304,6 +467,19 @@ impl JobQuery {
     /// Its aggregate, if it has one over more than a batch.
     pub fn stream(&self) -> Option<&StreamQuery> {
         self.stream.as_ref()
+    }
+
+    /// How long after the highest watermark of a partition a window may end that has a row, in microseconds: the delay of the watermark
+    /// and the length of a window, or the gap of sessions. None of a job without windows.
+    pub(crate) fn reach(&self) -> Option<i64> {
+        let length = self.stream.as_ref()?.window_length()?;
+        Some(length.saturating_add(self.delay()))
+    }
+
+    /// How far its watermarks are behind the highest event time, in microseconds: the longest of its sources.
+    pub(crate) fn delay(&self) -> i64 {
+        let times = self.sources.values().filter_map(StreamTable::event_time);
+        times.map(|time| time.delay).max().unwrap_or(0).max(0)
     }
 
     /// The aggregate of a job with windows.
@@ -386,7 +562,7 @@ impl JobQuery {
             sink = self.sink_name(),
             "a table has other columns: the statement of the job is planned again"
         );
-        self.session.catalog.begin(Purpose::Batches);
+        self.begin_planning();
         for (name, provider) in streams {
             self.session.catalog.pin(name, Arc::clone(provider));
         }
@@ -398,9 +574,17 @@ impl JobQuery {
         Ok((analyzed, inputs))
     }
 
+    /// Drops the tables of the batch before. Those of a run stay at their versions.
+    fn begin_planning(&self) {
+        self.session.catalog.begin(Purpose::Batches);
+        if let Some(run) = &self.run {
+            run.statics.pin_in(&self.session);
+        }
+    }
+
     /// Clears what the batch before has read: the versions of static tables, and the lists of their files.
     fn begin_batch(&self) {
-        self.session.catalog.begin(Purpose::Batches);
+        self.begin_planning();
         *lock(&self.running) = None;
         let runtime = self.session.context.runtime_env();
         // A subscription shares the list of files with all statements.

@@ -6,13 +6,16 @@ use anabranch_udfs::{
     EventWindow, IS_FINAL, PushDownFilters, SessionWindow, WindowKind, plain, session_groups_of,
 };
 use datafusion::arrow::array::RecordBatch;
-use datafusion::arrow::datatypes::{Field, Schema, SchemaRef};
+use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
+use datafusion::catalog::TableProvider;
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
-use datafusion::common::{Column, DFSchemaRef};
+use datafusion::common::{Column, DFSchema, DFSchemaRef};
 use datafusion::datasource::{MemTable, provider_as_source};
 use datafusion::functions::core::expr_fn::get_field;
 use datafusion::logical_expr::expr::{AggregateFunction, Sort};
-use datafusion::logical_expr::{Aggregate, Expr, Extension, LogicalPlan, LogicalPlanBuilder};
+use datafusion::logical_expr::{
+    Aggregate, Expr, ExprSchemable as _, Extension, LogicalPlan, LogicalPlanBuilder,
+};
 use datafusion::optimizer::decorrelate_lateral_join::DecorrelateLateralJoin;
 use datafusion::optimizer::decorrelate_predicate_subquery::DecorrelatePredicateSubquery;
 use datafusion::optimizer::replace_distinct_aggregate::ReplaceDistinctWithAggregate;
@@ -22,7 +25,7 @@ use datafusion::optimizer::{Optimizer, OptimizerContext};
 
 use crate::error::{Error, Result, Subject};
 use crate::streaming::fingerprint::{Fingerprints, Stateful};
-use crate::streaming::hidden_columns::{find, with_hidden};
+use crate::streaming::hidden_columns::{StateColumns, find, with_hidden};
 use crate::streaming::lineage::{ColumnOrigin, origins, unaliased, window_below};
 use crate::streaming::slices::{UnslicedReason, sliced};
 use crate::streaming::stream_inputs::{StreamSources, StreamTable, reads_stream, stream_inputs};
@@ -46,6 +49,8 @@ pub(super) struct QuerySplit {
     pub(super) groups: usize,
     /// What the window is, for people and earlier fingerprints.
     pub(super) window: String,
+    /// How long a window is, or the gap of sessions, in microseconds.
+    pub(super) window_length: Option<i64>,
     /// What the state depends on.
     pub(super) fingerprints: Fingerprints,
     /// What asks for the window of each row, so that the state of HOP or CUMULATE is not by slice.
@@ -74,20 +79,7 @@ impl QuerySplit {
             return Err(Error::internal("the job has no aggregate"));
         };
         let has_filter_above = has_filter_above(&whole, sources);
-        // First subqueries become joins, and filters on keys move below a session; the checks after this need that form.
-        let optimizer = Optimizer::with_rules(vec![
-            Arc::new(RewriteSetComparison::new()),
-            Arc::new(ReplaceDistinctWithAggregate::new()),
-            Arc::new(DecorrelatePredicateSubquery::new()),
-            Arc::new(ScalarSubqueryToJoin::new()),
-            Arc::new(DecorrelateLateralJoin::new()),
-            Arc::new(PushDownFilters::default()),
-        ]);
-        let below = optimizer.optimize(
-            aggregate.input.as_ref().clone(),
-            &OptimizerContext::new(),
-            |_, _| {},
-        )?;
+        let below = without_subqueries(aggregate.input.as_ref().clone())?;
         check_functions(&aggregate.aggr_expr)?;
         let window = window_below(&below, sources);
         let window_text = match window {
@@ -104,7 +96,7 @@ impl QuerySplit {
                 format!("GROUP BY without a window: keys=[{}]", keys.join(", "))
             }
         };
-        let input = with_hidden(&below, sources)?;
+        let input = with_hidden(&below, sources, &StateColumns(sources))?;
         let aggregate = Aggregate::try_new_with_schema(
             Arc::new(input),
             aggregate.group_expr.clone(),
@@ -126,7 +118,9 @@ impl QuerySplit {
         })?;
         let front = reduced(&rows, &windowing, &aggregates)?;
         let columns = aggregate.schema.fields().len();
+        let window_length = window.map(length_of).transpose()?.flatten();
         Ok(Self {
+            window_length,
             front,
             windowing,
             aggregates,
@@ -148,43 +142,98 @@ impl QuerySplit {
 
     /// The plan above the aggregate, over `emitted` rows in the aggregate's columns.
     pub(super) fn back(&self, emitted: &RecordBatch) -> Result<LogicalPlan> {
-        // The columns get new names: an aggregate may have the same name twice, under different qualifiers.
-        let fields: Vec<Field> = self
-            .schema
-            .fields()
-            .iter()
-            .enumerate()
-            .map(|(index, field)| field.as_ref().clone().with_name(format!("c{index}")))
-            .collect();
-        let schema = Arc::new(Schema::new(fields));
+        let schema = emitted_schema(&self.schema);
         let renamed = RecordBatch::try_new(Arc::clone(&schema), emitted.columns().to_vec())
             .map_err(|error| Error::internal(error.to_string()))?;
         let table = MemTable::try_new(schema, vec![vec![renamed]])?;
-        let exprs: Vec<Expr> = self
-            .schema
-            .iter()
-            .enumerate()
-            .map(|(index, (qualifier, field))| {
-                let column = Expr::Column(Column::new(Some(EMITTED), format!("c{index}")));
-                column.alias_qualified(qualifier.cloned(), field.name())
-            })
-            .collect();
-        let rows = LogicalPlanBuilder::scan(EMITTED, provider_as_source(Arc::new(table)), None)?
-            .project(exprs)?
-            .build()?;
-        let back = self.whole.clone().transform_down(|plan| {
-            if !reads_stream(&plan, &self.sources) {
-                return Ok(Transformed::new(plan, false, TreeNodeRecursion::Jump));
-            }
-            Ok(match plan {
-                LogicalPlan::Aggregate(_) => {
-                    Transformed::new(rows.clone(), true, TreeNodeRecursion::Jump)
-                }
-                other => Transformed::no(other),
-            })
-        })?;
-        Ok(back.data)
+        above(
+            self.whole.clone(),
+            &self.schema,
+            &self.sources,
+            Arc::new(table),
+        )
     }
+}
+
+/// The columns of a table of emitted rows, for an aggregate with these columns. They get new names: an aggregate may have the same
+/// name twice, under different qualifiers.
+pub(super) fn emitted_schema(aggregate: &DFSchema) -> SchemaRef {
+    let fields = aggregate.fields().iter().enumerate();
+    let fields = fields.map(|(index, field)| field.as_ref().clone().with_name(format!("c{index}")));
+    Arc::new(Schema::new(fields.collect::<Vec<Field>>()))
+}
+
+/// The plan with a table of emitted rows in the place of its aggregate, which has the columns `schema`.
+pub(super) fn above(
+    whole: LogicalPlan,
+    schema: &DFSchema,
+    sources: &StreamSources,
+    emitted: Arc<dyn TableProvider>,
+) -> Result<LogicalPlan> {
+    let exprs: Vec<Expr> = schema
+        .iter()
+        .enumerate()
+        .map(|(index, (qualifier, field))| {
+            let column = Expr::Column(Column::new(Some(EMITTED), format!("c{index}")));
+            column.alias_qualified(qualifier.cloned(), field.name())
+        })
+        .collect();
+    let rows = LogicalPlanBuilder::scan(EMITTED, provider_as_source(emitted), None)?
+        .project(exprs)?
+        .build()?;
+    let above = whole.transform_down(|plan| {
+        if !reads_stream(&plan, sources) {
+            return Ok(Transformed::new(plan, false, TreeNodeRecursion::Jump));
+        }
+        Ok(match plan {
+            LogicalPlan::Aggregate(_) => {
+                Transformed::new(rows.clone(), true, TreeNodeRecursion::Jump)
+            }
+            other => Transformed::no(other),
+        })
+    })?;
+    Ok(above.data)
+}
+
+/// A plan below an aggregate in the form that the checks of windows need: first subqueries become joins, and filters on keys move below
+/// a session.
+pub(super) fn without_subqueries(below: LogicalPlan) -> Result<LogicalPlan> {
+    let optimizer = Optimizer::with_rules(vec![
+        Arc::new(RewriteSetComparison::new()),
+        Arc::new(ReplaceDistinctWithAggregate::new()),
+        Arc::new(DecorrelatePredicateSubquery::new()),
+        Arc::new(ScalarSubqueryToJoin::new()),
+        Arc::new(DecorrelateLateralJoin::new()),
+        Arc::new(PushDownFilters::default()),
+    ]);
+    Ok(optimizer.optimize(below, &OptimizerContext::new(), |_, _| {})?)
+}
+
+/// How long a window is, or the gap of sessions, in microseconds; none if that is out of range.
+fn length_of(window: &LogicalPlan) -> Result<Option<i64>> {
+    let LogicalPlan::Extension(Extension { node }) = window else {
+        return Ok(None);
+    };
+    let node = node.as_any();
+    let (length, time) = if let Some(window) = node.downcast_ref::<EventWindow>() {
+        let time = window
+            .event_time()
+            .get_type(window.input().schema().as_ref())?;
+        (window.windows().size(), time)
+    } else if let Some(window) = node.downcast_ref::<SessionWindow>() {
+        let time = window
+            .event_time()
+            .get_type(window.input().schema().as_ref())?;
+        (window.gap(), time)
+    } else {
+        return Ok(None);
+    };
+    Ok(match time {
+        DataType::Timestamp(TimeUnit::Second, _) => length.checked_mul(1_000_000),
+        DataType::Timestamp(TimeUnit::Millisecond, _) => length.checked_mul(1_000),
+        DataType::Timestamp(TimeUnit::Nanosecond, _) => Some(length.div_euclid(1_000) + 1),
+        _ => Some(length),
+    })
 }
 
 /// Whether what stands above the aggregate may leave groups out: a filter, or a join.
@@ -303,26 +352,39 @@ fn check_functions(aggregates: &[Expr]) -> Result<()> {
 /// Adds partition and offset to each ORDER BY, so that ties have a fixed order; ties of rows in a file are in the order of the
 /// file.
 fn tie_broken(aggregates: &[Expr], sources: &StreamSources) -> Vec<Expr> {
-    let row = || Expr::Column(Column::new_unqualified(ROW_COLUMN));
+    let row = Column::new_unqualified(ROW_COLUMN);
+    let with_ties = |expr: &Expr| match tie_broken_call(expr, sources, &row) {
+        Some(call) => Expr::AggregateFunction(call),
+        None => unaliased(expr).clone(),
+    };
+    aggregates.iter().map(with_ties).collect()
+}
+
+/// The same of one aggregate; none if it has no ORDER BY. `row` is the hidden column with the places of rows.
+pub(super) fn tie_broken_call(
+    expr: &Expr,
+    sources: &StreamSources,
+    row: &Column,
+) -> Option<AggregateFunction> {
+    let Expr::AggregateFunction(call) = unaliased(expr) else {
+        return None;
+    };
+    if call.params.order_by.is_empty() || call.params.distinct {
+        return None;
+    }
+    let row = || Expr::Column(row.clone());
     let place = |name: &str| Sort::new(get_field(row(), name), true, false);
     let has_files = sources
         .values()
         .any(|source| matches!(source, StreamTable::Delta(_)));
-    let in_file = has_files.then(|| place(ROW_IN_FILE));
-    let with_ties = |expr: &Expr| match unaliased(expr) {
-        Expr::AggregateFunction(call)
-            if !call.params.order_by.is_empty() && !call.params.distinct =>
-        {
-            let mut call = call.clone();
-            call.params
-                .order_by
-                .extend([place("partition"), place("offset")]);
-            call.params.order_by.extend(in_file.clone());
-            Expr::AggregateFunction(call)
-        }
-        other => other.clone(),
-    };
-    aggregates.iter().map(with_ties).collect()
+    let mut call = call.clone();
+    call.params
+        .order_by
+        .extend([place("partition"), place("offset")]);
+    call.params
+        .order_by
+        .extend(has_files.then(|| place(ROW_IN_FILE)));
+    Some(call)
 }
 
 /// How the rows of an aggregate are grouped, and the plan below it.

@@ -135,6 +135,11 @@ impl StreamQuery {
         &self.split.window
     }
 
+    /// How long a window is, or the gap of sessions, in microseconds; none without a window.
+    pub fn window_length(&self) -> Option<i64> {
+        self.split.window_length
+    }
+
     /// The unit of a state row of HOP or CUMULATE, for messages; none for other jobs, where it is obvious.
     pub fn state_unit(&self) -> Option<String> {
         if let Windowing::Sliced { slices, .. } = &self.split.windowing {
@@ -317,7 +322,7 @@ impl StreamQuery {
 }
 
 /// A value for messages, shortened if it is long.
-fn shown(column: &ArrayRef, row: usize) -> String {
+pub(super) fn shown(column: &ArrayRef, row: usize) -> String {
     const CHARACTERS: usize = 200;
     if column.is_null(row) {
         return "NULL".to_owned();

@@ -52,6 +52,7 @@ pub(crate) fn check_share(bad: usize, seen: usize, newest: &[BadRecord]) -> Resu
 #[derive(Debug, Default)]
 pub struct BadRecords {
     state: Mutex<BadState>,
+    counts_only: bool,
 }
 
 #[derive(Debug, Default)]
@@ -62,6 +63,14 @@ struct BadState {
 }
 
 impl BadRecords {
+    /// Counts bad records and keeps none: a job has set them aside before.
+    pub(crate) fn counting() -> Self {
+        Self {
+            counts_only: true,
+            ..Self::default()
+        }
+    }
+
     /// Adds records that were found to be bad, of so many that were looked at.
     ///
     /// # Errors
@@ -72,7 +81,9 @@ impl BadRecords {
         state.seen += seen;
         state.bad += records.len();
         check_share(state.bad, state.seen, &records)?;
-        state.records.extend(records);
+        if !self.counts_only {
+            state.records.extend(records);
+        }
         Ok(())
     }
 

@@ -29,6 +29,11 @@ pub const ROW_WATERMARK: &str = "watermark";
 /// In it: the number that tells rows with the same offset apart.
 pub const ROW_IN_FILE: &str = "row";
 
+/// The hidden column of the partition of a row, where a run reads it.
+pub const PARTITION_COLUMN: &str = "__partition";
+/// The hidden column of the offset of a row, where a run reads it.
+pub const OFFSET_COLUMN: &str = "__offset";
+
 /// `WATERMARK FOR column AS column - delay`, with the options about it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EventTime {

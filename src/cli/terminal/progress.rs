@@ -7,7 +7,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use datafusion::physical_plan::ExecutionPlan;
-use indicatif::{HumanCount, MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{
+    HumanCount, HumanDuration, MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle,
+};
 
 use crate::cli::terminal::messages::eprint;
 use crate::runtime::{JobStatus, JobStatuses};
@@ -101,20 +103,29 @@ async fn draw(total: Option<u64>, look: impl Fn() -> (u64, String)) {
 /// How often a job says how it is doing where there is no terminal.
 const LINES: Duration = Duration::from_secs(10);
 
-/// Shows the progress of running jobs until dropped: on a terminal one changing line for each, elsewhere now and then a
-/// line of text for each job that has made progress.
+/// Shows the progress of running jobs or reprocessing runs until dropped: on a terminal one changing line for each, elsewhere now
+/// and then a line of text for each that has made progress.
 pub(crate) struct JobProgress {
     task: tokio::task::JoinHandle<()>,
 }
 
 impl JobProgress {
-    /// Watches `statuses`.
+    /// Watches the jobs of `statuses`.
     pub(crate) fn watch(statuses: &JobStatuses) -> Self {
+        Self::watch_by(statuses, job_line)
+    }
+
+    /// Watches the reprocessing runs of `statuses`.
+    pub(crate) fn watch_runs(statuses: &JobStatuses) -> Self {
+        Self::watch_by(statuses, run_line)
+    }
+
+    fn watch_by(statuses: &JobStatuses, line: Line) -> Self {
         let statuses = statuses.clone();
         let task = if std::io::stderr().is_terminal() {
-            tokio::spawn(draw_jobs(statuses))
+            tokio::spawn(draw_jobs(statuses, line))
         } else {
-            tokio::spawn(print_jobs(statuses))
+            tokio::spawn(print_jobs(statuses, line))
         };
         Self { task }
     }
@@ -135,7 +146,7 @@ impl Drop for ProgressLines {
     }
 }
 
-async fn draw_jobs(statuses: JobStatuses) {
+async fn draw_jobs(statuses: JobStatuses, line: Line) {
     let lines = ProgressLines(MultiProgress::with_draw_target(ProgressDrawTarget::stderr()));
     let mut bars: BTreeMap<String, ProgressBar> = BTreeMap::new();
     let mut before: BTreeMap<String, JobStatus> = BTreeMap::new();
@@ -157,7 +168,7 @@ async fn draw_jobs(statuses: JobStatuses) {
     }
 }
 
-async fn print_jobs(statuses: JobStatuses) {
+async fn print_jobs(statuses: JobStatuses, line: Line) {
     let mut before: BTreeMap<String, JobStatus> = BTreeMap::new();
     loop {
         tokio::time::sleep(LINES).await;
@@ -176,8 +187,46 @@ async fn print_jobs(statuses: JobStatuses) {
 
 const SECOND: Duration = Duration::from_secs(1);
 
+/// The progress line of a job or run by its name, its status, and that of the interval before.
+type Line = fn(&str, &JobStatus, Option<&JobStatus>, Duration) -> String;
+
+/// The progress line of a reprocessing run.
+fn run_line(
+    name: &str,
+    status: &JobStatus,
+    before: Option<&JobStatus>,
+    interval: Duration,
+) -> String {
+    if let Some(fault) = &status.waiting {
+        return format!("run {name}: WAITING: {fault}");
+    }
+    let report = &status.report;
+    let mut line = format!(
+        "run {name}: {} chunks, {} records read, {} rows, last chunk {} ms",
+        HumanCount(report.batches),
+        HumanCount(report.rows_in),
+        HumanCount(report.rows_out),
+        status.last_batch.as_millis(),
+    );
+    // Both are microseconds of event time or both are offsets: their ratio tells the time.
+    let passed = before.map_or(0, |before| before.lag.saturating_sub(status.lag));
+    if let Some(steps) = status.lag.checked_div(passed) {
+        let seconds = steps.saturating_mul(interval.as_secs());
+        line += &format!(
+            ", about {} left",
+            HumanDuration(Duration::from_secs(seconds))
+        );
+    }
+    line
+}
+
 /// The progress line of a job.
-fn line(name: &str, status: &JobStatus, before: Option<&JobStatus>, interval: Duration) -> String {
+fn job_line(
+    name: &str,
+    status: &JobStatus,
+    before: Option<&JobStatus>,
+    interval: Duration,
+) -> String {
     if let Some(fault) = &status.waiting {
         return format!("job {name}: WAITING: {fault}");
     }

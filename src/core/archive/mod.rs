@@ -5,6 +5,7 @@ pub mod coverage;
 pub mod halves;
 pub mod offset_ranges;
 pub mod one_log;
+pub mod past;
 
 pub use claims::{JobClaims, LostRange, PartitionClaims, PartitionKey, claims_of_topic};
 pub use coverage::{
@@ -15,3 +16,4 @@ pub use halves::{
 };
 pub use offset_ranges::{OffsetRange, OffsetRanges, add_rows};
 pub use one_log::{border, needs_archive, with_archive};
+pub use past::{PartitionOffsets, PastParts, divide_past, first_of_past};

@@ -157,6 +157,24 @@ impl OffsetRanges {
         common
     }
 
+    /// Not more than `most` ranges, at least one, that have all of these offsets: the widest gaps stay.
+    #[must_use]
+    pub fn coarse(&self, most: usize) -> Self {
+        if self.len() <= most.max(1) {
+            return self.clone();
+        }
+        let ends = self.ends.values();
+        let gaps = ends.zip(self.ends.keys().skip(1));
+        let mut gaps: Vec<OffsetRange> = gaps
+            .map(|(to, next)| OffsetRange::new(*to, *next))
+            .collect();
+        gaps.sort_unstable_by_key(|gap| std::cmp::Reverse(gap.count()));
+        let mut coarse = self.clone();
+        let narrow = gaps.into_iter().skip(most.max(1) - 1);
+        narrow.for_each(|gap| coarse.insert(gap));
+        coarse
+    }
+
     /// The last range that begins at or before an offset: where it begins and ends.
     fn at_or_before(&self, offset: i64) -> Option<(i64, i64)> {
         let mut before = self.ends.range(..=offset);
@@ -267,6 +285,29 @@ mod tests {
             let common: BTreeSet<i64> = offsets(&one).intersection(&offsets(&other)).copied().collect();
             prop_assert_eq!(offsets(&one.within(&other)), common);
             prop_assert_eq!(one.within(&other), other.within(&one));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn coarse_ranges_have_all_offsets_and_keep_the_widest_gaps(
+            of in prop::collection::vec(range(), 0..12),
+            most in 0_usize..6,
+        ) {
+            let ranges: OffsetRanges = of.into_iter().collect();
+            let coarse = ranges.coarse(most);
+            prop_assert!(coarse.len() <= most.max(1));
+            prop_assert!(offsets(&ranges).is_subset(&offsets(&coarse)));
+            prop_assert_eq!((coarse.first(), coarse.end()), (ranges.first(), ranges.end()));
+            let gaps = |of: &OffsetRanges| {
+                let whole = OffsetRange::new(of.first().unwrap_or(0), of.end().unwrap_or(0));
+                let mut gaps: Vec<u64> = of.missing_in(whole).ranges().map(OffsetRange::count).collect();
+                gaps.sort_unstable_by(|one, other| other.cmp(one));
+                gaps
+            };
+            let mut widest = gaps(&ranges);
+            widest.truncate(most.max(1) - 1);
+            prop_assert_eq!(gaps(&coarse), widest);
         }
     }
 

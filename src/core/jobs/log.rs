@@ -7,7 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::identity::{AcceptedChange, ReportedChange};
 use super::progress::Gaps;
-use super::run_event::{RunEvent, RunHistory};
+use super::run_event::{RunEvent, RunHistory, RunStage};
+use super::text_history::{MakingText, TextHistory};
 
 /// One thing that happened to a job. Times are milliseconds since 1970 UTC.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -141,6 +142,8 @@ pub struct JobHistory {
     pub text: String,
     /// The statements of the tables it uses.
     pub tables: Vec<String>,
+    /// The statements that it had before.
+    pub texts: TextHistory,
     /// When it was created.
     pub created_at: i64,
     /// How often it was rewound.
@@ -197,6 +200,7 @@ impl JobHistory {
             name: name.clone(),
             text: text.clone(),
             tables: tables.clone(),
+            texts: TextHistory::default(),
             created_at: *at,
             generation: 0,
             batches: Vec::new(),
@@ -286,8 +290,9 @@ impl JobHistory {
                 self.assumed_at = self.next - 1;
             }
             LogEntry::Replaced { text, tables, .. } => {
-                self.text.clone_from(text);
-                self.tables.clone_from(tables);
+                let before = std::mem::replace(&mut self.text, text.clone());
+                let tables = std::mem::replace(&mut self.tables, tables.clone());
+                self.texts.replace(before, tables, self.next - 1);
             }
             LogEntry::Dropped { .. } => self.phase = JobPhase::Dropped,
             LogEntry::Trimmed { oldest, packs, .. } => self.trim(*oldest, packs),
@@ -307,7 +312,22 @@ impl JobHistory {
             self.settled = self.settled.max(settled);
         }
         let settled = self.settled;
+        self.texts.trim(settled);
         self.known.retain(|name| !is_older(name, settled));
+    }
+
+    /// Whether the log is that of a run which has ended: nothing is written for it any more.
+    pub fn is_over(&self) -> bool {
+        let stage = self.run.as_ref().map(|run| run.stage);
+        matches!(stage, Some(RunStage::Completed | RunStage::Aborted))
+    }
+
+    /// The statement that made a version.
+    pub fn text_of(&self, version: &str) -> MakingText<'_> {
+        match sequence_of(version) {
+            Some(sequence) => self.texts.at(sequence),
+            None => MakingText::Unknown,
+        }
     }
 
     /// The oldest batch that the job can be rewound to; 0 is its beginning.

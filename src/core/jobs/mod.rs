@@ -19,6 +19,7 @@ pub mod shortage;
 mod simulation;
 pub mod startup;
 pub mod table_time;
+pub mod text_history;
 pub mod version;
 pub mod watermark;
 
@@ -47,6 +48,7 @@ pub use run_event::{
 pub use shortage::{MemoryShortage, ShortageRemedy, remedy};
 pub use startup::{SourceStart, StartFault, StartNameFault, Startup};
 pub use table_time::{PartitionTimes, UnfinishedVersion, through_versions};
+pub use text_history::{MakingText, ReplacedText, TextHistory};
 pub use version::{AGGREGATE, BatchVersion, DeadLetter, OperatorState, StateFile};
 pub use watermark::{
     JobTime, PartitionTime, Partitions, RowWatermark, RunningWatermark, WatermarkPolicy,

@@ -123,7 +123,12 @@ impl OffsetBounds {
         })
     }
 
-    fn check(&self) -> Result<()> {
+    /// Refuses bounds that leave nothing, which shows without knowing the partitions.
+    ///
+    /// # Errors
+    ///
+    /// No partition is in both bounds; one of them ends where it begins, or before.
+    pub fn check(&self) -> Result<()> {
         let mut has_common = false;
         for (table, partition, start, end) in self.common() {
             has_common = true;
@@ -132,14 +137,16 @@ impl OffsetBounds {
                 return Err(Error::invalid(format!(
                     "TO is {} (earliest) for {place}, where nothing ends",
                     end.number()
-                )));
+                ))
+                .with_help("-1 is the end of the partition"));
             }
             if let (NamedOffset::At(start), NamedOffset::At(end)) = (start, end)
                 && start >= end
             {
                 return Err(Error::invalid(format!(
                     "FROM ({start}) is not before TO ({end}) for {place}"
-                )));
+                ))
+                .with_help("the offsets begin with FROM and end before TO"));
             }
         }
         match has_common {

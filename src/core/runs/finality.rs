@@ -100,6 +100,11 @@ impl LeftGroups {
         self.insert((start, end, key.to_owned(), reason));
     }
 
+    /// Adds more groups, none of which is among the first ones.
+    pub fn add_later(&mut self, count: u64) {
+        self.count += count;
+    }
+
     /// Adds those of another chunk.
     pub fn add_all(&mut self, other: Self) {
         self.count += other.count;

@@ -18,6 +18,8 @@ pub mod offset_set;
 pub mod order;
 pub mod position;
 pub mod published;
+pub mod published_batches;
+pub mod result_columns;
 pub mod same_run;
 pub mod spec;
 pub mod state;
@@ -35,8 +37,12 @@ pub use grouping::Grouping;
 pub use offset_chunks::{advanced, next_offsets};
 pub use offset_set::OffsetSet;
 pub use order::{AskedText, GivenRunOptions, RunOrder};
-pub use position::{TIME_AXIS, chunk_extent, chunk_progress, compared_to, position_of};
-pub use published::{GivenOut, PublishedIndex, PublishedOffsets};
+pub use position::{
+    TIME_AXIS, chunk_extent, chunk_progress, compared_to, extent_text, position_of,
+};
+pub use published::{ClosedWindows, GivenOut, PublishedIndex, PublishedOffsets};
+pub use published_batches::PublishedBatches;
+pub use result_columns::{ResultColumns, ResultTimes};
 pub use same_run::{RunMatch, RunRequest, same_run};
 pub use spec::{EmitRows, LateRows, Pin, PinnedAt, RunOptions, RunSpec, SourcePin, text_version};
 pub use state::{AbortDecision, ApplyDecision, RunState, decide_abort, decide_apply, run_state};

@@ -5,7 +5,8 @@
 
 use super::emission::Emission;
 use super::offset_chunks::advanced;
-use super::time_range::TimeRange;
+use super::offset_set::OffsetSet;
+use super::time_range::{TimeRange, time_text};
 use crate::core::jobs::log::JobHistory;
 use crate::core::jobs::progress::{Gaps, SourceProgress};
 use crate::core::jobs::run_event::ChunkExtent;
@@ -49,6 +50,21 @@ pub fn position_of(last: Option<&ChunkExtent>) -> Option<i64> {
     }
 }
 
+/// What a chunk covers, for the user.
+pub fn extent_text(extent: &ChunkExtent) -> String {
+    match extent {
+        ChunkExtent::Time { from, to } => format!("{} to {}", time_text(*from), time_text(*to)),
+        ChunkExtent::Offsets(tables) => {
+            let ranges = tables.iter().flat_map(|(table, partitions)| {
+                partitions.iter().map(move |(partition, range)| {
+                    (table.clone(), *partition, range.start..range.end)
+                })
+            });
+            OffsetSet::of(ranges).to_string()
+        }
+    }
+}
+
 /// Where the comparison of a run with the published rows stands: the last chunk that was compared, and of a run by offsets the
 /// position in each partition.
 pub fn compared_to(history: &JobHistory) -> (Option<&ChunkExtent>, Gaps) {
@@ -68,7 +84,23 @@ pub fn compared_to(history: &JobHistory) -> (Option<&ChunkExtent>, Gaps) {
 mod tests {
     use super::*;
     use crate::core::jobs::{ChangeCounts, ComparedChunk, LogEntry, RunEvent};
-    use crate::core::runs::offset_set::OffsetSet;
+
+    #[test]
+    fn a_chunk_is_shown_by_its_range() {
+        let hour = ChunkExtent::Time {
+            from: 0,
+            to: 3_600_000_000,
+        };
+        let text = "1970-01-01T00:00:00Z to 1970-01-01T01:00:00Z";
+        assert_eq!(extent_text(&hour), text);
+        let read = |start, end| SourceProgress { start, end };
+        let offsets = Gaps::from([(
+            "t".to_owned(),
+            [(0, read(3, 9)), (1, read(4, 4)), (2, read(1, 2))].into(),
+        )]);
+        let text = extent_text(&ChunkExtent::Offsets(offsets));
+        assert_eq!(text, "t 0: 3 to 9, t 2: 1 to 2");
+    }
 
     fn version(progress: &[(&str, i32, i64, i64)]) -> BatchVersion {
         let mut sources = Gaps::new();

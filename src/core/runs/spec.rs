@@ -29,6 +29,8 @@ pub struct RunSpec {
     pub asked: AskedRange,
     /// The offsets to which it is restricted, if it is.
     pub selection: Option<OffsetSet>,
+    /// The rows that it leaves out: those that were late for the job, if the statement says so.
+    pub left_out: OffsetSet,
     /// The results that the run emits.
     pub emission: Emission,
     /// How the job puts rows together in time.
@@ -92,8 +94,10 @@ impl fmt::Display for Pin {
 pub struct SourcePin {
     /// The archive.
     pub archive: Pin,
-    /// The records that are not archived yet and are read from the topic, if any are.
+    /// The topic, and the offsets up to which it is read where the archive does not have them; none if it is not read.
     pub tail: Option<Pin>,
+    /// The first offset that archive or topic had, by partition: offsets from there on that neither has are lost.
+    pub from: BTreeMap<i32, i64>,
 }
 
 /// Which rows are emitted.
@@ -192,6 +196,7 @@ pub(crate) mod fixture {
                 ..AskedRange::default()
             },
             selection: None,
+            left_out: OffsetSet::default(),
             emission: Emission::Time(hour.into()),
             grouping: Grouping::Sessions { gap: 10_000_000 },
             watermark: Some(7_200_000_000),
@@ -206,6 +211,7 @@ pub(crate) mod fixture {
                         identity: topic,
                         at: PinnedAt::Ends([(0, 99), (1, 5)].into()),
                     }),
+                    from: BTreeMap::new(),
                 },
             )]
             .into(),

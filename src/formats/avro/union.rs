@@ -3,19 +3,13 @@
 
 use std::sync::Arc;
 
-use arrow::array::{
-    Array, ArrayRef, AsArray, RecordBatch, StringArray, UnionArray, new_null_array,
-};
+use arrow::array::{Array, ArrayRef, AsArray, StringArray, UnionArray, new_null_array};
 use arrow::compute::{cast, interleave};
-use arrow::datatypes::{DataType, Field, Schema};
+use arrow::datatypes::DataType;
 use arrow::error::ArrowError;
 
 use crate::error::Result;
-use crate::formats::codec::RecordEncoder as _;
-use crate::formats::json::encode::JsonEncoder;
-use crate::formats::settings::WriteOptions;
-use crate::formats::text::time::TimestampFormat;
-use crate::formats::text::zone::Zone;
+use crate::formats::json::value_text::json_text;
 
 /// Each row's value as text; NULL where the union is. And the rows whose value has no text, for one because a number in it is NaN:
 /// these are NULL as well.
@@ -85,30 +79,6 @@ fn text(values: &ArrayRef) -> Result<(ArrayRef, Vec<usize>)> {
         })
         .collect();
     Ok((Arc::new(texts), without))
-}
-
-/// # Errors
-///
-/// A type that JSON does not have, or a number that is not finite.
-fn json_text(values: &ArrayRef) -> Result<StringArray> {
-    /// The JSON text before and after the value in an object of one field.
-    const AROUND: (usize, usize) = ("{\"v\":".len(), "}".len());
-    let field = Field::new("v", values.data_type().clone(), true);
-    let schema = Arc::new(Schema::new(vec![field]));
-    let options = WriteOptions {
-        zone: Zone::Utc,
-        timestamp_format: TimestampFormat::Iso,
-        nulls: true,
-    };
-    let batch = RecordBatch::try_new(Arc::clone(&schema), vec![Arc::clone(values)]);
-    let rows = JsonEncoder::new(&schema, &options).encode(&batch.map_err(misfit)?, None)?;
-    Ok((0..values.len())
-        .map(|row| {
-            let object = rows.get(row).filter(|_| values.is_valid(row))?;
-            let value = object.get(AROUND.0..object.len() - AROUND.1)?;
-            std::str::from_utf8(value).ok()
-        })
-        .collect())
 }
 
 /// Whether a type is a union of several types, other than NULL and one.

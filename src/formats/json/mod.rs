@@ -3,3 +3,4 @@
 pub(crate) mod decode;
 pub(crate) mod encode;
 pub(crate) mod key_index;
+pub(crate) mod value_text;

@@ -27,7 +27,7 @@ use crate::runtime::observer::Observer;
 use crate::runtime::options::Trigger;
 use crate::runtime::owner::{STATEMENT, owner};
 use crate::runtime::phases::BatchPhases;
-use crate::runtime::retention::Sweeper;
+use crate::runtime::retention::{SweepRule, Sweeper};
 use crate::runtime::set_aside_records::{SetAsideRecords, forget};
 use crate::runtime::sink::JobSink;
 use crate::runtime::source::JobSources;
@@ -52,6 +52,8 @@ const STATEMENT_TAKES: Duration = Duration::from_secs(1);
 enum EndReason {
     Stopped,
     CaughtUp,
+    /// It is a run, and a statement has ended it.
+    Over,
     Paused(Option<String>),
     /// A statement of another process took the job over for a moment, or the batch is retried with fewer records.
     Retry,
@@ -169,7 +171,7 @@ impl<'a> JobRunner<'a> {
                 ended => ended,
             };
             match ended {
-                Ok(EndReason::Stopped | EndReason::CaughtUp) => {
+                Ok(EndReason::Stopped | EndReason::CaughtUp | EndReason::Over) => {
                     self.observer.metrics.state(None);
                     return Ok(self.report);
                 }
@@ -231,6 +233,9 @@ impl<'a> JobRunner<'a> {
         let away = "the sink has not answered yet; its broker or store may be down";
         let taken = self.observer.answered(away, taken).await?;
         self.has_owned = true;
+        if taken.history.is_over() {
+            return Ok(ControlFlow::Break(EndReason::Over));
+        }
         match &taken.history.phase {
             JobPhase::Active => {}
             JobPhase::Paused(reason) => {
@@ -282,8 +287,11 @@ impl<'a> JobRunner<'a> {
             ControlFlow::Continue(owned) => owned,
         };
         let mut remembered = self.machine.instant();
-        let retention = self.job.options.retention;
-        let mut sweeper = Sweeper::new(self.store, self.job.id, &self.job.name, retention);
+        let rule = SweepRule {
+            retention: self.job.options.retention,
+            reach: self.job.query.reach(),
+        };
+        let mut sweeper = Sweeper::new(self.store, self.job.id, &self.job.name, rule);
         loop {
             sweeper
                 .go_on(&mut owned.history, self.clock.time().at)
@@ -347,6 +355,7 @@ impl<'a> JobRunner<'a> {
             if owned.history.phase != JobPhase::Active
                 || owned.history.owner.as_deref() != Some(&self.owner)
                 || !self.job.is_of(&owned.history)
+                || owned.history.is_over()
             {
                 return Ok(EndReason::Retry);
             }
@@ -370,6 +379,9 @@ impl<'a> JobRunner<'a> {
             .about(Subject::job(name))
             .with_help("run the job's new file, or start this process again");
             return Ok(Some(EndReason::Failed(changed)));
+        }
+        if history.is_over() {
+            return Ok(Some(EndReason::Over));
         }
         Ok(match history.owner {
             Some(owner)
@@ -441,7 +453,7 @@ impl<'a> JobRunner<'a> {
         chosen.phases.time(BatchPhase::Log, log).await?;
         failpoint::reach("logged");
         windows.apply(committed.staged)?;
-        let (name, version) = (committed.name, committed.version);
+        let (name, version, left) = (committed.name, committed.version, committed.left);
         self.report.batches += 1;
         self.report.rows_in += version.rows_in;
         self.report.rows_out += version.rows_out;
@@ -453,6 +465,7 @@ impl<'a> JobRunner<'a> {
             status.report = report;
             status.last_batch = took;
             status.lag = status.lag.saturating_sub(version.rows_in);
+            status.left.add_all(left);
         });
         tracing::info!(
             job = self.job.name,

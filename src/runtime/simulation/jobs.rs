@@ -2,11 +2,13 @@
 
 use std::sync::{Arc, LazyLock};
 
+use datafusion::sql::parser::Statement as SqlStatement;
+
 use super::source::DELAY;
-use crate::planner::ast::{JobStatement, Statement};
+use crate::planner::ast::{Emit, JobStatement, Statement};
 use crate::planner::{Parameters, Script, parse_statement};
 use crate::session::{ForkOptions, Session, SessionOptions};
-use crate::streaming::JobQuery;
+use crate::streaming::{JobQuery, RunFacts};
 
 /// What the sessions of all jobs are forked from: nothing is ever defined in it. All functions are registered in it once.
 static EMPTY: LazyLock<Session> = LazyLock::new(|| {
@@ -140,6 +142,19 @@ impl Kind {
     }
 
     pub(super) async fn query(self) -> Arc<JobQuery> {
+        let (session, insert, emit) = self.job().await;
+        Arc::new(JobQuery::try_new(&session, insert, emit).await.unwrap())
+    }
+
+    /// The query of a run that rests on this.
+    pub(super) async fn query_of_run(self, facts: RunFacts) -> Arc<JobQuery> {
+        let (session, insert, emit) = self.job().await;
+        let query = JobQuery::reprocessing(&session, insert, emit, facts).await;
+        Arc::new(query.unwrap())
+    }
+
+    /// A session with the tables of the job, and its INSERT.
+    async fn job(self) -> (Session, SqlStatement, Emit) {
         let session = EMPTY.fork(&ForkOptions::default()).unwrap();
         let sql = self.sql();
         for raw in Script::new("simulation", &sql).split().unwrap() {
@@ -149,8 +164,7 @@ impl Kind {
                 let JobStatement::Create { insert, emit, .. } = *job else {
                     panic!("the last statement makes the job");
                 };
-                let query = JobQuery::try_new(&session, *insert, emit).await;
-                return Arc::new(query.unwrap());
+                return (session, *insert, emit);
             }
             session.execute(parsed).await.unwrap();
         }

@@ -11,7 +11,9 @@
 
 mod jobs;
 mod oracle;
+mod processes;
 mod random;
+mod runs;
 mod schedule;
 mod sink;
 mod source;

@@ -2,14 +2,11 @@
 //! seed.
 
 use std::collections::BTreeMap;
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
 use super::jobs::{IDLE_AFTER, Kind, SOURCE};
+use super::processes::{Processes, RunningProcess};
 use super::random::Random;
 use super::sink::Sink;
 use super::source::{Partition, Row, Topic};
@@ -121,26 +118,6 @@ impl Hazards {
     }
 }
 
-/// A process at work.
-struct RunningProcess {
-    process: Process,
-    future: Pin<Box<dyn Future<Output = Result<()>>>>,
-    woken: Arc<Flag>,
-    sleeps_until: Option<Duration>,
-    what: &'static str,
-}
-
-#[derive(Default)]
-struct Flag {
-    is_set: AtomicBool,
-}
-
-impl Wake for Flag {
-    fn wake(self: Arc<Self>) {
-        self.is_set.store(true, Ordering::SeqCst);
-    }
-}
-
 /// A schedule under way.
 pub(super) struct Schedule<'q> {
     kind: Kind,
@@ -151,7 +128,7 @@ pub(super) struct Schedule<'q> {
     pub(super) store: JobStore,
     pub(super) id: JobId,
     hazards: Hazards,
-    running: Vec<Option<RunningProcess>>,
+    processes: Processes,
     started: usize,
     clock: i64,
     /// Records were lost, or the topic was created again: the job may stop and ask the user.
@@ -271,6 +248,7 @@ impl<'q> Schedule<'q> {
         };
         let id = store.create(&created, "j").await.unwrap().unwrap();
         Self {
+            processes: Processes::new(&world, PROCESSES),
             kind,
             queries,
             world,
@@ -278,7 +256,6 @@ impl<'q> Schedule<'q> {
             store,
             id,
             hazards,
-            running: (0..PROCESSES).map(|_| None).collect(),
             started: 0,
             clock: 100,
             has_lost: false,
@@ -379,7 +356,7 @@ impl<'q> Schedule<'q> {
         };
         let mut is_started = false;
         for _ in 0..PATIENCE {
-            if self.running[0].is_none() {
+            if self.processes.is_free(0) {
                 let history = self.history().await;
                 if history.phase != JobPhase::Active {
                     self.answer(&history).await?;
@@ -438,9 +415,9 @@ impl<'q> Schedule<'q> {
         if self.chance(250) {
             self.arrive();
         }
-        if self.running.iter().all(Option::is_none) || self.chance(self.hazards.fights) {
+        if self.processes.are_free() || self.chance(self.hazards.fights) {
             let slot = self.any_slot();
-            if self.running[slot].is_none() {
+            if self.processes.is_free(slot) {
                 self.start(slot, &RunOptions::default());
             }
         }
@@ -458,10 +435,7 @@ impl<'q> Schedule<'q> {
             let slot = self.any_slot();
             let sleep = Duration::from_millis(20 + self.below(600));
             let until = self.world.lock().now + sleep;
-            if let Some(running) = &mut self.running[slot] {
-                running.process.note("falls asleep");
-                running.sleeps_until = Some(until);
-            }
+            self.processes.sleep(slot, until);
         }
         if self.chance(self.hazards.rewinds) {
             self.rewind().await;
@@ -796,7 +770,7 @@ impl<'q> Schedule<'q> {
             let runner = JobRunner::try_new(&store, &job, &options)?;
             runner.run().await.map(|_| ())
         };
-        self.running[slot] = Some(running(process, future, "a runner"));
+        self.processes.start(slot, process, future, "a runner");
     }
 
     async fn rewind(&mut self) {
@@ -804,7 +778,7 @@ impl<'q> Schedule<'q> {
         let slot = self.any_slot();
         let first = history.batches.first().map_or(0, |first| first.batch);
         let to = history.next_batch().saturating_sub(1 + self.below(4));
-        if self.running[slot].is_some()
+        if !self.processes.is_free(slot)
             || (to != 0 && to < first)
             || history.phase != JobPhase::Active
         {
@@ -819,59 +793,21 @@ impl<'q> Schedule<'q> {
             let jobs = with_ready(store, job).await;
             jobs.rewind("j", to).await.map(|_| ())
         };
-        self.running[slot] = Some(running(process, future, "a statement"));
+        self.processes.start(slot, process, future, "a statement");
     }
 
     /// The process dies, wherever it is.
     pub(super) fn crash(&mut self, slot: usize) {
-        if let Some(running) = self.running[slot].take() {
-            running.process.note("dies");
-            running.process.die();
-        }
+        self.processes.crash(slot);
     }
 
     /// A process that does not wait for anything runs until it waits again. If all wait, time passes until one does not.
     async fn turn(&mut self) -> Result<(), String> {
         self.world.pass(Duration::from_micros(self.below(3_000)));
-        let mut idle_turns = 0;
-        let slot = loop {
-            let now = self.world.lock().now;
-            let able: Vec<usize> = (0..PROCESSES)
-                .filter(|slot| {
-                    let running = self.running[*slot].as_ref();
-                    running.is_some_and(|running| {
-                        running.woken.is_set.load(Ordering::SeqCst)
-                            && running.sleeps_until.is_none_or(|until| until <= now)
-                    })
-                })
-                .collect();
-            if !able.is_empty() {
-                break able[self.world.lock().random.index(able.len())];
-            }
-            // DataFusion runs parts of a plan in tasks of their own: they go on meanwhile.
-            if idle_turns < 8 {
-                idle_turns += 1;
-                tokio::task::yield_now().await;
-                continue;
-            }
-            let sleeping = self.running.iter().flatten();
-            let wakes = sleeping.filter_map(|running| running.sleeps_until);
-            let wakes = wakes.filter(|until| *until > now).map(|until| until - now);
-            let Some(next) = wakes.chain(self.world.until_next()).min() else {
-                return Ok(());
-            };
-            self.world.pass(next.max(Duration::from_micros(1)));
-            idle_turns = 0;
-        };
-        let running = self.running[slot].as_mut().unwrap();
-        running.woken.is_set.store(false, Ordering::SeqCst);
-        let waker = Waker::from(Arc::clone(&running.woken));
-        let mut context = Context::from_waker(&waker);
-        if let Poll::Ready(outcome) = running.future.as_mut().poll(&mut context) {
-            let ended = self.running[slot].take().unwrap();
-            self.ended(&ended, outcome).await?;
+        match self.processes.turn().await {
+            Some((ended, outcome)) => self.ended(&ended, outcome).await,
+            None => Ok(()),
         }
-        Ok(())
     }
 
     /// A process has ended by itself. It is a fault if it had no reason to.
@@ -925,20 +861,4 @@ fn is_known(reason: &str) -> bool {
 
 fn fault(error: &Error) -> String {
     format!("a runner ended with {:?}: {error}", error.kind())
-}
-
-fn running(
-    process: Process,
-    future: impl Future<Output = Result<()>> + 'static,
-    what: &'static str,
-) -> RunningProcess {
-    let woken = Arc::new(Flag::default());
-    woken.is_set.store(true, Ordering::SeqCst);
-    RunningProcess {
-        process,
-        future: Box::pin(future),
-        woken,
-        sleeps_until: None,
-        what,
-    }
 }

@@ -34,13 +34,14 @@ const BATCHES_WITHOUT_ROWS: u32 = 100;
 pub(in crate::runtime) enum DeltaWrite {
     /// They are added.
     Append,
+    /// They are added by a run, which reads a part of the past: what the table says of the offsets of topics stays.
+    AppendPart,
     /// Each takes the place of those with the same values in these columns, and withdrawn rows are deleted by them.
     Merge {
         /// The columns.
         key: Vec<String>,
     },
     /// They take the place of what their chunk covers.
-    #[allow(dead_code, reason = "for runs")]
     Replace(CoveredColumns),
 }
 
@@ -262,6 +263,9 @@ impl JobSink for TableSink {
     }
 
     async fn forget_after(&mut self, last: Option<&BatchVersion>) -> Result<()> {
+        if !matches!(self.write, DeltaWrite::Append) {
+            return Ok(());
+        }
         let now = self.claims.up_to(last);
         match now == self.claims {
             true => Ok(()),
@@ -275,7 +279,9 @@ impl JobSink for TableSink {
 
     fn abandoned_rows(&self, _: &BTreeMap<i32, SourceProgress>) -> String {
         match &self.write {
-            DeltaWrite::Append => "their rows are no longer in the table".to_owned(),
+            DeltaWrite::Append | DeltaWrite::AppendPart => {
+                "their rows are no longer in the table".to_owned()
+            }
             DeltaWrite::Merge { key } => format!(
                 "what they merged stays in the table until a row with the same {} takes its place",
                 key.join(", ")
@@ -295,7 +301,9 @@ impl JobSink for TableSink {
         let (plan, context) = (Arc::clone(&batch.plan), Arc::clone(&batch.context));
         let handle = &self.handle;
         Ok(match &self.write {
-            DeltaWrite::Append => Box::new(handle.prepare(plan, context).await?),
+            DeltaWrite::Append | DeltaWrite::AppendPart => {
+                Box::new(handle.prepare(plan, context).await?)
+            }
             DeltaWrite::Merge { key } => {
                 let prepared = handle.prepare_upsert(key, withdrawn, plan, context);
                 Box::new(prepared.await?)
@@ -326,11 +334,14 @@ impl JobSink for TableSink {
         _: &str,
         version: &BatchVersion,
     ) -> Result<()> {
-        if !matches!(self.write, DeltaWrite::Append) {
-            return self.commit_change(own(pending)?, version).await;
-        }
+        let now = match &self.write {
+            DeltaWrite::Append => self.claims.after(&self.job, version),
+            DeltaWrite::AppendPart => self.claims.clone(),
+            DeltaWrite::Merge { .. } | DeltaWrite::Replace(_) => {
+                return self.commit_change(own(pending)?, version).await;
+            }
+        };
         let prepared: PreparedWrite = own(pending)?;
-        let now = self.claims.after(&self.job, version);
         // A batch without rows cannot be doubled, so it needs no commit; the next one covers what it has read. Where the job begins
         // in a partition, and offsets that it skips, are stored at once: a later batch would not know of them.
         if prepared.rows() == 0 {

@@ -14,7 +14,9 @@ use crate::error::Result;
 use crate::runtime::sink::{JobLog, JobSink, OpenSink, PendingRows, SinkReport, Witness};
 use crate::store::JobId;
 use crate::streaming::{BatchPlan, StreamTable};
-use crate::tables::kafka::{KafkaJobSink, KafkaTable, PublishedRows, TopicOffset, job_witness};
+use crate::tables::kafka::{
+    AddedHeaders, KafkaJobSink, KafkaTable, PublishedRows, TopicOffset, job_witness,
+};
 
 /// The topic before a takeover.
 #[derive(Debug)]
@@ -24,6 +26,8 @@ pub(super) struct OpenTopic {
     group: String,
     /// By table, the topics on the brokers of the sink that the job reads: the brokers can store its offsets.
     beside: BTreeMap<String, String>,
+    /// Headers that each record gets.
+    added: AddedHeaders,
 }
 
 impl OpenTopic {
@@ -43,6 +47,15 @@ impl OpenTopic {
             beside: sources.iter().filter_map(is_beside).collect(),
             group: format!("anabranch-{id}"),
             table,
+            added: AddedHeaders::default(),
+        }
+    }
+
+    /// The topic of `table`, for a run with this id whose records get these headers. A run has no offsets of a group.
+    pub(super) fn of_run(table: Arc<KafkaTable>, id: JobId, added: AddedHeaders) -> Self {
+        Self {
+            added,
+            ..Self::new(table, id, &BTreeMap::new())
         }
     }
 }
@@ -64,8 +77,9 @@ impl OpenSink for OpenTopic {
             table,
             group,
             beside,
+            added,
         } = *self;
-        let sink = KafkaJobSink::take_over(table, &group).await?;
+        let sink = KafkaJobSink::take_over(table, &group, added).await?;
         Ok(Box::new(TopicSink { sink, beside }))
     }
 }

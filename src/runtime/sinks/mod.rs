@@ -1,17 +1,24 @@
-//! The sinks that a job can write to. Each kind has a file of its own; this one alone tells them apart.
+//! The sinks that a job can write to. Each kind has a file of its own; this one tells them apart, and `published`, which reads what they
+//! show.
 
 pub(super) mod delta;
 mod kafka;
 pub(super) mod numbered;
+pub(super) mod published;
 pub(super) mod subscriber;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::error::{Error, Result};
+use crate::core::jobs::Identity;
+use crate::core::runs::{Emission, Finality, RunSpec};
+use crate::error::{Error, Result, Subject};
 use crate::runtime::sink::OpenSink;
+use crate::runtime::sinks::delta::{CoveredColumns, DeltaWrite};
 use crate::store::JobId;
-use crate::streaming::{JobSinkTable, StreamTable};
+use crate::streaming::{JobQuery, JobSinkTable, StreamTable};
+use crate::tables::delta::DeltaTableHandle;
+use crate::tables::kafka::{AddedHeaders, KafkaJobSource};
 
 /// The sink that a table is, for the job with this id and name, which reads these sources. Does not connect yet.
 ///
@@ -31,4 +38,92 @@ pub(super) fn open(
         JobSinkTable::Delta(handle) => Box::new(delta::OpenTable::new(handle.clone(), id, name)),
         JobSinkTable::Subscriber => return Err(Error::internal("the job has no sink")),
     })
+}
+
+/// The sink of a query for the run with this id, which rests on `spec`. Records of a topic get the headers `added`. Does not connect yet.
+///
+/// # Errors
+///
+/// The run cannot put its rows into a Delta table.
+pub(super) fn open_for_run<'a>(
+    query: &JobQuery,
+    id: JobId,
+    spec: &RunSpec,
+    added: impl IntoIterator<Item = (&'a str, String)>,
+) -> Result<Box<dyn OpenSink>> {
+    match query.sink() {
+        JobSinkTable::Kafka(table) => {
+            let added = AddedHeaders::new(added);
+            let topic = kafka::OpenTopic::of_run(Arc::clone(table), id, added);
+            Ok(Box::new(topic))
+        }
+        JobSinkTable::Delta(handle) => {
+            let write = delta_write(query, handle, spec)?;
+            let table = delta::OpenTable::with(handle.clone(), id, &spec.run_id, write);
+            Ok(Box::new(table))
+        }
+        JobSinkTable::Subscriber => Err(Error::internal("the job has no sink")),
+    }
+}
+
+/// Checks that a run can put its rows into the sink of its query.
+///
+/// # Errors
+///
+/// It cannot.
+pub(super) fn check_for_run(query: &JobQuery, spec: &RunSpec) -> Result<()> {
+    match query.sink() {
+        JobSinkTable::Delta(handle) => delta_write(query, handle, spec).map(drop),
+        JobSinkTable::Kafka(_) | JobSinkTable::Subscriber => Ok(()),
+    }
+}
+
+/// How a run puts its rows into a Delta table: it merges them by the table's key, or replaces what a chunk covers by the columns with
+/// the times of its results.
+fn delta_write(query: &JobQuery, handle: &DeltaTableHandle, spec: &RunSpec) -> Result<DeltaWrite> {
+    if spec.options.append {
+        return Ok(DeltaWrite::AppendPart);
+    }
+    let key = handle.primary_key_names();
+    if !key.is_empty() {
+        return Ok(DeltaWrite::Merge { key: key.to_vec() });
+    }
+    let columns = query.time_columns()?;
+    let is_told = spec
+        .grouping
+        .is_told_by(columns.start.is_some(), columns.end.is_some());
+    let why = match (&spec.emission, &spec.selection) {
+        (Emission::Offsets(_), _) | (_, Some(_)) => {
+            "rows of selected offsets do not tell which rows of the table they replace"
+        }
+        _ if !is_told => "none of its columns is just the time of a result",
+        _ => {
+            return Ok(DeltaWrite::Replace(CoveredColumns {
+                start: columns.start,
+                end: columns.end,
+                finality: Finality::new(spec.grouping, spec.watermark),
+            }));
+        }
+    };
+    Err(Error::invalid(format!(
+        "a run cannot replace rows of Delta table '{}': {why}, and it has no PRIMARY KEY",
+        handle.location()
+    ))
+    .about(Subject::location(handle.location()))
+    .with_help(
+        "declare a PRIMARY KEY (…) NOT ENFORCED for the table, or write WITH ('write' 'append'), which adds the rows to those that are there",
+    ))
+}
+
+/// Which topic or table a sink is now (IDENT-1). Nothing is written.
+///
+/// # Errors
+///
+/// There is no such topic or table, or it does not answer.
+pub(super) async fn identity_of(table: &JobSinkTable) -> Result<Identity> {
+    match table {
+        JobSinkTable::Kafka(table) => KafkaJobSource::try_new(Arc::clone(table))?.identity().await,
+        JobSinkTable::Delta(handle) => handle.identity().await,
+        JobSinkTable::Subscriber => Err(Error::internal("the job has no sink")),
+    }
 }

@@ -16,12 +16,10 @@ use crate::error::{Error, Result};
 use crate::runtime::batch::lost_offsets;
 use crate::runtime::source::{JobSource, PlanReader, Read, SourcePlan, SourcePoll};
 use crate::runtime::sources::kafka::{TopicSource, batch_of};
+use crate::runtime::sources::pinned_topic::{PinnedTopic, pin_newest};
 use crate::streaming::BatchSource;
 use crate::tables::archive::{CoveredArchive, JobArchive};
 use crate::tables::kafka::{ComparedParts, EarlierParts, KafkaJobSource};
-
-/// So often topic and archive are looked at in a row.
-const LOOKS: u32 = 8;
 
 /// A topic that a job reads, and its archive.
 #[derive(Debug)]
@@ -61,48 +59,15 @@ impl ArchivedSource {
         *self.pinned.lock().unwrap_or_else(PoisonError::into_inner) = pinned;
     }
 
-    /// The newest version of the archive, and then the ends of the topic: they are behind all that the archive has. If the topic has
-    /// lost records since `before`, they may have been archived meanwhile: both are looked at again.
-    async fn look(
-        &self,
-        table: &str,
-        before: &[PartitionEnds],
-    ) -> Result<(Vec<PartitionEnds>, CoveredArchive)> {
-        let identity = self.topic.identity().await?;
-        let mut before = lows(before);
-        for _ in 0..LOOKS {
-            let archive = self.archive.pin(&identity).await?;
-            let ends = self.topic.source().ends().await?;
-            let now = lows(&ends);
-            if now == before {
-                return Ok((ends, archive));
-            }
-            before = now;
-        }
-        Err(Error::unavailable(format!(
-            "retention removes records of the topic of {table} while its archive is looked at"
-        )))
-    }
-
     /// Pins the newest version of the archive if it is the past of the topic, which has had these ends; and its ends after that.
     async fn pin_newest(
         &self,
         table: &str,
         before: &[PartitionEnds],
     ) -> Result<(Vec<PartitionEnds>, Arc<CoveredArchive>)> {
-        let (ends, archive) = self.look(table, before).await?;
+        let PinnedTopic { ends, archive, .. } =
+            pin_newest(self.topic.source(), &self.archive, table, before).await?;
         let archive = Arc::new(archive);
-        archive.check_ends(&ends)?;
-        let (mut last, mut found) = (BTreeMap::new(), BTreeMap::new());
-        if let Some(parts) = archive.compared() {
-            last = archive.last_in_topic(&ends, parts).await?;
-            let offsets = last
-                .iter()
-                .map(|(partition, mark)| (*partition, mark.offset));
-            let offsets: BTreeMap<i32, i64> = offsets.collect();
-            found = self.topic.source().marks_at(offsets, parts).await?;
-        }
-        archive.check_records(&last, &found)?;
         tracing::info!(
             table,
             archive = archive.name(),
@@ -153,12 +118,6 @@ impl ArchivedSource {
         let (ends, archive) = self.pin_newest(look.table, &plan.ends).await?;
         Ok((SourcePlan { ends, ..plan }, Some(archive), true))
     }
-}
-
-/// The first offset that each partition of the topic has.
-fn lows(ends: &[PartitionEnds]) -> Vec<(i32, i64)> {
-    let ends = ends.iter();
-    ends.map(|ends| (ends.partition, ends.low)).collect()
 }
 
 /// The offset that a job reads next in a partition with these ends; none if it begins with the first record.

@@ -88,11 +88,11 @@ impl JobSource for FileSource {
                 unread: Some(range.rows),
                 behind_hole: None,
             }],
-            chosen: Some(PlannedRange {
+            chosen: Some(vec![PlannedRange {
                 partition: 0,
                 start: range.start,
                 end: range.end,
-            }),
+            }]),
             begins_at: starts_at_end
                 .then(|| BTreeMap::from([(0, position.unwrap_or(range.start))])),
             checks_marks: range.end > range.start,
@@ -202,7 +202,7 @@ mod tests {
         append(&handle).await;
         let source = FileSource::new(DeltaJobSource::new(handle.clone(), DeltaStream::default()));
         let first = source.plan(look(None)).await.unwrap();
-        let of_first = first.chosen.unwrap();
+        let of_first = first.chosen.as_ref().unwrap()[0];
         assert!(of_first.end > of_first.start && first.checks_marks);
         let read = batch(&first, of_first).unwrap();
 
@@ -216,7 +216,7 @@ mod tests {
             ..BatchVersion::default()
         };
         let second = source.plan(look(Some(&version))).await.unwrap();
-        let of_second = second.chosen.unwrap();
+        let of_second = second.chosen.as_ref().unwrap()[0];
         assert_eq!(of_second.start, of_first.end);
         assert_ne!(batch(&second, of_second).unwrap(), read);
         assert_eq!(batch(&first, of_first).unwrap(), read);

@@ -1,8 +1,15 @@
 //! The sources that a job can read. Each kind has a file of its own; this one alone tells them apart.
 
+mod archive_now;
 mod archived_topic;
 mod delta;
 mod kafka;
+mod pinned_past;
+mod pinned_topic;
+mod pins;
+pub(super) mod reprocessed;
+#[cfg(test)]
+mod reprocessed_tests;
 
 use std::sync::Arc;
 
@@ -11,6 +18,10 @@ use crate::error::{Error, Result};
 use crate::runtime::source::JobSource;
 use crate::streaming::{JobQuery, StreamTable};
 use crate::tables::delta::DeltaJobSource;
+
+pub(super) use archive_now::archive_now;
+pub(super) use pins::{pin_source, times_of};
+pub(super) use reprocessed::ReprocessedSource;
 
 /// The source that a table of a job's query is, with its archive if it is a topic that has one. Does not connect yet. `start` says where
 /// a job begins that never read the table, instead of the table's options.

@@ -9,6 +9,7 @@ use datafusion::arrow::error::ArrowError;
 use datafusion::arrow::row::{RowConverter, SortField};
 
 use crate::core::jobs::JobTime;
+use crate::core::runs::LeftGroups;
 use crate::error::{Error, Result};
 use crate::runtime::halving_search::{fault, halve, may_be_caused_by_record};
 use crate::runtime::job::ReadyJob;
@@ -78,6 +79,7 @@ impl PreparedBatch {
                     bytes,
                     last_records: of_output.last_records,
                     bad_records: of_output.dead_letters,
+                    left: of_output.left,
                 }
             }
             // The plan of the output reads rows in memory.
@@ -88,6 +90,7 @@ impl PreparedBatch {
                     bytes,
                     last_records: emitted.sides.last_records.clone(),
                     bad_records: std::mem::take(&mut emitted.sides.dead_letters),
+                    left: LeftGroups::default(),
                 }
             }
         })

@@ -191,9 +191,11 @@ fn makes_from_query(parsed: &ParsedStatement) -> bool {
         Writes::Creates { .. } | Writes::Files => {
             effect.reads && effect.class != StatementClass::Query
         }
-        Writes::Nothing | Writes::Rows { .. } | Writes::Layout { .. } | Writes::Drops { .. } => {
-            false
-        }
+        Writes::Nothing
+        | Writes::Rows { .. }
+        | Writes::Layout { .. }
+        | Writes::Drops { .. }
+        | Writes::Run => false,
     }
 }
 
@@ -223,7 +225,7 @@ mod tests {
 
     #[test]
     fn each_statement_has_the_least_role_that_runs_it() {
-        let roles: [(&str, Role); 26] = [
+        let roles: [(&str, Role); 33] = [
             ("SELECT 1", Role::Read),
             (
                 "WITH a AS (SELECT 1) SELECT * FROM a UNION SELECT 2",
@@ -242,6 +244,16 @@ mod tests {
             ("CREATE JOB j AS INSERT INTO t SELECT 1", Role::Write),
             ("PAUSE JOB j", Role::Write),
             ("REWIND JOB j TO BATCH 1", Role::Write),
+            ("SHOW RUNS FOR JOB j", Role::Read),
+            ("DESCRIBE RUN 'r'", Role::Read),
+            ("EXPLAIN REPROCESS JOB j FOR (SELECT 1)", Role::Read),
+            ("PLAN REPROCESS JOB j FOR (SELECT 1)", Role::Write),
+            (
+                "REPROCESS JOB j FROM '2025-01-01' TO '2025-01-02'",
+                Role::Write,
+            ),
+            ("APPLY RUN 'r'", Role::Write),
+            ("ABORT RUN 'r'", Role::Write),
             ("INSERT INTO t VALUES (1)", Role::Write),
             ("CREATE VIEW v AS SELECT 1", Role::Write),
             ("DROP TABLE t", Role::Write),
@@ -285,6 +297,8 @@ mod tests {
             ("CREATE TABLE visits_copy AS SELECT * FROM secrets", false),
             ("PAUSE JOB j", false),
             ("SHOW JOBS", false),
+            ("SHOW RUNS", false),
+            ("REPROCESS JOB j FOR (SELECT 1)", false),
         ] {
             assert_eq!(
                 ann.check(&parsed(sql), &AllowedLocations::default())

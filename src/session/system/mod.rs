@@ -1,6 +1,7 @@
-//! Schema `system`: the jobs in the data directory, as tables. Each statement reads the directory again.
+//! Schema `system`: the jobs and reprocessing runs in the data directory, as tables. Each statement reads the directory again.
 
 pub(crate) mod rows;
+pub(crate) mod run_rows;
 pub(crate) mod scan;
 pub(crate) mod scan_filter;
 
@@ -27,7 +28,15 @@ pub(crate) const SYSTEM: &str = "system";
 /// The name of the tables of keyed state in access checks.
 const JOB_STATE: &str = "job_state";
 
-const TABLES: [&str; 5] = ["batches", "dead_letters", "jobs", "late_rows", "partitions"];
+const TABLES: [&str; 7] = [
+    "batches",
+    "dead_letters",
+    "jobs",
+    "late_rows",
+    "partitions",
+    "run_changes",
+    "runs",
+];
 
 /// The tables over a data directory.
 pub(super) struct SystemSchema {

@@ -1,5 +1,6 @@
 //! Rows of the tables in the schema `system`, read from the jobs of a data directory.
 
+use std::collections::BTreeMap;
 use std::pin::pin;
 use std::sync::Arc;
 
@@ -12,8 +13,9 @@ use datafusion::arrow::datatypes::{DataType, TimeUnit};
 use futures::{StreamExt as _, TryStreamExt as _};
 
 use crate::core::jobs::{
-    BatchCommit, BatchVersion, DeadLetter, JobHistory, ObservedState, observed_state,
+    BatchCommit, BatchVersion, DeadLetter, JobHistory, MakingText, ObservedState, observed_state,
 };
+use crate::core::runs::text_version;
 use crate::error::{Error, Result};
 use crate::session::catalog::dead_letters;
 use crate::session::system::scan_filter::ScanFilter;
@@ -128,12 +130,23 @@ fn rows_of_jobs(jobs: &[(String, Option<JobHistory>, ObservedState)]) -> Result<
 }
 
 /// `job`, `batch`, `generation`, `rows_in`, `rows_out`, `dead_letters`, `late_rows`, `watermark`, `offsets`, `published`,
-/// `committed_at`, `milliseconds`: one row per valid batch of the job.
+/// `committed_at`, `milliseconds`, `sql_version`: one row per valid batch of the job.
 ///
 /// # Errors
 ///
 /// None that a caller could cause.
-pub fn batch_rows(job: &str, batches: &[(BatchCommit, BatchVersion)]) -> Result<RecordBatch> {
+pub fn batch_rows(
+    history: &JobHistory,
+    batches: &[(BatchCommit, BatchVersion)],
+) -> Result<RecordBatch> {
+    rows_of_batches(&history.name, batches, text_versions(history, batches))
+}
+
+fn rows_of_batches(
+    job: &str,
+    batches: &[(BatchCommit, BatchVersion)],
+    made_by: StringArray,
+) -> Result<RecordBatch> {
     let numbers = |value: fn(&BatchVersion) -> u64| -> ArrayRef {
         Arc::new(Int64Array::from_iter_values(
             batches.iter().map(|(_, version)| signed(value(version))),
@@ -178,7 +191,25 @@ pub fn batch_rows(job: &str, batches: &[(BatchCommit, BatchVersion)]) -> Result<
             times(batches.iter().map(|(committed, _)| Some(committed.at)))?,
         ),
         ("milliseconds", numbers(|version| version.took)),
+        ("sql_version", Arc::new(made_by)),
     ])
+}
+
+/// The versions of the statements that made these batches; none where the log no longer says which one.
+fn text_versions(history: &JobHistory, batches: &[(BatchCommit, BatchVersion)]) -> StringArray {
+    let present = text_version(&history.text, &history.tables);
+    let replaced = history.texts.replaced.iter();
+    let replaced: BTreeMap<u64, String> = replaced
+        .map(|of| (of.until, text_version(&of.text, &of.tables)))
+        .collect();
+    let made_by = batches
+        .iter()
+        .map(|(committed, _)| match history.text_of(&committed.version) {
+            MakingText::Present => Some(present.as_str()),
+            MakingText::Replaced(of) => replaced.get(&of.until).map(String::as_str),
+            MakingText::Unknown => None,
+        });
+    made_by.collect()
 }
 
 /// The valid batches of a job, each with the version it wrote.
@@ -239,7 +270,7 @@ async fn rows_of_job(
             };
             partition_rows(name, last.as_ref())
         }
-        "batches" => batch_rows(name, &versions(store, id, history).await?),
+        "batches" => batch_rows(history, &versions(store, id, history).await?),
         "dead_letters" => {
             let mut letters = Vec::new();
             for packed in packed(store, id, history, wanted).await? {
@@ -280,7 +311,7 @@ pub(super) fn empty_of(table: &str) -> Result<RecordBatch> {
     match table {
         "jobs" => rows_of_jobs(&[]),
         "partitions" => partition_rows("", None),
-        "batches" => batch_rows("", &[]),
+        "batches" => rows_of_batches("", &[], StringArray::new_null(0)),
         "dead_letters" => dead_letter_rows("", Vec::new()),
         _ => late_rows("", 0, &RecordBatch::new_empty(late_schema())),
     }
@@ -367,22 +398,22 @@ fn late_rows(job: &str, number: u64, rows: &RecordBatch) -> Result<RecordBatch> 
     batch(columns)
 }
 
-fn same(text: &str, count: usize) -> ArrayRef {
+pub(super) fn same(text: &str, count: usize) -> ArrayRef {
     Arc::new(StringArray::from(vec![text; count]))
 }
 
 /// BIGINT is signed.
-fn signed(number: u64) -> i64 {
+pub(super) fn signed(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
 
-fn times(millis: impl Iterator<Item = Option<i64>>) -> Result<ArrayRef> {
+pub(super) fn times(millis: impl Iterator<Item = Option<i64>>) -> Result<ArrayRef> {
     let times: TimestampMillisecondArray = millis.collect();
     let zoned = DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()));
     cast(&times, &zoned).map_err(internal)
 }
 
-fn batch(columns: Vec<(&str, ArrayRef)>) -> Result<RecordBatch> {
+pub(super) fn batch(columns: Vec<(&str, ArrayRef)>) -> Result<RecordBatch> {
     RecordBatch::try_from_iter_with_nullable(
         columns
             .into_iter()
@@ -391,7 +422,7 @@ fn batch(columns: Vec<(&str, ArrayRef)>) -> Result<RecordBatch> {
     .map_err(internal)
 }
 
-fn internal(error: datafusion::arrow::error::ArrowError) -> Error {
+pub(super) fn internal(error: datafusion::arrow::error::ArrowError) -> Error {
     Error::internal(error.to_string())
 }
 

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::catalog::{Session as CatalogSession, TableProvider};
 use datafusion::datasource::TableType;
@@ -13,8 +14,9 @@ use datafusion::logical_expr::{Expr, TableProviderFilterPushDown};
 use datafusion::physical_plan::ExecutionPlan;
 use futures::future::BoxFuture;
 
-use crate::session::system::rows::{empty_of, rows_of};
+use crate::error::Result;
 use crate::session::system::scan_filter::ScanFilter;
+use crate::session::system::{rows, run_rows};
 
 /// One of these tables.
 #[derive(Debug)]
@@ -24,8 +26,21 @@ pub(crate) struct SystemTable {
     schema: SchemaRef,
 }
 
+/// Whether a table is about runs; the others are about jobs.
+fn is_of_runs(name: &str) -> bool {
+    matches!(name, "runs" | "run_changes")
+}
+
+/// A table without rows.
+fn empty_of(name: &str) -> Result<RecordBatch> {
+    match is_of_runs(name) {
+        true => run_rows::empty_of(name),
+        false => rows::empty_of(name),
+    }
+}
+
 impl SystemTable {
-    pub(crate) fn try_new(name: &'static str, data_dir: &str) -> crate::error::Result<Self> {
+    pub(crate) fn try_new(name: &'static str, data_dir: &str) -> Result<Self> {
         Ok(Self {
             name,
             data_dir: data_dir.to_owned(),
@@ -64,7 +79,10 @@ impl TableProvider for SystemTable {
         _: Option<usize>,
     ) -> DataFusionResult<Arc<dyn ExecutionPlan>> {
         let wanted = ScanFilter::by(filters);
-        let rows: BoxFuture<'_, _> = Box::pin(rows_of(&self.data_dir, self.name, &wanted));
+        let rows: BoxFuture<'_, _> = match is_of_runs(self.name) {
+            true => Box::pin(run_rows::rows_of(&self.data_dir, self.name, &wanted)),
+            false => Box::pin(rows::rows_of(&self.data_dir, self.name, &wanted)),
+        };
         let rows = rows.await?;
         let plan = MemorySourceConfig::try_new_exec(
             &[vec![rows]],

@@ -1,4 +1,4 @@
-//! The jobs and batches that a statement over the schema `system` asks for, by its filters.
+//! The jobs, batches and runs that a statement over the schema `system` asks for, by its filters.
 
 use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
@@ -6,11 +6,13 @@ use std::ops::RangeInclusive;
 use datafusion::common::ScalarValue;
 use datafusion::logical_expr::{Expr, Operator};
 
-/// The jobs and batches that a statement asks for.
+/// The jobs, batches and runs that a statement asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ScanFilter {
     /// Names of jobs; `None`: all jobs.
     pub(crate) jobs: Option<BTreeSet<String>>,
+    /// Ids of runs; `None`: all runs.
+    pub(crate) runs: Option<BTreeSet<String>>,
     /// Numbers of batches.
     pub(crate) batches: RangeInclusive<u64>,
 }
@@ -19,13 +21,14 @@ impl Default for ScanFilter {
     fn default() -> Self {
         Self {
             jobs: None,
+            runs: None,
             batches: 0..=u64::MAX,
         }
     }
 }
 
 impl ScanFilter {
-    /// The jobs and batches that can pass all of these filters.
+    /// The jobs, batches and runs that can pass all of these filters.
     pub(super) fn by(filters: &[Expr]) -> Self {
         let mut wanted = Self::default();
         for filter in filters {
@@ -53,21 +56,25 @@ impl ScanFilter {
                     _ => return false,
                 };
                 match column.name.as_str() {
-                    "job" if op == Operator::Eq => self.keep_jobs([value].into_iter()),
+                    "job" if op == Operator::Eq => keep(&mut self.jobs, [value].into_iter()),
+                    "run_id" if op == Operator::Eq => keep(&mut self.runs, [value].into_iter()),
                     "batch" => self.keep_batches(op, value),
                     _ => false,
                 }
             }
             Expr::InList(list) if !list.negated => {
-                let is_job =
-                    matches!(plain(&list.expr), Expr::Column(column) if column.name == "job");
+                let names = match plain(&list.expr) {
+                    Expr::Column(column) if column.name == "job" => &mut self.jobs,
+                    Expr::Column(column) if column.name == "run_id" => &mut self.runs,
+                    _ => return false,
+                };
                 let values = list.list.iter().map(|value| match plain(value) {
                     Expr::Literal(value, _) => Some(value),
                     _ => None,
                 });
                 match values.collect::<Option<Vec<_>>>() {
-                    Some(values) if is_job => self.keep_jobs(values.into_iter()),
-                    _ => false,
+                    Some(values) => keep(names, values.into_iter()),
+                    None => false,
                 }
             }
             Expr::Between(between) if !between.negated => {
@@ -83,22 +90,6 @@ impl ScanFilter {
             }
             _ => false,
         }
-    }
-
-    fn keep_jobs<'v>(&mut self, values: impl Iterator<Item = &'v ScalarValue>) -> bool {
-        let Some(names) = values
-            .map(ScalarValue::try_as_str)
-            .collect::<Option<Vec<_>>>()
-        else {
-            return false;
-        };
-        // NULL is not a name: no job passes.
-        let names: BTreeSet<String> = names.into_iter().flatten().map(str::to_owned).collect();
-        self.jobs = Some(match self.jobs.take() {
-            Some(jobs) => jobs.intersection(&names).cloned().collect(),
-            None => names,
-        });
-        true
     }
 
     fn keep_batches(&mut self, op: Operator, value: &ScalarValue) -> bool {
@@ -121,10 +112,30 @@ impl ScanFilter {
     }
 }
 
+/// Leaves of the names only those that are one of these values; returns whether all of them are text.
+fn keep<'v>(
+    names: &mut Option<BTreeSet<String>>,
+    values: impl Iterator<Item = &'v ScalarValue>,
+) -> bool {
+    let Some(values) = values
+        .map(ScalarValue::try_as_str)
+        .collect::<Option<Vec<_>>>()
+    else {
+        return false;
+    };
+    // NULL is not a name: no job passes.
+    let values: BTreeSet<String> = values.into_iter().flatten().map(str::to_owned).collect();
+    *names = Some(match names.take() {
+        Some(names) => names.intersection(&values).cloned().collect(),
+        None => values,
+    });
+    true
+}
+
 /// The expression below casts that change no text and no number: those of string types, and of numbers to a wider one.
 fn plain(expr: &Expr) -> &Expr {
     match expr {
-        Expr::Cast(cast) if matches!(cast.expr.as_ref(), Expr::Column(column) if column.name == "job") => {
+        Expr::Cast(cast) if matches!(cast.expr.as_ref(), Expr::Column(column) if matches!(column.name.as_str(), "job" | "run_id")) => {
             &cast.expr
         }
         other => other,
@@ -154,6 +165,11 @@ mod tests {
         let list = col("job").in_list(vec![lit("a"), lit("b")], false);
         let wanted = ScanFilter::by(&[list, lit("b").eq(col("job"))]);
         assert_eq!(wanted.jobs, jobs(&["b"]));
+        let wanted = ScanFilter::by(&[col("run_id").eq(lit("r")), col("job").eq(lit("a"))]);
+        assert_eq!((wanted.runs, wanted.jobs), (jobs(&["r"]), jobs(&["a"])));
+        let list = col("run_id").in_list(vec![lit("r"), lit("s")], false);
+        let wanted = ScanFilter::by(&[list]);
+        assert_eq!((wanted.runs, wanted.jobs), (jobs(&["r", "s"]), None));
         let null = col("job").eq(lit(ScalarValue::Utf8(None)));
         assert_eq!(ScanFilter::by(&[null]).jobs, jobs(&[]));
         let negative = ScanFilter::by(&[col("batch").gt(lit(-1_i64))]);

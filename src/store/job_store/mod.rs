@@ -1,13 +1,13 @@
 //! Jobs in a data directory: `jobs/names/<name>`, and of each job the log (`jobs/<id>/log/<n>.json`) with its checkpoints
 //! (`checkpoint/<n>.json`), its versions (`versions/<name>.json`), what belongs to a version under the same name: keyed state
-//! (`state/<name>.arrow`), late rows (`late/<name>.arrow`) and dead letters (`dead/<name>.arrow`), and what swept versions had set
-//! aside (`packs/<name>.pack`). A job that was dropped is named in `jobs/dropped/<id>` until its files are deleted. What stands in
-//! the JSON files says `wire`.
+//! (`state/<name>.arrow`), late rows (`late/<name>.arrow`) and dead letters (`dead/<name>.arrow`), and of swept versions what they had
+//! set aside (`packs/<name>.pack`) and what they had published (`published/<name>.json`). A job that was dropped is named in
+//! `jobs/dropped/<id>` until its files are deleted. What stands in the JSON files says `wire`.
 //!
 //! Each file has methods of [`JobStore`]: `names` of the names, `log` of entries, `checkpoint` of checkpoints and `sweep` of what
-//! they let go, `versions` of versions and `batch_files` of the files beside them, `heartbeat` of heartbeats, `run_files` of the files
-//! that only a reprocessing run has: its spec (`jobs/<id>/spec.json`) and the rows that it would change
-//! (`changes/<name>.arrow`). `paths` says where each file lies.
+//! they let go, `versions` of versions and `batch_files` of the files beside them, `published` of what they had published, `heartbeat`
+//! of heartbeats, `run_files` of the files that only a reprocessing run has: its spec (`jobs/<id>/spec.json`) and the rows that it
+//! would change (`changes/<name>.arrow`). `paths` says where each file lies.
 
 mod batch_files;
 mod checkpoint;
@@ -17,6 +17,7 @@ mod heartbeat;
 mod log;
 mod names;
 pub(super) mod paths;
+mod published;
 mod run_files;
 mod sweep;
 mod versions;

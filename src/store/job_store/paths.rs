@@ -88,6 +88,10 @@ pub(super) fn pack_path(id: JobId, name: &str) -> String {
     format!("jobs/{id}/packs/{name}.pack")
 }
 
+pub(in crate::store) fn published_path(id: JobId, name: &str) -> String {
+    format!("jobs/{id}/published/{name}.json")
+}
+
 pub(super) fn spec_path(id: JobId) -> String {
     format!("jobs/{id}/spec.json")
 }

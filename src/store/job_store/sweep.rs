@@ -17,7 +17,7 @@ impl JobStore {
             return Ok(0);
         };
         let deletable = DeletableFiles::by(passed, &self.version(id, &first.version).await?);
-        let mut deleted = 0;
+        let mut deleted = self.sweep_published(id).await?;
         for (folder, ending) in [
             ("versions", ".json"),
             ("late", ".arrow"),

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::format::{FORMAT, UnreadableFile, opened, parsed};
 use super::parts::{AcceptedFile, ByPartition, ProgressFile, ReportedFile, by_key, by_partition};
 use super::run_event::RunFile;
-use crate::core::jobs::{BatchCommit, JobHistory, JobPhase};
+use crate::core::jobs::{BatchCommit, JobHistory, JobPhase, ReplacedText, TextHistory};
 use crate::error::Result;
 use crate::store::checksum::seal;
 
@@ -54,6 +54,9 @@ struct HistoryFile {
     /// Of a reprocessing run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     run: Option<RunFile>,
+    /// The statements before `text`; a file that lacks them does not know whether there were any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    texts: Option<TextsFile>,
     /// A member of checkpoints that early releases of format 1 wrote; it is not needed any more.
     #[serde(default, skip_serializing)]
     #[expect(dead_code, reason = "it is read to be known, and left out")]
@@ -66,6 +69,21 @@ struct CommittedFile {
     batch: u64,
     version: String,
     at: i64,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TextsFile {
+    replaced: Vec<ReplacedTextFile>,
+    known_from: u64,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ReplacedTextFile {
+    text: String,
+    tables: Vec<String>,
+    until: u64,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -128,8 +146,43 @@ impl From<JobHistory> for HistoryFile {
             packs: of.packs,
             last_entry: of.last_entry,
             run: of.run.map(Into::into),
+            texts: texts_file(of.texts, of.next),
             skipping_lost: IgnoredAny,
         }
+    }
+}
+
+/// None if no statement is known but the one at entry `next`.
+fn texts_file(of: TextHistory, next: u64) -> Option<TextsFile> {
+    if of.replaced.is_empty() && of.known_from == next {
+        return None;
+    }
+    let replaced = of.replaced.into_iter().map(|of| ReplacedTextFile {
+        text: of.text,
+        tables: of.tables,
+        until: of.until,
+    });
+    Some(TextsFile {
+        replaced: replaced.collect(),
+        known_from: of.known_from,
+    })
+}
+
+fn texts_of(file: Option<TextsFile>, next: u64) -> TextHistory {
+    let Some(file) = file else {
+        return TextHistory {
+            replaced: Vec::new(),
+            known_from: next,
+        };
+    };
+    let replaced = file.replaced.into_iter().map(|of| ReplacedText {
+        text: of.text,
+        tables: of.tables,
+        until: of.until,
+    });
+    TextHistory {
+        replaced: replaced.collect(),
+        known_from: file.known_from,
     }
 }
 
@@ -166,6 +219,7 @@ impl From<HistoryFile> for JobHistory {
             last_entry: of.last_entry,
             checkpoint: 0,
             run: of.run.map(Into::into),
+            texts: texts_of(of.texts, of.next),
         }
     }
 }
@@ -174,7 +228,7 @@ impl From<HistoryFile> for JobHistory {
 mod tests {
     use super::*;
     use crate::core::jobs::{
-        AcceptedChange, Gaps, Identity, LogEntry, ReportedChange, SourceProgress,
+        AcceptedChange, Gaps, Identity, LogEntry, MakingText, ReportedChange, SourceProgress,
     };
     use crate::store::wire::run_event::every_event;
 
@@ -235,6 +289,11 @@ mod tests {
                 }),
                 at: 8,
             },
+            LogEntry::Replaced {
+                text: "CREATE OR REPLACE JOB …".into(),
+                tables: vec!["u".into()],
+                at: 9,
+            },
         ];
         let mut history = JobHistory::of(&entries).unwrap();
         history.last_entry = Some("id".into());
@@ -260,6 +319,15 @@ mod tests {
         let read = read_checkpoint(&seal(&early).unwrap(), history.next).unwrap();
         assert_eq!((&read.name, read.next), (&first.name, first.next));
         assert_eq!(read.batches, first.batches);
+        // Earlier releases did not keep the statements before the last one.
+        assert_eq!(history.texts.replaced.len(), 1);
+        let mut without = serde_json::to_value(&file).unwrap();
+        let members = without["history"].as_object_mut().unwrap();
+        assert!(members.remove("texts").is_some());
+        let read = read_checkpoint(&seal(&without).unwrap(), history.next).unwrap();
+        assert_eq!(read.text_of("0000000002-a"), MakingText::Unknown);
+        let again = serde_json::to_value(HistoryFile::from(read)).unwrap();
+        assert_eq!(again.get("texts"), None);
         let newer = CheckpointFile {
             format: 3,
             history: first.into(),

@@ -9,6 +9,7 @@ mod checkpoint;
 mod entry;
 mod format;
 mod parts;
+mod published;
 mod run_event;
 mod run_spec;
 mod version;
@@ -17,8 +18,12 @@ pub(super) use checkpoint::{checkpoint_bytes, read_checkpoint};
 pub(super) use entry::{StoredEntry, entry_bytes, read_entry};
 pub(super) use format::{FORMAT, UnreadableFile, not_of_format};
 pub(super) use parts::DeadLetterFile;
+pub(super) use published::{published_bytes, read_published};
 pub(super) use run_spec::{read_run_spec, run_spec_bytes};
 pub(super) use version::{read_version, version_bytes};
+
+#[cfg(test)]
+pub(super) use published::tests::batches as published_fixture;
 
 /// A version after it was written and read.
 #[cfg(test)]

@@ -29,6 +29,8 @@ struct SpecFile {
     asked: AskedFile,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     selection: Option<OffsetsFile>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    left_out: OffsetsFile,
     emission: EmissionFile,
     grouping: GroupingFile,
     watermark: Option<i64>,
@@ -106,6 +108,8 @@ struct SourceFile {
     archive: PinFile,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     tail: Option<PinFile>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    from: BTreeMap<i32, i64>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -173,6 +177,7 @@ impl From<RunSpec> for SpecFile {
             tables: of.tables,
             asked: of.asked.into(),
             selection: of.selection.as_ref().map(offsets_file),
+            left_out: offsets_file(&of.left_out),
             emission: match &of.emission {
                 Emission::Time(ranges) => {
                     EmissionFile::Time(ranges.as_slice().iter().map(time_file).collect())
@@ -202,6 +207,7 @@ impl TryFrom<SpecFile> for RunSpec {
             tables: of.tables,
             asked: of.asked.try_into()?,
             selection: of.selection.map(offset_set),
+            left_out: offset_set(of.left_out),
             emission: match of.emission {
                 EmissionFile::Time(ranges) => {
                     let ranges: Result<Vec<TimeRange>, String> =
@@ -338,6 +344,7 @@ impl From<SourcePin> for SourceFile {
         Self {
             archive: of.archive.into(),
             tail: of.tail.map(Into::into),
+            from: of.from,
         }
     }
 }
@@ -347,6 +354,7 @@ impl From<SourceFile> for SourcePin {
         Self {
             archive: of.archive.into(),
             tail: of.tail.map(Into::into),
+            from: of.from,
         }
     }
 }
@@ -423,7 +431,8 @@ mod tests {
 
     /// Specs that have every member and every kind of it.
     fn specs() -> Vec<RunSpec> {
-        let first = spec("first");
+        let mut first = spec("first");
+        first.sources.get_mut("visits").unwrap().from = [(0, 3), (1, 0)].into();
         let offsets = OffsetSet::of([("t".to_owned(), 1, 3..9), ("t".to_owned(), 1, 20..21)]);
         let bound = |offset: i64| -> NamedOffsets {
             let named = NamedOffset::of_number(offset).unwrap();
@@ -442,6 +451,7 @@ mod tests {
                 }),
             },
             selection: Some(offsets.clone()),
+            left_out: offsets.clone(),
             emission: Emission::Offsets(offsets),
             grouping: Grouping::Rows,
             watermark: None,

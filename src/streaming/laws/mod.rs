@@ -5,6 +5,8 @@ pub(crate) mod keyed;
 #[cfg(test)]
 pub(crate) mod oracle;
 #[cfg(test)]
+pub(crate) mod runs;
+#[cfg(test)]
 pub(crate) mod slices;
 #[cfg(test)]
 pub(crate) mod versions;

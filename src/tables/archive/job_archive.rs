@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use datafusion::execution::session_state::SessionState;
 use datafusion::physical_plan::execute_stream;
@@ -13,7 +14,7 @@ use crate::core::archive::{
     ArchiveOffsets, OffsetRange, OffsetRanges, check_past, claims_of_topic,
 };
 use crate::core::jobs::{Identity, PartitionEnds, RecordMark};
-use crate::error::{Error, Result, Subject};
+use crate::error::{Error, ErrorKind, Result, Subject};
 use crate::tables::archive::columns::{InputColumns, Needs};
 use crate::tables::archive::coverage::covered_by;
 use crate::tables::archive::pinned_archive::PinnedArchive;
@@ -84,6 +85,35 @@ impl JobArchive {
         self.handle.is_same(handle)
     }
 
+    /// The identity of the Delta table now (IDENT-1).
+    ///
+    /// # Errors
+    ///
+    /// The table is gone, or its store does not answer.
+    pub(crate) async fn identity(&self) -> Result<Identity> {
+        self.handle.identity().await
+    }
+
+    /// How long `VACUUM` keeps files that newer versions do not need.
+    ///
+    /// # Errors
+    ///
+    /// The log cannot be read.
+    pub(crate) async fn file_retention(&self) -> Result<Duration> {
+        self.handle.file_retention().await
+    }
+
+    /// Its newest version, and whether rows of an earlier one were changed or deleted since.
+    ///
+    /// # Errors
+    ///
+    /// The log cannot be read.
+    pub(crate) async fn since(&self, version: u64) -> Result<(u64, bool)> {
+        let newest = self.handle.version().await?;
+        let has_changed = self.handle.has_changed_rows_since(version).await?;
+        Ok((newest, has_changed))
+    }
+
     async fn open(&self) -> Result<PinnedArchive> {
         PinnedArchive::open(Arc::clone(&self.table), &self.handle, TimeTravel::Latest).await
     }
@@ -94,7 +124,30 @@ impl JobArchive {
     ///
     /// The table is gone, or cannot be the archive; its log or its files cannot be read.
     pub async fn pin(&self, topic: &Identity) -> Result<CoveredArchive> {
-        let archive = self.open().await?;
+        self.covered(self.open().await?, topic).await
+    }
+
+    /// The same of an earlier version, on which a run rests.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::pin`]; there is no such version any more.
+    pub(crate) async fn pin_at(&self, version: u64, topic: &Identity) -> Result<CoveredArchive> {
+        let at = TimeTravel::Version(version);
+        let opened = PinnedArchive::open(Arc::clone(&self.table), &self.handle, at).await;
+        let opened = opened.map_err(|error| match error.kind() {
+            ErrorKind::NotFound => error
+                .context(format!(
+                    "version {version} of archive {}, on which the run rests, is gone",
+                    self.name()
+                ))
+                .with_help("begin another run, which reads the newest version"),
+            _ => error,
+        })?;
+        self.covered(opened, topic).await
+    }
+
+    async fn covered(&self, archive: PinnedArchive, topic: &Identity) -> Result<CoveredArchive> {
         let jobs = offset_claims(archive.delta().as_ref()).await?;
         let claimed = claims_of_topic(jobs.values(), topic);
         let mut covered = covered_by(&archive, &claimed, &self.session).await?;
@@ -128,6 +181,16 @@ impl CoveredArchive {
     /// The version of the Delta table.
     pub fn version(&self) -> u64 {
         self.archive.version()
+    }
+
+    /// The version itself.
+    pub(super) fn pinned(&self) -> &Arc<PinnedArchive> {
+        &self.archive
+    }
+
+    /// Runs reads beside batches.
+    pub(super) fn session(&self) -> &Arc<SessionState> {
+        &self.reader.session
     }
 
     /// Gives its records to batches.

@@ -30,7 +30,7 @@ use futures::future::BoxFuture;
 use crate::error::{Error, ErrorKind, Result, Subject};
 use crate::tables::archive::filters::in_ranges;
 use crate::tables::archive::pinned_archive::PinnedArchive;
-use crate::tables::archive::reading::ArchiveRead;
+use crate::tables::archive::reading::{ArchiveRead, ReadFor};
 use crate::tables::kafka::{ArchivedReader, EarlierRecords, EarlierRows, EarlierScan, OffsetRange};
 use crate::tables::side_output::OpenOutlet;
 use crate::tables::time::BatchTime;
@@ -71,7 +71,7 @@ impl PinnedArchive {
             self.mapping().clone(),
             projection.to_vec(),
             Arc::clone(schema),
-            (true, false),
+            (ReadFor::Batch, false),
         )?;
         let rows = self.rows_in(session, read.columns.indices(), ranges, Vec::new());
         let rows = rows.await?;

@@ -106,11 +106,20 @@ pub(super) async fn append(handle: &DeltaTableHandle, rows: &[(i32, i64)]) {
 
 /// Appends rows with more columns.
 pub(super) async fn insert(handle: &DeltaTableHandle, rows: &[(i32, i64)], more: Vec<ArrayRef>) {
+    let values: Vec<String> = rows.iter().map(|row| value(*row)).collect();
+    insert_values(handle, rows, &values, more).await;
+}
+
+/// The same with these values.
+pub(super) async fn insert_values(
+    handle: &DeltaTableHandle,
+    rows: &[(i32, i64)],
+    values: &[String],
+    more: Vec<ArrayRef>,
+) {
     let provider = handle.snapshot(TimeTravel::Latest).await.unwrap();
     let columns: [ArrayRef; 3] = [
-        Arc::new(StringArray::from_iter_values(
-            rows.iter().map(|row| value(*row)),
-        )),
+        Arc::new(StringArray::from_iter_values(values)),
         Arc::new(Int32Array::from_iter_values(rows.iter().map(|row| row.0))),
         Arc::new(Int64Array::from_iter_values(rows.iter().map(|row| row.1))),
     ];

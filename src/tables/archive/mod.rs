@@ -4,6 +4,7 @@
 //! * [`ArchiveMapping`]: which columns of the archive give which parts of the records.
 //! * [`PinnedArchive`]: one version of an archive, the offsets that it has, and scans of it.
 //! * [`ArchivedTableProvider`]: the table as a query sees it, both halves in one.
+//! * [`PinnedPast`]: the table as a run sees it, at one version of the archive and fixed ends of the topic.
 //! * `log_scan`: ranges of offsets out of the archive, in the order of the partitions' logs, for a batch of a job.
 //! * [`CoverageTable`]: which offsets of the topic the archive has, and which it lacks.
 //!
@@ -26,6 +27,8 @@ mod mapped_column;
 mod mapping;
 #[cfg(test)]
 mod mapping_tests;
+mod narrowing;
+mod past;
 mod pinned_archive;
 mod provider;
 mod reading;
@@ -37,6 +40,7 @@ pub use coverage_table::CoverageTable;
 pub use job_archive::{CoveredArchive, JobArchive};
 pub use mapped_column::MappedColumn;
 pub use mapping::{ArchiveContent, ArchiveMapping, EventTimeClaim};
+pub(crate) use past::PinnedPast;
 pub use pinned_archive::PinnedArchive;
 pub use provider::{ArchivedTableProvider, topic_of};
 pub use scan::ArchiveScanExec;

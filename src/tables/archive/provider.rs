@@ -7,7 +7,7 @@ use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::catalog::{Session, TableProvider};
 use datafusion::datasource::TableType;
 use datafusion::error::Result as DataFusionResult;
-use datafusion::logical_expr::{Expr, TableProviderFilterPushDown, lit};
+use datafusion::logical_expr::{Expr, TableProviderFilterPushDown};
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::empty::EmptyExec;
 use datafusion::physical_plan::union::UnionExec;
@@ -18,18 +18,13 @@ use tokio::sync::OnceCell;
 use crate::core::archive::{ArchiveOffsets, NotThePast, PartitionHalves, divide};
 use crate::core::jobs::PartitionEnds;
 use crate::error::{Error, Result, Subject};
-use crate::tables::archive::claim;
 use crate::tables::archive::coverage::unexplained;
-use crate::tables::archive::filters::{in_ranges, in_timestamps, on_values};
-use crate::tables::archive::mapping::EventTimeClaim;
+use crate::tables::archive::narrowing::narrowed;
 use crate::tables::archive::pinned_archive::PinnedArchive;
-use crate::tables::archive::reading::ArchiveRead;
+use crate::tables::archive::reading::{ArchiveRead, ReadFor};
 use crate::tables::archive::scan::{ArchiveScanExec, ShownScan};
 use crate::tables::boxed_methods::{boxed_insert_into, boxed_scan};
-use crate::tables::delta::{has_no_nulls, time_ranges};
-use crate::tables::kafka::{
-    KafkaTable, KafkaTableProvider, MetadataKey, OffsetRange, OnError, row_bounds,
-};
+use crate::tables::kafka::{KafkaTable, KafkaTableProvider, OffsetRange, OnError};
 use crate::tables::side_output::ScanOutlet;
 
 /// A Kafka table with its archive, as one statement sees it: all its scans read one version of the archive and the same ends of the
@@ -43,15 +38,6 @@ pub struct ArchivedTableProvider {
     halves: OnceCell<Vec<PartitionHalves>>,
     /// Warnings about records that neither half has.
     warnings: Mutex<Vec<String>>,
-}
-
-/// The part of the archive that a scan reads.
-struct Narrowed {
-    ranges: Vec<OffsetRange>,
-    /// Predicates on the archive's columns.
-    filters: Vec<Expr>,
-    /// Whether files may be left out by a claim about the event time.
-    by_claim: bool,
 }
 
 impl ArchivedTableProvider {
@@ -144,82 +130,6 @@ impl ArchivedTableProvider {
         Ok(ends.collect())
     }
 
-    /// What a scan with these filters reads of the archive.
-    fn narrowed(
-        &self,
-        archive: &PinnedArchive,
-        halves: &[PartitionHalves],
-        filters: &[Expr],
-    ) -> DataFusionResult<Narrowed> {
-        let (table, mapping) = (archive.table(), archive.mapping());
-        let columns = self.topic.narrowing();
-        let mut ranges = Vec::new();
-        let mut is_narrow = false;
-        let mut timestamps: Option<(i64, i64)> = None;
-        for half in halves {
-            let Some((first, border)) = half.archive else {
-                continue;
-            };
-            let Some(bounds) = row_bounds(filters, &columns, half.partition) else {
-                is_narrow = true;
-                continue;
-            };
-            let range = OffsetRange {
-                partition: half.partition,
-                start: first.max(bounds.offset.0),
-                end: border.min(bounds.offset.1.saturating_add(1)),
-            };
-            is_narrow |= range.start > first || range.end < border;
-            if range.is_empty() {
-                continue;
-            }
-            ranges.push(range);
-            let (low, high) = bounds.timestamp;
-            timestamps = Some(match timestamps {
-                None => (low, high),
-                Some((lowest, highest)) => (lowest.min(low), highest.max(high)),
-            });
-        }
-        let mut pushed = Vec::new();
-        if is_narrow {
-            pushed.push(in_ranges(mapping, &ranges)?);
-        }
-        if let Some(column) = mapping.metadata(MetadataKey::Timestamp)
-            && let Some(timestamps) = timestamps
-        {
-            pushed.extend(in_timestamps(column, timestamps));
-        }
-        pushed.extend(on_values(mapping, table, filters)?);
-        let by_time = table.event_time().and_then(|event_time| {
-            let ranges = time_ranges(filters, &event_time.column)?;
-            let delta = archive.delta().as_ref();
-            claim::predicate(mapping.claim(), &ranges, |column| {
-                !has_no_nulls(delta, column)
-            })
-        });
-        let is_null = table.event_time().and_then(|event_time| {
-            let asks = |filter: &Expr| match filter {
-                Expr::IsNull(of) => {
-                    matches!(of.as_ref(), Expr::Column(column) if column.name == event_time.column)
-                }
-                _ => false,
-            };
-            claim::is_null(mapping.claim()).filter(|_| filters.iter().any(asks))
-        });
-        let is_checked = !matches!(mapping.claim(), EventTimeClaim::Own(_));
-        let by_claim = (by_time.is_some() || is_null.is_some()) && is_checked;
-        if by_time == Some(lit(false)) {
-            // No time fulfils the filters.
-            ranges.clear();
-        }
-        pushed.extend(by_time.into_iter().chain(is_null));
-        Ok(Narrowed {
-            ranges,
-            filters: pushed,
-            by_claim,
-        })
-    }
-
     async fn scan_archive(
         &self,
         session: &dyn Session,
@@ -233,7 +143,15 @@ impl ArchivedTableProvider {
             return Ok(None);
         }
         let (table, mapping) = (archive.table(), archive.mapping());
-        let narrowed = self.narrowed(archive, halves, filters)?;
+        let of_archive = halves.iter().filter_map(|half| {
+            let (start, end) = half.archive?;
+            Some(OffsetRange {
+                partition: half.partition,
+                start,
+                end,
+            })
+        });
+        let narrowed = narrowed(archive, of_archive, false, filters)?;
         let projection: Vec<usize> = match projection {
             Some(columns) => columns.clone(),
             None => (0..table.schema().fields().len()).collect(),
@@ -244,7 +162,7 @@ impl ArchivedTableProvider {
             mapping.clone(),
             projection,
             schema,
-            (false, narrowed.by_claim),
+            (ReadFor::Query, narrowed.by_claim),
         )?;
         let delta = archive.delta();
         let indices = read.columns.indices().to_vec();
@@ -267,6 +185,7 @@ impl ArchivedTableProvider {
             version: archive.version(),
             border: border.collect(),
             pruned_by: narrowed.filters,
+            is_of_run: false,
         };
         let outlet = ScanOutlet::Query(Arc::clone(self.topic.bad_records()));
         Ok(Some(Arc::new(ArchiveScanExec::new(

@@ -18,6 +18,20 @@ use crate::tables::kafka::{
 use crate::tables::read_metrics::{BYTES_READ, RECORDS_READ};
 use crate::tables::side_output::OpenOutlet;
 
+/// Who reads an archive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum ReadFor {
+    /// A query.
+    Query,
+    /// A batch of a job.
+    Batch,
+    /// A run, which leaves out what its job sets aside: also rows without a time of this world, if the job keeps time.
+    Run {
+        /// Whether the job keeps time.
+        keeps_time: bool,
+    },
+}
+
 /// What a scan of an archive gives.
 #[derive(Debug, Clone)]
 pub(super) struct ArchiveRead {
@@ -31,12 +45,12 @@ pub(super) struct ArchiveRead {
     pub(super) columns: InputColumns,
     /// Whether the event time of each row is compared with the claim.
     checks_claim: bool,
+    sets_times_aside: bool,
     topic: Arc<str>,
 }
 
 impl ArchiveRead {
     /// A read of these columns. The claim is compared where it left files out (`is_pruned`), and where the event time is read anyway.
-    /// `is_batch` says that it is a part of a job's batch.
     ///
     /// # Errors
     ///
@@ -46,18 +60,21 @@ impl ArchiveRead {
         mapping: ArchiveMapping,
         projection: Vec<usize>,
         schema: SchemaRef,
-        (is_batch, is_pruned): (bool, bool),
+        (read_for, is_pruned): (ReadFor, bool),
     ) -> Result<Self> {
         mapping.check_reads(&table, &projection)?;
-        let on_error = table.on_error(is_batch);
+        let is_batch = read_for == ReadFor::Batch;
+        let sets_times_aside = read_for == ReadFor::Run { keeps_time: true };
+        let on_error = table.on_error(read_for != ReadFor::Query);
         let claimed = claim::compared(mapping.claim());
         let event_time = table.event_time();
         let event_time = event_time.and_then(|time| table.schema().index_of(&time.column).ok());
-        let reads_time = event_time.is_some_and(|index| is_batch || projection.contains(&index));
+        let needs_time = is_batch || sets_times_aside;
+        let reads_time = event_time.is_some_and(|index| needs_time || projection.contains(&index));
         let checks_claim = !claimed.is_empty() && event_time.is_some() && (is_pruned || reads_time);
         let needs = Needs {
-            whole_records: is_batch || on_error == OnError::DeadLetter,
-            event_time: is_batch || checks_claim,
+            whole_records: needs_time || on_error == OnError::DeadLetter,
+            event_time: needs_time || checks_claim,
         };
         let claimed = match checks_claim {
             true => claimed,
@@ -73,6 +90,7 @@ impl ArchiveRead {
             on_error,
             columns,
             checks_claim,
+            sets_times_aside,
         })
     }
 
@@ -88,6 +106,7 @@ impl ArchiveRead {
                 is_decoded: matches!(self.mapping.content(), ArchiveContent::Decoded(_)),
                 checks_time: self.checks_claim,
                 is_partial: !self.mapping.has_whole_records(),
+                sets_times_aside: self.sets_times_aside,
             },
         }
     }

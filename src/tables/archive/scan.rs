@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use anabranch_udfs::only_child;
 use datafusion::arrow::array::RecordBatch;
 use datafusion::common::tree_node::TreeNodeRecursion;
-use datafusion::error::Result as DataFusionResult;
+use datafusion::error::{DataFusionError, Result as DataFusionResult};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::logical_expr::Expr;
 use datafusion::physical_expr::EquivalenceProperties;
@@ -19,7 +19,7 @@ use datafusion::physical_plan::{
 };
 use futures::StreamExt as _;
 
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result, Subject};
 use crate::tables::archive::reading::{ArchiveRead, ReadMetrics};
 use crate::tables::archive::seen_offsets::SeenOffsets;
 use crate::tables::kafka::{ArchivedReader, OffsetRange, OnError};
@@ -37,6 +37,8 @@ pub(super) struct ShownScan {
     pub(super) border: BTreeMap<i32, i64>,
     /// The predicates by which files are left out.
     pub(super) pruned_by: Vec<Expr>,
+    /// Whether it is a part of a run, which rests on this version.
+    pub(super) is_of_run: bool,
 }
 
 /// Gives the records in rows of an archive.
@@ -140,6 +142,20 @@ impl Reading {
     }
 }
 
+/// The error of a read of the version that a run rests on.
+fn of_version(archive: &str, version: u64, error: DataFusionError) -> Error {
+    let error = Error::from(error);
+    if error.kind() != ErrorKind::NotFound {
+        return error;
+    }
+    Error::not_found(format!(
+        "a file of version {version} of archive {archive}, on which the run rests, is gone: {}",
+        error.message()
+    ))
+    .about(Subject::table(archive))
+    .with_help("VACUUM has deleted it: restore the file, or begin another run, which reads the newest version")
+}
+
 impl DisplayAs for ArchiveScanExec {
     fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let columns: Vec<&str> = self
@@ -232,8 +248,17 @@ impl ExecutionPlan for ArchiveScanExec {
             metrics: ReadMetrics::new(&self.metrics, partition),
         };
         let rows = self.input.execute(partition, context)?;
-        let records =
-            rows.map(move |rows| -> DataFusionResult<RecordBatch> { Ok(reading.read(&rows?)?) });
+        let shown = Arc::clone(&self.shown);
+        let records = rows.map(move |rows| -> DataFusionResult<RecordBatch> {
+            let rows = match rows {
+                Err(error) if shown.is_of_run => {
+                    let archive = reading.read.mapping.archive();
+                    return Err(of_version(archive, shown.version, error).into());
+                }
+                rows => rows?,
+            };
+            Ok(reading.read(&rows)?)
+        });
         Ok(Box::pin(RecordBatchStreamAdapter::new(
             self.schema(),
             records,

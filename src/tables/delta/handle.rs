@@ -4,12 +4,14 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use datafusion::arrow::datatypes::SchemaRef;
 use deltalake::kernel::transaction::TransactionError;
 use deltalake::kernel::{Action, Metadata, StructField};
 use deltalake::logstore::{CommitOrBytes, LogStoreRef};
 use deltalake::protocol::SaveMode;
+use deltalake::table::config::TablePropertiesExt as _;
 use deltalake::{DeltaTable, DeltaTableError};
 use futures::TryStreamExt as _;
 
@@ -208,6 +210,18 @@ impl DeltaTableHandle {
             .table_properties()
             .append_only
             .unwrap_or(false))
+    }
+
+    /// How long `VACUUM` keeps files that are no longer needed.
+    ///
+    /// # Errors
+    ///
+    /// The log cannot be read.
+    pub async fn file_retention(&self) -> Result<Duration> {
+        let table = self.refresh().await?;
+        let snapshot = table.snapshot().map_err(|error| self.fail(error))?;
+        let properties = snapshot.snapshot().table_properties();
+        Ok(properties.deleted_file_retention_duration())
     }
 
     /// The files among `paths` that the table has, each with the action that removes it.

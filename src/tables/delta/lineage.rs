@@ -175,6 +175,15 @@ impl LoggedCommit {
         })
     }
 
+    /// Whether it changes or deletes rows that the table had before.
+    fn changes_rows(&self) -> bool {
+        let mut removed = self.actions.iter();
+        removed.any(|action| {
+            let remove = action.get("remove");
+            remove.is_some_and(|remove| remove.get("dataChange") != Some(&Value::Bool(false)))
+        })
+    }
+
     /// Whether the rows of the files that it takes out are in none of the files that it adds.
     fn keeps_no_rows(&self) -> bool {
         if !self
@@ -270,6 +279,31 @@ pub(super) fn decoded(path: &str) -> String {
 }
 
 impl DeltaTableHandle {
+    /// Whether rows of a version were changed or deleted since; also if the log no longer tells.
+    ///
+    /// # Errors
+    ///
+    /// The log cannot be read.
+    pub async fn has_changed_rows_since(&self, version: u64) -> Result<bool> {
+        let table = self.refresh().await?;
+        let newest = table
+            .version()
+            .ok_or_else(|| Error::internal("a loaded table has no version"))?;
+        let mut lineage = Lineage::of(table.log_store(), newest);
+        while let Some(commit) = lineage.older().await.map_err(|error| self.fail(error))? {
+            if commit.version <= version {
+                return Ok(false);
+            }
+            if commit.changes_rows() {
+                return Ok(true);
+            }
+            if commit.version == version.saturating_add(1) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
     /// Up to where the table has the rows of an application that records a number in each commit of rows, under `application`.
     ///
     /// # Errors

@@ -191,7 +191,7 @@ impl ArchivedReader {
         partition: i32,
         timer: Option<PartitionTimer>,
     ) -> Result<Self> {
-        let reader = RecordReader::for_archive(
+        let reader = RecordReader::try_new(
             output.table,
             output.schema,
             output.projection,

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use datafusion::arrow::datatypes::{Field, Schema, SchemaRef};
+use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 
 use crate::core::jobs::WatermarkPolicy;
 use crate::error::{Error, Result, Subject};
@@ -13,6 +13,7 @@ use crate::tables::kafka::archive_options::ArchiveOptions;
 use crate::tables::kafka::archived_files::ArchivedFiles;
 use crate::tables::kafka::client::ClientSettings;
 pub use crate::tables::kafka::metadata_key::MetadataKey;
+use crate::tables::kafka::range::NarrowingColumns;
 use crate::tables::options::{self, Options};
 use crate::tables::time::{EventTime, check_event_time};
 
@@ -44,6 +45,11 @@ pub const OPTION_NAMES: &[&str] = &[
     "watermark.max_ahead",
     "watermark.partitions",
 ];
+
+/// The column of a record's partition, of a table with coordinates.
+const PARTITION_COLUMN: &str = "__partition";
+/// The column of a record's offset, of a table with coordinates.
+const OFFSET_COLUMN: &str = "__offset";
 
 /// A column of a Kafka table.
 #[derive(Debug, Clone)]
@@ -290,6 +296,45 @@ impl KafkaTable {
         })
     }
 
+    /// The same topic as records that are not decoded: partition, offset, timestamp, key and value, in this order.
+    pub(crate) fn of_records(&self) -> Self {
+        let utc = DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()));
+        let columns = [
+            (MetadataKey::Partition, DataType::Int32),
+            (MetadataKey::Offset, DataType::Int64),
+            (MetadataKey::Timestamp, utc),
+            (MetadataKey::Key, DataType::Binary),
+            (MetadataKey::Value, DataType::Binary),
+        ];
+        let columns: Vec<KafkaColumn> = columns
+            .into_iter()
+            .map(|(key, data_type)| KafkaColumn {
+                field: Field::new(key.name(), data_type, true),
+                metadata: Some(key),
+            })
+            .collect();
+        let fields: Vec<Field> = columns.iter().map(|column| column.field.clone()).collect();
+        Self {
+            name: self.name.clone(),
+            topic: self.topic.clone(),
+            columns,
+            schema: Arc::new(Schema::new(fields)),
+            value_columns: Vec::new(),
+            primary_key: Vec::new(),
+            event_time: None,
+            format: self.format.clone(),
+            client: self.client.clone(),
+            on_error: None,
+            startup: self.startup,
+            dead_letter_table: None,
+            delivery: self.delivery,
+            topic_partitions: self.topic_partitions,
+            replication_factor: self.replication_factor,
+            archive: None,
+            archived_files: ArchivedFiles::default(),
+        }
+    }
+
     /// Where its past is kept; `None`: it has the records of the topic alone.
     pub fn archive(&self) -> Option<&ArchiveOptions> {
         self.archive.as_ref()
@@ -359,6 +404,52 @@ impl KafkaTable {
             .iter()
             .find(|known| known.field.name() == column)?
             .metadata
+    }
+
+    /// The columns that narrow a scan.
+    pub(crate) fn narrowing(&self) -> NarrowingColumns {
+        let name = |key| {
+            let index = self.metadata_column(key)?;
+            Some(self.columns[index].field.name().clone())
+        };
+        NarrowingColumns {
+            partition: name(MetadataKey::Partition),
+            offset: name(MetadataKey::Offset),
+            timestamp: name(MetadataKey::Timestamp),
+        }
+    }
+
+    /// The same table with partition and offset of each record in two more columns at the end.
+    pub(crate) fn with_coordinates(&self) -> Self {
+        let more = [
+            (PARTITION_COLUMN, DataType::Int32, MetadataKey::Partition),
+            (OFFSET_COLUMN, DataType::Int64, MetadataKey::Offset),
+        ];
+        let mut columns = self.columns.clone();
+        columns.extend(more.map(|(name, data_type, key)| KafkaColumn {
+            field: Field::new(name, data_type, false),
+            metadata: Some(key),
+        }));
+        let fields = columns.iter().map(|column| column.field.clone());
+        Self {
+            name: self.name.clone(),
+            topic: self.topic.clone(),
+            schema: Arc::new(Schema::new(fields.collect::<Vec<_>>())),
+            columns,
+            value_columns: self.value_columns.clone(),
+            primary_key: self.primary_key.clone(),
+            event_time: self.event_time.clone(),
+            format: self.format.clone(),
+            client: self.client.clone(),
+            on_error: self.on_error,
+            startup: self.startup,
+            dead_letter_table: self.dead_letter_table.clone(),
+            delivery: self.delivery,
+            topic_partitions: self.topic_partitions,
+            replication_factor: self.replication_factor,
+            archive: self.archive.clone(),
+            archived_files: ArchivedFiles::default(),
+        }
     }
 
     pub(crate) fn metadata_column(&self, key: MetadataKey) -> Option<usize> {

@@ -1,7 +1,12 @@
 //! The embedded broker: librdkafka's in-process mock cluster, for a demo without an installed Kafka.
 
+#[cfg(test)]
+use std::time::Duration;
+
 use rdkafka::mocking::MockCluster;
 use rdkafka::producer::DefaultProducerContext;
+#[cfg(test)]
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 
 use crate::error::{Error, Result};
 
@@ -38,5 +43,23 @@ impl EmbeddedBroker {
             .map_err(|error| {
                 Error::unavailable(format!("topic '{name}' could not be created: {error}"))
             })
+    }
+
+    /// Sends a value to each of these partitions of a topic, in this order.
+    #[cfg(test)]
+    #[allow(clippy::unwrap_used)]
+    pub(crate) fn send(&self, topic: &str, values: impl IntoIterator<Item = (i32, String)>) {
+        let producer: BaseProducer = rdkafka::ClientConfig::new()
+            .set("bootstrap.servers", self.bootstrap_servers())
+            .set("queue.buffering.max.messages", "1000000")
+            .create()
+            .unwrap();
+        for (partition, value) in values {
+            let record = BaseRecord::<(), str>::to(topic).partition(partition);
+            let sent = producer.send(record.payload(&value));
+            sent.map_err(|(error, _)| error).unwrap();
+            producer.poll(Duration::ZERO);
+        }
+        producer.flush(Duration::from_secs(120)).unwrap();
     }
 }

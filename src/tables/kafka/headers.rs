@@ -110,6 +110,46 @@ fn struct_fields(field: &Field) -> Result<Fields> {
     }
 }
 
+/// Headers that a sink adds to each of its records, also to those of a table that declares none. They replace the headers of the same
+/// names that a row has.
+#[derive(Debug, Clone, Default)]
+pub struct AddedHeaders(Arc<[(String, String)]>);
+
+impl AddedHeaders {
+    /// These names and values.
+    pub fn new<'a>(headers: impl IntoIterator<Item = (&'a str, String)>) -> Self {
+        let headers = headers.into_iter();
+        Self(
+            headers
+                .map(|(name, value)| (name.to_owned(), value))
+                .collect(),
+        )
+    }
+
+    /// The headers of a record whose row has the headers of this row of a column, if the table has one.
+    pub(crate) fn of_row(&self, column: Option<&HeaderColumn>, row: usize) -> Option<OwnedHeaders> {
+        let own = column.and_then(|column| column.row(row, |name| !self.replaces(name)));
+        if self.0.is_empty() {
+            return own;
+        }
+        let none = || OwnedHeaders::new_with_capacity(self.0.len());
+        let added = self.0.iter();
+        Some(
+            added.fold(own.unwrap_or_else(none), |headers, (key, value)| {
+                let value = Some(value.as_bytes());
+                headers.insert(Header {
+                    key: key.as_str(),
+                    value,
+                })
+            }),
+        )
+    }
+
+    fn replaces(&self, name: &str) -> bool {
+        self.0.iter().any(|(added, _)| added == name)
+    }
+}
+
 /// A headers column about to be written.
 pub(crate) struct HeaderColumn {
     keys: StringArray,
@@ -156,8 +196,8 @@ impl HeaderColumn {
         })
     }
 
-    /// The headers of one row; `None` when it has none.
-    pub(crate) fn row(&self, row: usize) -> Option<OwnedHeaders> {
+    /// The headers of one row whose names are wanted; `None` when it has none.
+    fn row(&self, row: usize, is_wanted: impl Fn(&str) -> bool) -> Option<OwnedHeaders> {
         if self.nulls.as_ref().is_some_and(|nulls| nulls.is_null(row)) {
             return None;
         }
@@ -166,7 +206,7 @@ impl HeaderColumn {
             return None;
         }
         let mut headers = OwnedHeaders::new_with_capacity(range.len());
-        for entry in range {
+        for entry in range.filter(|entry| is_wanted(self.keys.value(*entry))) {
             let value: Option<&[u8]> = match &self.values {
                 HeaderValues::Text(text) => {
                     text.is_valid(entry).then(|| text.value(entry).as_bytes())
@@ -184,4 +224,50 @@ impl HeaderColumn {
 
 fn arrow_error(error: datafusion::arrow::error::ArrowError) -> Error {
     Error::internal(error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use datafusion::arrow::array::{MapBuilder, MapFieldNames};
+    use rdkafka::message::Headers as _;
+
+    use super::*;
+
+    fn pairs(headers: Option<OwnedHeaders>) -> Vec<(String, String)> {
+        let headers = headers.into_iter();
+        let pairs = headers.flat_map(|headers| {
+            let pair = |header: Header<'_, &[u8]>| {
+                let value = header.value.unwrap_or_default().to_vec();
+                (header.key.to_owned(), String::from_utf8(value).unwrap())
+            };
+            headers.iter().map(pair).collect::<Vec<_>>()
+        });
+        pairs.collect()
+    }
+
+    #[test]
+    fn added_headers_come_after_those_of_a_row_and_replace_them() {
+        let names = MapFieldNames::default();
+        let mut rows = MapBuilder::new(Some(names), StringBuilder::new(), StringBuilder::new());
+        for (key, value) in [("source", "live"), ("page", "home")] {
+            rows.keys().append_value(key);
+            rows.values().append_value(value);
+        }
+        rows.append(true).unwrap();
+        rows.append(false).unwrap();
+        let rows: ArrayRef = Arc::new(rows.finish());
+        let column = HeaderColumn::try_new(&rows).unwrap();
+        let added = AddedHeaders::new([("source", "run".to_owned()), ("run_id", "r".to_owned())]);
+        let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        let own = [pair("source", "run"), pair("run_id", "r")];
+        let with_page = [&[pair("page", "home")], &own[..]].concat();
+        assert_eq!(pairs(added.of_row(Some(&column), 0)), with_page);
+        assert_eq!(pairs(added.of_row(Some(&column), 1)), own);
+        assert_eq!(pairs(added.of_row(None, 0)), own);
+        let none = AddedHeaders::default();
+        let as_they_are = [pair("source", "live"), pair("page", "home")];
+        assert_eq!(pairs(none.of_row(Some(&column), 0)), as_they_are);
+        assert!(none.of_row(Some(&column), 1).is_none());
+        assert!(none.of_row(None, 0).is_none());
+    }
 }

@@ -15,6 +15,7 @@ mod fetcher;
 mod headers;
 mod identity;
 mod in_flight;
+mod last_records;
 mod librdkafka;
 mod metadata;
 mod metadata_key;
@@ -54,7 +55,9 @@ pub use definition::{
     Delivery, KafkaColumn, KafkaTable, KafkaTableSpec, MetadataKey, OPTION_NAMES, OnError, Startup,
 };
 pub(crate) use earlier_records::{EarlierParts, EarlierRecords, EarlierRows, EarlierScan};
+pub use headers::AddedHeaders;
 pub use in_flight::wait_for_inserts;
+pub use last_records::{TopicRows, last_rows};
 pub use pool::ConsumerPool;
 pub use provider::KafkaTableProvider;
 pub use range::OffsetRange;

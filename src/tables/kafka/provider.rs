@@ -21,7 +21,7 @@ use crate::tables::bad_records::{BadRecords, SetAside};
 use crate::tables::boxed_methods::{boxed_insert_into, boxed_scan};
 use crate::tables::kafka::blocking::on_own_thread;
 use crate::tables::kafka::client::ClientFaults;
-use crate::tables::kafka::definition::{KafkaTable, MetadataKey};
+use crate::tables::kafka::definition::KafkaTable;
 use crate::tables::kafka::earlier_records::{EarlierParts, EarlierPlan};
 use crate::tables::kafka::librdkafka::LogEnd;
 use crate::tables::kafka::partition_ends::{self, ClientLeaders, Leaders as _};
@@ -178,15 +178,7 @@ impl KafkaTableProvider {
 
     /// The columns that narrow a scan.
     pub(crate) fn narrowing(&self) -> NarrowingColumns {
-        let name = |key| {
-            let index = self.table.metadata_column(key)?;
-            Some(self.table.columns[index].field.name().clone())
-        };
-        NarrowingColumns {
-            partition: name(MetadataKey::Partition),
-            offset: name(MetadataKey::Offset),
-            timestamp: name(MetadataKey::Timestamp),
-        }
+        self.table.narrowing()
     }
 
     async fn ranges(&self, filters: &[Expr]) -> Result<Vec<OffsetRange>> {

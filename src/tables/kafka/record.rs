@@ -14,7 +14,7 @@ use crate::tables::kafka::definition::{KafkaTable, MetadataKey, OnError};
 use crate::tables::kafka::fetcher::Record;
 use crate::tables::kafka::metadata;
 use crate::tables::kafka::range::OffsetRange;
-use crate::tables::kafka::time::{PartitionTimer, untimed};
+use crate::tables::kafka::time::{PartitionTimer, TimeRule, untimed};
 use crate::tables::side_output::{OpenOutlet, ScanProgress};
 
 /// A column of the output and where it comes from.
@@ -43,6 +43,8 @@ pub(crate) struct RecordReader {
     timer: Option<(PartitionTimer, OutputColumn)>,
     /// The event time, where it is compared with what an archive says of it.
     checked: Option<OutputColumn>,
+    /// Sets rows aside by their event time without keeping time, and where that is.
+    rule: Option<(TimeRule, OutputColumn)>,
 }
 
 /// How records of an archive are read, which differ from those of a topic.
@@ -54,6 +56,8 @@ pub(crate) struct ArchiveReading {
     pub(crate) checks_time: bool,
     /// The records lack a part of those of the topic, so that they are not recognized there.
     pub(crate) is_partial: bool,
+    /// Rows without a time of this world are set aside, as a job that keeps time does.
+    pub(crate) sets_times_aside: bool,
 }
 
 /// Compares the event times of records with what an archive says of them, but of those rows, ascending, that are set aside.
@@ -61,21 +65,9 @@ pub(crate) type TimeCheck<'a> = &'a dyn Fn(&ArrayRef, &[usize]) -> Result<()>;
 
 impl RecordReader {
     /// `projection` are column indices of the table, the one after the last is the hidden column; `schema` is the
-    /// table's, projected. With a timer for the partition, the event time is read even if the projection leaves it out.
+    /// table's, projected. With a timer for the partition, the event time is read even if the projection leaves it out. `archive` says
+    /// what is different from the records of the topic.
     pub(crate) fn try_new(
-        table: &KafkaTable,
-        schema: SchemaRef,
-        projection: &[usize],
-        on_error: OnError,
-        outlet: OpenOutlet,
-        timed: (i32, Option<PartitionTimer>),
-    ) -> Result<Self> {
-        let archive = ArchiveReading::default();
-        Self::for_archive(table, schema, projection, on_error, outlet, timed, archive)
-    }
-
-    /// The same for records that come from an archive.
-    pub(crate) fn for_archive(
         table: &KafkaTable,
         schema: SchemaRef,
         projection: &[usize],
@@ -126,6 +118,11 @@ impl RecordReader {
             true => slot_of_time()?,
             false => None,
         };
+        let rule = TimeRule::of(table).filter(|_| archive.sets_times_aside);
+        let rule = match rule {
+            Some(rule) => slot_of_time()?.map(|slot| (rule, slot)),
+            None => None,
+        };
         // Nothing asked from the value: it is not even parsed.
         let decoder = match decoded.is_empty() || archive.is_decoded {
             true => None,
@@ -143,6 +140,7 @@ impl RecordReader {
             last: None,
             timer,
             checked,
+            rule,
         })
     }
 
@@ -216,7 +214,11 @@ impl RecordReader {
         bad.extend(aside.iter().cloned());
         bad.sort_unstable_by_key(|row| row.row);
         let mut hidden = None;
-        let is_timed = self.timer.is_some();
+        if let Some((rule, slot)) = &self.rule {
+            let times = column(slot, messages, decoded.as_ref(), None)?;
+            rule.check(messages, &times, &mut bad)?;
+        }
+        let is_timed = self.timer.is_some() || self.rule.is_some();
         if let Some((timer, slot)) = &mut self.timer {
             let times = column(slot, messages, decoded.as_ref(), None)?;
             hidden = Some(timer.pass(messages, &times, &mut bad)?);

@@ -27,7 +27,7 @@ use crate::tables::kafka::queue_sizes::ASSIGNED;
 use crate::tables::kafka::range::OffsetRange;
 use crate::tables::kafka::range_reading::{BatchOutput, RangeEnd, RangeReading};
 use crate::tables::kafka::reader::TableReader;
-use crate::tables::kafka::record::RecordReader;
+use crate::tables::kafka::record::{ArchiveReading, RecordReader};
 use crate::tables::kafka::time::PartitionTimer;
 use crate::tables::read_metrics::{BYTES_READ, RECORDS_PLANNED, RECORDS_READ};
 use crate::tables::side_output::{ExpectedReport, OpenOutlet, ScanOutlet};
@@ -48,6 +48,8 @@ pub struct KafkaScanExec {
     on_error: OnError,
     outlet: ScanOutlet,
     time: Option<Arc<BatchTime>>,
+    /// Whether rows without a time of this world are set aside although no time is kept.
+    sets_times_aside: bool,
     client: Arc<TableReader>,
     properties: Arc<PlanProperties>,
     metrics: ExecutionPlanMetricsSet,
@@ -85,6 +87,7 @@ impl KafkaScanExec {
             on_error,
             outlet,
             time: None,
+            sets_times_aside: false,
             client: Arc::new(client),
             properties: Arc::new(properties),
             metrics,
@@ -101,6 +104,12 @@ impl KafkaScanExec {
         if let Some(client) = client {
             self.client = client;
         }
+        self
+    }
+
+    /// As a run reads what a job that keeps time has read: rows without a time of this world are set aside.
+    pub(crate) fn without_other_times(mut self) -> Self {
+        self.sets_times_aside = true;
         self
     }
 
@@ -315,6 +324,10 @@ impl KafkaScanExec {
 
     fn reader(&self, partition: i32, outlet: OpenOutlet) -> Result<RecordReader> {
         let timer = PartitionTimer::of(&self.table, self.time.as_deref(), partition);
+        let reading = ArchiveReading {
+            sets_times_aside: self.sets_times_aside,
+            ..ArchiveReading::default()
+        };
         RecordReader::try_new(
             &self.table,
             self.schema(),
@@ -322,6 +335,7 @@ impl KafkaScanExec {
             self.on_error,
             outlet,
             (partition, timer),
+            reading,
         )
     }
 }

@@ -29,7 +29,7 @@ use super::progress::{EndRule, ends_range};
 use super::range::OffsetRange;
 use super::range_reading::{BatchOutput, RangeEnd, RangeReading};
 use super::read_marks::{ComparedParts, record_at};
-use super::record::{RecordReader, mark_of};
+use super::record::{ArchiveReading, RecordReader, mark_of};
 use crate::core::jobs::{PartitionEnds, RecordMark};
 use crate::core::schedules::{Schedules, cases, found_by, sample};
 use crate::error::{ErrorKind, Result};
@@ -362,6 +362,7 @@ fn read_reporting(
             OnError::Fail,
             outlet.open(&context).unwrap(),
             (0, None),
+            ArchiveReading::default(),
         );
         let reading = RangeReading {
             table: Arc::clone(table),

@@ -37,7 +37,7 @@ use crate::tables::kafka::blocking::on_own_thread;
 use crate::tables::kafka::client::{self, ClientFaults, ClientSettings, code_error, request_error};
 use crate::tables::kafka::definition::{Delivery, KafkaTable, MetadataKey};
 use crate::tables::kafka::error_codes::is_consequence;
-use crate::tables::kafka::headers::HeaderColumn;
+use crate::tables::kafka::headers::{AddedHeaders, HeaderColumn};
 use crate::tables::kafka::in_flight::InFlight;
 use crate::tables::kafka::partition_ends;
 use crate::tables::kafka::publisher::{CallError, Publisher, SentRecord};
@@ -328,8 +328,8 @@ impl EncodedBatch {
         })
     }
 
-    fn headers(&self, row: usize) -> Option<OwnedHeaders> {
-        self.headers.as_ref()?.row(row)
+    fn headers(&self, row: usize, added: &AddedHeaders) -> Option<OwnedHeaders> {
+        added.of_row(self.headers.as_ref(), row)
     }
 
     /// The first and the last time that its records are given, in milliseconds since 1970 UTC.
@@ -633,6 +633,7 @@ impl RunningInsert {
             table,
             producer,
             deliveries,
+            added: AddedHeaders::default(),
         };
         Ok(Self {
             opened: Some(OpenedSession {
@@ -714,6 +715,8 @@ pub(super) struct ProducerSession<P> {
     pub(super) table: Arc<KafkaTable>,
     pub(super) producer: P,
     pub(super) deliveries: Deliveries,
+    /// Headers that each record gets.
+    pub(super) added: AddedHeaders,
 }
 
 impl<P: Publisher> ProducerSession<P> {
@@ -728,7 +731,7 @@ impl<P: Publisher> ProducerSession<P> {
             if let Some(key) = batch.key(row) {
                 record = record.key(key);
             }
-            if let Some(headers) = batch.headers(row) {
+            if let Some(headers) = batch.headers(row, &self.added) {
                 record = record.headers(headers);
             }
             if let Some(timestamp) = batch.timestamp_millis(row) {

@@ -17,6 +17,7 @@ use tokio::sync::oneshot;
 use super::client::ClientSettings;
 use super::definition::{KafkaColumn, KafkaTable, KafkaTableSpec, MetadataKey};
 use super::embedded_broker::EmbeddedBroker;
+use super::headers::AddedHeaders;
 use super::publisher::{CallError, CallOutcome, Publisher, SentRecord, SilenceClock};
 use super::sink::{Deliveries, KafkaSink, KnownPartitions, ProducerSession, encode_rows};
 use super::topic_rules::TopicRules;
@@ -234,6 +235,7 @@ fn exact_1_a_commit_without_an_answer_gives_no_count() {
             ),
             producer: Unheard { aborts },
             deliveries: Deliveries::default(),
+            added: AddedHeaders::default(),
         };
         session.end(outcome).unwrap_err()
     };

@@ -5,7 +5,9 @@
 
 use std::sync::Arc;
 
-use datafusion::arrow::array::{Array, ArrayRef, BinaryBuilder, Int64Array, StringBuilder};
+use datafusion::arrow::array::{
+    Array, ArrayRef, BinaryBuilder, Int64Array, StringBuilder, TimestampMicrosecondArray,
+};
 
 use crate::core::jobs::{PartitionTimes, RunningWatermark};
 use crate::error::Result;
@@ -17,22 +19,76 @@ use crate::tables::time::{
     row_column,
 };
 
+/// Which rows a job that keeps time sets aside by their event time (NULL-1, TIME-5).
+pub(crate) struct TimeRule {
+    event_time: EventTime,
+}
+
+impl TimeRule {
+    /// That of a table with an event time.
+    pub(crate) fn of(table: &KafkaTable) -> Option<Self> {
+        let event_time = table.event_time()?.clone();
+        Some(Self { event_time })
+    }
+
+    /// Adds rows without a time of this world to `bad`.
+    pub(crate) fn check(
+        &self,
+        messages: &[impl Record],
+        column: &ArrayRef,
+        bad: &mut Vec<BadRow>,
+    ) -> Result<()> {
+        let times = event_times(column)?;
+        let known: Vec<usize> = bad.iter().map(|row| row.row).collect();
+        let faults = messages.iter().enumerate().filter_map(|(row, message)| {
+            let is_known = known.binary_search(&row).is_ok();
+            self.fault(message, times, row).filter(|_| !is_known)
+        });
+        bad.extend(faults.collect::<Vec<_>>());
+        bad.sort_unstable_by_key(|row| row.row);
+        Ok(())
+    }
+
+    /// Why a row has no time of this world, if it has none.
+    fn fault(
+        &self,
+        message: &impl Record,
+        times: &TimestampMicrosecondArray,
+        row: usize,
+    ) -> Option<BadRow> {
+        let reason = match times.is_null(row) {
+            true => null_time(&self.event_time),
+            false => self.far_future(message, times.value(row))?,
+        };
+        Some(BadRow {
+            row,
+            reason,
+            column: Some(self.event_time.column.clone()),
+        })
+    }
+
+    fn far_future(&self, message: &impl Record, event_time: i64) -> Option<String> {
+        let limit = latest_event_time(&self.event_time, message.timestamp().to_millis()?)?;
+        (event_time > limit).then(|| far_future(&self.event_time, "the record's timestamp"))
+    }
+}
+
 /// The time of one partition while it is read.
 pub(crate) struct PartitionTimer {
     partition: i32,
     running: RunningWatermark,
-    event_time: EventTime,
+    rule: TimeRule,
 }
 
 impl PartitionTimer {
     /// Of a partition of `table`, if the table has an event time and the batch keeps it.
     pub(crate) fn of(table: &KafkaTable, time: Option<&BatchTime>, partition: i32) -> Option<Self> {
         let time = time.filter(|time| time.is_kept())?;
-        let event_time = table.event_time()?;
+        let rule = TimeRule::of(table)?;
         Some(Self {
             partition,
-            running: time.running(partition, event_time.delay),
-            event_time: event_time.clone(),
+            running: time.running(partition, rule.event_time.delay),
+            rule,
         })
     }
 
@@ -58,17 +114,8 @@ impl PartitionTimer {
             if is_bad[row] {
                 continue;
             }
-            let fault = if times.is_null(row) {
-                Some(null_time(&self.event_time))
-            } else {
-                self.far_future(message, times.value(row))
-            };
-            if let Some(reason) = fault {
-                bad.push(BadRow {
-                    row,
-                    reason,
-                    column: Some(self.event_time.column.clone()),
-                });
+            if let Some(fault) = self.rule.fault(message, times, row) {
+                bad.push(fault);
                 continue;
             }
             let event_time = times.value(row);
@@ -91,11 +138,6 @@ impl PartitionTimer {
     /// What the partition has reached with the rows that have passed.
     pub(crate) fn reached(&self) -> PartitionTimes {
         self.running.reached().into()
-    }
-
-    fn far_future(&self, message: &impl Record, event_time: i64) -> Option<String> {
-        let limit = latest_event_time(&self.event_time, message.timestamp().to_millis()?)?;
-        (event_time > limit).then(|| far_future(&self.event_time, "the record's timestamp"))
     }
 }
 

@@ -24,6 +24,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::tables::kafka::blocking::on_own_thread;
 use crate::tables::kafka::client::{ClientFaults, request_error};
 use crate::tables::kafka::definition::{Delivery, KafkaTable};
+use crate::tables::kafka::headers::AddedHeaders;
 use crate::tables::kafka::in_flight::InFlight;
 use crate::tables::kafka::publisher::{CallOutcome, GroupOffsets, Publisher, SilenceClock};
 use crate::tables::kafka::sink::{
@@ -70,15 +71,19 @@ struct SinkState<G: GroupOffsets> {
 
 impl KafkaJobSink {
     /// Takes the topic over under `id`, the transactional id and the group: fences the previous owner off, and aborts
-    /// its open transaction. The topic is created if the table says how.
+    /// its open transaction. The topic is created if the table says how. Each record gets the headers `added`.
     ///
     /// # Errors
     ///
     /// The broker does not answer, or refuses.
-    pub(crate) async fn take_over(table: Arc<KafkaTable>, id: &str) -> Result<Self> {
+    pub(crate) async fn take_over(
+        table: Arc<KafkaTable>,
+        id: &str,
+        added: AddedHeaders,
+    ) -> Result<Self> {
         ensure_topic(&table).await?;
         let id = id.to_owned();
-        Self::own(table, move |table, deliveries| {
+        Self::own(table, added, move |table, deliveries| {
             connect(table, &id, deliveries)
         })
         .await
@@ -123,6 +128,7 @@ impl<G: GroupOffsets> JobTopic<G> {
     /// As of [`KafkaJobSink::take_over`].
     pub(super) async fn own(
         table: Arc<KafkaTable>,
+        added: AddedHeaders,
         connect: impl FnOnce(&KafkaTable, Deliveries) -> Result<(G::Publisher, G)> + Send + 'static,
     ) -> Result<Self> {
         on_own_thread(move || {
@@ -139,6 +145,7 @@ impl<G: GroupOffsets> JobTopic<G> {
                 table,
                 producer,
                 deliveries,
+                added,
             };
             Ok(Self {
                 inner: Arc::new(SinkState {

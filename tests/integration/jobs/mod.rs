@@ -19,6 +19,7 @@ mod keyed;
 mod memory;
 mod metrics;
 mod refusals;
+mod reprocessing;
 mod restore;
 mod retention;
 mod session_groups;

@@ -107,6 +107,50 @@ fn exact_3_a_job_goes_back_as_far_as_it_keeps_batches() {
 }
 
 #[test]
+fn where_the_rows_of_trimmed_batches_are_is_kept() {
+    let pipeline = counting("retention-published");
+    pipeline.work.file(
+        "topic.sql",
+        "CREATE JOB to_topic WITH ('trigger' '1 millisecond', 'batch.max_rows' '3', 'retention.versions' '3') AS \
+         INSERT INTO counts SELECT k, window_start, count(*) \
+         FROM TUMBLE(TABLE ticks, DESCRIPTOR(t), INTERVAL '10 seconds') GROUP BY k, window_start;\n",
+    );
+    let folder = || pipeline.job_folder().join("published");
+    let newest = || -> (usize, serde_json::Value) {
+        let files = std::fs::read_dir(folder()).unwrap();
+        let mut files: Vec<_> = files.map(|file| file.unwrap().path()).collect();
+        files.sort();
+        let last = std::fs::read(files.last().unwrap()).unwrap();
+        (files.len(), serde_json::from_slice(&last).unwrap())
+    };
+    pipeline.tick(0..200);
+    pipeline.catch_up("topic.sql").ok();
+    let (files, found) = newest();
+    assert!(files <= 2 && found["missing"].is_null(), "{found}");
+    // All windows are of one hour, and begin with the first record of the topic.
+    let closed = found["closed"].as_array().unwrap();
+    assert_eq!(closed.len(), 1, "{found}");
+    assert!(closed[0]["from"].is_null(), "{found}");
+    let offsets = &closed[0]["offsets"]["0"];
+    assert!(offsets["start"].as_i64().unwrap() < 3, "{found}");
+    let end = offsets["end"].as_i64().unwrap();
+    assert!(
+        end >= 20,
+        "two rows for each of ten windows at least: {found}"
+    );
+    // A program that does not know these files has trimmed batches.
+    std::fs::remove_dir_all(folder()).unwrap();
+    pipeline.tick(200..400);
+    pipeline.catch_up("topic.sql").ok();
+    let (_, found) = newest();
+    let missing = &found["missing"]["closed"];
+    assert!(missing["to"].as_i64().is_some(), "{found}");
+    let start = &found["closed"][0]["offsets"]["0"]["start"];
+    assert!(start.as_i64().unwrap() > 0, "{found}");
+    assert_eq!(pipeline.counted("counts"), expected(400));
+}
+
+#[test]
 fn exact_2_a_crash_at_any_step_of_sweeping() {
     let pipeline = forgetful("retention-crash");
     let (mut sent, mut offset, mut late, mut dead) = (0, 0, Vec::new(), Vec::new());

@@ -113,6 +113,30 @@ fn a_job_is_created_once_replaced_and_dropped() {
     pipeline.send(4..6);
     pipeline.catch_up("tripled.sql").ok();
     assert_eq!(pipeline.doubled(), [0, 2, 4, 6, 12, 15]);
+    // Each batch names the text that made it.
+    let versions =
+        "SELECT batch, sql_version FROM system.batches WHERE job = 'doubling' ORDER BY batch";
+    let versions = work.sql(&[], &[versions]).ok().rows();
+    let last = &versions[versions.len() - 1];
+    let as_of = |batch: &str| format!("SHOW CREATE JOB doubling AS OF BATCH {batch}");
+    let (early, late) = (as_of("1"), as_of(&last["batch"].to_string()));
+    let shown = work.sql(&[], &[&early, &late]).ok().rows();
+    for (shown, version, text) in [
+        (&shown[0], &versions[0], "v * 2"),
+        (&shown[1], last, "v * 3"),
+    ] {
+        assert_eq!(shown["sql_version"], version["sql_version"]);
+        assert_eq!(shown["batch"], version["batch"]);
+        let definition = shown["definition"].as_str().unwrap();
+        assert!(definition.contains(text), "{definition}");
+    }
+    assert_ne!(shown[0]["sql_version"], shown[1]["sql_version"]);
+    let gone = work.sql(&[], &[&as_of("99")]);
+    assert!(
+        gone.err.contains("job doubling has no batch 99"),
+        "{}",
+        gone.err
+    );
     work.sql(&[], &["DROP JOB doubling", "DROP JOB IF EXISTS doubling"])
         .ok();
     let gone = work.sql(&[], &["SHOW BATCHES FOR JOB doubling"]);

@@ -45,7 +45,7 @@ TABLES = ["a_1", "a_12", "ab_1", "b_1", "b_2", "c_1"]
 OF_JOBS = ["a_feed", "b_sink_1", "c_sink_2"]
 VIEWS = ["a_v1", "b_v2", "c_v3", "ab_v4", "c_v5"]
 JOBS, ROLES = ["job_1", "job_2"], ["read", "write", "admin"]
-SYSTEM = ["batches", "dead_letters", "jobs", "late_rows", "partitions"]
+SYSTEM = ["batches", "dead_letters", "jobs", "late_rows", "partitions", "run_changes", "runs"]
 # By name: ("table", place, whether its maker may name some tables only) or ("view", names that it reads).
 relations, jobs, sent = {}, set(), []
 

@@ -31,7 +31,8 @@ pub struct CompletionRange {
 ///
 /// Schema: that of SESSION. The input is planned again for each slice of event time that is read,
 /// so it must be a plan that can be read more than once; its tables are the ones resolved when
-/// the statement was planned. NULL-1: executing fails on a NULL event time.
+/// the statement was planned. NULL-1: executing fails on a NULL event time,
+/// unless such rows are [passed over](Self::passing_over_nulls).
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct CompleteSessions {
     input: LogicalPlan,
@@ -39,6 +40,8 @@ pub struct CompleteSessions {
     event_time: Expr,
     gap: i64,
     range: CompletionRange,
+    /// Whether rows without an event time are passed over.
+    passes_nulls: bool,
     /// Whether the input is hidden from the planner: see [`seal_completions`].
     sealed: bool,
     schema: DFSchemaRef,
@@ -104,9 +107,24 @@ impl CompleteSessions {
             event_time,
             gap,
             range,
+            passes_nulls: false,
             sealed: false,
             schema,
         })
+    }
+
+    /// The same, where rows without an event time are in no session, and are not looked for: what gives the rows has set them aside.
+    #[must_use]
+    pub fn passing_over_nulls(self) -> Self {
+        Self {
+            passes_nulls: true,
+            ..self
+        }
+    }
+
+    /// Whether rows without an event time are passed over.
+    pub(super) fn passes_nulls(&self) -> bool {
+        self.passes_nulls
     }
 
     /// The same with its input hidden; `None` if it is hidden already.
@@ -203,7 +221,11 @@ impl UserDefinedLogicalNodeCore for CompleteSessions {
         let (Some(event_time), Some(input)) = (exprs.pop(), inputs.pop()) else {
             return plan_err!("CompleteSessions takes its keys, an event time and one input");
         };
-        Self::try_new(input, exprs, event_time, self.gap, self.range)
+        let rebuilt = Self::try_new(input, exprs, event_time, self.gap, self.range)?;
+        Ok(Self {
+            passes_nulls: self.passes_nulls,
+            ..rebuilt
+        })
     }
 
     fn necessary_children_exprs(&self, output_columns: &[usize]) -> Option<Vec<Vec<usize>>> {

@@ -112,11 +112,11 @@ impl SliceReader {
         SliceBounds::try_new(slice, self.node.event_time(), &self.time_type()?)
     }
 
-    /// NULL-1: the plan of at most one row without an event time; `None` if the column cannot have NULLs.
+    /// NULL-1: the plan of at most one row without an event time; `None` if the column cannot have NULLs, or they are passed over.
     pub(super) async fn plan_null_event_times(&self) -> Result<Option<Arc<dyn ExecutionPlan>>> {
         use datafusion::logical_expr::ExprSchemable;
         let event_time = self.node.event_time();
-        if !event_time.nullable(self.node.input().schema().as_ref())? {
+        if self.node.passes_nulls() || !event_time.nullable(self.node.input().schema().as_ref())? {
             return Ok(None);
         }
         let known = self.state.config().get_extension::<NullFreeColumns>();

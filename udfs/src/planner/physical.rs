@@ -77,12 +77,13 @@ impl ExtensionPlanner for WindowExtensionPlanner {
             keys.iter().map(one).collect::<Result<Vec<_>>>()
         };
         if let Some(node) = node.as_any().downcast_ref::<EventWindow>() {
-            return Ok(Some(Arc::new(EventWindowExec::new(
+            let window = EventWindowExec::new(
                 Arc::clone(physical),
                 create(node.event_time())?,
                 *node.windows(),
                 output_schema(node),
-            ))));
+            );
+            return Ok(Some(Arc::new(window.with_ends_in(node.ends()))));
         }
         if let Some(node) = node.as_any().downcast_ref::<SessionAggregate>() {
             let keys = create_keys(node.keys())?;

@@ -7,6 +7,7 @@ use datafusion::common::tree_node::Transformed;
 use datafusion::logical_expr::utils::{conjunction, split_conjunction};
 use datafusion::logical_expr::{
     Expr, ExprSchemable, Extension, Filter, LogicalPlan, TableProviderFilterPushDown, TableScan,
+    UserDefinedLogicalNodeCore as _,
 };
 use datafusion::optimizer::{ApplyOrder, OptimizerConfig, OptimizerRule};
 
@@ -131,7 +132,8 @@ fn narrowed_window(predicates: &[&Expr], input: &LogicalPlan) -> Result<Option<L
         predicate,
         Arc::new(window.input().clone()),
     )?);
-    let narrowed = EventWindow::try_new(filtered, window.event_time().clone(), *window.windows())?
+    let narrowed = window
+        .with_exprs_and_inputs(vec![window.event_time().clone()], vec![filtered])?
         .with_narrowed_to(ranges);
     Ok(Some(LogicalPlan::Extension(Extension {
         node: Arc::new(narrowed),

@@ -33,6 +33,8 @@ pub struct EventWindowExec {
     input: Arc<dyn ExecutionPlan>,
     event_time: Arc<dyn PhysicalExpr>,
     windows: AlignedWindows,
+    /// The ends of the windows that are assigned; none if all are.
+    ends: Option<(i64, i64)>,
     schema: SchemaRef,
     properties: Arc<PlanProperties>,
     metrics: ExecutionPlanMetricsSet,
@@ -63,10 +65,17 @@ impl EventWindowExec {
             input,
             event_time,
             windows,
+            ends: None,
             schema,
             properties: Arc::new(properties),
             metrics: ExecutionPlanMetricsSet::new(),
         }
+    }
+
+    /// The same with those windows alone that end in this range, the last tick of it excluded; `None` stands for all.
+    pub(crate) fn with_ends_in(mut self, ends: Option<(i64, i64)>) -> Self {
+        self.ends = ends;
+        self
     }
 }
 
@@ -81,7 +90,11 @@ impl DisplayAs for EventWindowExec {
             windows.size(),
             windows.step(),
             windows.offset()
-        )
+        )?;
+        match self.ends {
+            Some((from, to)) => write!(f, ", ends={from}..{to}"),
+            None => Ok(()),
+        }
     }
 }
 
@@ -119,12 +132,13 @@ impl ExecutionPlan for EventWindowExec {
         _options: ReplaceChildrenOptions,
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let input = only_child("EventWindowExec", children)?;
-        Ok(Arc::new(Self::new(
+        let window = Self::new(
             input,
             Arc::clone(&self.event_time),
             self.windows,
             Arc::clone(&self.schema),
-        )))
+        );
+        Ok(Arc::new(window.with_ends_in(self.ends)))
     }
 
     fn with_new_children(
@@ -146,6 +160,7 @@ impl ExecutionPlan for EventWindowExec {
         let assigner = Assigner {
             event_time: Arc::clone(&self.event_time),
             windows: self.windows,
+            ends: self.ends,
             schema: Arc::clone(&self.schema),
         };
         // A row becomes up to `windows_per_row` rows: cut the input so that the output keeps to
@@ -185,6 +200,7 @@ fn slices(batch: &RecordBatch, rows: usize) -> impl Iterator<Item = RecordBatch>
 struct Assigner {
     event_time: Arc<dyn PhysicalExpr>,
     windows: AlignedWindows,
+    ends: Option<(i64, i64)>,
     schema: SchemaRef,
 }
 
@@ -198,16 +214,29 @@ impl Assigner {
         refuse_null_event_times(&event_times, &column_name(&name()))?;
         let (mut starts, mut ends) = (Vec::new(), Vec::new());
         let mut rows: Vec<u32> = Vec::new();
+        let is_each_row_once = self.windows.kind() == WindowKind::Tumble && self.ends.is_none();
         for (row, tick) in (0_u32..).zip(ticks(&event_times)?.iter()) {
-            let count = self
+            let before = ends.len();
+            let mut count = self
                 .windows
                 .assign(*tick, &mut starts, &mut ends)
                 .ok_or_else(|| out_of_range(&column_name(&name())))?;
-            if self.windows.kind() != WindowKind::Tumble {
+            if let Some((from, to)) = self.ends {
+                // They ascend.
+                let of_row = ends.get(before..).unwrap_or_default();
+                let first = before + of_row.partition_point(|end| *end < from);
+                let last = before + of_row.partition_point(|end| *end < to);
+                for bounds in [&mut starts, &mut ends] {
+                    bounds.truncate(last.max(first));
+                    bounds.drain(before..first);
+                }
+                count = ends.len() - before;
+            }
+            if !is_each_row_once {
                 rows.extend(std::iter::repeat_n(row, count));
             }
         }
-        let mut columns: Vec<ArrayRef> = if self.windows.kind() == WindowKind::Tumble {
+        let mut columns: Vec<ArrayRef> = if is_each_row_once {
             batch.columns().to_vec()
         } else {
             take_arrays(batch.columns(), &UInt32Array::from(rows), None)?
@@ -229,5 +258,67 @@ pub(crate) fn column_name(display: &str) -> String {
     match display.rsplit_once('@') {
         Some((name, index)) if index.chars().all(|c| c.is_ascii_digit()) => name.to_owned(),
         _ => display.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::{AsArray, TimestampMicrosecondArray};
+    use arrow::datatypes::{DataType, Field, Int64Type, Schema, TimeUnit};
+    use datafusion::physical_expr::expressions::Column;
+
+    use super::*;
+
+    #[test]
+    fn windows_that_end_elsewhere_are_not_assigned() {
+        let time = |name: &str| {
+            let of_type = DataType::Timestamp(TimeUnit::Microsecond, None);
+            Field::new(name, of_type, false)
+        };
+        let input = Arc::new(Schema::new(vec![time("t")]));
+        let columns = vec![time("t"), time("window_start"), time("window_end")];
+        let times = TimestampMicrosecondArray::from_iter_values([-3, 5, 12, 40]);
+        let batch = RecordBatch::try_new(input, vec![Arc::new(times)]).unwrap();
+        for (kind, size, step, expected) in [
+            (WindowKind::Tumble, 10, 10, vec![(5, 0, 10), (12, 10, 20)]),
+            (
+                WindowKind::Hop,
+                30,
+                10,
+                vec![
+                    (-3, -20, 10),
+                    (-3, -10, 20),
+                    (5, -20, 10),
+                    (5, -10, 20),
+                    (12, -10, 20),
+                ],
+            ),
+            (
+                WindowKind::Cumulate,
+                30,
+                10,
+                vec![(5, 0, 10), (5, 0, 20), (12, 0, 20)],
+            ),
+        ] {
+            let assigner = Assigner {
+                event_time: Arc::new(Column::new("t", 0)),
+                windows: AlignedWindows::try_new(kind, size, step, 0).unwrap(),
+                ends: Some((1, 21)),
+                schema: Arc::new(Schema::new(columns.clone())),
+            };
+            let assigned = assigner.assign(&batch).unwrap();
+            let column = |index: usize| {
+                let ticks = arrow::compute::cast(assigned.column(index), &DataType::Int64);
+                ticks.unwrap().as_primitive::<Int64Type>().values().to_vec()
+            };
+            let (times, starts, ends) = (column(0), column(1), column(2));
+            let bounds = starts.into_iter().zip(ends);
+            let found: Vec<_> = times
+                .into_iter()
+                .zip(bounds)
+                .map(|(time, (start, end))| (time, start, end))
+                .collect();
+            assert_eq!(found, expected, "{kind}");
+        }
     }
 }

@@ -10,7 +10,8 @@ use datafusion::logical_expr::{Expr, ExprSchemable, LogicalPlan, UserDefinedLogi
 
 use super::{AlignedWindows, WINDOW_END, WINDOW_START, windowed_schema};
 
-/// Each row of the input once for each window that contains its event time.
+/// Each row of the input once for each window that contains its event time, or for those of them that
+/// [end within a range](Self::with_ends_in).
 ///
 /// Schema: the input's columns, then `window_start` and `window_end` of the event time's type, not
 /// null. NULL-1: executing fails on a NULL event time.
@@ -19,6 +20,8 @@ pub struct EventWindow {
     input: LogicalPlan,
     event_time: Expr,
     windows: AlignedWindows,
+    /// The ends of the windows that are assigned; none if all are.
+    ends: Option<(i64, i64)>,
     /// Ranges on the event time that were added below because predicates above imply them.
     narrowed_to: Vec<Expr>,
     schema: DFSchemaRef,
@@ -40,6 +43,7 @@ impl EventWindow {
             input,
             event_time,
             windows,
+            ends: None,
             narrowed_to: vec![],
             schema,
         })
@@ -60,6 +64,18 @@ impl EventWindow {
     pub fn with_windows(mut self, windows: AlignedWindows) -> Self {
         self.windows = windows;
         self
+    }
+
+    /// The same rows in those windows alone that end at a tick in `from..to`. A row that is in no such window is left out.
+    #[must_use]
+    pub fn with_ends_in(mut self, from: i64, to: i64) -> Self {
+        self.ends = Some((from, to));
+        self
+    }
+
+    /// The ends of the windows that are assigned, the last of them excluded; none if all are.
+    pub(crate) fn ends(&self) -> Option<(i64, i64)> {
+        self.ends
     }
 
     pub(crate) fn narrowed_to(&self) -> &[Expr] {
@@ -114,7 +130,11 @@ impl UserDefinedLogicalNodeCore for EventWindow {
             windows.size(),
             windows.step(),
             windows.offset()
-        )
+        )?;
+        match self.ends {
+            Some((from, to)) => write!(f, ", ends={from}..{to}"),
+            None => Ok(()),
+        }
     }
 
     fn with_exprs_and_inputs(
@@ -126,7 +146,10 @@ impl UserDefinedLogicalNodeCore for EventWindow {
             return plan_err!("EventWindow takes one expression and one input");
         };
         let rebuilt = Self::try_new(input, event_time, self.windows)?;
-        Ok(rebuilt.with_narrowed_to(self.narrowed_to.clone()))
+        Ok(Self {
+            ends: self.ends,
+            ..rebuilt.with_narrowed_to(self.narrowed_to.clone())
+        })
     }
 
     fn necessary_children_exprs(&self, output_columns: &[usize]) -> Option<Vec<Vec<usize>>> {
@@ -139,7 +162,7 @@ impl UserDefinedLogicalNodeCore for EventWindow {
 
     fn supports_limit_pushdown(&self) -> bool {
         // Every row comes out at least once, so the first n rows suffice for n rows.
-        true
+        self.ends.is_none()
     }
 }
 

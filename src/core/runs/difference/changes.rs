@@ -16,6 +16,13 @@ pub const BEFORE: &str = "before";
 /// The column of the computed row; NULL where it is gone.
 pub const AFTER: &str = "after";
 
+/// Where the schema of a file of changes has the columns of the key: their places in the rows, with commas between.
+pub const KEYS: &str = "anabranch.keys";
+/// Where it has the column of the window's start: its place in the rows.
+pub const START: &str = "anabranch.start";
+/// Where it has the column of the window's end: its place in the rows.
+pub const END: &str = "anabranch.end";
+
 impl ChangeKind {
     /// In one word.
     pub fn name(self) -> &'static str {

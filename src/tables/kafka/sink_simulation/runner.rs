@@ -20,6 +20,7 @@ use crate::core::jobs::recovery::{BEGINNING, recover};
 use crate::core::jobs::{JobHistory, LogEntry, RecoveryDecision, StagedVersion, missing_in_sink};
 use crate::error::{Error, ErrorKind};
 use crate::tables::kafka::definition::{Delivery, KafkaColumn, KafkaTable, KafkaTableSpec};
+use crate::tables::kafka::headers::AddedHeaders;
 use crate::tables::kafka::transaction::{JobTopic, PublishedRows, TopicOffset};
 
 /// The topic of the sink.
@@ -284,11 +285,14 @@ impl Runner {
         // The new client has not been fenced off.
         self.process.is_fenced.store(false, Ordering::SeqCst);
         let process = Arc::clone(&self.process);
-        let sink =
-            JobTopic::<SimulatedGroup>::own(Arc::clone(&self.table), move |table, deliveries| {
+        let sink = JobTopic::<SimulatedGroup>::own(
+            Arc::clone(&self.table),
+            AddedHeaders::default(),
+            move |table, deliveries| {
                 let in_transactions = table.delivery() != Delivery::AtLeastOnce;
                 Ok(connect(&process, in_transactions, deliveries))
-            });
+            },
+        );
         let sink = sink.await.map_err(|error| self.failed("own", &error))?;
         let mut history = self.look(|state| state.job.history())?;
         if history.owner.as_ref() != Some(&owner) {

@@ -1,0 +1,371 @@
+//! The rows of a chunk against the rows that the sink shows: what differs, what the run writes, and the file that keeps both.
+//!
+//! The file of a chunk has the rows that differ, of the sink and of the run, in the sink's columns: to be shown, and to be compared with
+//! the sink again before a plan is applied.
+
+use std::collections::HashMap;
+use std::io::Cursor;
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use datafusion::arrow::array::{ArrayRef, AsArray as _, BooleanArray, RecordBatch, UInt64Array};
+use datafusion::arrow::compute::{
+    cast, concat_batches, filter_record_batch, is_not_null, take_record_batch,
+};
+use datafusion::arrow::datatypes::{Schema, SchemaRef};
+use datafusion::arrow::error::ArrowError;
+use datafusion::arrow::ipc::reader::FileReader;
+use datafusion::arrow::ipc::writer::FileWriter;
+
+use crate::core::jobs::{ChangeCounts, ChunkExtent, ComparedChunk, RunEvent};
+use crate::core::runs::difference::changes::{AFTER, BEFORE, END, KEYS, START};
+use crate::core::runs::result_columns::{BothRows, GivenAgain};
+use crate::core::runs::{
+    ChangeKind, Chunk, Difference, FloatTolerance, Grouping, ResultColumns, ResultTimes,
+    RunOptions, TimeRange,
+};
+use crate::error::{Error, Result};
+use crate::runtime::runs::published::{PublishedPast, PublishedRows, no_key};
+use crate::runtime::sinks::published::{schema_of, value_columns};
+use crate::store::{RunStore, StoredRun};
+use crate::streaming::JobQuery;
+
+/// Compares rows of a run with rows of its sink.
+#[derive(Debug)]
+pub struct SinkComparison {
+    schema: SchemaRef,
+    columns: ResultColumns,
+    grouping: Grouping,
+    difference: Difference,
+}
+
+/// A chunk whose rows were compared.
+#[derive(Debug, Clone)]
+pub struct ComparedRows {
+    /// Its rows by kind.
+    pub counts: ChangeCounts,
+    /// The rows that the run writes, in the order of their keys.
+    pub rows: RecordBatch,
+    /// The rows for whose keys it writes tombstones, which come first; none if there are none.
+    pub withdrawn: Option<RecordBatch>,
+    /// The rows that differ ([`Difference::changes`]).
+    pub changes: RecordBatch,
+}
+
+impl SinkComparison {
+    /// Of a query and its sink. `start` and `end` are the columns of the sink that are the times of results, by lineage.
+    ///
+    /// # Errors
+    ///
+    /// The sink has no key, or does not answer; a type of a key that cannot be compared.
+    pub async fn of_query(
+        query: &JobQuery,
+        (start, end): (Option<&str>, Option<&str>),
+        grouping: Grouping,
+    ) -> Result<Self> {
+        let keys = query.sink().primary_key().to_vec();
+        if keys.is_empty() {
+            return Err(no_key(query.sink_name().unwrap_or("the sink")));
+        }
+        let schema = schema_of(query.sink()).await?;
+        let values = value_columns(query.sink(), &schema).await?;
+        let columns = ResultColumns::named(&schema, keys, start, end);
+        Self::try_new(schema, columns, &values, grouping)
+    }
+
+    /// Of rows of `schema`. They are the same if they agree in the columns `values`.
+    ///
+    /// # Errors
+    ///
+    /// A column that the schema does not have; a type of a key that cannot be compared.
+    pub fn try_new(
+        schema: SchemaRef,
+        columns: ResultColumns,
+        values: &[usize],
+        grouping: Grouping,
+    ) -> Result<Self> {
+        let values = values.iter().copied();
+        let values = values.filter(|at| !columns.keys.contains(at)).collect();
+        let keys = columns.keys.clone();
+        let tolerance = FloatTolerance::default();
+        let difference = Difference::try_new(Arc::clone(&schema), keys, values, tolerance);
+        Ok(Self {
+            schema,
+            columns,
+            grouping,
+            difference: difference.map_err(internal)?,
+        })
+    }
+
+    /// The columns that say which result a row is.
+    pub fn columns(&self) -> &ResultColumns {
+        &self.columns
+    }
+
+    /// How far floating-point numbers may differ that count as the same.
+    pub fn tolerance(&self) -> FloatTolerance {
+        self.difference.tolerance()
+    }
+
+    /// The times by which an index of published rows knows these results of a chunk over `range`, and those that were published in their
+    /// place.
+    ///
+    /// # Errors
+    ///
+    /// A time that is out of range.
+    pub fn ends_of(
+        &self,
+        results: &RecordBatch,
+        range: Option<TimeRange>,
+    ) -> Result<RangeInclusive<i64>> {
+        let results = as_schema(results, &self.schema)?;
+        Ok(self.times(&results)?.ends_of(range))
+    }
+
+    fn times(&self, rows: &RecordBatch) -> Result<ResultTimes> {
+        self.columns.times(rows, self.grouping).map_err(internal)
+    }
+
+    /// Compares the rows of a chunk with those of the sink, which are those of [`Self::ends_of`].
+    ///
+    /// # Errors
+    ///
+    /// Rows of other columns than the sink has; a type that cannot be compared.
+    pub fn compare(
+        &self,
+        computed: &RecordBatch,
+        (past, published): (&PublishedPast, &PublishedRows),
+        again: GivenAgain<'_>,
+        options: RunOptions,
+    ) -> Result<ComparedRows> {
+        let computed = as_schema(computed, &self.schema)?;
+        let rows = as_schema(&published.rows, &self.schema)?;
+        let is_readable = self.readable(&computed, (past, published), again.chunk)?;
+        let difference = &self.difference;
+        let found = difference.compare(&rows, &computed, &is_readable);
+        let mut found = found.map_err(internal)?;
+        let both = BothRows {
+            published: &rows,
+            computed: &computed,
+        };
+        let gone = self.columns.gone(both, again, self.grouping, &found.gone);
+        found.gone = gone.map_err(internal)?;
+        let emitted = found.emitted(options.emit, options.withdraw);
+        let changes = difference.changes(&found, &rows, &computed);
+        let withdrawn = taken(&rows, &emitted.withdrawn)?;
+        Ok(ComparedRows {
+            counts: found.counts(),
+            rows: taken(&computed, &emitted.rows)?,
+            withdrawn: (withdrawn.num_rows() > 0).then_some(withdrawn),
+            changes: changes.map_err(internal)?,
+        })
+    }
+
+    /// Of each computed row, whether the sink has all that was published where it belongs.
+    fn readable(
+        &self,
+        computed: &RecordBatch,
+        (past, published): (&PublishedPast, &PublishedRows),
+        chunk: Option<&Chunk>,
+    ) -> Result<BooleanArray> {
+        let times = self.times(computed)?;
+        let count = computed.num_rows();
+        let all = times.ends_of(chunk.map(|chunk| chunk.range));
+        if past.is_readable(published, &all) {
+            return Ok(BooleanArray::from(vec![true; count]));
+        }
+        let mut known: HashMap<i64, bool> = HashMap::new();
+        let is_readable = (0..count).map(|row| {
+            let end = times.known_by(row);
+            end.is_some_and(|end| {
+                let of_end = known.entry(end);
+                *of_end.or_insert_with(|| past.is_readable(published, &(end..=end)))
+            })
+        });
+        Ok(is_readable.collect::<Vec<bool>>().into())
+    }
+
+    /// The file of the rows of a chunk that differ.
+    ///
+    /// # Errors
+    ///
+    /// Types that a file cannot have.
+    pub fn file(&self, compared: &ComparedRows) -> Result<Vec<u8>> {
+        let of = &compared.changes;
+        let keys: Vec<String> = self.columns.keys.iter().map(usize::to_string).collect();
+        let mut metadata = HashMap::from([(KEYS.to_owned(), keys.join(","))]);
+        for (name, column) in [(START, self.columns.start), (END, self.columns.end)] {
+            metadata.extend(column.map(|at| (name.to_owned(), at.to_string())));
+        }
+        let fields = of.schema().fields().clone();
+        let schema = Arc::new(Schema::new_with_metadata(fields, metadata));
+        let write = || -> Result<Vec<u8>, ArrowError> {
+            let rows = RecordBatch::try_new(Arc::clone(&schema), of.columns().to_vec())?;
+            let mut writer = FileWriter::try_new(Vec::new(), &schema)?;
+            writer.write(&rows)?;
+            writer.into_inner()
+        };
+        write().map_err(internal)
+    }
+
+    /// Keeps what differs in a chunk with the run, before the event that says so, which is to be appended to the log of the run.
+    ///
+    /// # Errors
+    ///
+    /// The store does not answer; types that a file cannot have.
+    pub async fn keep(
+        &self,
+        runs: &RunStore,
+        run: &StoredRun,
+        extent: ChunkExtent,
+        compared: &ComparedRows,
+    ) -> Result<RunEvent> {
+        let rows = compared.changes.num_rows() as u64;
+        let changes = match rows {
+            0 => None,
+            _ => Some(runs.put_changes(run, rows, self.file(compared)?).await?),
+        };
+        Ok(RunEvent::Compared(ComparedChunk {
+            extent,
+            counts: compared.counts,
+            changes,
+        }))
+    }
+
+    /// How many of the keys of kept rows the sink says something else of than it did when they were compared; `now` are the rows of the sink
+    /// that [`KeptChanges::results`] are to be found among.
+    ///
+    /// # Errors
+    ///
+    /// The rows have other columns.
+    pub fn moved(&self, kept: &KeptChanges, now: &RecordBatch) -> Result<u64> {
+        let now = as_schema(now, &self.schema)?;
+        let compared = |rows: &RecordBatch| {
+            let rows = as_schema(rows, &self.schema)?;
+            let is_readable = BooleanArray::from(vec![true; rows.num_rows()]);
+            let found = self.difference.compare(&now, &rows, &is_readable);
+            Ok::<_, Error>(found.map_err(internal)?.rows)
+        };
+        let published = compared(&kept.published()?)?;
+        let others = published.iter().filter(|row| row.kind != ChangeKind::Same);
+        let added = compared(&kept.unpublished()?)?;
+        let appeared = added.iter().filter(|row| row.published.is_some());
+        Ok((others.count() + appeared.count()) as u64)
+    }
+}
+
+/// The rows of a chunk that differ, as they are kept.
+#[derive(Debug, Clone)]
+pub struct KeptChanges {
+    changes: RecordBatch,
+}
+
+impl KeptChanges {
+    /// Of the bytes of a file.
+    ///
+    /// # Errors
+    ///
+    /// They are not those of such a file.
+    pub fn read(bytes: &Bytes) -> Result<Self> {
+        let read = || -> Result<RecordBatch, ArrowError> {
+            let reader = FileReader::try_new(Cursor::new(bytes), None)?;
+            let schema = reader.schema();
+            let batches = reader.collect::<Result<Vec<_>, ArrowError>>()?;
+            concat_batches(&schema, &batches)
+        };
+        let kept = Self {
+            changes: read().map_err(|error| not_kept(&error))?,
+        };
+        kept.rows_of(BEFORE)?;
+        kept.rows_of(AFTER)?;
+        Ok(kept)
+    }
+
+    /// All results that are kept, of the run and of the sink.
+    ///
+    /// # Errors
+    ///
+    /// The file is not whole.
+    pub fn results(&self) -> Result<RecordBatch> {
+        let computed = filtered(&self.rows_of(AFTER)?, &self.has(AFTER)?)?;
+        concat_batches(&computed.schema(), [&computed, &self.published()?]).map_err(internal)
+    }
+
+    /// The rows that the sink had.
+    fn published(&self) -> Result<RecordBatch> {
+        filtered(&self.rows_of(BEFORE)?, &self.has(BEFORE)?)
+    }
+
+    /// The rows whose keys the sink did not have.
+    fn unpublished(&self) -> Result<RecordBatch> {
+        filtered(&self.rows_of(AFTER)?, &not(&self.has(BEFORE)?))
+    }
+
+    fn column(&self, name: &str) -> Result<ArrayRef> {
+        let column = self.changes.column_by_name(name);
+        column
+            .map(Arc::clone)
+            .ok_or_else(|| not_kept(&format!("it has no column {name}")))
+    }
+
+    /// The rows of the sink or of the run, all NULL where there is none.
+    fn rows_of(&self, name: &str) -> Result<RecordBatch> {
+        let column = self.column(name)?;
+        let rows = column.as_struct_opt();
+        let rows = rows.ok_or_else(|| not_kept(&format!("column {name} has no rows")))?;
+        let schema = Arc::new(Schema::new(rows.fields().clone()));
+        RecordBatch::try_new(schema, rows.columns().to_vec()).map_err(internal)
+    }
+
+    /// Where there is a row of the sink, or of the run.
+    fn has(&self, name: &str) -> Result<BooleanArray> {
+        is_not_null(&self.column(name)?).map_err(internal)
+    }
+}
+
+/// The columns of rows as those of `schema`, by position.
+fn as_schema(rows: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
+    if rows.num_columns() != schema.fields().len() {
+        return Err(Error::internal(format!(
+            "rows of {} were compared as rows of {schema}",
+            rows.schema()
+        )));
+    }
+    let nullable = schema.fields().iter();
+    let nullable = nullable.map(|field| field.as_ref().clone().with_nullable(true));
+    let nullable = Arc::new(Schema::new(nullable.collect::<Vec<_>>()));
+    let columns = rows.columns().iter().zip(nullable.fields());
+    let columns: Result<Vec<ArrayRef>, ArrowError> = columns
+        .map(|(column, field)| cast(column, field.data_type()))
+        .collect();
+    RecordBatch::try_new(nullable, columns.map_err(internal)?).map_err(internal)
+}
+
+fn taken(rows: &RecordBatch, at: &UInt64Array) -> Result<RecordBatch> {
+    take_record_batch(rows, at).map_err(internal)
+}
+
+fn filtered(rows: &RecordBatch, by: &BooleanArray) -> Result<RecordBatch> {
+    filter_record_batch(rows, by).map_err(internal)
+}
+
+/// The opposite of marks without NULL.
+fn not(marks: &BooleanArray) -> BooleanArray {
+    BooleanArray::new(!marks.values(), None)
+}
+
+fn not_kept(reason: &dyn std::fmt::Display) -> Error {
+    Error::data(format!(
+        "the rows that a run would change cannot be read: {reason}"
+    ))
+    .with_help("plan the run again under another run_id")
+}
+
+fn internal(error: ArrowError) -> Error {
+    Error::internal(error.to_string())
+}
+
+#[cfg(test)]
+#[path = "comparison_tests.rs"]
+mod tests;

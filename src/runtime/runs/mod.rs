@@ -1,0 +1,30 @@
+//! Reprocessing runs ([ADR 35](../../../docs/adr/0035-a-run-is-a-job-that-ends.md)): a run is a job that ends. The runner runs it, over
+//! sources that are read by event time or by offsets, into the sink of its job, with the log that `store::RunStore` keeps.
+//!
+//! * `commands`: what statements about runs do.
+//! * `foundation`: what a new run rests on.
+//! * `planner`: computes the chunks of a plan, and writes none.
+//! * `published`, `comparison`, `chunk_comparison`: the rows of a chunk against those of the sink.
+//! * `ready`, `tables`, `sink`: a run as the runner runs it.
+//! * `statements`: from the parts of a statement to what it does, and from that to its rows; `run_order` and `rows_query` read the parts,
+//!   `description` makes the rows.
+
+pub mod chunk_comparison;
+mod commands;
+pub mod comparison;
+mod description;
+mod foundation;
+mod host;
+mod outcome;
+mod planner;
+pub mod published;
+pub(in crate::runtime) mod ready;
+mod rows_query;
+mod run_order;
+pub(in crate::runtime) mod sink;
+mod statements;
+mod tables;
+
+pub use commands::{abort, apply, explain, plan, reprocess};
+pub use host::RunHost;
+pub use outcome::{RunOutcome, RunPreview};

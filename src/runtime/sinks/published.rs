@@ -1,0 +1,147 @@
+//! The rows that a sink shows to readers by key: a run compares its own with them.
+
+use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+
+use datafusion::arrow::array::RecordBatch;
+use datafusion::arrow::compute::concat_batches;
+use datafusion::arrow::datatypes::{DataType, SchemaRef, TimeUnit};
+use datafusion::common::{Column, DFSchema, ScalarValue};
+use datafusion::execution::SessionState;
+use datafusion::logical_expr::utils::conjunction;
+use datafusion::logical_expr::{Expr, lit};
+use datafusion::physical_plan::filter::FilterExec;
+use datafusion::physical_plan::{ExecutionPlan, collect};
+
+use crate::core::archive::OffsetRanges;
+use crate::error::{Error, Result};
+use crate::streaming::JobSinkTable;
+use crate::tables::delta::{DeltaTableHandle, TimeTravel};
+use crate::tables::kafka::last_rows;
+
+/// Which rows of a sink are wanted. A sink may give others as well.
+#[derive(Debug)]
+pub(in crate::runtime) struct WantedRows<'a> {
+    /// Where they are in a topic.
+    pub(in crate::runtime) ranges: &'a BTreeMap<i32, OffsetRanges>,
+    /// When their windows end, in microseconds since 1970 UTC.
+    pub(in crate::runtime) ends: &'a RangeInclusive<i64>,
+    /// The column of that time, if there is one.
+    pub(in crate::runtime) end: Option<usize>,
+}
+
+/// Rows of a sink, the last of each key.
+#[derive(Debug)]
+pub(in crate::runtime) struct SinkRows {
+    /// In the columns of the sink.
+    pub(in crate::runtime) rows: RecordBatch,
+    /// The first offset that each partition of a topic has; none of a table, which has all rows.
+    pub(in crate::runtime) low: Option<BTreeMap<i32, i64>>,
+}
+
+/// Reads rows of a sink as they are now.
+///
+/// # Errors
+///
+/// The sink cannot be read, or does not answer; it is no table.
+pub(in crate::runtime) async fn rows_of(
+    table: &JobSinkTable,
+    state: &SessionState,
+    wanted: WantedRows<'_>,
+) -> Result<SinkRows> {
+    match table {
+        JobSinkTable::Kafka(table) => {
+            let found = last_rows(table, wanted.ranges, &state.task_ctx()).await?;
+            Ok(SinkRows {
+                rows: found.rows,
+                low: Some(found.low),
+            })
+        }
+        JobSinkTable::Delta(handle) => {
+            let rows = rows_of_table(handle, state, &wanted).await?;
+            Ok(SinkRows { rows, low: None })
+        }
+        JobSinkTable::Subscriber => Err(Error::internal("the job has no sink")),
+    }
+}
+
+/// The columns of a sink.
+///
+/// # Errors
+///
+/// It does not answer; it is no table.
+pub(in crate::runtime) async fn schema_of(table: &JobSinkTable) -> Result<SchemaRef> {
+    match table {
+        JobSinkTable::Kafka(table) => Ok(Arc::clone(table.schema())),
+        JobSinkTable::Delta(handle) => handle.schema().await,
+        JobSinkTable::Subscriber => Err(Error::internal("the job has no sink")),
+    }
+}
+
+/// The columns of a sink that are values of its rows, by their places in `schema`: not those that say where or how a record is stored, and
+/// not those that the table computes.
+///
+/// # Errors
+///
+/// The table cannot be read.
+pub(in crate::runtime) async fn value_columns(
+    table: &JobSinkTable,
+    schema: &SchemaRef,
+) -> Result<Vec<usize>> {
+    let left_out: Vec<String> = match table {
+        JobSinkTable::Kafka(table) => {
+            let names = schema.fields().iter().map(|field| field.name());
+            let names = names.filter(|name| table.metadata_key(name).is_some());
+            names.cloned().collect()
+        }
+        JobSinkTable::Delta(handle) => {
+            let generated = handle.generated_columns().await?.into_iter();
+            generated.map(|(name, _)| name).collect()
+        }
+        JobSinkTable::Subscriber => Vec::new(),
+    };
+    let columns = schema.fields().iter().zip(0..);
+    let columns = columns.filter(|(field, _)| !left_out.contains(field.name()));
+    Ok(columns.map(|(_, place)| place).collect())
+}
+
+async fn rows_of_table(
+    handle: &DeltaTableHandle,
+    state: &SessionState,
+    wanted: &WantedRows<'_>,
+) -> Result<RecordBatch> {
+    let table = handle.snapshot(TimeTravel::Latest).await?;
+    let schema = table.schema();
+    let filters = filters(&schema, wanted);
+    let mut plan: Arc<dyn ExecutionPlan> = table.scan(state, None, &filters, None).await?;
+    if let Some(filter) = conjunction(filters) {
+        let by_name = DFSchema::try_from(plan.schema())?;
+        let predicate = state.create_physical_expr(filter, &by_name)?;
+        plan = Arc::new(FilterExec::try_new(predicate, plan)?);
+    }
+    let schema = plan.schema();
+    let batches = collect(plan, state.task_ctx()).await?;
+    concat_batches(&schema, &batches).map_err(|error| Error::internal(error.to_string()))
+}
+
+/// Rows whose windows end in the wanted range.
+fn filters(schema: &SchemaRef, wanted: &WantedRows<'_>) -> Vec<Expr> {
+    let field = wanted.end.and_then(|end| schema.fields().get(end));
+    let Some(field) = field else {
+        return Vec::new();
+    };
+    let DataType::Timestamp(TimeUnit::Microsecond, zone) = field.data_type() else {
+        return Vec::new();
+    };
+    let column = || Expr::Column(Column::from_name(field.name()));
+    let at = |time: i64| lit(ScalarValue::TimestampMicrosecond(Some(time), zone.clone()));
+    let mut filters = Vec::new();
+    if *wanted.ends.start() > i64::MIN {
+        filters.push(column().gt_eq(at(*wanted.ends.start())));
+    }
+    if *wanted.ends.end() < i64::MAX {
+        filters.push(column().lt_eq(at(*wanted.ends.end())));
+    }
+    filters
+}

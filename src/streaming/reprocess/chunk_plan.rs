@@ -1,0 +1,257 @@
+//! The plan of a chunk: the job's analyzed plan with its aggregate in place, over what the chunk reads.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+
+use datafusion::common::DFSchema;
+use datafusion::common::tree_node::Transformed;
+use datafusion::error::DataFusionError;
+use datafusion::execution::SessionState;
+use datafusion::logical_expr::{Aggregate, Expr, LogicalPlan};
+use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties as _};
+
+use super::chunk_columns::{ChunkColumns, longest_session};
+use super::facts::RunFacts;
+use super::final_groups::{FinalGroupsExec, GroupRule};
+use super::groups_table::{GroupsTable, put_in_place};
+use crate::core::runs::{Chunk, Grouping, LeftGroups};
+use crate::error::{Error, Result};
+use crate::streaming::batch_tables::BatchInputs;
+use crate::streaming::drain::DrainExec;
+use crate::streaming::hidden_columns::{HIDDEN_SELECTED, find, with_hidden};
+use crate::streaming::lineage::{ColumnOrigin, origins};
+use crate::streaming::planning::plan_rows;
+use crate::streaming::split::{
+    above, aggregate_of, emitted_schema, tie_broken_call, without_subqueries,
+};
+use crate::streaming::stream_inputs::{BatchSource, StreamSources, table_of};
+use crate::tables::time::{HIDDEN_END, HIDDEN_START, ROW_COLUMN};
+
+/// Plans one chunk of a run.
+pub(in crate::streaming) struct ChunkPlan<'a> {
+    pub(in crate::streaming) facts: &'a RunFacts,
+    /// The streams of the job.
+    pub(in crate::streaming) streams: &'a StreamSources,
+    /// What they are in this chunk.
+    pub(in crate::streaming) sources: &'a BTreeMap<String, BatchSource>,
+    /// Static tables and the values of arguments.
+    pub(in crate::streaming) inputs: &'a BatchInputs,
+}
+
+/// A chunk, planned.
+#[derive(Debug)]
+pub(in crate::streaming) struct PlannedChunk {
+    pub(in crate::streaming) plan: Arc<dyn ExecutionPlan>,
+    /// What the plan leaves out, when it has run.
+    pub(in crate::streaming) left: Arc<Mutex<LeftGroups>>,
+}
+
+/// An aggregate over what a chunk reads, and where its columns are.
+struct ChunkAggregate {
+    plan: LogicalPlan,
+    rule: GroupRule,
+    /// Where the columns of the job's own aggregate are.
+    columns: Vec<usize>,
+}
+
+impl ChunkPlan<'_> {
+    /// The chunk of the sources, which is the same of each; none of a run by offsets.
+    ///
+    /// # Errors
+    ///
+    /// Their chunks differ.
+    pub(in crate::streaming) fn chunk(&self) -> Result<Option<Chunk>> {
+        let mut chunks = self.sources.values().map(|source| source.chunk);
+        let first = chunks.next().flatten();
+        match chunks.all(|chunk| chunk == first) {
+            true => Ok(first),
+            false => Err(Error::internal("the sources of a run have several chunks")),
+        }
+    }
+
+    /// Plans `chunk` of a job with the analyzed plan `input`.
+    ///
+    /// # Errors
+    ///
+    /// Errors of DataFusion's planner.
+    pub(in crate::streaming) async fn plan(
+        &self,
+        state: &SessionState,
+        input: &LogicalPlan,
+        chunk: Chunk,
+    ) -> Result<PlannedChunk> {
+        let columns = ChunkColumns {
+            chunk,
+            grouping: self.facts.grouping,
+            streams: self.streams,
+            sources: self.sources,
+            selection: self.facts.selection.as_ref(),
+            selected_times: self.facts.selected_times,
+        };
+        let left = Arc::default();
+        let plan = match self.facts.grouping {
+            Grouping::Rows => self.rows(state, input, &columns).await?,
+            Grouping::Aligned(_) | Grouping::Sessions { .. } => {
+                self.groups(state, input, &columns, &left).await?
+            }
+        };
+        Ok(PlannedChunk { plan, left })
+    }
+
+    /// The rows of a job without groups.
+    async fn rows(
+        &self,
+        state: &SessionState,
+        input: &LogicalPlan,
+        columns: &ChunkColumns<'_>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let rows = input.clone().transform_up_with_subqueries(|plan| {
+            Ok(match plan {
+                LogicalPlan::TableScan(scan)
+                    if table_of(&scan).is_some_and(|name| self.streams.contains_key(name)) =>
+                {
+                    Transformed::yes(columns.rows(&scan).map_err(DataFusionError::from)?)
+                }
+                other => Transformed::no(other),
+            })
+        })?;
+        plan_rows(state, self.inputs.put_into(rows.data)?).await
+    }
+
+    /// The windows or sessions of a job, and what stands above its aggregate.
+    async fn groups(
+        &self,
+        state: &SessionState,
+        input: &LogicalPlan,
+        columns: &ChunkColumns<'_>,
+        left: &Arc<Mutex<LeftGroups>>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let aggregate = aggregate_of(input, self.streams)
+            .ok_or_else(|| Error::internal("the job has no aggregate"))?;
+        let below = self.aggregate(state, aggregate, columns)?;
+        let groups = plan_rows(state, self.inputs.put_into(below.plan)?).await?;
+        let schema = emitted_schema(&aggregate.schema);
+        let table = GroupsTable {
+            schema: Arc::clone(&schema),
+            partitions: groups.output_partitioning().partition_count(),
+        };
+        let above = above(
+            input.clone(),
+            &aggregate.schema,
+            self.streams,
+            Arc::new(table),
+        )?;
+        let above = plan_rows(state, self.inputs.put_into(above)?).await?;
+        let rule = Arc::new(below.rule);
+        put_in_place(above, |read| {
+            let of_aggregate = read.iter().map(|index| below.columns.get(*index).copied());
+            let of_aggregate: Option<Vec<usize>> = of_aggregate.collect();
+            let final_groups = FinalGroupsExec::new(
+                Arc::clone(&groups),
+                Arc::clone(&rule),
+                of_aggregate.ok_or_else(|| Error::internal("an aggregate without a column"))?,
+                Arc::new(schema.project(read).map_err(DataFusionError::from)?),
+                Arc::clone(left),
+            );
+            // A join above may need fewer groups; those that are left out are counted all the same.
+            Ok(Arc::new(DrainExec::new(Arc::new(final_groups))))
+        })
+    }
+
+    /// The job's aggregate over what the chunk reads. The window's start and end are among its keys, also if the job's are without them:
+    /// they follow from these.
+    fn aggregate(
+        &self,
+        state: &SessionState,
+        aggregate: &Aggregate,
+        columns: &ChunkColumns<'_>,
+    ) -> Result<ChunkAggregate> {
+        let below = without_subqueries(aggregate.input.as_ref().clone())?;
+        let rows = with_hidden(&below, self.streams, columns)?;
+        let hidden = |name: &str| {
+            let column = find(rows.schema(), name).map(Expr::Column);
+            column.ok_or_else(|| Error::internal("the window of a chunk is gone"))
+        };
+        let own_groups = aggregate.group_expr.len();
+        let mut groups = aggregate.group_expr.clone();
+        groups.extend([hidden(HIDDEN_START)?, hidden(HIDDEN_END)?]);
+        // Ties are in the order of the job's state, if the places of rows are known.
+        let row = match columns.have_places() {
+            true => find(rows.schema(), ROW_COLUMN),
+            false => None,
+        };
+        let names = aggregate.schema.fields().iter().skip(own_groups);
+        let with_ties = aggregate.aggr_expr.iter().zip(names).map(|(expr, field)| {
+            let row = row.as_ref();
+            let call = row.and_then(|row| tie_broken_call(expr, self.streams, row));
+            match call {
+                Some(call) => Expr::AggregateFunction(call).alias(field.name()),
+                None => expr.clone(),
+            }
+        });
+        let mut aggregates: Vec<Expr> = with_ties.collect();
+        let (start, end) = (own_groups, own_groups + 1);
+        let own_aggregates = end + 1..end + 1 + aggregates.len();
+        let own_columns: Vec<usize> = (0..own_groups).chain(own_aggregates).collect();
+        let selected = match columns.selection {
+            None => None,
+            Some(_) => {
+                let is_selected = hidden(HIDDEN_SELECTED)?;
+                let any = state.aggregate_functions().get("bool_or");
+                let any = any.ok_or_else(|| Error::internal("bool_or is gone"))?;
+                aggregates.push(any.call(vec![is_selected]).alias(HIDDEN_SELECTED));
+                Some(end + aggregates.len())
+            }
+        };
+        let rule = GroupRule {
+            chunk: columns.chunk,
+            finality: self.facts.finality,
+            longest: match columns.grouping {
+                Grouping::Sessions { gap } => Some(longest_session(gap)),
+                Grouping::Rows | Grouping::Aligned(_) => None,
+            },
+            start,
+            end,
+            selected,
+            keys: keys_of(aggregate, self.streams),
+        };
+        let plan = Aggregate::try_new(Arc::new(rows), groups, aggregates)?;
+        check_columns(&plan.schema, &aggregate.schema, &own_columns)?;
+        Ok(ChunkAggregate {
+            plan: LogicalPlan::Aggregate(plan),
+            rule,
+            columns: own_columns,
+        })
+    }
+}
+
+/// Name and place of the columns that identify a group of an aggregate beside its window.
+fn keys_of(aggregate: &Aggregate, streams: &StreamSources) -> Vec<(String, usize)> {
+    let is_window = |expr: &Expr| {
+        let origins = origins(&aggregate.input, expr, streams);
+        let mut origins = origins.iter();
+        origins.all(|origin| matches!(origin, ColumnOrigin::WindowStart | ColumnOrigin::WindowEnd))
+    };
+    let groups = aggregate.group_expr.iter().enumerate();
+    let keys = groups.filter(|(_, expr)| !is_window(expr));
+    let name = |index: usize| Some(aggregate.schema.fields().get(index)?.name().clone());
+    keys.filter_map(|(index, _)| Some((name(index)?, index)))
+        .collect()
+}
+
+/// Checks that an aggregate has the columns of the job's own one at these places.
+fn check_columns(found: &DFSchema, own: &DFSchema, places: &[usize]) -> Result<()> {
+    for (field, place) in own.fields().iter().zip(places) {
+        let is_same = found
+            .fields()
+            .get(*place)
+            .is_some_and(|found| found.data_type() == field.data_type());
+        if !is_same {
+            return Err(Error::internal(format!(
+                "column {} of an aggregate has another type in a run",
+                field.name()
+            )));
+        }
+    }
+    Ok(())
+}

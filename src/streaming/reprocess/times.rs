@@ -1,0 +1,155 @@
+//! Lineage of times: which columns of a job's rows are, or tell, the start or end of a window or a row's event time.
+
+use std::sync::Arc;
+
+use anabranch_udfs::plain;
+use datafusion::arrow::datatypes::{DataType, TimeUnit};
+use datafusion::common::Column;
+use datafusion::logical_expr::{BinaryExpr, Expr, ExprSchemable as _, LogicalPlan, Operator};
+
+use crate::error::Result;
+use crate::streaming::lineage::{ColumnOrigin, origins, side_of, unaliased};
+use crate::streaming::stream_inputs::{StreamSources, reads_stream};
+
+/// Functions whose result tells each of their arguments.
+const WITH_ALL_ARGUMENTS: [&str; 6] = [
+    "concat",
+    "concat_ws",
+    "struct",
+    "named_struct",
+    "make_array",
+    "to_json",
+];
+
+/// How a value relates to a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Relation {
+    /// It is the time.
+    Equal,
+    /// Of different times it is different.
+    Injective,
+}
+
+/// Looks for times below the columns of a plan.
+pub(super) struct TimeLineage<'a> {
+    pub(super) sources: &'a StreamSources,
+    /// The times: one of them is enough.
+    pub(super) wanted: Vec<ColumnOrigin>,
+    pub(super) relation: Relation,
+}
+
+impl TimeLineage<'_> {
+    /// Whether column `index` of a plan stands in this relation to one of the times.
+    ///
+    /// # Errors
+    ///
+    /// None that a caller could cause.
+    pub(super) fn has(&self, plan: &LogicalPlan, index: usize) -> Result<bool> {
+        match plan.schema().columns().get(index) {
+            Some(column) => self.column(plan, column),
+            None => Ok(false),
+        }
+    }
+
+    fn expr(&self, plan: &LogicalPlan, expr: &Expr) -> Result<bool> {
+        let expr = plain(expr.clone())?;
+        match (unaliased(&expr), self.relation) {
+            (Expr::Column(column), _) => self.column(plan, column),
+            (Expr::Cast(cast), _) => self.cast(plan, &cast.expr, cast.field.data_type()),
+            (Expr::TryCast(cast), _) => self.cast(plan, &cast.expr, cast.field.data_type()),
+            (_, Relation::Equal) => Ok(false),
+            (Expr::BinaryExpr(BinaryExpr { left, op, right }), Relation::Injective) => match op {
+                Operator::StringConcat => Ok(self.expr(plan, left)? || self.expr(plan, right)?),
+                Operator::Plus | Operator::Minus if matches!(**right, Expr::Literal(..)) => {
+                    self.expr(plan, left)
+                }
+                Operator::Plus if matches!(**left, Expr::Literal(..)) => self.expr(plan, right),
+                _ => Ok(false),
+            },
+            (Expr::ScalarFunction(call), Relation::Injective)
+                if WITH_ALL_ARGUMENTS.contains(&call.name()) =>
+            {
+                for argument in &call.args {
+                    if self.expr(plan, argument)? {
+                        return Ok(true);
+                    }
+                }
+                Ok(false)
+            }
+            _ => Ok(false),
+        }
+    }
+
+    fn cast(&self, plan: &LogicalPlan, of: &Expr, to: &DataType) -> Result<bool> {
+        let from = of.get_type(plan.schema().as_ref())?;
+        let keeps = match self.relation {
+            Relation::Equal => is_same_time(&from, to),
+            Relation::Injective => keeps_times(&from, to),
+        };
+        Ok(keeps && self.expr(plan, of)?)
+    }
+
+    fn column(&self, plan: &LogicalPlan, column: &Column) -> Result<bool> {
+        let Some(index) = plan.schema().maybe_index_of_column(column) else {
+            return Ok(false);
+        };
+        if !reads_stream(plan, self.sources) {
+            return Ok(false);
+        }
+        match plan {
+            LogicalPlan::SubqueryAlias(alias) => self.has(&alias.input, index),
+            LogicalPlan::Filter(filter) => self.has(&filter.input, index),
+            LogicalPlan::Projection(list) => match list.expr.get(index) {
+                Some(expr) => self.expr(&list.input, expr),
+                None => Ok(false),
+            },
+            LogicalPlan::Join(join) => {
+                let (input, index) = side_of(join, index);
+                self.has(input, index)
+            }
+            LogicalPlan::Union(union) => {
+                for input in &union.inputs {
+                    if !self.has(input, index)? {
+                        return Ok(false);
+                    }
+                }
+                Ok(true)
+            }
+            LogicalPlan::Aggregate(aggregate) => match aggregate.group_expr.get(index) {
+                Some(expr) => self.expr(&aggregate.input, expr),
+                None => Ok(false),
+            },
+            LogicalPlan::Extension(_) | LogicalPlan::TableScan(_) => {
+                let origins = origins(plan, &Expr::Column(column.clone()), self.sources);
+                Ok(origins.iter().all(|origin| self.wanted.contains(origin)))
+            }
+            _ => Ok(false),
+        }
+    }
+}
+
+/// Whether different times stay different in a cast.
+fn keeps_times(from: &DataType, to: &DataType) -> bool {
+    let digits = |unit: &TimeUnit| match unit {
+        TimeUnit::Second => 0,
+        TimeUnit::Millisecond => 3,
+        TimeUnit::Microsecond => 6,
+        TimeUnit::Nanosecond => 9,
+    };
+    match (from, to) {
+        (DataType::Timestamp(from, _), DataType::Timestamp(to, _)) => digits(from) <= digits(to),
+        (_, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View) => true,
+        (from, to) => from == to,
+    }
+}
+
+/// Whether a cast between these types leaves a time as it is.
+fn is_same_time(from: &DataType, to: &DataType) -> bool {
+    let is_utc = |zone: &Option<Arc<str>>| zone.as_deref().is_none_or(|zone| zone == "UTC");
+    match (from, to) {
+        (DataType::Timestamp(from, of), DataType::Timestamp(to, into)) => {
+            from == to && is_utc(of) && is_utc(into)
+        }
+        (from, to) => from == to,
+    }
+}

@@ -1,0 +1,384 @@
+//! Reprocessing runs into topics: whole windows and sessions of a part of the past, once, marked, beside the running job; of processes that
+//! die at any step, that have one run id, and that are aborted.
+
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use super::Pipeline;
+use super::crash::FAIL_POINTS;
+use crate::support::{PATIENCE, ProcessGuard, ProgramOutput, topic};
+
+/// Jobs by name: the columns of their sink, and their query.
+const JOBS: [(&str, &str, &str); 3] = [
+    (
+        "tumbling",
+        "k BIGINT, s TIMESTAMP, e TIMESTAMP, n BIGINT",
+        "SELECT k, window_start, window_end, count(*) \
+         FROM TUMBLE(TABLE visits, DESCRIPTOR(t), INTERVAL '10 seconds') GROUP BY k, window_start, window_end",
+    ),
+    (
+        "sessions",
+        "k BIGINT, s TIMESTAMP, e TIMESTAMP, n BIGINT",
+        "SELECT k, window_start, window_end, count(*) \
+         FROM SESSION(TABLE visits PARTITION BY k, DESCRIPTOR(t), INTERVAL '3 seconds') GROUP BY k, window_start, window_end",
+    ),
+    (
+        "rows",
+        "k BIGINT, s TIMESTAMP, e TIMESTAMP, n BIGINT",
+        "SELECT k, t, t, o FROM visits",
+    ),
+];
+
+/// Archived visits, and jobs over them that write to topics.
+struct Past {
+    pipeline: Pipeline,
+}
+
+impl Past {
+    /// `key` is the key of the sinks, as a part of their columns.
+    fn new(name: &str, key: &str) -> Self {
+        let pipeline = Pipeline::between_topics(name, 2);
+        let (bootstrap, source) = (&pipeline.bootstrap, &pipeline.source);
+        let mut tables = format!(
+            "CREATE EXTERNAL TABLE messages (value VARCHAR, partition INT METADATA, \"offset\" BIGINT METADATA, \
+             \"timestamp\" TIMESTAMP METADATA) STORED AS KAFKA LOCATION '{source}' \
+             OPTIONS ('kafka.bootstrap.servers' '{bootstrap}', 'format' 'raw');\n\
+             CREATE EXTERNAL TABLE visits_raw (value VARCHAR, partition INT, \"offset\" BIGINT, \"timestamp\" TIMESTAMP) \
+             STORED AS DELTA LOCATION 'visits_raw';\n\
+             CREATE EXTERNAL TABLE visits (k BIGINT, t TIMESTAMP, o BIGINT METADATA FROM 'offset', p INT METADATA FROM 'partition', \
+             WATERMARK FOR t AS t - INTERVAL '5 seconds') STORED AS KAFKA LOCATION '{source}' \
+             OPTIONS ('kafka.bootstrap.servers' '{bootstrap}', 'watermark.idle_after' '1 hour', 'archive' 'visits_raw');\n"
+        );
+        for (job, columns, query) in JOBS {
+            let sink = topic(&format!("{name}-{job}"));
+            tables += &format!(
+                "CREATE EXTERNAL TABLE {job}_out ({columns}{key}) STORED AS KAFKA LOCATION '{sink}' \
+                 OPTIONS ('kafka.bootstrap.servers' '{bootstrap}', 'topic.partitions' '1');\n\
+                 CREATE EXTERNAL TABLE {job}_seen ({columns}, headers MAP<VARCHAR, VARCHAR> METADATA, \"offset\" BIGINT METADATA) STORED AS KAFKA \
+                 LOCATION '{sink}' OPTIONS ('kafka.bootstrap.servers' '{bootstrap}');\n"
+            );
+            pipeline.work.file(
+                &format!("{job}.sql"),
+                &format!(
+                    "CREATE JOB {job} WITH ('trigger' '10 milliseconds', 'batch.max_rows' '20') AS \
+                     INSERT INTO {job}_out {query};\n"
+                ),
+            );
+        }
+        pipeline.work.file("tables.sql", &tables);
+        pipeline.work.file(
+            "archive.sql",
+            "CREATE JOB archiving WITH ('trigger' '10 milliseconds') AS INSERT INTO visits_raw \
+             SELECT value, partition, \"offset\", \"timestamp\" FROM messages;\n",
+        );
+        Self { pipeline }
+    }
+
+    /// A visit each second, of two keys; every ninth second there is none for four seconds, so that sessions end. With `late`, some come
+    /// forty seconds late.
+    fn visit(&self, seconds: std::ops::Range<u32>, late: bool) {
+        let lines: Vec<String> = seconds
+            .map(|n| {
+                let behind = if late && n % 11 == 3 { 40 } else { 0 };
+                let second = (100 + n + n / 9 * 4).saturating_sub(behind);
+                format!(
+                    "{{\"k\":{},\"t\":\"2025-01-01T00:{:02}:{:02}Z\"}}\n",
+                    n % 2,
+                    second / 60,
+                    second % 60
+                )
+            })
+            .collect();
+        self.pipeline.produce(&lines.concat());
+    }
+
+    /// Archives all visits, and lets the jobs handle them.
+    fn catch_up(&self) {
+        for file in ["archive.sql", "tumbling.sql", "sessions.sql", "rows.sql"] {
+            self.pipeline.catch_up(file).ok();
+        }
+    }
+
+    /// The topic forgets all that is archived.
+    fn forget(&self) {
+        let next =
+            "SELECT partition, max(\"offset\") + 1 AS next FROM visits_raw GROUP BY partition";
+        let rows = self.sql(&[next]).ok().rows();
+        for row in rows {
+            let partition = i32::try_from(row["partition"].as_i64().unwrap()).unwrap();
+            let (bootstrap, source) = (&self.pipeline.bootstrap, &self.pipeline.source);
+            let before = row["next"].as_i64().unwrap();
+            crate::topics::delete_records_on(bootstrap, source, partition, before);
+        }
+    }
+
+    fn sql(&self, statements: &[&str]) -> ProgramOutput {
+        self.pipeline.work.sql(&["tables.sql"], statements)
+    }
+
+    /// A process that runs one statement.
+    fn process(&self, statement: &str) -> Command {
+        let mut command = self.pipeline.work.command();
+        command.args([
+            "sql",
+            "--format",
+            "ndjson",
+            "-f",
+            "tables.sql",
+            "-c",
+            statement,
+        ]);
+        command
+    }
+
+    fn start(&self, statement: &str) -> Child {
+        let mut command = self.process(statement);
+        command.stdout(Stdio::null()).stderr(Stdio::null());
+        command.spawn().unwrap()
+    }
+
+    /// The rows of a query, sorted.
+    fn rows(&self, query: &str) -> Vec<String> {
+        let printed = self.sql(&[query]).ok().out;
+        let mut rows: Vec<String> = printed.lines().map(str::to_owned).collect();
+        rows.sort_unstable();
+        rows
+    }
+
+    /// The rows that a run has written; all of them have its headers.
+    fn rows_of_run(&self, job: &str, run_id: &str) -> Vec<String> {
+        let of_run = format!("FROM {job}_seen WHERE headers['run_id'] = '{run_id}'");
+        let marked = format!(
+            "SELECT count(*) AS n {of_run} AND headers['source'] = 'reprocessing' AND length(headers['sql_version']) = 12"
+        );
+        let rows = self.rows(&format!("SELECT k, s, e, n {of_run}"));
+        assert_eq!(self.rows(&marked), [format!("{{\"n\":{}}}", rows.len())]);
+        rows
+    }
+
+    /// The rows that the job itself has written.
+    fn rows_of_job(&self, job: &str) -> Vec<String> {
+        self.rows(&format!(
+            "SELECT k, s, e, n FROM {job}_seen WHERE headers IS NULL"
+        ))
+    }
+
+    /// The windows or sessions of a job that have a row from one time to another, as a query over all of the past gives them.
+    fn whole(&self, job: &str, from: &str, to: &str) -> Vec<String> {
+        let (.., query) = JOBS.iter().find(|(name, ..)| *name == job).unwrap();
+        let gap = if job == "sessions" { 3 } else { 0 };
+        let named = query.replace(
+            "window_start, window_end, count(*)",
+            "window_start AS s, window_end AS e, count(*) AS n",
+        );
+        self.rows(&format!(
+            "SELECT k, s, e, n FROM ({named}) WHERE s < TIMESTAMP '{to}' AND e > TIMESTAMP '{from}' \
+             AND e - INTERVAL '{gap} seconds' >= TIMESTAMP '{from}'"
+        ))
+    }
+}
+
+const FROM: &str = "2025-01-01T00:02:10";
+const TO: &str = "2025-01-01T00:03:20";
+
+fn reprocess(job: &str, run_id: &str) -> String {
+    format!(
+        "REPROCESS JOB {job} FROM '{FROM}' TO '{TO}' EMIT ALL WITH ('run_id' '{run_id}', 'chunk' '10 seconds')"
+    )
+}
+
+#[test]
+fn run_1_a_run_writes_whole_windows_and_sessions_once_and_marked() {
+    let past = Past::new("run-whole", "");
+    past.visit(0..120, true);
+    past.catch_up();
+    past.forget();
+    for job in ["tumbling", "sessions"] {
+        let before = past.rows_of_job(job);
+        let order = reprocess(job, job);
+        past.sql(&[&order]).ok();
+        let expected = past.whole(job, FROM, TO);
+        assert!(expected.len() > 8, "{expected:?}");
+        assert_eq!(past.rows_of_run(job, job), expected, "{job}");
+        assert_eq!(past.rows_of_job(job), before, "{job}");
+        // It is complete.
+        past.sql(&[&order]).ok();
+        assert_eq!(past.rows_of_run(job, job), expected, "{job}: again");
+    }
+    // A run id is one run over all jobs.
+    let other = past.sql(&[&reprocess("rows", "sessions")]);
+    assert_eq!(other.code, Some(1), "{other:?}");
+    assert!(other.err.contains("exists already"), "{}", other.err);
+}
+
+#[test]
+fn run_1_a_plan_writes_nothing_until_it_is_applied() {
+    let past = Past::new("run-plan", "");
+    past.visit(0..100, true);
+    past.catch_up();
+    let order = reprocess("sessions", "planned");
+    past.sql(&[&format!("PLAN {order}")]).ok();
+    assert_eq!(past.rows_of_run("sessions", "planned"), [""; 0]);
+    // A session of the same key comes in later: the plan reads what was there when it was made.
+    past.visit(100..110, false);
+    past.catch_up();
+    past.sql(&["APPLY RUN 'planned'"]).ok();
+    let expected = past.whole("sessions", FROM, TO);
+    assert_eq!(past.rows_of_run("sessions", "planned"), expected);
+    past.sql(&["APPLY RUN 'planned'"]).ok();
+    assert_eq!(past.rows_of_run("sessions", "planned"), expected);
+}
+
+#[test]
+fn run_1_rows_of_offsets_are_written_once() {
+    let past = Past::new("run-offsets", "");
+    past.visit(0..60, false);
+    past.catch_up();
+    past.forget();
+    past.visit(60..80, false);
+    let order = "REPROCESS JOB rows OFFSETS FROM '{\"visits\":{\"0\":3,\"1\":-2}}' TO '{\"visits\":{\"0\":9,\"1\":-1}}' \
+                 EMIT ALL WITH ('run_id' 'offsets')";
+    past.sql(&[order]).ok();
+    let expected = past.rows(
+        "SELECT k, t AS s, t AS e, o AS n FROM visits WHERE (p = 0 AND o BETWEEN 3 AND 8) OR p = 1",
+    );
+    assert_eq!(past.rows_of_run("rows", "offsets"), expected);
+}
+
+#[test]
+fn run_2_a_run_that_dies_at_any_step_goes_on() {
+    let past = Past::new("run-crash", "");
+    past.visit(0..120, true);
+    past.catch_up();
+    past.forget();
+    let expected = past.whole("sessions", FROM, TO);
+    for fail_point in FAIL_POINTS {
+        let order = reprocess("sessions", fail_point);
+        // In the first chunk, and in the second one after that.
+        for time in 1..=2 {
+            let fail_point = match fail_point {
+                // A run is taken over once in each attempt.
+                "taken-over" => fail_point.to_owned(),
+                _ => format!("{fail_point}:{time}"),
+            };
+            let mut dying = past.process(&order);
+            dying.env("ANABRANCH_FAIL_POINT", &fail_point);
+            dying.stdout(Stdio::null()).stderr(Stdio::null());
+            let status = dying.status().unwrap();
+            assert_eq!(status.code(), None, "{fail_point}: it ended by itself");
+        }
+        past.sql(&[&format!("APPLY RUN '{fail_point}'")]).ok();
+        let written = past.rows_of_run("sessions", fail_point);
+        assert_eq!(written, expected, "{fail_point}");
+    }
+}
+
+#[test]
+fn run_2_two_processes_with_one_run_id_write_each_row_once() {
+    let past = Past::new("run-two", "");
+    past.visit(0..120, false);
+    past.catch_up();
+    let order = reprocess("tumbling", "two");
+    let mut both = [past.start(&order), past.start(&order)];
+    for one in &mut both {
+        one.wait().unwrap();
+    }
+    // The one that has lost may have ended last.
+    past.sql(&[&order]).ok();
+    let expected = past.whole("tumbling", FROM, TO);
+    assert_eq!(past.rows_of_run("tumbling", "two"), expected);
+}
+
+#[test]
+fn run_4_the_job_beside_a_run_gives_what_it_gives_alone() {
+    let past = Past::new("run-beside", "");
+    past.visit(0..100, false);
+    past.catch_up();
+    let mut live = ProcessGuard(past.pipeline.start("sessions.sql"));
+    for (number, seconds) in [100..110, 110..120, 120..130].into_iter().enumerate() {
+        past.visit(seconds, false);
+        past.sql(&[&reprocess("sessions", &format!("beside_{number}"))])
+            .ok();
+    }
+    live.end();
+    past.catch_up();
+    let expected = past.whole("sessions", FROM, TO);
+    for number in 0..3 {
+        let run_id = format!("beside_{number}");
+        assert_eq!(past.rows_of_run("sessions", &run_id), expected);
+    }
+    // All sessions that are closed, each once.
+    let closed = past.whole("sessions", "2025-01-01T00:00:00", "2025-01-01T01:00:00");
+    let own = past.rows_of_job("sessions");
+    let mut once = own.clone();
+    once.dedup();
+    assert_eq!(own, once);
+    assert!(own.iter().all(|row| closed.contains(row)), "{own:?}");
+    assert!(own.len() + 5 > closed.len(), "{own:?}");
+}
+
+#[test]
+fn a_run_that_is_aborted_ends_and_does_not_begin_again() {
+    let past = Past::new("run-abort", "");
+    past.visit(0..120, false);
+    past.catch_up();
+    let slow = format!(
+        "REPROCESS JOB tumbling FROM '{FROM}' TO '{TO}' EMIT ALL \
+         WITH ('run_id' 'slow', 'chunk' '10 seconds', 'max_rows_per_second' '1')"
+    );
+    let mut running = past.start(&slow);
+    let began = Instant::now();
+    while past.rows_of_run("tumbling", "slow").is_empty() {
+        assert!(began.elapsed() < PATIENCE, "it has written nothing");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    past.sql(&["ABORT RUN 'slow'"]).ok();
+    let status = running.wait().unwrap();
+    assert_eq!(status.code(), Some(1));
+    let written = past.rows_of_run("tumbling", "slow");
+    assert!(written.len() < past.whole("tumbling", FROM, TO).len());
+    for again in ["APPLY RUN 'slow'", &slow] {
+        let refused = past.sql(&[again]);
+        assert_eq!(refused.code, Some(1), "{refused:?}");
+        assert!(refused.err.contains("was aborted"), "{}", refused.err);
+    }
+    assert_eq!(past.rows_of_run("tumbling", "slow"), written);
+    let states = past.sql(&["SHOW RUNS FOR JOB tumbling"]).ok().out;
+    assert!(states.contains("ABORTED"), "{states}");
+}
+
+/// What readers by key have of the topic of a job.
+fn by_key(past: &Past, job: &str) -> Vec<String> {
+    past.rows(&format!(
+        "SELECT k, s, e, n FROM (SELECT *, row_number() OVER (PARTITION BY k, s ORDER BY \"offset\" DESC) AS place \
+         FROM {job}_seen) WHERE place = 1 AND n IS NOT NULL"
+    ))
+}
+
+#[test]
+fn run_5_a_run_writes_what_has_changed_and_withdraws_what_is_gone() {
+    let past = Past::new("run-changed", ", PRIMARY KEY (k, s) NOT ENFORCED");
+    past.visit(0..120, false);
+    past.catch_up();
+    // Each is as far as the gap from a session before it and from one behind it: of the two one becomes.
+    past.pipeline.produce(
+        "{\"k\":0,\"t\":\"2025-01-01T00:02:43Z\"}\n{\"k\":1,\"t\":\"2025-01-01T00:02:42Z\"}\n",
+    );
+    past.catch_up();
+    let order = |options: &str| format!("REPROCESS JOB sessions FROM '{FROM}' TO '{TO}' {options}");
+    let changed = order("WITH ('run_id' 'changed', 'withdraw' 'true')");
+    past.sql(&[&format!("PLAN {changed}")]).ok();
+    let before = past.rows_of_job("sessions");
+    past.sql(&["APPLY RUN 'changed'"]).ok();
+    let changed = past.rows_of_run("sessions", "changed");
+    assert!(changed.len() < past.whole("sessions", FROM, TO).len());
+    assert_eq!(past.rows_of_job("sessions"), before);
+    let after = by_key(&past, "sessions");
+    for row in past.whole("sessions", FROM, TO) {
+        assert!(after.contains(&row), "{row} is not in {after:?}");
+    }
+    let gone = "SELECT key FROM system.run_changes WHERE run_id = 'changed' AND kind = 'gone'";
+    assert!(!past.rows(gone).is_empty());
+    past.sql(&[&order("EMIT ALL WITH ('run_id' 'all')")]).ok();
+    assert_eq!(by_key(&past, "sessions"), after);
+}
