@@ -533,6 +533,11 @@ impl JobQuery {
         };
         let state = self.session.states.state();
         let state = self.planning(&state);
+        // Emitted rows keep their order, too.
+        let state = match self.sink.merges() {
+            true => Cow::Owned(planning_in_order(&state)),
+            false => state,
+        };
         Ok(BatchPlan {
             plan: self.windowed()?.back(&state, emitted, &inputs).await?,
             context: self.session.states.task(),
