@@ -533,6 +533,11 @@ impl JobQuery {
         };
         let state = self.session.states.state();
         let state = self.planning(&state);
+        // Emitted rows keep their order, too.
+        let state = match self.sink.merges() {
+            true => Cow::Owned(planning_in_order(&state)),
+            false => state,
+        };
         Ok(BatchPlan {
             plan: self.windowed()?.back(&state, emitted, &inputs).await?,
             context: self.session.states.task(),
@@ -601,8 +606,12 @@ impl JobQuery {
             Some(_) => Cow::Owned(view_barrier::planning_above(state)),
             None => Cow::Borrowed(state),
         };
-        // Of several rows of a batch with the same key, the last one is merged.
-        match self.stream.is_none() && self.sink.merges() {
+        // Of several rows of a batch with the same key, the last one is merged. Groups of a chunk have keys of their own.
+        let gives_groups = match &self.run {
+            Some(run) => run.facts.grouping != Grouping::Rows,
+            None => self.stream.is_some(),
+        };
+        match !gives_groups && self.sink.merges() {
             true => Cow::Owned(planning_in_order(&state)),
             false => state,
         }
