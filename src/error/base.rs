@@ -197,6 +197,11 @@ impl Error {
         self.is_of_pool
     }
 
+    /// Whether the store does not have a file that was to be read.
+    pub(crate) fn is_of_missing_file(&self) -> bool {
+        self.kind == ErrorKind::NotFound || (self.by_store && self.kind == ErrorKind::Data)
+    }
+
     /// Marks the error as an object store's refusal.
     #[must_use]
     pub(crate) fn by_store(mut self) -> Self {

@@ -501,7 +501,7 @@ mod tests {
         assert_eq!(
             lines.head(&["careful".to_owned()]).unwrap(),
             concat!(
-                r#"{"columns":[{"name":"n","type":"BIGINT","is_number":true}],"warnings":["careful"]}"#,
+                r#"{"columns":[{"is_number":true,"name":"n","type":"BIGINT"}],"warnings":["careful"]}"#,
                 "\n"
             )
         );

@@ -27,7 +27,7 @@ use datafusion::physical_plan::{ExecutionPlan, Partitioning, PhysicalExpr};
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 
-use crate::error::{Error, ErrorKind, Result, Subject};
+use crate::error::{Error, Result, Subject};
 use crate::tables::archive::filters::in_ranges;
 use crate::tables::archive::pinned_archive::PinnedArchive;
 use crate::tables::archive::reading::{ArchiveRead, ReadFor};
@@ -163,7 +163,7 @@ impl EarlierScan for LogScan {
 
     fn failed(&self, error: DataFusionError) -> Error {
         let error = Error::from(error);
-        if error.kind() != ErrorKind::NotFound {
+        if !error.is_of_missing_file() {
             return error;
         }
         // The next batch is planned over the newest version, which has the same records in other files.

@@ -19,7 +19,7 @@ use datafusion::physical_plan::{
 };
 use futures::StreamExt as _;
 
-use crate::error::{Error, ErrorKind, Result, Subject};
+use crate::error::{Error, Result, Subject};
 use crate::tables::archive::reading::{ArchiveRead, ReadMetrics};
 use crate::tables::archive::seen_offsets::SeenOffsets;
 use crate::tables::kafka::{ArchivedReader, OffsetRange, OnError};
@@ -145,7 +145,7 @@ impl Reading {
 /// The error of a read of the version that a run rests on.
 fn of_version(archive: &str, version: u64, error: DataFusionError) -> Error {
     let error = Error::from(error);
-    if error.kind() != ErrorKind::NotFound {
+    if !error.is_of_missing_file() {
         return error;
     }
     Error::not_found(format!(

@@ -539,7 +539,7 @@ async fn all_files(
 }
 
 /// Whether a commit failed since another writer was faster with something that does not go together with it.
-fn is_conflict(error: &DeltaTableError) -> bool {
+pub(super) fn is_conflict(error: &DeltaTableError) -> bool {
     let DeltaTableError::Transaction { source } = error else {
         return false;
     };

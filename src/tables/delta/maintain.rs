@@ -11,7 +11,6 @@ use datafusion::arrow::datatypes::{DataType, Field, Schema, TimeUnit};
 use datafusion::error::DataFusionError;
 use datafusion::execution::SessionStateBuilder;
 use datafusion::execution::runtime_env::RuntimeEnv;
-use deltalake::DeltaTableError;
 use deltalake::delta_datafusion::create_session;
 use deltalake::kernel::CommitInfo;
 use deltalake::kernel::transaction::CommitProperties;
@@ -19,11 +18,13 @@ use deltalake::logstore::LogStoreRef;
 use deltalake::operations::optimize::{Metrics, OptimizeType};
 use deltalake::operations::vacuum::VacuumMode;
 use deltalake::table::config::TablePropertiesExt as _;
+use deltalake::{DeltaTable, DeltaTableError};
 use futures::TryStreamExt as _;
 use serde_json::Value;
 
-use super::commit::{COMMIT_ID, find_commit};
+use super::commit::{COMMIT_ID, find_commit, is_conflict};
 use super::handle::DeltaTableHandle;
+use super::moved_files::MovedFiles;
 use super::scan::binary_partitions;
 use crate::error::{Error, Result, Subject};
 use crate::store::{ABANDONED, unfinished_files};
@@ -110,6 +111,10 @@ impl DeltaTableHandle {
         let id = uuid::Uuid::new_v4().to_string();
         let log = table.log_store();
         let since = table.version().unwrap_or_default();
+        let moved = MovedFiles::since(since, Arc::clone(&log));
+        let mut table = DeltaTable::new(Arc::new(moved));
+        let loaded = table.load_version(since).await;
+        loaded.map_err(|error| self.fail(error))?;
         let optimized = table
             .optimize()
             .with_type(kind)
@@ -144,6 +149,7 @@ impl DeltaTableHandle {
     ) -> Result<Metrics> {
         let entry = match find_commit(log, since, id).await {
             Ok(Some((_, entry))) => entry,
+            Ok(None) if is_conflict(&error) => return Err(self.fail(error)),
             Ok(None) | Err(_) => {
                 return Err(self.fail(error).with_help(
                     "it is unknown whether the files were replaced; no row is lost or doubled either way: run it again",

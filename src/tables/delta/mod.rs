@@ -34,6 +34,7 @@ mod location;
 mod log_scan;
 mod maintain;
 mod mapping;
+mod moved_files;
 mod nan_stats;
 mod offset_claims;
 mod options;
