@@ -11,7 +11,7 @@
 
 use std::sync::Arc;
 
-use arrow::array::AsArray;
+use arrow::array::{Array as _, AsArray};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, FieldRef};
 use datafusion::common::tree_node::Transformed;
@@ -115,6 +115,7 @@ pub fn times_json_is_read(expr: &Expr, is_json: &impl Fn(&Column) -> bool) -> u6
 fn times_read(to: &DataType, is_tried: bool) -> u64 {
     match ways(to).len() as u64 {
         0 => 1,
+        _ if *to == DataType::Boolean && !is_tried => 2,
         ways => 2 * (ways + u64::from(!is_tried)) - 1,
     }
 }
@@ -169,6 +170,14 @@ impl CastTarget {
             JsonReading::Text => tried(text()),
             JsonReading::Float => tried(json_get_float_udf().call(args())),
         };
+        // The engine makes AND and OR of a `coalesce` of BOOLEAN, and these evaluate all of their parts for all rows.
+        if *of == DataType::Boolean && !self.is_tried {
+            let refused = ScalarUDF::from(FailedJsonCast {
+                to: of.clone(),
+                signature: Signature::any(2, Volatility::Immutable),
+            });
+            return Ok(refused.call(vec![text(), json_get_bool_udf().call(args())]));
+        }
         let mut ways: Vec<Expr> = ways(of).iter().map(read).collect();
         if ways.is_empty() {
             return Ok(match self.is_tried {
@@ -190,7 +199,8 @@ impl CastTarget {
     }
 }
 
-/// Gets the text of a value that could not be read as the type, and fails if it is not NULL: NULL fits all types.
+/// Gets the text of a value that could not be read as the type, and fails if it is not NULL: NULL fits all types. With a second argument, the
+/// value that was read, it gives that, and fails if that is NULL and the text is not.
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct FailedJsonCast {
     to: DataType,
@@ -211,12 +221,20 @@ impl ScalarUDFImpl for FailedJsonCast {
     }
 
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
-        let [texts] = args.args.as_slice() else {
-            return internal_err!("{} takes a text", self.name());
+        let (texts, read) = match args.args.as_slice() {
+            [texts] => (texts, None),
+            [texts, read] => (texts, Some(read.to_array(args.number_rows)?)),
+            _ => return internal_err!("{} takes a text, and what was read of it", self.name()),
         };
         let texts = cast(&texts.to_array(args.number_rows)?, &DataType::Utf8)?;
-        let Some(text) = texts.as_string::<i32>().iter().flatten().next() else {
-            return Ok(ColumnarValue::Scalar(ScalarValue::try_from(&self.to)?));
+        let is_read = |row: usize| read.as_ref().is_some_and(|read| read.is_valid(row));
+        let mut texts = texts.as_string::<i32>().iter().enumerate();
+        let refused = texts.find_map(|(row, text)| text.filter(|_| !is_read(row)));
+        let Some(text) = refused else {
+            return Ok(match read {
+                Some(read) => ColumnarValue::Array(read),
+                None => ColumnarValue::Scalar(ScalarValue::try_from(&self.to)?),
+            });
         };
         Err(match text.parse::<f64>() {
             Ok(_) => out_of_range(text, &self.to),
@@ -336,7 +354,7 @@ mod tests {
             (DataType::Int64, 7, 5),
             (DataType::Decimal128(30, 2), 5, 3),
             (DataType::Float64, 3, 1),
-            (DataType::Boolean, 3, 1),
+            (DataType::Boolean, 2, 1),
             (DataType::Date32, 1, 1),
             (DataType::Utf8, 1, 1),
         ] {
