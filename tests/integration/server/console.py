@@ -36,12 +36,21 @@ def write(page, sql):
     page.keyboard.press("Control+a")
     page.keyboard.press("Delete")
     page.keyboard.insert_text(sql)
-    assert written(page) == sql, written(page)
+    becomes(page, lambda text: text == sql)
 
 
 def written(page):
     """The text in the editor."""
     return page.evaluate("[...document.querySelectorAll('.cm-line')].map(line => line.textContent).join('\\n')")
+
+
+def becomes(page, fits):
+    """Waits until the text in the editor fits."""
+    for _ in range(100):
+        if fits(written(page)):
+            return
+        page.wait_for_timeout(50)
+    assert False, written(page)
 
 
 def offered(page):
@@ -141,7 +150,7 @@ def typing(page):
     shot(page, "completion")
     page.keyboard.press("ArrowDown")
     page.keyboard.press("Enter")
-    assert written(page).endswith("WHERE s.note"), written(page)
+    becomes(page, lambda text: text.endswith("WHERE s.note"))
     write(page, "PAUSE JOB cop")
     page.keyboard.press("Control+Space")
     expect(offered(page)).to_have_text(["copy"])
@@ -267,7 +276,7 @@ def tables(page):
     expect(page.locator("pre.code")).to_contain_text("WATERMARK FOR t")
     shot(page, "tables")
     page.get_by_role("button", name="Query", exact=True).click()
-    assert written(page) == 'SELECT * FROM "ticks" LIMIT 100', written(page)
+    becomes(page, lambda text: text == 'SELECT * FROM "ticks" LIMIT 100')
 
 
 def runs(page):
@@ -302,7 +311,7 @@ def runs(page):
     expect(page.get_by_role("button", name="Plan", exact=True)).to_be_disabled()
     end.fill("2025-01-01T00:00:20")
     page.get_by_role("button", name="Open in the editor").press("Enter")
-    assert written(page).startswith("PLAN REPROCESS JOB"), written(page)
+    becomes(page, lambda text: text.startswith("PLAN REPROCESS JOB"))
 
 
 def narrow(page):
