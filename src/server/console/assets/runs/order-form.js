@@ -35,7 +35,7 @@ export class OrderForm {
     el("fieldset", {}, el("legend", { text: "Event time (UTC)" }),
       labelled(this.#from, "From"), labelled(this.#to, "To, which is not in it")),
     closedPart("Offsets, or single rows",
-      el("p", { class: "summary", text: "Where several ranges are given, the run takes the rows that are in all of them." }),
+      el("p", { class: "summary", text: "The run takes the rows that are in all of the ranges given." }),
       el("div", { class: "pair" },
         labelled(this.#offsetsFrom, "Offsets from"), labelled(this.#offsetsTo, "Offsets to")),
       labelled(this.#rows, "Rows of a query of topic, partition and offset"),
