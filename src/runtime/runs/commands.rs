@@ -75,6 +75,9 @@ pub async fn plan(host: &RunHost<'_>, order: &RunOrder) -> Result<RunOutcome> {
 /// As [`explain`] and [`apply`]; another run has the run id.
 pub async fn reprocess(host: &RunHost<'_>, order: &RunOrder) -> Result<RunOutcome> {
     let OrderedRun { run, warnings } = ordered(host, order).await?;
+    if run.state() == RunState::Planned {
+        check_foundations(host, &run).await?;
+    }
     let outcome = write(host, run, true).await?;
     Ok(RunOutcome {
         warnings: [warnings, outcome.warnings].concat(),
@@ -260,7 +263,7 @@ async fn check_foundations(host: &RunHost<'_>, run: &StoredRun) -> Result<()> {
             archives.insert(table.clone(), now);
         }
     }
-    let ReadyRun { comparison, .. } = ready(host, run, Purpose::Write).await?;
+    let ReadyRun { comparison, .. } = ready(host, run, Purpose::Plan).await?;
     let keys_published_since = match comparison {
         Some(comparison) => comparison.keys_moved(&host.store, run).await?,
         None => 0,

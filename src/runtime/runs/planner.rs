@@ -7,7 +7,7 @@ use crate::core::jobs::{
     BatchVersion, ChangeCounts, ChunkExtent, ComparedChunk, Gaps, LogEntry, Partitions, RunEvent,
     RunStage, SourceProgress,
 };
-use crate::core::runs::{LeftGroups, TIME_AXIS, chunk_extent, compared_to};
+use crate::core::runs::{LeftGroups, RunState, TIME_AXIS, chunk_extent, compared_to};
 use crate::error::{Error, ErrorKind, Result};
 use crate::runtime::adaptive_batch_size::AdaptiveBatchSize;
 use crate::runtime::batch::{BatchChoice, BatchRanges};
@@ -41,6 +41,10 @@ pub(super) async fn plan_run(
     };
     let store = host.store.jobs();
     run.history = append_to(store, run.id, run.history.clone(), &takeover).await?;
+    // A statement was faster while this one prepared its plan.
+    if run.state() != RunState::Planning {
+        return Err(other_process(run));
+    }
     let mut planner = Planner {
         host,
         job,
@@ -186,15 +190,20 @@ impl Planner<'_> {
             let stage = run.history.run.as_ref().map(|run| run.stage);
             let is_planned = stage.is_some_and(|stage| stage != RunStage::Planning);
             if is_planned || run.history.owner.as_ref() != Some(&self.owner) {
-                return Err(Error::unavailable(format!(
-                    "another process plans or applies run '{}'",
-                    run.spec.run_id
-                ))
-                .with_help("SHOW RUNS shows how far it has come"));
+                return Err(other_process(run));
             }
         }
         Ok(())
     }
+}
+
+/// The error for a run that another process plans, applies or ends.
+fn other_process(run: &StoredRun) -> Error {
+    Error::unavailable(format!(
+        "another process plans, applies or ends run '{}'",
+        run.spec.run_id
+    ))
+    .with_help("SHOW RUNS shows how far it has come")
 }
 
 /// What a chunk covers that reads these ranges.

@@ -2,12 +2,12 @@
 
 use datafusion::arrow::datatypes::{DataType, Schema};
 use datafusion::sql::parser::Statement as SqlStatement;
-use datafusion::sql::sqlparser::ast::Statement as AnsiStatement;
+use datafusion::sql::sqlparser::ast::{Query, Statement as AnsiStatement};
 
 use crate::error::{Error, Result};
-use crate::planner::WordSpans;
 use crate::planner::ast::RowsQuery;
 use crate::planner::types::type_name;
+use crate::planner::{RawStatement, Script, Statement, WordSpans, parse_statement};
 use crate::session::Session;
 
 const FORM: &str =
@@ -25,10 +25,33 @@ pub(super) async fn checked_rows(
 ) -> Result<String> {
     let RowsQuery { query, span } = rows;
     let text = query.to_string();
+    if !is_text_of(&text, &query) {
+        return Err(Error::unsupported(
+            "the query of FOR has a text or a name with quotes that cannot be kept as it is written",
+        )
+        .at(span)
+        .with_help("write it without \\' and without several quotes in a row"));
+    }
     let query = SqlStatement::Statement(Box::new(AnsiStatement::Query(query)));
     let columns = session.columns_of_query(query, places).await?;
     check_columns(&columns).map_err(|error| error.at(span))?;
     Ok(text)
+}
+
+/// Whether a text is read as this query: it runs from its text, and a text in quotes is not always printed as it was read.
+fn is_text_of(text: &str, query: &Query) -> bool {
+    let read = || {
+        let [raw] = Script::new("FOR", text).split().ok()?.try_into().ok()?;
+        let raw: RawStatement = raw;
+        parse_statement(&raw).ok()
+    };
+    let Some(Statement::Sql(read)) = read().map(|read| read.statement) else {
+        return false;
+    };
+    let SqlStatement::Statement(ansi) = *read else {
+        return false;
+    };
+    matches!(*ansi, AnsiStatement::Query(read) if *read == *query)
 }
 
 fn check_columns(schema: &Schema) -> Result<()> {

@@ -97,6 +97,9 @@ fn delta_write(query: &JobQuery, handle: &DeltaTableHandle, spec: &RunSpec) -> R
             "rows of selected offsets do not tell which rows of the table they replace"
         }
         _ if !is_told => "none of its columns is just the time of a result",
+        _ if !spec.options.overwrite => {
+            "rows of its range that the job or others have written meanwhile would be taken out as well"
+        }
         _ => {
             return Ok(DeltaWrite::Replace(CoveredColumns {
                 start: columns.start,
@@ -111,7 +114,8 @@ fn delta_write(query: &JobQuery, handle: &DeltaTableHandle, spec: &RunSpec) -> R
     ))
     .about(Subject::location(handle.location()))
     .with_help(
-        "declare a PRIMARY KEY (…) NOT ENFORCED for the table, or write WITH ('write' 'append'), which adds the rows to those that are there",
+        "declare a PRIMARY KEY (…) NOT ENFORCED for the table, or write WITH ('write' 'append'), which adds the rows to those that are there; \
+         where a column is the time of a result, and the job is paused and has read all, WITH ('overwrite' 'true') replaces all rows of the range",
     ))
 }
 

@@ -677,6 +677,28 @@ async fn a_key_tells_windows_apart_if_it_has_one_by_lineage() {
 }
 
 #[tokio::test]
+async fn a_key_of_rows_tells_old_ones_from_newer_ones_if_it_has_their_time() {
+    for (key, tells) in [("k", false), ("k, t", true)] {
+        let sql = format!(
+            "{} {} CREATE JOB j AS INSERT INTO out SELECT k, event_time FROM visits",
+            visits(),
+            sink(&format!(
+                "k BIGINT, t TIMESTAMP, PRIMARY KEY ({key}) NOT ENFORCED"
+            )),
+        );
+        let live = Scripted::of(&sql).await.live().await.unwrap();
+        match (live.check_key(), tells) {
+            (Ok(()), true) => {}
+            (Err(error), false) => {
+                let says = "the PRIMARY KEY of out does not have the event time";
+                assert!(error.message().contains(says), "{error}");
+            }
+            (found, _) => panic!("{key}: {found:?}"),
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_run_reads_static_tables_and_the_time_of_its_facts() {
     let folder = tempfile::tempdir().unwrap();
     let place = folder.path().display();

@@ -25,7 +25,7 @@ pub(in crate::streaming) fn check_key(
     let either = || vec![ColumnOrigin::WindowStart, ColumnOrigin::WindowEnd];
     // `apart`: so far the windows of one key are from each other.
     let (wanted, column, apart) = match grouping {
-        Grouping::Rows => return Ok(()),
+        Grouping::Rows => return check_rows(plan, sources, key, sink),
         // Of the windows of one cycle, all have one start.
         Grouping::Aligned(windows) if windows.kind() == WindowKind::Cumulate => {
             (vec![ColumnOrigin::WindowEnd], "window_end", windows.step())
@@ -57,4 +57,38 @@ pub(in crate::streaming) fn check_key(
     .with_help(format!(
         "a sink whose key has {column} keeps a row for each window; WITH ('overwrite' 'true') writes the rows of old windows all the same"
     )))
+}
+
+/// The same of a job that groups no rows: a key that has the event time keeps old rows apart from newer ones.
+fn check_rows(
+    plan: &LogicalPlan,
+    sources: &StreamSources,
+    key: &[usize],
+    sink: &str,
+) -> Result<()> {
+    let times = sources.iter().filter_map(|(table, source)| {
+        let column = source.event_time()?.column.clone();
+        let table = table.clone();
+        Some(ColumnOrigin::Table { table, column })
+    });
+    let lineage = TimeLineage {
+        sources,
+        wanted: times.collect(),
+        relation: Relation::Injective { apart: 1 },
+    };
+    for index in key {
+        if lineage.has(plan, *index)? {
+            return Ok(());
+        }
+    }
+    if key.is_empty() {
+        return Ok(());
+    }
+    Err(Error::invalid(format!(
+        "the PRIMARY KEY of {sink} does not have the event time: a run would put old rows over newer ones"
+    ))
+    .about(Subject::table(sink))
+    .with_help(
+        "WITH ('overwrite' 'true') writes old rows all the same: where each row has a key of its own, none is lost",
+    ))
 }

@@ -352,8 +352,10 @@ impl DeltaTableHandle {
         if let Some(checked) = written.checked {
             attempts = attempts.of_rows_after(checked);
         }
-        // An INSERT OVERWRITE replaces all rows of the version that it has read: rows that a MERGE has added since depend on them.
-        let replaces = mode == SaveMode::Overwrite || written.rewrite.is_some();
+        // An INSERT OVERWRITE replaces all rows of the version that it has read: rows that a MERGE has added since depend on them. Files
+        // that a job takes back may have been put together with others since.
+        let replaces =
+            mode == SaveMode::Overwrite || written.rewrite.is_some() || !written.removed.is_empty();
         if replaces {
             let removed = written.removed.iter().filter_map(|action| match action {
                 Action::Remove(remove) => Some(remove.path.clone()),

@@ -19,7 +19,7 @@ use datafusion::execution::{SendableRecordBatchStream, SessionStateBuilder, Task
 use datafusion::logical_expr::{Expr, lit};
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use deltalake::DeltaTable;
-use deltalake::kernel::{Action, Add};
+use deltalake::kernel::{Action, Add, Metadata};
 use deltalake::protocol::SaveMode;
 use futures::StreamExt as _;
 
@@ -62,6 +62,8 @@ pub struct PreparedChange {
     taken: TakenRows,
     target: WriteTarget,
     added: WrittenFiles,
+    /// What the table was declared as when the files of `added` were written.
+    declared: Metadata,
     rest: RestOfFiles,
 }
 
@@ -190,7 +192,7 @@ impl DeltaTableHandle {
         }
         let read = prepared.rest.table.snapshot();
         let read = read.map_err(|error| self.fail(error))?.snapshot();
-        if read.metadata() != snapshot.metadata() {
+        if prepared.declared != *snapshot.metadata() {
             prepared.discard_files().await;
             return Err(Error::unavailable(format!(
                 "Delta table '{}' was changed while its rows were written",
@@ -266,6 +268,8 @@ impl DeltaTableHandle {
     ) -> Result<PreparedChange> {
         let rules = self.rules(&table)?;
         self.check_changeable(&table, &rules, true)?;
+        let declared = table.snapshot().map_err(|error| self.fail(error))?;
+        let declared = declared.snapshot().metadata().clone();
         let (target, added) = self.write_rows(&table, &rules, rows, &context).await?;
         let state = Arc::new(state_of(&context));
         let rest = rest_of(self, &state, &context, &taken, &target, table).await;
@@ -277,6 +281,7 @@ impl DeltaTableHandle {
                 taken,
                 target,
                 added,
+                declared,
                 rest,
             }),
             Err(error) => {

@@ -237,7 +237,7 @@ impl PinnedPast {
         let rows: Arc<dyn ExecutionPlan> = match narrowed.ranges.is_empty() {
             true => Arc::new(EmptyExec::new(Arc::new(delta.schema().project(&indices)?))),
             false => {
-                let rows = delta.scan(session, Some(&indices), &narrowed.filters, None);
+                let rows = archive.rows(session, &indices, &narrowed.filters, None);
                 let rows = rows.await?;
                 let wanted = self.parts.iter();
                 let wanted = wanted.map(|(partition, parts)| (*partition, &parts.archive));
