@@ -123,6 +123,18 @@ mod tests {
         assert!(checked(other).await.is_ok());
     }
 
+    #[tokio::test]
+    async fn a_text_that_would_be_read_as_another_query_is_refused() {
+        for topic in [r"'\'' OR true --'", "'it''''s'"] {
+            let query = format!("SELECT {topic} AS topic, 0 AS partition, 1 AS \"offset\"");
+            let error = checked(&query).await.unwrap_err();
+            let says = "cannot be kept as it is written";
+            assert!(error.message().contains(says), "{error}");
+        }
+        let query = "SELECT 'it''s' AS topic, 0 AS partition, 1 AS \"offset\"";
+        assert!(checked(query).await.is_ok());
+    }
+
     /// A part of the message, the text at the place, and a part of the help.
     #[tokio::test]
     async fn mistakes_have_a_place_and_help() {
