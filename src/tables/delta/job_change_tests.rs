@@ -374,7 +374,7 @@ async fn a_file_without_rows_that_give_way_stays() {
         (2, 3 * HOUR, 4),
     ];
     assert_eq!(rows_of(&job.handle).await, expected);
-    // What is replaced is in the second file alone, the last microsecond too.
+    // The second file alone has the rows that are replaced, those of the last microsecond too.
     let prepared = job
         .replace(2 * HOUR, 3 * HOUR + 1, &[(7, 2 * HOUR, 6)])
         .await;

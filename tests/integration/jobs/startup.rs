@@ -161,8 +161,8 @@ fn a_time_is_found_by_the_timestamps_of_records() {
                 (TEN + 60 * MINUTE, 3),
             ],
         );
-        // No record of partition 1 is late enough: the job begins at the partition's end, and reads the next record whatever its
-        // timestamp is.
+        // No record of partition 1 is late enough: the job begins at the partition's end, and reads the next record, also if its
+        // timestamp is early.
         pipeline.put_at(1, &[(TEN - 2, 10), (TEN - 1, 11)]);
         pipeline.catch_up("job.sql").ok();
         assert_eq!(pipeline.doubled(), doubles([1, 2, 3]), "{startup}");
