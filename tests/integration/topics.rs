@@ -159,6 +159,12 @@ pub(crate) fn produce_on(bootstrap: &str, topic: &str, lines: &str) {
     );
 }
 
+/// Sends values to one partition.
+pub(crate) fn produce_in(bootstrap: &str, topic: &str, partition: i32, values: &[String]) {
+    let record = |value| FutureRecord::to(topic).partition(partition).payload(value);
+    send(bootstrap, values.iter().map(|value| record(value.as_str())));
+}
+
 /// Sends values, each with its timestamp in milliseconds since 1970 UTC, to one partition, where their offsets ascend in this order.
 pub(crate) fn produce_at(bootstrap: &str, topic: &str, partition: i32, values: &[(i64, String)]) {
     let records = values.iter().map(|(timestamp, value)| {
