@@ -41,6 +41,7 @@ impl StopSignal {
 #[derive(Debug, Clone, Default)]
 pub struct JobStatuses {
     of_job: Arc<Mutex<BTreeMap<String, JobStatus>>>,
+    of_run: Arc<Mutex<BTreeMap<String, JobStatus>>>,
 }
 
 /// Status of one running job.
@@ -66,6 +67,15 @@ impl JobStatuses {
     /// All jobs by name.
     pub fn all(&self) -> BTreeMap<String, JobStatus> {
         self.lock().clone()
+    }
+
+    /// Those of reprocessing runs, by run id: a run may have the name of a job.
+    #[must_use]
+    pub fn of_runs(&self) -> Self {
+        Self {
+            of_job: Arc::clone(&self.of_run),
+            of_run: Arc::clone(&self.of_run),
+        }
     }
 
     /// The reason why a job waits, if it does.

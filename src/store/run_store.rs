@@ -11,10 +11,7 @@ use crate::core::jobs::{
     BatchCommit, BatchVersion, ChangesFile, ChunkExtent, JobHistory, LogEntry, RunEvent,
     SourceProgress,
 };
-use crate::core::runs::{
-    AbortDecision, ApplyDecision, RunSpec, RunState, chunk_extent, decide_abort, decide_apply,
-    run_state,
-};
+use crate::core::runs::{ApplyDecision, RunSpec, RunState, chunk_extent, decide_apply, run_state};
 use crate::error::{Error, Result};
 use crate::store::data_dir::DataDir;
 use crate::store::job_store::{FoundJob, JobId, JobStore, READS_AT_ONCE};
@@ -227,24 +224,6 @@ impl RunStore {
                 }
             };
             (decision, entry)
-        };
-        self.decide(run, decide).await
-    }
-
-    /// `ABORT RUN`: writes that the run ends, unless it has. A runner that writes its chunks loses the next entry, and stops.
-    ///
-    /// # Errors
-    ///
-    /// The store does not answer.
-    pub async fn abort(&self, run: &mut StoredRun, at: i64) -> Result<AbortDecision> {
-        let decide = |state: &RunState| {
-            let decision = decide_abort(state);
-            let entry = LogEntry::Run {
-                event: RunEvent::Aborted,
-                at,
-            };
-            let is_new = decision == AbortDecision::Abort;
-            (decision, is_new.then_some(entry))
         };
         self.decide(run, decide).await
     }

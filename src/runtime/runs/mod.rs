@@ -1,7 +1,7 @@
 //! Reprocessing runs ([ADR 35](../../../docs/adr/0035-a-run-is-a-job-that-ends.md)): a run is a job that ends. The runner runs it, over
 //! sources that are read by event time or by offsets, into the sink of its job, with the log that `store::RunStore` keeps.
 //!
-//! * `commands`: what statements about runs do.
+//! * `commands`: what statements about runs do; `abort` ends one.
 //! * `foundation`: what a new run rests on.
 //! * `planner`: computes the chunks of a plan, and writes none.
 //! * `published`, `comparison`, `chunk_comparison`: the rows of a chunk against those of the sink.
@@ -9,6 +9,7 @@
 //! * `statements`: from the parts of a statement to what it does, and from that to its rows; `run_order` and `rows_query` read the parts,
 //!   `description` makes the rows.
 
+mod abort;
 pub mod chunk_comparison;
 mod commands;
 pub mod comparison;

@@ -114,7 +114,7 @@ impl Planner<'_> {
         self.append(run, event).await?;
         failpoint::reach("compared");
         let lag = source_ends::lag(self.before(run).as_ref(), &ends);
-        let statuses = &self.host.options.statuses;
+        let statuses = self.host.options.statuses.of_runs();
         statuses.update(&self.job.name, |status| {
             status.report.batches += 1;
             status.lag = lag;
