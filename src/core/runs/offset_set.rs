@@ -15,13 +15,21 @@ impl OffsetSet {
     pub fn of(ranges: impl IntoIterator<Item = (String, i32, Range<i64>)>) -> Self {
         let mut set = Self::default();
         for (table, partition, Range { start, end }) in ranges {
-            let range = OffsetRange::new(start, end);
-            if !range.is_empty() {
-                let of_table = set.0.entry(table).or_default();
-                of_table.entry(partition).or_default().insert(range);
-            }
+            set.insert(&table, partition, OffsetRange::new(start, end));
         }
         set
+    }
+
+    /// Adds the offsets of a range.
+    pub fn insert(&mut self, table: &str, partition: i32, range: OffsetRange) {
+        if range.is_empty() {
+            return;
+        }
+        let of_table = match self.0.get_mut(table) {
+            Some(of_table) => of_table,
+            None => self.0.entry(table.to_owned()).or_default(),
+        };
+        of_table.entry(partition).or_default().insert(range);
     }
 
     /// The ranges of all partitions of all tables.

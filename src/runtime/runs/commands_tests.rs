@@ -418,3 +418,22 @@ async fn status_and_metrics_of_a_run_are_not_those_of_a_job() {
     let of_runs = options.statuses.of_runs().all();
     assert_eq!(of_runs["windows"].report.batches, outcome.run.chunks);
 }
+
+#[tokio::test]
+async fn the_query_of_for_is_read_no_further_than_its_limit() {
+    let past = Past::new().await;
+    past.visit(busy(0..60));
+    past.archive().await;
+    // Each second offset of very many.
+    let rows = "SELECT 'visits' AS topic, 0 AS partition, value * 2 AS \"offset\" FROM generate_series(1, 1000000000000)";
+    let all = order("windows", "many", EmitRows::All, (0, 30));
+    let all = RunOrder {
+        asked: AskedText {
+            rows: Some(rows.to_owned()),
+            ..all.asked
+        },
+        ..all
+    };
+    let refused = explain(&past.host(), &all).await.unwrap_err();
+    assert!(refused.message().contains("ranges of offsets"), "{refused}");
+}

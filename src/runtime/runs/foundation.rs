@@ -1,13 +1,15 @@
 //! What a new run rests on: the order of a statement over the job, its tables, their archives and its sink as they are now.
 
 use std::collections::BTreeMap;
-use std::ops::Range;
 
 use anabranch_udfs::WindowKind;
 use datafusion::arrow::array::{Array as _, ArrayRef, AsArray as _, RecordBatch};
 use datafusion::arrow::compute::cast;
 use datafusion::arrow::datatypes::{DataType, Int32Type, Int64Type};
+use datafusion::execution::SendableRecordBatchStream;
+use futures::StreamExt as _;
 
+use crate::core::archive::OffsetRange;
 use crate::core::jobs::{NamedOffset, NamedOffsets};
 use crate::core::runs::asked_range::{MOST_SELECTED_RANGES, PartitionRanges};
 use crate::core::runs::order::{AskedText, RunOrder};
@@ -22,8 +24,11 @@ use crate::runtime::runs::host::{PresentJob, RunHost};
 use crate::runtime::sinks;
 use crate::runtime::sources;
 use crate::runtime::startup::named_by_table;
-use crate::session::{ForkOptions, Session};
+use crate::session::{ForkOptions, Session, StatementOutcome};
 use crate::streaming::JobQuery;
+
+/// Rows that a query gives in any order make more ranges than they are in the end: so many are held, and no more rows are read.
+const MOST_HELD_RANGES: usize = 5 * MOST_SELECTED_RANGES;
 
 /// A spec, and what the user should know about it.
 pub(super) struct Foundation {
@@ -210,32 +215,17 @@ async fn selected(
     said: &str,
     text: &str,
 ) -> Result<OffsetSet> {
-    // Places in the text of the query are none of the statement.
-    let rows = rows_of(session, text).await.map_err(|error| {
-        let error_of = Error::new(error.kind(), format!("{said}: {}", error.message()));
-        match error.help() {
-            Some(help) => error_of.with_help(help),
-            None => error_of,
-        }
-    })?;
-    let mut ranges: Vec<(String, i32, Range<i64>)> = Vec::new();
-    for batch in rows.iter().filter(|batch| batch.num_rows() > 0) {
-        let topics = column(batch, "topic", &DataType::Utf8)?;
-        let partitions = column(batch, "partition", &DataType::Int32)?;
-        let offsets = column(batch, "offset", &DataType::Int64)?;
-        let topics = topics.as_string::<i32>();
-        let partitions = partitions.as_primitive::<Int32Type>();
-        let offsets = offsets.as_primitive::<Int64Type>();
-        for row in 0..batch.num_rows() {
-            let (partition, offset) = (partitions.value(row), offsets.value(row));
-            ranges.push((
-                topics.value(row).to_owned(),
-                partition,
-                offset..offset.saturating_add(1),
-            ));
+    let mut rows = rows_of(session, text)
+        .await
+        .map_err(|error| of_query(said, &error))?;
+    let mut by_topic = OffsetSet::default();
+    while let Some(batch) = rows.next().await {
+        let batch = batch.map_err(|error| of_query(said, &error.into()))?;
+        add_rows(&mut by_topic, &batch)?;
+        if by_topic.range_count() > MOST_HELD_RANGES {
+            break;
         }
     }
-    let by_topic = OffsetSet::of(ranges);
     if by_topic.range_count() > MOST_SELECTED_RANGES {
         return Ok(by_topic);
     }
@@ -257,8 +247,36 @@ async fn selected(
     Ok(OffsetSet::of(ranges))
 }
 
+/// Adds the topics, partitions and offsets of rows to a set.
+fn add_rows(by_topic: &mut OffsetSet, batch: &RecordBatch) -> Result<()> {
+    if batch.num_rows() == 0 {
+        return Ok(());
+    }
+    let topics = column(batch, "topic", &DataType::Utf8)?;
+    let partitions = column(batch, "partition", &DataType::Int32)?;
+    let offsets = column(batch, "offset", &DataType::Int64)?;
+    let topics = topics.as_string::<i32>();
+    let partitions = partitions.as_primitive::<Int32Type>();
+    let offsets = offsets.as_primitive::<Int64Type>();
+    for row in 0..batch.num_rows() {
+        let offset = offsets.value(row);
+        let range = OffsetRange::new(offset, offset.saturating_add(1));
+        by_topic.insert(topics.value(row), partitions.value(row), range);
+    }
+    Ok(())
+}
+
+/// The error of a query as that of a part of the statement: places in the text of the query are none of the statement.
+fn of_query(said: &str, error: &Error) -> Error {
+    let error_of = Error::new(error.kind(), format!("{said}: {}", error.message()));
+    match error.help() {
+        Some(help) => error_of.with_help(help),
+        None => error_of,
+    }
+}
+
 /// Runs the query of `FOR`.
-async fn rows_of(session: &Session, text: &str) -> Result<Vec<RecordBatch>> {
+async fn rows_of(session: &Session, text: &str) -> Result<SendableRecordBatchStream> {
     let mut statements = Script::new("FOR", text).split()?.into_iter();
     let (Some(statement), None) = (statements.next(), statements.next()) else {
         return Err(Error::invalid("it takes one query").with_help(FOR_FORM));
@@ -268,7 +286,12 @@ async fn rows_of(session: &Session, text: &str) -> Result<Vec<RecordBatch>> {
         return Err(Error::invalid("it takes a query").with_help(FOR_FORM));
     }
     Parameters::default().bind(&mut parsed)?;
-    session.collect(parsed).await
+    match session.execute(parsed).await? {
+        StatementOutcome::Rows(rows) => Ok(rows.stream),
+        StatementOutcome::Insert(_) | StatementOutcome::Done(_) => {
+            Err(Error::internal("a query gives rows"))
+        }
+    }
 }
 
 const FOR_FORM: &str =
