@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use crate::core::runs::LeftGroups;
 use crate::runtime::metrics::Metrics;
 
 /// Stop signal for running jobs. Cheap to clone.
@@ -57,8 +56,6 @@ pub struct JobStatus {
     pub watermark: Option<i64>,
     /// Rows of keyed state.
     pub state_rows: u64,
-    /// Of a reprocessing run: the windows and sessions that it left out in this process.
-    pub left: LeftGroups,
     /// The fault or the answer of the sink that it waits for, if it waits.
     pub waiting: Option<String>,
 }

@@ -8,8 +8,8 @@ use bytes::Bytes;
 use futures::{StreamExt as _, TryStreamExt as _};
 
 use crate::core::jobs::{
-    BatchCommit, BatchVersion, ChangesFile, ChunkExtent, JobHistory, LogEntry, RunEvent,
-    SourceProgress,
+    BatchCommit, BatchVersion, ChangesFile, ChunkExtent, JobHistory, LeftGroups, LogEntry,
+    RunEvent, SourceProgress,
 };
 use crate::core::runs::{ApplyDecision, RunSpec, RunState, chunk_extent, decide_apply, run_state};
 use crate::error::{Error, Result};
@@ -76,6 +76,8 @@ pub struct CommittedChunk {
     pub rows_out: u64,
     /// Where they are in the partitions of a topic.
     pub published: BTreeMap<i32, SourceProgress>,
+    /// The windows and sessions that it has left out.
+    pub left: LeftGroups,
     /// When, in milliseconds since 1970 UTC.
     pub at: i64,
 }
@@ -274,6 +276,7 @@ impl RunStore {
                 rows_in: version.rows_in,
                 rows_out: version.rows_out,
                 published: version.published,
+                left: version.left,
                 at: batch.at,
             })
         };

@@ -73,6 +73,7 @@ fn compared(from: i64, to: i64) -> RunEvent {
             ..ChangeCounts::default()
         },
         changes: None,
+        left: Default::default(),
     })
 }
 

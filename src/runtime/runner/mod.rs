@@ -453,7 +453,7 @@ impl<'a> JobRunner<'a> {
         chosen.phases.time(BatchPhase::Log, log).await?;
         failpoint::reach("logged");
         windows.apply(committed.staged)?;
-        let (name, version, left) = (committed.name, committed.version, committed.left);
+        let (name, version) = (committed.name, committed.version);
         self.report.batches += 1;
         self.report.rows_in += version.rows_in;
         self.report.rows_out += version.rows_out;
@@ -465,7 +465,6 @@ impl<'a> JobRunner<'a> {
             status.report = report;
             status.last_batch = took;
             status.lag = status.lag.saturating_sub(version.rows_in);
-            status.left.add_all(left);
         });
         tracing::info!(
             job = self.job.name,

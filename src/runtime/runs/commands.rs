@@ -6,8 +6,8 @@ use std::sync::Arc;
 use crate::core::jobs::RunEvent;
 use crate::core::runs::order::RunOrder;
 use crate::core::runs::{
-    AbortDecision, ApplyDecision, Foundations, LeftGroups, RunMatch, RunRequest, RunState,
-    decide_apply, moved, same_run,
+    AbortDecision, ApplyDecision, Foundations, RunMatch, RunRequest, RunState, decide_apply, moved,
+    same_run,
 };
 use crate::error::{Error, ErrorKind, Result, Subject};
 use crate::runtime::job_status::RunOptions;
@@ -48,11 +48,10 @@ pub async fn explain(host: &RunHost<'_>, order: &RunOrder) -> Result<RunPreview>
 pub async fn plan(host: &RunHost<'_>, order: &RunOrder) -> Result<RunOutcome> {
     let OrderedRun { mut run, warnings } = ordered(host, order).await?;
     let run_id = run.spec.run_id.clone();
-    let mut left = LeftGroups::default();
     let said = match run.state() {
         RunState::Planning => {
             let ready = ready(host, &run, Purpose::Plan).await?;
-            left = plan_run(host, &mut run, &ready).await?;
+            plan_run(host, &mut run, &ready).await?;
             format!("run '{run_id}' is planned: APPLY RUN '{run_id}' writes it")
         }
         RunState::Planned => format!("run '{run_id}' was planned before"),
@@ -64,7 +63,6 @@ pub async fn plan(host: &RunHost<'_>, order: &RunOrder) -> Result<RunOutcome> {
     Ok(RunOutcome {
         run,
         said,
-        left,
         warnings,
     })
 }
@@ -132,7 +130,6 @@ pub async fn abort(host: &RunHost<'_>, run_id: &str) -> Result<RunOutcome> {
     Ok(RunOutcome {
         run,
         said,
-        left: LeftGroups::default(),
         warnings: Vec::new(),
     })
 }
@@ -187,7 +184,6 @@ async fn ordered(host: &RunHost<'_>, order: &RunOrder) -> Result<OrderedRun> {
 /// Writes the chunks of a run that are not in the sink yet. `is_at_once`: the same statement has made it.
 async fn write(host: &RunHost<'_>, mut run: StoredRun, is_at_once: bool) -> Result<RunOutcome> {
     let run_id = run.spec.run_id.clone();
-    let mut left = LeftGroups::default();
     let mut said = format!("run '{run_id}' is complete");
     match decide_apply(&run.state(), is_at_once) {
         ApplyDecision::Complete => said += ": it was before",
@@ -209,11 +205,6 @@ async fn write(host: &RunHost<'_>, mut run: StoredRun, is_at_once: bool) -> Resu
                     let query = Arc::clone(&job.query);
                     let ended = run_job(host.store.jobs().clone(), job, options).await;
                     ended.map_err(|error| query.shown(error))?;
-                    let statuses = host.options.statuses.all();
-                    left = statuses
-                        .get(&run_id)
-                        .map(|status| status.left.clone())
-                        .unwrap_or_default();
                     if !finish(host, &mut run).await? {
                         said = format!(
                             "run '{run_id}' was stopped: APPLY RUN '{run_id}' continues it"
@@ -226,7 +217,6 @@ async fn write(host: &RunHost<'_>, mut run: StoredRun, is_at_once: bool) -> Resu
     Ok(RunOutcome {
         run: run_row(&host.store, &run).await?,
         said,
-        left,
         warnings: Vec::new(),
     })
 }

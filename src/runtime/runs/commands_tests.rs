@@ -437,3 +437,28 @@ async fn the_query_of_for_is_read_no_further_than_its_limit() {
     let refused = explain(&past.host(), &all).await.unwrap_err();
     assert!(refused.message().contains("ranges of offsets"), "{refused}");
 }
+
+#[tokio::test]
+async fn what_a_run_leaves_out_is_kept_with_it() {
+    let past = Past::new().await;
+    past.visit(busy(0..60));
+    past.archive().await;
+    past.catch_up().await;
+    let host = past.host();
+    let all = order("windows", "left", EmitRows::All, (0, 60));
+    let planned = plan(&host, &all).await.unwrap().run;
+    assert!(planned.left.count() > 0, "{planned:?}");
+    // Another statement has computed it.
+    for run in [
+        plan(&host, &all).await.unwrap().run,
+        apply(&host, "left").await.unwrap().run,
+        apply(&host, "left").await.unwrap().run,
+    ] {
+        assert_eq!(run.left, planned.left, "{run:?}");
+    }
+    let at_once = order("windows", "at_once", EmitRows::All, (0, 60));
+    for _ in 0..2 {
+        let run = reprocess(&host, &at_once).await.unwrap().run;
+        assert_eq!(run.left, planned.left, "{run:?}");
+    }
+}

@@ -82,6 +82,7 @@ pub(crate) async fn compare(
         extent: ChunkExtent::Time { from, to },
         counts: found.counts(),
         changes,
+        left: Default::default(),
     };
     let event = RunEvent::Compared(chunk);
     assert!(store.append(run, event, 2_000).await.unwrap());
@@ -244,6 +245,7 @@ async fn damaged_changes_are_named() {
             extent: ChunkExtent::Time { from: 0, to: HOUR },
             counts: ChangeCounts::default(),
             changes: Some(store.put_changes(&run, 1, bytes).await.unwrap()),
+            left: Default::default(),
         };
         let error = change_rows(&store, &run, 3, &chunk).await.unwrap_err();
         let message = error.message();
@@ -272,6 +274,7 @@ async fn with_damage(store: &RunStore, run_id: &str) {
             ..ChangeCounts::default()
         },
         changes: Some(file.unwrap()),
+        left: Default::default(),
     };
     append(store, &mut run, RunEvent::Compared(chunk)).await;
 }
