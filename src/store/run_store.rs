@@ -283,6 +283,34 @@ impl RunStore {
         batches.iter().zip(versions).map(chunk).collect()
     }
 
+    /// Lets a run go that has ended: all of it if no chunk of it is in the sink, or if nothing `needs_rows` of it; otherwise only the rows
+    /// that differed, since its chunks say which rows of the sink are its own. If this process stops half-way, the next call does the rest.
+    ///
+    /// # Errors
+    ///
+    /// The store does not answer.
+    pub async fn sweep(&self, run: &mut StoredRun, needs_rows: bool, at: i64) -> Result<()> {
+        if !run.history.is_over() {
+            return Ok(());
+        }
+        if !needs_rows || run.history.batches.is_empty() {
+            let dropped = LogEntry::Dropped { at };
+            let history = &mut run.history;
+            if self.jobs.append_next(run.id, history, &dropped).await? {
+                self.jobs.forget(&run.spec.run_id, run.id).await?;
+                self.jobs.sweep_dropped().await?;
+            }
+            return Ok(());
+        }
+        let mut compared = run.history.run.iter().flat_map(|run| &run.compared);
+        if compared.any(|chunk| chunk.changes.is_some())
+            && !self.append(run, RunEvent::Swept, at).await?
+        {
+            return Ok(());
+        }
+        self.jobs.delete_run_changes(run.id).await
+    }
+
     /// Writes the entry that `decide` gives for the state of the run, if it gives one. If another process was faster, the newest state
     /// decides.
     async fn decide<D>(

@@ -17,6 +17,8 @@ pub enum RunEvent {
     Completed,
     /// `ABORT RUN`: the run ends here. Chunks that were committed stay in the sink.
     Aborted,
+    /// The run has ended long ago: the rows that differed are no longer kept.
+    Swept,
 }
 
 /// What a chunk covers, and where the next one begins.
@@ -148,6 +150,12 @@ impl RunHistory {
                 let before = self.compared.iter().map(|chunk| &chunk.extent);
                 if chunk.extent.follows(before) {
                     self.compared.push(chunk.clone());
+                }
+                return;
+            }
+            (RunEvent::Swept, RunStage::Completed | RunStage::Aborted) => {
+                for chunk in &mut self.compared {
+                    chunk.changes = None;
                 }
                 return;
             }

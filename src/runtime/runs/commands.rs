@@ -19,6 +19,7 @@ use crate::runtime::runs::host::{JobOfRun, PresentJob, RunHost};
 use crate::runtime::runs::outcome::{RunOutcome, RunPreview};
 use crate::runtime::runs::planner::plan_run;
 use crate::runtime::runs::ready::{Purpose, ReadyRun, ready};
+use crate::runtime::runs::sweep::sweep_runs;
 use crate::runtime::sources;
 use crate::store::{RunCreation, StoredRun, run_position, run_row};
 
@@ -155,7 +156,10 @@ async fn ordered(host: &RunHost<'_>, order: &RunOrder) -> Result<OrderedRun> {
             let found = foundation(host, &job, order, &run_id).await?;
             warnings = found.warnings;
             match host.store.create(found.spec, now()).await? {
-                RunCreation::Created(run) => return Ok(OrderedRun { run, warnings }),
+                RunCreation::Created(run) => {
+                    sweep_runs(&host.jobs.store, now()).await;
+                    return Ok(OrderedRun { run, warnings });
+                }
                 RunCreation::Exists(run) => run,
             }
         }

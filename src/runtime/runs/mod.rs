@@ -6,6 +6,7 @@
 //! * `planner`: computes the chunks of a plan, and writes none.
 //! * `published`, `comparison`, `chunk_comparison`: the rows of a chunk against those of the sink.
 //! * `ready`, `tables`, `sink`: a run as the runner runs it.
+//! * `sweep`: how long runs are kept.
 //! * `statements`: from the parts of a statement to what it does, and from that to its rows; `run_order` and `rows_query` read the parts,
 //!   `description` makes the rows.
 
@@ -24,6 +25,7 @@ mod rows_query;
 mod run_order;
 pub(in crate::runtime) mod sink;
 mod statements;
+pub(in crate::runtime) mod sweep;
 mod tables;
 
 pub use commands::{abort, apply, explain, plan, reprocess};

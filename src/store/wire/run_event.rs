@@ -16,6 +16,7 @@ pub(super) enum EventFile {
     Approved,
     Completed,
     Aborted,
+    Swept,
 }
 
 /// A chunk whose rows were compared with the published ones.
@@ -81,6 +82,7 @@ impl From<RunEvent> for EventFile {
             RunEvent::Approved => Self::Approved,
             RunEvent::Completed => Self::Completed,
             RunEvent::Aborted => Self::Aborted,
+            RunEvent::Swept => Self::Swept,
         }
     }
 }
@@ -93,6 +95,7 @@ impl From<EventFile> for RunEvent {
             EventFile::Approved => Self::Approved,
             EventFile::Completed => Self::Completed,
             EventFile::Aborted => Self::Aborted,
+            EventFile::Swept => Self::Swept,
         }
     }
 }
@@ -225,5 +228,6 @@ pub(super) fn every_event() -> Vec<RunEvent> {
         RunEvent::Approved,
         RunEvent::Completed,
         RunEvent::Aborted,
+        RunEvent::Swept,
     ]
 }
