@@ -462,3 +462,24 @@ async fn what_a_run_leaves_out_is_kept_with_it() {
         assert_eq!(run.left, planned.left, "{run:?}");
     }
 }
+
+#[tokio::test]
+async fn errors_of_a_run_name_the_run_and_its_statements() {
+    let past = Past::new().await;
+    past.visit(busy(0..60));
+    past.archive().await;
+    past.catch_up().await;
+    let host = past.host();
+    let all = order("windows", "told", EmitRows::All, (0, 30));
+    plan(&host, &all).await.unwrap();
+    let run = host.find("told").await.unwrap();
+    let job = ready(&host, &run, Purpose::Write).await.unwrap().job;
+    assert_eq!(job.said(), "run 'told'");
+    let of_job = Error::data("offsets are lost").with_help("RESUME JOB … SKIPPING LOST goes on");
+    let told = job.told(of_job.clone());
+    assert_eq!(told.message(), of_job.message());
+    let help = "APPLY RUN 'told' continues it when the cause is gone; ABORT RUN 'told' gives it up";
+    assert_eq!(told.help(), Some(help));
+    let of_run = Error::data("it is another topic").with_help("ABORT RUN ends it");
+    assert_eq!(job.told(of_run).help(), Some("ABORT RUN ends it"));
+}

@@ -328,3 +328,21 @@ async fn a_limit_and_a_kind_reach_the_scan_of_changes() {
     assert_eq!(count("SELECT * FROM run_changes LIMIT 2").await.unwrap(), 2);
     assert!(count("SELECT * FROM run_changes LIMIT 3").await.is_err());
 }
+
+/// A statement that has begun to read changes goes on when the rest of them is deleted.
+#[tokio::test]
+async fn changes_that_are_swept_meanwhile_are_passed_over() {
+    let store = RunStore::beside(&JobStore::ephemeral());
+    let mut run = created(&store, "a").await;
+    for (from, to) in [(0, HOUR / 2), (HOUR / 2, HOUR)] {
+        compare(&store, &mut run, (from, to), &[], &[("x", 1.0)]).await;
+    }
+    append(&store, &mut run, RunEvent::Approved).await;
+    commit(&store, &mut run, 1, (0, HOUR)).await;
+    append(&store, &mut run, RunEvent::Completed).await;
+    let read = changes(Some(store.clone()), ScanFilter::default());
+    let mut read = std::pin::pin!(read);
+    assert_eq!(read.next().await.unwrap().unwrap().num_rows(), 1);
+    store.sweep(&mut run, true, 9_000).await.unwrap();
+    assert!(read.next().await.is_none());
+}
