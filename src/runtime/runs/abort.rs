@@ -25,6 +25,7 @@ pub(super) struct EndedRun {
 ///
 /// The store does not answer; or the sink does not, and a chunk may be there that the log does not have.
 pub(super) async fn end_run(host: &RunHost<'_>, run: &mut StoredRun) -> Result<EndedRun> {
+    let me = format!("{STATEMENT}{}", owner());
     let mut doubt = None;
     for _ in 0..ATTEMPTS {
         let decision = decide_abort(&run.state());
@@ -32,12 +33,17 @@ pub(super) async fn end_run(host: &RunHost<'_>, run: &mut StoredRun) -> Result<E
             return Ok(EndedRun { decision, doubt });
         }
         if doubt.is_none() && may_have_written(&run.state()) {
-            match recovered(host, run).await {
+            match recovered(host, run, &me).await {
                 Ok(history) => run.history = history,
                 Err(error) => {
+                    let before = run.history.next;
                     run.history = host.store.jobs().history(run.id).await?;
-                    // A runner was faster, and may have written one more chunk.
                     if error.kind() == ErrorKind::Cancelled {
+                        let is_mine = run.history.owner.as_deref() == Some(&me);
+                        if is_mine || run.history.next == before {
+                            return Err(error);
+                        }
+                        // A runner was faster, and may have written one more chunk.
                         continue;
                     }
                     doubt = doubt_of(host, run, &error).await?;
@@ -73,10 +79,9 @@ fn may_have_written(state: &RunState) -> bool {
 }
 
 /// Takes the run over as its runner does: the process that writes it now is fenced off, and a chunk that the sink has comes into the log.
-async fn recovered(host: &RunHost<'_>, run: &StoredRun) -> Result<JobHistory> {
+async fn recovered(host: &RunHost<'_>, run: &StoredRun, me: &str) -> Result<JobHistory> {
     let job = ready(host, run, Purpose::End).await?.job;
-    let me = format!("{STATEMENT}{}", owner());
-    let TakenOver { history, .. } = take_over(host.store.jobs(), &job, &me, None).await?;
+    let TakenOver { history, .. } = take_over(host.store.jobs(), &job, me, None).await?;
     Ok(history)
 }
 

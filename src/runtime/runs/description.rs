@@ -149,7 +149,7 @@ async fn first_changes(store: &RunStore, run: &StoredRun) -> Result<Vec<(&'stati
             |(kind, count): &(&str, u64)| found.get(kind).map_or(0, Vec::len) >= wanted(*count);
         let missing: Vec<&str> = kinds
             .iter()
-            .filter(|kind| !is_enough(*kind))
+            .filter(|&kind| !is_enough(kind))
             .map(|(kind, _)| *kind)
             .collect();
         if missing.is_empty() {
