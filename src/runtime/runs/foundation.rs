@@ -220,7 +220,7 @@ async fn selected(
         .map_err(|error| of_query(said, &error))?;
     let mut by_topic = OffsetSet::default();
     while let Some(batch) = rows.next().await {
-        let batch = batch.map_err(|error| of_query(said, &error.into()))?;
+        let batch = batch.map_err(|error| of_query(said, &Error::from(error)))?;
         add_rows(&mut by_topic, &batch)?;
         if by_topic.range_count() > MOST_HELD_RANGES {
             break;
