@@ -78,7 +78,7 @@ pub use checked::{
     CastsInFiles, CheckedArithmetic, DecimalOperators, WidenDecimalComparisons, as_kept, checked,
     checked_cast, checked_of_table, equal_zeros, plain, with_one_nan_within,
 };
-pub use children::only_child;
+pub use children::{no_children, only_child};
 pub use complete::{
     AggregateByCompletedSession, CompleteSessions, CompleteSessionsAggregate, CompleteSessionsExec,
     CompletionNotices, CompletionRange, NullFreeColumns, SessionsCapped, seal_completions,
