@@ -120,6 +120,8 @@ fn jobs(bench: &Bench, bootstrap: &str, report: &mut Report) {
         &of_topic,
         None,
     );
+    // A job reads from the archive what the topic no longer has.
+    peers::forget(bootstrap, TOPIC, PARTITIONS);
     report.add(
         "job: the same, from the archive",
         &of("pages_of_past", "past"),
