@@ -116,6 +116,29 @@ macro_rules! passes_rows_on {
     };
 }
 
+/// The deprecated method of an operator that has `replace_children`. It stands in its `impl ExecutionPlan`.
+macro_rules! replaces_children {
+    () => {
+        fn with_new_children(
+            self: ::std::sync::Arc<Self>,
+            children: ::std::vec::Vec<
+                ::std::sync::Arc<dyn ::datafusion::physical_plan::ExecutionPlan>,
+            >,
+        ) -> ::datafusion::error::Result<
+            ::std::sync::Arc<dyn ::datafusion::physical_plan::ExecutionPlan>,
+        > {
+            self.replace_children(
+                children,
+                ::datafusion::physical_plan::execution_plan::ReplaceChildrenOptions::new(
+                    ::datafusion::physical_plan::execution_plan::ChildrenPropertiesMode::Recompute,
+                ),
+            )
+        }
+    };
+}
+
+pub(crate) use replaces_children;
+
 #[cfg(test)]
 mod tests {
     use arrow::datatypes::Schema;
