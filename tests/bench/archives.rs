@@ -227,7 +227,7 @@ impl Archive {
     /// How many files it has for these hours of the topic's day.
     pub(crate) fn files(&self, bench: &Bench, hours: RangeInclusive<u64>) -> usize {
         let day = self.folder(bench).join("year=2025/month=9/day=4");
-        let of_hour = |hour| {
+        let of_hour = |hour: u64| {
             let files = std::fs::read_dir(day.join(format!("hour={hour}"))).unwrap();
             let names = files.map(|file| file.unwrap().path());
             names
