@@ -39,6 +39,7 @@ use crate::session::physical::small_batches::SmallBatches;
 use crate::session::physical::top_groups::KeepAllGroups;
 use crate::session::system::{SYSTEM, SystemSchema};
 use crate::session::views::SessionViews;
+use crate::tables::archive::CoveredFiles;
 use crate::tables::delta;
 use crate::tables::json::ExactJsonFactory;
 use crate::tables::parquet::read_int96_in_microseconds;
@@ -51,6 +52,7 @@ pub(super) fn common(
 ) -> Result<Arc<SessionState>> {
     let mut config = SessionConfig::new()
         .with_extension(Arc::new(NullFreeColumns::new(delta::has_no_nulls)))
+        .with_extension(Arc::new(CoveredFiles::default()))
         .with_information_schema(true)
         .with_create_default_catalog_and_schema(false)
         .with_default_catalog_and_schema(CATALOG, SCHEMA);
