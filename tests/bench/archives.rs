@@ -19,7 +19,7 @@ pub(crate) const FORGOTTEN: &str = "bench_forgotten";
 /// An hour has about 17,000 of their sessions.
 const USERS: u32 = 64_000;
 /// Rows of a commit: of 5 million visits each hour has about ten files, as a job that archives writes them.
-const COMMIT: usize = 50_000;
+const COMMIT: usize = 20_000;
 const DAY_MICROS: i64 = 86_400_000_000;
 /// Archives of another form are made again.
 const FORM: u32 = 1;
