@@ -416,6 +416,12 @@ fn late_visits_are_repaired_by_a_plan() {
     assert_marked(&messages, "late_visits_1", rows);
 }
 
+/// The words of each printed row that has headers.
+fn rows_with_headers(printed: &str) -> Vec<Vec<&str>> {
+    let rows = printed.lines().filter(|line| line.contains("{source"));
+    rows.map(|row| row.split_whitespace().collect()).collect()
+}
+
 #[test]
 fn the_demo_runs_without_installed_services() {
     let work = Workspace::new();
@@ -427,22 +433,55 @@ fn the_demo_runs_without_installed_services() {
         done.out
     );
     // Each session that was open is told live, then as finished, then reprocessed with the same count.
-    let last = done.out.rsplit("VARCHAR>\n").next().unwrap();
-    let told: Vec<Vec<&str>> = last
-        .lines()
-        .filter(|line| line.contains("{source"))
-        .map(|line| line.split_whitespace().collect())
-        .collect();
-    assert_eq!(told.len(), 9, "{last}");
+    let tables: Vec<&str> = done.out.split("VARCHAR>\n").collect();
+    let [.., messages, repaired] = tables[..] else {
+        panic!("no two tables end with headers: {}", done.out);
+    };
+    let told = rows_with_headers(messages);
+    assert_eq!(told.len(), 9, "{messages}");
     for of_session in told.chunks(3) {
         let id = of_session[0][0];
-        assert!(of_session.iter().all(|row| row[0] == id), "{last}");
+        assert!(of_session.iter().all(|row| row[0] == id), "{messages}");
         let finished: Vec<&str> = of_session.iter().map(|row| row[2]).collect();
-        assert_eq!(finished, ["false", "true", "true"], "{last}");
-        assert_eq!(of_session[1][1], of_session[2][1], "{last}");
+        assert_eq!(finished, ["false", "true", "true"], "{messages}");
+        assert_eq!(of_session[1][1], of_session[2][1], "{messages}");
         let sources: Vec<&str> = of_session.iter().map(|row| row[4]).collect();
-        assert_eq!(sources, ["live}", "live}", "reprocessing,"], "{last}");
+        assert_eq!(sources, ["live}", "live}", "reprocessing,"], "{messages}");
     }
+
+    // Of the late visits, one is a session of its own, and the other one is counted in the session that it belongs to.
+    assert!(
+        done.out.contains(" 1 changed, 1 new, 0 gone, 0 unknown"),
+        "{}",
+        done.out
+    );
+    let told = rows_with_headers(repaired);
+    assert_eq!(
+        told[0][..5],
+        [
+            "20250904_050000-1",
+            "1",
+            "true",
+            "{source:",
+            "reprocessing,"
+        ]
+    );
+    let [.., before, after] = &told[1..] else {
+        panic!("the other session was published before: {repaired}");
+    };
+    let count = |row: &[&str]| row[1].parse::<u64>().unwrap();
+    assert_eq!(after[0], before[0], "{repaired}");
+    assert_eq!(
+        [before[4], after[4]],
+        ["live}", "reprocessing,"],
+        "{repaired}"
+    );
+    assert_eq!(count(after), count(before) + 1, "{repaired}");
+    assert_eq!(
+        repaired.matches("run_id: late_visits").count(),
+        2,
+        "{repaired}"
+    );
     assert_eq!(
         std::fs::read_dir(work.dir.path()).unwrap().count(),
         1,

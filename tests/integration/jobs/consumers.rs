@@ -93,7 +93,13 @@ fn consumers_have_the_rows_of_a_query_over_the_past_after_a_run() {
     let early = [(3, 2), (1, 10), (2, 10), (1, 11), (1, 12), (2, 14), (2, 15)];
     visit(&pipeline, &early);
     visit(&pipeline, &[(1, 18), (1, 19), (3, 50)]);
-    let before = [[1, 10, 3], [1, 18, 2], [2, 10, 1], [2, 14, 2], [3, 2, 1]];
+    let before = [
+        [1_u64, 10, 3],
+        [1, 18, 2],
+        [2, 10, 1],
+        [2, 14, 2],
+        [3, 2, 1],
+    ];
     assert_eq!(over_the_past(), before);
     assert_eq!(newest_rows(&pipeline), before);
 
@@ -114,7 +120,7 @@ fn consumers_have_the_rows_of_a_query_over_the_past_after_a_run() {
         of_run.iter().any(|line| line.ends_with("\tnull")),
         "{printed}"
     );
-    let after = [[1, 10, 6], [2, 10, 1], [2, 14, 2], [3, 2, 1]];
+    let after = [[1_u64, 10, 6], [2, 10, 1], [2, 14, 2], [3, 2, 1]];
     assert_eq!(over_the_past(), after);
     assert_eq!(newest_rows(&pipeline), after);
 }
