@@ -64,7 +64,7 @@ impl StoredSql {
 /// The archive of raw records, and the records of its topic.
 const RECORDS_ARCHIVE: [&str; 2] = ["sql/tables/visits_raw.sql", "sql/tables/visits_records.sql"];
 
-/// The tables of visits that are archived, and of what is counted of them.
+/// The tables of archived visits and of their counts.
 const COUNTED_VISITS: [&str; 4] = [
     "sql/tables/visits_raw.sql",
     "sql/tables/visits_records.sql",
@@ -86,7 +86,7 @@ const CONVERTING: [&str; 3] = [
     "--until-caught-up",
 ];
 
-/// What is printed of a message beside its value.
+/// The parts of a message that are printed beside its value.
 const KEYS_AND_HEADERS: [&str; 2] = ["print.headers=true", "print.key=true"];
 
 /// The hour that is reprocessed, as parameters.
