@@ -124,17 +124,3 @@ fn consumers_have_the_rows_of_a_query_over_the_past_after_a_run() {
     assert_eq!(over_the_past(), after);
     assert_eq!(newest_rows(&pipeline), after);
 }
-
-/// A reader of the page has the programs that the test above has run.
-#[test]
-fn the_page_about_reprocessing_has_the_programs() {
-    let read = |file: &str| std::fs::read_to_string(repository().join(file)).unwrap();
-    let page = read("docs/reprocessing.md");
-    for (language, file) in [
-        ("python", "tests/python/newest_rows.py"),
-        ("java", "tests/jvm/NewestRows.java"),
-    ] {
-        let block = format!("```{language}\n{}```\n", read(file));
-        assert!(page.contains(&block), "the page lacks {file} as it is");
-    }
-}
