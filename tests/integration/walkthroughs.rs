@@ -377,6 +377,24 @@ fn records_are_converted_again_by_their_job() {
     assert_marked(&messages[5..], "conversion_1", again);
 }
 
+/// The plan that docs/reprocessing.md explains is printed so; its version follows from the names of the topics.
+fn assert_page_has_plan(stored: &StoredSql) {
+    let plan = "PLAN REPROCESS JOB visits_counter FROM '2025-09-04T10:00:00' TO '2025-09-04T11:00:00' WITH ('run_id' 'hour_2')";
+    let page = std::fs::read_to_string(repository().join("docs/reprocessing.md")).unwrap();
+    assert!(page.contains(plan), "the page lacks {plan}");
+    let rows = stored.work.sql(&COUNTED_VISITS, &[plan]).ok().rows();
+    assert_eq!(rows.len(), 11, "{rows:?}");
+    for row in &rows {
+        let [item, value] = ["item", "value"].map(|column| row[column].as_str().unwrap());
+        let value = value.replace(" becomes ", "\n             becomes ");
+        let line = format!("{item:<11}  {value}\n");
+        assert!(
+            item == "sql_version" || page.contains(&line),
+            "the page lacks {line}"
+        );
+    }
+}
+
 #[test]
 fn late_visits_are_repaired_by_a_plan() {
     let stored = StoredSql::new();
@@ -391,6 +409,7 @@ fn late_visits_are_repaired_by_a_plan() {
     produce(&stored.topic("visits"), &late.concat());
     stored.run(&COUNTED_VISITS, &COUNTING);
     let by_job = stored.printed("visits_counter", &KEYS_AND_HEADERS).len();
+    assert_page_has_plan(&stored);
     let plan = [
         "sql/reprocess/late_visits.sql",
         "--param",
