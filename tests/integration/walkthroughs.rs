@@ -501,6 +501,12 @@ fn the_demo_runs_without_installed_services() {
         2,
         "{repaired}"
     );
+    // However few users there are.
+    let of_one = work.anabranch(&["demo", "--users", "1"]).ok().out;
+    assert!(
+        of_one.contains(" 1 changed, 1 new, 0 gone, 0 unknown"),
+        "{of_one}"
+    );
     assert_eq!(
         std::fs::read_dir(work.dir.path()).unwrap().count(),
         1,
