@@ -4,6 +4,7 @@ mod archived_topics;
 mod check_topic;
 mod cluster;
 mod columns;
+mod consumers;
 mod coverage;
 mod crash;
 mod delta_foreign;
