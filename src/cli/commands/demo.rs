@@ -15,7 +15,6 @@ use crate::cli::shell;
 use crate::cli::terminal::messages::eprint;
 use crate::cli::visits::{VisitPlan, Visits};
 use crate::error::{Error, Result};
-use crate::planner::script::quoted;
 use crate::planner::{Parameters, Script};
 use crate::session::Session;
 use crate::tables::kafka::embedded_broker::EmbeddedBroker;
@@ -153,7 +152,7 @@ pub(crate) async fn run(settings: &Settings, arguments: &DemoArguments) -> Resul
     eprint(&format!("  {}\n", demo.bootstrap));
 
     say("1. Tables: two topics and a Delta archive in one session");
-    demo.show(&demo.tables()).await?;
+    demo.show(TABLES).await?;
 
     say("2. Visits arrive in the topic: the morning, up to 10:40");
     let batch = morning(arguments.seed, arguments.users.max(1))?;
@@ -241,13 +240,6 @@ impl Demo<'_> {
         parameters.set("archive", &self.archive);
         parameters.set("run_id", "demo_run_1");
         parameters
-    }
-
-    /// The tables with broker and folder as texts: a run reads the definitions that the job keeps, and has no parameters for them.
-    fn tables(&self) -> String {
-        TABLES
-            .replace("$bootstrap", &quoted(&self.bootstrap))
-            .replace("$archive", &quoted(&self.archive))
     }
 
     /// Prints the SQL, then runs it.
