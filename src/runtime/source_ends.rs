@@ -99,7 +99,10 @@ mod tests {
             end,
         };
         let ends = SourceEnds::from([
-            ("t".to_owned(), vec![ends(0, None), ends(1, None), ends(2, None)]),
+            (
+                "t".to_owned(),
+                vec![ends(0, None), ends(1, None), ends(2, None)],
+            ),
             ("files".to_owned(), vec![ends(0, Some(7))]),
         ]);
         let planned = |of_t: [(i64, i64); 3], of_files: (i64, i64)| {

@@ -81,7 +81,8 @@ impl Precedence {
 
 /// None if the job does not run, or its process does not say how many records are left.
 fn backlog_of(beat: Option<&Heartbeat>, now: i64) -> Option<Backlog> {
-    let beat = beat.filter(|beat| is_fresh(beat, now) && beat.waiting.is_none() && !beat.opening)?;
+    let beat =
+        beat.filter(|beat| is_fresh(beat, now) && beat.waiting.is_none() && !beat.opening)?;
     Some(Backlog {
         owner: beat.owner.clone(),
         at: beat.at,
@@ -122,7 +123,15 @@ mod tests {
         let job = |backlog| Turn::Job { backlog };
         assert_eq!(
             turns(&[0, 5, 9, 9, 8, 20, 3]),
-            [Turn::Run, job(5), job(9), Turn::Run, Turn::Run, job(20), Turn::Run]
+            [
+                Turn::Run,
+                job(5),
+                job(9),
+                Turn::Run,
+                Turn::Run,
+                job(20),
+                Turn::Run
+            ]
         );
     }
 
