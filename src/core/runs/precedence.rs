@@ -196,7 +196,7 @@ mod tests {
         assert_eq!(precedence.look(Some(&beat(5, u64::MAX)), 5), Turn::Run);
     }
 
-    /// A heartbeat as it is found at a look: how long before, by which process, what it waits for, and what is left.
+    /// A heartbeat as it is found at a look: how long before, by which process, whether it waits, and the records that are left.
     fn found() -> impl Strategy<Value = Option<(i64, bool, bool, bool, Option<u64>)>> {
         let backlog = prop::option::weighted(0.9, 0_u64..6);
         let beat = (0_i64..40_000, any::<bool>(), prop::bool::weighted(0.1));

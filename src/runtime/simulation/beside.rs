@@ -1,6 +1,6 @@
 //! A job and runs over its past in one data directory (RUN-4): the job is killed, fenced, rewound and paused while its topic grows, is
 //! archived and forgets, and two runs over neighbouring ranges read what they have pinned of it, with processes that die, sleep and go on
-//! as zombies. The job gives what it gives alone, and the runs give what their definition says, whatever the job does (RUN-1, RUN-2, RUN-3).
+//! as zombies. The job gives what it gives alone, and the runs give what their definition says, however the job goes on (RUN-1, RUN-2, RUN-3).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -257,7 +257,7 @@ fn batch_of(rows: &[OutRow]) -> RecordBatch {
     RecordBatch::try_from_iter_with_nullable(columns).unwrap()
 }
 
-/// The schedule of a seed. What is hidden is hidden from the runs.
+/// The schedule of a seed. The runs do not see what `hidden` names.
 async fn run(
     kind: Kind,
     queries: &[Arc<JobQuery>],
@@ -331,7 +331,7 @@ fn run_2_a_run_that_reads_its_topic_as_it_is_now_is_found() {
 }
 
 /// What a job has done: the offsets and the watermark of each batch, how many rows it has read, written and left as late; its rows in the
-/// sink, and what is open.
+/// sink, and its open windows.
 #[derive(Debug, PartialEq)]
 struct JobOutcome {
     batches: Vec<(Gaps, Option<i64>, [u64; 3])>,

@@ -324,7 +324,7 @@ impl RunSchedule {
         self.turn().await
     }
 
-    /// A statement with the same run id finds the run as it was made, whatever it asks for itself.
+    /// A statement with the same run id finds the run as it was made, also if it asks for another one.
     async fn order_again(&self) -> Result<(), String> {
         let other = RunSpec {
             now: self.run.spec.now + 1,
@@ -445,7 +445,7 @@ pub(super) fn new_sink() -> Sink {
     Sink::new(false, Duration::ZERO, Duration::ZERO)
 }
 
-/// The watermark of what is pinned. `has_all` says whether the archive has all records of a partition.
+/// The watermark of a pinned topic. `has_all` says whether the archive has all records of a partition.
 pub(super) fn watermark_of(
     past: &PinnedTopic,
     mut has_all: impl FnMut(i32) -> bool,
