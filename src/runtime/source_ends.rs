@@ -108,8 +108,9 @@ mod tests {
         let planned = |of_t: [(i64, i64); 3], of_files: (i64, i64)| {
             let of_t = (0..).zip(of_t);
             let of_t = of_t.map(|(partition, (start, end))| range(partition, start, end));
+            let of_t: Vec<PlannedRange> = of_t.collect();
             BTreeMap::from([
-                ("t".to_owned(), of_t.collect()),
+                ("t".to_owned(), of_t),
                 ("files".to_owned(), vec![range(0, of_files.0, of_files.1)]),
             ])
         };

@@ -443,7 +443,7 @@ fn run_4_batches_rows_and_state_are_the_same_with_and_without_a_run() {
 }
 
 /// The rows that a job has given as final.
-async fn final_rows(job: &Schedule<'_>) -> Vec<OutRow> {
+fn final_rows(job: &Schedule<'_>) -> Vec<OutRow> {
     let commits = job.world.lock().sink.commits.clone();
     let rows = commits.into_iter().flat_map(|commit| commit.rows);
     let mut rows: Vec<OutRow> = rows.filter(|row| row[5] == Some(1)).collect();
@@ -498,7 +498,7 @@ fn run_1_without_late_rows_a_run_over_everything_gives_what_the_job_has_given() 
                 let mut run = RunSchedule::begin(part, world, disk, Hazards::default()).await;
                 run.finish().await.unwrap();
                 run.check().await.unwrap();
-                let given = final_rows(&job).await;
+                let given = final_rows(&job);
                 assert!(!given.is_empty(), "{}", job.trace());
                 assert_eq!(run.given(), given, "{kind:?}\n{}", job.trace());
             }

@@ -3,7 +3,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::Pipeline;
 use super::crash::FAIL_POINTS;
@@ -400,6 +403,83 @@ fn run_4_a_job_and_a_run_beside_it_die_at_any_step() {
     assert!(own.iter().all(|row| closed.contains(row)), "{own:?}");
     assert!(own.len() + 5 > closed.len(), "{own:?}");
     assert_eq!(written.len(), FAIL_POINTS.len() + 1, "{:?}", written.keys());
+}
+
+/// Heartbeats of a process that runs a job and leaves more and more records, until this is dropped.
+struct FallingBehind {
+    ends: Arc<AtomicBool>,
+    writer: Option<JoinHandle<()>>,
+}
+
+impl FallingBehind {
+    fn of(past: &Past, job: &str) -> Self {
+        let ends = Arc::new(AtomicBool::new(false));
+        let is_over = Arc::clone(&ends);
+        let id = past.pipeline.id_of(job);
+        let work = &past.pipeline.work;
+        let (new, beat) = (
+            work.path("beat.json"),
+            work.path(&format!("anabranch-data/jobs/{id}/heartbeat.json")),
+        );
+        let writer = std::thread::spawn(move || {
+            for records in 1_u64.. {
+                if is_over.load(Ordering::Relaxed) {
+                    break;
+                }
+                let at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+                let at = at.as_millis();
+                let text = format!("{{\"owner\":\"p\",\"backlog\":{records},\"at\":{at}}}");
+                std::fs::write(&new, text).unwrap();
+                std::fs::rename(&new, &beat).unwrap();
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            std::fs::remove_file(&beat).unwrap();
+        });
+        Self {
+            ends,
+            writer: Some(writer),
+        }
+    }
+}
+
+impl Drop for FallingBehind {
+    fn drop(&mut self) {
+        self.ends.store(true, Ordering::Relaxed);
+        let _ = self.writer.take().unwrap().join();
+    }
+}
+
+#[test]
+fn a_run_waits_while_its_job_falls_behind() {
+    let past = Past::new("run-waits", "");
+    past.visit(0..120, false);
+    past.catch_up();
+    let expected = past.whole("tumbling", FROM, TO);
+    let behind = FallingBehind::of(&past, "tumbling");
+    let mut running = past.start(&reprocess("tumbling", "waits"));
+    let reason = "SELECT reason FROM system.runs WHERE run_id = 'waits'";
+    let began = Instant::now();
+    loop {
+        let reasons = past.rows(reason).concat();
+        if reasons.contains("job tumbling falls behind") {
+            break;
+        }
+        assert!(began.elapsed() < PATIENCE, "it does not wait: {reasons}");
+    }
+    let written = past.rows_of_run("tumbling", "waits").len();
+    assert!(written < expected.len(), "{written}");
+    // Another run is not to wait.
+    let order = format!(
+        "REPROCESS JOB tumbling FROM '{FROM}' TO '{TO}' EMIT ALL \
+         WITH ('run_id' 'goes_on', 'chunk' '10 seconds', 'yield' 'false')"
+    );
+    past.sql(&[&order]).ok();
+    assert_eq!(past.rows_of_run("tumbling", "goes_on"), expected);
+    assert_eq!(past.rows_of_run("tumbling", "waits").len(), written);
+    // No process runs the job any more.
+    drop(behind);
+    assert!(running.wait().unwrap().success());
+    assert_eq!(past.rows_of_run("tumbling", "waits"), expected);
 }
 
 #[test]
