@@ -641,3 +641,25 @@ fn run_1_2_overlapping_windows_of_a_run_are_written_once() {
 fn run_1_2_sessions_of_a_run_are_written_once() {
     simulate(Kind::SessionChanges);
 }
+
+/// The first process lives for one turn, the next for two, and so on: each dies at another step.
+#[test]
+fn run_2_a_run_goes_on_however_long_its_processes_live() {
+    block_on(async {
+        for kind in [Kind::TumbleOnClose, Kind::SessionChanges] {
+            let mut schedule = RunSchedule::alone(kind, 1).await;
+            schedule.hazards = Hazards::default();
+            schedule.world.lock().rates = Rates::default();
+            for turns in 1..100 {
+                for _ in 0..turns {
+                    schedule.go_on().await.unwrap();
+                }
+                (0..PROCESSES).for_each(|slot| schedule.processes.crash(slot));
+            }
+            schedule.finish().await.unwrap();
+            if let Err(fault) = schedule.check().await {
+                panic!("{kind:?}: {fault}\n{}", schedule.trace());
+            }
+        }
+    });
+}
