@@ -354,12 +354,12 @@ async fn outcome_of(kind: Kind, queries: &[Arc<JobQuery>], has_run: bool) -> Job
             for number in 0..7 {
                 let serial = round * 7 + number;
                 let at = i64::try_from(serial).unwrap();
-                // Some rows come late.
+                // Each key has five rows and then a pause, so that sessions end. Some rows come late.
                 let behind = if serial % 13 == 5 { 30 } else { 0 };
                 rows.push(Row {
                     serial,
                     at: 0,
-                    key: Some(1 + at % 3),
+                    key: Some(1 + at / 5 % 3),
                     time: 100 + at * 2 - behind,
                     value: at * at,
                     is_bad: serial % 17 == 4,
