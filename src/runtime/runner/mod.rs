@@ -330,6 +330,7 @@ impl<'a> JobRunner<'a> {
             }
             if gives_way {
                 if !self.store.is_free(self.job.id, owned.history.next).await? {
+                    self.observer.update_status(|status| status.waiting = None);
                     return self.yield_to_other().await;
                 }
                 self.machine.sleep(GIVES_WAY).await;

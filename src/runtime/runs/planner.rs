@@ -13,6 +13,7 @@ use crate::runtime::adaptive_batch_size::AdaptiveBatchSize;
 use crate::runtime::batch::{BatchChoice, BatchRanges};
 use crate::runtime::environment::{Environment, GIVES_WAY};
 use crate::runtime::failpoint;
+use crate::runtime::heartbeat::HeartbeatTask;
 use crate::runtime::identities::Identities;
 use crate::runtime::job::ReadyJob;
 use crate::runtime::owner::{now, owner};
@@ -46,6 +47,13 @@ pub(super) async fn plan_run(
     if run.state() != RunState::Planning {
         return Err(other_process(run));
     }
+    let heart = HeartbeatTask {
+        store: store.clone(),
+        id: run.id,
+        name: job.name.clone(),
+        owner: owner.clone(),
+        statuses: host.options.statuses.clone(),
+    };
     let mut planner = Planner {
         host,
         job,
@@ -55,8 +63,16 @@ pub(super) async fn plan_run(
         pace: AdaptiveBatchSize::default(),
         left: LeftGroups::default(),
     };
-    while planner.step(run).await? {}
-    Ok(planner.left)
+    let steps = async {
+        while planner.step(run).await? {}
+        Ok::<(), Error>(())
+    };
+    let planned = tokio::select! {
+        planned = steps => planned,
+        () = heart.beat() => Err(Error::internal("the heartbeats have ended")),
+    };
+    heart.stop().await;
+    planned.map(|()| planner.left)
 }
 
 struct Planner<'a> {

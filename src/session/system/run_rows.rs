@@ -145,7 +145,7 @@ fn rows_of_runs(runs: &[ListedRun]) -> Result<RecordBatch> {
         .map(|run| match &run.found {
             Ok(run) => match &run.state {
                 RunState::Failed { reason, .. } => Some(reason.clone()),
-                RunState::Running => run.waiting.clone(),
+                RunState::Planning | RunState::Running => run.waiting.clone(),
                 _ => None,
             },
             Err(error) => Some(error.with_its_help()),
