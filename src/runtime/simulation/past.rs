@@ -18,10 +18,10 @@ use super::source::{Row, SECOND};
 use super::world::{Process, World};
 use crate::core::archive::{OffsetRange, PastParts, divide_past, first_of_past};
 use crate::core::jobs::{Identity, PartitionEnds, PlannedRange, RecordMark};
-use crate::core::runs::{Chunk, Emission, RunSpec};
+use crate::core::runs::{Chunk, Emission, OffsetSet, RunSpec};
 use crate::error::{Error, Result};
 use crate::runtime::source::{JobSource, PlanReader, Read, SourcePlan, SourcePoll};
-use crate::runtime::sources::reprocessed::chunk_by_time;
+use crate::runtime::sources::reprocessed::{chunk_by_offsets, chunk_by_time};
 use crate::streaming::BatchSource;
 
 /// A record with its partition and offset.
@@ -100,12 +100,32 @@ impl fmt::Debug for PinnedTopic {
     }
 }
 
-/// The source of a run as one process sees it: all that is pinned, by event time.
+/// The rows that a run reads: those that are selected, or all of them, without those that are left out.
+pub(super) fn read_by_run(
+    mut rows: Vec<PlacedRow>,
+    selected: Option<&OffsetSet>,
+    left_out: &OffsetSet,
+) -> Vec<PlacedRow> {
+    let is_in = |set: &OffsetSet, partition: i32, offset: i64| {
+        let of_partition = set.of_table(SOURCE).and_then(|of| of.get(&partition));
+        let one = OffsetRange::new(offset, offset + 1);
+        of_partition.is_some_and(|offsets| offsets.contains(one))
+    };
+    rows.retain(|(partition, offset, _)| {
+        let is_selected = selected.is_none_or(|selected| is_in(selected, *partition, *offset));
+        is_selected && !is_in(left_out, *partition, *offset)
+    });
+    rows
+}
+
+/// The source of a run as one process sees it: all that is pinned, by event time or by offsets.
 #[derive(Debug)]
 pub(super) struct SimulatedPast {
     pub(super) process: Process,
     pub(super) spec: Arc<RunSpec>,
     pub(super) past: PinnedTopic,
+    /// The columns of the job's table.
+    pub(super) schema: SchemaRef,
 }
 
 impl SimulatedPast {
@@ -138,33 +158,41 @@ impl JobSource for SimulatedPast {
                 "topic 'simulated' no longer has records that the run has pinned",
             ));
         }
-        let Emission::Time(emission) = &self.spec.emission else {
-            return Err(Error::internal("a run by offsets"));
-        };
         let process = self.process.clone();
         let hides = process.world.lock().hidden.pins;
         let past = match hides {
             true => PinnedTopic::of(&self.past.world),
             false => self.past.clone(),
         };
-        let left_out = self.spec.left_out.of_table(SOURCE).cloned();
-        let is_read = move |(partition, offset): RowPosition| {
-            let of_partition = left_out.as_ref().and_then(|of| of.get(&partition));
-            let one = OffsetRange::new(offset, offset + 1);
-            !of_partition.is_some_and(|left_out| left_out.contains(one))
+        let selected = match &self.spec.emission {
+            Emission::Time(_) => None,
+            Emission::Offsets(selected) => Some(selected),
         };
-        let rows = past.rows().into_iter();
-        let rows = rows.filter(|(partition, offset, _)| is_read((*partition, *offset)));
-        let rows: Vec<PlacedRow> = rows.collect();
-        chunk_by_time(look, self.spec.grouping, emission, |range, chunk| {
-            Arc::new(PastReader {
-                process,
-                past,
-                rows,
-                range,
-                chunk,
-            })
-        })
+        let rows = read_by_run(past.rows(), selected, &self.spec.left_out);
+        let schema = Arc::clone(&self.schema);
+        match &self.spec.emission {
+            Emission::Time(emission) => {
+                chunk_by_time(look, self.spec.grouping, emission, |range, chunk| {
+                    Arc::new(PastReader {
+                        process,
+                        past,
+                        schema,
+                        rows,
+                        chunk: chunk.map(|chunk| (range, chunk)),
+                    })
+                })
+            }
+            Emission::Offsets(selected) => {
+                let reader = PastReader {
+                    process,
+                    past,
+                    schema,
+                    rows,
+                    chunk: None,
+                };
+                Ok(chunk_by_offsets(look, selected, Arc::new(reader)))
+            }
+        }
     }
 }
 
@@ -173,54 +201,57 @@ impl JobSource for SimulatedPast {
 struct PastReader {
     process: Process,
     past: PinnedTopic,
+    schema: SchemaRef,
     rows: Vec<PlacedRow>,
-    range: PlannedRange,
-    chunk: Option<Chunk>,
+    /// Of a run by event time: what the version of its batch says, and the chunk.
+    chunk: Option<(PlannedRange, Chunk)>,
 }
 
 impl PlanReader for PastReader {
     fn batch(&self, read: Read<'_>) -> Result<BatchSource> {
-        assert_eq!(read.ranges, [self.range]);
         if self.past.is_lost() {
             self.process.note("pinned records are lost");
             // The next plan reports it.
             return Err(Error::unavailable("pinned records are lost"));
         }
+        let rows: Vec<PlacedRow> = match self.chunk {
+            Some((range, _)) => {
+                assert_eq!(read.ranges, [range]);
+                self.rows.clone()
+            }
+            None => {
+                let is_in = |range: &PlannedRange, (partition, offset): RowPosition| {
+                    range.partition == partition && (range.start..range.end).contains(&offset)
+                };
+                let rows = self.rows.iter().filter(|(partition, offset, _)| {
+                    let mut ranges = read.ranges.iter();
+                    ranges.any(|range| is_in(range, (*partition, *offset)))
+                });
+                rows.copied().collect()
+            }
+        };
         Ok(BatchSource {
-            provider: Arc::new(table_of(&self.rows)?),
+            provider: Arc::new(table_of(&self.schema, &rows)?),
             ranges: Vec::new(),
             last_records: BTreeMap::new(),
-            chunk: self.chunk,
+            chunk: self.chunk.map(|(_, chunk)| chunk),
         })
     }
 }
 
 /// The rows as the columns `k`, `event_time`, `v`, `p`, `o`.
-fn table_of(rows: &[PlacedRow]) -> Result<MemTable> {
+fn table_of(schema: &SchemaRef, rows: &[PlacedRow]) -> Result<MemTable> {
     let keys: Int64Array = rows.iter().map(|(.., row)| row.key).collect();
     let times = rows.iter().map(|(.., row)| row.time * SECOND);
     let values = rows.iter().map(|(.., row)| row.value);
-    let columns: Vec<(&str, ArrayRef)> = vec![
-        ("k", Arc::new(keys)),
-        (
-            "event_time",
-            Arc::new(TimestampMicrosecondArray::from_iter_values(times).with_timezone("UTC")),
-        ),
-        ("v", Arc::new(Int64Array::from_iter_values(values))),
-        (
-            "p",
-            Arc::new(Int32Array::from_iter_values(rows.iter().map(|row| row.0))),
-        ),
-        (
-            "o",
-            Arc::new(Int64Array::from_iter_values(rows.iter().map(|row| row.1))),
-        ),
+    let columns: Vec<ArrayRef> = vec![
+        Arc::new(keys),
+        Arc::new(TimestampMicrosecondArray::from_iter_values(times).with_timezone("UTC")),
+        Arc::new(Int64Array::from_iter_values(values)),
+        Arc::new(Int32Array::from_iter_values(rows.iter().map(|row| row.0))),
+        Arc::new(Int64Array::from_iter_values(rows.iter().map(|row| row.1))),
     ];
-    let columns = columns
-        .into_iter()
-        .map(|(name, column)| (name, column, true));
-    let batch = RecordBatch::try_from_iter_with_nullable(columns);
+    let batch = RecordBatch::try_new(Arc::clone(schema), columns);
     let batch = batch.map_err(|error| Error::internal(error.to_string()))?;
-    let schema: SchemaRef = batch.schema();
-    Ok(MemTable::try_new(schema, vec![vec![batch]])?)
+    Ok(MemTable::try_new(Arc::clone(schema), vec![vec![batch]])?)
 }

@@ -8,14 +8,13 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use super::jobs::{GAP, Kind, SOURCE};
-use super::past::{PinnedTopic, PlacedRow, SimulatedPast};
+use super::past::{PinnedTopic, PlacedRow, SimulatedPast, read_by_run};
 use super::processes::{Processes, RunningProcess};
 use super::random::Random;
 use super::sink::{OutRow, SimulatedSink, Sink};
 use super::source::{DELAY, Partition, Row, SECOND, Topic};
 use super::world::{Observer, Process, Rates, World};
 use super::{SEEDS, block_on};
-use crate::core::archive::OffsetRange;
 use crate::core::jobs::{Identity, RunEvent, Startup};
 use crate::core::runs::spec::fixture;
 use crate::core::runs::{
@@ -23,7 +22,7 @@ use crate::core::runs::{
     RunOptions as OptionsOfRun, RunSpec, RunState, TimeRange, archive_watermark,
 };
 use crate::core::schedules::{self, Schedules};
-use crate::error::{ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::runtime::environment::{Environment, JobTables};
 use crate::runtime::job::ReadyJob;
 use crate::runtime::job_status::RunOptions;
@@ -36,7 +35,7 @@ use crate::runtime::sink::OpenSink;
 use crate::runtime::source::{JobSource, JobSources};
 use crate::store::simulated::SimulatedDisk;
 use crate::store::{JobId, JobStore, RunCreation, RunStore, StoredRun};
-use crate::streaming::{JobQuery, RunFacts};
+use crate::streaming::{JobQuery, RunFacts, StreamTable};
 
 /// How many processes there may be at the same time.
 const PROCESSES: usize = 2;
@@ -81,8 +80,10 @@ pub(super) struct RunPart {
     pub(super) kind: Kind,
     pub(super) run_id: &'static str,
     pub(super) past: PinnedTopic,
-    /// From when to when, in seconds.
+    /// From when to when, in seconds; all of it if offsets are selected.
     pub(super) range: (i64, i64),
+    /// The offsets that it emits, if it does not go by event time.
+    pub(super) selected: Option<OffsetSet>,
     /// By which results are final.
     pub(super) watermark: Option<i64>,
     /// Rows that it leaves out.
@@ -119,15 +120,19 @@ struct TablesOfRun {
 #[async_trait]
 impl JobTables for TablesOfRun {
     fn sources(&self, query: &JobQuery, _: Option<&Startup>) -> Result<JobSources> {
-        let open = |name: &String| {
+        let open = |(name, table): (&String, &StreamTable)| {
+            let StreamTable::Kafka(table) = table else {
+                return Err(Error::internal("the simulation has topics alone"));
+            };
             let source = SimulatedPast {
                 process: self.process.clone(),
                 spec: Arc::clone(&self.spec),
                 past: self.past.clone(),
+                schema: Arc::clone(&table.schema),
             };
-            (name.clone(), Box::new(source) as Box<dyn JobSource>)
+            Ok((name.clone(), Box::new(source) as Box<dyn JobSource>))
         };
-        Ok(query.sources().keys().map(open).collect())
+        query.sources().iter().map(open).collect()
     }
 
     fn sink(&self, _: &JobQuery, _: JobId, _: &str) -> Result<Box<dyn OpenSink>> {
@@ -161,8 +166,40 @@ impl RunSchedule {
             kind,
             run_id: "r",
             range: (from, to),
+            selected: None,
             watermark: watermark_of(&past, |_| true),
             past,
+            left_out: OffsetSet::default(),
+            job: None,
+        };
+        Self::begin(part, world, SimulatedDisk::default(), hazards).await
+    }
+
+    /// The same over some of the offsets of each partition, for a job that groups no rows.
+    async fn over_offsets(seed: u64) -> Self {
+        let mut random = Random::new(seed);
+        let hazards = Hazards::new(&mut random);
+        let topic = topic_of(&mut random, Kind::Rows);
+        let mut selected = Vec::new();
+        for (partition, log) in (0..).zip(&topic.partitions) {
+            let high = u64::try_from(log.high()).unwrap();
+            for _ in 0..3 {
+                let from = random.below(high + 1);
+                let to = from + random.below(high - from + 1);
+                let range = i64::try_from(from).unwrap()..i64::try_from(to).unwrap();
+                if !range.is_empty() {
+                    selected.push((SOURCE.to_owned(), partition, range));
+                }
+            }
+        }
+        let world = Arc::new(World::new(random, topic, new_sink(), hazards.rates));
+        let part = RunPart {
+            kind: Kind::Rows,
+            run_id: "r",
+            range: (0, 0),
+            selected: Some(OffsetSet::of(selected)),
+            watermark: None,
+            past: PinnedTopic::of(&world),
             left_out: OffsetSet::default(),
             job: None,
         };
@@ -234,11 +271,15 @@ impl RunSchedule {
         self.started += 1;
         let process = Process::new(&self.world, self.started);
         let length = 1 + i64::try_from(self.world.lock().random.below(25)).unwrap();
-        process.note(format_args!("starts, with chunks of {length} s"));
+        process.note(format_args!("starts, with chunks of {length} s or offsets"));
         let dir = self.disk.seen_with(Arc::new(process.clone()));
         let (jobs, store) = (JobStore::new(dir.clone()), RunStore::new(&dir));
         let mut spec = self.run.spec.clone();
         spec.options.chunk = Some(length * SECOND);
+        let of_job = JobOptions {
+            max_rows: u64::try_from(length).unwrap(),
+            ..JobOptions::default()
+        };
         let watch = JobWatch::of_spec(&jobs, &spec, Arc::new(process.clone())).unwrap();
         let spec = Arc::new(spec);
         let job = ReadyJob {
@@ -246,7 +287,7 @@ impl RunSchedule {
             name: spec.run_id.clone(),
             text: spec.text.clone(),
             tables: spec.tables.clone(),
-            options: options_of(&spec, JobOptions::default()),
+            options: options_of(&spec, of_job),
             query: Arc::clone(&self.queries[slot]),
             environment: Environment {
                 clock: Arc::new(process.clone()),
@@ -372,21 +413,11 @@ impl RunSchedule {
 
     /// The rows of the definition, sorted.
     pub(super) fn expected(&self) -> Vec<OutRow> {
-        let spec = &self.run.spec;
-        let left_out = spec.left_out.of_table(SOURCE);
-        let is_read = |(partition, offset, _): &PlacedRow| {
-            let of_partition = left_out.and_then(|of| of.get(partition));
-            let one = OffsetRange::new(*offset, offset + 1);
-            !of_partition.is_some_and(|left_out| left_out.contains(one))
-        };
-        let mut rows = self.part.past.rows();
-        rows.retain(is_read);
-        expected(
-            self.part.kind,
-            &rows,
-            spec.asked.time.unwrap(),
-            spec.watermark,
-        )
+        let (part, spec) = (&self.part, &self.run.spec);
+        let rows = read_by_run(part.past.rows(), part.selected.as_ref(), &part.left_out);
+        let everything = TimeRange::try_new(0, 10_000 * SECOND).unwrap();
+        let range = spec.asked.time.unwrap_or(everything);
+        expected(part.kind, &rows, range, part.watermark)
     }
 
     /// The rows of the sink are those of the definition, each once, and the run is complete. One that has lost what it has pinned has failed,
@@ -488,17 +519,21 @@ fn topic_of(random: &mut Random, kind: Kind) -> Topic {
 
 fn spec_of(part: &RunPart, grouping: Grouping) -> RunSpec {
     let (from, to) = part.range;
-    let range = TimeRange::try_new(from * SECOND, to * SECOND).unwrap();
     let spec = fixture::spec(part.run_id);
     let asked = AskedRange {
-        time: Some(range),
+        time: TimeRange::try_new(from * SECOND, to * SECOND),
         ..AskedRange::default()
+    };
+    let emission = match &part.selected {
+        Some(selected) => Emission::Offsets(selected.clone()),
+        None => Emission::Time(grouping.emission(asked.time.unwrap()).unwrap().into()),
     };
     RunSpec {
         job_id: part.job.map_or(spec.job_id.clone(), |id| id.to_string()),
         asked,
+        selection: part.selected.clone(),
         left_out: part.left_out.clone(),
-        emission: Emission::Time(grouping.emission(range).unwrap().into()),
+        emission,
         grouping,
         watermark: part.watermark,
         statics: BTreeMap::new(),
@@ -604,13 +639,16 @@ async fn run(schedule: &mut RunSchedule) -> Result<(), String> {
     schedule.check().await
 }
 
-fn simulate(kind: Kind) {
+fn simulate(kind: Kind, over_offsets: bool) {
     block_on(async {
-        let counted = Schedules::of(format!("runs of {kind:?}"));
+        let counted = Schedules::of(format!("runs of {kind:?}, over offsets: {over_offsets}"));
         let mut failed = Vec::new();
         for seed in schedules::seeds(SEEDS, &[]) {
             counted.count();
-            let mut schedule = RunSchedule::alone(kind, seed).await;
+            let mut schedule = match over_offsets {
+                true => RunSchedule::over_offsets(seed).await,
+                false => RunSchedule::alone(kind, seed).await,
+            };
             if let Err(fault) = run(&mut schedule).await {
                 let trace = schedule.trace();
                 failed.push(format!(
@@ -624,22 +662,27 @@ fn simulate(kind: Kind) {
 
 #[test]
 fn run_1_2_rows_of_a_run_are_written_once() {
-    simulate(Kind::Rows);
+    simulate(Kind::Rows, false);
+}
+
+#[test]
+fn run_1_2_selected_rows_of_a_run_are_written_once() {
+    simulate(Kind::Rows, true);
 }
 
 #[test]
 fn run_1_2_windows_of_a_run_are_written_once() {
-    simulate(Kind::TumbleOnClose);
+    simulate(Kind::TumbleOnClose, false);
 }
 
 #[test]
 fn run_1_2_overlapping_windows_of_a_run_are_written_once() {
-    simulate(Kind::HopChanges);
+    simulate(Kind::HopChanges, false);
 }
 
 #[test]
 fn run_1_2_sessions_of_a_run_are_written_once() {
-    simulate(Kind::SessionChanges);
+    simulate(Kind::SessionChanges, false);
 }
 
 /// The first process lives for one turn, the next for two, and so on: each dies at another step.
