@@ -509,3 +509,47 @@ fn run_1_without_late_rows_a_run_over_everything_gives_what_the_job_has_given() 
         assert!(with_late > 0, "no row came late");
     });
 }
+
+#[test]
+fn a_run_waits_for_a_job_that_falls_behind_and_comes_to_its_end() {
+    block_on(async {
+        let queries = [Kind::Rows.query().await];
+        let mut job = Schedule::quiet(Kind::Rows, &queries).await;
+        job.crash(0);
+        for _ in 0..12 {
+            job.arrive();
+        }
+        let part = RunPart {
+            kind: Kind::Rows,
+            run_id: "waits",
+            range: (60, 200),
+            selected: None,
+            watermark: None,
+            past: PinnedTopic::of(&job.world),
+            left_out: OffsetSet::default(),
+            job: Some(job.id),
+        };
+        let own = Random::new(1);
+        let world = World::new(own, Topic::default(), new_sink(), Rates::default());
+        let (world, disk) = (Arc::new(world), job.disk.clone());
+        let mut run = RunSchedule::begin(part, world, disk, Hazards::default()).await;
+        for backlog in 0..2_000 {
+            let beat = Heartbeat {
+                owner: "the job".to_owned(),
+                waiting: None,
+                opening: false,
+                backlog: Some(backlog),
+                at: Process::new(&run.world, 0).now(),
+            };
+            job.store.put_heartbeat(job.id, &beat).await.unwrap();
+            run.go_on().await.unwrap();
+        }
+        let trace = run.world.lock().trace.clone();
+        let waits = trace.iter().filter(|line| line.contains("falls behind"));
+        assert!(waits.count() > 5, "{}", run.trace());
+        let given = run.given().len();
+        run.finish().await.unwrap();
+        run.check().await.unwrap();
+        assert!(given < run.given().len(), "{}", run.trace());
+    });
+}

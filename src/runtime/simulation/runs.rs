@@ -192,6 +192,9 @@ impl RunSchedule {
                 }
             }
         }
+        if selected.is_empty() {
+            selected.push((SOURCE.to_owned(), 0, 0..1));
+        }
         let world = Arc::new(World::new(random, topic, new_sink(), hazards.rates));
         let part = RunPart {
             kind: Kind::Rows,
