@@ -17,6 +17,7 @@ pub mod offset_chunks;
 pub mod offset_set;
 pub mod order;
 pub mod position;
+pub mod precedence;
 pub mod published;
 pub mod published_batches;
 pub mod result_columns;
@@ -40,6 +41,7 @@ pub use order::{AskedText, GivenRunOptions, RunOrder};
 pub use position::{
     TIME_AXIS, chunk_extent, chunk_progress, compared_to, extent_text, position_of,
 };
+pub use precedence::{Precedence, Turn};
 pub use published::{ClosedWindows, GivenOut, PublishedIndex, PublishedOffsets};
 pub use published_batches::PublishedBatches;
 pub use result_columns::{ResultColumns, ResultTimes};

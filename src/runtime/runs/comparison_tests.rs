@@ -83,6 +83,7 @@ fn options(emit: EmitRows, withdraw: bool) -> RunOptions {
         append: false,
         chunk: None,
         max_rows_per_second: None,
+        yields: true,
     }
 }
 

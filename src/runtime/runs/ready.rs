@@ -4,16 +4,17 @@ use std::sync::Arc;
 
 use crate::core::jobs::Retention;
 use crate::core::runs::{Emission, EmitRows, RunSpec};
-use crate::error::{Error, Result};
-use crate::runtime::clock::MachineClock;
+use crate::error::Result;
+use crate::runtime::clock::{Clock, MachineClock};
 use crate::runtime::definitions::{JobDefinition, job_definition};
 use crate::runtime::environment::Environment;
 use crate::runtime::job::ReadyJob;
 use crate::runtime::options::{JobOptions, OnExpressionError, Trigger};
 use crate::runtime::runs::chunk_comparison::ChunkComparison;
 use crate::runtime::runs::host::RunHost;
+use crate::runtime::runs::job_watch::{JobWatch, job_id};
 use crate::runtime::runs::tables::RunTables;
-use crate::store::{JobId, StoredRun};
+use crate::store::StoredRun;
 use crate::streaming::{JobQuery, RunFacts};
 
 /// How long a chunk is if the statement does not say, in microseconds of event time.
@@ -65,7 +66,8 @@ pub(super) async fn ready(
         true => Some(Arc::new(comparison(host, &spec, &query).await?)),
         false => None,
     };
-    let clock = Arc::new(MachineClock);
+    let clock: Arc<dyn Clock> = Arc::new(MachineClock);
+    let watch = JobWatch::of_spec(&host.jobs.store, &spec, Arc::clone(&clock))?;
     let job = ReadyJob {
         id: run.id,
         name: spec.run_id.clone(),
@@ -77,7 +79,8 @@ pub(super) async fn ready(
             tables: Arc::new(RunTables {
                 spec,
                 comparison: comparison.clone(),
-                clock: Arc::clone(&clock) as _,
+                clock: Arc::clone(&clock),
+                watch,
             }),
             clock,
         },
@@ -91,10 +94,7 @@ async fn comparison(
     spec: &Arc<RunSpec>,
     query: &Arc<JobQuery>,
 ) -> Result<ChunkComparison> {
-    let id: JobId = spec
-        .job_id
-        .parse()
-        .map_err(|_| Error::internal(format!("'{}' is the id of no job", spec.job_id)))?;
+    let id = job_id(spec)?;
     let times = query.time_columns()?;
     ChunkComparison::open(
         (&host.jobs.store, id),
