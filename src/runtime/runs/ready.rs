@@ -13,6 +13,7 @@ use crate::runtime::options::{JobOptions, OnExpressionError, Trigger};
 use crate::runtime::runs::chunk_comparison::ChunkComparison;
 use crate::runtime::runs::host::RunHost;
 use crate::runtime::runs::tables::RunTables;
+use crate::runtime::sinks;
 use crate::store::{JobId, StoredRun};
 use crate::streaming::{JobQuery, RunFacts};
 
@@ -57,12 +58,16 @@ pub(super) async fn ready(
     let query = JobQuery::reprocessing(&session, insert, emit, facts).await?;
     host.jobs.check_delivery(query.sink())?;
     let query = Arc::new(query);
-    let is_compared = match purpose {
-        Purpose::Plan => true,
-        Purpose::Write => spec.options.emit == EmitRows::Changed || spec.options.withdraw,
+    let (is_compared, planned) = match purpose {
+        Purpose::Plan => (true, None),
+        Purpose::Write => {
+            let removes_gone = sinks::removes_gone(query.sink(), spec.options);
+            let is_compared = spec.options.emit == EmitRows::Changed || removes_gone;
+            (is_compared, Some(run))
+        }
     };
     let comparison = match is_compared && !query.sink().primary_key().is_empty() {
-        true => Some(Arc::new(comparison(host, &spec, &query).await?)),
+        true => Some(Arc::new(comparison(host, &spec, &query, planned).await?)),
         false => None,
     };
     let clock = Arc::new(MachineClock);
@@ -85,11 +90,12 @@ pub(super) async fn ready(
     Ok(ReadyRun { job, comparison })
 }
 
-/// Compares the chunks of a run with what its job and its runs have published until now.
+/// Compares the chunks of a run with what its job and its runs have published until then.
 async fn comparison(
     host: &RunHost<'_>,
     spec: &Arc<RunSpec>,
     query: &Arc<JobQuery>,
+    planned: Option<&StoredRun>,
 ) -> Result<ChunkComparison> {
     let id: JobId = spec
         .job_id
@@ -102,6 +108,7 @@ async fn comparison(
         Arc::clone(query),
         Arc::clone(spec),
         (times.start.as_deref(), times.end.as_deref()),
+        planned,
     )
     .await
 }

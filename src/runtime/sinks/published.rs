@@ -9,10 +9,12 @@ use datafusion::arrow::compute::concat_batches;
 use datafusion::arrow::datatypes::{DataType, SchemaRef, TimeUnit};
 use datafusion::common::{Column, DFSchema, ScalarValue};
 use datafusion::execution::SessionState;
+use datafusion::execution::memory_pool::MemoryReservation;
 use datafusion::logical_expr::utils::conjunction;
 use datafusion::logical_expr::{Expr, lit};
 use datafusion::physical_plan::filter::FilterExec;
-use datafusion::physical_plan::{ExecutionPlan, collect};
+use datafusion::physical_plan::{ExecutionPlan, execute_stream};
+use futures::TryStreamExt as _;
 
 use crate::core::archive::OffsetRanges;
 use crate::error::{Error, Result};
@@ -25,17 +27,23 @@ use crate::tables::kafka::last_rows;
 pub(in crate::runtime) struct WantedRows<'a> {
     /// Where they are in a topic.
     pub(in crate::runtime) ranges: &'a BTreeMap<i32, OffsetRanges>,
+    /// The part of the ranges that has rows of the job and its runs alone.
+    pub(in crate::runtime) own: &'a BTreeMap<i32, OffsetRanges>,
     /// When their windows end, in microseconds since 1970 UTC.
     pub(in crate::runtime) ends: &'a RangeInclusive<i64>,
     /// The column of that time, if there is one.
     pub(in crate::runtime) end: Option<usize>,
+    /// Gets the bytes of the rows.
+    pub(in crate::runtime) memory: &'a MemoryReservation,
 }
 
 /// Rows of a sink, the last of each key.
 #[derive(Debug)]
 pub(in crate::runtime) struct SinkRows {
-    /// In the columns of the sink.
+    /// In the columns of the sink: first those of the own part.
     pub(in crate::runtime) rows: RecordBatch,
+    /// How many are of the own part. A table does not say who has written a row: all.
+    pub(in crate::runtime) own: usize,
     /// The first offset that each partition of a topic has; none of a table, which has all rows.
     pub(in crate::runtime) low: Option<BTreeMap<i32, i64>>,
 }
@@ -52,15 +60,23 @@ pub(in crate::runtime) async fn rows_of(
 ) -> Result<SinkRows> {
     match table {
         JobSinkTable::Kafka(table) => {
-            let found = last_rows(table, wanted.ranges, &state.task_ctx()).await?;
+            let found = last_rows(table, wanted.ranges, wanted.own, &state.task_ctx()).await?;
+            wanted
+                .memory
+                .try_resize(found.rows.get_array_memory_size())?;
             Ok(SinkRows {
                 rows: found.rows,
+                own: found.own,
                 low: Some(found.low),
             })
         }
         JobSinkTable::Delta(handle) => {
             let rows = rows_of_table(handle, state, &wanted).await?;
-            Ok(SinkRows { rows, low: None })
+            Ok(SinkRows {
+                own: rows.num_rows(),
+                rows,
+                low: None,
+            })
         }
         JobSinkTable::Subscriber => Err(Error::internal("the job has no sink")),
     }
@@ -121,8 +137,17 @@ async fn rows_of_table(
         plan = Arc::new(FilterExec::try_new(predicate, plan)?);
     }
     let schema = plan.schema();
-    let batches = collect(plan, state.task_ctx()).await?;
-    concat_batches(&schema, &batches).map_err(|error| Error::internal(error.to_string()))
+    let mut rows = execute_stream(plan, state.task_ctx())?;
+    let mut batches = Vec::new();
+    while let Some(rows) = rows.try_next().await? {
+        // The rows stand side by side for a moment, when the batches become one.
+        wanted.memory.try_grow(2 * rows.get_array_memory_size())?;
+        batches.push(rows);
+    }
+    let rows = concat_batches(&schema, &batches);
+    let rows = rows.map_err(|error| Error::internal(error.to_string()))?;
+    wanted.memory.try_resize(rows.get_array_memory_size())?;
+    Ok(rows)
 }
 
 /// Rows whose windows end in the wanted range.

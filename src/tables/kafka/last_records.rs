@@ -11,7 +11,7 @@ use datafusion::arrow::array::{
     AsArray as _, BooleanArray, RecordBatch, TimestampMicrosecondArray, UInt64Array,
 };
 use datafusion::arrow::compute::{
-    cast, concat_batches, filter_record_batch, is_not_null, is_null, sort_to_indices,
+    cast, concat_batches, filter_record_batch, is_not_null, is_null, not, sort_to_indices,
     take_record_batch,
 };
 use datafusion::arrow::datatypes::{
@@ -23,7 +23,7 @@ use datafusion::execution::memory_pool::{MemoryConsumer, MemoryReservation};
 use datafusion::physical_plan::ExecutionPlan as _;
 use futures::TryStreamExt as _;
 
-use crate::core::archive::OffsetRanges;
+use crate::core::archive::{self, OffsetRanges};
 use crate::core::runs::{Difference, FloatTolerance};
 use crate::error::{Error, Result, Subject};
 use crate::tables::bad_records::BadRecords;
@@ -58,14 +58,16 @@ const VALUE: usize = 4;
 /// The rows of a topic by key, as far as they are in some ranges.
 #[derive(Debug, Clone)]
 pub struct TopicRows {
-    /// In the columns of the table, the last row of each key.
+    /// In the columns of the table, the last row of each key: first those of the own offsets.
     pub rows: RecordBatch,
+    /// How many of them are of the own offsets.
+    pub own: usize,
     /// The first offset of each partition that has all later ones of the ranges; none if there is nothing to read.
     pub low: BTreeMap<i32, i64>,
 }
 
-/// Reads the rows that readers by key have of these ranges of a topic. Records without a key have no such readers. A topic of which nothing
-/// is read need not be there.
+/// Reads the rows that readers by key have of these ranges of a topic; `own` is a part of the ranges whose rows are told from the others,
+/// which other writers may have written. Records without a key have no such readers. A topic of which nothing is read need not be there.
 ///
 /// # Errors
 ///
@@ -73,11 +75,13 @@ pub struct TopicRows {
 pub async fn last_rows(
     table: &Arc<KafkaTable>,
     ranges: &BTreeMap<i32, OffsetRanges>,
+    own: &BTreeMap<i32, OffsetRanges>,
     context: &Arc<TaskContext>,
 ) -> Result<TopicRows> {
     if ranges.values().all(OffsetRanges::is_empty) {
         return Ok(TopicRows {
             rows: RecordBatch::new_empty(Arc::clone(table.schema())),
+            own: 0,
             low: BTreeMap::new(),
         });
     }
@@ -92,8 +96,33 @@ pub async fn last_rows(
     for ranges in rounds(ranges, &ends) {
         read(&records, ranges, context, &mut last).await?;
     }
-    let rows = decoded(table, &last.into_rows()?)?;
-    Ok(TopicRows { rows, low })
+    let records = last.into_rows()?;
+    let is_own = within(&records, own);
+    let is_other = not(&is_own).map_err(internal)?;
+    let [own, others] = [is_own, is_other].map(|of| {
+        let records = filter_record_batch(&records, &of).map_err(internal)?;
+        decoded(table, &records)
+    });
+    let (own, others) = (own?, others?);
+    let rows = concat_batches(table.schema(), [&own, &others]).map_err(internal)?;
+    Ok(TopicRows {
+        rows,
+        own: own.num_rows(),
+        low,
+    })
+}
+
+/// Which records are at offsets of these ranges.
+fn within(records: &RecordBatch, ranges: &BTreeMap<i32, OffsetRanges>) -> BooleanArray {
+    let partitions = records.column(PARTITION).as_primitive::<Int32Type>();
+    let offsets = records.column(OFFSET).as_primitive::<Int64Type>();
+    let places = partitions.values().iter().zip(offsets.values());
+    let is_within = places.map(|(partition, offset)| {
+        let ranges = ranges.get(partition);
+        let record = archive::OffsetRange::new(*offset, offset.saturating_add(1));
+        ranges.is_some_and(|ranges| ranges.contains(record))
+    });
+    is_within.collect::<Vec<bool>>().into()
 }
 
 /// Partitions with the first offset and the end of the records that readers of committed records see, when these are all in the ranges

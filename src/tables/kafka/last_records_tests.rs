@@ -9,7 +9,6 @@ use rdkafka::config::ClientConfig;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 
 use super::*;
-use crate::core::archive;
 use crate::tables::kafka::definition::{KafkaColumn, KafkaTableSpec};
 use crate::tables::kafka::embedded_broker::EmbeddedBroker;
 
@@ -113,21 +112,33 @@ async fn readers_by_key_have_the_last_row_of_each_key_without_tombstones() {
     let context = SessionContext::new().task_ctx();
     let table = table(&servers);
     let all = ranges(&[(0, 0, 6), (1, 0, 4), (7, 0, 3)]);
-    let found = last_rows(&table, &all, &context).await.unwrap();
+    let nothing = BTreeMap::new();
+    let found = last_rows(&table, &all, &nothing, &context).await.unwrap();
     assert_eq!(
         shown(&found.rows),
         [("a".to_owned(), 2), ("c".to_owned(), 2)]
     );
+    assert_eq!(found.own, 0);
+    // Others have written the record of "c" at offset 4: it is read as well, and told from the own ones.
+    for (from, to, own) in [(0, 3, "a"), (4, 5, "c")] {
+        let of_job = ranges(&[(0, from, to)]);
+        let found = last_rows(&table, &all, &of_job, &context).await.unwrap();
+        assert_eq!((found.own, found.rows.num_rows()), (1, 2));
+        let first = found.rows.slice(0, 1);
+        assert_eq!(shown(&first), [(own.to_owned(), 2)]);
+    }
     assert_eq!(found.low, BTreeMap::from([(0, 0), (1, 0)]));
     assert_eq!(found.rows.schema(), *table.schema());
     // A log that was truncated does not have all.
     let more = ranges(&[(0, 0, 6), (1, 0, 9)]);
-    let found = last_rows(&table, &more, &context).await.unwrap();
+    let found = last_rows(&table, &more, &nothing, &context).await.unwrap();
     assert_eq!(found.low, BTreeMap::from([(0, 0)]));
     assert_eq!(found.rows.num_rows(), 2);
     // A topic that nothing was published to need not be there.
     let nowhere = self::table("localhost:1");
-    let none = last_rows(&nowhere, &ranges(&[]), &context).await.unwrap();
+    let none = last_rows(&nowhere, &nothing, &nothing, &context)
+        .await
+        .unwrap();
     assert_eq!((none.rows.num_rows(), none.low.len()), (0, 0));
 }
 
