@@ -81,7 +81,7 @@ impl PublishedPast {
         let history = logs.jobs.history(logs.job).await?;
         let before = std::mem::take(&mut self.job);
         self.job = read_on((&logs.jobs, logs.job), &history, before, (logs, None)).await?;
-        // What this run has written are other results, if its key tells results apart.
+        // The rows that this run has written are of other results, if its key tells results apart.
         let is_left_out = |run_id: &str| run_id == logs.spec.run_id && !logs.spec.options.overwrite;
         let is_over = |run_id: &str| self.runs.get(run_id).is_some_and(|log| log.is_over);
         let run_ids = logs.runs.run_ids().await?.into_iter();
@@ -289,9 +289,10 @@ impl LogOfRows {
             None => logs.reach,
             Some(_) => None,
         };
+        let follows_all = sequence_of(name).is_some_and(|own| own >= self.batches.up_to);
         self.batches.begin_at((name, version), reach);
         // All that was trimmed had read what this version builds on, and no more.
-        if run.is_none() && logs.spec.reads_all_before(version) {
+        if run.is_none() && follows_all && logs.spec.reads_all_before(version) {
             let index = &self.batches.index;
             let closed = index.closed().flat_map(|of| &of.offsets);
             for (partition, of) in closed.chain(index.any_time()) {

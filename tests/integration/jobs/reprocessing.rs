@@ -31,13 +31,13 @@ const JOBS: [(&str, &str, &str); 3] = [
 ];
 
 /// Archived visits, and jobs over them that write to topics.
-struct Past {
-    pipeline: Pipeline,
+pub(super) struct Past {
+    pub(super) pipeline: Pipeline,
 }
 
 impl Past {
     /// `key` is the key of the sinks, as a part of their columns.
-    fn new(name: &str, key: &str) -> Self {
+    pub(super) fn new(name: &str, key: &str) -> Self {
         let pipeline = Pipeline::between_topics(name, 2);
         let (bootstrap, source) = (&pipeline.bootstrap, &pipeline.source);
         let mut tables = format!(
@@ -77,7 +77,7 @@ impl Past {
 
     /// A visit each second, of two keys; every ninth second there is none for four seconds, so that sessions end. With `late`, some come
     /// forty seconds late. Both partitions get visits of both keys, for one without any would hold back the watermark of all.
-    fn visit(&self, seconds: std::ops::Range<u32>, late: bool) {
+    pub(super) fn visit(&self, seconds: std::ops::Range<u32>, late: bool) {
         let mut visits = [vec![], vec![]];
         for n in seconds {
             let behind = if late && n % 11 == 3 { 40 } else { 0 };
@@ -116,7 +116,7 @@ impl Past {
         }
     }
 
-    fn sql(&self, statements: &[&str]) -> ProgramOutput {
+    pub(super) fn sql(&self, statements: &[&str]) -> ProgramOutput {
         self.pipeline.work.sql(&["tables.sql"], statements)
     }
 
@@ -141,8 +141,24 @@ impl Past {
         command.spawn().unwrap()
     }
 
+    /// Runs a statement in two processes that die at a step: in the first chunk, and in the second one after that.
+    pub(super) fn die_twice(&self, statement: &str, fail_point: &str) {
+        for time in 1..=2 {
+            let fail_point = match fail_point {
+                // A run is taken over once in each attempt.
+                "taken-over" => fail_point.to_owned(),
+                _ => format!("{fail_point}:{time}"),
+            };
+            let mut dying = self.process(statement);
+            dying.env("ANABRANCH_FAIL_POINT", &fail_point);
+            dying.stdout(Stdio::null()).stderr(Stdio::null());
+            let status = dying.status().unwrap();
+            assert_eq!(status.code(), None, "{fail_point}: it ended by itself");
+        }
+    }
+
     /// The rows of a query, sorted.
-    fn rows(&self, query: &str) -> Vec<String> {
+    pub(super) fn rows(&self, query: &str) -> Vec<String> {
         let printed = self.sql(&[query]).ok().out;
         let mut rows: Vec<String> = printed.lines().map(str::to_owned).collect();
         rows.sort_unstable();
@@ -182,8 +198,8 @@ impl Past {
     }
 }
 
-const FROM: &str = "2025-01-01T00:02:10";
-const TO: &str = "2025-01-01T00:03:20";
+pub(super) const FROM: &str = "2025-01-01T00:02:10";
+pub(super) const TO: &str = "2025-01-01T00:03:20";
 
 fn reprocess(job: &str, run_id: &str) -> String {
     format!(
@@ -266,19 +282,7 @@ fn run_2_a_run_that_dies_at_any_step_goes_on() {
     let expected = past.whole("sessions", FROM, TO);
     for fail_point in FAIL_POINTS {
         let order = reprocess("sessions", fail_point);
-        // In the first chunk, and in the second one after that.
-        for time in 1..=2 {
-            let fail_point = match fail_point {
-                // A run is taken over once in each attempt.
-                "taken-over" => fail_point.to_owned(),
-                _ => format!("{fail_point}:{time}"),
-            };
-            let mut dying = past.process(&order);
-            dying.env("ANABRANCH_FAIL_POINT", &fail_point);
-            dying.stdout(Stdio::null()).stderr(Stdio::null());
-            let status = dying.status().unwrap();
-            assert_eq!(status.code(), None, "{fail_point}: it ended by itself");
-        }
+        past.die_twice(&order, fail_point);
         past.sql(&[&format!("APPLY RUN '{fail_point}'")]).ok();
         let written = past.rows_of_run("sessions", fail_point);
         assert_eq!(written, expected, "{fail_point}");
