@@ -149,9 +149,9 @@ impl ChunkComparison {
     ) -> Result<()> {
         let ReadRows { past, rows, memory } = published;
         let ends = self.comparison.ends_of(results, range)?;
-        let columns = self.comparison.columns();
+        let end = self.comparison.known_by();
         let before = rows.take();
-        let read = past.rows(&self.query, columns, &ends, (before, &*memory));
+        let read = past.rows(&self.query, end, &ends, (before, &*memory));
         *rows = Some(read.await.map_err(|error| self.too_many(error))?);
         Ok(())
     }

@@ -98,9 +98,9 @@ impl SinkComparison {
         })
     }
 
-    /// The columns that say which result a row is.
-    pub fn columns(&self) -> &ResultColumns {
-        &self.columns
+    /// The column of the sink with the time by which an index of published rows knows a result ([`ResultColumns::known_by`]).
+    pub fn known_by(&self) -> Option<(usize, i64)> {
+        self.columns.known_by(self.grouping)
     }
 
     /// How far floating-point numbers may differ that count as the same.

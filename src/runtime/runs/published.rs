@@ -11,9 +11,7 @@ use futures::{StreamExt as _, TryStreamExt as _};
 use crate::core::archive::{OffsetRange, OffsetRanges};
 use crate::core::jobs::log::sequence_of;
 use crate::core::jobs::{BatchVersion, Identity, IdentityMatch, JobHistory, SourceProgress};
-use crate::core::runs::{
-    GivenOut, PublishedBatches, PublishedIndex, ResultColumns, RunSpec, chunk_extent,
-};
+use crate::core::runs::{GivenOut, PublishedBatches, PublishedIndex, RunSpec, chunk_extent};
 use crate::error::{Error, ErrorKind, Result};
 use crate::runtime::sinks::published::{WantedRows, rows_of};
 use crate::store::{FoundRun, JobId, JobStore, RunStore, StoredRun};
@@ -129,8 +127,8 @@ impl PublishedPast {
         parts.collect()
     }
 
-    /// Reads the rows of the sink with these ends, and others. `columns` are those of the sink. Rows that were read `before` are given
-    /// again if they are those of the same offsets of a topic. `memory` has the bytes of the rows that are given.
+    /// Reads the rows of the sink with these ends, and others. `end` is the column that tells them ([`crate::core::runs::ResultColumns::known_by`]). Rows that
+    /// were read `before` are given again if they are those of the same offsets of a topic. `memory` has the bytes of the rows that are given.
     ///
     /// # Errors
     ///
@@ -138,7 +136,7 @@ impl PublishedPast {
     pub async fn rows(
         &self,
         query: &JobQuery,
-        columns: &ResultColumns,
+        end: Option<(usize, i64)>,
         ends: &RangeInclusive<i64>,
         (before, memory): (Option<PublishedRows>, &MemoryReservation),
     ) -> Result<PublishedRows> {
@@ -154,7 +152,7 @@ impl PublishedPast {
             ranges: offsets,
             own: settled,
             ends,
-            end: columns.end,
+            end,
             memory,
         };
         let found = rows_of(query.sink(), &query.reading_state(), wanted).await?;

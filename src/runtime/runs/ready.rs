@@ -62,7 +62,11 @@ pub(super) async fn ready(
         Purpose::Plan => (true, None),
         Purpose::Write => {
             let removes_gone = sinks::removes_gone(query.sink(), spec.options);
-            let is_compared = spec.options.emit == EmitRows::Changed || removes_gone;
+            let plan = run.history.run.as_ref();
+            let is_planned = plan.is_some_and(|run| !run.compared.is_empty());
+            let is_compared = spec.options.emit == EmitRows::Changed
+                || removes_gone
+                || (is_planned && !spec.options.overwrite);
             (is_compared, Some(run))
         }
     };

@@ -31,8 +31,8 @@ pub(in crate::runtime) struct WantedRows<'a> {
     pub(in crate::runtime) own: &'a BTreeMap<i32, OffsetRanges>,
     /// When their windows end, in microseconds since 1970 UTC.
     pub(in crate::runtime) ends: &'a RangeInclusive<i64>,
-    /// The column of that time, if there is one.
-    pub(in crate::runtime) end: Option<usize>,
+    /// The column of that time, and how much later it is than the column says; none if no column tells it.
+    pub(in crate::runtime) end: Option<(usize, i64)>,
     /// Gets the bytes of the rows.
     pub(in crate::runtime) memory: &'a MemoryReservation,
 }
@@ -152,8 +152,9 @@ async fn rows_of_table(
 
 /// Rows whose windows end in the wanted range.
 fn filters(schema: &SchemaRef, wanted: &WantedRows<'_>) -> Vec<Expr> {
-    let field = wanted.end.and_then(|end| schema.fields().get(end));
-    let Some(field) = field else {
+    let end = wanted.end;
+    let told = end.and_then(|(end, later)| Some((schema.fields().get(end)?, later)));
+    let Some((field, later)) = told else {
         return Vec::new();
     };
     let DataType::Timestamp(TimeUnit::Microsecond, zone) = field.data_type() else {
@@ -161,12 +162,67 @@ fn filters(schema: &SchemaRef, wanted: &WantedRows<'_>) -> Vec<Expr> {
     };
     let column = || Expr::Column(Column::from_name(field.name()));
     let at = |time: i64| lit(ScalarValue::TimestampMicrosecond(Some(time), zone.clone()));
+    let (start, end) = (*wanted.ends.start(), *wanted.ends.end());
     let mut filters = Vec::new();
-    if *wanted.ends.start() > i64::MIN {
-        filters.push(column().gt_eq(at(*wanted.ends.start())));
+    if start > i64::MIN {
+        filters.push(column().gt_eq(at(start.saturating_sub(later))));
     }
-    if *wanted.ends.end() < i64::MAX {
-        filters.push(column().lt_eq(at(*wanted.ends.end())));
+    if end < i64::MAX {
+        filters.push(column().lt_eq(at(end.saturating_sub(later))));
     }
     filters
+}
+
+#[cfg(test)]
+mod tests {
+    use datafusion::arrow::datatypes::{Field, Schema};
+    use datafusion::execution::memory_pool::{MemoryConsumer, MemoryPool, UnboundedMemoryPool};
+
+    use super::*;
+
+    #[test]
+    fn rows_of_a_table_are_found_by_their_ends_or_by_their_starts() {
+        let time = || DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()));
+        let schema: SchemaRef = Arc::new(Schema::new(vec![
+            Field::new("start", time(), true),
+            Field::new("end", time(), true),
+            Field::new("n", DataType::Int64, true),
+        ]));
+        let pool: Arc<dyn MemoryPool> = Arc::new(UnboundedMemoryPool::default());
+        let memory = MemoryConsumer::new("t").register(&pool);
+        let nothing = BTreeMap::new();
+        let found = |end, ends: RangeInclusive<i64>| {
+            let wanted = WantedRows {
+                ranges: &nothing,
+                own: &nothing,
+                ends: &ends,
+                end,
+                memory: &memory,
+            };
+            filters(&schema, &wanted)
+        };
+        let at = |name: &str| Expr::Column(Column::from_name(name));
+        let time = |at: i64| {
+            lit(ScalarValue::TimestampMicrosecond(
+                Some(at),
+                Some("UTC".into()),
+            ))
+        };
+        let ends = found(Some((1, 0)), 11..=40);
+        assert_eq!(ends, [at("end").gt_eq(time(11)), at("end").lt_eq(time(40))]);
+        let starts = found(Some((0, 10)), 11..=40);
+        assert_eq!(
+            starts,
+            [at("start").gt_eq(time(1)), at("start").lt_eq(time(30))]
+        );
+        let later = found(Some((0, 10)), 11..=i64::MAX);
+        assert_eq!(later, [at("start").gt_eq(time(1))]);
+        for (end, ends) in [
+            (Some((0, 10)), i64::MIN..=i64::MAX),
+            (Some((2, 0)), 1..=2),
+            (None, 1..=2),
+        ] {
+            assert!(found(end, ends).is_empty());
+        }
+    }
 }
