@@ -152,7 +152,12 @@ impl ChunkComparison {
         let end = self.comparison.known_by();
         let before = rows.take();
         let read = past.rows(&self.query, end, &ends, (before, &*memory));
-        *rows = Some(read.await.map_err(|error| self.too_many(error))?);
+        let mut read = read.await.map_err(|error| self.too_many(error))?;
+        // The next chunk of windows needs others.
+        if !matches!(self.spec.grouping, Grouping::Rows) {
+            read.records = None;
+        }
+        *rows = Some(read);
         Ok(())
     }
 

@@ -126,6 +126,7 @@ fn in_topic(published: &[Row], low: i64) -> PublishedRows {
         settled: published.len(),
         low: Some([(0, low)].into()),
         ranges: Default::default(),
+        records: None,
     }
 }
 

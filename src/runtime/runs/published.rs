@@ -16,6 +16,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::runtime::sinks::published::{WantedRows, rows_of};
 use crate::store::{FoundRun, JobId, JobStore, RunStore, StoredRun};
 use crate::streaming::JobQuery;
+use crate::tables::kafka::ReadRecords;
 
 /// Logs of runs that are read at the same time.
 const READS_AT_ONCE: usize = 4;
@@ -56,7 +57,7 @@ struct LogOfRows {
 }
 
 /// Rows of the sink as they are now.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct PublishedRows {
     /// The last row of each key, in the columns of the sink: first those that may be gone.
     pub rows: RecordBatch,
@@ -66,6 +67,8 @@ pub struct PublishedRows {
     pub low: Option<BTreeMap<i32, i64>>,
     /// The offsets where they are in a topic, and those of the rows that may be gone.
     pub ranges: [BTreeMap<i32, OffsetRanges>; 2],
+    /// The records of a topic that were read, to be read on.
+    pub records: Option<ReadRecords>,
 }
 
 impl PublishedPast {
@@ -128,7 +131,8 @@ impl PublishedPast {
     }
 
     /// Reads the rows of the sink with these ends, and others. `end` is the column that tells them ([`crate::core::runs::ResultColumns::known_by`]). Rows that
-    /// were read `before` are given again if they are those of the same offsets of a topic. `memory` has the bytes of the rows that are given.
+    /// were read `before` are given again if they are those of the same offsets of a topic, and read on if all that is new lies behind
+    /// them. `memory` has the bytes of the rows that are given.
     ///
     /// # Errors
     ///
@@ -142,10 +146,11 @@ impl PublishedPast {
     ) -> Result<PublishedRows> {
         let offsets = self.offsets_of(ends);
         let ranges = [self.settled_in(&offsets), offsets];
-        let are_same = |rows: &PublishedRows| rows.low.is_some() && rows.ranges == ranges;
-        if let Some(rows) = before.filter(are_same) {
-            return Ok(rows);
-        }
+        let before = match before {
+            Some(rows) if rows.low.is_some() && rows.ranges == ranges => return Ok(rows),
+            Some(rows) => rows.records,
+            None => None,
+        };
         memory.free();
         let [settled, offsets] = &ranges;
         let wanted = WantedRows {
@@ -154,6 +159,7 @@ impl PublishedPast {
             ends,
             end,
             memory,
+            before,
         };
         let found = rows_of(query.sink(), &query.reading_state(), wanted).await?;
         Ok(PublishedRows {
@@ -161,6 +167,7 @@ impl PublishedPast {
             settled: found.own,
             low: found.low,
             ranges,
+            records: found.records,
         })
     }
 
@@ -216,7 +223,9 @@ async fn of_run(
             ..LogOfRows::default()
         },
         Err(error) => {
-            tracing::warn!(run = run_id, %error, "what the run has published is not known");
+            if before.batches.index.missing().is_none() {
+                tracing::warn!(run = run_id, %error, "what the run has published is not known");
+            }
             let mut log = LogOfRows::default();
             log.batches.index.miss(GivenOut::AnyTime);
             log
@@ -495,6 +504,7 @@ mod tests {
             settled: 0,
             low: Some([(0, low)].into()),
             ranges: Default::default(),
+            records: None,
         };
         let readable = |past: &PublishedPast, low, hour: i64| {
             past.is_readable(&rows(low), &(hour * HOUR..=hour * HOUR))

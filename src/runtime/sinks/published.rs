@@ -20,7 +20,7 @@ use crate::core::archive::OffsetRanges;
 use crate::error::{Error, Result};
 use crate::streaming::JobSinkTable;
 use crate::tables::delta::{DeltaTableHandle, TimeTravel};
-use crate::tables::kafka::last_rows;
+use crate::tables::kafka::{ReadRecords, last_rows};
 
 /// Which rows of a sink are wanted. A sink may give others as well.
 #[derive(Debug)]
@@ -35,6 +35,8 @@ pub(in crate::runtime) struct WantedRows<'a> {
     pub(in crate::runtime) end: Option<(usize, i64)>,
     /// Gets the bytes of the rows.
     pub(in crate::runtime) memory: &'a MemoryReservation,
+    /// The records of a topic that were read before.
+    pub(in crate::runtime) before: Option<ReadRecords>,
 }
 
 /// Rows of a sink, the last of each key.
@@ -46,6 +48,8 @@ pub(in crate::runtime) struct SinkRows {
     pub(in crate::runtime) own: usize,
     /// The first offset that each partition of a topic has; none of a table, which has all rows.
     pub(in crate::runtime) low: Option<BTreeMap<i32, i64>>,
+    /// The records of a topic that were read.
+    pub(in crate::runtime) records: Option<ReadRecords>,
 }
 
 /// Reads rows of a sink as they are now.
@@ -60,7 +64,9 @@ pub(in crate::runtime) async fn rows_of(
 ) -> Result<SinkRows> {
     match table {
         JobSinkTable::Kafka(table) => {
-            let found = last_rows(table, wanted.ranges, wanted.own, &state.task_ctx()).await?;
+            let (context, before) = (state.task_ctx(), wanted.before);
+            let read = last_rows(table, wanted.ranges, wanted.own, &context, before);
+            let (found, records) = read.await?;
             wanted
                 .memory
                 .try_resize(found.rows.get_array_memory_size())?;
@@ -68,6 +74,7 @@ pub(in crate::runtime) async fn rows_of(
                 rows: found.rows,
                 own: found.own,
                 low: Some(found.low),
+                records,
             })
         }
         JobSinkTable::Delta(handle) => {
@@ -76,6 +83,7 @@ pub(in crate::runtime) async fn rows_of(
                 own: rows.num_rows(),
                 rows,
                 low: None,
+                records: None,
             })
         }
         JobSinkTable::Subscriber => Err(Error::internal("the job has no sink")),
@@ -198,6 +206,7 @@ mod tests {
                 ends: &ends,
                 end,
                 memory: &memory,
+                before: None,
             };
             filters(&schema, &wanted)
         };
