@@ -152,7 +152,9 @@ impl ChunkComparison {
         let end = self.comparison.known_by();
         let before = rows.take();
         let read = past.rows(&self.query, end, &ends, (before, &*memory));
-        let mut read = read.await.map_err(|error| self.too_many(error))?;
+        let mut read = read
+            .await
+            .map_err(|error| too_many(error, self.spec.grouping))?;
         // The next chunk of windows needs others.
         if !matches!(self.spec.grouping, Grouping::Rows) {
             read.records = None;
@@ -161,43 +163,21 @@ impl ChunkComparison {
         Ok(())
     }
 
-    /// The error of published rows that do not fit into memory: where a chunk is compared with all of them, a shorter one helps nothing.
-    fn too_many(&self, error: Error) -> Error {
-        match (error.kind(), self.spec.grouping) {
-            (ErrorKind::Exhausted, Grouping::Rows) => Error::invalid(format!(
-                "the rows that were published do not fit into memory, and rows of a run are compared with all of them: {}",
-                error.message()
-            ))
-            .with_help(
-                "raise --memory-limit; EMIT ALL without 'withdraw' writes all rows, and compares none",
-            )
-            .without_row(),
-            (ErrorKind::Exhausted, Grouping::Aligned(_) | Grouping::Sessions { .. }) => {
-                error.context("the published rows of a chunk")
-            }
-            _ => error,
-        }
-    }
-
     /// What the plan of the run says of a chunk over `range`, if it has compared all of that.
     async fn plan_of(&self, range: Option<TimeRange>) -> Result<Option<PlannedRows>> {
         let (Some(run), Some(range)) = (&self.planned, range) else {
             return Ok(None);
         };
         let compared = run.history.run.iter().flat_map(|run| &run.compared);
-        let (mut at, mut changes) = (range.from(), Vec::new());
-        for chunk in compared {
-            let Some(of) = range_of(chunk) else { continue };
-            if of.to() <= range.from() || range.to() <= of.from() {
-                continue;
-            }
-            if of.from() <= at {
-                at = at.max(of.to());
-            }
-            changes.extend(kept(&self.logs.runs, run, chunk).await?);
-        }
-        if at < range.to() {
+        let chunks = compared.filter_map(|chunk| Some((chunk, range_of(chunk)?)));
+        let chunks = chunks.filter(|(_, of)| range.from() < of.to() && of.from() < range.to());
+        let chunks: Vec<(&ComparedChunk, TimeRange)> = chunks.collect();
+        if !is_covered(range, chunks.iter().map(|(_, of)| *of)) {
             return Ok(None);
+        }
+        let mut changes = Vec::new();
+        for (chunk, _) in chunks {
+            changes.extend(kept(&self.logs.runs, run, chunk).await?);
         }
         self.comparison.planned(&changes).map(Some)
     }
@@ -279,9 +259,89 @@ fn working_memory(
     Ok(working)
 }
 
+/// The error of published rows that do not fit into memory: where a chunk is compared with all of them, a shorter one helps nothing.
+fn too_many(error: Error, grouping: Grouping) -> Error {
+    match (error.kind(), grouping) {
+        (ErrorKind::Exhausted, Grouping::Rows) => Error::invalid(format!(
+            "the rows that were published do not fit into memory, and rows of a run are compared with all of them: {}",
+            error.message()
+        ))
+        .with_help(
+            "raise --memory-limit; EMIT ALL without 'withdraw' writes all rows, and compares none",
+        )
+        .without_row(),
+        (ErrorKind::Exhausted, Grouping::Aligned(_) | Grouping::Sessions { .. }) => {
+            error.context("the published rows of a chunk")
+        }
+        _ => error,
+    }
+}
+
+/// Whether these ranges, in order, have all of a range.
+fn is_covered(range: TimeRange, of: impl IntoIterator<Item = TimeRange>) -> bool {
+    let mut at = range.from();
+    for of in of {
+        if of.from() <= at {
+            at = at.max(of.to());
+        }
+    }
+    at >= range.to()
+}
+
 fn range_of(chunk: &ComparedChunk) -> Option<TimeRange> {
     match chunk.extent {
         ChunkExtent::Time { from, to } => TimeRange::try_new(from, to),
         ChunkExtent::Offsets(_) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use datafusion::arrow::array::{ArrayRef, Int64Array};
+    use datafusion::execution::memory_pool::{GreedyMemoryPool, MemoryPool};
+
+    use super::*;
+
+    #[test]
+    fn a_comparison_counts_in_the_pool() {
+        let pool: Arc<dyn MemoryPool> = Arc::new(GreedyMemoryPool::new(100_000));
+        let memory = MemoryConsumer::new("t").register(&pool);
+        let numbers: ArrayRef = Arc::new(Int64Array::from_iter_values(0..100));
+        let rows = RecordBatch::try_from_iter([("n", numbers)]).unwrap();
+        let working = working_memory(&memory, &rows, &rows, 0).unwrap();
+        assert!(working.size() > 5 * rows.get_array_memory_size());
+        assert_eq!(pool.reserved(), working.size());
+        drop(working);
+        assert_eq!(pool.reserved(), 0);
+        let short = || working_memory(&memory, &rows, &rows, 100_000).unwrap_err();
+        let error = short();
+        assert_eq!(error.kind(), ErrorKind::Exhausted);
+        let said = "the comparison of a chunk with published rows";
+        assert!(error.message().contains(said), "{error}");
+        // A shorter chunk of sessions has fewer published rows, one of rows has not.
+        let of_sessions = too_many(short(), Grouping::Sessions { gap: 5 });
+        assert_eq!(of_sessions.kind(), ErrorKind::Exhausted);
+        let of_rows = too_many(short(), Grouping::Rows);
+        assert_eq!(of_rows.kind(), ErrorKind::Invalid);
+        assert!(of_rows.help().unwrap().contains("--memory-limit"));
+        let other = too_many(Error::unavailable("no broker"), Grouping::Rows);
+        assert_eq!(other.message(), "no broker");
+    }
+
+    #[test]
+    fn a_plan_that_is_not_complete_says_nothing_of_what_it_lacks() {
+        let range = |from, to| TimeRange::try_new(from, to).unwrap();
+        let planned = [range(0, 10), range(10, 25), range(40, 50)];
+        for (of, expected) in [
+            (range(0, 25), true),
+            (range(3, 12), true),
+            (range(40, 50), true),
+            (range(20, 26), false),
+            (range(24, 41), false),
+            (range(30, 35), false),
+        ] {
+            assert_eq!(is_covered(of, planned), expected, "{of}");
+        }
+        assert!(!is_covered(range(0, 1), []));
     }
 }

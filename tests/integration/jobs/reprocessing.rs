@@ -398,3 +398,36 @@ fn run_5_a_run_writes_what_has_changed_and_withdraws_what_is_gone() {
     past.sql(&[&order("EMIT ALL WITH ('run_id' 'all')")]).ok();
     assert_eq!(by_key(&past, "sessions"), after);
 }
+
+#[test]
+fn run_5_rows_of_others_are_not_withdrawn_and_what_moved_since_the_plan_is_not_overwritten() {
+    let past = Past::new("run-others", ", PRIMARY KEY (k, s) NOT ENFORCED");
+    past.visit(0..120, false);
+    past.catch_up();
+    // Another writer has put a session into the range that the job does not give.
+    past.sql(&["INSERT INTO sessions_out VALUES \
+                (7, TIMESTAMP '2025-01-01T00:02:30', TIMESTAMP '2025-01-01T00:02:40', 1)"])
+        .ok();
+    let order = |run_id: &str| {
+        format!(
+            "REPROCESS JOB sessions FROM '{FROM}' TO '{TO}' \
+             WITH ('run_id' '{run_id}', 'withdraw' 'true', 'chunk' '10 seconds')"
+        )
+    };
+    let before = by_key(&past, "sessions");
+    past.sql(&[&order("others")]).ok();
+    assert_eq!(by_key(&past, "sessions"), before);
+    // A row that is the same by the plan is another one when it is applied.
+    past.sql(&[&format!("PLAN {}", order("moved"))]).ok();
+    past.sql(&[
+        "INSERT INTO sessions_out SELECT k, s, e, n + 1 FROM sessions_seen \
+                WHERE k = 0 AND s >= TIMESTAMP '2025-01-01T00:02:30' ORDER BY s LIMIT 1",
+    ])
+    .ok();
+    let before = by_key(&past, "sessions");
+    let refused = past.sql(&["APPLY RUN 'moved'"]);
+    assert_eq!(refused.code, Some(1), "{refused:?}");
+    let said = "other rows were published for 1 keys since the run was planned";
+    assert!(refused.err.contains(said), "{}", refused.err);
+    assert_eq!(by_key(&past, "sessions"), before);
+}
