@@ -276,7 +276,7 @@ fn what_differs_is_kept() {
 
 /// The keys of rows that are withdrawn.
 fn withdrawn(of: &ComparedRows) -> Vec<(String, i64)> {
-    let gone = of.withdrawn.iter().flat_map(|gone| rows(gone));
+    let gone = of.withdrawn.iter().flat_map(rows);
     gone.map(|(user, start, ..)| (user, start)).collect()
 }
 

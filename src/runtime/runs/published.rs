@@ -11,7 +11,7 @@ use futures::{StreamExt as _, TryStreamExt as _};
 use crate::core::archive::{OffsetRange, OffsetRanges};
 use crate::core::jobs::log::sequence_of;
 use crate::core::jobs::{BatchVersion, Identity, IdentityMatch, JobHistory, SourceProgress};
-use crate::core::runs::{GivenOut, PublishedBatches, PublishedIndex, RunSpec, chunk_extent};
+use crate::core::runs::{GivenOut, PublishedBatches, RunSpec, chunk_extent};
 use crate::error::{Error, ErrorKind, Result};
 use crate::runtime::sinks::published::{WantedRows, rows_of};
 use crate::store::{FoundRun, JobId, JobStore, RunStore, StoredRun};
@@ -37,7 +37,7 @@ pub struct PublishedLogs {
 }
 
 /// Where the rows of a job and of its runs are in the sink's topic.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Default)]
 pub struct PublishedPast {
     job: LogOfRows,
     /// By run id.
@@ -45,7 +45,7 @@ pub struct PublishedPast {
 }
 
 /// What the log of a job or of a run says of its rows.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Default)]
 struct LogOfRows {
     batches: PublishedBatches,
     /// The offsets of batches that have read no other records than the run reads.
@@ -130,9 +130,10 @@ impl PublishedPast {
         parts.collect()
     }
 
-    /// Reads the rows of the sink with these ends, and others. `end` is the column that tells them ([`crate::core::runs::ResultColumns::known_by`]). Rows that
-    /// were read `before` are given again if they are those of the same offsets of a topic, and read on if all that is new lies behind
-    /// them. `memory` has the bytes of the rows that are given.
+    /// Reads the rows of the sink with these ends, and others. `end` is the column of that time
+    /// ([`ResultColumns::known_by`](crate::core::runs::ResultColumns::known_by)). Rows that were read `before` are given again if they are
+    /// those of the same offsets of a topic, and read on if all that is new lies behind them. `memory` has the bytes of the rows that are
+    /// given.
     ///
     /// # Errors
     ///
@@ -181,9 +182,10 @@ impl PublishedPast {
     }
 }
 
-impl From<PublishedIndex> for PublishedPast {
+#[cfg(test)]
+impl From<crate::core::runs::PublishedIndex> for PublishedPast {
     /// What the index says, and no more.
-    fn from(index: PublishedIndex) -> Self {
+    fn from(index: crate::core::runs::PublishedIndex) -> Self {
         let batches = PublishedBatches {
             index,
             ..PublishedBatches::default()
