@@ -11,7 +11,7 @@ use futures::{StreamExt as _, TryStreamExt as _};
 use crate::core::archive::{OffsetRange, OffsetRanges};
 use crate::core::jobs::log::sequence_of;
 use crate::core::jobs::{BatchVersion, Identity, IdentityMatch, JobHistory, SourceProgress};
-use crate::core::runs::{GivenOut, PublishedBatches, RunSpec, chunk_extent};
+use crate::core::runs::{Emission, GivenOut, PublishedBatches, RunSpec, chunk_extent};
 use crate::error::{Error, ErrorKind, Result};
 use crate::runtime::sinks::published::{WantedRows, rows_of};
 use crate::store::{FoundRun, JobId, JobStore, RunStore, StoredRun};
@@ -82,8 +82,10 @@ impl PublishedPast {
         let history = logs.jobs.history(logs.job).await?;
         let before = std::mem::take(&mut self.job);
         self.job = read_on((&logs.jobs, logs.job), &history, before, (logs, None)).await?;
-        // The rows that this run has written are of other results, if its key tells results apart.
-        let is_left_out = |run_id: &str| run_id == logs.spec.run_id && !logs.spec.options.overwrite;
+        // The rows that this run has written are of other results, if its key tells these apart: two records of one key have one time.
+        let is_apart =
+            matches!(logs.spec.emission, Emission::Time(_)) && !logs.spec.options.overwrite;
+        let is_left_out = |run_id: &str| is_apart && run_id == logs.spec.run_id;
         let is_over = |run_id: &str| self.runs.get(run_id).is_some_and(|log| log.is_over);
         let run_ids = logs.runs.run_ids().await?.into_iter();
         let open = run_ids.filter(|run_id| !is_left_out(run_id) && !is_over(run_id));
@@ -522,10 +524,16 @@ mod tests {
         assert_eq!(ranges(&past, 0), [(0, 5), (100, 103), (300, 303)]);
         assert_eq!(ranges(&past, 4), [(40, 45), (100, 103), (300, 303)]);
         // The rows of a run are no other rows for itself.
+        let of_beside = |spec: RunSpec| logs_of((&jobs, id), &runs, spec);
         let mut own = PublishedPast::default();
-        let of_beside = logs_of((&jobs, id), &runs, spec("beside"));
-        own.refresh(&of_beside).await.unwrap();
+        own.refresh(&of_beside(spec("beside"))).await.unwrap();
         assert_eq!(ranges(&own, 4), [(40, 45), (100, 103)]);
+        // But for one whose chunks may have one key.
+        let mut by_offsets = spec("beside");
+        by_offsets.emission = Emission::Offsets(Default::default());
+        let mut own = PublishedPast::default();
+        own.refresh(&of_beside(by_offsets)).await.unwrap();
+        assert_eq!(ranges(&own, 4), [(40, 45), (100, 103), (300, 303)]);
         // A run that cannot be read may have written rows of any time.
         assert!(readable(&past, 0, 9));
         let file = format!("runs/jobs/{}/spec.json", beside.id);
