@@ -450,10 +450,11 @@ fn not(marks: &BooleanArray) -> BooleanArray {
     BooleanArray::new(!marks.values(), None)
 }
 
-/// The error for a sink that has moved while a plan is applied.
+/// The error for rows that differ now and did not when the run was planned.
 fn moved_since(keys: u64) -> Error {
     Error::invalid(format!(
-        "other rows were published for {keys} keys since the run was planned: they are not overwritten"
+        "the plan does not show {keys} of the rows that the run would change now: the sink has changed since, or a table without versions \
+         that the run joins"
     ))
     .with_help("plan it again with another 'run_id'")
     .without_row()

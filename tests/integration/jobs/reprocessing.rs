@@ -427,7 +427,7 @@ fn run_5_rows_of_others_are_not_withdrawn_and_what_moved_since_the_plan_is_not_o
     let before = by_key(&past, "sessions");
     let refused = past.sql(&["APPLY RUN 'moved'"]);
     assert_eq!(refused.code, Some(1), "{refused:?}");
-    let said = "other rows were published for 1 keys since the run was planned";
+    let said = "the plan does not show 1 of the rows that the run would change now";
     assert!(refused.err.contains(said), "{}", refused.err);
     assert_eq!(by_key(&past, "sessions"), before);
 }
