@@ -16,6 +16,7 @@ mod laws;
 pub mod offset_chunks;
 pub mod offset_set;
 pub mod order;
+mod pinned_offsets;
 pub mod position;
 pub mod precedence;
 pub mod published;

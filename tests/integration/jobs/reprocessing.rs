@@ -35,15 +35,15 @@ const JOBS: [(&str, &str, &str); 3] = [
 ];
 
 /// Archived visits, and jobs over them that write to topics.
-struct Past {
-    pipeline: Pipeline,
+pub(super) struct Past {
+    pub(super) pipeline: Pipeline,
     /// The topics that the jobs write, by job.
     sinks: BTreeMap<&'static str, String>,
 }
 
 impl Past {
     /// `key` is the key of the sinks, as a part of their columns.
-    fn new(name: &str, key: &str) -> Self {
+    pub(super) fn new(name: &str, key: &str) -> Self {
         let pipeline = Pipeline::between_topics(name, 2);
         let (bootstrap, source) = (&pipeline.bootstrap, &pipeline.source);
         let mut tables = format!(
@@ -85,7 +85,7 @@ impl Past {
 
     /// A visit each second, of two keys; every ninth second there is none for four seconds, so that sessions end. With `late`, some come
     /// forty seconds late. Both partitions get visits of both keys, for one without any would hold back the watermark of all.
-    fn visit(&self, seconds: std::ops::Range<u32>, late: bool) {
+    pub(super) fn visit(&self, seconds: std::ops::Range<u32>, late: bool) {
         let mut visits = [vec![], vec![]];
         for n in seconds {
             let behind = if late && n % 11 == 3 { 40 } else { 0 };
@@ -124,7 +124,7 @@ impl Past {
         }
     }
 
-    fn sql(&self, statements: &[&str]) -> ProgramOutput {
+    pub(super) fn sql(&self, statements: &[&str]) -> ProgramOutput {
         self.pipeline.work.sql(&["tables.sql"], statements)
     }
 
@@ -149,8 +149,24 @@ impl Past {
         command.spawn().unwrap()
     }
 
+    /// Runs a statement in two processes that die at a step: in the first chunk, and in the second one after that.
+    pub(super) fn die_twice(&self, statement: &str, fail_point: &str) {
+        for time in 1..=2 {
+            let fail_point = match fail_point {
+                // A run is taken over once in each attempt.
+                "taken-over" => fail_point.to_owned(),
+                _ => format!("{fail_point}:{time}"),
+            };
+            let mut dying = self.process(statement);
+            dying.env("ANABRANCH_FAIL_POINT", &fail_point);
+            dying.stdout(Stdio::null()).stderr(Stdio::null());
+            let status = dying.status().unwrap();
+            assert_eq!(status.code(), None, "{fail_point}: it ended by itself");
+        }
+    }
+
     /// The rows of a query, sorted.
-    fn rows(&self, query: &str) -> Vec<String> {
+    pub(super) fn rows(&self, query: &str) -> Vec<String> {
         let printed = self.sql(&[query]).ok().out;
         let mut rows: Vec<String> = printed.lines().map(str::to_owned).collect();
         rows.sort_unstable();
@@ -190,8 +206,8 @@ impl Past {
     }
 }
 
-const FROM: &str = "2025-01-01T00:02:10";
-const TO: &str = "2025-01-01T00:03:20";
+pub(super) const FROM: &str = "2025-01-01T00:02:10";
+pub(super) const TO: &str = "2025-01-01T00:03:20";
 
 fn reprocess(job: &str, run_id: &str) -> String {
     format!(
@@ -274,19 +290,7 @@ fn run_2_a_run_that_dies_at_any_step_goes_on() {
     let expected = past.whole("sessions", FROM, TO);
     for fail_point in FAIL_POINTS {
         let order = reprocess("sessions", fail_point);
-        // In the first chunk, and in the second one after that.
-        for time in 1..=2 {
-            let fail_point = match fail_point {
-                // A run is taken over once in each attempt.
-                "taken-over" => fail_point.to_owned(),
-                _ => format!("{fail_point}:{time}"),
-            };
-            let mut dying = past.process(&order);
-            dying.env("ANABRANCH_FAIL_POINT", &fail_point);
-            dying.stdout(Stdio::null()).stderr(Stdio::null());
-            let status = dying.status().unwrap();
-            assert_eq!(status.code(), None, "{fail_point}: it ended by itself");
-        }
+        past.die_twice(&order, fail_point);
         past.sql(&[&format!("APPLY RUN '{fail_point}'")]).ok();
         let written = past.rows_of_run("sessions", fail_point);
         assert_eq!(written, expected, "{fail_point}");
@@ -546,4 +550,37 @@ fn run_5_a_run_writes_what_has_changed_and_withdraws_what_is_gone() {
     assert!(!past.rows(gone).is_empty());
     past.sql(&[&order("EMIT ALL WITH ('run_id' 'all')")]).ok();
     assert_eq!(by_key(&past, "sessions"), after);
+}
+
+#[test]
+fn run_5_rows_of_others_are_not_withdrawn_and_what_moved_since_the_plan_is_not_overwritten() {
+    let past = Past::new("run-others", ", PRIMARY KEY (k, s) NOT ENFORCED");
+    past.visit(0..120, false);
+    past.catch_up();
+    // Another writer has put a session into the range that the job does not give.
+    past.sql(&["INSERT INTO sessions_out VALUES \
+                (7, TIMESTAMP '2025-01-01T00:02:30', TIMESTAMP '2025-01-01T00:02:40', 1)"])
+        .ok();
+    let order = |run_id: &str| {
+        format!(
+            "REPROCESS JOB sessions FROM '{FROM}' TO '{TO}' \
+             WITH ('run_id' '{run_id}', 'withdraw' 'true', 'chunk' '10 seconds')"
+        )
+    };
+    let before = by_key(&past, "sessions");
+    past.sql(&[&order("others")]).ok();
+    assert_eq!(by_key(&past, "sessions"), before);
+    // A row that is the same by the plan is another one when it is applied.
+    past.sql(&[&format!("PLAN {}", order("moved"))]).ok();
+    past.sql(&[
+        "INSERT INTO sessions_out SELECT k, s, e, n + 1 FROM sessions_seen \
+                WHERE k = 0 AND s >= TIMESTAMP '2025-01-01T00:02:30' ORDER BY s LIMIT 1",
+    ])
+    .ok();
+    let before = by_key(&past, "sessions");
+    let refused = past.sql(&["APPLY RUN 'moved'"]);
+    assert_eq!(refused.code, Some(1), "{refused:?}");
+    let said = "the plan does not show 1 of the rows that the run would change now";
+    assert!(refused.err.contains(said), "{}", refused.err);
+    assert_eq!(by_key(&past, "sessions"), before);
 }
