@@ -109,7 +109,7 @@ pub use session::{
     SessionPartialExec, SessionWindow, session_aggregate_of, session_groups_of,
 };
 pub use side_output::{DISPOSITION, Disposition, LateColumns, SideOutput, side_rows, side_schema};
-pub use sql::{Walk, WalkMut, parse_table_argument, rewrite_window_calls};
+pub use sql::{Walk, WalkMut, expr_text, parse_table_argument, rewrite_window_calls};
 pub use times::{MicrosecondTime, calendar, with_microseconds};
 pub use unjoinable::ROWS_OF_QUERY;
 pub use values::{
