@@ -2,14 +2,16 @@
 
 use datafusion::common::tree_node::{Transformed, TreeNode as _};
 use datafusion::common::{DFSchema, Result, ScalarValue};
-use datafusion::logical_expr::utils::{conjunction, split_conjunction};
-use datafusion::logical_expr::{Expr, LogicalPlan, Operator, lit};
+use datafusion::logical_expr::utils::{conjunction, split_conjunction, split_conjunction_owned};
+use datafusion::logical_expr::{
+    Expr, LogicalPlan, Operator, TableProviderFilterPushDown, TableScan, lit,
+};
 
 use super::can_fail::{can_fail, may_fail};
 use super::conditions::{guard, is_outside, passes_matches};
 use crate::operands::{any_expr, has_part, inputs, map_named_expressions};
 
-/// Lets the conditions of a filter or join that can fail see only rows for which its other ones are true, and gives a CASE that
+/// Lets the conditions of a filter, join or scan that can fail see only rows for which its other ones are true, and gives a CASE that
 /// `GuardedConditions` has hidden from the optimizer its form back.
 ///
 /// To be called right before physical planning, on each operator: the optimizer moves conditions, and looks into those of plain form.
@@ -18,7 +20,6 @@ use crate::operands::{any_expr, has_part, inputs, map_named_expressions};
 ///
 /// None in practice: walks over expressions give results.
 pub fn with_guards(plan: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
-    // A table has accepted its conditions as they are.
     let is_hidden = !matches!(plan, LogicalPlan::TableScan(_))
         && any_expr(&plan, |expr| has_part(expr, is_hidden_case));
     let plan = match is_hidden {
@@ -55,7 +56,11 @@ fn in_turn(plan: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
         LogicalPlan::Join(join) if passes_matches(join) => join.filter.as_ref(),
         _ => None,
     };
-    let ordered = match condition {
+    let of_table = match &plan {
+        LogicalPlan::TableScan(scan) if may_order(scan)? => conjunction(scan.filters.clone()),
+        _ => None,
+    };
+    let ordered = match condition.or(of_table.as_ref()) {
         Some(condition) if may_fail(condition) => conditions_in_turn(condition, &inputs(&plan)?),
         _ => None,
     };
@@ -71,8 +76,23 @@ fn in_turn(plan: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
             join.filter = Some(ordered);
             LogicalPlan::Join(join)
         }
+        LogicalPlan::TableScan(mut scan) => {
+            scan.filters = split_conjunction_owned(ordered);
+            LogicalPlan::TableScan(scan)
+        }
         other => other,
     }))
+}
+
+/// Whether a scan has conditions that can fail, and all of these are evaluated again above it. A table that applies a condition alone
+/// gets the one that it agreed to.
+fn may_order(scan: &TableScan) -> Result<bool> {
+    let failing: Vec<&Expr> = scan.filters.iter().filter(|part| may_fail(part)).collect();
+    if failing.is_empty() || scan.filters.len() < 2 {
+        return Ok(false);
+    }
+    let by_table = scan.source.supports_filters_pushdown(&failing)?;
+    Ok(!by_table.contains(&TableProviderFilterPushDown::Exact))
 }
 
 /// The conditions that cannot fail, and for rows for which these are true the others, one after the other; `None` if nothing guards.
