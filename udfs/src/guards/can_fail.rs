@@ -301,3 +301,97 @@ fn physical_node_can_fail(part: &Arc<dyn PhysicalExpr>, columns: &Schema) -> boo
         || part.is::<NotExpr>()
         || part.is::<TryCastExpr>())
 }
+
+#[cfg(test)]
+mod tests {
+    use arrow::datatypes::{Field, TimeUnit};
+    use datafusion::functions::{datetime, string};
+    use datafusion::logical_expr::execution_props::ExecutionProps;
+    use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
+    use datafusion::logical_expr::{binary_expr, cast, col, lit, try_cast, when};
+    use datafusion::physical_expr::create_physical_expr;
+
+    use super::*;
+    use crate::checked::checked;
+
+    fn columns() -> DFSchema {
+        let time = DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()));
+        let columns = [
+            ("a", DataType::Int64),
+            ("b", DataType::Int64),
+            ("f", DataType::Float64),
+            ("s", DataType::Utf8),
+            ("t", time),
+        ];
+        let columns = columns.map(|(name, of)| Field::new(name, of, true));
+        DFSchema::try_from(Schema::new(columns.to_vec())).unwrap()
+    }
+
+    fn one() -> Expr {
+        lit(1_i64)
+    }
+
+    #[track_caller]
+    fn check(expr: &Expr, expected: bool) {
+        let columns = columns();
+        assert_eq!(can_fail(expr, &columns), expected, "{expr}");
+        assert!(may_fail(expr) || !expected, "{expr}");
+        let (props, context) = (ExecutionProps::new(), PhysicalPlanningContext::default());
+        let physical = create_physical_expr(expr, &columns, &props, &context).unwrap();
+        let can_fail = expr_can_fail(&physical, columns.as_arrow());
+        assert_eq!(can_fail, expected, "{physical}");
+    }
+
+    #[test]
+    fn comparisons_cannot_fail() {
+        let day = cast(col("t"), DataType::Date32);
+        for expr in [
+            col("a").gt(one()).and(col("a").eq(col("b"))),
+            col("s").like(lit("x%")).or(col("s").is_null()),
+            col("a").between(one(), lit(5_i64)),
+            col("a").in_list(vec![one(), lit(5_i64)], false),
+            cast(col("a"), DataType::Float64).lt(col("f")),
+            cast(col("a"), DataType::Utf8).eq(col("s")),
+            day.clone().eq(day),
+            try_cast(col("s"), DataType::Int64).eq(one()),
+            string::lower().call(vec![col("s")]).eq(lit("x")),
+            binary_expr(col("a"), Operator::Modulo, lit(2_i64)).eq(one()),
+            checked(col("f") / lit(0.0), &columns()).unwrap(),
+            checked(col("a") / lit(3_i64), &columns()).unwrap(),
+            when(col("a").gt(one()), col("b")).otherwise(one()).unwrap(),
+        ] {
+            check(&expr, false);
+        }
+    }
+
+    #[test]
+    fn division_arithmetic_casts_and_calls_can_fail() {
+        let quotient = || col("a") / col("b");
+        for expr in [
+            quotient(),
+            quotient().gt(one()),
+            one() / lit(0_i64),
+            binary_expr(col("a"), Operator::Modulo, lit(0_i64)),
+            checked(col("a") + one(), &columns()).unwrap(),
+            checked(col("a") / lit(-1_i64), &columns()).unwrap(),
+            cast(col("s"), DataType::Int64),
+            cast(col("a"), DataType::Int32),
+            datetime::to_date().call(vec![col("s")]),
+            binary_expr(col("s"), Operator::RegexMatch, col("s")),
+            when(col("b").not_eq(lit(0_i64)), quotient())
+                .otherwise(one())
+                .unwrap(),
+        ] {
+            check(&expr, true);
+        }
+    }
+
+    #[test]
+    fn constants_are_evaluated_before_there_are_rows() {
+        let time = DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()));
+        let expr = col("t").gt_eq(cast(lit("2026-01-01"), time));
+        assert!(!can_fail(&expr, &columns()));
+        let expr = col("a").gt(checked(one() + one(), &columns()).unwrap());
+        assert!(!can_fail(&expr, &columns()));
+    }
+}

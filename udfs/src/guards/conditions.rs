@@ -368,3 +368,174 @@ fn is_join_key(condition: &Expr) -> bool {
     let (left, right) = (tables_of(left), tables_of(right));
     !left.is_empty() && !right.is_empty() && left.is_disjoint(&right)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use arrow::datatypes::{Field, Schema};
+    use datafusion::functions::{core, math};
+    use datafusion::logical_expr::simplify::SimplifyContext;
+    use datafusion::logical_expr::{LogicalPlanBuilder, cast, col, table_scan, when};
+    use datafusion::optimizer::OptimizerContext;
+    use datafusion::optimizer::simplify_expressions::ExprSimplifier;
+
+    use super::*;
+
+    fn schema() -> Schema {
+        let columns = [
+            ("a", DataType::Int64),
+            ("b", DataType::Int64),
+            ("f", DataType::Float64),
+            ("s", DataType::Utf8),
+        ];
+        Schema::new(
+            columns
+                .map(|(name, of)| Field::new(name, of, true))
+                .to_vec(),
+        )
+    }
+
+    fn columns() -> DFSchema {
+        DFSchema::try_from(schema()).unwrap()
+    }
+
+    fn is_set() -> Expr {
+        col("b").not_eq(lit(0_i64))
+    }
+
+    fn is_positive() -> Expr {
+        col("a").gt(lit(1_i64))
+    }
+
+    fn is_large() -> Expr {
+        (lit(10_i64) / col("b")).gt(lit(1_i64))
+    }
+
+    /// The guarded expression, which simplification and another run leave as it is.
+    fn text(expr: Expr) -> String {
+        let columns = columns();
+        let guarded_once = guarded(expr, &columns).unwrap();
+        let again = guarded(guarded_once.clone(), &columns).unwrap();
+        assert_eq!(again, guarded_once);
+        let context = SimplifyContext::builder().with_schema(Arc::new(columns));
+        let simplified = ExprSimplifier::new(context.build()).simplify(again.clone());
+        assert_eq!(simplified.unwrap(), again);
+        again.to_string()
+    }
+
+    #[test]
+    fn a_case_of_boolean_keeps_guarding() {
+        let expr = when(is_set(), is_large()).otherwise(lit(false)).unwrap();
+        assert_eq!(
+            text(expr),
+            "CASE Boolean(true) WHEN b != Int64(0) THEN Int64(10) / b > Int64(1) ELSE Boolean(false) END"
+        );
+        let expr = when(is_positive(), lit("x"))
+            .when(is_large(), lit("y"))
+            .end()
+            .unwrap();
+        assert_eq!(
+            text(expr),
+            "CASE Boolean(true) WHEN a > Int64(1) THEN Utf8(\"x\") WHEN Int64(10) / b > Int64(1) THEN Utf8(\"y\") END"
+        );
+    }
+
+    #[test]
+    fn functions_of_which_the_engine_makes_a_case_keep_guarding() {
+        let expr = core::coalesce().call(vec![is_positive(), is_large()]);
+        assert_eq!(
+            text(expr.clone()),
+            "CASE Boolean(true) WHEN a > Int64(1) IS NOT NULL THEN a > Int64(1) ELSE Int64(10) / b > Int64(1) END"
+        );
+        let nvl = core::nvl().call(vec![is_positive(), is_large()]);
+        assert_eq!(text(nvl), text(expr));
+        let expr = core::nvl2().call(vec![is_positive(), is_large(), lit(false)]);
+        assert_eq!(
+            text(expr),
+            "CASE Boolean(true) WHEN a > Int64(1) IS NOT NULL THEN Int64(10) / b > Int64(1) ELSE Boolean(false) END"
+        );
+    }
+
+    #[test]
+    fn what_cannot_fail_stays() {
+        let columns = columns();
+        for expr in [
+            when(is_set(), is_positive()).otherwise(lit(false)).unwrap(),
+            // The first condition is evaluated for all rows.
+            when(is_large(), is_positive())
+                .otherwise(lit(false))
+                .unwrap(),
+            // The engine keeps a CASE of numbers.
+            when(is_set(), lit(10_i64) / col("b"))
+                .otherwise(col("a"))
+                .unwrap(),
+            core::coalesce().call(vec![is_positive(), is_set()]),
+            core::coalesce().call(vec![col("a"), lit(10_i64) / col("b")]),
+            is_set().and(is_large()),
+        ] {
+            assert_eq!(guarded(expr.clone(), &columns).unwrap(), expr);
+        }
+    }
+
+    #[test]
+    fn a_value_that_changes_is_evaluated_once() {
+        let random = || math::random().call(vec![]);
+        let expr = core::coalesce().call(vec![col("f"), random(), lit(1.0)]);
+        let guarded = guarded(expr, &columns()).unwrap().to_string();
+        assert_eq!(
+            guarded,
+            "CASE WHEN f IS NOT NULL THEN f ELSE first_not_null(random(), Float64(1)) END"
+        );
+    }
+
+    #[test]
+    fn parts_of_a_condition_guard_those_after_them() {
+        let condition = is_positive().and(is_set()).and(is_large());
+        let expr = when(condition, col("a")).otherwise(col("b")).unwrap();
+        assert_eq!(
+            text(expr),
+            "CASE WHEN CASE Boolean(true) WHEN a > Int64(1) AND b != Int64(0) THEN Int64(10) / b > Int64(1) \
+             ELSE Boolean(false) END THEN a ELSE b END"
+        );
+        let condition = col("b").eq(lit(0_i64)).or(is_large());
+        let expr = when(condition, col("a")).otherwise(col("b")).unwrap();
+        assert_eq!(
+            text(expr),
+            "CASE WHEN CASE Boolean(true) WHEN b = Int64(0) THEN Boolean(true) ELSE Int64(10) / b > Int64(1) END \
+             THEN a ELSE b END"
+        );
+    }
+
+    fn over_two_tables(condition: Expr) -> Transformed<String> {
+        let table = |name: &str| {
+            let scan = table_scan(Some(name), &schema(), None).unwrap();
+            scan.build().unwrap()
+        };
+        let plan = LogicalPlanBuilder::from(table("t"));
+        let plan = plan.cross_join(table("u")).unwrap();
+        let plan = plan.filter(condition).unwrap().build().unwrap();
+        let changed = GuardedConditions.rewrite(plan, &OptimizerContext::new());
+        changed
+            .unwrap()
+            .update_data(|plan| plan.display_indent().to_string())
+    }
+
+    #[test]
+    fn conditions_over_other_tables_guard() {
+        let number = || cast(col("u.s"), DataType::Int64);
+        let plan = over_two_tables(col("t.a").eq(lit(1_i64)).and(number().gt(lit(3_i64))));
+        assert!(plan.transformed);
+        let expected = "Filter: t.a = Int64(1) AND CASE Boolean(true) WHEN t.a = Int64(1) THEN CAST(u.s AS Int64) > Int64(3) ELSE Boolean(false) END";
+        assert!(plan.data.starts_with(expected), "{}", plan.data);
+        for condition in [
+            col("u.a").eq(lit(1_i64)).and(number().gt(lit(3_i64))),
+            col("t.a").eq(col("u.a")).and(number().gt(lit(3_i64))),
+            col("t.a").eq(lit(1_i64)).and(number().eq(col("t.b"))),
+            number().gt(lit(3_i64)).and(col("t.a").eq(lit(1_i64))),
+        ] {
+            let plan = over_two_tables(condition);
+            assert!(!plan.transformed, "{}", plan.data);
+        }
+    }
+}
