@@ -122,3 +122,96 @@ fn is_above_filter(plan: &Arc<dyn ExecutionPlan>) -> bool {
     });
     is_found || walked.is_err()
 }
+
+#[cfg(test)]
+mod tests {
+    use datafusion::arrow::array::{ArrayRef, Int64Array, RecordBatch};
+    use datafusion::arrow::util::pretty::pretty_format_batches;
+    use datafusion::datasource::memory::MemorySourceConfig;
+    use datafusion::execution::TaskContext;
+    use datafusion::logical_expr::Operator;
+    use datafusion::physical_expr::PhysicalExpr;
+    use datafusion::physical_expr::expressions::{binary, col, lit};
+    use datafusion::physical_plan::projection::ProjectionExpr;
+    use datafusion::physical_plan::{collect, displayable};
+
+    use super::*;
+
+    /// Rows of three columns whose `b` is not 0.
+    fn filtered() -> Arc<dyn ExecutionPlan> {
+        let column = |values: [i64; 2]| Arc::new(Int64Array::from(values.to_vec())) as ArrayRef;
+        let columns = [
+            ("a", column([1, 2])),
+            ("b", column([0, 5])),
+            ("c", column([3, 4])),
+        ];
+        let rows = RecordBatch::try_from_iter(columns).unwrap();
+        let schema = rows.schema();
+        let rows = MemorySourceConfig::try_new_exec(&[vec![rows]], Arc::clone(&schema), None);
+        let b = col("b", &schema).unwrap();
+        let is_set = binary(b, Operator::NotEq, lit(0_i64), &schema).unwrap();
+        Arc::new(FilterExec::try_new(is_set, rows.unwrap()).unwrap())
+    }
+
+    /// `b` and a number that is computed from it.
+    fn computed(input: Arc<dyn ExecutionPlan>, op: Operator) -> Arc<dyn ExecutionPlan> {
+        let columns = input.schema();
+        let b = || col("b", &columns).unwrap();
+        let number = binary(lit(10_i64), op, b(), &columns).unwrap();
+        projected(vec![(b(), "b"), (number, "q")], input)
+    }
+
+    fn projected(
+        exprs: Vec<(Arc<dyn PhysicalExpr>, &str)>,
+        input: Arc<dyn ExecutionPlan>,
+    ) -> Arc<dyn ExecutionPlan> {
+        let exprs = exprs.into_iter().map(|(expr, alias)| ProjectionExpr {
+            expr,
+            alias: alias.to_owned(),
+        });
+        let exprs: Vec<ProjectionExpr> = exprs.collect();
+        Arc::new(ProjectionExec::try_new(exprs, input).unwrap())
+    }
+
+    fn optimized(
+        rule: &dyn PhysicalOptimizerRule,
+        plan: Arc<dyn ExecutionPlan>,
+    ) -> Arc<dyn ExecutionPlan> {
+        rule.optimize(plan, &ConfigOptions::default()).unwrap()
+    }
+
+    fn shown(plan: &Arc<dyn ExecutionPlan>) -> String {
+        displayable(plan.as_ref()).indent(false).to_string()
+    }
+
+    #[tokio::test]
+    async fn a_division_stays_above_its_filter() {
+        let rule = GuardedProjections::default();
+        let quotient = || computed(filtered(), Operator::Divide);
+        let several = |plan: Arc<dyn ExecutionPlan>| {
+            let q = col("q", &plan.schema()).unwrap();
+            projected(vec![(q, "q")], plan)
+        };
+        for (plan, expected) in [(quotient(), "| 5 | 2 |"), (several(quotient()), "| 2 |")] {
+            // The engine's rule runs twice as well.
+            let plan = optimized(&rule, optimized(&rule, plan));
+            let text = shown(&plan);
+            let filter = text.lines().position(|line| line.contains("FilterExec"));
+            let division = text.lines().position(|line| line.contains("10 / b"));
+            assert!(division.unwrap() < filter.unwrap(), "{text}");
+            assert!(text.contains("projection=[b@1]"), "{text}");
+            let rows = collect(plan, Arc::new(TaskContext::default())).await.unwrap();
+            let rows = pretty_format_batches(&rows).unwrap().to_string();
+            assert!(rows.contains(expected), "{rows}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_fail_is_moved_as_the_engine_does() {
+        let sum = || computed(filtered(), Operator::Plus);
+        let moved = optimized(&GuardedProjections::default(), sum());
+        let engine = optimized(&ProjectionPushdown::new(), sum());
+        assert_eq!(shown(&moved), shown(&engine));
+        assert!(shown(&moved).starts_with("FilterExec"), "{}", shown(&moved));
+    }
+}
