@@ -200,7 +200,9 @@ mod tests {
             let division = text.lines().position(|line| line.contains("10 / b"));
             assert!(division.unwrap() < filter.unwrap(), "{text}");
             assert!(text.contains("projection=[b@1]"), "{text}");
-            let rows = collect(plan, Arc::new(TaskContext::default())).await.unwrap();
+            let rows = collect(plan, Arc::new(TaskContext::default()))
+                .await
+                .unwrap();
             let rows = pretty_format_batches(&rows).unwrap().to_string();
             assert!(rows.contains(expected), "{rows}");
         }

@@ -16,6 +16,15 @@ use super::first_not_null::first_not_null;
 use crate::checked::type_of;
 use crate::operands::{any_expr, has_part, inputs, map_named_expressions, subquery_of};
 
+/// Conditions that guard each other are nested: more that can fail are evaluated for the same rows.
+pub(super) const MOST_NESTED: usize = 16;
+
+/// Parts of a condition that are put in order: each makes the expression deeper.
+const MOST_PARTS: usize = 100;
+
+/// Copies of guards in the conditions of one filter or join.
+const MOST_COPIES: usize = 64;
+
 /// Lets CASE, `coalesce`, `nvl` and `nvl2` keep guarding, and AND and OR guard in conditions that can fail. Runs before expressions are
 /// simplified.
 #[derive(Debug)]
@@ -192,7 +201,7 @@ fn guarded_choice(call: ScalarFunction, columns: &DFSchema) -> Transformed<Expr>
         }
         Choice::BySecond => match <[Expr; 3]>::try_from(call.args) {
             Ok([of, value, other]) => {
-                let branches = VecDeque::from([(Box::new(of.is_not_null()), Box::new(value))]);
+                let branches = vec![(Box::new(of.is_not_null()), Box::new(value))];
                 Transformed::yes(case(base, branches, other))
             }
             Err(args) => Transformed::no(Expr::ScalarFunction(ScalarFunction {
@@ -203,31 +212,28 @@ fn guarded_choice(call: ScalarFunction, columns: &DFSchema) -> Transformed<Expr>
     }
 }
 
-type Branches = VecDeque<(Box<Expr>, Box<Expr>)>;
+/// What follows WHEN and THEN.
+type Branch = (Box<Expr>, Box<Expr>);
 
-/// The first of the values that is not NULL, or else the last one.
-fn first_value(values: Vec<Expr>, last: Expr, base: Option<Box<Expr>>) -> Expr {
-    let mut rest = last;
-    let mut branches = Branches::new();
-    for value in values.into_iter().rev() {
-        if value.is_volatile() {
-            let after = case(base.clone(), std::mem::take(&mut branches), rest);
-            rest = first_not_null(value, after);
-        } else {
-            let is_value = Box::new(value.clone().is_not_null());
-            branches.push_front((is_value, Box::new(value)));
-        }
-    }
-    case(base, branches, rest)
+/// The first of the values that is not NULL, or else the last one. From the first one on that changes by itself, all are evaluated.
+fn first_value(mut values: Vec<Expr>, last: Expr, base: Option<Box<Expr>>) -> Expr {
+    let changing = values.iter().position(Expr::is_volatile);
+    let mut rest = values.split_off(changing.unwrap_or(values.len()));
+    let branches = values.into_iter().map(|value| {
+        let is_value = Box::new(value.clone().is_not_null());
+        (is_value, Box::new(value))
+    });
+    rest.push(last);
+    case(base, branches.collect(), first_not_null(rest))
 }
 
 /// A CASE with these branches; without branches, what follows ELSE.
-fn case(base: Option<Box<Expr>>, branches: Branches, other: Expr) -> Expr {
+fn case(base: Option<Box<Expr>>, branches: Vec<Branch>, other: Expr) -> Expr {
     match branches.is_empty() {
         true => other,
         false => Expr::Case(Case {
             expr: base,
-            when_then_expr: branches.into(),
+            when_then_expr: branches,
             else_expr: Some(Box::new(other)),
         }),
     }
@@ -244,7 +250,12 @@ fn in_order(condition: Expr, columns: &DFSchema) -> Transformed<Expr> {
     if has_part(&condition, is_outside) || !can_fail(&condition, columns) {
         return Transformed::no(condition);
     }
-    let parts = split_binary_owned(condition.clone(), op).into_iter();
+    let parts = split_binary_owned(condition.clone(), op);
+    let failing = parts.iter().filter(|part| can_fail(part, columns));
+    if failing.count() > MOST_NESTED || parts.len() > MOST_PARTS {
+        return Transformed::no(condition);
+    }
+    let parts = parts.into_iter();
     let mut is_changed = false;
     let parts = parts.map(|part| {
         let part = in_order(part, columns);
@@ -291,8 +302,8 @@ fn both(left: Expr, op: Operator, right: Expr) -> Expr {
 pub(super) fn guard(first: Expr, op: Operator, second: Expr, base: Option<Box<Expr>>) -> Expr {
     let first = Box::new(first);
     match op {
-        Operator::Or => case(base, [(first, Box::new(lit(true)))].into(), second),
-        _ => case(base, [(first, Box::new(second))].into(), lit(false)),
+        Operator::Or => case(base, vec![(first, Box::new(lit(true)))], second),
+        _ => case(base, vec![(first, Box::new(second))], lit(false)),
     }
 }
 
@@ -314,7 +325,7 @@ fn across_tables(condition: &Expr, columns: &DFSchema) -> Option<Expr> {
     if !may_fail(condition) {
         return None;
     }
-    let mut is_changed = false;
+    let (mut is_changed, mut copies) = (false, 0);
     let mut done: Vec<Expr> = vec![];
     let mut guards: Vec<(&Expr, HashSet<Option<&TableReference>>)> = vec![];
     for part in split_conjunction(condition) {
@@ -337,7 +348,10 @@ fn across_tables(condition: &Expr, columns: &DFSchema) -> Option<Expr> {
             _ => Transformed::no(part.clone()),
         };
         let others = guards.iter().filter(|(_, of)| !of.is_subset(&tables));
-        let others = conjunction(others.map(|(guard, _)| (*guard).clone()));
+        let others = others.take(MOST_COPIES.saturating_sub(copies));
+        let others: Vec<Expr> = others.map(|(guard, _)| (*guard).clone()).collect();
+        copies += others.len();
+        let others = conjunction(others);
         is_changed |= ordered.transformed || others.is_some();
         done.push(match others {
             Some(others) => {

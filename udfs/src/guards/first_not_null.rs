@@ -1,10 +1,11 @@
-//! `first_not_null(value, other)` is `coalesce(value, other)`, with each argument evaluated once.
+//! `first_not_null(value, other, …)` is `coalesce(value, other, …)`, with each argument evaluated once.
 //!
 //! The engine makes `CASE WHEN value IS NOT NULL THEN value ELSE other END` of `coalesce`. A value such as `random()` would be another
 //! one in each of the two places, and NULL where it was not NULL before.
 
 use std::sync::Arc;
 
+use arrow::array::ArrayRef;
 use arrow::compute::is_not_null;
 use arrow::compute::kernels::zip::zip;
 use arrow::datatypes::{DataType, Field, FieldRef};
@@ -19,17 +20,25 @@ use crate::operands::{are_scalars, scalar_or_array};
 /// The name of the function.
 pub(super) const FIRST_NOT_NULL: &str = "first_not_null";
 
-/// A call of the function; both arguments have one type.
-pub(super) fn first_not_null(value: Expr, other: Expr) -> Expr {
-    let function = ScalarUDF::from(FirstNotNull {
-        signature: Signature::any(2, Volatility::Immutable),
-    });
-    function.call(vec![value, other])
+/// A call of the function over values of one type; a single value stays as it is.
+pub(super) fn first_not_null(mut values: Vec<Expr>) -> Expr {
+    match values.len() {
+        1 => values.remove(0),
+        _ => ScalarUDF::from(FirstNotNull::new()).call(values),
+    }
 }
 
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct FirstNotNull {
     signature: Signature,
+}
+
+impl FirstNotNull {
+    fn new() -> Self {
+        Self {
+            signature: Signature::variadic_any(Volatility::Immutable),
+        }
+    }
 }
 
 impl ScalarUDFImpl for FirstNotNull {
@@ -42,11 +51,8 @@ impl ScalarUDFImpl for FirstNotNull {
     }
 
     fn return_type(&self, types: &[DataType]) -> Result<DataType> {
-        match types {
-            [DataType::Null, other] => Ok(other.clone()),
-            [value, _] => Ok(value.clone()),
-            _ => internal_err!("{FIRST_NOT_NULL} takes two values"),
-        }
+        let known = types.iter().find(|of| !of.is_null());
+        Ok(known.cloned().unwrap_or(DataType::Null))
     }
 
     fn return_field_from_args(&self, args: ReturnFieldArgs) -> Result<FieldRef> {
@@ -60,22 +66,27 @@ impl ScalarUDFImpl for FirstNotNull {
     }
 
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
-        let [value, other] = args.args.as_slice() else {
-            return internal_err!("{FIRST_NOT_NULL} takes two values");
-        };
-        let is_scalar = are_scalars([value, other]);
+        let is_scalar = are_scalars(&args.args);
         let rows = if is_scalar { 1 } else { args.number_rows };
         let result = args.return_field.data_type();
-        let value = value.cast_to(result, None)?.to_array(rows)?;
-        let other = other.cast_to(result, None)?.to_array(rows)?;
-        let chosen = zip(&is_not_null(&value)?, &value, &other)?;
-        scalar_or_array(chosen, is_scalar)
+        let mut chosen: Option<ArrayRef> = None;
+        for value in &args.args {
+            let value = value.cast_to(result, None)?.to_array(rows)?;
+            chosen = Some(match chosen {
+                Some(chosen) => zip(&is_not_null(&chosen)?, &chosen, &value)?,
+                None => value,
+            });
+        }
+        match chosen {
+            Some(chosen) => scalar_or_array(chosen, is_scalar),
+            None => internal_err!("{FIRST_NOT_NULL} takes values"),
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use arrow::array::{ArrayRef, AsArray, Int64Array};
+    use arrow::array::{AsArray, Int64Array};
     use arrow::datatypes::Int64Type;
     use datafusion::common::ScalarValue;
     use datafusion::config::ConfigOptions;
@@ -83,9 +94,7 @@ mod tests {
     use super::*;
 
     fn first(value: ColumnarValue, other: ColumnarValue, rows: usize) -> ColumnarValue {
-        let function = FirstNotNull {
-            signature: Signature::any(2, Volatility::Immutable),
-        };
+        let function = FirstNotNull::new();
         let field = |value: &ColumnarValue| Arc::new(Field::new("x", value.data_type(), true));
         let arg_fields = vec![field(&value), field(&other)];
         let types: Vec<DataType> = arg_fields.iter().map(|of| of.data_type().clone()).collect();

@@ -8,7 +8,7 @@ use datafusion::logical_expr::{
 };
 
 use super::can_fail::{can_fail, may_fail};
-use super::conditions::{guard, is_outside, passes_matches};
+use super::conditions::{MOST_NESTED, guard, is_outside, passes_matches};
 use crate::operands::{any_expr, has_part, inputs, map_named_expressions};
 
 /// Lets the conditions of a filter, join or scan that can fail see only rows for which its other ones are true, and gives a CASE that
@@ -112,10 +112,14 @@ fn conditions_in_turn(condition: &Expr, columns: &DFSchema) -> Option<Expr> {
         return None;
     }
     let is_alone = failing.len() == 1 && guards.is_none();
-    let mut failing = failing.into_iter().rev().cloned();
-    let last = failing.next().filter(|_| !is_alone)?;
+    if is_alone {
+        return None;
+    }
+    let mut failing: Vec<Expr> = failing.into_iter().cloned().collect();
+    let rest = failing.split_off(failing.len().min(MOST_NESTED));
+    let last = conjunction(rest).or_else(|| failing.pop())?;
     let then = |rest: Expr, part: Expr| guard(part, Operator::And, rest, None);
-    let failing = failing.fold(last, then);
+    let failing = failing.into_iter().rev().fold(last, then);
     let failing = match guards {
         Some(guards) => then(failing, guards),
         None => failing,
