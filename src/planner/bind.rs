@@ -14,7 +14,9 @@ use crate::planner::ast::{
     ColumnKind, JobStatement, ParsedStatement, RunStatement, Statement, TableOption, TextValue,
 };
 use crate::planner::bound_text::BoundText;
-use crate::planner::script::RawStatement;
+use crate::planner::parse::parse_statement;
+use crate::planner::script::{RawStatement, Script};
+use crate::planner::statement_class::StatementClass;
 use crate::planner::value::BoundValue;
 
 /// Values for `$name`, and which of them were used.
@@ -137,7 +139,7 @@ impl Parameters {
     }
 
     /// Binds every `$name` of the statement; returns its text with the values as literals, for a parser that reads the text
-    /// again.
+    /// again. A definition keeps that text: it must not ask for values again.
     ///
     /// # Errors
     /// A parameter without a value, with its place.
@@ -151,14 +153,23 @@ impl Parameters {
             Token::Placeholder(name) => Some((name, token.span)),
             _ => None,
         });
+        let mut has_parameters = false;
         for (name, span) in placeholders {
+            has_parameters = true;
             // A value whose place the syntax tree does not hold.
             if !self.bound.contains_key(&span.start) {
                 let value = self.lookup(name).map_err(|error| error.at(span))?.value();
                 self.bound.insert(span.start, value);
             }
         }
-        Ok(BoundText::new(raw, &self.bound))
+        let bound = BoundText::new(raw, &self.bound);
+        if has_parameters && parsed.effect.class == StatementClass::Definition {
+            let kept = Script::new("bound", bound.text()).split()?;
+            if let [kept] = kept.as_slice() {
+                parsed.text = parse_statement(kept)?.text;
+            }
+        }
+        Ok(bound)
     }
 
     fn job(&mut self, job: &mut JobStatement) -> Result<()> {
@@ -403,7 +414,6 @@ fn is_number(value: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::planner::{Script, parse_statement};
 
     fn bind(sql: &str, values: &[(&str, &str)]) -> Result<String> {
         let raw = Script::new("t", sql).split()?.remove(0);
@@ -443,6 +453,24 @@ mod tests {
             .unwrap(),
             "INSERT INTO t VALUES (true, '7')"
         );
+    }
+
+    #[test]
+    fn definitions_keep_the_values_of_their_parameters() {
+        let kept = |sql: &str| {
+            let raw = Script::new("t", sql).split().unwrap().remove(0);
+            let mut parsed = parse_statement(&raw).unwrap();
+            let mut parameters = Parameters::default();
+            parameters.set("n", "3");
+            parameters.bind_text(&raw, &mut parsed).unwrap();
+            parsed.text
+        };
+        let job = |n: &str| format!("CREATE JOB j AS INSERT INTO s SELECT * FROM t WHERE v > {n}");
+        assert_eq!(kept(&job("$n")), job(" 3").as_str());
+        let view = "CREATE VIEW v AS SELECT 1 AS n";
+        assert_eq!(kept(view), view);
+        // What is not kept is shown as it was typed.
+        assert_eq!(kept("SELECT $n"), "SELECT $n");
     }
 
     #[test]

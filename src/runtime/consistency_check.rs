@@ -537,8 +537,8 @@ mod tests {
     use crate::core::jobs::{LogEntry, RunEvent};
     use crate::core::runs::PublishedBatches;
 
-    #[tokio::test]
-    async fn a_damaged_file_of_published_rows_is_reported() {
+    /// A data directory with one job.
+    async fn one_job() -> (tempfile::TempDir, DataDir, JobStore, JobId) {
         let folder = tempfile::tempdir().unwrap();
         let dir = DataDir::open(&folder.path().display().to_string()).unwrap();
         let store = JobStore::new(dir.clone());
@@ -549,6 +549,12 @@ mod tests {
             at: 0,
         };
         let id = store.create(&created, "j").await.unwrap().unwrap();
+        (folder, dir, store, id)
+    }
+
+    #[tokio::test]
+    async fn a_damaged_file_of_published_rows_is_reported() {
+        let (folder, dir, store, id) = one_job().await;
         let published = PublishedBatches::default();
         for number in [3, 5] {
             store.put_published(id, number, &published).await.unwrap();
@@ -631,16 +637,7 @@ mod tests {
     /// A file of a newer program is not damaged, and its loss is not told.
     #[tokio::test]
     async fn a_file_of_a_newer_program_is_reported_as_newer() {
-        let folder = tempfile::tempdir().unwrap();
-        let dir = DataDir::open(&folder.path().display().to_string()).unwrap();
-        let store = JobStore::new(dir.clone());
-        let created = LogEntry::Created {
-            name: "j".into(),
-            text: String::new(),
-            tables: vec![],
-            at: 0,
-        };
-        let id = store.create(&created, "j").await.unwrap().unwrap();
+        let (folder, dir, store, id) = one_job().await;
         let committed = LogEntry::Committed {
             batch: 1,
             version: "0000000001-v".into(),

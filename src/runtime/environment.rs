@@ -2,6 +2,9 @@
 
 use std::fmt::Debug;
 use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
 
 use crate::core::jobs::{BatchVersion, Partitions, Startup};
 use crate::error::Result;
@@ -13,6 +16,9 @@ use crate::runtime::source::JobSources;
 use crate::runtime::sources;
 use crate::store::JobId;
 use crate::streaming::JobQuery;
+
+/// How often a batch that gives way to another job looks whether it may go on.
+pub(super) const GIVES_WAY: Duration = Duration::from_secs(1);
 
 /// The outside world of a runner. A runner acts on the world and observes it only through this environment or through its
 /// store.
@@ -41,6 +47,7 @@ impl Environment {
 }
 
 /// Opens the tables of a job for its runner.
+#[async_trait]
 pub(super) trait JobTables: Debug + Send + Sync {
     /// The sources of a query. `startup` says where a job begins that has not read them, instead of the options of the tables.
     ///
@@ -59,6 +66,11 @@ pub(super) trait JobTables: Debug + Send + Sync {
     /// Whether they are those of a reprocessing run, and not of a job.
     fn are_of_run(&self) -> bool {
         false
+    }
+
+    /// Why the next batch waits although it is due, if it does: the chunks of a run give way to its job.
+    async fn wait_reason(&self) -> Option<String> {
+        None
     }
 
     /// The partitions that count for a job's event time: `there` are the existing ones, `last` is the last version. A simulation

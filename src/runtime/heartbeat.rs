@@ -33,6 +33,7 @@ impl HeartbeatTask {
                 owner: self.owner.clone(),
                 waiting: self.statuses.waiting(&self.name),
                 opening: false,
+                backlog: self.statuses.backlog(&self.name),
                 at: now(),
             };
             let is_due = said.as_ref().is_none_or(|said| {

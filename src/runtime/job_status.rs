@@ -50,6 +50,8 @@ pub struct JobStatus {
     pub report: RunReport,
     /// Records in the sources that no batch has read.
     pub lag: u64,
+    /// Records that were there when the last batch was chosen, and that it leaves to later ones; none before the first look.
+    pub backlog: Option<u64>,
     /// How long the last batch took.
     pub last_batch: Duration,
     /// The watermark of a job with windows, in microseconds since 1970 UTC.
@@ -78,6 +80,11 @@ impl JobStatuses {
     /// The reason why a job waits, if it does.
     pub(super) fn waiting(&self, job: &str) -> Option<String> {
         self.lock().get(job)?.waiting.clone()
+    }
+
+    /// The records that the last batch of a job has left in the sources, if it has looked at them.
+    pub(super) fn backlog(&self, job: &str) -> Option<u64> {
+        self.lock().get(job)?.backlog
     }
 
     pub(super) fn update(&self, job: &str, change: impl FnOnce(&mut JobStatus)) {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::core::jobs::{BatchVersion, PartitionEnds, Partitions};
+use crate::core::jobs::{BatchVersion, PartitionEnds, Partitions, PlannedRange};
 use crate::runtime::source::SourcePlans;
 
 /// Start and end offsets of the partitions of a job's sources, by table.
@@ -57,4 +57,68 @@ pub(super) fn lags<'a>(
             (table.as_str(), ends.partition, lag)
         })
     })
+}
+
+/// How many records up to `ends` a batch of these ranges leaves in the partitions that it reads. Those that wait for others in event time
+/// are not read, and do not count.
+pub(super) fn left_by(planned: &BTreeMap<String, Vec<PlannedRange>>, ends: &SourceEnds) -> u64 {
+    let of_tables = planned.iter().filter_map(|(table, ranges)| {
+        let ends = ends.get(table)?;
+        // A plan has the ranges of its partitions in the order of their ends.
+        let read = ranges
+            .iter()
+            .zip(ends)
+            .filter(|(range, ends)| range.start < range.end && range.end < ends.high);
+        let left = read.map(|(range, ends)| match ends.unread {
+            // Offsets of files do not count their rows.
+            Some(unread) => unread,
+            None => u64::try_from(ends.high - range.end).unwrap_or(0),
+        });
+        Some(left.sum::<u64>())
+    });
+    of_tables.sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_batch_leaves_is_counted_where_it_reads() {
+        let ends = |partition, unread| PartitionEnds {
+            partition,
+            low: 0,
+            high: 100,
+            latest: 100,
+            unread,
+            behind_hole: None,
+        };
+        let range = |partition, start, end| PlannedRange {
+            partition,
+            start,
+            end,
+        };
+        let ends = SourceEnds::from([
+            (
+                "t".to_owned(),
+                vec![ends(0, None), ends(1, None), ends(2, None)],
+            ),
+            ("files".to_owned(), vec![ends(0, Some(7))]),
+        ]);
+        let planned = |of_t: [(i64, i64); 3], of_files: (i64, i64)| {
+            let of_t = (0..).zip(of_t);
+            let of_t = of_t.map(|(partition, (start, end))| range(partition, start, end));
+            let of_t: Vec<PlannedRange> = of_t.collect();
+            BTreeMap::from([
+                ("t".to_owned(), of_t),
+                ("files".to_owned(), vec![range(0, of_files.0, of_files.1)]),
+            ])
+        };
+        // The second is read to its end, and the third waits.
+        let left = left_by(&planned([(0, 60), (90, 100), (5, 5)], (0, 100)), &ends);
+        assert_eq!(left, 40);
+        let left = left_by(&planned([(0, 100), (90, 99), (99, 100)], (0, 50)), &ends);
+        assert_eq!(left, 8);
+        assert_eq!(left_by(&BTreeMap::new(), &ends), 0);
+    }
 }

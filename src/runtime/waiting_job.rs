@@ -115,6 +115,7 @@ impl Jobs {
             owner: owner(),
             waiting: waiting.clone(),
             opening: true,
+            backlog: None,
             at: now(),
         };
         let is_waiting = waiting.is_some();

@@ -35,6 +35,8 @@ pub struct RunRow {
     pub owner: Option<String>,
     /// When a process that writes it has last said so.
     pub heartbeat_at: Option<i64>,
+    /// What that process waits for, if it does.
+    pub waiting: Option<String>,
     /// Chunks that were compared.
     pub chunks_compared: u64,
     /// Chunks that are in the sink.
@@ -159,6 +161,10 @@ pub async fn run_row(store: &RunStore, run: &StoredRun) -> Result<RunRow> {
         }
     };
     let events = history.run.as_ref();
+    let heartbeat_at = heartbeat.as_ref().map(|beat| beat.at);
+    let waiting = heartbeat
+        .filter(|beat| history.owner.as_ref() == Some(&beat.owner))
+        .and_then(|beat| beat.waiting);
     Ok(RunRow {
         run_id: spec.run_id.clone(),
         job: spec.job.clone(),
@@ -171,7 +177,8 @@ pub async fn run_row(store: &RunStore, run: &StoredRun) -> Result<RunRow> {
         created_at: history.created_at,
         since: events.map(|run| run.since),
         owner: history.owner.clone(),
-        heartbeat_at: heartbeat.map(|beat| beat.at),
+        heartbeat_at,
+        waiting,
         chunks_compared: events.map_or(0, |run| run.compared.len() as u64),
         chunks: chunks.len() as u64,
         rows_in: chunks.iter().map(|chunk| chunk.rows_in).sum(),

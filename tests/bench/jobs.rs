@@ -12,7 +12,7 @@ use crate::{Bench, panic_with, peers};
 
 impl Bench {
     /// The jobs of a new data directory, with the one that `sql` makes.
-    fn job(&self, folder: &std::path::Path, sql: &str) -> Jobs {
+    pub(crate) fn job(&self, folder: &std::path::Path, sql: &str) -> Jobs {
         let jobs = Jobs::new(JobStore::new(
             DataDir::open(&folder.display().to_string()).unwrap(),
         ));
@@ -34,7 +34,7 @@ impl Bench {
     }
 
     /// Runs it over all there is; gives how many records it read.
-    fn catch_up(&self, jobs: &Jobs) -> u64 {
+    pub(crate) fn catch_up(&self, jobs: &Jobs) -> u64 {
         let options = RunOptions {
             until_caught_up: true,
             stop: StopSignal::default(),

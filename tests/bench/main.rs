@@ -4,7 +4,8 @@
 //! says how many records. `BENCH_ONLY=sessions cargo bench` measures sessions alone, over an archive that is made without
 //! Kafka; `BENCH_ONLY=jobs` jobs alone; `BENCH_ONLY=state` their state, `BENCH_ONLY=server` the service and
 //! `BENCH_ONLY=formats` the decoders of records, without Kafka.
-//! `BENCH_ONLY=wide` measures topics of many partitions, and a job beside clients that stand still, which nothing else does.
+//! `BENCH_ONLY=wide` measures topics of many partitions, and a job beside clients that stand still, `BENCH_ONLY=archived` topics with
+//! an archive, and `BENCH_ONLY=reprocessing` runs over the past of a job: nothing else measures these.
 
 #![expect(
     clippy::unwrap_used,
@@ -15,10 +16,13 @@
     reason = "a benchmark stops at the first fault, measures real time and prints its figures"
 )]
 
+mod archived;
+mod archives;
 mod formats;
 mod jobs;
 mod measure;
 mod peers;
+mod reprocessing;
 mod server;
 mod state;
 mod wide;
@@ -168,6 +172,16 @@ fn main() {
     }
     if only("wide") {
         wide::wide(&bench, &bootstrap, &mut report);
+        print!("{report}");
+        return;
+    }
+    if only("archived") {
+        archived::archived(&bench, &bootstrap, &mut report);
+        print!("{report}");
+        return;
+    }
+    if only("reprocessing") {
+        reprocessing::reprocessing(&bench, &bootstrap, &mut report);
         print!("{report}");
         return;
     }

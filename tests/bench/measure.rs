@@ -48,6 +48,16 @@ pub(crate) fn measure(step: impl FnOnce() -> u64) -> StepCost {
     }
 }
 
+/// The cost of a step in another process; its processor time and memory are not known here.
+pub(crate) fn taken(rows: u64, seconds: f64) -> StepCost {
+    StepCost {
+        rows,
+        seconds,
+        core_seconds: f64::INFINITY,
+        peak_mib: 0,
+    }
+}
+
 /// The run that took the least time.
 pub(crate) fn best_of(runs: impl Iterator<Item = StepCost>) -> StepCost {
     runs.min_by(|one, other| one.seconds.total_cmp(&other.seconds))

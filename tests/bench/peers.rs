@@ -1,5 +1,6 @@
-//! The peers: bare loops over rdkafka.
+//! The peers: bare loops over rdkafka, and DuckDB.
 
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -28,6 +29,23 @@ pub(crate) fn create_topic(bootstrap: &str, topic: &str, partitions: i32) {
     created.into_iter().for_each(|result| {
         result.unwrap();
     });
+}
+
+/// Removes all records of a topic, as retention does.
+pub(crate) fn forget(bootstrap: &str, topic: &str, partitions: i32) {
+    let mut ends = TopicPartitionList::new();
+    for partition in 0..partitions {
+        ends.add_partition_offset(topic, partition, Offset::End)
+            .unwrap();
+    }
+    let admin: AdminClient<DefaultClientContext> = config(bootstrap).create().unwrap();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let removed = runtime
+        .block_on(admin.delete_records(&ends, &AdminOptions::new()))
+        .unwrap();
+    for of_partition in removed.elements() {
+        of_partition.error().unwrap();
+    }
 }
 
 /// Idempotent and acknowledged by all, tuned as the sink is.
@@ -280,5 +298,58 @@ pub(crate) fn copy_in_transactions(bootstrap: &str, from: &str, to: &str, stop: 
         producer.commit_transaction(timeout).unwrap();
         // The broker answers "concurrent transactions" for a moment, and the library then waits for 20 ms.
         std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// Runs a script with the Python packages that a file of the tests pins; gives what it prints.
+pub(crate) fn python(requirements: &str, script: &str, arguments: &[&str]) -> String {
+    const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/python");
+    let made = Command::new(format!("{FOLDER}/venv"))
+        .arg(format!("{FOLDER}/{requirements}"))
+        .output()
+        .unwrap();
+    assert!(
+        made.status.success(),
+        "{}",
+        String::from_utf8_lossy(&made.stderr)
+    );
+    let python = String::from_utf8(made.stdout).unwrap();
+    let mut command = Command::new(python.trim());
+    let ran = command.args(["-c", script]).args(arguments);
+    let out = ran.stderr(Stdio::inherit()).output().unwrap();
+    String::from_utf8(out.stdout).unwrap()
+}
+
+/// What DuckDB has found.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct DuckdbAnswer {
+    /// The seconds of the fastest of several times.
+    pub(crate) seconds: f64,
+    /// The rows of the answer.
+    pub(crate) rows: u64,
+    /// The sum of its column `visits`.
+    pub(crate) visits: u64,
+}
+
+/// Runs a query with a column `visits` in DuckDB, on all processors; its rows stay in memory.
+pub(crate) fn duckdb(sql: &str) -> DuckdbAnswer {
+    const SCRIPT: &str = r#"
+import duckdb, sys, time
+db = duckdb.connect()
+db.execute("SET TimeZone = 'UTC'")
+best = 1e9
+for _ in range(5):
+    begun = time.time()
+    db.execute("CREATE OR REPLACE TEMP TABLE answer AS " + sys.argv[1])
+    best = min(best, time.time() - begun)
+print(best, *db.execute("SELECT count(*), sum(visits) FROM answer").fetchone())
+"#;
+    let said = python("duckdb.txt", SCRIPT, &[sql]);
+    let mut numbers = said.split_whitespace();
+    let mut next = || numbers.next().unwrap_or_else(|| panic!("{said}"));
+    DuckdbAnswer {
+        seconds: next().parse().unwrap(),
+        rows: next().parse().unwrap(),
+        visits: next().parse().unwrap(),
     }
 }

@@ -18,8 +18,8 @@ use tonic::transport::Channel;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
 
-use crate::Bench;
-use crate::measure::{ComparedFigure, Report, StepCost, best_of, measure};
+use crate::measure::{ComparedFigure, Report, StepCost, best_of, measure, taken};
+use crate::{Bench, peers};
 
 /// In the environment of a process that answers bare calls.
 pub(crate) const ECHO: &str = "BENCH_ECHO";
@@ -214,18 +214,7 @@ pub(crate) fn asking(query: &str) -> FlightDescriptor {
 
 /// Runs a script with the packages of the tests; its standard output has the seconds.
 fn python(script: &str, arguments: &[&str]) -> f64 {
-    let venv = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/python/venv");
-    let made = Command::new(venv).output().unwrap();
-    assert!(
-        made.status.success(),
-        "{}",
-        String::from_utf8_lossy(&made.stderr)
-    );
-    let python = String::from_utf8(made.stdout).unwrap();
-    let mut command = Command::new(python.trim());
-    let ran = command.args(["-c", script]).args(arguments);
-    let out = ran.stderr(Stdio::inherit()).output().unwrap();
-    let said = String::from_utf8(out.stdout).unwrap();
+    let said = peers::python("requirements.txt", script, arguments);
     said.trim().parse().unwrap_or_else(|_| panic!("{said}"))
 }
 
@@ -245,16 +234,6 @@ print(best)
 "#;
     let seconds = python(SCRIPT, &[address, query, &rows.to_string()]);
     taken(rows, seconds)
-}
-
-/// The cost of a step in another process; its processor time and memory are not known here.
-fn taken(rows: u64, seconds: f64) -> StepCost {
-    StepCost {
-        rows,
-        seconds,
-        core_seconds: f64::INFINITY,
-        peak_mib: 0,
-    }
 }
 
 /// `SELECT 1`, which the server knows after the first time, and statements that it has never met, beside a call that does

@@ -17,6 +17,7 @@ mod jobs;
 mod kafka;
 mod layers;
 mod live;
+mod pages;
 mod plans;
 mod proxy;
 mod server;

@@ -271,22 +271,28 @@ pub(crate) fn python(script: &str, arguments: &[&str]) -> String {
     .out
 }
 
-/// The Python that has those packages; the first call in this process runs `tests/python/venv`, which installs it where it is
-/// missing.
+/// The Python that has those packages; the first call in this process looks for it.
 fn interpreter() -> &'static str {
     static PYTHON: OnceLock<String> = OnceLock::new();
-    PYTHON.get_or_init(|| {
-        let venv = repository().join("tests/python/venv");
-        let made = Command::new(&venv).output().expect("the script starts");
-        assert!(
-            made.status.success(),
-            "{} needs python3: {}",
-            venv.display(),
-            String::from_utf8_lossy(&made.stderr)
-        );
-        let path = String::from_utf8(made.stdout).expect("UTF-8");
-        path.trim().to_owned()
-    })
+    PYTHON.get_or_init(|| python_with("requirements.txt"))
+}
+
+/// The Python that has the packages of a file of `tests/python`; `tests/python/venv` installs them where they are missing.
+pub(crate) fn python_with(requirements: &str) -> String {
+    let folder = repository().join("tests/python");
+    let venv = folder.join("venv");
+    let made = Command::new(&venv)
+        .arg(folder.join(requirements))
+        .output()
+        .expect("the script starts");
+    assert!(
+        made.status.success(),
+        "{} needs python3: {}",
+        venv.display(),
+        String::from_utf8_lossy(&made.stderr)
+    );
+    let path = String::from_utf8(made.stdout).expect("UTF-8");
+    path.trim().to_owned()
 }
 
 /// Runs one of Kafka's own tools with text on its standard input.

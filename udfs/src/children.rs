@@ -1,4 +1,5 @@
-//! Operators that have one input: how they take another one, and the methods of those that pass its rows on.
+//! How operators take other inputs, and the methods that operators of one kind have in common: those that pass the rows of their input
+//! on, and those without an input.
 
 use std::sync::Arc;
 
@@ -18,6 +19,70 @@ pub fn only_child(
         (Some(input), true) => Ok(input),
         _ => internal_err!("{operator} takes one child"),
     }
+}
+
+/// Checks the new inputs of the operator of this name, which has none.
+///
+/// # Errors
+///
+/// There are some.
+pub fn no_children(operator: &str, children: &[Arc<dyn ExecutionPlan>]) -> Result<()> {
+    match children.is_empty() {
+        true => Ok(()),
+        false => internal_err!("{operator} takes no children"),
+    }
+}
+
+/// The method of an operator that has no expressions. It stands in its `impl ExecutionPlan`.
+#[macro_export]
+macro_rules! has_no_expressions {
+    () => {
+        fn apply_expressions(
+            &self,
+            _: &mut dyn FnMut(
+                &::std::sync::Arc<dyn ::datafusion::physical_plan::PhysicalExpr>,
+            ) -> ::datafusion::error::Result<
+                ::datafusion::common::tree_node::TreeNodeRecursion,
+            >,
+        ) -> ::datafusion::error::Result<::datafusion::common::tree_node::TreeNodeRecursion> {
+            ::std::result::Result::Ok(::datafusion::common::tree_node::TreeNodeRecursion::Continue)
+        }
+    };
+}
+
+/// The methods of an operator that has no input and no expressions, and its properties in its field `properties`. They stand in its
+/// `impl ExecutionPlan`; the macro takes the operator's name.
+#[macro_export]
+macro_rules! has_no_children {
+    ($name:literal) => {
+        fn name(&self) -> &'static str {
+            $name
+        }
+
+        fn properties(&self) -> &::std::sync::Arc<::datafusion::physical_plan::PlanProperties> {
+            &self.properties
+        }
+
+        fn children(
+            &self,
+        ) -> ::std::vec::Vec<&::std::sync::Arc<dyn ::datafusion::physical_plan::ExecutionPlan>> {
+            ::std::vec::Vec::new()
+        }
+
+        fn with_new_children(
+            self: ::std::sync::Arc<Self>,
+            children: ::std::vec::Vec<
+                ::std::sync::Arc<dyn ::datafusion::physical_plan::ExecutionPlan>,
+            >,
+        ) -> ::datafusion::error::Result<
+            ::std::sync::Arc<dyn ::datafusion::physical_plan::ExecutionPlan>,
+        > {
+            $crate::no_children($name, &children)?;
+            ::std::result::Result::Ok(self)
+        }
+
+        $crate::has_no_expressions!();
+    };
 }
 
 /// The methods of an operator that passes on the rows of its field `input`, in the same columns, partitions and order, and has
@@ -47,18 +112,32 @@ macro_rules! passes_rows_on {
             ::std::vec![false]
         }
 
-        fn apply_expressions(
-            &self,
-            _: &mut dyn FnMut(
-                &::std::sync::Arc<dyn ::datafusion::physical_plan::PhysicalExpr>,
-            ) -> ::datafusion::error::Result<
-                ::datafusion::common::tree_node::TreeNodeRecursion,
+        $crate::has_no_expressions!();
+    };
+}
+
+/// The deprecated method of an operator that has `replace_children`. It stands in its `impl ExecutionPlan`.
+macro_rules! replaces_children {
+    () => {
+        fn with_new_children(
+            self: ::std::sync::Arc<Self>,
+            children: ::std::vec::Vec<
+                ::std::sync::Arc<dyn ::datafusion::physical_plan::ExecutionPlan>,
             >,
-        ) -> ::datafusion::error::Result<::datafusion::common::tree_node::TreeNodeRecursion> {
-            ::std::result::Result::Ok(::datafusion::common::tree_node::TreeNodeRecursion::Continue)
+        ) -> ::datafusion::error::Result<
+            ::std::sync::Arc<dyn ::datafusion::physical_plan::ExecutionPlan>,
+        > {
+            self.replace_children(
+                children,
+                ::datafusion::physical_plan::execution_plan::ReplaceChildrenOptions::new(
+                    ::datafusion::physical_plan::execution_plan::ChildrenPropertiesMode::Recompute,
+                ),
+            )
         }
     };
 }
+
+pub(crate) use replaces_children;
 
 #[cfg(test)]
 mod tests {
@@ -68,7 +147,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_operator_with_one_input_takes_one_child() {
+    fn operators_take_as_many_children_as_they_have() {
         let empty =
             || -> Arc<dyn ExecutionPlan> { Arc::new(EmptyExec::new(Arc::new(Schema::empty()))) };
         only_child("AnyExec", vec![empty()]).unwrap();
@@ -77,5 +156,9 @@ mod tests {
             let says = "AnyExec takes one child";
             assert!(error.to_string().contains(says), "{error}");
         }
+        no_children("AnyExec", &[]).unwrap();
+        let error = no_children("AnyExec", &[empty()]).unwrap_err();
+        let says = "AnyExec takes no children";
+        assert!(error.to_string().contains(says), "{error}");
     }
 }

@@ -20,6 +20,13 @@ use crate::session::Session;
 use crate::tables::kafka::embedded_broker::EmbeddedBroker;
 
 const TABLES: &str = "\
+CREATE EXTERNAL TABLE visits_archive (
+  event_id VARCHAR, user_id BIGINT, event_time TIMESTAMP, page VARCHAR, partition INT, \"offset\" BIGINT,
+  day  DATE GENERATED ALWAYS AS (CAST(event_time AS DATE)),
+  hour INT  GENERATED ALWAYS AS (CAST(date_part('hour', event_time) AS INT))
+)
+STORED AS DELTA PARTITIONED BY (day, hour) LOCATION $archive;
+
 CREATE EXTERNAL TABLE visits (
   event_id        VARCHAR,
   user_id         BIGINT,
@@ -31,14 +38,8 @@ CREATE EXTERNAL TABLE visits (
   WATERMARK FOR event_time AS event_time - INTERVAL '1 minute'
 )
 STORED AS KAFKA LOCATION 'visits'
-OPTIONS ('kafka.bootstrap.servers' $bootstrap, 'format' 'json', 'watermark.max_ahead' '10000 days');
-
-CREATE EXTERNAL TABLE visits_archive (
-  event_id VARCHAR, user_id BIGINT, event_time TIMESTAMP, page VARCHAR, partition INT, \"offset\" BIGINT,
-  day  DATE GENERATED ALWAYS AS (CAST(event_time AS DATE)),
-  hour INT  GENERATED ALWAYS AS (CAST(date_part('hour', event_time) AS INT))
-)
-STORED AS DELTA PARTITIONED BY (day, hour) LOCATION $archive;
+OPTIONS ('kafka.bootstrap.servers' $bootstrap, 'format' 'json', 'watermark.max_ahead' '10000 days',
+         'archive' 'visits_archive', 'archive.key' 'none');
 
 CREATE EXTERNAL TABLE visits_counter (
   visit_id VARCHAR, visited_pages BIGINT, is_finished BOOLEAN,
@@ -77,7 +78,8 @@ SELECT headers, visit_id, visited_pages, is_finished FROM visits_counter WHERE N
 
 const SYNCHRONIZE: &str = "\
 INSERT INTO visits_archive (event_id, user_id, event_time, page, partition, \"offset\")
-SELECT event_id, user_id, event_time, page, kafka_partition, kafka_offset FROM visits;
+SELECT event_id, user_id, event_time, page, kafka_partition, kafka_offset FROM visits
+WHERE offsets_from(kafka_partition, kafka_offset, (SELECT next_offsets(partition, \"offset\") FROM visits_archive));
 ";
 
 const REPROCESS: &str = "\
@@ -95,6 +97,36 @@ WHERE visit_id IN (SELECT visit_id FROM visits_counter WHERE NOT is_finished ORD
 ORDER BY visit_id, kafka_offset;
 ";
 
+/// One more visit of a session that is finished, and one before the morning begins.
+const LATE_VISITS: &str = "\
+INSERT INTO visits (event_id, user_id, event_time, page, key)
+SELECT 'late-1', user_id, event_time, 'late', CAST(user_id AS VARCHAR) FROM generated_visits
+WHERE event_time >= TIMESTAMP '2025-09-04T08:00:00' ORDER BY event_time LIMIT 1;
+
+INSERT INTO visits (event_id, user_id, event_time, page, key)
+VALUES ('late-2', 1, TIMESTAMP '2025-09-04T05:00:00', 'late', '1');
+";
+
+const PLAN: &str = "\
+PLAN REPROCESS JOB count_visits
+  FOR (SELECT topic, partition, \"offset\" FROM system.late_rows WHERE job = 'count_visits')
+  WITH ('run_id' 'late_visits');
+";
+
+const CHANGES: &str = "\
+SELECT kind, key, before, after FROM system.run_changes WHERE run_id = 'late_visits' ORDER BY kind;
+";
+
+const APPLY: &str = "\
+APPLY RUN 'late_visits';
+";
+
+const REPAIRED: &str = "\
+SELECT visit_id, visited_pages, is_finished, headers FROM visits_counter
+WHERE visit_id IN (SELECT visit_id FROM visits_counter WHERE headers['run_id'] = 'late_visits')
+ORDER BY visit_id, kafka_offset;
+";
+
 /// Visits per user of the morning.
 const VISITS_PER_USER: u64 = 25;
 
@@ -102,7 +134,8 @@ const VISITS_PER_USER: u64 = 25;
 pub(crate) async fn run(settings: &Settings, arguments: &DemoArguments) -> Result<u8> {
     let folder = Folder::make(arguments.keep.as_deref())?;
     let broker = EmbeddedBroker::start()?;
-    broker.create_topic("visits", 2)?;
+    // One partition: however few users there are, no empty partition holds the watermark back.
+    broker.create_topic("visits", 1)?;
     broker.create_topic("visits_counter", 1)?;
     let data_dir = folder.path.join("anabranch-data").display().to_string();
     let settings = &settings.clone().with_data_dir(data_dir);
@@ -152,11 +185,32 @@ pub(crate) async fn run(settings: &Settings, arguments: &DemoArguments) -> Resul
     say("7. The topic's rows of the three sessions that were open: live, final, and reprocessed");
     demo.show(MESSAGES).await?;
 
+    say("8. Two visits come when the morning is over: the job reports them as late");
+    demo.show(LATE_VISITS).await?;
+    demo.catch_up().await?;
+    demo.quiet(SYNCHRONIZE).await?;
+
+    say(
+        "9. Plan to run the job again for their sessions: it compares the rows with the published ones, and writes nothing",
+    );
+    demo.show(PLAN).await?;
+
+    say("10. The rows that would be written");
+    demo.show(CHANGES).await?;
+
+    say("11. Apply the plan");
+    demo.show(APPLY).await?;
+
+    say(
+        "12. The topic's rows of these sessions: a reader that keeps the newest row of a key has the repaired ones",
+    );
+    demo.show(REPAIRED).await?;
+
     say("Next");
     if arguments.interactive {
         eprint(
-            "  these tables are available; try  SHOW TABLES;  SHOW BATCHES FOR JOB count_visits;  or  EXPLAIN ANALYZE with the \
-             SELECT of step 6\n\n",
+            "  these tables are available; try  SHOW TABLES;  SHOW BATCHES FOR JOB count_visits;  DESCRIBE RUN 'late_visits';  or  \
+             EXPLAIN ANALYZE with the SELECT of step 6\n\n",
         );
         let here = Box::new(LocalSession::new(&session, settings));
         let runner = Runner::new(StatementTarget::Local(here), settings);

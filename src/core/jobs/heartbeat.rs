@@ -20,6 +20,9 @@ pub struct Heartbeat {
     /// The process cannot open a source or the sink of the job and retries; it does not own the job yet.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub opening: bool,
+    /// How many records its batch leaves in the sources; none before its first look at them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backlog: Option<u64>,
     /// Milliseconds since 1970 UTC, by the clock of that process.
     pub at: i64,
 }
@@ -35,8 +38,13 @@ pub struct ObservedState {
 
 /// Whether the process that wrote this heartbeat is taken for alive at `now`, in milliseconds since 1970 UTC.
 pub fn is_fresh(beat: &Heartbeat, now: i64) -> bool {
+    is_recent(beat.at, now)
+}
+
+/// The same for a heartbeat that was written `at` this time.
+pub fn is_recent(at: i64, now: i64) -> bool {
     // Clocks of other machines may be ahead.
-    now.saturating_sub(beat.at) < MISSED * HEARTBEAT_EVERY
+    now.saturating_sub(at) < MISSED * HEARTBEAT_EVERY
 }
 
 /// The state of a job at `now`, in milliseconds since 1970 UTC, by its log and its last heartbeat.
@@ -88,6 +96,7 @@ mod tests {
             owner: owner.into(),
             waiting: waiting.map(Into::into),
             opening: false,
+            backlog: None,
             at: 100_000,
         }
     }

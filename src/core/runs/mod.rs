@@ -16,7 +16,9 @@ mod laws;
 pub mod offset_chunks;
 pub mod offset_set;
 pub mod order;
+mod pinned_offsets;
 pub mod position;
+pub mod precedence;
 pub mod published;
 pub mod published_batches;
 pub mod result_columns;
@@ -41,6 +43,7 @@ pub use order::{AskedText, GivenRunOptions, RunOrder};
 pub use position::{
     TIME_AXIS, chunk_extent, chunk_progress, compared_to, extent_text, position_of,
 };
+pub use precedence::{Precedence, Turn};
 pub use published::{ClosedWindows, GivenOut, PublishedIndex, PublishedOffsets};
 pub use published_batches::PublishedBatches;
 pub use result_columns::{ResultColumns, ResultTimes};

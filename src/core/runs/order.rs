@@ -47,6 +47,8 @@ pub struct GivenRunOptions {
     pub chunk: Option<i64>,
     /// `'max_rows_per_second'`.
     pub max_rows_per_second: Option<u64>,
+    /// `'yield'`.
+    pub yields: Option<bool>,
 }
 
 impl RunOrder {
@@ -68,6 +70,7 @@ impl GivenRunOptions {
             append: self.append.unwrap_or(false),
             chunk: self.chunk,
             max_rows_per_second: self.max_rows_per_second,
+            yields: self.yields.unwrap_or(true),
         }
     }
 }
@@ -106,6 +109,7 @@ mod tests {
             append: false,
             chunk: Some(5),
             max_rows_per_second: None,
+            yields: true,
         };
         assert_eq!(order.options(EmitRows::Changed), options);
         let all = RunOrder {

@@ -136,6 +136,8 @@ pub struct RunOptions {
     pub chunk: Option<i64>,
     /// How many rows a second may be written.
     pub max_rows_per_second: Option<u64>,
+    /// Whether chunks wait while the running job falls behind.
+    pub yields: bool,
 }
 
 impl RunOptions {
@@ -237,6 +239,7 @@ pub(crate) mod fixture {
                 append: false,
                 chunk: Some(600_000_000),
                 max_rows_per_second: None,
+                yields: true,
             },
         }
     }
@@ -266,6 +269,7 @@ mod tests {
         let other = RunOptions {
             chunk: None,
             max_rows_per_second: Some(5),
+            yields: false,
             ..one
         };
         assert_eq!(one.differences(&other), [""; 0]);

@@ -16,7 +16,7 @@ use crate::runtime::adaptive_batch_size::AdaptiveBatchSize;
 use crate::runtime::batch_phase::BatchPhase;
 use crate::runtime::batch_run::{BatchRun, ChosenBatch};
 use crate::runtime::clock::Clock;
-use crate::runtime::environment::Environment;
+use crate::runtime::environment::{Environment, GIVES_WAY};
 use crate::runtime::failpoint;
 use crate::runtime::idle_tracker::IdleTracker;
 use crate::runtime::job::ReadyJob;
@@ -291,6 +291,7 @@ impl<'a> JobRunner<'a> {
             reach: self.job.query.reach(),
         };
         let mut sweeper = Sweeper::new(self.store, self.job.id, &self.job.name, rule);
+        let mut gives_way = false;
         loop {
             sweeper
                 .go_on(&mut owned.history, self.clock.time().at)
@@ -314,6 +315,24 @@ impl<'a> JobRunner<'a> {
                 if outlook.is_unsure {
                     self.machine.sleep(UNSURE).await;
                 }
+                continue;
+            }
+            let wait = self.environment.tables.wait_reason().await;
+            if wait.is_some() || gives_way {
+                gives_way = wait.is_some();
+                let state = match gives_way {
+                    true => JobState::Waiting,
+                    false => JobState::Running,
+                };
+                self.observer.metrics.state(Some(state));
+                self.observer.update_status(|status| status.waiting = wait);
+            }
+            if gives_way {
+                if !self.store.is_free(self.job.id, owned.history.next).await? {
+                    self.observer.update_status(|status| status.waiting = None);
+                    return self.yield_to_other().await;
+                }
+                self.machine.sleep(GIVES_WAY).await;
                 continue;
             }
             phases.chosen();

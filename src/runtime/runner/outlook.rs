@@ -72,6 +72,9 @@ impl JobRunner<'_> {
             skipping: &history.skipping,
             identities: &identities,
         })?;
+        let backlog = source_ends::left_by(&ranges.planned, &ends);
+        self.observer
+            .update_status(|status| status.backlog = Some(backlog));
         // A topic that was deleted and created again ends before the job's position: then the job is not caught up.
         let is_behind = windows.is_behind();
         let goal = self.goal.as_ref().unwrap_or(&ends);

@@ -78,6 +78,7 @@ pub(super) async fn description(store: &RunStore, run: &StoredRun) -> Result<Rec
         let at = time_text(at.saturating_mul(1_000));
         rows.push(("last heartbeat", at));
     }
+    rows.extend(row.waiting.map(|reason| ("waiting", reason)));
     rows.extend(first_changes(store, run).await?);
     if let Some(next) = next_step(run) {
         rows.push(("next", next));

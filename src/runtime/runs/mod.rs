@@ -3,6 +3,7 @@
 //!
 //! * `commands`: what statements about runs do; `abort` ends one.
 //! * `foundation`: what a new run rests on.
+//! * `job_watch`: whether the next chunk waits for the running job.
 //! * `planner`: computes the chunks of a plan, and writes none.
 //! * `published`, `comparison`, `chunk_comparison`: the rows of a chunk against those of the sink.
 //! * `ready`, `tables`, `sink`: a run as the runner runs it.
@@ -17,6 +18,7 @@ pub mod comparison;
 mod description;
 mod foundation;
 mod host;
+pub(in crate::runtime) mod job_watch;
 mod outcome;
 mod planner;
 pub mod published;

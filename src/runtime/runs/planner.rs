@@ -11,7 +11,9 @@ use crate::core::runs::{RunState, TIME_AXIS, chunk_extent, compared_to};
 use crate::error::{Error, ErrorKind, Result};
 use crate::runtime::adaptive_batch_size::AdaptiveBatchSize;
 use crate::runtime::batch::{BatchChoice, BatchRanges};
+use crate::runtime::environment::{Environment, GIVES_WAY};
 use crate::runtime::failpoint;
+use crate::runtime::heartbeat::HeartbeatTask;
 use crate::runtime::identities::Identities;
 use crate::runtime::job::ReadyJob;
 use crate::runtime::owner::{now, owner};
@@ -45,6 +47,13 @@ pub(super) async fn plan_run(
     if run.state() != RunState::Planning {
         return Err(other_process(run));
     }
+    let heart = HeartbeatTask {
+        store: store.clone(),
+        id: run.id,
+        name: job.name.clone(),
+        owner: owner.clone(),
+        statuses: host.options.statuses.of_runs(),
+    };
     let mut planner = Planner {
         host,
         job,
@@ -53,8 +62,16 @@ pub(super) async fn plan_run(
         owner,
         pace: AdaptiveBatchSize::default(),
     };
-    while planner.step(run).await? {}
-    Ok(())
+    let steps = async {
+        while planner.step(run).await? {}
+        Ok::<(), Error>(())
+    };
+    let planned = tokio::select! {
+        planned = steps => planned,
+        () = heart.beat() => Err(Error::internal("the heartbeats have ended")),
+    };
+    heart.stop().await;
+    planned
 }
 
 struct Planner<'a> {
@@ -88,6 +105,7 @@ impl Planner<'_> {
         if source_ends::is_caught_up(before.as_ref(), &ends) {
             return self.append(run, RunEvent::Planned).await.map(|()| false);
         }
+        self.give_way(run).await?;
         let ranges = BatchRanges::choose(BatchChoice {
             last: before.as_ref(),
             plans: &plans,
@@ -118,6 +136,28 @@ impl Planner<'_> {
             status.lag = lag;
         });
         Ok(true)
+    }
+
+    /// Waits while the running job falls behind.
+    async fn give_way(&self, run: &StoredRun) -> Result<()> {
+        let Environment { clock, tables } = &self.job.environment;
+        let statuses = self.host.options.statuses.of_runs();
+        let name = &self.job.name;
+        let mut waits = false;
+        while let Some(reason) = tables.wait_reason().await {
+            statuses.update(name, |status| status.waiting = Some(reason));
+            waits = true;
+            // A statement has written an entry: the next one of this plan says whether it goes on.
+            let store = self.host.store.jobs();
+            if !store.is_free(run.id, run.history.next).await? {
+                break;
+            }
+            clock.sleep(GIVES_WAY).await;
+        }
+        if waits {
+            statuses.update(name, |status| status.waiting = None);
+        }
+        Ok(())
     }
 
     /// Where the plan stands, as the version of a batch says it; none before the first chunk.

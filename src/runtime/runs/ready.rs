@@ -4,16 +4,18 @@ use std::sync::Arc;
 
 use crate::core::jobs::Retention;
 use crate::core::runs::{Emission, EmitRows, RunSpec};
-use crate::error::{Error, Result};
-use crate::runtime::clock::MachineClock;
+use crate::error::Result;
+use crate::runtime::clock::{Clock, MachineClock};
 use crate::runtime::definitions::{JobDefinition, job_definition};
 use crate::runtime::environment::Environment;
 use crate::runtime::job::ReadyJob;
 use crate::runtime::options::{JobOptions, OnExpressionError, Trigger};
 use crate::runtime::runs::chunk_comparison::ChunkComparison;
 use crate::runtime::runs::host::RunHost;
+use crate::runtime::runs::job_watch::{JobWatch, job_id};
 use crate::runtime::runs::tables::RunTables;
-use crate::store::{JobId, StoredRun};
+use crate::runtime::sinks;
+use crate::store::StoredRun;
 use crate::streaming::{JobQuery, RunFacts};
 
 /// How long a chunk is if the statement does not say, in microseconds of event time.
@@ -59,16 +61,25 @@ pub(super) async fn ready(
     let query = JobQuery::reprocessing(&session, insert, emit, facts).await?;
     host.jobs.check_delivery(query.sink())?;
     let query = Arc::new(query);
-    let is_compared = match purpose {
-        Purpose::Plan => true,
-        Purpose::Write => spec.options.emit == EmitRows::Changed || spec.options.withdraw,
-        Purpose::End => false,
+    let (is_compared, planned) = match purpose {
+        Purpose::Plan => (true, None),
+        Purpose::Write => {
+            let removes_gone = sinks::removes_gone(query.sink(), spec.options);
+            let plan = run.history.run.as_ref();
+            let is_planned = plan.is_some_and(|run| !run.compared.is_empty());
+            let is_compared = spec.options.emit == EmitRows::Changed
+                || removes_gone
+                || (is_planned && !spec.options.overwrite);
+            (is_compared, Some(run))
+        }
+        Purpose::End => (false, None),
     };
     let comparison = match is_compared && !query.sink().primary_key().is_empty() {
-        true => Some(Arc::new(comparison(host, &spec, &query).await?)),
+        true => Some(Arc::new(comparison(host, &spec, &query, planned).await?)),
         false => None,
     };
-    let clock = Arc::new(MachineClock);
+    let clock: Arc<dyn Clock> = Arc::new(MachineClock);
+    let watch = JobWatch::of_spec(&host.jobs.store, &spec, Arc::clone(&clock))?;
     let job = ReadyJob {
         id: run.id,
         name: spec.run_id.clone(),
@@ -80,7 +91,8 @@ pub(super) async fn ready(
             tables: Arc::new(RunTables {
                 spec,
                 comparison: comparison.clone(),
-                clock: Arc::clone(&clock) as _,
+                clock: Arc::clone(&clock),
+                watch,
             }),
             clock,
         },
@@ -88,16 +100,14 @@ pub(super) async fn ready(
     Ok(ReadyRun { job, comparison })
 }
 
-/// Compares the chunks of a run with what its job and its runs have published until now.
+/// Compares the chunks of a run with what its job and its runs have published until then.
 async fn comparison(
     host: &RunHost<'_>,
     spec: &Arc<RunSpec>,
     query: &Arc<JobQuery>,
+    planned: Option<&StoredRun>,
 ) -> Result<ChunkComparison> {
-    let id: JobId = spec
-        .job_id
-        .parse()
-        .map_err(|_| Error::internal(format!("'{}' is the id of no job", spec.job_id)))?;
+    let id = job_id(spec)?;
     let times = query.time_columns()?;
     ChunkComparison::open(
         (&host.jobs.store, id),
@@ -105,6 +115,7 @@ async fn comparison(
         Arc::clone(query),
         Arc::clone(spec),
         (times.start.as_deref(), times.end.as_deref()),
+        planned,
     )
     .await
 }

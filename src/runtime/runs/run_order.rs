@@ -20,6 +20,7 @@ const OPTION_NAMES: &[&str] = &[
     "run_id",
     "withdraw",
     "write",
+    "yield",
 ];
 
 /// The most characters of a run id: it is part of the name of a file.
@@ -155,6 +156,7 @@ fn take(options: &mut GivenRunOptions, key: &str, one: &Options) -> Result<()> {
             let choices = [("replace", false), ("append", true)];
             options.append = Some(options::choice(one, key, &choices, false)?);
         }
+        "yield" => options.yields = Some(options::choice(one, key, &YES, true)?),
         "chunk" => options.chunk = Some(chunk(one, key)?),
         _ => {
             let rows = options::integer(one, key, 1)?;
@@ -203,7 +205,7 @@ mod tests {
             OFFSETS FROM '{"visits":{"0":23,"1":-2}}' TO '{"visits":{"0":99,"1":-1}}'
             FOR (SELECT topic, partition, "offset" FROM system.late_rows WHERE job = 'j')
             EMIT CHANGED WITH ('Run_Id' 'fix_42', late 'EXCLUDE', 'withdraw' true, 'overwrite' 'true', 'write' 'append',
-              'chunk' '1 hour', 'max_rows_per_second' 50000)"#,
+              'chunk' '1 hour', 'max_rows_per_second' 50000, 'yield' 'false')"#,
         )
         .unwrap();
         assert_eq!(order.job, "j");
@@ -222,6 +224,7 @@ mod tests {
             append: Some(true),
             chunk: Some(3_600_000_000),
             max_rows_per_second: Some(50_000),
+            yields: Some(false),
         };
         assert_eq!(order.options, options);
     }
@@ -349,6 +352,12 @@ mod tests {
             (
                 with("'withdraw' 'yes'"),
                 "option 'withdraw' does not accept 'yes'",
+                "'yes'",
+                "'true'",
+            ),
+            (
+                with("'yield' 'yes'"),
+                "option 'yield' does not accept 'yes'",
                 "'yes'",
                 "'true'",
             ),

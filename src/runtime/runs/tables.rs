@@ -3,12 +3,15 @@
 
 use std::sync::Arc;
 
+use async_trait::async_trait;
+
 use crate::core::jobs::Startup;
 use crate::core::runs::RunSpec;
 use crate::error::Result;
 use crate::runtime::clock::Clock;
 use crate::runtime::environment::JobTables;
 use crate::runtime::runs::chunk_comparison::ChunkComparison;
+use crate::runtime::runs::job_watch::JobWatch;
 use crate::runtime::runs::sink::OpenRunSink;
 use crate::runtime::sink::OpenSink;
 use crate::runtime::sinks;
@@ -27,8 +30,11 @@ pub(super) struct RunTables {
     /// Decides which rows are written, if the run writes by what its sink has.
     pub(super) comparison: Option<Arc<ChunkComparison>>,
     pub(super) clock: Arc<dyn Clock>,
+    /// The job that chunks give way to, if they do.
+    pub(super) watch: Option<JobWatch>,
 }
 
+#[async_trait]
 impl JobTables for RunTables {
     fn sources(&self, query: &JobQuery, _: Option<&Startup>) -> Result<JobSources> {
         let open = |name: &String| -> Result<(String, Box<dyn JobSource>)> {
@@ -56,5 +62,9 @@ impl JobTables for RunTables {
             comparison: self.comparison.clone(),
             clock: Arc::clone(&self.clock),
         }))
+    }
+
+    async fn wait_reason(&self) -> Option<String> {
+        self.watch.as_ref()?.wait_reason().await
     }
 }

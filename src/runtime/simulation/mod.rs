@@ -9,8 +9,10 @@
 //! A test that fails names the seed: `ANABRANCH_SEED=<n>` runs the schedule of this seed alone, and `ANABRANCH_SEEDS=<count>` runs
 //! as many schedules as it says.
 
+mod beside;
 mod jobs;
 mod oracle;
+mod past;
 mod processes;
 mod random;
 mod runs;

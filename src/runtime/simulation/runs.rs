@@ -6,24 +6,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use datafusion::arrow::array::{
-    ArrayRef, Int32Array, Int64Array, RecordBatch, TimestampMicrosecondArray,
-};
-use datafusion::arrow::datatypes::SchemaRef;
-use datafusion::datasource::MemTable;
 
 use super::jobs::{GAP, Kind, SOURCE};
-use super::processes::Processes;
+use super::past::{PinnedTopic, PlacedRow, SimulatedPast, read_by_run};
+use super::processes::{Processes, RunningProcess};
 use super::random::Random;
 use super::sink::{OutRow, SimulatedSink, Sink};
 use super::source::{DELAY, Partition, Row, SECOND, Topic};
 use super::world::{Observer, Process, Rates, World};
 use super::{SEEDS, block_on};
-use crate::core::jobs::{Identity, PlannedRange, RecordMark, RunEvent, Startup};
+use crate::core::jobs::{Identity, RunEvent, Startup};
 use crate::core::runs::spec::fixture;
 use crate::core::runs::{
-    AskedRange, Chunk, Emission, EmitRows, Grouping, PartitionArchive, RunOptions as OptionsOfRun,
-    RunSpec, RunState, TimeRange, archive_watermark,
+    AskedRange, Emission, EmitRows, Grouping, OffsetSet, PartitionArchive,
+    RunOptions as OptionsOfRun, RunSpec, RunState, TimeRange, archive_watermark,
 };
 use crate::core::schedules::{self, Schedules};
 use crate::error::{Error, ErrorKind, Result};
@@ -32,14 +28,14 @@ use crate::runtime::job::ReadyJob;
 use crate::runtime::job_status::RunOptions;
 use crate::runtime::options::JobOptions;
 use crate::runtime::runner::JobRunner;
+use crate::runtime::runs::job_watch::JobWatch;
 use crate::runtime::runs::ready::options_of;
 use crate::runtime::runs::sink::OpenRunSink;
 use crate::runtime::sink::OpenSink;
-use crate::runtime::source::{JobSource, JobSources, PlanReader, Read, SourcePlan, SourcePoll};
-use crate::runtime::sources::reprocessed::chunk_by_time;
+use crate::runtime::source::{JobSource, JobSources};
 use crate::store::simulated::SimulatedDisk;
-use crate::store::{JobId, RunCreation, RunStore, StoredRun};
-use crate::streaming::{BatchSource, JobQuery, RunFacts};
+use crate::store::{JobId, JobStore, RunCreation, RunStore, StoredRun};
+use crate::streaming::{JobQuery, RunFacts, StreamTable};
 
 /// How many processes there may be at the same time.
 const PROCESSES: usize = 2;
@@ -47,16 +43,19 @@ const PROCESSES: usize = 2;
 const PATIENCE: u64 = 200_000;
 
 /// What a run in a schedule is like.
-struct Hazards {
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Hazards {
     turns: u64,
     crashes: u64,
     sleeps: u64,
     fights: u64,
-    rates: Rates,
+    /// How often a statement orders the run once more.
+    orders: u64,
+    pub(super) rates: Rates,
 }
 
 impl Hazards {
-    fn new(random: &mut Random) -> Self {
+    pub(super) fn new(random: &mut Random) -> Self {
         let mut sometimes = |of: u64, per_mille: u64| match random.below(of) {
             0 => per_mille,
             _ => 0,
@@ -66,6 +65,7 @@ impl Hazards {
             crashes: sometimes(2, 25),
             sleeps: sometimes(2, 15),
             fights: sometimes(2, 15),
+            orders: 10,
             rates: Rates {
                 store: sometimes(2, 30),
                 source: sometimes(3, 30),
@@ -75,17 +75,37 @@ impl Hazards {
     }
 }
 
+/// What a run is to do.
+pub(super) struct RunPart {
+    pub(super) kind: Kind,
+    pub(super) run_id: &'static str,
+    pub(super) past: PinnedTopic,
+    /// From when to when, in seconds; all of it if offsets are selected.
+    pub(super) range: (i64, i64),
+    /// The offsets that it emits, if it does not go by event time.
+    pub(super) selected: Option<OffsetSet>,
+    /// By which results are final.
+    pub(super) watermark: Option<i64>,
+    /// Rows that it leaves out.
+    pub(super) left_out: OffsetSet,
+    /// The job beside it, to which it gives way.
+    pub(super) job: Option<JobId>,
+}
+
 /// A run under way.
-struct Schedule {
-    world: Arc<World>,
+pub(super) struct RunSchedule {
+    pub(super) world: Arc<World>,
+    pub(super) run: StoredRun,
+    part: RunPart,
     disk: SimulatedDisk,
     /// The runs, read without faults.
     store: RunStore,
-    run: StoredRun,
     queries: Vec<Arc<JobQuery>>,
     hazards: Hazards,
     processes: Processes,
     started: usize,
+    /// Its log says that it has lost what it has pinned.
+    has_failed: bool,
 }
 
 /// The tables of a run as one process sees them.
@@ -93,18 +113,26 @@ struct Schedule {
 struct TablesOfRun {
     process: Process,
     spec: Arc<RunSpec>,
+    past: PinnedTopic,
+    watch: Option<JobWatch>,
 }
 
+#[async_trait]
 impl JobTables for TablesOfRun {
     fn sources(&self, query: &JobQuery, _: Option<&Startup>) -> Result<JobSources> {
-        let open = |name: &String| {
+        let open = |(name, table): (&String, &StreamTable)| {
+            let StreamTable::Kafka(table) = table else {
+                return Err(Error::internal("the simulation has topics alone"));
+            };
             let source = SimulatedPast {
                 process: self.process.clone(),
                 spec: Arc::clone(&self.spec),
+                past: self.past.clone(),
+                schema: Arc::clone(&table.schema),
             };
-            (name.clone(), Box::new(source) as Box<dyn JobSource>)
+            Ok((name.clone(), Box::new(source) as Box<dyn JobSource>))
         };
-        Ok(query.sources().keys().map(open).collect())
+        query.sources().iter().map(open).collect()
     }
 
     fn sink(&self, _: &JobQuery, _: JobId, _: &str) -> Result<Box<dyn OpenSink>> {
@@ -116,159 +144,121 @@ impl JobTables for TablesOfRun {
             clock: Arc::new(self.process.clone()),
         }))
     }
-}
 
-/// All records of the topic, by event time.
-#[derive(Debug)]
-struct SimulatedPast {
-    process: Process,
-    spec: Arc<RunSpec>,
-}
-
-impl SimulatedPast {
-    async fn ask(&self, what: &str) -> Result<()> {
-        self.process.step().await;
-        if self.process.fails(|rates| rates.source) {
-            self.process.note(format_args!("{what}: no answer"));
-            return Err(Error::unavailable("the simulated archive does not answer"));
-        }
-        self.process.step().await;
-        Ok(())
+    async fn wait_reason(&self) -> Option<String> {
+        let reason = self.watch.as_ref()?.wait_reason().await?;
+        self.process.note(&reason);
+        Some(reason)
     }
 }
 
-#[async_trait]
-impl JobSource for SimulatedPast {
-    async fn identity(&self) -> Result<Identity> {
-        self.ask("the archive's id").await?;
-        Ok(self.spec.sources[SOURCE].archive.identity.clone())
-    }
-
-    async fn other_records(&self, _: &BTreeMap<i32, RecordMark>) -> Result<Vec<i32>> {
-        Ok(Vec::new())
-    }
-
-    async fn plan(&self, look: SourcePoll<'_>) -> Result<SourcePlan> {
-        self.ask("the archive").await?;
-        let Emission::Time(emission) = &self.spec.emission else {
-            return Err(Error::internal("a run by offsets"));
-        };
-        let process = self.process.clone();
-        chunk_by_time(look, self.spec.grouping, emission, |range, chunk| {
-            Arc::new(PastReader {
-                process,
-                range,
-                chunk,
-            })
-        })
-    }
-}
-
-/// Reads a chunk.
-#[derive(Debug)]
-struct PastReader {
-    process: Process,
-    range: PlannedRange,
-    chunk: Option<Chunk>,
-}
-
-impl PlanReader for PastReader {
-    fn batch(&self, read: Read<'_>) -> Result<BatchSource> {
-        assert_eq!(read.ranges, [self.range]);
-        let rows = good_rows(&self.process.world.lock().topic);
-        Ok(BatchSource {
-            provider: Arc::new(past_of(&rows)?),
-            ranges: Vec::new(),
-            last_records: BTreeMap::new(),
-            chunk: self.chunk,
-        })
-    }
-}
-
-/// The rows that can be decoded, each with its place.
-fn good_rows(topic: &Topic) -> Vec<(i32, i64, Row)> {
-    let partitions = (0_i32..).zip(&topic.partitions);
-    let rows = partitions.flat_map(|(partition, log)| {
-        let rows = (0_i64..).zip(&log.rows);
-        rows.map(move |(offset, row)| (partition, offset, *row))
-    });
-    rows.filter(|(.., row)| !row.is_bad).collect()
-}
-
-/// The rows as the columns `k`, `event_time`, `v`, `p`, `o`.
-fn past_of(rows: &[(i32, i64, Row)]) -> Result<MemTable> {
-    let keys: Int64Array = rows.iter().map(|(.., row)| row.key).collect();
-    let times = rows.iter().map(|(.., row)| row.time * SECOND);
-    let values = rows.iter().map(|(.., row)| row.value);
-    let columns: Vec<(&str, ArrayRef)> = vec![
-        ("k", Arc::new(keys)),
-        (
-            "event_time",
-            Arc::new(TimestampMicrosecondArray::from_iter_values(times).with_timezone("UTC")),
-        ),
-        ("v", Arc::new(Int64Array::from_iter_values(values))),
-        (
-            "p",
-            Arc::new(Int32Array::from_iter_values(rows.iter().map(|row| row.0))),
-        ),
-        (
-            "o",
-            Arc::new(Int64Array::from_iter_values(rows.iter().map(|row| row.1))),
-        ),
-    ];
-    let columns = columns
-        .into_iter()
-        .map(|(name, column)| (name, column, true));
-    let batch = RecordBatch::try_from_iter_with_nullable(columns);
-    let batch = batch.map_err(|error| Error::internal(error.to_string()))?;
-    let schema: SchemaRef = batch.schema();
-    Ok(MemTable::try_new(schema, vec![vec![batch]])?)
-}
-
-impl Schedule {
-    async fn new(kind: Kind, seed: u64) -> Self {
+impl RunSchedule {
+    /// A run over a topic of its own world, of which nothing changes.
+    async fn alone(kind: Kind, seed: u64) -> Self {
         let mut random = Random::new(seed);
         let hazards = Hazards::new(&mut random);
         let topic = topic_of(&mut random, kind);
         let from = 95 + i64::try_from(random.below(40)).unwrap();
         let to = from + 1 + i64::try_from(random.below(60)).unwrap();
-        let partitions = topic.partitions.iter().map(|log| PartitionArchive {
-            highest: log
-                .rows
-                .iter()
-                .filter(|row| !row.is_bad)
-                .map(|row| row.time * SECOND)
-                .max(),
-            has_all: true,
-        });
-        let watermark = archive_watermark(partitions.collect::<Vec<_>>(), DELAY * SECOND);
-        let grouping = kind.query().await.grouping().unwrap();
-        let spec = spec_of(grouping, (from * SECOND, to * SECOND), watermark);
+        let world = Arc::new(World::new(random, topic, new_sink(), hazards.rates));
+        let past = PinnedTopic::of(&world);
+        let part = RunPart {
+            kind,
+            run_id: "r",
+            range: (from, to),
+            selected: None,
+            watermark: watermark_of(&past, |_| true),
+            past,
+            left_out: OffsetSet::default(),
+            job: None,
+        };
+        Self::begin(part, world, SimulatedDisk::default(), hazards).await
+    }
+
+    /// The same over some of the offsets of each partition, for a job that groups no rows.
+    async fn over_offsets(seed: u64) -> Self {
+        let mut random = Random::new(seed);
+        let hazards = Hazards::new(&mut random);
+        let topic = topic_of(&mut random, Kind::Rows);
+        let mut selected = Vec::new();
+        for (partition, log) in (0..).zip(&topic.partitions) {
+            let high = u64::try_from(log.high()).unwrap();
+            for _ in 0..3 {
+                let from = random.below(high + 1);
+                let to = from + random.below(high - from + 1);
+                let range = i64::try_from(from).unwrap()..i64::try_from(to).unwrap();
+                if !range.is_empty() {
+                    selected.push((SOURCE.to_owned(), partition, range));
+                }
+            }
+        }
+        if selected.is_empty() {
+            selected.push((SOURCE.to_owned(), 0, 0..1));
+        }
+        let world = Arc::new(World::new(random, topic, new_sink(), hazards.rates));
+        let part = RunPart {
+            kind: Kind::Rows,
+            run_id: "r",
+            range: (0, 0),
+            selected: Some(OffsetSet::of(selected)),
+            watermark: None,
+            past: PinnedTopic::of(&world),
+            left_out: OffsetSet::default(),
+            job: None,
+        };
+        Self::begin(part, world, SimulatedDisk::default(), hazards).await
+    }
+
+    /// A run whose processes and sink are in this world.
+    pub(super) async fn begin(
+        part: RunPart,
+        world: Arc<World>,
+        disk: SimulatedDisk,
+        hazards: Hazards,
+    ) -> Self {
+        let grouping = part.kind.query().await.grouping().unwrap();
+        let spec = spec_of(&part, grouping);
         let mut queries = Vec::new();
         for _ in 0..PROCESSES {
-            queries.push(kind.query_of_run(RunFacts::from(&spec)).await);
+            queries.push(part.kind.query_of_run(RunFacts::from(&spec)).await);
         }
-        let sink = Sink::new(false, Duration::ZERO, Duration::ZERO);
-        let world = Arc::new(World::new(random, topic, sink, hazards.rates));
-        let first = format!("{kind:?}, {from} s to {to} s, watermark {watermark:?}");
-        world.lock().note(first);
-        let disk = SimulatedDisk::default();
+        let RunPart {
+            kind,
+            run_id,
+            range: (from, to),
+            watermark,
+            ..
+        } = &part;
+        world.lock().note(format_args!(
+            "{kind:?}, run {run_id}, {from} s to {to} s, watermark {watermark:?}, {hazards:?}"
+        ));
         let store = RunStore::new(&disk.seen_with(Arc::new(Observer)));
         let created = store.create(spec, 0).await.unwrap();
         let RunCreation::Created(mut run) = created else {
-            panic!("the store is empty");
+            panic!("there is no other run of this id");
         };
         store.apply(&mut run, true, 0).await.unwrap();
         Self {
             processes: Processes::new(&world, PROCESSES),
             world,
+            run,
+            part,
             disk,
             store,
-            run,
             queries,
             hazards,
             started: 0,
+            has_failed: false,
         }
+    }
+
+    pub(super) fn turns(&self) -> u64 {
+        self.hazards.turns
+    }
+
+    /// What has happened, for messages.
+    pub(super) fn trace(&self) -> String {
+        self.world.trace()
     }
 
     fn chance(&self, per_mille: u64) -> bool {
@@ -284,23 +274,31 @@ impl Schedule {
         self.started += 1;
         let process = Process::new(&self.world, self.started);
         let length = 1 + i64::try_from(self.world.lock().random.below(25)).unwrap();
-        process.note(format_args!("starts, with chunks of {length} s"));
-        let store = RunStore::new(&self.disk.seen_with(Arc::new(process.clone())));
+        process.note(format_args!("starts, with chunks of {length} s or offsets"));
+        let dir = self.disk.seen_with(Arc::new(process.clone()));
+        let (jobs, store) = (JobStore::new(dir.clone()), RunStore::new(&dir));
         let mut spec = self.run.spec.clone();
         spec.options.chunk = Some(length * SECOND);
+        let of_job = JobOptions {
+            max_rows: u64::try_from(length).unwrap(),
+            ..JobOptions::default()
+        };
+        let watch = JobWatch::of_spec(&jobs, &spec, Arc::new(process.clone())).unwrap();
         let spec = Arc::new(spec);
         let job = ReadyJob {
             id: self.run.id,
             name: spec.run_id.clone(),
             text: spec.text.clone(),
             tables: spec.tables.clone(),
-            options: options_of(&spec, JobOptions::default()),
+            options: options_of(&spec, of_job),
             query: Arc::clone(&self.queries[slot]),
             environment: Environment {
                 clock: Arc::new(process.clone()),
                 tables: Arc::new(TablesOfRun {
                     process: process.clone(),
                     spec,
+                    past: self.part.past.clone(),
+                    watch,
                 }),
             },
         };
@@ -318,46 +316,86 @@ impl Schedule {
     async fn turn(&mut self) -> Result<(), String> {
         let passes = self.world.lock().random.below(3_000);
         self.world.pass(Duration::from_micros(passes));
-        let Some((ended, outcome)) = self.processes.turn().await else {
-            return Ok(());
-        };
-        match outcome {
-            Ok(()) => ended.process.note("is done"),
-            Err(error) if error.kind() == ErrorKind::Unavailable => {
-                ended.process.note(format_args!("gives way: {error}"));
-            }
-            Err(error) => return Err(format!("a runner ended: {error}")),
+        match self.processes.turn().await {
+            Some((ended, outcome)) => self.ended(&ended, outcome),
+            None => Ok(()),
         }
-        Ok(())
     }
 
-    async fn run(&mut self) -> Result<(), String> {
-        for _ in 0..self.hazards.turns {
-            if self.processes.are_free() || self.chance(self.hazards.fights) {
-                let slot = self.any_slot();
-                if self.processes.is_free(slot) {
-                    self.start(slot);
-                }
+    /// A process has ended by itself. It is a fault if it had no reason to.
+    fn ended(&mut self, ended: &RunningProcess, outcome: Result<()>) -> Result<(), String> {
+        let Err(error) = outcome else {
+            ended.process.note("is done");
+            return Ok(());
+        };
+        ended.process.note(format_args!("ends: {error}"));
+        let is_fair = match error.kind() {
+            ErrorKind::Unavailable => true,
+            ErrorKind::Data | ErrorKind::Invalid => {
+                self.part.past.is_lost() && error.message().contains("no longer has")
             }
-            if self.chance(self.hazards.crashes) {
-                let slot = self.any_slot();
-                self.processes.crash(slot);
-            }
-            if self.chance(self.hazards.sleeps) {
-                let slot = self.any_slot();
-                let sleep = 20 + self.world.lock().random.below(600);
-                let until = self.world.lock().now + Duration::from_millis(sleep);
-                self.processes.sleep(slot, until);
-            }
-            self.turn().await?;
+            _ => false,
+        };
+        self.has_failed |= is_fair && error.kind() != ErrorKind::Unavailable;
+        match is_fair {
+            true => Ok(()),
+            false => Err(format!("a runner of the run ended: {error}")),
         }
+    }
+
+    /// One turn: before it processes may start, die or fall asleep, and a statement may order the run once more.
+    pub(super) async fn go_on(&mut self) -> Result<(), String> {
+        let is_needed = self.processes.are_free() || self.chance(self.hazards.fights);
+        if is_needed && !self.has_failed {
+            let slot = self.any_slot();
+            if self.processes.is_free(slot) {
+                self.start(slot);
+            }
+        }
+        if self.chance(self.hazards.crashes) {
+            let slot = self.any_slot();
+            self.processes.crash(slot);
+        }
+        if self.chance(self.hazards.sleeps) {
+            let slot = self.any_slot();
+            let sleep = 20 + self.world.lock().random.below(600);
+            let until = self.world.lock().now + Duration::from_millis(sleep);
+            self.processes.sleep(slot, until);
+        }
+        if self.chance(self.hazards.orders) {
+            self.order_again().await?;
+        }
+        self.turn().await
+    }
+
+    /// A statement with the same run id finds the run as it was made, also if it asks for another one.
+    async fn order_again(&self) -> Result<(), String> {
+        let other = RunSpec {
+            now: self.run.spec.now + 1,
+            watermark: None,
+            ..self.run.spec.clone()
+        };
+        match self.store.create(other, 7).await {
+            Ok(RunCreation::Exists(found))
+                if found.id == self.run.id && found.spec == self.run.spec =>
+            {
+                Ok(())
+            }
+            other => Err(format!("the run id gives another run: {other:?}")),
+        }
+    }
+
+    /// From here on nothing fails, and the run comes to its end.
+    pub(super) async fn finish(&mut self) -> Result<(), String> {
         {
             let mut state = self.world.lock();
             state.note("from here on nothing fails");
             state.rates = Rates::default();
         }
         (0..PROCESSES).for_each(|slot| self.processes.crash(slot));
-        self.start(0);
+        if !self.has_failed {
+            self.start(0);
+        }
         for _ in 0..PATIENCE {
             if self.processes.are_free() {
                 return Ok(());
@@ -367,10 +405,46 @@ impl Schedule {
         Err("the run does not come to an end".to_owned())
     }
 
-    /// The rows of the sink are those of the definition, each once, and the run is complete.
-    async fn check(&mut self, kind: Kind) -> Result<(), String> {
+    /// The rows that the run has committed, sorted.
+    pub(super) fn given(&self) -> Vec<OutRow> {
+        let state = self.world.lock();
+        let commits = state.sink.commits.iter();
+        let mut given: Vec<OutRow> = commits.flat_map(|commit| commit.rows.clone()).collect();
+        given.sort_unstable();
+        given
+    }
+
+    /// The rows of the definition, sorted.
+    pub(super) fn expected(&self) -> Vec<OutRow> {
+        let (part, spec) = (&self.part, &self.run.spec);
+        let rows = read_by_run(part.past.rows(), part.selected.as_ref(), &part.left_out);
+        let everything = TimeRange::try_new(0, 10_000 * SECOND).unwrap();
+        let range = spec.asked.time.unwrap_or(everything);
+        expected(part.kind, &rows, range, part.watermark)
+    }
+
+    /// The rows of the sink are those of the definition, each once, and the run is complete. One that has lost what it has pinned has failed,
+    /// and has written some of these rows. What the run rests on is as it was written.
+    pub(super) async fn check(&mut self) -> Result<(), String> {
+        let found = self.store.find(&self.run.spec.run_id).await.unwrap();
+        let found = found.ok_or("the run is gone")?;
+        if (found.id, &found.spec) != (self.run.id, &self.run.spec) {
+            return Err(format!("the run rests on something else: {found:?}"));
+        }
+        self.run.history = found.history;
+        let (given, expected) = (self.given(), self.expected());
+        if self.has_failed {
+            let state = self.run.state();
+            if !matches!(&state, RunState::Failed { reason, .. } if reason.contains("no longer has"))
+            {
+                return Err(format!("it has lost pinned records, and is {state}"));
+            }
+            return match is_part(&given, &expected) {
+                true => Ok(()),
+                false => Err(format!("{given:?} are not some of {expected:?}")),
+            };
+        }
         let event = RunEvent::Completed;
-        self.run.history = self.store.jobs().history(self.run.id).await.unwrap();
         self.store.append(&mut self.run, event, 0).await.unwrap();
         if self.run.state() != RunState::Complete {
             return Err(format!("it is {}", self.run.state()));
@@ -385,11 +459,6 @@ impl Schedule {
                 ));
             }
         }
-        let state = self.world.lock();
-        let commits = state.sink.commits.iter();
-        let mut given: Vec<OutRow> = commits.flat_map(|commit| commit.rows.clone()).collect();
-        given.sort_unstable();
-        let expected = expected(kind, &good_rows(&state.topic), &self.run.spec);
         match given == expected {
             true => Ok(()),
             false => Err(format!(
@@ -397,6 +466,33 @@ impl Schedule {
             )),
         }
     }
+}
+
+/// Whether each row is one of the others, which are sorted as the rows are: a row that is there twice is two of them.
+fn is_part(rows: &[OutRow], of: &[OutRow]) -> bool {
+    let mut of = of.iter();
+    rows.iter().all(|row| of.any(|other| other == row))
+}
+
+/// A topic as the sink of a run.
+pub(super) fn new_sink() -> Sink {
+    Sink::new(false, Duration::ZERO, Duration::ZERO)
+}
+
+/// The watermark of a pinned topic. `has_all` says whether the archive has all records of a partition.
+pub(super) fn watermark_of(
+    past: &PinnedTopic,
+    mut has_all: impl FnMut(i32) -> bool,
+) -> Option<i64> {
+    let rows = past.rows();
+    let partitions = past.partitions().map(|number| {
+        let of_partition = rows.iter().filter(|(partition, ..)| *partition == number);
+        PartitionArchive {
+            highest: of_partition.map(|(.., row)| row.time * SECOND).max(),
+            has_all: has_all(number),
+        }
+    });
+    archive_watermark(partitions.collect::<Vec<_>>(), DELAY * SECOND)
 }
 
 /// Records of seconds that go forward, some of them far behind.
@@ -424,18 +520,25 @@ fn topic_of(random: &mut Random, kind: Kind) -> Topic {
     }
 }
 
-fn spec_of(grouping: Grouping, (from, to): (i64, i64), watermark: Option<i64>) -> RunSpec {
-    let range = TimeRange::try_new(from, to).unwrap();
-    let spec = fixture::spec("r");
+fn spec_of(part: &RunPart, grouping: Grouping) -> RunSpec {
+    let (from, to) = part.range;
+    let spec = fixture::spec(part.run_id);
     let asked = AskedRange {
-        time: Some(range),
+        time: TimeRange::try_new(from * SECOND, to * SECOND),
         ..AskedRange::default()
     };
+    let emission = match &part.selected {
+        Some(selected) => Emission::Offsets(selected.clone()),
+        None => Emission::Time(grouping.emission(asked.time.unwrap()).unwrap().into()),
+    };
     RunSpec {
+        job_id: part.job.map_or(spec.job_id.clone(), |id| id.to_string()),
         asked,
-        emission: Emission::Time(grouping.emission(range).unwrap().into()),
+        selection: part.selected.clone(),
+        left_out: part.left_out.clone(),
+        emission,
         grouping,
-        watermark,
+        watermark: part.watermark,
         statics: BTreeMap::new(),
         sink: Identity::Topic {
             topic: "out".to_owned(),
@@ -445,6 +548,7 @@ fn spec_of(grouping: Grouping, (from, to): (i64, i64), watermark: Option<i64>) -
         options: OptionsOfRun {
             emit: EmitRows::All,
             withdraw: false,
+            yields: part.job.is_some(),
             ..spec.options
         },
         ..spec
@@ -452,8 +556,12 @@ fn spec_of(grouping: Grouping, (from, to): (i64, i64), watermark: Option<i64>) -
 }
 
 /// What the run gives by the definition: of all rows, the final groups that have one in the range.
-fn expected(kind: Kind, rows: &[(i32, i64, Row)], spec: &RunSpec) -> Vec<OutRow> {
-    let range = spec.asked.time.unwrap();
+pub(super) fn expected(
+    kind: Kind,
+    rows: &[PlacedRow],
+    range: TimeRange,
+    watermark: Option<i64>,
+) -> Vec<OutRow> {
     let mut expected: Vec<OutRow> = match kind {
         Kind::Rows => rows
             .iter()
@@ -463,8 +571,8 @@ fn expected(kind: Kind, rows: &[(i32, i64, Row)], spec: &RunSpec) -> Vec<OutRow>
                 vec![row.key, Some(row.value * 2), partition, Some(*offset)]
             })
             .collect(),
-        Kind::SessionChanges => sessions(rows, range, spec.watermark),
-        _ => windows(kind, rows, range, spec.watermark),
+        Kind::SessionChanges => sessions(rows, range, watermark),
+        _ => windows(kind, rows, range, watermark),
     };
     expected.sort_unstable();
     expected
@@ -472,7 +580,7 @@ fn expected(kind: Kind, rows: &[(i32, i64, Row)], spec: &RunSpec) -> Vec<OutRow>
 
 fn windows(
     kind: Kind,
-    rows: &[(i32, i64, Row)],
+    rows: &[PlacedRow],
     range: TimeRange,
     watermark: Option<i64>,
 ) -> Vec<OutRow> {
@@ -494,7 +602,7 @@ fn windows(
     given.collect()
 }
 
-fn sessions(rows: &[(i32, i64, Row)], range: TimeRange, watermark: Option<i64>) -> Vec<OutRow> {
+fn sessions(rows: &[PlacedRow], range: TimeRange, watermark: Option<i64>) -> Vec<OutRow> {
     let mut by_key: BTreeMap<Option<i64>, Vec<(i64, i64)>> = BTreeMap::new();
     for (.., row) in rows {
         by_key
@@ -526,19 +634,26 @@ fn sessions(rows: &[(i32, i64, Row)], range: TimeRange, watermark: Option<i64>) 
     given
 }
 
-fn simulate(kind: Kind) {
+async fn run(schedule: &mut RunSchedule) -> Result<(), String> {
+    for _ in 0..schedule.turns() {
+        schedule.go_on().await?;
+    }
+    schedule.finish().await?;
+    schedule.check().await
+}
+
+fn simulate(kind: Kind, over_offsets: bool) {
     block_on(async {
-        let counted = Schedules::of(format!("runs of {kind:?}"));
+        let counted = Schedules::of(format!("runs of {kind:?}, over offsets: {over_offsets}"));
         let mut failed = Vec::new();
         for seed in schedules::seeds(SEEDS, &[]) {
             counted.count();
-            let mut schedule = Schedule::new(kind, seed).await;
-            let outcome = match schedule.run().await {
-                Ok(()) => schedule.check(kind).await,
-                failed => failed,
+            let mut schedule = match over_offsets {
+                true => RunSchedule::over_offsets(seed).await,
+                false => RunSchedule::alone(kind, seed).await,
             };
-            if let Err(fault) = outcome {
-                let trace = schedule.world.trace();
+            if let Err(fault) = run(&mut schedule).await {
+                let trace = schedule.trace();
                 failed.push(format!(
                     "ANABRANCH_SEED={seed} runs it again: {fault}\n{trace}"
                 ));
@@ -550,20 +665,47 @@ fn simulate(kind: Kind) {
 
 #[test]
 fn run_1_2_rows_of_a_run_are_written_once() {
-    simulate(Kind::Rows);
+    simulate(Kind::Rows, false);
+}
+
+#[test]
+fn run_1_2_selected_rows_of_a_run_are_written_once() {
+    simulate(Kind::Rows, true);
 }
 
 #[test]
 fn run_1_2_windows_of_a_run_are_written_once() {
-    simulate(Kind::TumbleOnClose);
+    simulate(Kind::TumbleOnClose, false);
 }
 
 #[test]
 fn run_1_2_overlapping_windows_of_a_run_are_written_once() {
-    simulate(Kind::HopChanges);
+    simulate(Kind::HopChanges, false);
 }
 
 #[test]
 fn run_1_2_sessions_of_a_run_are_written_once() {
-    simulate(Kind::SessionChanges);
+    simulate(Kind::SessionChanges, false);
+}
+
+/// The first process lives for one turn, the next for two, and so on: each dies at another step.
+#[test]
+fn run_2_a_run_goes_on_however_long_its_processes_live() {
+    block_on(async {
+        for kind in [Kind::TumbleOnClose, Kind::SessionChanges] {
+            let mut schedule = RunSchedule::alone(kind, 1).await;
+            schedule.hazards = Hazards::default();
+            schedule.world.lock().rates = Rates::default();
+            for turns in 1..100 {
+                for _ in 0..turns {
+                    schedule.go_on().await.unwrap();
+                }
+                (0..PROCESSES).for_each(|slot| schedule.processes.crash(slot));
+            }
+            schedule.finish().await.unwrap();
+            if let Err(fault) = schedule.check().await {
+                panic!("{kind:?}: {fault}\n{}", schedule.trace());
+            }
+        }
+    });
 }

@@ -123,7 +123,7 @@ pub(super) struct Schedule<'q> {
     kind: Kind,
     queries: &'q [Arc<JobQuery>],
     pub(super) world: Arc<World>,
-    disk: SimulatedDisk,
+    pub(super) disk: SimulatedDisk,
     /// The job's files, read without faults.
     pub(super) store: JobStore,
     pub(super) id: JobId,
@@ -146,6 +146,22 @@ impl<'q> Schedule<'q> {
     pub(super) async fn new(kind: Kind, queries: &'q [Arc<JobQuery>], seed: u64) -> Self {
         let mut random = Random::new(seed);
         let hazards = Hazards::new(&mut random, kind);
+        Self::with(kind, queries, random, hazards).await
+    }
+
+    /// A schedule whose topic stays the same one, and whose retention deletes only what the archive has, if there is an archive: so a run
+    /// may pin the topic at any time.
+    pub(super) async fn over_one_topic(
+        kind: Kind,
+        queries: &'q [Arc<JobQuery>],
+        seed: u64,
+    ) -> Self {
+        let mut random = Random::new(seed);
+        let hazards = Hazards {
+            recreated: 0,
+            archives_in_time: true,
+            ..Hazards::new(&mut random, kind)
+        };
         Self::with(kind, queries, random, hazards).await
     }
 
@@ -309,12 +325,26 @@ impl<'q> Schedule<'q> {
         self.hazards.is_table
     }
 
-    /// Goes through all turns of the schedule. Then nothing fails any more, and the job runs until it has read everything.
+    /// Goes through all turns of the schedule, up to its end.
     pub(super) async fn run(&mut self) -> Result<(), String> {
-        for _ in 0..self.hazards.turns {
-            self.happen().await?;
-            self.turn().await?;
+        for _ in 0..self.turns() {
+            self.go_on().await?;
         }
+        self.finish().await
+    }
+
+    pub(super) fn turns(&self) -> u64 {
+        self.hazards.turns
+    }
+
+    /// One turn, and what happens before it.
+    pub(super) async fn go_on(&mut self) -> Result<(), String> {
+        self.happen().await?;
+        self.turn().await
+    }
+
+    /// From here on nothing fails, and the job runs until it has read everything.
+    pub(super) async fn finish(&mut self) -> Result<(), String> {
         {
             let mut state = self.world.lock();
             state.note("from here on nothing fails");

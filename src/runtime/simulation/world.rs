@@ -53,6 +53,8 @@ pub(super) struct PlantedFaults {
     pub(super) reports: bool,
     /// The archive of the topic.
     pub(super) archive: bool,
+    /// What a run has pinned: it reads the topic as it is now.
+    pub(super) pins: bool,
 }
 
 impl PlantedFaults {
@@ -66,6 +68,7 @@ impl PlantedFaults {
             ("silence before", self.silence_before),
             ("reports", self.reports),
             ("the archive", self.archive),
+            ("pins", self.pins),
         ];
         let hidden = names.into_iter().filter(|(_, is_hidden)| *is_hidden);
         let hidden: Vec<&str> = hidden.map(|(name, _)| name).collect();

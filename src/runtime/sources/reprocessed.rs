@@ -101,7 +101,10 @@ impl JobSource for ReprocessedSource {
                     Arc::new(ChunkReader { past, range, chunk })
                 })
             }
-            Emission::Offsets(selected) => by_offsets(look, selected, past),
+            Emission::Offsets(selected) => {
+                let reader = SelectedReader { past: past.clone() };
+                Ok(chunk_by_offsets(look, selected, Arc::new(reader)))
+            }
         }
     }
 
@@ -191,7 +194,12 @@ impl PlanReader for ChunkReader {
     }
 }
 
-fn by_offsets(look: SourcePoll<'_>, selected: &OffsetSet, past: &PinnedPast) -> Result<SourcePlan> {
+/// Chooses the next chunk of a run by offsets, which `reader` reads.
+pub(in crate::runtime) fn chunk_by_offsets(
+    look: SourcePoll<'_>,
+    selected: &OffsetSet,
+    reader: Arc<dyn PlanReader>,
+) -> SourcePlan {
     let nothing = PartitionOffsets::new();
     let of_table = selected.of_table(look.table).unwrap_or(&nothing);
     let none = Gaps::new();
@@ -230,13 +238,13 @@ fn by_offsets(look: SourcePoll<'_>, selected: &OffsetSet, past: &PinnedPast) -> 
             end,
         });
     }
-    Ok(SourcePlan {
+    SourcePlan {
         ends,
         chosen: Some(chosen),
         begins_at: None,
         checks_marks: false,
-        reader: Arc::new(SelectedReader { past: past.clone() }),
-    })
+        reader,
+    }
 }
 
 /// Reads the selected records in ranges of offsets.

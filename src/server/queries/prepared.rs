@@ -12,11 +12,10 @@ use datafusion::arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef
 
 use crate::error::{Error, Result};
 use crate::planner::{
-    BoundValue, Parameters, ParsedStatement, RawStatement, StatementClass, bound_column,
-    bound_value, inserts_one_row, parse_statement,
+    BoundValue, Parameters, ParsedStatement, RawStatement, bound_column, bound_value,
+    inserts_one_row, parse_statement,
 };
 use crate::server::flight::wire::{WireTypes, wire_schema};
-use crate::server::parse::one_statement;
 
 /// A statement with places for values.
 #[derive(Debug, Clone)]
@@ -195,7 +194,7 @@ impl PreparedStatement {
         }
         let mut parsed = self.parsed.as_ref().clone();
         let bound = parameters.bind_text(&self.raw, &mut parsed);
-        let bound = bound.map_err(|error| {
+        bound.map_err(|error| {
             let unbound = Error::invalid(error.message().to_owned());
             let unbound = unbound.with_help("bind a value for each parameter");
             match error.span() {
@@ -203,10 +202,6 @@ impl PreparedStatement {
                 None => unbound,
             }
         })?;
-        if self.has_parameters() && parsed.effect.class == StatementClass::Definition {
-            // The text that is kept must not ask for values again.
-            parsed.text = parse_statement(&one_statement(bound.text())?)?.text;
-        }
         Ok(parsed)
     }
 }

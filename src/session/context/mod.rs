@@ -32,6 +32,7 @@ use crate::session::names::inner_names::NamedQueries;
 use crate::session::options::{CATALOG, ForkOptions, JobMemory, SCHEMA, SessionOptions};
 use crate::session::physical::bounded_plan::BoundedPlanner;
 use crate::session::physical::delimiters::ShortDelimiters;
+use crate::session::physical::guarded_projections::GuardedProjections;
 use crate::session::physical::nan_statistics::{IgnoreFloatBounds, UnprunedFloats};
 use crate::session::physical::normalize_nan::NormalizeNan;
 use crate::session::physical::read_once::ReadOnce;
@@ -39,6 +40,7 @@ use crate::session::physical::small_batches::SmallBatches;
 use crate::session::physical::top_groups::KeepAllGroups;
 use crate::session::system::{SYSTEM, SystemSchema};
 use crate::session::views::SessionViews;
+use crate::tables::archive::CoveredFiles;
 use crate::tables::delta;
 use crate::tables::json::ExactJsonFactory;
 use crate::tables::parquet::read_int96_in_microseconds;
@@ -51,6 +53,7 @@ pub(super) fn common(
 ) -> Result<Arc<SessionState>> {
     let mut config = SessionConfig::new()
         .with_extension(Arc::new(NullFreeColumns::new(delta::has_no_nulls)))
+        .with_extension(Arc::new(CoveredFiles::default()))
         .with_information_schema(true)
         .with_create_default_catalog_and_schema(false)
         .with_default_catalog_and_schema(CATALOG, SCHEMA);
@@ -98,11 +101,17 @@ pub(super) fn common(
 }
 
 /// The engine's rules, after one that must precede all readers of statistics, and before those that must follow all pushdown of
-/// predicates.
+/// predicates. The rule that moves projections leaves those that a filter guards.
 fn physical_rules() -> Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> {
     let mut rules: Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> =
         vec![Arc::new(IgnoreFloatBounds)];
-    rules.extend(PhysicalOptimizer::new().rules);
+    let guarded = GuardedProjections::default();
+    for rule in PhysicalOptimizer::new().rules {
+        rules.push(match rule.name() == guarded.name() {
+            true => Arc::new(GuardedProjections::default()) as _,
+            false => rule,
+        });
+    }
     rules.push(Arc::new(UnprunedFloats));
     rules.push(Arc::new(KeepAllGroups));
     rules.push(Arc::new(ShortDelimiters));

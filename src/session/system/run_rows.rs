@@ -15,6 +15,7 @@ use datafusion::arrow::error::ArrowError;
 use datafusion::arrow::ipc::reader::FileReader;
 use futures::{Stream, StreamExt as _, TryStreamExt as _};
 
+use crate::core::jobs::heartbeat::is_recent;
 use crate::core::jobs::{ChangeCounts, ComparedChunk, JobPhase};
 use crate::core::runs::difference::changes::{AFTER, BEFORE, END, KEYS, KIND, START};
 use crate::core::runs::{ChangeKind, RunState, extent_text};
@@ -199,10 +200,15 @@ struct ListedRun {
 /// # Errors
 ///
 /// The store does not answer.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the system tables show heartbeats by their age"
+)]
 pub async fn run_rows(store: &RunStore, runs: Vec<FoundRun>) -> Result<RecordBatch> {
+    let now = chrono::Utc::now().timestamp_millis();
     let listed = futures::stream::iter(runs).map(|FoundRun { run_id, found }| async move {
         let found = match found {
-            Ok(run) => run_row(store, &run).await,
+            Ok(run) => run_row(store, &run).await.map(|run| as_of(run, now)),
             Err(error) => Err(error),
         };
         match found {
@@ -216,6 +222,15 @@ pub async fn run_rows(store: &RunStore, runs: Vec<FoundRun>) -> Result<RecordBat
             .try_collect::<Vec<_>>()
             .await?,
     )
+}
+
+/// A process that has given no heartbeat for a while waits for nothing any more.
+fn as_of(run: RunRow, now: i64) -> RunRow {
+    let is_alive = run.heartbeat_at.is_some_and(|at| is_recent(at, now));
+    RunRow {
+        waiting: run.waiting.filter(|_| is_alive),
+        ..run
+    }
 }
 
 fn known(run: &ListedRun) -> Option<&RunRow> {
@@ -242,6 +257,7 @@ fn rows_of_runs(runs: &[ListedRun]) -> Result<RecordBatch> {
         .map(|run| match &run.found {
             Ok(run) => match &run.state {
                 RunState::Failed { reason, .. } => Some(reason.clone()),
+                RunState::Planning | RunState::Running => run.waiting.clone(),
                 _ => None,
             },
             Err(error) => Some(error.with_its_help()),

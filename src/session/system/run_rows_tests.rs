@@ -5,7 +5,7 @@ use datafusion::arrow::ipc::writer::FileWriter;
 use datafusion::arrow::util::pretty::pretty_format_batches;
 
 use super::*;
-use crate::core::jobs::{BatchVersion, ChunkExtent, LogEntry, RunEvent};
+use crate::core::jobs::{BatchVersion, ChunkExtent, Heartbeat, LogEntry, RunEvent};
 use crate::core::runs::spec::fixture::spec;
 use crate::core::runs::{Difference, FloatTolerance, RunSpec, TimeRange, chunk_progress};
 use crate::session::system::scan::SystemTable;
@@ -195,6 +195,42 @@ async fn a_run_is_a_row() {
         };
         let found = rows_in(&store, &wanted).await.unwrap();
         assert_eq!(found.num_rows(), count, "{wanted:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_running_run_says_what_it_waits_for_while_its_process_is_alive() {
+    let store = RunStore::beside(&JobStore::ephemeral());
+    let mut run = created(&store, "a").await;
+    append(&store, &mut run, RunEvent::Approved).await;
+    let takeover = LogEntry::Takeover {
+        owner: "p".to_owned(),
+        at: 4_000,
+    };
+    let history = &mut run.history;
+    let appended = store.jobs().append_next(run.id, history, &takeover).await;
+    assert!(appended.unwrap());
+    let now = chrono::Utc::now().timestamp_millis();
+    let waits = Some("job j falls behind".to_owned());
+    for (owner, at, expected) in [
+        ("p", now, waits.clone()),
+        ("p", now - 60_000, None),
+        ("another", now, None),
+    ] {
+        let beat = Heartbeat {
+            owner: owner.to_owned(),
+            waiting: waits.clone(),
+            opening: false,
+            backlog: None,
+            at,
+        };
+        store.jobs().put_heartbeat(run.id, &beat).await.unwrap();
+        let rows = rows_in(&store, &ScanFilter::default()).await;
+        let rows = rows.unwrap();
+        let reasons = rows.column_by_name("reason").unwrap();
+        let reasons = reasons.as_string::<i32>();
+        let reason = reasons.is_valid(0).then(|| reasons.value(0).to_owned());
+        assert_eq!(reason, expected, "{beat:?}");
     }
 }
 

@@ -138,6 +138,9 @@ struct OptionsFile {
     chunk: Option<i64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     max_rows_per_second: Option<u64>,
+    /// None: it does.
+    #[serde(rename = "yield", default, skip_serializing_if = "Option::is_none")]
+    yields: Option<bool>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -399,6 +402,7 @@ impl From<RunOptions> for OptionsFile {
             append: of.append,
             chunk: of.chunk,
             max_rows_per_second: of.max_rows_per_second,
+            yields: (!of.yields).then_some(false),
         }
     }
 }
@@ -419,6 +423,7 @@ impl From<OptionsFile> for RunOptions {
             append: of.append,
             chunk: of.chunk,
             max_rows_per_second: of.max_rows_per_second,
+            yields: of.yields.unwrap_or(true),
         }
     }
 }
@@ -464,6 +469,7 @@ mod tests {
                 append: true,
                 chunk: None,
                 max_rows_per_second: Some(50_000),
+                yields: false,
             },
             ..spec("second")
         };

@@ -44,7 +44,31 @@ pub(super) struct TimeLineage<'a> {
     pub(super) relation: Relation,
 }
 
+/// The event times of these streams.
+pub(super) fn event_times(sources: &StreamSources) -> Vec<ColumnOrigin> {
+    let times = sources.iter().filter_map(|(table, source)| {
+        let column = source.event_time()?.column.clone();
+        let table = table.clone();
+        Some(ColumnOrigin::Table { table, column })
+    });
+    times.collect()
+}
+
 impl TimeLineage<'_> {
+    /// Whether one of these columns of a plan stands in this relation to one of the times.
+    ///
+    /// # Errors
+    ///
+    /// None that a caller could cause.
+    pub(super) fn has_one_of(&self, plan: &LogicalPlan, columns: &[usize]) -> Result<bool> {
+        for index in columns {
+            if self.has(plan, *index)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     /// Whether column `index` of a plan stands in this relation to one of the times.
     ///
     /// # Errors

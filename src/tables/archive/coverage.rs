@@ -23,11 +23,13 @@ use crate::core::archive::{
     add_rows, claims_of_topic, coverage, unexplained_holes,
 };
 use crate::error::{Error, Result, Subject};
+use crate::tables::archive::covered_files::{CoveredFiles, ReadFiles};
 use crate::tables::archive::mapping::ArchiveMapping;
 use crate::tables::archive::pinned_archive::PinnedArchive;
 use crate::tables::archive::topic_rows::TopicFiles;
 use crate::tables::delta::{
     DeltaTableHandle, FileBounds, TextShare, TimeTravel, file_bounds, file_rows, offset_claims,
+    table_key,
 };
 use crate::tables::kafka::{KafkaJobSource, KafkaTable};
 
@@ -182,46 +184,70 @@ impl ArchivedRows<'_> {
                 None => open.push(file),
             }
         }
-        self.reserve(covered)?;
         open.retain(|file| !is_within(file, covered));
-        let paths = open.into_iter().map(|file| file.path).collect();
+        let archive = self.key()?;
+        let kept = self.state.config().get_extension::<CoveredFiles>();
+        let mut read = ReadFiles::default();
+        let mut paths = Vec::with_capacity(open.len());
+        for file in open {
+            // Rows of a file with deleted ones may become fewer.
+            let kept = kept.as_ref().filter(|_| file.is_whole);
+            match kept.and_then(|kept| kept.get(&archive, &file.path)) {
+                Some(known) => {
+                    for (partition, offsets) in known.iter() {
+                        let covered = covered.entry(*partition).or_default();
+                        covered.extend(offsets.ranges());
+                    }
+                }
+                None => {
+                    if kept.is_some() {
+                        read.begin(&file.path);
+                    }
+                    paths.push(file.path);
+                }
+            }
+        }
+        self.reserve(covered, &read)?;
         let columns = [partition, offset].into_iter();
         let columns = columns.chain(topic.map(|topic| &topic.column));
         let columns: Vec<usize> = columns.map(|column| column.index).collect();
         let mut rows = file_rows(self.rows, self.state, paths, &columns).await?;
-        while let Some((_, mut rows)) = rows.try_next().await? {
+        while let Some((path, mut rows)) = rows.try_next().await? {
             if let Some(topic) = topic {
                 rows = topic.of(&rows, 2)?;
             }
-            self.add_batch(&rows, covered)
-                .map_err(|error| self.unreadable(&error))?;
-            self.reserve(covered)?;
+            let (partitions, offsets) =
+                coordinates_of(&rows).map_err(|error| self.unreadable(&error))?;
+            let partitions = partitions.as_primitive::<Int32Type>().values();
+            let offsets = offsets.as_primitive::<Int64Type>().values();
+            add_rows(covered, partitions, offsets);
+            read.add(&path, partitions, offsets);
+            self.reserve(covered, &read)?;
+        }
+        if let Some(kept) = kept {
+            kept.put(&archive, read);
         }
         Ok(())
     }
 
-    /// Adds rows whose first two columns are partition and offset.
-    fn add_batch(
-        &self,
-        rows: &RecordBatch,
-        covered: &mut BTreeMap<i32, OffsetRanges>,
-    ) -> std::result::Result<(), ArrowError> {
-        // A row without coordinates is no record of the topic.
-        let has_both = and(&is_not_null(rows.column(0))?, &is_not_null(rows.column(1))?)?;
-        let partitions = without_null(rows.column(0), &has_both, &DataType::Int32)?;
-        let offsets = without_null(rows.column(1), &has_both, &DataType::Int64)?;
-        let partitions = partitions.as_primitive::<Int32Type>().values();
-        let offsets = offsets.as_primitive::<Int64Type>().values();
-        add_rows(covered, partitions, offsets);
-        Ok(())
+    /// Names the archive and how its rows are records, for what is kept of its files.
+    fn key(&self) -> Result<String> {
+        let table = table_key(self.rows)?;
+        let (partition, offset) = (self.mapping.partition(), self.mapping.offset());
+        let topic = self.mapping.topic();
+        let topic = topic.map(|topic| (&topic.column.name, &topic.topic));
+        Ok(format!(
+            "{table} {:?} {:?} {topic:?}",
+            partition.name, offset.name
+        ))
     }
 
     /// Accounts for the memory of the ranges.
-    fn reserve(&self, covered: &BTreeMap<i32, OffsetRanges>) -> Result<()> {
+    fn reserve(&self, covered: &BTreeMap<i32, OffsetRanges>, read: &ReadFiles) -> Result<()> {
         let ranges: usize = covered.values().map(OffsetRanges::len).sum();
         // They become as many rows of each kind.
-        self.reservation
-            .try_resize(ranges.saturating_mul(4 * RANGE))?;
+        let ranges = ranges.saturating_mul(4).saturating_add(read.size());
+        self.reservation.try_resize(ranges.saturating_mul(RANGE))?;
         Ok(())
     }
 
@@ -232,6 +258,15 @@ impl ArchivedRows<'_> {
         ))
         .about(Subject::table(archive))
     }
+}
+
+/// The partitions and offsets of rows whose first two columns they are.
+fn coordinates_of(rows: &RecordBatch) -> std::result::Result<(ArrayRef, ArrayRef), ArrowError> {
+    // A row without coordinates is no record of the topic.
+    let has_both = and(&is_not_null(rows.column(0))?, &is_not_null(rows.column(1))?)?;
+    let partitions = without_null(rows.column(0), &has_both, &DataType::Int32)?;
+    let offsets = without_null(rows.column(1), &has_both, &DataType::Int64)?;
+    Ok((partitions, offsets))
 }
 
 /// The rows of a column that the filter lets pass, in this type.

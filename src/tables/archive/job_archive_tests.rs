@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use datafusion::arrow::array::{ArrayRef, StringArray, TimestampMicrosecondArray};
 use datafusion::arrow::datatypes::{DataType, TimeUnit};
-use datafusion::prelude::SessionContext;
+use datafusion::prelude::{SessionConfig, SessionContext};
 
+use super::covered_files::CoveredFiles;
 use super::job_archive::{CoveredArchive, JobArchive};
 use super::log_scan_tests::{append, archive, archive_with, insert, runtime, table_with, value};
 use crate::core::jobs::{Identity, PartitionEnds, RecordMark};
@@ -24,12 +25,15 @@ const FILES: [&[(i32, i64)]; 3] = [
 async fn pinned(handle: &DeltaTableHandle, options: &[(&str, &str)]) -> CoveredArchive {
     let state = SessionContext::new().state();
     let archive = JobArchive::new(table_with(options), handle.clone(), state);
-    let topic = Identity::Topic {
+    archive.pin(&topic()).await.unwrap()
+}
+
+fn topic() -> Identity {
+    Identity::Topic {
         topic: "t".to_owned(),
         cluster: None,
         id: Some("one".to_owned()),
-    };
-    archive.pin(&topic).await.unwrap()
+    }
 }
 
 async fn filled(folder: &tempfile::TempDir) -> DeltaTableHandle {
@@ -69,6 +73,34 @@ fn loss_1_offsets_between_rows_are_covered_if_the_table_accepts_gaps() {
         let accepting = pinned(&handle, &[("archive.gaps", "accept")]).await;
         assert_eq!(covered(&accepting, 0), [(3, 10)]);
         assert_eq!(covered(&accepting, 1), [(2, 4)]);
+    });
+}
+
+#[test]
+fn files_that_were_read_for_their_offsets_are_not_read_again() {
+    runtime().block_on(async {
+        let folder = tempfile::tempdir().unwrap();
+        let handle = filled(&folder).await;
+        let kept = Arc::new(CoveredFiles::default());
+        let keeping = || SessionConfig::new().with_extension(Arc::clone(&kept));
+        let pin = async |config: SessionConfig| {
+            let state = SessionContext::new_with_config(config).state();
+            let archive = JobArchive::new(table_with(&[]), handle.clone(), state);
+            archive.pin(&topic()).await
+        };
+        let first = pin(keeping()).await.unwrap();
+        for file in std::fs::read_dir(folder.path().join("raw")).unwrap() {
+            let file = file.unwrap().path();
+            if file.extension().is_some_and(|kind| kind == "parquet") {
+                std::fs::remove_file(file).unwrap();
+            }
+        }
+        let second = pin(keeping()).await.unwrap();
+        assert_eq!(covered(&second, 0), [(3, 6), (8, 10)]);
+        for partition in [0, 1, 2] {
+            assert_eq!(covered(&second, partition), covered(&first, partition));
+        }
+        assert!(pin(SessionConfig::new()).await.is_err());
     });
 }
 

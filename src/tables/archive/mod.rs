@@ -14,6 +14,7 @@ mod claim;
 mod columns;
 mod coverage;
 mod coverage_table;
+mod covered_files;
 mod file_spans;
 mod filters;
 mod first_since;
@@ -38,6 +39,7 @@ mod time_parts;
 mod topic_rows;
 
 pub use coverage_table::CoverageTable;
+pub use covered_files::CoveredFiles;
 pub use job_archive::{CoveredArchive, JobArchive};
 pub use mapped_column::MappedColumn;
 pub use mapping::{ArchiveContent, ArchiveMapping, EventTimeClaim};

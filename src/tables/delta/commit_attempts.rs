@@ -9,16 +9,16 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use deltalake::kernel::transaction::TransactionError;
+use deltalake::kernel::transaction::{CommitConflictError, TransactionError};
 use deltalake::logstore::object_store::ObjectStore;
 use deltalake::logstore::{CommitOrBytes, LogStore, LogStoreConfig, LogStoreRef};
 use deltalake::{DeltaResult, DeltaTableError};
-use futures::TryStreamExt as _;
 use serde_json::Value;
 use uuid::Uuid;
 
 use super::feature_actions::FeatureActions;
-use super::lineage::{decoded, entries, restores};
+use super::lineage::{decoded, first_version, restores};
+use super::moved_files::MovedFiles;
 use super::write::RewriteMode;
 
 /// The log of a table, for one commit.
@@ -26,12 +26,15 @@ use super::write::RewriteMode;
 pub(super) struct CommitAttempts {
     log: LogStoreRef,
     open: Arc<AtomicBool>,
-    duties: FeatureActions,
+    /// None of a commit of the library's own, which moves rows.
+    duties: Option<FeatureActions>,
     /// Up to this version there is no RESTORE that the writer does not know of.
     checked: Arc<AtomicU64>,
     /// Of a commit that changes or replaces rows: the files that it takes out of the table, and how far the commits of others
     /// were checked.
     replaced: Option<Arc<ReadVersion>>,
+    /// Of a commit that moves rows to other files: how far the files that others took out were checked.
+    moved: Option<Arc<MovedFiles>>,
 }
 
 /// The version and files that a commit that changes or replaces rows has read.
@@ -51,11 +54,27 @@ struct ReadVersion {
 impl CommitAttempts {
     pub(super) fn on(log: LogStoreRef, duties: FeatureActions) -> Self {
         Self {
+            duties: Some(duties),
+            ..Self::without_duties(log)
+        }
+    }
+
+    /// For a commit of the library's own that moves rows of version `read` to other files.
+    pub(super) fn of_moved_files(log: LogStoreRef, read: u64) -> Self {
+        Self {
+            moved: Some(Arc::new(MovedFiles::since(read))),
+            ..Self::without_duties(log)
+        }
+    }
+
+    fn without_duties(log: LogStoreRef) -> Self {
+        Self {
             log,
             open: Arc::default(),
-            duties,
+            duties: None,
             checked: Arc::new(AtomicU64::new(u64::MAX)),
             replaced: None,
+            moved: None,
         }
     }
 
@@ -97,33 +116,24 @@ impl CommitAttempts {
         let Some(replaced) = &self.replaced else {
             return Ok(());
         };
-        let since = replaced.checked.load(Ordering::Acquire) + 1..version;
-        let mut entries = entries(Arc::clone(&self.log), since);
-        while let Some((between, entry)) = entries.try_next().await? {
-            if entry.is_some_and(|entry| replaced.is_changed_by(&entry)) {
-                replaced.is_overtaken.store(true, Ordering::Release);
-                return Err(DeltaTableError::generic(format!(
-                    "version {between} has changed rows that this statement has read"
-                )));
-            }
-            replaced.checked.store(between, Ordering::Release);
-        }
-        Ok(())
+        let is_changed = |entry: &[u8]| replaced.is_changed_by(entry);
+        let changed = first_version(&self.log, &replaced.checked, version, &is_changed);
+        let Some(between) = changed.await? else {
+            return Ok(());
+        };
+        replaced.is_overtaken.store(true, Ordering::Release);
+        Err(DeltaTableError::generic(format!(
+            "version {between} has changed rows that this statement has read"
+        )))
     }
 
     async fn check_restored(&self, version: u64) -> DeltaResult<()> {
-        let checked = self.checked.load(Ordering::Acquire);
-        let since = checked.saturating_add(1)..version;
-        let mut entries = entries(Arc::clone(&self.log), since);
-        while let Some((between, entry)) = entries.try_next().await? {
-            if entry.is_some_and(|entry| restores(&entry)) {
-                return Err(DeltaTableError::generic(format!(
-                    "version {between} has restored it to an earlier state"
-                )));
-            }
-            self.checked.store(between, Ordering::Release);
+        match first_version(&self.log, &self.checked, version, &restores).await? {
+            None => Ok(()),
+            Some(between) => Err(DeltaTableError::generic(format!(
+                "version {between} has restored it to an earlier state"
+            ))),
         }
-        Ok(())
     }
 
     /// Whether the entry may have been written although no attempt is known to have done it.
@@ -235,9 +245,19 @@ impl LogStore for CommitAttempts {
                     Some(replaced) => replaced.named(entry),
                     None => Ok(entry),
                 };
-                let entry = entry.map_err(not_tried)?;
-                let fulfilled = self.duties.add_actions(&self.log, version, entry).await;
-                CommitOrBytes::LogBytes(fulfilled.map_err(not_tried)?)
+                let mut entry = entry.map_err(not_tried)?;
+                if let Some(moved) = &self.moved {
+                    let are_taken = moved.are_taken(&self.log, version, &entry);
+                    if are_taken.await.map_err(not_tried)? {
+                        let conflict = CommitConflictError::ConcurrentDeleteDelete;
+                        return Err(TransactionError::CommitConflict(conflict));
+                    }
+                }
+                if let Some(duties) = &self.duties {
+                    let fulfilled = duties.add_actions(&self.log, version, entry).await;
+                    entry = fulfilled.map_err(not_tried)?;
+                }
+                CommitOrBytes::LogBytes(entry)
             }
             elsewhere => elsewhere,
         };

@@ -48,6 +48,19 @@ pub fn snapshot_version(table: &dyn TableProvider) -> Option<u64> {
     table.downcast_ref::<DeltaTableProvider>()?.table.version()
 }
 
+/// What tells the Delta table of a provider from all others: where it is, and its id.
+///
+/// # Errors
+///
+/// Another provider than that of a Delta table; a table that is not loaded.
+pub fn table_key(table: &dyn TableProvider) -> Result<String> {
+    let table = &of_delta(table)?.table;
+    let snapshot = table.snapshot();
+    let snapshot = snapshot.map_err(|error| Error::internal(error.to_string()))?;
+    let log = table.log_store();
+    Ok(format!("{} {}", log.root_url(), snapshot.metadata().id()))
+}
+
 /// The partition columns of the version that a provider of a Delta table reads; none of another provider.
 pub fn partition_columns(table: &dyn TableProvider) -> Vec<String> {
     let table = table.downcast_ref::<DeltaTableProvider>();

@@ -6,6 +6,8 @@
 //! it.
 
 use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use deltalake::DeltaTableError;
@@ -253,6 +255,28 @@ pub(super) fn entries(
         .map(read)
         .buffered(READS_AT_ONCE)
         .boxed()
+}
+
+/// The first version after `checked` and before `version` whose entry `is_sought`. Of the others, `checked` becomes the last one before it.
+///
+/// # Errors
+///
+/// An entry cannot be read.
+pub(super) async fn first_version(
+    log: &LogStoreRef,
+    checked: &AtomicU64,
+    version: u64,
+    is_sought: &(dyn Fn(&[u8]) -> bool + Sync),
+) -> std::result::Result<Option<u64>, DeltaTableError> {
+    let since = checked.load(Ordering::Acquire).saturating_add(1)..version;
+    let mut entries = entries(Arc::clone(log), since);
+    while let Some((between, entry)) = entries.try_next().await? {
+        if entry.is_some_and(|entry| is_sought(&entry)) {
+            return Ok(Some(between));
+        }
+        checked.store(between, Ordering::Release);
+    }
+    Ok(None)
 }
 
 /// Whether an entry of a log is that of a RESTORE.

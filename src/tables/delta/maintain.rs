@@ -23,8 +23,8 @@ use futures::TryStreamExt as _;
 use serde_json::Value;
 
 use super::commit::{COMMIT_ID, find_commit, is_conflict};
+use super::commit_attempts::CommitAttempts;
 use super::handle::DeltaTableHandle;
-use super::moved_files::MovedFiles;
 use super::scan::binary_partitions;
 use crate::error::{Error, Result, Subject};
 use crate::store::{ABANDONED, unfinished_files};
@@ -111,8 +111,8 @@ impl DeltaTableHandle {
         let id = uuid::Uuid::new_v4().to_string();
         let log = table.log_store();
         let since = table.version().unwrap_or_default();
-        let moved = MovedFiles::since(since, Arc::clone(&log));
-        let mut table = DeltaTable::new(Arc::new(moved));
+        let attempts = CommitAttempts::of_moved_files(Arc::clone(&log), since);
+        let mut table = DeltaTable::new(Arc::new(attempts));
         let loaded = table.load_version(since).await;
         loaded.map_err(|error| self.fail(error))?;
         let optimized = table

@@ -6,14 +6,13 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use datafusion::arrow::array::{
-    Array, ArrayRef, AsArray, ListArray, MapArray, RecordBatch, StructArray,
-};
+use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::datatypes::{DataType, Field, FieldRef, Fields, Schema, SchemaRef};
 use datafusion::error::DataFusionError;
 use deltalake::kernel::{DataType as DeltaType, EagerSnapshot, MetadataValue, StructField};
 
 use crate::error::{Error, Result};
+use crate::formats::renamed;
 
 /// The names in the files of a table with column mapping.
 #[derive(Debug, Clone)]
@@ -78,62 +77,10 @@ pub(super) fn relabel(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordB
         .columns()
         .iter()
         .zip(schema.fields())
-        .map(|(column, field)| relabel_array(column, field.data_type()))
+        .map(|(column, field)| renamed(column, field.data_type()))
         .collect::<Result<Vec<_>, _>>()
         .map_err(DataFusionError::from)?;
     Ok(RecordBatch::try_new(Arc::clone(schema), columns).map_err(DataFusionError::from)?)
-}
-
-fn relabel_array(
-    array: &ArrayRef,
-    to: &DataType,
-) -> std::result::Result<ArrayRef, datafusion::arrow::error::ArrowError> {
-    if array.data_type() == to {
-        return Ok(Arc::clone(array));
-    }
-    Ok(match to {
-        DataType::Struct(fields) => {
-            let from = array.as_struct();
-            let columns = from
-                .columns()
-                .iter()
-                .zip(fields)
-                .map(|(column, field)| relabel_array(column, field.data_type()))
-                .collect::<std::result::Result<Vec<_>, _>>()?;
-            Arc::new(StructArray::try_new(
-                fields.clone(),
-                columns,
-                from.nulls().cloned(),
-            )?)
-        }
-        DataType::List(field) => {
-            let from = array.as_list::<i32>();
-            let values = relabel_array(from.values(), field.data_type())?;
-            let (offsets, nulls) = (from.offsets().clone(), from.nulls().cloned());
-            Arc::new(ListArray::try_new(
-                Arc::clone(field),
-                offsets,
-                values,
-                nulls,
-            )?)
-        }
-        DataType::Map(field, sorted) => {
-            let from = array.as_map();
-            let entries: ArrayRef = Arc::new(from.entries().clone());
-            let entries = relabel_array(&entries, field.data_type())?
-                .as_struct()
-                .clone();
-            let (offsets, nulls) = (from.offsets().clone(), from.nulls().cloned());
-            Arc::new(MapArray::try_new(
-                Arc::clone(field),
-                offsets,
-                entries,
-                nulls,
-                *sorted,
-            )?)
-        }
-        _ => Arc::clone(array),
-    })
 }
 
 fn mapped_field(

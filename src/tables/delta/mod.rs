@@ -69,6 +69,7 @@ pub use change::{ChangeStatement, ChangeTarget, ROW_CHANGE, RowChange};
 pub use commit::PreparedWrite;
 pub use file_bounds::{
     FileBounds, TextShare, file_bounds, file_rows, files_with, partition_columns, snapshot_version,
+    table_key,
 };
 pub(crate) use generated::same_delta_type;
 pub use handle::DeltaTableHandle;

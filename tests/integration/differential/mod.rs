@@ -13,7 +13,7 @@ use anabranch::planner::{Parameters, Script, parse_statement};
 use anabranch::session::{Session, SessionOptions};
 use futures::StreamExt as _;
 
-use crate::support::{ProgramOutput, repository};
+use crate::support::{ProgramOutput, python_with};
 use agreed::agreed;
 use compare::{Answer, Value, same};
 use generate::{Generator, Statement, TABLES};
@@ -94,15 +94,8 @@ fn answers_equal_those_of_another_engine() {
         .chain(statements.iter().map(|statement| statement.theirs.clone()))
         .map(|sql| serde_json::to_string(&sql).unwrap() + "\n");
     std::fs::write(&file, lines.collect::<String>()).unwrap();
-    let venv = repository().join("tests/python/venv");
-    let python = std::process::Command::new(&venv)
-        .arg(repository().join("tests/python/duckdb.txt"))
-        .output()
-        .unwrap();
-    assert!(python.status.success(), "{} needs python3", venv.display());
-    let python = String::from_utf8(python.stdout).unwrap();
     let ran = ProgramOutput::of(
-        std::process::Command::new(python.trim())
+        std::process::Command::new(python_with("duckdb.txt"))
             .args(["-c", DUCKDB])
             .arg(&file),
     )

@@ -1,12 +1,16 @@
 //! Reprocessing runs into topics: whole windows and sessions of a part of the past, once, marked, beside the running job; of processes that
 //! die at any step, that have one run id, and that are aborted.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::Pipeline;
 use super::crash::FAIL_POINTS;
-use crate::support::{PATIENCE, ProcessGuard, ProgramOutput, numbers_of, topic};
+use crate::support::{PATIENCE, ProcessGuard, ProgramOutput, numbers_of, read_by_kafka, topic};
 use crate::topics::{delete_records_on, produce_in};
 
 /// Jobs by name: the columns of their sink, and their query.
@@ -31,13 +35,15 @@ const JOBS: [(&str, &str, &str); 3] = [
 ];
 
 /// Archived visits, and jobs over them that write to topics.
-struct Past {
-    pipeline: Pipeline,
+pub(super) struct Past {
+    pub(super) pipeline: Pipeline,
+    /// The topics that the jobs write, by job.
+    sinks: BTreeMap<&'static str, String>,
 }
 
 impl Past {
     /// `key` is the key of the sinks, as a part of their columns.
-    fn new(name: &str, key: &str) -> Self {
+    pub(super) fn new(name: &str, key: &str) -> Self {
         let pipeline = Pipeline::between_topics(name, 2);
         let (bootstrap, source) = (&pipeline.bootstrap, &pipeline.source);
         let mut tables = format!(
@@ -50,6 +56,7 @@ impl Past {
              WATERMARK FOR t AS t - INTERVAL '5 seconds') STORED AS KAFKA LOCATION '{source}' \
              OPTIONS ('kafka.bootstrap.servers' '{bootstrap}', 'watermark.idle_after' '1 hour', 'archive' 'visits_raw');\n"
         );
+        let mut sinks = BTreeMap::new();
         for (job, columns, query) in JOBS {
             let sink = topic(&format!("{name}-{job}"));
             tables += &format!(
@@ -65,6 +72,7 @@ impl Past {
                      INSERT INTO {job}_out {query};\n"
                 ),
             );
+            sinks.insert(job, sink);
         }
         pipeline.work.file("tables.sql", &tables);
         pipeline.work.file(
@@ -72,12 +80,12 @@ impl Past {
             "CREATE JOB archiving WITH ('trigger' '10 milliseconds') AS INSERT INTO visits_raw \
              SELECT value, partition, \"offset\", \"timestamp\" FROM messages;\n",
         );
-        Self { pipeline }
+        Self { pipeline, sinks }
     }
 
     /// A visit each second, of two keys; every ninth second there is none for four seconds, so that sessions end. With `late`, some come
     /// forty seconds late. Both partitions get visits of both keys, for one without any would hold back the watermark of all.
-    fn visit(&self, seconds: std::ops::Range<u32>, late: bool) {
+    pub(super) fn visit(&self, seconds: std::ops::Range<u32>, late: bool) {
         let mut visits = [vec![], vec![]];
         for n in seconds {
             let behind = if late && n % 11 == 3 { 40 } else { 0 };
@@ -116,7 +124,7 @@ impl Past {
         }
     }
 
-    fn sql(&self, statements: &[&str]) -> ProgramOutput {
+    pub(super) fn sql(&self, statements: &[&str]) -> ProgramOutput {
         self.pipeline.work.sql(&["tables.sql"], statements)
     }
 
@@ -141,8 +149,24 @@ impl Past {
         command.spawn().unwrap()
     }
 
+    /// Runs a statement in two processes that die at a step: in the first chunk, and in the second one after that.
+    pub(super) fn die_twice(&self, statement: &str, fail_point: &str) {
+        for time in 1..=2 {
+            let fail_point = match fail_point {
+                // A run is taken over once in each attempt.
+                "taken-over" => fail_point.to_owned(),
+                _ => format!("{fail_point}:{time}"),
+            };
+            let mut dying = self.process(statement);
+            dying.env("ANABRANCH_FAIL_POINT", &fail_point);
+            dying.stdout(Stdio::null()).stderr(Stdio::null());
+            let status = dying.status().unwrap();
+            assert_eq!(status.code(), None, "{fail_point}: it ended by itself");
+        }
+    }
+
     /// The rows of a query, sorted.
-    fn rows(&self, query: &str) -> Vec<String> {
+    pub(super) fn rows(&self, query: &str) -> Vec<String> {
         let printed = self.sql(&[query]).ok().out;
         let mut rows: Vec<String> = printed.lines().map(str::to_owned).collect();
         rows.sort_unstable();
@@ -182,8 +206,8 @@ impl Past {
     }
 }
 
-const FROM: &str = "2025-01-01T00:02:10";
-const TO: &str = "2025-01-01T00:03:20";
+pub(super) const FROM: &str = "2025-01-01T00:02:10";
+pub(super) const TO: &str = "2025-01-01T00:03:20";
 
 fn reprocess(job: &str, run_id: &str) -> String {
     format!(
@@ -266,19 +290,7 @@ fn run_2_a_run_that_dies_at_any_step_goes_on() {
     let expected = past.whole("sessions", FROM, TO);
     for fail_point in FAIL_POINTS {
         let order = reprocess("sessions", fail_point);
-        // In the first chunk, and in the second one after that.
-        for time in 1..=2 {
-            let fail_point = match fail_point {
-                // A run is taken over once in each attempt.
-                "taken-over" => fail_point.to_owned(),
-                _ => format!("{fail_point}:{time}"),
-            };
-            let mut dying = past.process(&order);
-            dying.env("ANABRANCH_FAIL_POINT", &fail_point);
-            dying.stdout(Stdio::null()).stderr(Stdio::null());
-            let status = dying.status().unwrap();
-            assert_eq!(status.code(), None, "{fail_point}: it ended by itself");
-        }
+        past.die_twice(&order, fail_point);
         past.sql(&[&format!("APPLY RUN '{fail_point}'")]).ok();
         let written = past.rows_of_run("sessions", fail_point);
         assert_eq!(written, expected, "{fail_point}");
@@ -327,6 +339,151 @@ fn run_4_the_job_beside_a_run_gives_what_it_gives_alone() {
     assert_eq!(own, once);
     assert!(own.iter().all(|row| closed.contains(row)), "{own:?}");
     assert!(own.len() + 5 > closed.len(), "{own:?}");
+}
+
+/// `k` and `n` of a row.
+fn key_and_count(row: &str) -> (i64, i64) {
+    let row: serde_json::Value = serde_json::from_str(row).unwrap();
+    (row["k"].as_i64().unwrap(), row["n"].as_i64().unwrap())
+}
+
+/// The processes of the job and of a run beside it die at each step; Kafka's own consumer reads what both have committed.
+#[test]
+fn run_4_a_job_and_a_run_beside_it_die_at_any_step() {
+    let past = Past::new("run-both", ", PRIMARY KEY (k, s) NOT ENFORCED");
+    past.visit(0..120, false);
+    past.catch_up();
+    past.forget();
+    let expected = past.whole("sessions", FROM, TO);
+    let mut next = 120;
+    for fail_point in FAIL_POINTS {
+        past.visit(next..next + 10, false);
+        next += 10;
+        let mut dying = past.process(&reprocess("sessions", fail_point));
+        dying.env("ANABRANCH_FAIL_POINT", fail_point);
+        dying.stdout(Stdio::null()).stderr(Stdio::null());
+        let mut run = ProcessGuard(dying.spawn().unwrap());
+        past.pipeline.crash("sessions.sql", fail_point);
+        let status = run.0.wait().unwrap();
+        assert_eq!(status.code(), None, "{fail_point}: it ended by itself");
+        let mut live = ProcessGuard(past.pipeline.start("sessions.sql"));
+        past.sql(&[&format!("APPLY RUN '{fail_point}'")]).ok();
+        live.end();
+    }
+    past.catch_up();
+    let properties = ["print.headers=true", "print.key=true"];
+    let (bootstrap, sink) = (&past.pipeline.bootstrap, &past.sinks["sessions"]);
+    let printed = read_by_kafka(bootstrap, sink, &properties);
+    // By the run that has written it; none of the job.
+    let mut written: BTreeMap<&str, Vec<(&str, (i64, i64))>> = BTreeMap::new();
+    for line in printed.lines() {
+        let parts: Vec<&str> = line.split('\t').collect();
+        let [headers, key, value] = parts[..] else {
+            panic!("{line}");
+        };
+        let run_id = headers
+            .split(',')
+            .find_map(|header| header.strip_prefix("run_id:"));
+        let rows = written.entry(run_id.unwrap_or_default()).or_default();
+        rows.push((key, key_and_count(value)));
+    }
+    let counts = |rows: &[(&str, (i64, i64))]| {
+        let keys: BTreeSet<&str> = rows.iter().map(|(key, _)| *key).collect();
+        assert_eq!(keys.len(), rows.len(), "a key is there twice: {rows:?}");
+        let mut counts: Vec<(i64, i64)> = rows.iter().map(|(_, counts)| *counts).collect();
+        counts.sort_unstable();
+        counts
+    };
+    let mut of_definition: Vec<(i64, i64)> =
+        expected.iter().map(|row| key_and_count(row)).collect();
+    of_definition.sort_unstable();
+    for fail_point in FAIL_POINTS {
+        assert_eq!(counts(&written[fail_point]), of_definition, "{fail_point}");
+    }
+    // All sessions that are closed, each once, and none else.
+    let closed = past.whole("sessions", "2025-01-01T00:00:00", "2025-01-01T01:00:00");
+    let own = past.rows_of_job("sessions");
+    assert_eq!(counts(&written[""]).len(), own.len());
+    assert!(own.iter().all(|row| closed.contains(row)), "{own:?}");
+    assert!(own.len() + 5 > closed.len(), "{own:?}");
+    assert_eq!(written.len(), FAIL_POINTS.len() + 1, "{:?}", written.keys());
+}
+
+/// Heartbeats of a process that runs a job and leaves more and more records, until this is dropped.
+struct FallingBehind {
+    ends: Arc<AtomicBool>,
+    writer: Option<JoinHandle<()>>,
+}
+
+impl FallingBehind {
+    fn of(past: &Past, job: &str) -> Self {
+        let ends = Arc::new(AtomicBool::new(false));
+        let is_over = Arc::clone(&ends);
+        let id = past.pipeline.id_of(job);
+        let work = &past.pipeline.work;
+        let (new, beat) = (
+            work.path("beat.json"),
+            work.path(&format!("anabranch-data/jobs/{id}/heartbeat.json")),
+        );
+        let writer = std::thread::spawn(move || {
+            for records in 1_u64.. {
+                if is_over.load(Ordering::Relaxed) {
+                    break;
+                }
+                let at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+                let at = at.as_millis();
+                let text = format!("{{\"owner\":\"p\",\"backlog\":{records},\"at\":{at}}}");
+                std::fs::write(&new, text).unwrap();
+                std::fs::rename(&new, &beat).unwrap();
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            std::fs::remove_file(&beat).unwrap();
+        });
+        Self {
+            ends,
+            writer: Some(writer),
+        }
+    }
+}
+
+impl Drop for FallingBehind {
+    fn drop(&mut self) {
+        self.ends.store(true, Ordering::Relaxed);
+        let _ = self.writer.take().unwrap().join();
+    }
+}
+
+#[test]
+fn a_run_waits_while_its_job_falls_behind() {
+    let past = Past::new("run-waits", "");
+    past.visit(0..120, false);
+    past.catch_up();
+    let expected = past.whole("tumbling", FROM, TO);
+    let behind = FallingBehind::of(&past, "tumbling");
+    let mut running = past.start(&reprocess("tumbling", "waits"));
+    let reason = "SELECT reason FROM system.runs WHERE run_id = 'waits'";
+    let began = Instant::now();
+    loop {
+        let reasons = past.rows(reason).concat();
+        if reasons.contains("job tumbling falls behind") {
+            break;
+        }
+        assert!(began.elapsed() < PATIENCE, "it does not wait: {reasons}");
+    }
+    let written = past.rows_of_run("tumbling", "waits").len();
+    assert!(written < expected.len(), "{written}");
+    // Another run is not to wait.
+    let order = format!(
+        "REPROCESS JOB tumbling FROM '{FROM}' TO '{TO}' EMIT ALL \
+         WITH ('run_id' 'goes_on', 'chunk' '10 seconds', 'yield' 'false')"
+    );
+    past.sql(&[&order]).ok();
+    assert_eq!(past.rows_of_run("tumbling", "goes_on"), expected);
+    assert_eq!(past.rows_of_run("tumbling", "waits").len(), written);
+    // No process runs the job any more.
+    drop(behind);
+    assert!(running.wait().unwrap().success());
+    assert_eq!(past.rows_of_run("tumbling", "waits"), expected);
 }
 
 #[test]
@@ -416,4 +573,37 @@ fn run_5_a_run_writes_what_has_changed_and_withdraws_what_is_gone() {
     assert!(!past.rows(gone).is_empty());
     past.sql(&[&order("EMIT ALL WITH ('run_id' 'all')")]).ok();
     assert_eq!(by_key(&past, "sessions"), after);
+}
+
+#[test]
+fn run_5_rows_of_others_are_not_withdrawn_and_what_moved_since_the_plan_is_not_overwritten() {
+    let past = Past::new("run-others", ", PRIMARY KEY (k, s) NOT ENFORCED");
+    past.visit(0..120, false);
+    past.catch_up();
+    // Another writer has put a session into the range that the job does not give.
+    past.sql(&["INSERT INTO sessions_out VALUES \
+                (7, TIMESTAMP '2025-01-01T00:02:30', TIMESTAMP '2025-01-01T00:02:40', 1)"])
+        .ok();
+    let order = |run_id: &str| {
+        format!(
+            "REPROCESS JOB sessions FROM '{FROM}' TO '{TO}' \
+             WITH ('run_id' '{run_id}', 'withdraw' 'true', 'chunk' '10 seconds')"
+        )
+    };
+    let before = by_key(&past, "sessions");
+    past.sql(&[&order("others")]).ok();
+    assert_eq!(by_key(&past, "sessions"), before);
+    // A row that is the same by the plan is another one when it is applied.
+    past.sql(&[&format!("PLAN {}", order("moved"))]).ok();
+    past.sql(&[
+        "INSERT INTO sessions_out SELECT k, s, e, n + 1 FROM sessions_seen \
+                WHERE k = 0 AND s >= TIMESTAMP '2025-01-01T00:02:30' ORDER BY s LIMIT 1",
+    ])
+    .ok();
+    let before = by_key(&past, "sessions");
+    let refused = past.sql(&["APPLY RUN 'moved'"]);
+    assert_eq!(refused.code, Some(1), "{refused:?}");
+    let said = "the plan does not show 1 of the rows that the run would change now";
+    assert!(refused.err.contains(said), "{}", refused.err);
+    assert_eq!(by_key(&past, "sessions"), before);
 }

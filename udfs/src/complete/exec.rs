@@ -13,8 +13,7 @@ use datafusion::logical_expr::UserDefinedLogicalNodeCore;
 use datafusion::physical_expr::aggregate::LoweredAggregate;
 use datafusion::physical_expr::{EquivalenceProperties, Partitioning};
 use datafusion::physical_plan::execution_plan::{
-    Boundedness, ChildrenPropertiesMode, EmissionType, ReplaceChildrenOptions,
-    apply_expression_roots,
+    Boundedness, EmissionType, ReplaceChildrenOptions, apply_expression_roots,
 };
 use datafusion::physical_plan::metrics::MetricsSet;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
@@ -29,6 +28,7 @@ use super::rows::RowsRun;
 use super::run::{ExecutionState, ExplainMetrics};
 use super::search::SessionSearch;
 use super::slices::SliceReader;
+use crate::children::replaces_children;
 use crate::session::aggregate::{MergeRule, PartialRule, SessionAggregateExpr};
 use crate::window::{column_name, ticks_per_hour};
 
@@ -220,15 +220,7 @@ impl ExecutionPlan for CompleteSessionsExec {
         }))
     }
 
-    fn with_new_children(
-        self: Arc<Self>,
-        children: Vec<Arc<dyn ExecutionPlan>>,
-    ) -> Result<Arc<dyn ExecutionPlan>> {
-        self.replace_children(
-            children,
-            ReplaceChildrenOptions::new(ChildrenPropertiesMode::Recompute),
-        )
-    }
+    replaces_children!();
 
     fn execute(
         &self,

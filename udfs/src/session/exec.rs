@@ -16,7 +16,7 @@ use datafusion::physical_expr::{
     Distribution, EquivalenceProperties, LexOrdering, PhysicalSortExpr,
 };
 use datafusion::physical_plan::execution_plan::{
-    ChildrenPropertiesMode, EmissionType, ReplaceChildrenOptions, apply_expression_roots,
+    EmissionType, ReplaceChildrenOptions, apply_expression_roots,
 };
 use datafusion::physical_plan::metrics::{
     BaselineMetrics, Count, ExecutionPlanMetricsSet, MetricBuilder, MetricsSet,
@@ -27,7 +27,7 @@ use datafusion::physical_plan::{
 };
 
 use super::{buffered, sorted};
-use crate::children::only_child;
+use crate::children::{only_child, replaces_children};
 
 /// Appends `window_start` and `window_end` of each row's session.
 #[derive(Debug, Clone)]
@@ -202,15 +202,7 @@ impl ExecutionPlan for SessionExec {
         )?))
     }
 
-    fn with_new_children(
-        self: Arc<Self>,
-        children: Vec<Arc<dyn ExecutionPlan>>,
-    ) -> Result<Arc<dyn ExecutionPlan>> {
-        self.replace_children(
-            children,
-            ReplaceChildrenOptions::new(ChildrenPropertiesMode::Recompute),
-        )
-    }
+    replaces_children!();
 
     fn execute(
         &self,

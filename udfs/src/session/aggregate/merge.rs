@@ -19,9 +19,7 @@ use datafusion::physical_expr::expressions::Column;
 use datafusion::physical_expr::{
     Distribution, EquivalenceProperties, LexOrdering, PhysicalSortExpr,
 };
-use datafusion::physical_plan::execution_plan::{
-    ChildrenPropertiesMode, EmissionType, ReplaceChildrenOptions,
-};
+use datafusion::physical_plan::execution_plan::{EmissionType, ReplaceChildrenOptions};
 use datafusion::physical_plan::metrics::{
     BaselineMetrics, Count, ExecutionPlanMetricsSet, MetricBuilder, MetricsSet,
 };
@@ -38,7 +36,7 @@ use super::accumulators::{Accumulators, SessionAggregateExpr};
 use super::aggregation::new_keys;
 use super::intervals::merge_intervals;
 use super::node::SessionColumn;
-use crate::children::only_child;
+use crate::children::{only_child, replaces_children};
 use crate::diagnostic::out_of_range;
 use crate::window::{ticks, timestamps};
 
@@ -138,15 +136,7 @@ impl ExecutionPlan for SessionMergeExec {
         Ok(Arc::new(Self::new(input, self.rule.clone())))
     }
 
-    fn with_new_children(
-        self: Arc<Self>,
-        children: Vec<Arc<dyn ExecutionPlan>>,
-    ) -> Result<Arc<dyn ExecutionPlan>> {
-        self.replace_children(
-            children,
-            ReplaceChildrenOptions::new(ChildrenPropertiesMode::Recompute),
-        )
-    }
+    replaces_children!();
 
     fn execute(
         &self,

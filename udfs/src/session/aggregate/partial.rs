@@ -15,7 +15,7 @@ use datafusion::execution::memory_pool::{MemoryConsumer, MemoryReservation};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_expr::EquivalenceProperties;
 use datafusion::physical_plan::execution_plan::{
-    ChildrenPropertiesMode, EmissionType, ReplaceChildrenOptions, apply_expression_roots,
+    EmissionType, ReplaceChildrenOptions, apply_expression_roots,
 };
 use datafusion::physical_plan::metrics::{BaselineMetrics, ExecutionPlanMetricsSet, MetricsSet};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
@@ -27,7 +27,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 
 use super::accumulators::state_fields;
 use super::aggregation::{IntervalAggregation, PartialRule, key_schema};
-use crate::children::only_child;
+use crate::children::{only_child, replaces_children};
 use crate::window::timestamps;
 
 /// Aggregates each partition by interval of event time per key.
@@ -120,15 +120,7 @@ impl ExecutionPlan for SessionPartialExec {
         Ok(Arc::new(Self::try_new(input, self.rule.clone())?))
     }
 
-    fn with_new_children(
-        self: Arc<Self>,
-        children: Vec<Arc<dyn ExecutionPlan>>,
-    ) -> Result<Arc<dyn ExecutionPlan>> {
-        self.replace_children(
-            children,
-            ReplaceChildrenOptions::new(ChildrenPropertiesMode::Recompute),
-        )
-    }
+    replaces_children!();
 
     fn execute(
         &self,
