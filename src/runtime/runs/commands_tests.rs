@@ -3,8 +3,9 @@
 use datafusion::arrow::util::pretty::pretty_format_batches;
 
 use super::*;
+use crate::core::jobs::{NamedOffset, NamedOffsets};
 use crate::core::runs::order::{AskedText, GivenRunOptions};
-use crate::core::runs::{EmitRows, TimeRange};
+use crate::core::runs::{EmitRows, OffsetBounds, TimeRange};
 use crate::planner::{Parameters, Script, Statement, parse_statement};
 use crate::runtime::statements::Jobs;
 use crate::session::{Session, SessionOptions};
@@ -226,6 +227,37 @@ async fn run_1_whole_groups_are_written_once_and_marked() {
     let taken = order("sessions", "windows", EmitRows::All, (35, 80));
     let error = reprocess(&past.host(), &taken).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Exists, "{error}");
+}
+
+#[tokio::test]
+async fn run_1_the_window_of_an_offset_is_given_whole_without_columns_of_metadata() {
+    let past = Past::new().await;
+    past.visit(busy(0..60));
+    past.archive().await;
+    past.catch_up().await;
+    let place = |offset| -> NamedOffsets {
+        [("visits".to_owned(), [(1, NamedOffset::At(offset))].into())].into()
+    };
+    let by_time = order("windows", "by_offset", EmitRows::All, (0, 60));
+    // The visit of second 0, of key 0.
+    let by_offset = RunOrder {
+        asked: AskedText {
+            offsets: Some(OffsetBounds {
+                from: place(0),
+                to: place(1),
+            }),
+            ..AskedText::default()
+        },
+        ..by_time
+    };
+    reprocess(&past.host(), &by_offset).await.unwrap();
+    let whole = past.whole("windows", 0, 1, 10).await;
+    let expected: Vec<String> = whole
+        .into_iter()
+        .filter(|row| row.starts_with("| 0 "))
+        .collect();
+    assert_eq!(expected.len(), 1, "{expected:?}");
+    assert_eq!(past.written("windows", "by_offset").await, expected);
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use datafusion::arrow::array::{ArrayRef, AsArray as _, TimestampMicrosecondArray};
+use datafusion::arrow::array::{ArrayRef, AsArray as _, RecordBatch, TimestampMicrosecondArray};
 use datafusion::arrow::datatypes::{DataType, Int32Type, Int64Type, TimeUnit};
 use datafusion::catalog::TableProvider as _;
 use datafusion::common::ScalarValue;
@@ -23,6 +23,7 @@ use crate::tables::archive::log_scan_tests::{
 };
 use crate::tables::delta::DeltaTableHandle;
 use crate::tables::kafka::embedded_broker::EmbeddedBroker;
+use crate::tables::time::{OFFSET_COLUMN, PARTITION_COLUMN};
 
 fn topic() -> Identity {
     Identity::Topic {
@@ -115,6 +116,30 @@ async fn by_time(folder: &tempfile::TempDir) -> DeltaTableHandle {
         insert(&handle, &rows, vec![Arc::new(times) as ArrayRef]).await;
     }
     handle
+}
+
+#[test]
+fn its_rows_tell_their_places() {
+    runtime().block_on(async {
+        let folder = tempfile::tempdir().unwrap();
+        let handle = archive(&folder.path().join("raw")).await;
+        append(&handle, &[(0, 1), (1, 5), (0, 2)]).await;
+        let past = archived(&pinned(&handle, &[]).await);
+        let hidden = [PARTITION_COLUMN, OFFSET_COLUMN];
+        let hidden = hidden.map(|name| past.schema().index_of(name).unwrap());
+        assert_eq!(hidden, [4, 5]);
+        let context = SessionContext::new();
+        let plan = past.scan(&context.state(), None, &[], None).await.unwrap();
+        let batches = collect(plan, context.task_ctx()).await.unwrap();
+        let count: usize = batches.iter().map(RecordBatch::num_rows).sum();
+        assert_eq!(count, 3);
+        for rows in &batches {
+            let partitions = |column| rows.column(column).as_primitive::<Int32Type>().values();
+            let offsets = |column| rows.column(column).as_primitive::<Int64Type>().values();
+            assert_eq!(partitions(4), partitions(2));
+            assert_eq!(offsets(5), offsets(3));
+        }
+    });
 }
 
 #[test]
