@@ -685,6 +685,13 @@ async fn jobs_that_cannot_be_reprocessed_are_refused_with_the_reason() {
             "SELECT k, count(*) FROM visits GROUP BY k EMIT CHANGES",
             "by key without a window",
         ),
+        (
+            "SELECT k, count(*) FROM
+               (SELECT k, window_start FROM TUMBLE(TABLE visits, DESCRIPTOR(event_time), INTERVAL '10 seconds')
+                UNION ALL SELECT k, window_start FROM TUMBLE(TABLE visits, DESCRIPTOR(event_time), INTERVAL '1 minute'))
+             GROUP BY k, window_start",
+            "rows of several windows below one aggregate",
+        ),
     ] {
         let (tables, sink) = (visits(), sink("k BIGINT, n BIGINT"));
         let sql = format!("{tables} {sink} CREATE JOB j AS INSERT INTO out {query}");
