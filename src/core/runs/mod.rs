@@ -31,7 +31,9 @@ pub use covered_times::{CoveredTimes, TimeBounds};
 pub use difference::tolerance::FloatTolerance;
 pub use difference::{ChangeKind, ComparedRow, Comparison, Difference, EmittedRows};
 pub use emission::Emission;
-pub use finality::{Finality, LeftGroups, LeftReason, PartitionArchive, archive_watermark};
+pub use finality::{
+    Finality, LeftGroups, LeftReason, PartitionArchive, archive_watermark, run_watermark,
+};
 pub use foundations::{ArchiveNow, Foundations, Moved, moved};
 pub use grouping::Grouping;
 pub use offset_chunks::{advanced, next_offsets};

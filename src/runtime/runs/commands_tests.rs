@@ -230,6 +230,21 @@ async fn run_1_whole_groups_are_written_once_and_marked() {
 }
 
 #[tokio::test]
+async fn time_1_windows_that_the_job_holds_back_are_left_out() {
+    let past = Past::new().await;
+    // The visits of partition 1 end at second 18: all of them are archived, and its producer is slow.
+    past.visit(busy(0..60).filter(|second| second % 3 > 0 || *second < 20));
+    past.archive().await;
+    past.catch_up().await;
+    let order = order("windows", "slow", EmitRows::All, (0, 60));
+    let outcome = reprocess(&past.host(), &order).await.unwrap();
+    let expected = past.whole("windows", 0, 60, 13).await;
+    assert_eq!(expected.len(), 2, "{expected:?}");
+    assert_eq!(past.written("windows", "slow").await, expected);
+    assert!(outcome.left.count() > 4, "{outcome:?}");
+}
+
+#[tokio::test]
 async fn run_1_the_window_of_an_offset_is_given_whole_without_columns_of_metadata() {
     let past = Past::new().await;
     past.visit(busy(0..60));

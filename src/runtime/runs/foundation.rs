@@ -8,12 +8,12 @@ use datafusion::arrow::array::{Array as _, ArrayRef, AsArray as _, RecordBatch};
 use datafusion::arrow::compute::cast;
 use datafusion::arrow::datatypes::{DataType, Int32Type, Int64Type};
 
-use crate::core::jobs::{NamedOffset, NamedOffsets};
+use crate::core::jobs::{JobTime, NamedOffset, NamedOffsets};
 use crate::core::runs::asked_range::{MOST_SELECTED_RANGES, PartitionRanges};
 use crate::core::runs::order::{AskedText, RunOrder};
 use crate::core::runs::{
     AskedRange, Emission, EmitRows, Grouping, LateRows, OffsetBounds, OffsetSet, PartitionArchive,
-    RunOptions, RunSpec, SelectedRows, archive_watermark, time_range::time_text,
+    RunOptions, RunSpec, SelectedRows, run_watermark, time_range::time_text,
 };
 use crate::error::{Error, Result, Subject};
 use crate::planner::{Parameters, Script, StatementClass, parse_statement};
@@ -100,7 +100,7 @@ pub(super) async fn foundation(
         left_out,
         emission,
         grouping,
-        watermark: archive_watermark(archives, 0),
+        watermark: run_watermark(&archives, time_of(host, job).await?.as_ref()),
         sources: pins,
         statics: statics.pins,
         sink: sinks::identity_of(query.sink()).await?,
@@ -110,11 +110,20 @@ pub(super) async fn foundation(
     sinks::check_for_run(query, &spec)?;
     if spec.watermark.is_none() && !matches!(grouping, Grouping::Rows) {
         warnings.push(
-            "nothing is final: a partition of the archive has no row, and the topic has more"
+            "nothing is final: a partition has no row, and the job waits for it or its topic has more"
                 .into(),
         );
     }
     Ok(Foundation { spec, warnings })
+}
+
+/// The job's time after its last batch.
+async fn time_of(host: &RunHost<'_>, job: &PresentJob) -> Result<Option<JobTime>> {
+    let Some(last) = job.history.last() else {
+        return Ok(None);
+    };
+    let version = host.jobs.store.version(job.id, &last.version).await?;
+    Ok(version.time)
 }
 
 /// The range of an order as far as a statement that names a run can be compared by it: the query of `FOR` by its text.
