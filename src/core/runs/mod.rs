@@ -4,6 +4,7 @@
 //! A run is a job that ends: its log is one of [`crate::core::jobs`], and each chunk is a batch.
 
 pub mod asked_range;
+pub mod beginning;
 pub mod chunks;
 pub mod covered_times;
 pub mod difference;
@@ -26,6 +27,7 @@ pub mod state;
 pub mod time_range;
 
 pub use asked_range::{AskedRange, OffsetBounds, SelectedRows};
+pub use beginning::check_beginning;
 pub use chunks::{Chunk, Chunks};
 pub use covered_times::{CoveredTimes, TimeBounds};
 pub use difference::tolerance::FloatTolerance;

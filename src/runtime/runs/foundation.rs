@@ -13,7 +13,7 @@ use crate::core::runs::asked_range::{MOST_SELECTED_RANGES, PartitionRanges};
 use crate::core::runs::order::{AskedText, RunOrder};
 use crate::core::runs::{
     AskedRange, Emission, EmitRows, Grouping, LateRows, OffsetBounds, OffsetSet, PartitionArchive,
-    RunOptions, RunSpec, SelectedRows, run_watermark, time_range::time_text,
+    RunOptions, RunSpec, SelectedRows, check_beginning, run_watermark, time_range::time_text,
 };
 use crate::error::{Error, Result, Subject};
 use crate::planner::{Parameters, Script, StatementClass, parse_statement};
@@ -23,7 +23,7 @@ use crate::runtime::sinks;
 use crate::runtime::sources;
 use crate::runtime::startup::named_by_table;
 use crate::session::{ForkOptions, Session};
-use crate::streaming::JobQuery;
+use crate::streaming::{JobQuery, JobSinkTable};
 
 /// A spec, and what the user should know about it.
 pub(super) struct Foundation {
@@ -55,9 +55,13 @@ pub(super) async fn foundation(
     let mut warnings = Vec::new();
     let mut archives: Vec<PartitionArchive> = Vec::new();
     let (mut pins, mut ends) = (BTreeMap::new(), PartitionRanges::new());
+    let mut begins: Option<i64> = None;
+    let mut has_lost_times = false;
     for table in tables {
         let facts = sources::pin_source(query, table).await?;
         warnings.extend(facts.warnings);
+        begins = begins.max(facts.begins);
+        has_lost_times |= facts.has_lost_times;
         // All sources share one axis of time: so each partition counts by the delay of its own table.
         let delay = facts.delay.unwrap_or_default();
         archives.extend(facts.archive.into_iter().map(|of| PartitionArchive {
@@ -101,6 +105,7 @@ pub(super) async fn foundation(
         emission,
         grouping,
         watermark: run_watermark(&archives, time_of(host, job).await?.as_ref()),
+        begins,
         sources: pins,
         statics: statics.pins,
         sink: sinks::identity_of(query.sink()).await?,
@@ -108,6 +113,10 @@ pub(super) async fn foundation(
         options,
     };
     sinks::check_for_run(query, &spec)?;
+    // A table without a key whose rows are not just added.
+    let replaces =
+        matches!(query.sink(), JobSinkTable::Delta(_)) && !has_key && !spec.options.append;
+    warnings.extend(check_beginning(&spec, replaces, has_lost_times)?);
     if spec.watermark.is_none() && !matches!(grouping, Grouping::Rows) {
         warnings.push(
             "nothing is final: a partition has no row, and the job waits for it or its topic has more"
@@ -326,6 +335,9 @@ pub(super) fn items_of(spec: &RunSpec) -> Vec<(&'static str, String)> {
             None => "nothing".to_owned(),
         };
         items.push(("final", until));
+    }
+    if let Some(begins) = spec.begins {
+        items.push(("past", format!("whole from {} on", time_text(begins))));
     }
     for (table, pin) in &spec.sources {
         items.push(("archive", format!("{table}: {}", pin.archive)));

@@ -1,7 +1,7 @@
 //! The facts about its sources that a run is made of: which states it reads, which offsets there are, and how far the archives have come
 //! in event time.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::time::Duration;
 
@@ -28,6 +28,10 @@ pub(in crate::runtime) struct PinnedFacts {
     pub(in crate::runtime) archive: Vec<PartitionArchive>,
     /// How far the table's watermark is behind, in microseconds; none of a table without one.
     pub(in crate::runtime) delay: Option<i64>,
+    /// The first instant of which there are all records, in microseconds since 1970 UTC; none if none is missing.
+    pub(in crate::runtime) begins: Option<i64>,
+    /// A partition lacks its first records, and none of those that it has tells of which times they were.
+    pub(in crate::runtime) has_lost_times: bool,
     /// What may go wrong.
     pub(in crate::runtime) warnings: Vec<String>,
 }
@@ -79,21 +83,33 @@ pub(in crate::runtime) async fn pin_source(query: &JobQuery, table: &str) -> Res
     }
     let event_time = source.topic.table().event_time().cloned();
     let mut reached = Vec::new();
-    if let Some(event_time) = event_time.as_ref().filter(|_| keeps_time) {
+    let mut begins = None;
+    let mut without_times = Vec::new();
+    if let Some(event_time) = &event_time {
         // One row of a far future would make everything final: an archive without the records' timestamps does not tell it.
         let ahead = i64::try_from(event_time.max_ahead.as_micros()).unwrap_or(i64::MAX);
-        let highest = past
-            .highest_times(now().saturating_mul(1_000).saturating_add(ahead))
-            .await?;
-        let of_partition = |ends: &PartitionEnds| {
-            let parts = past.parts().get(&ends.partition);
-            let is_archived = parts.is_none_or(|parts| parts.topic.end() != Some(ends.high));
-            PartitionArchive {
-                highest: highest.get(&ends.partition).copied(),
-                has_all: is_archived && ends.high == ends.latest,
-            }
-        };
-        reached = ends.iter().map(of_partition).collect();
+        let latest = now().saturating_mul(1_000).saturating_add(ahead);
+        let lacking = pin.from.iter().filter(|(_, from)| **from > 0);
+        let lacking: BTreeSet<i32> = lacking.map(|(partition, _)| *partition).collect();
+        let first = past.first_times(&lacking, latest).await?;
+        // Unless the first record was late, none before it is later than it by more than the delay.
+        begins = first.values().max().map(|first| {
+            let last_gone = first.saturating_add(event_time.delay.max(0));
+            last_gone.saturating_add(1)
+        });
+        without_times.extend(lacking.into_iter().filter(|of| !first.contains_key(of)));
+        if keeps_time {
+            let highest = past.highest_times(latest).await?;
+            let of_partition = |ends: &PartitionEnds| {
+                let parts = past.parts().get(&ends.partition);
+                let is_archived = parts.is_none_or(|parts| parts.topic.end() != Some(ends.high));
+                PartitionArchive {
+                    highest: highest.get(&ends.partition).copied(),
+                    has_all: is_archived && ends.high == ends.latest,
+                }
+            };
+            reached = ends.iter().map(of_partition).collect();
+        }
     }
     let mut warnings = Vec::new();
     let retention = source.archive.file_retention().await?;
@@ -104,11 +120,19 @@ pub(in crate::runtime) async fn pin_source(query: &JobQuery, table: &str) -> Res
             retention.as_secs()
         ));
     }
+    for partition in &without_times {
+        warnings.push(format!(
+            "partition {partition} of {table} has lost its first records, and no later one tells of which times they were: windows and \
+             sessions that had some of them are not whole"
+        ));
+    }
     Ok(PinnedFacts {
         pin,
         ranges,
         archive: reached,
         delay: event_time.map(|time| time.delay),
+        begins,
+        has_lost_times: !without_times.is_empty(),
         warnings,
     })
 }

@@ -112,6 +112,7 @@ fn facts(grouping: Grouping, watermark: Option<i64>) -> RunFacts {
     RunFacts {
         grouping,
         finality: Finality::new(grouping, watermark),
+        begins: None,
         now: 0,
         selection: None,
         selected_times: None,

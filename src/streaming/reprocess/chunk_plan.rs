@@ -217,6 +217,11 @@ impl ChunkPlan<'_> {
         let rule = GroupRule {
             chunk: columns.chunk()?,
             finality: self.facts.finality,
+            whole_from: self.facts.begins.map(|begins| match columns.grouping {
+                // A row that is gone may be as far as the gap before its session.
+                Grouping::Sessions { gap } => begins.saturating_add(gap),
+                Grouping::Rows | Grouping::Aligned(_) => begins,
+            }),
             longest: match columns.grouping {
                 Grouping::Sessions { gap } => Some(longest_session(gap)),
                 Grouping::Rows | Grouping::Aligned(_) => None,

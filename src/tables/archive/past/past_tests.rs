@@ -288,6 +288,12 @@ fn arch_1_the_topic_fills_what_the_archive_does_not_have() {
         assert_eq!(without, &left - &found);
         let highest = whole.highest_times(i64::MAX).await.unwrap();
         assert_eq!(highest, BTreeMap::from([(0, 24_000_000), (1, 29_000_000)]));
+        let later: PartitionOffsets = [(0, set(&[(7, 25)]))].into();
+        let later = whole.restricted_to(&later);
+        let first = later.first_times(&[0, 1].into(), i64::MAX).await.unwrap();
+        assert_eq!(first, BTreeMap::from([(0, 7_000_000)]));
+        let none = later.first_times(&[0].into(), 6_000_000).await.unwrap();
+        assert_eq!(none, BTreeMap::new());
     });
 }
 
