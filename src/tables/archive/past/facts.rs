@@ -24,8 +24,17 @@ const FIRST: i64 = 1_024;
 /// The most different event times that are gathered.
 const MOST_TIMES: usize = 4_000_000;
 
+/// How far the partitions of a past have come in event time.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct ReachedTimes {
+    /// The highest event time of each partition that has one.
+    pub(crate) highest: BTreeMap<i32, i64>,
+    /// The offsets of records with event times that are not of this world. An archive with the records' timestamps gives none of them.
+    pub(crate) beyond: PartitionOffsets,
+}
+
 impl PinnedPast {
-    /// The highest event time of each partition that has one, of those up to `latest`.
+    /// The highest event times of those up to `latest`, and the records that were met with later ones.
     ///
     /// Records come about in the order of their times: the last ones of each partition give a time, and if the archive says where later
     /// ones are, these are read too. If it does not, a partition may have a higher one among older records: then the watermark that
@@ -34,8 +43,8 @@ impl PinnedPast {
     /// # Errors
     ///
     /// The past cannot be read.
-    pub(crate) async fn highest_times(&self, latest: i64) -> Result<BTreeMap<i32, i64>> {
-        let mut highest = BTreeMap::new();
+    pub(crate) async fn reached_times(&self, latest: i64) -> Result<ReachedTimes> {
+        let mut reached = ReachedTimes::default();
         let last = self.parts.iter().filter_map(|(partition, parts)| {
             let end = parts.archive.end().max(parts.topic.end())?;
             let last: OffsetRanges = [OffsetRange::new(end.saturating_sub(LAST), end)]
@@ -45,26 +54,31 @@ impl PinnedPast {
         });
         let last: PartitionOffsets = last.collect();
         let last = self.restricted_to(&last);
-        last.add_highest(&[], latest, &mut highest).await?;
+        last.add_reached(&[], latest, &mut reached).await?;
         let claim = self.pinned.archive.mapping().claim();
-        let Some(lowest) = highest.values().min().copied() else {
-            return Ok(highest);
+        let Some(lowest) = reached.highest.values().min().copied() else {
+            return Ok(reached);
         };
         if *claim != EventTimeClaim::None && last.parts != self.parts {
             let later: Vec<Expr> = self.later_than(lowest).into_iter().collect();
-            self.add_highest(&later, latest, &mut highest).await?;
+            self.add_reached(&later, latest, &mut reached).await?;
         }
-        Ok(highest)
+        Ok(reached)
     }
 
-    async fn add_highest(
+    async fn add_reached(
         &self,
         filters: &[Expr],
         latest: i64,
-        highest: &mut BTreeMap<i32, i64>,
+        reached: &mut ReachedTimes,
     ) -> Result<()> {
-        self.see_times(filters, latest, |partition, _, time| {
-            let known = highest.entry(partition).or_insert(time);
+        self.see_times(filters, |partition, offset, time| {
+            if time > latest {
+                let beyond = reached.beyond.entry(partition).or_default();
+                beyond.insert(OffsetRange::new(offset, offset.saturating_add(1)));
+                return;
+            }
+            let known = reached.highest.entry(partition).or_insert(time);
             *known = time.max(*known);
         })
         .await
@@ -91,26 +105,21 @@ impl PinnedPast {
         });
         let first: PartitionOffsets = first.collect();
         let mut found: BTreeMap<i32, (i64, i64)> = BTreeMap::new();
-        let see = |partition, offset, time| {
-            let known = found.entry(partition).or_insert((offset, time));
-            *known = (offset, time).min(*known);
+        let see = |partition: i32, offset: i64, time: i64| {
+            if time <= latest {
+                let known = found.entry(partition).or_insert((offset, time));
+                *known = (offset, time).min(*known);
+            }
         };
-        self.restricted_to(&first)
-            .see_times(&[], latest, see)
-            .await?;
+        self.restricted_to(&first).see_times(&[], see).await?;
         let found = found.into_iter();
         Ok(found
             .map(|(partition, (_, time))| (partition, time))
             .collect())
     }
 
-    /// Reads its records, and gives partition, offset and event time of those with a time up to `latest`.
-    async fn see_times(
-        &self,
-        filters: &[Expr],
-        latest: i64,
-        mut see: impl FnMut(i32, i64, i64),
-    ) -> Result<()> {
+    /// Reads its records, and gives partition, offset and event time of those that have a time.
+    async fn see_times(&self, filters: &[Expr], mut see: impl FnMut(i32, i64, i64)) -> Result<()> {
         let Some(projection) = self.time_and_place() else {
             return Ok(());
         };
@@ -119,8 +128,7 @@ impl PinnedPast {
         let mut rows = execute_stream(plan, session.task_ctx())?;
         while let Some(rows) = rows.try_next().await? {
             let (times, partitions, offsets) = columns(&rows)?;
-            let is_asked = |row: &usize| times.is_valid(*row) && times.value(*row) <= latest;
-            for row in (0..rows.num_rows()).filter(is_asked) {
+            for row in (0..rows.num_rows()).filter(|row| times.is_valid(*row)) {
                 see(partitions.value(row), offsets.value(row), times.value(row));
             }
         }

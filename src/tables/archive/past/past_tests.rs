@@ -172,10 +172,14 @@ fn the_highest_times_and_those_of_rows_are_found() {
         append(&handle, &[(0, 7), (0, 50), (1, 3)]).await;
         append(&handle, &[(0, 51), (1, 61)]).await;
         let past = archived(&pinned(&handle, &[]).await);
-        let highest = past.highest_times(i64::MAX).await.unwrap();
-        assert_eq!(highest, BTreeMap::from([(0, 51_000_000), (1, 3_000_000)]));
-        let earlier = past.highest_times(50_000_000).await.unwrap();
-        assert_eq!(earlier, BTreeMap::from([(0, 50_000_000), (1, 3_000_000)]));
+        let reached = past.reached_times(i64::MAX).await.unwrap();
+        let highest = BTreeMap::from([(0, 51_000_000), (1, 3_000_000)]);
+        assert_eq!((reached.highest, reached.beyond.len()), (highest, 0));
+        // A record of a later time is none of this world, and is named.
+        let reached = past.reached_times(50_000_000).await.unwrap();
+        let highest = BTreeMap::from([(0, 50_000_000), (1, 3_000_000)]);
+        let beyond: PartitionOffsets = [(0, set(&[(51, 52)]))].into();
+        assert_eq!((reached.highest, reached.beyond), (highest, beyond));
         let selected: PartitionOffsets =
             [(0, set(&[(7, 8), (50, 60)])), (1, set(&[(61, 62)]))].into();
         let times = past.restricted_to(&selected).event_times().await.unwrap();
@@ -286,7 +290,7 @@ fn arch_1_the_topic_fills_what_the_archive_does_not_have() {
         let without: BTreeSet<(i32, i64)> = without.into_iter().collect();
         let found: BTreeSet<(i32, i64)> = found.into_iter().collect();
         assert_eq!(without, &left - &found);
-        let highest = whole.highest_times(i64::MAX).await.unwrap();
+        let highest = whole.reached_times(i64::MAX).await.unwrap().highest;
         assert_eq!(highest, BTreeMap::from([(0, 24_000_000), (1, 29_000_000)]));
         let later: PartitionOffsets = [(0, set(&[(7, 25)]))].into();
         let later = whole.restricted_to(&later);
