@@ -726,6 +726,13 @@ async fn a_key_tells_windows_apart_if_it_has_one_by_lineage() {
             "CAST(date_trunc('hour', window_start) AS VARCHAR)",
             false,
         ),
+        // Of several days of January it is the last one of February.
+        (
+            tumble,
+            "CAST(window_start + INTERVAL '1 month' AS VARCHAR)",
+            false,
+        ),
+        (tumble, "to_char(window_start, '%%s')", false),
         (tumble, "CAST(max(event_time) AS VARCHAR)", false),
         (
             tumble,
