@@ -484,6 +484,8 @@ async fn run_2_the_last_row_of_a_key_is_that_of_its_last_record() {
         "SELECT k, v FROM visits LEFT JOIN bonus ON k = bk AND w > 1000",
         "SELECT k, v FROM visits WHERE v < 110 UNION ALL SELECT k, v FROM visits WHERE v >= 110",
         "SELECT k, unnest([v]) FROM visits",
+        "SELECT k, v FROM TUMBLE(TABLE visits, DESCRIPTOR(event_time), INTERVAL '1 minute') WHERE v < 110
+         UNION ALL SELECT k, v FROM visits WHERE v >= 110",
     ] {
         let sink = sink("k BIGINT, v BIGINT, PRIMARY KEY (k) NOT ENFORCED");
         let sql = format!(

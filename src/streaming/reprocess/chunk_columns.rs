@@ -185,6 +185,10 @@ impl HiddenColumns for ChunkRows<'_> {
         self.0.rows(scan)
     }
 
+    fn windows(&self, window: EventWindow) -> Result<LogicalPlan> {
+        Ok(extension(window))
+    }
+
     fn are_above_rows(&self) -> bool {
         true
     }
