@@ -23,7 +23,7 @@ use crate::runtime::sinks;
 use crate::runtime::sources;
 use crate::runtime::startup::named_by_table;
 use crate::session::{ForkOptions, Session};
-use crate::streaming::{JobQuery, JobSinkTable};
+use crate::streaming::JobQuery;
 
 /// A spec, and what the user should know about it.
 pub(super) struct Foundation {
@@ -112,10 +112,7 @@ pub(super) async fn foundation(
         now: now().saturating_mul(1_000),
         options,
     };
-    sinks::check_for_run(query, &spec)?;
-    // A table without a key whose rows are not just added.
-    let replaces =
-        matches!(query.sink(), JobSinkTable::Delta(_)) && !has_key && !spec.options.append;
+    let replaces = sinks::check_for_run(query, &spec)?;
     warnings.extend(check_beginning(&spec, replaces, has_lost_times)?);
     if spec.watermark.is_none() && !matches!(grouping, Grouping::Rows) {
         warnings.push(

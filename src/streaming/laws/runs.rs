@@ -573,6 +573,46 @@ fn run_2_the_groups_of_selected_rows_are_given_whole() {
     check_selected(Kind::Session, 24);
 }
 
+/// Some of the rows of before `begins` are gone: the groups that may have had one of them are left out, and the others are those of all rows.
+fn check_beginning(kind: Kind, usual: u32) {
+    let runtime = on_this_thread();
+    let scripted = runtime.block_on(Scripted::of(&windowed(kind, Joined::Not, "")));
+    let grouping = runtime
+        .block_on(scripted.live())
+        .unwrap()
+        .grouping()
+        .unwrap();
+    proptest!(cases(usual), |(logs in logs(), lengths in lengths(), begins in 90_i64..150)| {
+        let whole_from = match kind {
+            Kind::Session => begins + GAP,
+            _ => begins,
+        };
+        let mut expected = oracle(kind, Joined::Not, &in_order(&logs)).closed;
+        expected.retain(|(_, start, _), _| *start >= whole_from);
+        let mut left = logs.clone();
+        for log in &mut left {
+            log.retain(|(_, time, value)| *time >= begins || *value % 2 == 0);
+        }
+        let chunks = over_all(grouping, &logs);
+        let (found, _) = runtime.block_on(async {
+            let begins = Some(begins * SECOND);
+            let facts = RunFacts { begins, ..facts(grouping, watermark(&logs)) };
+            let query = scripted.run(facts).await;
+            all_rows(&query, &left, (&chunks, &lengths), true, groups_in).await
+        });
+        let given: BTreeMap<Window, Values> = found.iter().cloned().collect();
+        prop_assert_eq!(given, expected);
+    });
+}
+
+#[test]
+fn run_1_groups_with_rows_of_before_the_past_are_left_out() {
+    check_beginning(TUMBLE, 16);
+    check_beginning(HOP, 16);
+    check_beginning(CUMULATE, 16);
+    check_beginning(Kind::Session, 16);
+}
+
 #[tokio::test]
 async fn run_2_sessions_that_are_too_long_are_left_out_however_the_range_is_cut() {
     const DAY: i64 = 24 * 3_600;
