@@ -19,6 +19,7 @@ pub mod order;
 pub mod position;
 pub mod published;
 pub mod published_batches;
+pub mod repairs;
 pub mod result_columns;
 pub mod same_run;
 pub mod spec;
@@ -42,6 +43,7 @@ pub use position::{
 };
 pub use published::{ClosedWindows, GivenOut, PublishedIndex, PublishedOffsets};
 pub use published_batches::PublishedBatches;
+pub use repairs::RepairingRun;
 pub use result_columns::{ResultColumns, ResultTimes};
 pub use same_run::{RunMatch, RunRequest, same_run};
 pub use spec::{EmitRows, LateRows, Pin, PinnedAt, RunOptions, RunSpec, SourcePin, text_version};

@@ -5,23 +5,25 @@ use std::pin::pin;
 use std::sync::Arc;
 
 use datafusion::arrow::array::{
-    ArrayRef, BooleanArray, Int32Array, Int64Array, RecordBatch, StringArray,
-    TimestampMillisecondArray,
+    Array as _, ArrayRef, AsArray as _, BooleanArray, Int32Array, Int64Array, RecordBatch,
+    StringArray, TimestampMillisecondArray,
 };
 use datafusion::arrow::compute::{cast, concat_batches};
-use datafusion::arrow::datatypes::{DataType, TimeUnit};
+use datafusion::arrow::datatypes::{
+    DataType, Int32Type, Int64Type, TimeUnit, TimestampMicrosecondType,
+};
 use futures::{StreamExt as _, TryStreamExt as _};
 
 use crate::core::jobs::{
     BatchCommit, BatchVersion, DeadLetter, JobHistory, MakingText, ObservedState, observed_state,
 };
-use crate::core::runs::text_version;
+use crate::core::runs::{RepairingRun, text_version};
 use crate::error::{Error, Result};
 use crate::session::catalog::dead_letters;
 use crate::session::system::scan_filter::ScanFilter;
 use crate::state::decode_states;
 use crate::state::late_schema;
-use crate::store::{DataDir, FoundJob, JobId, JobStore, PackedBatch};
+use crate::store::{DataDir, FoundJob, JobId, JobStore, PackedBatch, RunStore, repairing_runs};
 use crate::tables::bad_records::BadRecord;
 
 /// The number of jobs that are read concurrently.
@@ -282,7 +284,9 @@ async fn rows_of_job(
                     letters.push((of.batch, found));
                 }
             }
-            dead_letter_rows(name, letters)
+            let has_rows = letters.iter().any(|(_, letters)| !letters.is_empty());
+            let repairs = repairs(store, id, has_rows).await?;
+            dead_letter_rows(name, letters, &repairs)
         }
         _ => {
             let mut files = Vec::new();
@@ -295,15 +299,30 @@ async fn rows_of_job(
                     files.push((committed.batch, late));
                 }
             }
+            let repairs = repairs(store, id, !files.is_empty()).await?;
             let mut parts = Vec::new();
             for (batch, bytes) in files {
                 for rows in decode_states(&bytes, &late_schema())? {
-                    parts.push(late_rows(name, batch, &rows)?);
+                    parts.push(late_rows(name, batch, &rows, &repairs)?);
                 }
             }
             concat_batches(&empty_of(table)?.schema(), &parts).map_err(internal)
         }
     }
+}
+
+/// The runs that may have repaired rows of a job, if there are any such rows.
+async fn repairs(store: &JobStore, id: JobId, has_rows: bool) -> Result<Vec<RepairingRun>> {
+    match has_rows {
+        true => repairing_runs(&RunStore::beside(store), id).await,
+        false => Ok(Vec::new()),
+    }
+}
+
+/// The run that has repaired a row last.
+fn repaired_by(repairs: &[RepairingRun], has: impl Fn(&RepairingRun) -> bool) -> Option<&str> {
+    let mut repairs = repairs.iter();
+    repairs.find(|run| has(run)).map(RepairingRun::run_id)
 }
 
 /// A table without rows.
@@ -312,8 +331,8 @@ pub(super) fn empty_of(table: &str) -> Result<RecordBatch> {
         "jobs" => rows_of_jobs(&[]),
         "partitions" => partition_rows("", None),
         "batches" => rows_of_batches("", &[], StringArray::new_null(0)),
-        "dead_letters" => dead_letter_rows("", Vec::new()),
-        _ => late_rows("", 0, &RecordBatch::new_empty(late_schema())),
+        "dead_letters" => dead_letter_rows("", Vec::new(), &[]),
+        _ => late_rows("", 0, &RecordBatch::new_empty(late_schema()), &[]),
     }
 }
 
@@ -357,11 +376,18 @@ fn partition_rows(job: &str, last: Option<&BatchVersion>) -> Result<RecordBatch>
     ])
 }
 
-fn dead_letter_rows(job: &str, batches: Vec<(u64, Vec<DeadLetter>)>) -> Result<RecordBatch> {
+fn dead_letter_rows(
+    job: &str,
+    batches: Vec<(u64, Vec<DeadLetter>)>,
+    repairs: &[RepairingRun],
+) -> Result<RecordBatch> {
     let mut records = Vec::new();
-    let (mut numbers, mut tables) = (Vec::new(), Vec::new());
+    let (mut numbers, mut tables, mut repaired) = (Vec::new(), Vec::new(), Vec::new());
     for (batch, letters) in batches {
         for letter in letters {
+            repaired.push(repaired_by(repairs, |run| {
+                run.has_dead_letter(&letter.table, letter.partition, letter.offset)
+            }));
             numbers.push(signed(batch));
             tables.push(letter.table);
             records.push(BadRecord {
@@ -381,11 +407,18 @@ fn dead_letter_rows(job: &str, batches: Vec<(u64, Vec<DeadLetter>)>) -> Result<R
         ("table", Arc::new(StringArray::from(tables))),
     ];
     columns.extend(dead_letters::columns(&records));
+    columns.push(("repaired_by", Arc::new(StringArray::from(repaired))));
     batch(columns)
 }
 
-fn late_rows(job: &str, number: u64, rows: &RecordBatch) -> Result<RecordBatch> {
+fn late_rows(
+    job: &str,
+    number: u64,
+    rows: &RecordBatch,
+    repairs: &[RepairingRun],
+) -> Result<RecordBatch> {
     let count = rows.num_rows();
+    let repaired = repairs_of(rows, repairs)?;
     let numbers = Int64Array::from(vec![signed(number); count]);
     let schema = late_schema();
     let mut columns = vec![
@@ -395,7 +428,35 @@ fn late_rows(job: &str, number: u64, rows: &RecordBatch) -> Result<RecordBatch> 
     for (field, column) in schema.fields().iter().zip(rows.columns()) {
         columns.push((field.name().as_str(), Arc::clone(column)));
     }
+    columns.push(("repaired_by", Arc::new(repaired)));
     batch(columns)
+}
+
+/// The run that has repaired each of these late rows.
+fn repairs_of(rows: &RecordBatch, repairs: &[RepairingRun]) -> Result<StringArray> {
+    let missing = || Error::internal("late rows in other columns");
+    let column = |name: &str| rows.column_by_name(name).ok_or_else(missing);
+    let topics = column("topic")?.as_string_opt::<i32>();
+    let topics = topics.ok_or_else(missing)?;
+    let partitions = column("partition")?.as_primitive_opt::<Int32Type>();
+    let partitions = partitions.ok_or_else(missing)?;
+    let offsets = column("offset")?.as_primitive_opt::<Int64Type>();
+    let offsets = offsets.ok_or_else(missing)?;
+    let bound = |name: &str| {
+        let bound = column(name)?.as_primitive_opt::<TimestampMicrosecondType>();
+        bound.ok_or_else(missing)
+    };
+    let (starts, ends) = (bound("window_start")?, bound("window_end")?);
+    let repaired = (0..rows.num_rows()).map(|row| {
+        let topic = topics.is_valid(row).then(|| topics.value(row))?;
+        let has_window = starts.is_valid(row) && ends.is_valid(row);
+        let window = has_window.then(|| (starts.value(row), ends.value(row)));
+        let (partition, offset) = (partitions.value(row), offsets.value(row));
+        repaired_by(repairs, |run| {
+            run.has_late_row(topic, partition, offset, window)
+        })
+    });
+    Ok(repaired.collect())
 }
 
 pub(super) fn same(text: &str, count: usize) -> ArrayRef {
