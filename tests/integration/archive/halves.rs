@@ -258,7 +258,11 @@ fn explain_shows_both_halves() {
     // The topic gives what comes before the archive as well.
     lake.run("DELETE FROM raw WHERE \"partition\" = 1 AND \"offset\" < 3");
     let plan = lake.plan("SELECT page FROM t WHERE p = 1 AND o >= 1 AND o < 12");
-    for offsets in ["offsets=[1:[1, 3)]", "offsets=[1:[3, 10)]", "offsets=[1:[10, 12)]"] {
+    for offsets in [
+        "offsets=[1:[1, 3)]",
+        "offsets=[1:[3, 10)]",
+        "offsets=[1:[10, 12)]",
+    ] {
         assert!(plan.contains(offsets), "{offsets}: {plan}");
     }
     // Nothing is left out for another column.
