@@ -368,3 +368,115 @@ fn cast_column(batch: &RecordBatch, name: &str, data_type: &DataType) -> Result<
             .about(Subject::column(name))
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use datafusion::arrow::array::{
+        Int32Array, Int64Array, StringArray, TimestampMicrosecondArray,
+    };
+
+    use super::*;
+    use crate::planner::Statement;
+    use crate::planner::ast::JobStatement;
+    use crate::session::SessionOptions;
+
+    /// A job over the tables `a`, `b` and `c`: `a` reads topic `b`, `b` reads topic `a`, and `c` reads topic `d`.
+    async fn job() -> (Session, JobQuery) {
+        let session = Session::try_new(&SessionOptions::default()).unwrap();
+        let table = |name: &str, topic: &str| {
+            format!(
+                "CREATE EXTERNAL TABLE {name} (v BIGINT) STORED AS KAFKA LOCATION '{topic}'
+                   OPTIONS ('kafka.bootstrap.servers' '127.0.0.1:1');"
+            )
+        };
+        let tables = [("a", "b"), ("b", "a"), ("c", "d"), ("out", "out")];
+        let tables = tables.map(|(name, topic)| table(name, topic)).concat();
+        let job = "CREATE JOB j AS INSERT INTO out SELECT v FROM a UNION ALL SELECT v FROM b UNION ALL SELECT v FROM c";
+        for raw in Script::new("t", tables + job).split().unwrap() {
+            let mut parsed = parse_statement(&raw).unwrap();
+            Parameters::default().bind(&mut parsed).unwrap();
+            let Statement::Job(made) = parsed.statement else {
+                session.collect(parsed).await.unwrap();
+                continue;
+            };
+            let JobStatement::Create { insert, emit, .. } = *made else {
+                panic!("the statement makes no job")
+            };
+            let query = JobQuery::try_new(&session, *insert, emit).await.unwrap();
+            return (session, query);
+        }
+        panic!("the script makes no job")
+    }
+
+    #[tokio::test]
+    async fn a_name_in_the_column_topic_is_that_of_a_topic_before_that_of_a_table() {
+        let (session, query) = job().await;
+        for (name, table) in [("a", "b"), ("b", "a"), ("c", "c"), ("d", "c")] {
+            let text = format!("SELECT '{name}' AS topic, 1 AS partition, 7 AS \"offset\"");
+            let found = selected(&session, &query, &text).await.unwrap();
+            let expected = OffsetSet::of([(table.to_owned(), 1, 7..8)]);
+            assert_eq!(found, expected, "{name}");
+        }
+        let text = "SELECT 'e' AS topic, 1 AS partition, 7 AS \"offset\"";
+        let error = selected(&session, &query, text).await.unwrap_err();
+        assert!(error.message().contains('e'), "{error}");
+    }
+
+    /// Late rows of topic `d` at every second offset: the row at offset `n` missed the window of `n` that is ten microseconds long.
+    fn late(rows: i64) -> RecordBatch {
+        let offsets = || (0..rows).map(|row| 2 * row);
+        let starts = offsets().map(|offset| offset / 10 * 10);
+        let ends = starts.clone().map(|start| start + 10);
+        let times = |times: Vec<i64>| -> ArrayRef {
+            Arc::new(TimestampMicrosecondArray::from(times).with_timezone("UTC"))
+        };
+        let count = usize::try_from(rows).unwrap();
+        let columns: [(&str, ArrayRef); 5] = [
+            ("topic", Arc::new(StringArray::from(vec!["d"; count]))),
+            ("partition", Arc::new(Int32Array::from(vec![0; count]))),
+            ("offset", Arc::new(Int64Array::from_iter_values(offsets()))),
+            ("window_start", times(starts.collect())),
+            ("window_end", times(ends.collect())),
+        ];
+        RecordBatch::try_from_iter(columns).unwrap()
+    }
+
+    #[tokio::test]
+    async fn late_rows_are_left_out_however_many_there_are() {
+        let (_, query) = job().await;
+        let rows = i64::try_from(MOST_SELECTED_RANGES).unwrap() + 50;
+        let late = late(rows);
+        let mut all = OffsetSet::default();
+        add_rows(&mut all, &late, None).unwrap();
+        let all = of_tables(&query, &all);
+        assert_eq!(all.tables().collect::<Vec<_>>(), ["c"]);
+        assert_eq!(all.len(), u64::try_from(rows).unwrap());
+        // A run over some windows leaves out the rows of these.
+        let mut some = OffsetSet::default();
+        add_rows(&mut some, &late, TimeRange::try_new(20, 40)).unwrap();
+        let expected = (10..20).map(|row| ("d".to_owned(), 0, 2 * row..2 * row + 1));
+        assert_eq!(some, OffsetSet::of(expected));
+    }
+
+    #[test]
+    fn a_run_says_which_rows_it_does_without() {
+        assert_eq!(RepairedRows::default().warning(), None);
+        assert!(RepairedRows::default().nothing_left().is_none());
+        let repaired = RepairedRows {
+            rows: OffsetSet::of([("t".to_owned(), 0, 3..5)]),
+            runs: vec!["one".to_owned(), "two".to_owned()],
+        };
+        let said = "repaired already: 2 rows that FOR selects, by run 'one' or 'two'";
+        let warning = repaired.warning().unwrap();
+        assert!(warning.contains(said), "{warning}");
+        let error = repaired.nothing_left().unwrap();
+        assert!(
+            error
+                .help()
+                .is_some_and(|help| help.contains("repaired_by"))
+        );
+        assert_eq!(text_literal("o'clock"), "'o''clock'");
+    }
+}
