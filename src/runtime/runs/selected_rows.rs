@@ -397,15 +397,16 @@ mod tests {
         for raw in Script::new("t", tables + job).split().unwrap() {
             let mut parsed = parse_statement(&raw).unwrap();
             Parameters::default().bind(&mut parsed).unwrap();
-            let Statement::Job(made) = parsed.statement else {
-                session.collect(parsed).await.unwrap();
-                continue;
-            };
-            let JobStatement::Create { insert, emit, .. } = *made else {
-                panic!("the statement makes no job")
-            };
-            let query = JobQuery::try_new(&session, *insert, emit).await.unwrap();
-            return (session, query);
+            match parsed.statement {
+                Statement::Job(job) => {
+                    let JobStatement::Create { insert, emit, .. } = *job else {
+                        panic!("the statement makes no job")
+                    };
+                    let query = JobQuery::try_new(&session, *insert, emit).await.unwrap();
+                    return (session, query);
+                }
+                _ => drop(session.collect(parsed).await.unwrap()),
+            }
         }
         panic!("the script makes no job")
     }
@@ -421,7 +422,8 @@ mod tests {
         }
         let text = "SELECT 'e' AS topic, 1 AS partition, 7 AS \"offset\"";
         let error = selected(&session, &query, text).await.unwrap_err();
-        assert!(error.message().contains('e'), "{error}");
+        let says = "FOR names e, and the job reads no table or topic of this name";
+        assert!(error.message().contains(says), "{error}");
     }
 
     /// Late rows of topic `d` at every second offset: the row at offset `n` missed the window of `n` that is ten microseconds long.
