@@ -26,7 +26,7 @@ pub use catalog::{CatalogEntry, CatalogList, CatalogStore};
 pub use checksum::{check_crc32, crc32, crc32_of};
 pub use inventory::{FileProblem, Inventory};
 pub use pack::{Pack, PackedBatch};
-pub use repairs::repairing_runs;
+pub use repairs::{readable_runs, repairing_runs};
 pub use run_row::{RunPosition, RunRow, run_position, run_row};
 pub use run_store::{CommittedChunk, FoundRun, RunCreation, RunStore, StoredRun};
 pub use s3::open_s3;

@@ -11,30 +11,41 @@ use crate::error::Result;
 use crate::store::job_store::JobId;
 use crate::store::run_store::{RunStore, StoredRun};
 
-/// The runs of a job of which the sink has a chunk; the one that was made last comes first. A run that cannot be read is not among
-/// them: `system.runs` shows it.
+/// All runs that can be read; `system.runs` shows the others. The one that was made last comes first.
+///
+/// # Errors
+///
+/// The store does not answer.
+pub async fn readable_runs(store: &RunStore) -> Result<Vec<StoredRun>> {
+    let runs = store.all().await?.into_iter();
+    let mut runs: Vec<StoredRun> = runs.filter_map(|run| run.found.ok()).collect();
+    runs.sort_by_key(|run| Reverse((run.history.created_at, run.spec.run_id.clone())));
+    Ok(runs)
+}
+
+/// Of these runs those of a job of which the sink has a chunk, in the same order.
 ///
 /// # Errors
 ///
 /// The store does not answer, or has lost a file of a run.
-pub async fn repairing_runs(store: &RunStore, job: JobId) -> Result<Vec<RepairingRun>> {
+pub async fn repairing_runs(
+    store: &RunStore,
+    runs: &[StoredRun],
+    job: JobId,
+) -> Result<Vec<RepairingRun>> {
     let job = job.to_string();
-    let runs = store.all().await?.into_iter();
-    let of_job = runs.filter_map(|run| run.found.ok().filter(|run| run.spec.job_id == job));
-    let mut of_job: Vec<StoredRun> = of_job.collect();
-    of_job.sort_by_key(|run| Reverse((run.history.created_at, run.spec.run_id.clone())));
     let mut repairing = Vec::new();
-    for run in of_job {
+    for run in runs.iter().filter(|run| run.spec.job_id == job) {
         let Some(last) = run.history.last() else {
             continue;
         };
         let last = store.jobs().version(run.id, &last.version).await?;
         let set_aside = match run.spec.emission {
-            Emission::Offsets(_) => set_aside(store, &run).await?,
+            Emission::Offsets(_) => set_aside(store, run).await?,
             // By event time, records that cannot be used are left out.
             Emission::Time(_) => OffsetSet::default(),
         };
-        repairing.push(RepairingRun::new(run.spec, last, set_aside));
+        repairing.push(RepairingRun::new(run.spec.clone(), last, set_aside));
     }
     Ok(repairing)
 }
@@ -149,6 +160,11 @@ mod tests {
         (0..12).filter_map(by).collect()
     }
 
+    async fn repairing(store: &RunStore, job: JobId) -> Vec<RepairingRun> {
+        let runs = readable_runs(store).await.unwrap();
+        repairing_runs(store, &runs, job).await.unwrap()
+    }
+
     #[tokio::test]
     async fn a_run_repairs_what_its_committed_chunks_have() {
         let jobs = JobStore::new(DataDir::in_memory());
@@ -167,20 +183,20 @@ mod tests {
             .append(&mut first, RunEvent::Planned, 1)
             .await
             .unwrap();
-        assert!(repairing_runs(&store, id).await.unwrap().is_empty());
+        assert!(repairing(&store, id).await.is_empty());
         commit(&store, &mut first, 6, &[4]).await;
-        let runs = repairing_runs(&store, id).await.unwrap();
+        let runs = repairing(&store, id).await;
         assert_eq!(repaired(&runs), [(3, "first"), (5, "first")]);
-        assert!(repairing_runs(&store, other).await.unwrap().is_empty());
+        assert!(repairing(&store, other).await.is_empty());
         // What was committed before it was aborted counts.
         store.abort(&mut first, 2).await.unwrap();
         let mut second = created(&store, spec("second", id), 3).await;
         commit(&store, &mut second, 5, &[]).await;
-        let runs = repairing_runs(&store, id).await.unwrap();
+        let runs = repairing(&store, id).await;
         let expected = [(3, "second"), (4, "second"), (5, "first")];
         assert_eq!(repaired(&runs), expected);
         commit(&store, &mut second, 9, &[8]).await;
-        let runs = repairing_runs(&store, id).await.unwrap();
+        let runs = repairing(&store, id).await;
         let expected: Vec<(i64, &str)> = (3..8).map(|offset| (offset, "second")).collect();
         assert_eq!(repaired(&runs), expected);
     }

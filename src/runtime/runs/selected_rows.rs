@@ -22,7 +22,7 @@ use crate::runtime::runs::host::{PresentJob, RunHost};
 use crate::runtime::runs::rows_query::selects_unrepaired;
 use crate::runtime::startup::named_by_table;
 use crate::session::{ForkOptions, Session, StatementOutcome};
-use crate::store::repairing_runs;
+use crate::store::{readable_runs, repairing_runs};
 use crate::streaming::{JobQuery, StreamTable};
 
 /// Rows that a query gives in any order make more ranges than they are in the end: so many are held, and no more rows are read.
@@ -148,7 +148,8 @@ async fn repaired_rows(
     selected: &OffsetSet,
 ) -> Result<RepairedRows> {
     let present = text_version(&job.history.text, &job.history.tables);
-    let runs = repairing_runs(&host.store, job.id).await?;
+    let runs = readable_runs(&host.store).await?;
+    let runs = repairing_runs(&host.store, &runs, job.id).await?;
     let runs = runs.iter().filter(|run| run.text_version() == present);
     let runs: Vec<String> = runs.map(|run| run.run_id().to_owned()).collect();
     if runs.is_empty() {

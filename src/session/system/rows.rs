@@ -13,6 +13,7 @@ use datafusion::arrow::datatypes::{
     DataType, Int32Type, Int64Type, TimeUnit, TimestampMicrosecondType,
 };
 use futures::{StreamExt as _, TryStreamExt as _};
+use tokio::sync::OnceCell;
 
 use crate::core::jobs::{
     BatchCommit, BatchVersion, DeadLetter, JobHistory, MakingText, ObservedState, observed_state,
@@ -23,7 +24,10 @@ use crate::session::catalog::dead_letters;
 use crate::session::system::scan_filter::ScanFilter;
 use crate::state::decode_states;
 use crate::state::late_schema;
-use crate::store::{DataDir, FoundJob, JobId, JobStore, PackedBatch, RunStore, repairing_runs};
+use crate::store::{
+    DataDir, FoundJob, JobId, JobStore, PackedBatch, RunStore, StoredRun, readable_runs,
+    repairing_runs,
+};
 use crate::tables::bad_records::BadRecord;
 
 /// The number of jobs that are read concurrently.
@@ -56,7 +60,7 @@ pub(super) async fn rows_in(
     if name == "jobs" {
         return job_rows(store, jobs).await;
     }
-    let mut parts = Vec::new();
+    let (mut parts, runs) = (Vec::new(), OnceCell::new());
     for job in jobs {
         let (id, mut history) = job.found?;
         // For a restricted history only the selected batches are read.
@@ -64,7 +68,7 @@ pub(super) async fn rows_in(
         let is_last_only = name == "partitions";
         let keeps = |of: &BatchCommit| is_last_only || wanted.batches.contains(&of.batch);
         history.batches = all.filter(keeps).collect();
-        parts.push(rows_of_job(store, id, &history, name, wanted).await?);
+        parts.push(rows_of_job((store, &runs), id, &history, name, wanted).await?);
     }
     concat_batches(&empty_of(name)?.schema(), &parts).map_err(internal)
 }
@@ -256,8 +260,11 @@ async fn packed(
     Ok(batches)
 }
 
+/// The runs of the data directory, once a row asks for them.
+type Runs = OnceCell<Vec<StoredRun>>;
+
 async fn rows_of_job(
-    store: &JobStore,
+    (store, runs): (&JobStore, &Runs),
     id: JobId,
     history: &JobHistory,
     table: &str,
@@ -285,7 +292,7 @@ async fn rows_of_job(
                 }
             }
             let has_rows = letters.iter().any(|(_, letters)| !letters.is_empty());
-            let repairs = repairs(store, id, has_rows).await?;
+            let repairs = repairs((store, runs), id, has_rows).await?;
             dead_letter_rows(name, letters, &repairs)
         }
         _ => {
@@ -299,7 +306,7 @@ async fn rows_of_job(
                     files.push((committed.batch, late));
                 }
             }
-            let repairs = repairs(store, id, !files.is_empty()).await?;
+            let repairs = repairs((store, runs), id, !files.is_empty()).await?;
             let mut parts = Vec::new();
             for (batch, bytes) in files {
                 for rows in decode_states(&bytes, &late_schema())? {
@@ -312,11 +319,17 @@ async fn rows_of_job(
 }
 
 /// The runs that may have repaired rows of a job, if there are any such rows.
-async fn repairs(store: &JobStore, id: JobId, has_rows: bool) -> Result<Vec<RepairingRun>> {
-    match has_rows {
-        true => repairing_runs(&RunStore::beside(store), id).await,
-        false => Ok(Vec::new()),
+async fn repairs(
+    (store, runs): (&JobStore, &Runs),
+    id: JobId,
+    has_rows: bool,
+) -> Result<Vec<RepairingRun>> {
+    if !has_rows {
+        return Ok(Vec::new());
     }
+    let store = RunStore::beside(store);
+    let runs = runs.get_or_try_init(|| readable_runs(&store)).await?;
+    repairing_runs(&store, runs, id).await
 }
 
 /// The run that has repaired a row last.
