@@ -502,11 +502,56 @@ pub(super) fn internal(error: datafusion::arrow::error::ArrowError) -> Error {
 
 #[cfg(test)]
 mod tests {
+    use anabranch_udfs::{AlignedWindows, WindowKind};
+    use datafusion::arrow::array::{TimestampMicrosecondArray, new_null_array};
     use datafusion::prelude::{col, lit};
 
     use super::*;
-    use crate::core::jobs::LogEntry;
+    use crate::core::jobs::{LogEntry, SourceProgress};
+    use crate::core::runs::spec::fixture;
+    use crate::core::runs::{Emission, Grouping, OffsetSet, RunSpec, TIME_AXIS, TimeRange};
     use crate::store::simulated::{Faults, RecordedReads, SimulatedDisk};
+
+    #[test]
+    fn late_rows_name_the_run_that_has_repaired_them() {
+        let windows = AlignedWindows::try_new(WindowKind::Tumble, 10, 10, 0).unwrap();
+        let mut spec = RunSpec {
+            grouping: Grouping::Aligned(windows),
+            emission: Emission::Time(TimeRange::try_new(20, 30).unwrap().into()),
+            selection: Some(OffsetSet::of([("visits".to_owned(), 0, 3..5)])),
+            watermark: Some(100),
+            ..fixture::spec("fix")
+        };
+        spec.asked.time = None;
+        let progress = SourceProgress { start: 20, end: 30 };
+        let last = BatchVersion {
+            sources: [("visits".to_owned(), [(TIME_AXIS, progress)].into())].into(),
+            ..BatchVersion::default()
+        };
+        let run = RepairingRun::new(spec, last, OffsetSet::default());
+        let times = |of: [i64; 4]| -> ArrayRef {
+            Arc::new(TimestampMicrosecondArray::from(of.to_vec()).with_timezone("UTC"))
+        };
+        let visits = Some("visits");
+        let columns: Vec<ArrayRef> = vec![
+            Arc::new(StringArray::from(vec![visits, visits, visits, None])),
+            Arc::new(Int32Array::from(vec![0; 4])),
+            Arc::new(Int64Array::from(vec![3, 3, 9, 3])),
+            new_null_array(&DataType::Binary, 4),
+            times([60; 4]),
+            times([20, 30, 20, 20]),
+            times([30, 40, 30, 30]),
+        ];
+        let rows = RecordBatch::try_new(late_schema(), columns).unwrap();
+        // Another window, a row that the run was not asked for, and one of no topic.
+        let expected = StringArray::from(vec![Some("fix"), None, None, None]);
+        let shown = late_rows("j", 1, &rows, &[run]).unwrap();
+        let repaired = shown.column_by_name("repaired_by").unwrap();
+        assert_eq!(repaired.as_string::<i32>(), &expected);
+        let none = late_rows("j", 1, &rows, &[]).unwrap();
+        assert_eq!(none.schema(), empty_of("late_rows").unwrap().schema());
+        assert_eq!(none.column_by_name("repaired_by").unwrap().null_count(), 4);
+    }
 
     /// A job with this many batches.
     async fn job(store: &JobStore, name: &str, batches: u64) -> JobId {

@@ -46,7 +46,7 @@ for day in sorted({record["day"] for record in records}):
         arrays = [pa.array([row[name] for row in rows], type) for name, type in zip(types, columns)]
         table = pa.table(arrays, names=[f"col-{number}" for number in range(1, 5)])
         path = f"col-5={day}/part-{number}.parquet"
-        pq.write_table(table, f"{folder}/{path}", use_deprecated_int96_timestamps=True)
+        pq.write_table(table, f"{folder}/{path}", use_deprecated_int96_timestamps=True, store_schema=False)
         actions.append({"add": {
             "path": path, "partitionValues": {"col-5": str(day)}, "size": os.path.getsize(f"{folder}/{path}"),
             "modificationTime": 1764000000000, "dataChange": True}})
