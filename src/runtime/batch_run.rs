@@ -125,7 +125,7 @@ impl BatchRun<'_> {
             let (prepared, mut input) = phases.time(BatchPhase::Run, run).await?;
             failpoint::reach("written");
             self.clock.observe_records(&input.last_records);
-            let left = input.left.clone();
+            let left = std::mem::take(&mut input.left);
             let bad_records = std::mem::take(&mut input.bad_records);
             let letters: Vec<DeadLetter> = bad_records.into_iter().map(dead_letter).collect();
             let written = guard.pending.as_ref().map(|pending| pending.written());

@@ -103,8 +103,6 @@ pub struct BatchVersion {
     pub late_rows: u64,
     /// The checksum of that file; none if it was written without.
     pub late_crc32: Option<u32>,
-    /// Of a run: the windows and sessions that it has left out up to here, because they are not final or too long.
-    pub left: u64,
     /// The job's clock when the sources were looked at.
     pub clock: Option<ClockReading>,
     /// Of a job with windows: how long each partition had had nothing to read by then, in milliseconds, by table.

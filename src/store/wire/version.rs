@@ -55,9 +55,6 @@ struct VersionFile {
     dead_letters_file: Option<SetAside>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     late_rows_file: Option<SetAside>,
-    /// Only runs have it.
-    #[serde(default, skip_serializing_if = "is_zero")]
-    left: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     clock: Option<ClockFile>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
@@ -176,7 +173,6 @@ impl From<BatchVersion> for VersionFile {
                 .collect(),
             dead_letters_file: set_aside(of.dead_letters, of.dead_letters_crc32),
             late_rows_file: set_aside(of.late_rows, of.late_crc32),
-            left: of.left,
             clock: of.clock.map(Into::into),
             silent: of.silent,
             started_at: of.started_at,
@@ -218,7 +214,6 @@ impl From<VersionFile> for BatchVersion {
             inline_dead_letters: Vec::new(),
             late_rows: rows(of.late_rows_file.as_ref()),
             late_crc32: of.late_rows_file.and_then(|of| of.crc32),
-            left: of.left,
             clock: of.clock.map(Into::into),
             silent: of.silent,
             started_at: of.started_at,
@@ -260,7 +255,6 @@ impl From<FirstVersionFile> for BatchVersion {
             inline_dead_letters: of.dead_letters.into_iter().map(Into::into).collect(),
             late_rows: of.late_rows,
             late_crc32: of.late_crc32,
-            left: 0,
             clock: of.clock.map(Into::into),
             silent: of.silent,
             started_at: of.started_at,
@@ -351,7 +345,6 @@ mod tests {
             inline_dead_letters: Vec::new(),
             late_rows: 1,
             late_crc32: Some(10),
-            left: 14,
             clock: Some(ClockReading {
                 at: 4,
                 steady: SteadyTime {
