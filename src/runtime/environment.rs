@@ -56,6 +56,11 @@ pub(super) trait JobTables: Debug + Send + Sync {
     /// The query has no sink.
     fn sink(&self, query: &JobQuery, id: JobId, name: &str) -> Result<Box<dyn OpenSink>>;
 
+    /// Whether they are those of a reprocessing run, and not of a job.
+    fn are_of_run(&self) -> bool {
+        false
+    }
+
     /// The partitions that count for a job's event time: `there` are the existing ones, `last` is the last version. A simulation
     /// plants a fault here.
     fn partitions(&self, there: Partitions, _last: Option<&BatchVersion>) -> Partitions {

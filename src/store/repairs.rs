@@ -40,14 +40,29 @@ pub async fn repairing_runs(
             continue;
         };
         let last = store.jobs().version(run.id, &last.version).await?;
-        let set_aside = match run.spec.emission {
-            Emission::Offsets(_) => set_aside(store, run).await?,
+        let (has_left, set_aside) = match run.spec.emission {
+            Emission::Offsets(_) => (false, set_aside(store, run).await?),
             // By event time, records that cannot be used are left out.
-            Emission::Time(_) => OffsetSet::default(),
+            Emission::Time(_) => (has_left(store, run).await?, OffsetSet::default()),
         };
-        repairing.push(RepairingRun::new(run.spec.clone(), last, set_aside));
+        repairing.push(RepairingRun::new(
+            run.spec.clone(),
+            last,
+            has_left,
+            set_aside,
+        ));
     }
     Ok(repairing)
+}
+
+/// Whether a run over selected rows has left a group out, or may have: the versions of its first chunks are gone.
+async fn has_left(store: &RunStore, run: &StoredRun) -> Result<bool> {
+    if run.spec.selection.is_none() {
+        return Ok(true);
+    }
+    let chunks = store.chunks(run).await?;
+    let is_whole = chunks.first().is_some_and(|chunk| chunk.number == 1);
+    Ok(!is_whole || chunks.iter().any(|chunk| chunk.left.count() > 0))
 }
 
 /// The records that a run has set aside itself.
@@ -189,7 +204,8 @@ mod tests {
         assert_eq!(repaired(&runs), [(3, "first"), (5, "first")]);
         assert!(repairing(&store, other).await.is_empty());
         // What was committed before it was aborted counts.
-        store.abort(&mut first, 2).await.unwrap();
+        let aborted = store.append(&mut first, RunEvent::Aborted, 2).await;
+        assert!(aborted.unwrap());
         let mut second = created(&store, spec("second", id), 3).await;
         commit(&store, &mut second, 5, &[]).await;
         let runs = repairing(&store, id).await;

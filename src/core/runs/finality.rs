@@ -5,6 +5,7 @@ use std::fmt;
 
 use super::grouping::Grouping;
 use super::time_range::time_text;
+use crate::core::jobs::left_groups::LeftGroups;
 use crate::core::jobs::watermark::{PartitionTime, lowest};
 
 /// What the archive has of one partition.
@@ -64,77 +65,14 @@ impl Finality {
     }
 }
 
-/// Why a run leaves a window or session out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum LeftReason {
-    /// Rows of it may still come.
-    NotFinal,
-    /// The search for its rows ended at `max_extension`.
-    Capped,
-}
-
-impl fmt::Display for LeftReason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::NotFinal => "not final",
-            Self::Capped => "longer than the search for its rows",
-        })
-    }
-}
-
-/// The windows and sessions that a run leaves out: how many, and the first ones by their start. The sum over chunks does not
-/// depend on how the run was cut.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct LeftGroups {
-    count: u64,
-    first: Vec<(i64, i64, String, LeftReason)>,
-}
-
-impl LeftGroups {
-    /// How many are named.
-    pub const NAMED: usize = 5;
-
-    /// Adds the group of a key from `start` to `end`.
-    pub fn add(&mut self, start: i64, end: i64, key: &str, reason: LeftReason) {
-        self.count += 1;
-        self.insert((start, end, key.to_owned(), reason));
-    }
-
-    /// Adds more groups, none of which is among the first ones.
-    pub fn add_later(&mut self, count: u64) {
-        self.count += count;
-    }
-
-    /// Adds those of another chunk.
-    pub fn add_all(&mut self, other: Self) {
-        self.count += other.count;
-        for group in other.first {
-            self.insert(group);
-        }
-    }
-
-    /// How many there are.
-    pub fn count(&self) -> u64 {
-        self.count
-    }
-
-    fn insert(&mut self, group: (i64, i64, String, LeftReason)) {
-        let at = self.first.partition_point(|known| *known <= group);
-        if at < Self::NAMED {
-            self.first.insert(at, group);
-            self.first.truncate(Self::NAMED);
-        }
-    }
-}
-
 impl fmt::Display for LeftGroups {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} left out", self.count)?;
-        for (start, end, key, reason) in &self.first {
-            let (start, end) = (time_text(*start), time_text(*end));
-            write!(f, "; {key} from {start} to {end}: {reason}")?;
+        write!(f, "{} left out", self.count())?;
+        for group in self.first() {
+            let (start, end) = (time_text(group.start), time_text(group.end));
+            write!(f, "; {} from {start} to {end}: {}", group.key, group.reason)?;
         }
-        match self.count.saturating_sub(self.first.len() as u64) {
+        match self.count().saturating_sub(self.first().len() as u64) {
             0 => Ok(()),
             more => write!(f, "; and {more} more"),
         }
@@ -147,6 +85,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::core::jobs::left_groups::LeftReason;
 
     fn archived(highest: i64, has_all: bool) -> PartitionArchive {
         PartitionArchive {

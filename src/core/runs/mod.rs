@@ -26,13 +26,14 @@ pub mod spec;
 pub mod state;
 pub mod time_range;
 
+pub use crate::core::jobs::left_groups::{LeftGroups, LeftReason};
 pub use asked_range::{AskedRange, OffsetBounds, SelectedRows};
 pub use chunks::{Chunk, Chunks};
 pub use covered_times::{CoveredTimes, TimeBounds};
 pub use difference::tolerance::FloatTolerance;
 pub use difference::{ChangeKind, ComparedRow, Comparison, Difference, EmittedRows};
 pub use emission::Emission;
-pub use finality::{Finality, LeftGroups, LeftReason, PartitionArchive, archive_watermark};
+pub use finality::{Finality, PartitionArchive, archive_watermark};
 pub use foundations::{ArchiveNow, Foundations, Moved, moved};
 pub use grouping::Grouping;
 pub use offset_chunks::{advanced, next_offsets};

@@ -32,15 +32,16 @@ pub struct RepairingRun {
 }
 
 impl RepairingRun {
-    /// A run, the version of its last chunk in the sink, and the records that it could not use either, by table.
-    pub fn new(spec: RunSpec, last: BatchVersion, set_aside: OffsetSet) -> Self {
+    /// A run, the version of its last chunk in the sink, whether it may have left a group out, and the records that it could not use
+    /// either, by table.
+    pub fn new(spec: RunSpec, last: BatchVersion, has_left: bool, set_aside: OffsetSet) -> Self {
         let (position, is_whole) = match &spec.emission {
             Emission::Offsets(_) => (None, false),
             Emission::Time(ranges) => {
                 let position = position_of(chunk_extent(&spec.emission, &last).as_ref());
                 let is_complete = position.is_some()
                     && Chunks::new(spec.grouping, ranges.clone()).is_complete(position);
-                (position, is_complete && last.left == 0)
+                (position, is_complete && !has_left)
             }
         };
         Self {
@@ -192,7 +193,7 @@ mod tests {
     }
 
     fn run(spec: &RunSpec, last: BatchVersion) -> RepairingRun {
-        RepairingRun::new(spec.clone(), last, OffsetSet::default())
+        RepairingRun::new(spec.clone(), last, false, OffsetSet::default())
     }
 
     /// A run over windows of 10 of the rows at the offsets 3 and 4 of partition 0, which are in 20..30 and 50..60.
@@ -306,13 +307,7 @@ mod tests {
         assert!(is_repaired(&whole));
         assert!(!whole.has_late_row("visits", 0, 5, None));
         // A session of one of the rows may be the one that it has left out.
-        let left = run(
-            &sessions,
-            BatchVersion {
-                left: 1,
-                ..last.clone()
-            },
-        );
+        let left = RepairingRun::new(sessions.clone(), last.clone(), true, OffsetSet::default());
         assert!(!is_repaired(&left));
         let mut in_range = sessions;
         in_range.asked.time = TimeRange::try_new(0, 30);
@@ -327,7 +322,7 @@ mod tests {
             selection: Some(set(&[(0, 3, 9)])),
             ..windows()
         };
-        let run = RepairingRun::new(spec.clone(), version(0, 3, 7), set(&[(0, 4, 5)]));
+        let run = RepairingRun::new(spec.clone(), version(0, 3, 7), false, set(&[(0, 4, 5)]));
         let repaired: Vec<i64> = (0..12)
             .filter(|offset| run.has_dead_letter("visits", 0, *offset))
             .collect();

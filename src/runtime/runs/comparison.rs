@@ -230,6 +230,7 @@ impl SinkComparison {
             extent,
             counts: compared.counts,
             changes,
+            left: Default::default(),
         }))
     }
 

@@ -33,6 +33,8 @@ pub(super) enum Purpose {
     Plan,
     /// It is written: chunks are compared if that decides what is written.
     Write,
+    /// It is taken over to be ended: nothing is compared.
+    End,
 }
 
 /// Makes a run ready.
@@ -60,6 +62,7 @@ pub(super) async fn ready(
     let is_compared = match purpose {
         Purpose::Plan => true,
         Purpose::Write => spec.options.emit == EmitRows::Changed || spec.options.withdraw,
+        Purpose::End => false,
     };
     let comparison = match is_compared && !query.sink().primary_key().is_empty() {
         true => Some(Arc::new(comparison(host, &spec, &query).await?)),

@@ -136,7 +136,7 @@ async fn a_run_is_described_and_aborted() {
     assert!(described["next"][0].starts_with("APPLY RUN 'fix_42' continues it"));
     let said = place.said("ABORT RUN 'fix_42'").await;
     assert!(
-        said.contains("1 chunks with 3 rows stay in the sink"),
+        said.contains("1 chunk with 3 rows stays in the sink"),
         "{said}"
     );
     let said = place.said("ABORT RUN 'fix_42'").await;

@@ -528,7 +528,7 @@ mod tests {
             sources: [("visits".to_owned(), [(TIME_AXIS, progress)].into())].into(),
             ..BatchVersion::default()
         };
-        let run = RepairingRun::new(spec, last, OffsetSet::default());
+        let run = RepairingRun::new(spec, last, false, OffsetSet::default());
         let times = |of: [i64; 4]| -> ArrayRef {
             Arc::new(TimestampMicrosecondArray::from(of.to_vec()).with_timezone("UTC"))
         };

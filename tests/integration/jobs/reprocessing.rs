@@ -362,6 +362,29 @@ fn a_run_that_is_aborted_ends_and_does_not_begin_again() {
     assert!(states.contains("ABORTED"), "{states}");
 }
 
+/// The process that writes a run dies with an open transaction, or between the sink and the log; another one ends the run.
+#[test]
+fn a_run_that_is_aborted_after_a_crash_has_all_rows_of_its_sink_in_its_log() {
+    let past = Past::new("run-abort-crash", "");
+    past.visit(0..120, true);
+    past.catch_up();
+    for fail_point in ["written", "committed"] {
+        let mut dying = past.process(&reprocess("tumbling", fail_point));
+        dying.env("ANABRANCH_FAIL_POINT", format!("{fail_point}:2"));
+        dying.stdout(Stdio::null()).stderr(Stdio::null());
+        let status = dying.status().unwrap();
+        assert_eq!(status.code(), None, "{fail_point}: it ended by itself");
+        past.sql(&[&format!("ABORT RUN '{fail_point}'")]).ok();
+        let written = past.rows_of_run("tumbling", fail_point).len();
+        let known = format!(
+            "SELECT rows_out AS v FROM system.runs WHERE run_id = '{fail_point}' AND state = 'ABORTED'"
+        );
+        let known = numbers_of(&past.sql(&[&known]).ok().out);
+        assert!(written > 0, "{fail_point}");
+        assert_eq!(known, [written as u64], "{fail_point}");
+    }
+}
+
 /// What readers by key have of the topic of a job.
 fn by_key(past: &Past, job: &str) -> Vec<String> {
     past.rows(&format!(
