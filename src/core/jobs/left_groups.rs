@@ -7,6 +7,8 @@ use std::fmt;
 pub enum LeftReason {
     /// Rows of it may still come.
     NotFinal,
+    /// It begins where records may be missing: neither archive nor topic has them any more.
+    NotWhole,
     /// The search for its rows ended at `max_extension`.
     Capped,
 }
@@ -15,6 +17,7 @@ impl fmt::Display for LeftReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::NotFinal => "not final",
+            Self::NotWhole => "its first records may be gone",
             Self::Capped => "longer than the search for its rows",
         })
     }

@@ -4,6 +4,7 @@
 //! A run is a job that ends: its log is one of [`crate::core::jobs`], and each chunk is a batch.
 
 pub mod asked_range;
+pub mod beginning;
 pub mod chunks;
 pub mod covered_times;
 pub mod difference;
@@ -28,12 +29,13 @@ pub mod time_range;
 
 pub use crate::core::jobs::left_groups::{LeftGroups, LeftReason};
 pub use asked_range::{AskedRange, OffsetBounds, SelectedRows};
+pub use beginning::check_beginning;
 pub use chunks::{Chunk, Chunks};
 pub use covered_times::{CoveredTimes, TimeBounds};
 pub use difference::tolerance::FloatTolerance;
 pub use difference::{ChangeKind, ComparedRow, Comparison, Difference, EmittedRows};
 pub use emission::Emission;
-pub use finality::{Finality, PartitionArchive, archive_watermark};
+pub use finality::{Finality, PartitionArchive, archive_watermark, run_watermark};
 pub use foundations::{ArchiveNow, Foundations, Moved, moved};
 pub use grouping::Grouping;
 pub use offset_chunks::{advanced, next_offsets};

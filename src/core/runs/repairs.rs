@@ -110,7 +110,7 @@ impl RepairingRun {
         table: &str,
         partition: i32,
         offset: i64,
-        (_, end): (i64, i64),
+        (start, end): (i64, i64),
     ) -> bool {
         let Emission::Time(ranges) = &self.spec.emission else {
             return false;
@@ -119,6 +119,7 @@ impl RepairingRun {
         ranges.any(|range| range.from() < end && end <= range.to())
             && self.position.is_some_and(|position| end <= position)
             && Finality::new(self.spec.grouping, self.spec.watermark).is_final(end)
+            && self.spec.begins.is_none_or(|begins| begins <= start)
             && self.counts(table, partition, offset)
     }
 
@@ -233,6 +234,14 @@ mod tests {
         let early = run(&early, version(TIME_AXIS, 30, 60));
         assert!(!early.has_late_row("visits", 0, 4, Some((50, 60))));
         assert!(early.has_late_row("visits", 0, 3, Some((20, 30))));
+        // Records of the first window may be gone.
+        let cut = RunSpec {
+            begins: Some(21),
+            ..spec.clone()
+        };
+        let cut = run(&cut, version(TIME_AXIS, 30, 60));
+        assert!(!cut.has_late_row("visits", 0, 3, Some((20, 30))));
+        assert!(cut.has_late_row("visits", 0, 4, Some((50, 60))));
         let excluding = RunSpec {
             left_out: set(&[(0, 3, 4)]),
             ..spec

@@ -5,8 +5,9 @@ use std::path::Path;
 use datafusion::arrow::util::pretty::pretty_format_batches;
 
 use super::*;
+use crate::core::jobs::{NamedOffset, NamedOffsets};
 use crate::core::runs::order::{AskedText, GivenRunOptions};
-use crate::core::runs::{EmitRows, TimeRange};
+use crate::core::runs::{EmitRows, OffsetBounds, TimeRange};
 use crate::planner::{Parameters, Script, Statement, parse_statement};
 use crate::runtime::statements::Jobs;
 use crate::session::{Session, SessionOptions};
@@ -234,6 +235,52 @@ async fn run_1_whole_groups_are_written_once_and_marked() {
     let taken = order("sessions", "windows", EmitRows::All, (35, 80));
     let error = reprocess(&past.host(), &taken).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Exists, "{error}");
+}
+
+#[tokio::test]
+async fn time_1_windows_that_the_job_holds_back_are_left_out() {
+    let past = Past::new().await;
+    // The visits of partition 1 end at second 18: all of them are archived, and its producer is slow.
+    past.visit(busy(0..60).filter(|second| second % 3 > 0 || *second < 20));
+    past.archive().await;
+    past.catch_up().await;
+    let order = order("windows", "slow", EmitRows::All, (0, 60));
+    let outcome = reprocess(&past.host(), &order).await.unwrap();
+    let expected = past.whole("windows", 0, 60, 13).await;
+    assert_eq!(expected.len(), 2, "{expected:?}");
+    assert_eq!(past.written("windows", "slow").await, expected);
+    assert!(outcome.left.count() > 4, "{outcome:?}");
+}
+
+#[tokio::test]
+async fn run_1_the_window_of_an_offset_is_given_whole_without_columns_of_metadata() {
+    let past = Past::new().await;
+    past.visit(busy(0..60));
+    past.archive().await;
+    past.catch_up().await;
+    let place = |offset| -> NamedOffsets {
+        [("visits".to_owned(), [(1, NamedOffset::At(offset))].into())].into()
+    };
+    let by_time = order("windows", "by_offset", EmitRows::All, (0, 60));
+    // The visit of second 0, of key 0.
+    let by_offset = RunOrder {
+        asked: AskedText {
+            offsets: Some(OffsetBounds {
+                from: place(0),
+                to: place(1),
+            }),
+            ..AskedText::default()
+        },
+        ..by_time
+    };
+    reprocess(&past.host(), &by_offset).await.unwrap();
+    let whole = past.whole("windows", 0, 1, 10).await;
+    let expected: Vec<String> = whole
+        .into_iter()
+        .filter(|row| row.starts_with("| 0 "))
+        .collect();
+    assert_eq!(expected.len(), 1, "{expected:?}");
+    assert_eq!(past.written("windows", "by_offset").await, expected);
 }
 
 #[tokio::test]

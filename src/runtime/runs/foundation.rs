@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use crate::core::jobs::NamedOffsets;
+use crate::core::jobs::{JobTime, NamedOffsets};
 use crate::core::runs::asked_range::PartitionRanges;
 use crate::core::runs::order::{AskedText, RunOrder};
 use crate::core::runs::{
     AskedRange, Emission, EmitRows, Grouping, LateRows, OffsetBounds, OffsetSet, PartitionArchive,
-    RunOptions, RunSpec, SelectedRows, archive_watermark, time_range::time_text,
+    RunOptions, RunSpec, SelectedRows, check_beginning, run_watermark, time_range::time_text,
 };
 use crate::error::{Error, Result};
 use crate::runtime::owner::now;
@@ -48,9 +48,13 @@ pub(super) async fn foundation(
     let mut warnings: Vec<String> = repaired.warning().into_iter().collect();
     let mut archives: Vec<PartitionArchive> = Vec::new();
     let (mut pins, mut ends) = (BTreeMap::new(), PartitionRanges::new());
+    let mut begins: Option<i64> = None;
+    let mut has_lost_times = false;
     for table in tables {
         let facts = sources::pin_source(query, table).await?;
         warnings.extend(facts.warnings);
+        begins = begins.max(facts.begins);
+        has_lost_times |= facts.has_lost_times;
         // All sources share one axis of time: so each partition counts by the delay of its own table.
         let delay = facts.delay.unwrap_or_default();
         archives.extend(facts.archive.into_iter().map(|of| PartitionArchive {
@@ -95,21 +99,32 @@ pub(super) async fn foundation(
         left_out,
         emission,
         grouping,
-        watermark: archive_watermark(archives, 0),
+        watermark: run_watermark(&archives, time_of(host, job).await?.as_ref()),
+        begins,
         sources: pins,
         statics: statics.pins,
         sink: sinks::identity_of(query.sink()).await?,
         now: now().saturating_mul(1_000),
         options,
     };
-    sinks::check_for_run(query, &spec)?;
+    let replaces = sinks::check_for_run(query, &spec)?;
+    warnings.extend(check_beginning(&spec, replaces, has_lost_times)?);
     if spec.watermark.is_none() && !matches!(grouping, Grouping::Rows) {
         warnings.push(
-            "nothing is final: a partition of the archive has no row, and the topic has more"
+            "nothing is final: a partition has no row, and the job waits for it or its topic has more"
                 .into(),
         );
     }
     Ok(Foundation { spec, warnings })
+}
+
+/// The job's time after its last batch.
+async fn time_of(host: &RunHost<'_>, job: &PresentJob) -> Result<Option<JobTime>> {
+    let Some(last) = job.history.last() else {
+        return Ok(None);
+    };
+    let version = host.jobs.store.version(job.id, &last.version).await?;
+    Ok(version.time)
 }
 
 /// The range of an order as far as a statement that names a run can be compared by it: the query of `FOR` by its text.
@@ -193,6 +208,9 @@ pub(super) fn items_of(spec: &RunSpec) -> Vec<(&'static str, String)> {
             None => "nothing".to_owned(),
         };
         items.push(("final", until));
+    }
+    if let Some(begins) = spec.begins {
+        items.push(("past", format!("whole from {} on", time_text(begins))));
     }
     for (table, pin) in &spec.sources {
         items.push(("archive", format!("{table}: {}", pin.archive)));

@@ -66,16 +66,19 @@ pub(super) fn open_for_run<'a>(
     }
 }
 
-/// Checks that a run can put its rows into the sink of its query.
+/// Checks that a run can put its rows into the sink of its query. True if its chunks take the place of all rows of their times.
 ///
 /// # Errors
 ///
 /// It cannot.
-pub(super) fn check_for_run(query: &JobQuery, spec: &RunSpec) -> Result<()> {
-    match query.sink() {
-        JobSinkTable::Delta(handle) => delta_write(query, handle, spec).map(drop),
-        JobSinkTable::Kafka(_) | JobSinkTable::Subscriber => Ok(()),
-    }
+pub(super) fn check_for_run(query: &JobQuery, spec: &RunSpec) -> Result<bool> {
+    Ok(match query.sink() {
+        JobSinkTable::Delta(handle) => {
+            let write = delta_write(query, handle, spec)?;
+            matches!(write, DeltaWrite::Replace(_))
+        }
+        JobSinkTable::Kafka(_) | JobSinkTable::Subscriber => false,
+    })
 }
 
 /// How a run puts its rows into a Delta table: it merges them by the table's key, or replaces what a chunk covers by the columns with

@@ -54,6 +54,7 @@ struct LeftGroupFile {
 #[serde(rename_all = "snake_case")]
 enum LeftReasonFile {
     NotFinal,
+    NotWhole,
     Capped,
 }
 
@@ -66,6 +67,7 @@ impl LeftFile {
             key: group.key.clone(),
             reason: match group.reason {
                 LeftReason::NotFinal => LeftReasonFile::NotFinal,
+                LeftReason::NotWhole => LeftReasonFile::NotWhole,
                 LeftReason::Capped => LeftReasonFile::Capped,
             },
         });
@@ -85,6 +87,7 @@ impl From<LeftFile> for LeftGroups {
             key: group.key,
             reason: match group.reason {
                 LeftReasonFile::NotFinal => LeftReason::NotFinal,
+                LeftReasonFile::NotWhole => LeftReason::NotWhole,
                 LeftReasonFile::Capped => LeftReason::Capped,
             },
         });

@@ -108,9 +108,15 @@ impl Past {
 
     /// The topic forgets all that is archived.
     fn forget(&self) {
-        let next =
-            "SELECT partition, max(\"offset\") + 1 AS next FROM visits_raw GROUP BY partition";
-        let rows = self.sql(&[next]).ok().rows();
+        self.forget_what_is_in("visits_raw");
+    }
+
+    /// The topic forgets the records that a table has.
+    fn forget_what_is_in(&self, table: &str) {
+        let next = format!(
+            "SELECT partition, max(\"offset\") + 1 AS next FROM {table} GROUP BY partition"
+        );
+        let rows = self.sql(&[&next]).ok().rows();
         for row in rows {
             let partition = i32::try_from(row["partition"].as_i64().unwrap()).unwrap();
             let (bootstrap, source) = (&self.pipeline.bootstrap, &self.pipeline.source);
@@ -419,4 +425,38 @@ fn run_5_a_run_writes_what_has_changed_and_withdraws_what_is_gone() {
     assert!(!past.rows(gone).is_empty());
     past.sql(&[&order("EMIT ALL WITH ('run_id' 'all')")]).ok();
     assert_eq!(by_key(&past, "sessions"), after);
+}
+
+#[test]
+fn run_1_windows_with_rows_of_before_the_past_are_left_out() {
+    let past = Past::new("run-beginning", ", PRIMARY KEY (k, s) NOT ENFORCED");
+    past.visit(0..60, false);
+    // Nothing is archived yet: these visits are gone. Those that are left begin at 3:04 and at 3:06, and a row may be five seconds late.
+    past.forget_what_is_in("messages");
+    past.visit(60..130, false);
+    past.catch_up();
+    let order = |from: &str, options: &str| {
+        format!(
+            "REPROCESS JOB tumbling FROM '2025-01-01T00:{from}' TO '2025-01-01T00:04:00' EMIT ALL \
+             WITH ('chunk' '10 seconds'{options})"
+        )
+    };
+    let done = past.sql(&[&order("02:10", ", 'run_id' 'beginning'")]).ok();
+    let expected = past.whole("tumbling", "2025-01-01T00:03:20", "2025-01-01T00:04:00");
+    assert!(expected.len() > 4, "{expected:?}");
+    assert_eq!(past.rows_of_run("tumbling", "beginning"), expected);
+    for says in [
+        "records of before 2025-01-01T00:03:11.000001Z are gone",
+        "k = 0 from 2025-01-01T00:03:00Z to 2025-01-01T00:03:10Z: its first records may be gone",
+    ] {
+        assert!(done.out.contains(says), "{}", done.out);
+    }
+    // What was published of earlier times stays.
+    let withdrawing = ", 'run_id' 'withdrawing', 'withdraw' 'true'";
+    let refused = past.sql(&[&order("02:10", withdrawing)]);
+    assert_eq!(refused.code, Some(1), "{refused:?}");
+    let says = "'withdraw' would remove published rows that the run cannot give again";
+    assert!(refused.err.contains(says), "{}", refused.err);
+    past.sql(&[&order("03:20", withdrawing)]).ok();
+    assert_eq!(past.rows_of_run("tumbling", "withdrawing"), expected);
 }
