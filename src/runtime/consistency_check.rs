@@ -215,7 +215,7 @@ impl JobCheck<'_> {
         Ok(files)
     }
 
-    /// What is lost with its log.
+    /// What the user loses with its log.
     fn all(&self) -> &'static str {
         match self.is_run {
             true => "the run: its position, what it has found, and where its rows are",

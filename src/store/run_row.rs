@@ -125,7 +125,7 @@ fn part(passed: i128, all: i128) -> u32 {
     u32::try_from(thousandths).unwrap_or(1_000)
 }
 
-/// What a run leaves out: by its plan or by the chunks in its sink, whichever has come further.
+/// What a run leaves out: by its plan, or by the chunks in its sink if these have come further.
 fn left_out(events: Option<&RunHistory>, chunks: &[CommittedChunk]) -> LeftGroups {
     let compared = events.into_iter().flat_map(|run| &run.compared);
     let planned = sum(compared.map(|chunk| &chunk.left));

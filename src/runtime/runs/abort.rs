@@ -15,7 +15,7 @@ const ATTEMPTS: usize = 20;
 /// What ABORT RUN has decided.
 pub(super) struct EndedRun {
     pub(super) decision: AbortDecision,
-    /// What is not known of the sink, for the user.
+    /// A batch of which it is unknown whether the sink has it, for the user.
     pub(super) doubt: Option<String>,
 }
 

@@ -418,7 +418,7 @@ async fn the_plan_of_a_job_that_was_dropped_is_checked() {
         let all = order("windows", run_id, EmitRows::All, (0, 30));
         plan(&host, &all).await.unwrap();
     }
-    past.run("DROP JOB windows;").await;
+    past.run("DROP JOB windows CASCADE;").await;
     past.run("DELETE FROM raw WHERE partition = 0 AND \"offset\" < 3;")
         .await;
     let refused = apply(&host, "dropped").await.unwrap_err();

@@ -1,4 +1,4 @@
-//! Retention of runs: what is kept of a run that has ended is deleted after a while, which the options of its job say.
+//! Retention of runs: some time after a run has ended, which the options of its job say, its files are deleted.
 
 use crate::core::runs::RunSpec;
 use crate::error::Result;
