@@ -8,15 +8,15 @@ use crate::error::{Error, Result};
 
 /// Refuses a run that would remove published rows of before its past. Gives a warning if it leaves results of then out.
 ///
-/// `replaces` says that its chunks take the place of all rows of their times; `has_lost_times` that records are gone of which no time is
-/// known.
+/// `removes` says that it removes published rows of its range that it does not have; `has_lost_times` that records are gone of which no time
+/// is known.
 ///
 /// # Errors
 ///
 /// The refusal, with its reason.
 pub fn check_beginning(
     spec: &RunSpec,
-    replaces: bool,
+    removes: bool,
     has_lost_times: bool,
 ) -> Result<Option<String>> {
     let Some(first) = spec.emission.first_instant(spec.grouping) else {
@@ -34,10 +34,12 @@ pub fn check_beginning(
         }
         None => return Ok(None),
     };
-    // Of selected rows nothing is withdrawn but sessions of which the run has all rows.
-    let withdraws = spec.options.withdraw && spec.selection.is_none();
-    if replaces || withdraws {
-        let option = if replaces { "overwrite" } else { "withdraw" };
+    // Of selected rows nothing is removed but sessions of which the run has all rows.
+    if removes && spec.selection.is_none() {
+        let option = match spec.options.withdraw {
+            true => "withdraw",
+            false => "overwrite",
+        };
         return Err(Error::invalid(format!(
             "'{option}' would remove published rows that the run cannot give again: {why}"
         ))
@@ -67,16 +69,14 @@ mod tests {
     use crate::core::runs::{Emission, TimeRange};
 
     /// A run from second 25 on, whose past begins then.
-    fn spec(grouping: Grouping, begins: Option<i64>, withdraw: bool) -> RunSpec {
+    fn spec(grouping: Grouping, begins: Option<i64>) -> RunSpec {
         let range = TimeRange::try_new(25, 60).unwrap();
-        let mut spec = RunSpec {
+        RunSpec {
             grouping,
             begins,
             emission: Emission::Time(grouping.emission(range).unwrap().into()),
             ..fixture::spec("r")
-        };
-        spec.options.withdraw = withdraw;
-        spec
+        }
     }
 
     #[test]
@@ -94,32 +94,33 @@ mod tests {
             (sessions, Some(25), false),
             (sessions, Some(26), true),
         ] {
-            let check = |withdraw, replaces| {
-                check_beginning(&spec(grouping, begins, withdraw), replaces, false)
-            };
-            let said = format!("{grouping:?} {begins:?}");
-            assert_eq!(
-                check(false, false).unwrap().is_some(),
-                reaches_back,
-                "{said}"
-            );
-            assert_eq!(check(true, false).is_err(), reaches_back, "{said}");
-            assert_eq!(check(false, true).is_err(), reaches_back, "{said}");
+            let spec = spec(grouping, begins);
+            let warning = check_beginning(&spec, false, false).unwrap();
+            assert_eq!(warning.is_some(), reaches_back, "{grouping:?} {begins:?}");
+            let removing = check_beginning(&spec, true, false);
+            assert_eq!(removing.is_err(), reaches_back, "{grouping:?} {begins:?}");
         }
-        let error = check_beginning(&spec(sessions, Some(26), true), false, false).unwrap_err();
-        let says = "'withdraw' would remove published rows that the run cannot give again";
-        assert!(error.message().starts_with(says), "{error}");
-        let unknown = |withdraw| check_beginning(&spec(hop, None, withdraw), false, true);
+        let mut removing = spec(sessions, Some(26));
+        for (withdraw, option) in [(true, "'withdraw'"), (false, "'overwrite'")] {
+            removing.options.withdraw = withdraw;
+            let error = check_beginning(&removing, true, false).unwrap_err();
+            let says = "would remove published rows that the run cannot give again";
+            assert!(
+                error.message().starts_with(&format!("{option} {says}")),
+                "{error}"
+            );
+        }
+        let unknown = |removes| check_beginning(&spec(hop, None), removes, true);
         assert!(unknown(true).is_err() && unknown(false).unwrap().is_none());
         let selected = RunSpec {
             selection: Some(OffsetSet::default()),
-            ..spec(sessions, Some(26), true)
+            ..spec(sessions, Some(26))
         };
-        assert!(check_beginning(&selected, false, false).unwrap().is_some());
+        assert!(check_beginning(&selected, true, false).unwrap().is_some());
         let by_offsets = RunSpec {
             emission: Emission::Offsets(OffsetSet::default()),
-            ..spec(Grouping::Rows, Some(26), true)
+            ..spec(Grouping::Rows, Some(26))
         };
-        assert_eq!(check_beginning(&by_offsets, false, true).unwrap(), None);
+        assert_eq!(check_beginning(&by_offsets, true, true).unwrap(), None);
     }
 }

@@ -107,8 +107,9 @@ pub(super) async fn foundation(
         now: now().saturating_mul(1_000),
         options,
     };
-    let replaces = sinks::check_for_run(query, &spec)?;
-    warnings.extend(check_beginning(&spec, replaces, has_lost_times)?);
+    sinks::check_for_run(query, &spec)?;
+    let removes = spec.options.withdraw || sinks::removes_gone(query.sink(), spec.options);
+    warnings.extend(check_beginning(&spec, removes, has_lost_times)?);
     if spec.watermark.is_none() && !matches!(grouping, Grouping::Rows) {
         warnings.push(
             "nothing is final: a partition has no row, and the job waits for it or its topic has more"

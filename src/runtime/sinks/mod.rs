@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::core::jobs::Identity;
-use crate::core::runs::{Emission, Finality, RunSpec};
+use crate::core::runs::{Emission, Finality, RunOptions, RunSpec};
 use crate::error::{Error, Result, Subject};
 use crate::runtime::sink::OpenSink;
 use crate::runtime::sinks::delta::{CoveredColumns, DeltaWrite};
@@ -66,19 +66,25 @@ pub(super) fn open_for_run<'a>(
     }
 }
 
-/// Checks that a run can put its rows into the sink of its query. True if its chunks take the place of all rows of their times.
+/// Checks that a run can put its rows into the sink of its query.
 ///
 /// # Errors
 ///
 /// It cannot.
-pub(super) fn check_for_run(query: &JobQuery, spec: &RunSpec) -> Result<bool> {
-    Ok(match query.sink() {
-        JobSinkTable::Delta(handle) => {
-            let write = delta_write(query, handle, spec)?;
-            matches!(write, DeltaWrite::Replace(_))
-        }
-        JobSinkTable::Kafka(_) | JobSinkTable::Subscriber => false,
-    })
+pub(super) fn check_for_run(query: &JobQuery, spec: &RunSpec) -> Result<()> {
+    match query.sink() {
+        JobSinkTable::Delta(handle) => delta_write(query, handle, spec).map(drop),
+        JobSinkTable::Kafka(_) | JobSinkTable::Subscriber => Ok(()),
+    }
+}
+
+/// Whether a run with these options removes rows of its range that it does not have. A row of a Delta table does not say who has written
+/// it, so there it is `'overwrite'` that replaces all of the range.
+pub(super) fn removes_gone(table: &JobSinkTable, options: RunOptions) -> bool {
+    match table {
+        JobSinkTable::Delta(_) => options.overwrite && !options.append,
+        JobSinkTable::Kafka(_) | JobSinkTable::Subscriber => options.withdraw,
+    }
 }
 
 /// How a run puts its rows into a Delta table: it merges them by the table's key, or replaces what a chunk covers by the columns with
