@@ -33,6 +33,9 @@ use crate::tables::bad_records::BadRecord;
 /// The number of jobs that are read concurrently.
 const READS_AT_ONCE: usize = 16;
 
+/// The column with the run that has repaired a row.
+pub(super) const REPAIRED_BY: &str = "repaired_by";
+
 /// The rows of a table, for these jobs and batches.
 pub(super) async fn rows_of(
     data_dir: &str,
@@ -292,7 +295,7 @@ async fn rows_of_job(
                 }
             }
             let has_rows = letters.iter().any(|(_, letters)| !letters.is_empty());
-            let repairs = repairs((store, runs), id, has_rows).await?;
+            let repairs = repairs((store, runs), id, wanted.repairs && has_rows).await?;
             dead_letter_rows(name, letters, &repairs)
         }
         _ => {
@@ -306,7 +309,7 @@ async fn rows_of_job(
                     files.push((committed.batch, late));
                 }
             }
-            let repairs = repairs((store, runs), id, !files.is_empty()).await?;
+            let repairs = repairs((store, runs), id, wanted.repairs && !files.is_empty()).await?;
             let mut parts = Vec::new();
             for (batch, bytes) in files {
                 for rows in decode_states(&bytes, &late_schema())? {
@@ -420,7 +423,7 @@ fn dead_letter_rows(
         ("table", Arc::new(StringArray::from(tables))),
     ];
     columns.extend(dead_letters::columns(&records));
-    columns.push(("repaired_by", Arc::new(StringArray::from(repaired))));
+    columns.push((REPAIRED_BY, Arc::new(StringArray::from(repaired))));
     batch(columns)
 }
 
@@ -441,7 +444,7 @@ fn late_rows(
     for (field, column) in schema.fields().iter().zip(rows.columns()) {
         columns.push((field.name().as_str(), Arc::clone(column)));
     }
-    columns.push(("repaired_by", Arc::new(repaired)));
+    columns.push((REPAIRED_BY, Arc::new(repaired)));
     batch(columns)
 }
 
