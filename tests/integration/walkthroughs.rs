@@ -459,20 +459,6 @@ fn late_visits_are_repaired_by_a_plan() {
         );
         assert!(message.ends_with(&row), "{message}");
     }
-    // The late rows are marked, and another plan of their repair has nothing to do.
-    let marks =
-        "SELECT DISTINCT repaired_by AS r FROM system.late_rows WHERE job = 'visits_counter'";
-    let marked = work.sql(&tables, &[marks]).ok().out;
-    assert_eq!(marked, "{\"r\":\"late_visits_1\"}\n");
-    let again = [
-        &["run"][..],
-        &tables,
-        &["sql/reprocess/late_visits.sql", "--param", "run_id=again"],
-    ];
-    let again = work.anabranch(&again.concat());
-    assert_eq!(again.code, Some(1), "{again:?}");
-    let said = "repaired already are 2 rows that FOR selects, by run 'late_visits_1'";
-    assert!(again.err.contains(said), "{}", again.err);
 }
 
 #[test]
