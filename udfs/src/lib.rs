@@ -94,7 +94,9 @@ pub use incremental::{
 };
 pub use is_final::{IS_FINAL, IsFinalPlanner, is_final};
 pub use membership::NullAwareMembership;
-pub use offsets::{NamedOffset, next_offsets, offsets_from, offsets_in};
+pub use offsets::{
+    NamedOffset, NamedOffsets, next_offsets, offsets_from, offsets_in, parse_named_offsets,
+};
 pub use one_parse::with_one_parse;
 pub use operands::{map_named_expressions, only_argument};
 pub use planner::{WindowExtensionPlanner, WindowRelationPlanner};

@@ -22,6 +22,7 @@ pub mod position;
 pub mod precedence;
 pub mod published;
 pub mod published_batches;
+pub mod repairs;
 pub mod result_columns;
 pub mod same_run;
 pub mod spec;
@@ -48,6 +49,7 @@ pub use position::{
 pub use precedence::{Precedence, Turn};
 pub use published::{ClosedWindows, GivenOut, PublishedIndex, PublishedOffsets};
 pub use published_batches::PublishedBatches;
+pub use repairs::RepairingRun;
 pub use result_columns::{ResultColumns, ResultTimes};
 pub use same_run::{RunMatch, RunRequest, same_run};
 pub use spec::{EmitRows, LateRows, Pin, PinnedAt, RunOptions, RunSpec, SourcePin, text_version};

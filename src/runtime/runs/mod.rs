@@ -2,7 +2,7 @@
 //! sources that are read by event time or by offsets, into the sink of its job, with the log that `store::RunStore` keeps.
 //!
 //! * `commands`: what statements about runs do; `abort` ends one.
-//! * `foundation`: what a new run rests on.
+//! * `foundation`: what a new run rests on; `selected_rows`: the rows that it is asked for by their coordinates.
 //! * `job_watch`: whether the next chunk waits for the running job.
 //! * `planner`: computes the chunks of a plan, and writes none.
 //! * `published`, `comparison`, `chunk_comparison`: the rows of a chunk against those of the sink.
@@ -25,6 +25,7 @@ pub mod published;
 pub(in crate::runtime) mod ready;
 mod rows_query;
 mod run_order;
+mod selected_rows;
 pub(in crate::runtime) mod sink;
 mod statements;
 pub(in crate::runtime) mod sweep;

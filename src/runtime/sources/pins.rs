@@ -228,7 +228,16 @@ fn ranges_text(offsets: &PartitionOffsets) -> String {
     offsets_text(&ranges)
 }
 
-/// The event times of the selected rows, ascending, each once: of sources that are pinned like this.
+/// The selected rows that can be used and have an event time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::runtime) struct SelectedTimes {
+    /// Their event times, ascending, each once.
+    pub(in crate::runtime) times: Vec<i64>,
+    /// Their offsets.
+    pub(in crate::runtime) rows: OffsetSet,
+}
+
+/// The event times of the selected rows, of sources that are pinned like this.
 ///
 /// # Errors
 ///
@@ -237,8 +246,8 @@ pub(in crate::runtime) async fn times_of(
     query: &JobQuery,
     pins: &BTreeMap<String, SourcePin>,
     selection: &OffsetSet,
-) -> Result<Vec<i64>> {
-    let mut times = Vec::new();
+) -> Result<SelectedTimes> {
+    let (mut times, mut rows) = (Vec::new(), Vec::new());
     for table in selection.tables() {
         let (Some(pin), Some(offsets)) = (pins.get(table), selection.of_table(table)) else {
             continue;
@@ -247,9 +256,17 @@ pub(in crate::runtime) async fn times_of(
         let past = source.past(pin, query.stream().is_some()).await?;
         let selected = past.restricted_to(offsets);
         source.check_topic(pin, &selected).await?;
-        times.extend(selected.event_times().await?);
+        let timed = selected.event_times().await?;
+        times.extend(timed.times);
+        for (partition, offsets) in &timed.offsets {
+            let ranges = offsets.ranges();
+            rows.extend(ranges.map(|range| (table.to_owned(), *partition, range.from..range.to)));
+        }
     }
     times.sort_unstable();
     times.dedup();
-    Ok(times)
+    Ok(SelectedTimes {
+        times,
+        rows: OffsetSet::of(rows),
+    })
 }

@@ -20,6 +20,7 @@ use futures::future::BoxFuture;
 
 use crate::error::Result;
 use crate::session::system::rows;
+use crate::session::system::rows::REPAIRED_BY;
 use crate::session::system::run_rows;
 use crate::session::system::scan_filter::ScanFilter;
 use crate::store::RunStore;
@@ -84,7 +85,11 @@ impl TableProvider for SystemTable {
         filters: &[Expr],
         limit: Option<usize>,
     ) -> DataFusionResult<Arc<dyn ExecutionPlan>> {
-        let wanted = ScanFilter::by(filters);
+        let is_read = |column: usize| projection.is_none_or(|read| read.contains(&column));
+        let wanted = ScanFilter {
+            repairs: self.schema.index_of(REPAIRED_BY).is_ok_and(is_read),
+            ..ScanFilter::by(filters)
+        };
         if self.name == "run_changes" {
             let rows = ChangesScan {
                 store: run_rows::store_in(&self.data_dir)?,

@@ -17,6 +17,8 @@ pub(crate) struct ScanFilter {
     pub(crate) kinds: Option<BTreeSet<String>>,
     /// Numbers of batches.
     pub(crate) batches: RangeInclusive<u64>,
+    /// Whether a row is to say which run has repaired it: for that, the runs are read.
+    pub(crate) repairs: bool,
 }
 
 impl Default for ScanFilter {
@@ -26,6 +28,7 @@ impl Default for ScanFilter {
             runs: None,
             kinds: None,
             batches: 0..=u64::MAX,
+            repairs: true,
         }
     }
 }

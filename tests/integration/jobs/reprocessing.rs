@@ -1,6 +1,9 @@
 //! Reprocessing runs into topics: whole windows and sessions of a part of the past, once, marked, beside the running job; of processes that
 //! die at any step, that have one run id, and that are aborted.
 
+mod foreign_archives;
+mod repairs;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;

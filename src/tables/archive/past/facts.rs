@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use datafusion::arrow::array::{Array as _, AsArray as _, RecordBatch};
-use datafusion::arrow::datatypes::{DataType, TimestampMicrosecondType};
+use datafusion::arrow::array::{Array as _, TimestampMicrosecondArray};
+use datafusion::arrow::datatypes::DataType;
 use datafusion::common::ScalarValue;
 use datafusion::logical_expr::{Expr, ident, lit};
 use datafusion::physical_plan::execute_stream;
@@ -11,7 +11,7 @@ use futures::TryStreamExt as _;
 
 use super::PinnedPast;
 use super::tail_times::columns;
-use crate::core::archive::{OffsetRange, OffsetRanges, PartitionOffsets};
+use crate::core::archive::{OffsetRange, OffsetRanges, PartitionOffsets, add_rows};
 use crate::error::{Error, ErrorKind, Result, Subject};
 use crate::tables::archive::mapping::EventTimeClaim;
 
@@ -146,12 +146,12 @@ impl PinnedPast {
         Some(ident(column).gt(lit(time)))
     }
 
-    /// The event times of its records, ascending, each once.
+    /// The event times of its records, and which records have one.
     ///
     /// # Errors
     ///
     /// The table has no event time; the past cannot be read; there are too many times.
-    pub(crate) async fn event_times(&self) -> Result<Vec<i64>> {
+    pub(crate) async fn event_times(&self) -> Result<TimedRows> {
         let table = self.pinned.archive.table();
         let Some(projection) = self.time_and_place() else {
             let name = table.name();
@@ -162,15 +162,37 @@ impl PinnedPast {
                 ));
         };
         let session = &*self.pinned.session;
-        let projection = projection.into_iter().take(1).collect();
         let plan = self.plan(session, projection, &[]).await?;
         let mut rows = execute_stream(plan, session.task_ctx())?;
-        let mut times = DistinctTimes::default();
+        let mut distinct = DistinctTimes::default();
+        let mut timed = PartitionOffsets::new();
         while let Some(rows) = rows.try_next().await? {
-            times.add(&rows)?;
+            let (times, partitions, offsets) = columns(&rows)?;
+            distinct.add(times)?;
+            match times.null_count() {
+                0 => add_rows(&mut timed, partitions.values(), offsets.values()),
+                _ => {
+                    let has_time = (0..rows.num_rows()).filter(|row| times.is_valid(*row));
+                    let place = |row: usize| (partitions.value(row), offsets.value(row));
+                    let (partitions, offsets): (Vec<i32>, Vec<i64>) = has_time.map(place).unzip();
+                    add_rows(&mut timed, &partitions, &offsets);
+                }
+            }
         }
-        Ok(times.distinct())
+        Ok(TimedRows {
+            times: distinct.distinct(),
+            offsets: timed,
+        })
     }
+}
+
+/// The records of a past that can be used and have an event time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct TimedRows {
+    /// The event times, ascending, each once.
+    pub(crate) times: Vec<i64>,
+    /// The offsets of the records.
+    pub(crate) offsets: PartitionOffsets,
 }
 
 /// Times of which equal ones are kept once.
@@ -182,10 +204,7 @@ struct DistinctTimes {
 }
 
 impl DistinctTimes {
-    fn add(&mut self, rows: &RecordBatch) -> Result<()> {
-        let times = rows.columns().first();
-        let times = times.and_then(|times| times.as_primitive_opt::<TimestampMicrosecondType>());
-        let times = times.ok_or_else(|| Error::internal("an event time in another column"))?;
+    fn add(&mut self, times: &TimestampMicrosecondArray) -> Result<()> {
         self.times.extend(times.iter().flatten());
         if self.times.len() >= 2 * self.distinct + MOST_TIMES / 4 {
             self.shrink();

@@ -182,8 +182,11 @@ fn the_highest_times_and_those_of_rows_are_found() {
         assert_eq!((reached.highest, reached.beyond), (highest, beyond));
         let selected: PartitionOffsets =
             [(0, set(&[(7, 8), (50, 60)])), (1, set(&[(61, 62)]))].into();
-        let times = past.restricted_to(&selected).event_times().await.unwrap();
-        assert_eq!(times, [1_000_000, 7_000_000, 50_000_000, 51_000_000]);
+        let timed = past.restricted_to(&selected).event_times().await.unwrap();
+        assert_eq!(timed.times, [1_000_000, 7_000_000, 50_000_000, 51_000_000]);
+        // Of the selected offsets, those that there are.
+        let there = [(0, set(&[(7, 8), (50, 52)])), (1, set(&[(61, 62)]))];
+        assert_eq!(timed.offsets, PartitionOffsets::from(there));
     });
 }
 
