@@ -29,7 +29,7 @@ pub fn check_beginning(
             time_text(begins)
         ),
         None if has_lost_times => {
-            "a partition has lost records, and no later one tells of which times they were"
+            "the first records of a partition are gone, and it is unknown of which times they were"
                 .to_owned()
         }
         None => return Ok(None),
