@@ -27,7 +27,7 @@ pub mod state;
 pub mod time_range;
 
 pub use asked_range::{AskedRange, OffsetBounds, SelectedRows};
-pub use beginning::check_beginning;
+pub use beginning::{LostTimes, check_beginning};
 pub use chunks::{Chunk, Chunks};
 pub use covered_times::{CoveredTimes, TimeBounds};
 pub use difference::tolerance::FloatTolerance;
