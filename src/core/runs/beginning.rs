@@ -86,7 +86,7 @@ mod tests {
     use crate::core::runs::spec::fixture;
     use crate::core::runs::{Emission, TimeRange};
 
-    /// A run from second 25 on, whose past begins then.
+    /// A run from instant 25 on, whose past begins at `begins`.
     fn spec(grouping: Grouping, begins: Option<i64>) -> RunSpec {
         let range = TimeRange::try_new(25, 60).unwrap();
         RunSpec {
