@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::core::jobs::Retention;
-use crate::core::runs::{Emission, EmitRows, RunSpec, usual_length};
+use crate::core::runs::{Emission, EmitRows, RunSpec};
 use crate::error::{Error, Result};
 use crate::runtime::clock::MachineClock;
 use crate::runtime::definitions::{JobDefinition, job_definition};
@@ -109,7 +109,7 @@ pub(in crate::runtime) fn options_of(spec: &RunSpec, of_job: JobOptions) -> JobO
         Emission::Offsets(_) => (of_job.max_rows, of_job.max_bytes),
         Emission::Time(ranges) => {
             let length = spec.options.chunk;
-            let length = length.unwrap_or_else(|| usual_length(ranges));
+            let length = length.unwrap_or_else(|| crate::core::runs::usual_length(ranges));
             (u64::try_from(length).unwrap_or(1).max(1), u64::MAX)
         }
     };
