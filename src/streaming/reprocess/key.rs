@@ -69,10 +69,7 @@ fn check_rows(
         wanted: event_times(sources),
         relation: Relation::Injective { apart: 1 },
     };
-    if lineage.has_one_of(plan, key)? {
-        return Ok(());
-    }
-    if key.is_empty() {
+    if key.is_empty() || lineage.has_one_of(plan, key)? {
         return Ok(());
     }
     Err(Error::invalid(format!(
