@@ -125,6 +125,7 @@ impl PartitionStream for Undecodable {
                 table: table.into(),
                 scan: 0,
                 aside: Arc::default(),
+                only: None,
             };
             let outlet = BatchOutlet::open(scan, &context)?;
             let record = BadRecord {

@@ -3,6 +3,7 @@
 //! Both go to the side output of the task that runs the scan ([`SideOutput`]), and from there as rows to the runner, which reads
 //! them here and checks that each scan of the plan has reported what it was to read (LOSS-1).
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -16,6 +17,7 @@ use datafusion::arrow::compute::kernels::cmp::eq;
 use datafusion::arrow::datatypes::{ArrowPrimitiveType, Int32Type, Int64Type, UInt64Type};
 use datafusion::execution::TaskContext;
 
+use crate::core::archive::{OffsetRange, PartitionOffsets};
 use crate::core::jobs::{PartitionTimes, RecordMark, UnfinishedVersion};
 use crate::error::{Error, Result, Subject};
 use crate::tables::bad_records::{BadRecord, BadRecords, SetAside, check_share};
@@ -41,6 +43,8 @@ pub(crate) struct BatchScan {
     pub(crate) scan: i32,
     /// Records that are to be left out.
     pub(crate) aside: Arc<SetAside>,
+    /// The records that the batch has asked for, where the scan reads others between them. None: all that it reads.
+    pub(crate) only: Option<Arc<PartitionOffsets>>,
 }
 
 /// The same while the scan runs.
@@ -115,6 +119,21 @@ impl OpenOutlet {
     }
 }
 
+impl BatchScan {
+    /// Those of the records that the batch has asked for.
+    fn asked<'r>(&self, records: &'r [BadRecord]) -> Cow<'r, [BadRecord]> {
+        let Some(only) = &self.only else {
+            return Cow::Borrowed(records);
+        };
+        let is_asked = |record: &&BadRecord| {
+            let place = OffsetRange::new(record.offset, record.offset.saturating_add(1));
+            let offsets = only.get(&record.partition);
+            offsets.is_some_and(|offsets| offsets.contains(place))
+        };
+        Cow::Owned(records.iter().filter(is_asked).cloned().collect())
+    }
+}
+
 impl BatchOutlet {
     /// For a scan that begins in this context.
     ///
@@ -128,9 +147,10 @@ impl BatchOutlet {
 
     /// As [`OpenOutlet::give_bad`].
     pub(crate) fn give_bad(&self, records: &[BadRecord], seen: usize) -> Result<()> {
+        let records = self.scan.asked(records);
         let (bad, seen) = self.output.tally(&self.scan.table, records.len(), seen);
-        check_share(bad, seen, records)?;
-        self.give(records)
+        check_share(bad, seen, &records)?;
+        self.give(&records)
     }
 
     fn give(&self, records: &[BadRecord]) -> Result<()> {
@@ -480,6 +500,7 @@ mod tests {
             table: table.into(),
             scan,
             aside: Arc::default(),
+            only: None,
         };
         BatchOutlet::open(scan, &context).unwrap()
     }

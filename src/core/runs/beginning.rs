@@ -6,33 +6,42 @@ use super::spec::RunSpec;
 use super::time_range::time_text;
 use crate::error::{Error, Result};
 
-/// Refuses a run that would remove published rows of before its past. Gives a warning if it leaves results of then out.
+/// Of which times records are gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct LostTimes {
+    /// The first instant from which on none is missing, in microseconds since 1970 UTC; none if none is missing.
+    pub until: Option<i64>,
+    /// Of some of them no time is known.
+    pub has_unknown: bool,
+}
+
+impl LostTimes {
+    /// These and others.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        Self {
+            until: self.until.max(other.until),
+            has_unknown: self.has_unknown || other.has_unknown,
+        }
+    }
+}
+
+/// Refuses a run that would remove published rows of times of which records are gone. Gives a warning if it leaves results out that began
+/// before its past.
 ///
-/// `removes` says that it removes published rows of its range that it does not have; `has_lost_times` that records are gone of which no time
-/// is known.
+/// `removes` says that it removes published rows of its range that it does not have.
 ///
 /// # Errors
 ///
 /// The refusal, with its reason.
-pub fn check_beginning(
-    spec: &RunSpec,
-    removes: bool,
-    has_lost_times: bool,
-) -> Result<Option<String>> {
+pub fn check_beginning(spec: &RunSpec, removes: bool, lost: LostTimes) -> Result<Option<String>> {
     let Some(first) = spec.emission.first_instant(spec.grouping) else {
         return Ok(None);
     };
-    let begins = spec.begins.filter(|begins| first < *begins);
-    let why = match begins {
-        Some(begins) => format!(
-            "records of before {} are gone, from the topic and from the archive",
-            time_text(begins)
-        ),
-        None if has_lost_times => {
-            "a partition has lost records, and no later one tells of which times they were"
-                .to_owned()
-        }
-        None => return Ok(None),
+    let reached = |time: Option<i64>| time.filter(|time| first < *time);
+    let gone = |until: i64| {
+        let until = time_text(until);
+        format!("records of before {until} are gone, from the topic and from the archive")
     };
     // Of selected rows nothing is removed but sessions of which the run has all rows.
     if removes && spec.selection.is_none() {
@@ -40,21 +49,30 @@ pub fn check_beginning(
             true => "withdraw",
             false => "overwrite",
         };
-        return Err(Error::invalid(format!(
-            "'{option}' would remove published rows that the run cannot give again: {why}"
-        ))
-        .with_help(match begins {
-            Some(begins) => format!(
+        let refused = |why: &str| {
+            Error::invalid(format!(
+                "'{option}' would remove published rows that the run cannot give again: {why}"
+            ))
+        };
+        if let Some(until) = reached(spec.begins.max(lost.until)) {
+            let later = format!(
                 "leave it out, or ask for what begins at {} or later",
-                time_text(begins)
-            ),
-            None => "leave it out".to_owned(),
-        }));
+                time_text(until)
+            );
+            return Err(refused(&gone(until)).with_help(later));
+        }
+        if lost.has_unknown {
+            let why = "records are gone of which no time is known";
+            return Err(refused(why).with_help("leave it out"));
+        }
     }
-    Ok(begins.map(|_| match spec.grouping {
-        Grouping::Rows => format!("{why}: their rows are not written"),
-        Grouping::Aligned(_) | Grouping::Sessions { .. } => {
-            format!("{why}: windows and sessions that may have had some of them are left out")
+    Ok(reached(spec.begins).map(|begins| {
+        let gone = gone(begins);
+        match spec.grouping {
+            Grouping::Rows => format!("{gone}: their rows are not written"),
+            Grouping::Aligned(_) | Grouping::Sessions { .. } => {
+                format!("{gone}: windows and sessions that may have had some of them are left out")
+            }
         }
     }))
 }
@@ -68,7 +86,7 @@ mod tests {
     use crate::core::runs::spec::fixture;
     use crate::core::runs::{Emission, TimeRange};
 
-    /// A run from second 25 on, whose past begins then.
+    /// A run from instant 25 on, whose past begins at `begins`.
     fn spec(grouping: Grouping, begins: Option<i64>) -> RunSpec {
         let range = TimeRange::try_new(25, 60).unwrap();
         RunSpec {
@@ -84,6 +102,7 @@ mod tests {
         let hop = AlignedWindows::try_new(WindowKind::Hop, 20, 10, 0).unwrap();
         let hop = Grouping::Aligned(hop);
         let sessions = Grouping::Sessions { gap: 5 };
+        let none = LostTimes::default();
         // Of the windows, the first one begins at 10.
         for (grouping, begins, reaches_back) in [
             (Grouping::Rows, None, false),
@@ -95,32 +114,46 @@ mod tests {
             (sessions, Some(26), true),
         ] {
             let spec = spec(grouping, begins);
-            let warning = check_beginning(&spec, false, false).unwrap();
+            let warning = check_beginning(&spec, false, none).unwrap();
             assert_eq!(warning.is_some(), reaches_back, "{grouping:?} {begins:?}");
-            let removing = check_beginning(&spec, true, false);
+            let removing = check_beginning(&spec, true, none);
             assert_eq!(removing.is_err(), reaches_back, "{grouping:?} {begins:?}");
         }
         let mut removing = spec(sessions, Some(26));
         for (withdraw, option) in [(true, "'withdraw'"), (false, "'overwrite'")] {
             removing.options.withdraw = withdraw;
-            let error = check_beginning(&removing, true, false).unwrap_err();
+            let error = check_beginning(&removing, true, none).unwrap_err();
             let says = "would remove published rows that the run cannot give again";
             assert!(
                 error.message().starts_with(&format!("{option} {says}")),
                 "{error}"
             );
         }
-        let unknown = |removes| check_beginning(&spec(hop, None), removes, true);
-        assert!(unknown(true).is_err() && unknown(false).unwrap().is_none());
+        // Records that are gone from between others take no window out, and keep what was published of them.
+        for (until, has_unknown, is_refused) in [
+            (Some(25), false, false),
+            (Some(26), false, true),
+            (None, true, true),
+        ] {
+            let lost = LostTimes { until, has_unknown };
+            let lost = lost.and(none);
+            let check = |removes| check_beginning(&spec(sessions, None), removes, lost);
+            assert_eq!(check(true).is_err(), is_refused, "{lost:?}");
+            assert_eq!(check(false).unwrap(), None, "{lost:?}");
+        }
         let selected = RunSpec {
             selection: Some(OffsetSet::default()),
             ..spec(sessions, Some(26))
         };
-        assert!(check_beginning(&selected, true, false).unwrap().is_some());
+        assert!(check_beginning(&selected, true, none).unwrap().is_some());
         let by_offsets = RunSpec {
             emission: Emission::Offsets(OffsetSet::default()),
             ..spec(Grouping::Rows, Some(26))
         };
-        assert_eq!(check_beginning(&by_offsets, true, true).unwrap(), None);
+        let unknown = LostTimes {
+            has_unknown: true,
+            ..none
+        };
+        assert_eq!(check_beginning(&by_offsets, true, unknown).unwrap(), None);
     }
 }

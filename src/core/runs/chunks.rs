@@ -9,6 +9,20 @@
 use super::grouping::Grouping;
 use super::time_range::{TimeRange, TimeRanges};
 
+/// How long a chunk usually is, in microseconds of event time.
+const HOUR: i64 = 3_600_000_000;
+
+/// Of a range that has more chunks of an hour than this, they are longer: most of such a range has no rows.
+const MOST_CHUNKS: i64 = 10_000;
+
+/// How long chunks of these ranges are if the statement does not say.
+pub fn usual_length(emission: &TimeRanges) -> i64 {
+    let lengths = emission.as_slice().iter();
+    let lengths = lengths.map(|range| range.to().saturating_sub(range.from()));
+    let whole = lengths.fold(0, i64::saturating_add);
+    HOUR.max(whole / MOST_CHUNKS)
+}
+
 /// One cut of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Chunk {
@@ -129,6 +143,23 @@ mod tests {
         let chunk = chunks.next(None, 1).unwrap();
         assert_eq!(chunk.reads(), Some(range(0, 30)));
         assert!(chunk.gives(0, 30) && !chunk.gives(10, 40));
+    }
+
+    #[test]
+    fn a_wide_range_has_longer_chunks() {
+        let day = 24 * HOUR;
+        let length = |ranges: Vec<TimeRange>| usual_length(&TimeRanges::joined(ranges, 0));
+        assert_eq!(length(vec![range(0, 300 * day)]), HOUR);
+        let century = range(0, 36_500 * day);
+        assert_eq!(
+            length(vec![century, range(-day, 0)]),
+            36_501 * day / MOST_CHUNKS
+        );
+        assert_eq!(
+            length(vec![range(i64::MIN, i64::MAX)]),
+            i64::MAX / MOST_CHUNKS
+        );
+        assert_eq!(length(Vec::new()), HOUR);
     }
 
     #[test]

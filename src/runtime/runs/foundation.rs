@@ -6,8 +6,9 @@ use crate::core::jobs::{JobTime, NamedOffsets};
 use crate::core::runs::asked_range::PartitionRanges;
 use crate::core::runs::order::{AskedText, RunOrder};
 use crate::core::runs::{
-    AskedRange, Emission, EmitRows, Grouping, LateRows, OffsetBounds, OffsetSet, PartitionArchive,
-    RunOptions, RunSpec, SelectedRows, check_beginning, run_watermark, time_range::time_text,
+    AskedRange, Emission, EmitRows, Grouping, LateRows, LostTimes, OffsetBounds, OffsetSet,
+    PartitionArchive, RunOptions, RunSpec, SelectedRows, check_beginning, run_watermark,
+    time_range::time_text,
 };
 use crate::error::{Error, Result};
 use crate::runtime::owner::now;
@@ -49,12 +50,12 @@ pub(super) async fn foundation(
     let mut archives: Vec<PartitionArchive> = Vec::new();
     let (mut pins, mut ends) = (BTreeMap::new(), PartitionRanges::new());
     let mut begins: Option<i64> = None;
-    let mut has_lost_times = false;
+    let mut lost = LostTimes::default();
     for table in tables {
         let facts = sources::pin_source(query, table).await?;
         warnings.extend(facts.warnings);
         begins = begins.max(facts.begins);
-        has_lost_times |= facts.has_lost_times;
+        lost = lost.and(facts.lost);
         // All sources share one axis of time: so each partition counts by the delay of its own table.
         let delay = facts.delay.unwrap_or_default();
         archives.extend(facts.archive.into_iter().map(|of| PartitionArchive {
@@ -109,7 +110,7 @@ pub(super) async fn foundation(
     };
     sinks::check_for_run(query, &spec)?;
     let removes = spec.options.withdraw || sinks::removes_gone(query.sink(), spec.options);
-    warnings.extend(check_beginning(&spec, removes, has_lost_times)?);
+    warnings.extend(check_beginning(&spec, removes, lost)?);
     if spec.watermark.is_none() && !matches!(grouping, Grouping::Rows) {
         warnings.push(
             "nothing is final: a partition has no row, and the job waits for it or its topic has more"

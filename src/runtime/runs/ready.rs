@@ -16,9 +16,6 @@ use crate::runtime::runs::tables::RunTables;
 use crate::store::{JobId, StoredRun};
 use crate::streaming::{JobQuery, RunFacts};
 
-/// How long a chunk is if the statement does not say, in microseconds of event time.
-const CHUNK: i64 = 3_600_000_000;
-
 /// A run that this process can plan or run.
 pub(super) struct ReadyRun {
     pub(super) job: ReadyJob,
@@ -113,8 +110,9 @@ async fn comparison(
 pub(in crate::runtime) fn options_of(spec: &RunSpec, of_job: JobOptions) -> JobOptions {
     let (max_rows, max_bytes) = match &spec.emission {
         Emission::Offsets(_) => (of_job.max_rows, of_job.max_bytes),
-        Emission::Time(_) => {
-            let length = spec.options.chunk.unwrap_or(CHUNK);
+        Emission::Time(ranges) => {
+            let length = spec.options.chunk;
+            let length = length.unwrap_or_else(|| crate::core::runs::usual_length(ranges));
             (u64::try_from(length).unwrap_or(1).max(1), u64::MAX)
         }
     };

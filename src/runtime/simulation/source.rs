@@ -294,6 +294,7 @@ impl PlanReader for SimulatedReader {
             table: read.table.into(),
             scan: 0,
             aside: Arc::default(),
+            only: None,
         };
         let reported = read.reported();
         let expected = reported.iter().map(|range| ExpectedReport {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::core::archive::{OffsetRange, OffsetRanges, PartitionOffsets, first_of_past};
 use crate::core::jobs::PartitionEnds;
-use crate::core::runs::{OffsetSet, PartitionArchive, Pin, PinnedAt, SourcePin};
+use crate::core::runs::{LostTimes, OffsetSet, PartitionArchive, Pin, PinnedAt, SourcePin};
 use crate::error::Result;
 use crate::runtime::owner::now;
 use crate::runtime::sources::pinned_past::{RunSource, lost, offsets_text, past_over};
@@ -32,8 +32,8 @@ pub(in crate::runtime) struct PinnedFacts {
     pub(in crate::runtime) delay: Option<i64>,
     /// The first instant of which there are all records, in microseconds since 1970 UTC; none if none is missing.
     pub(in crate::runtime) begins: Option<i64>,
-    /// A partition lacks its first records, and none of those that it has tells of which times they were.
-    pub(in crate::runtime) has_lost_times: bool,
+    /// Of which times records are gone.
+    pub(in crate::runtime) lost: LostTimes,
     /// What may go wrong.
     pub(in crate::runtime) warnings: Vec<String>,
 }
@@ -118,7 +118,7 @@ pub(in crate::runtime) async fn pin_source(query: &JobQuery, table: &str) -> Res
         archive: times.archive,
         delay: event_time.map(|time| time.delay),
         begins: times.begins,
-        has_lost_times: times.has_lost,
+        lost: times.lost,
         warnings,
     })
 }
@@ -139,7 +139,7 @@ struct TimesLook<'a> {
 struct PastTimes {
     archive: Vec<PartitionArchive>,
     begins: Option<i64>,
-    has_lost: bool,
+    lost: LostTimes,
 }
 
 impl TimesLook<'_> {
@@ -158,10 +158,15 @@ impl TimesLook<'_> {
         let first = past.without(self.archive.lost());
         let first = first.first_times(&lacking, latest).await?;
         // Unless the first record was late, none before it is later than it by more than the delay.
-        let begins = first.values().max().map(|first| {
+        let whole_from = |first: &BTreeMap<i32, i64>| {
+            let first = first.values().max()?;
             let last_gone = first.saturating_add(event_time.delay.max(0));
-            last_gone.saturating_add(1)
-        });
+            Some(last_gone.saturating_add(1))
+        };
+        let begins = whole_from(&first);
+        let losses: BTreeSet<i32> = self.archive.lost().keys().copied().collect();
+        let behind = past.restricted_to(&self.behind_losses());
+        let behind = behind.first_times(&losses, latest).await?;
         let without_times = lacking.iter().filter(|of| !first.contains_key(*of));
         let without_times: Vec<String> = without_times.map(ToString::to_string).collect();
         if !without_times.is_empty() {
@@ -174,7 +179,10 @@ impl TimesLook<'_> {
         let mut times = PastTimes {
             archive: Vec::new(),
             begins,
-            has_lost: !without_times.is_empty(),
+            lost: LostTimes {
+                until: begins.max(whole_from(&behind)),
+                has_unknown: !without_times.is_empty() || behind.len() < losses.len(),
+            },
         };
         if !keeps_time {
             return Ok(times);
@@ -204,6 +212,17 @@ impl TimesLook<'_> {
         };
         times.archive = self.ends.iter().map(of_partition).collect();
         Ok(times)
+    }
+
+    /// The offsets behind the last one that is lost, of each partition that has lost some.
+    fn behind_losses(&self) -> PartitionOffsets {
+        let lost = self.archive.lost().iter();
+        let behind = lost.filter_map(|(partition, lost)| {
+            let behind = OffsetRange::new(lost.end()?, i64::MAX);
+            let behind: OffsetRanges = [behind].into_iter().collect();
+            Some((*partition, behind))
+        });
+        behind.collect()
     }
 
     /// The partitions that have had records before the first one that is left.

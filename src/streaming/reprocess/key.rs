@@ -4,7 +4,7 @@
 use anabranch_udfs::WindowKind;
 use datafusion::logical_expr::LogicalPlan;
 
-use super::times::{Relation, TimeLineage};
+use super::times::{Relation, TimeLineage, event_times};
 use crate::core::runs::Grouping;
 use crate::error::{Error, Result, Subject};
 use crate::streaming::lineage::ColumnOrigin;
@@ -41,10 +41,8 @@ pub(in crate::streaming) fn check_key(
         wanted,
         relation: Relation::Injective { apart },
     };
-    for index in key {
-        if lineage.has(plan, *index)? {
-            return Ok(());
-        }
+    if lineage.has_one_of(plan, key)? {
+        return Ok(());
     }
     let fields = plan.schema().fields();
     let names = key.iter().filter_map(|index| fields.get(*index));
@@ -66,22 +64,12 @@ fn check_rows(
     key: &[usize],
     sink: &str,
 ) -> Result<()> {
-    let times = sources.iter().filter_map(|(table, source)| {
-        let column = source.event_time()?.column.clone();
-        let table = table.clone();
-        Some(ColumnOrigin::Table { table, column })
-    });
     let lineage = TimeLineage {
         sources,
-        wanted: times.collect(),
+        wanted: event_times(sources),
         relation: Relation::Injective { apart: 1 },
     };
-    for index in key {
-        if lineage.has(plan, *index)? {
-            return Ok(());
-        }
-    }
-    if key.is_empty() {
+    if key.is_empty() || lineage.has_one_of(plan, key)? {
         return Ok(());
     }
     Err(Error::invalid(format!(

@@ -3,7 +3,7 @@
 
 use datafusion::logical_expr::LogicalPlan;
 
-use super::times::{Relation, TimeLineage};
+use super::times::{Relation, TimeLineage, event_times};
 use crate::core::runs::Grouping;
 use crate::error::Result;
 use crate::streaming::lineage::ColumnOrigin;
@@ -29,14 +29,7 @@ pub(in crate::streaming) fn time_columns(
     sources: &StreamSources,
 ) -> Result<TimeColumns> {
     let (starts, ends) = match grouping {
-        Grouping::Rows => {
-            let times = sources.iter().filter_map(|(table, source)| {
-                let column = source.event_time()?.column.clone();
-                let table = table.clone();
-                Some(ColumnOrigin::Table { table, column })
-            });
-            (times.collect(), Vec::new())
-        }
+        Grouping::Rows => (event_times(sources), Vec::new()),
         Grouping::Aligned(_) | Grouping::Sessions { .. } => (
             vec![ColumnOrigin::WindowStart],
             vec![ColumnOrigin::WindowEnd],

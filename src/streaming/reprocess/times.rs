@@ -33,6 +33,16 @@ pub(super) enum Relation {
     },
 }
 
+/// The event times of the rows of streams.
+pub(super) fn event_times(sources: &StreamSources) -> Vec<ColumnOrigin> {
+    let times = sources.iter().filter_map(|(table, source)| {
+        let column = source.event_time()?.column.clone();
+        let table = table.clone();
+        Some(ColumnOrigin::Table { table, column })
+    });
+    times.collect()
+}
+
 /// The finest part of a time that `to_char` writes for certain, in microseconds.
 const SECOND: i64 = 1_000_000;
 
@@ -55,6 +65,20 @@ impl TimeLineage<'_> {
             Some(column) => self.column(plan, column),
             None => Ok(false),
         }
+    }
+
+    /// Whether one of these columns does.
+    ///
+    /// # Errors
+    ///
+    /// None that a caller could cause.
+    pub(super) fn has_one_of(&self, plan: &LogicalPlan, columns: &[usize]) -> Result<bool> {
+        for index in columns {
+            if self.has(plan, *index)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     fn expr(&self, plan: &LogicalPlan, expr: &Expr) -> Result<bool> {

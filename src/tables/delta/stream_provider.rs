@@ -96,6 +96,7 @@ impl DeltaStreamProvider {
                 table: Arc::clone(&self.name),
                 scan: self.scans.fetch_add(1, Ordering::Relaxed),
                 aside: Arc::default(),
+                only: None,
             },
             start: self.range.start,
             end: self.range.end,

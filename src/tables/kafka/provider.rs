@@ -276,6 +276,7 @@ impl KafkaTableProvider {
             table: Arc::clone(&self.name),
             scan: self.scans.fetch_add(1, Ordering::Relaxed),
             aside: Arc::clone(&self.aside),
+            only: None,
         })
     }
 

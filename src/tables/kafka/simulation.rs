@@ -349,6 +349,7 @@ fn read_reporting(
         table: "t".into(),
         scan: 0,
         aside: Arc::default(),
+        only: None,
     });
     let mut cursor = Cursor::new(client, start);
     let mut answers = Vec::new();

@@ -397,8 +397,19 @@ impl PinnedPast {
                 table: Arc::clone(table),
                 scan: scans.fetch_add(1, Ordering::Relaxed),
                 aside: Arc::clone(aside),
+                only: Some(Arc::new(self.offsets())),
             }),
         }
+    }
+
+    /// The offsets that are read, wherever they are.
+    fn offsets(&self) -> PartitionOffsets {
+        let offsets = self.parts.iter().map(|(partition, parts)| {
+            let mut offsets = parts.archive.clone();
+            offsets.extend(parts.topic.ranges());
+            (*partition, offsets)
+        });
+        offsets.collect()
     }
 
     fn scan_boxed<'a>(

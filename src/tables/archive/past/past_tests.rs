@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use anabranch_udfs::SideOutput;
 use datafusion::arrow::array::{ArrayRef, AsArray as _, RecordBatch, TimestampMicrosecondArray};
 use datafusion::arrow::datatypes::{DataType, Int32Type, Int64Type, TimeUnit};
 use datafusion::catalog::TableProvider as _;
@@ -23,6 +24,7 @@ use crate::tables::archive::log_scan_tests::{
 };
 use crate::tables::delta::DeltaTableHandle;
 use crate::tables::kafka::embedded_broker::EmbeddedBroker;
+use crate::tables::side_output::dead_letters;
 use crate::tables::time::{OFFSET_COLUMN, PARTITION_COLUMN};
 
 fn topic() -> Identity {
@@ -301,6 +303,39 @@ fn arch_1_the_topic_fills_what_the_archive_does_not_have() {
         assert_eq!(first, BTreeMap::from([(0, 7_000_000)]));
         let none = later.first_times(&[0].into(), 6_000_000).await.unwrap();
         assert_eq!(none, BTreeMap::new());
+    });
+}
+
+#[test]
+fn bad_records_between_the_selected_ones_are_no_dead_letters() {
+    runtime().block_on(async {
+        let broker = EmbeddedBroker::start().unwrap();
+        broker.create_topic("t", 1).unwrap();
+        let values = (0..6).map(|offset| match offset {
+            1 | 3 => "{".to_owned(),
+            _ => value((0, offset)),
+        });
+        broker.send("t", values.map(|value| (0, value)));
+        let folder = tempfile::tempdir().unwrap();
+        let handle = archive(&folder.path().join("raw")).await;
+        let servers = broker.bootstrap_servers();
+        let options = [("kafka.bootstrap.servers", servers.as_str())];
+        let archive = pinned(&handle, &options).await;
+        // The topic is read from the first to the last one.
+        let selected: PartitionOffsets = [(0, set(&[(0, 2), (4, 6)]))].into();
+        let selected = past(&archive, &[(0, 6)]).restricted_to(&selected);
+        let selected = selected.with_dead_letters("t", Arc::default());
+        let output: Arc<SideOutput> = Arc::default();
+        let config = SessionConfig::new().with_extension(Arc::clone(&output));
+        let context = SessionContext::new_with_config(config);
+        let columns = vec![0];
+        let plan = selected.scan(&context.state(), Some(&columns), &[], None);
+        let rows = collect(plan.await.unwrap(), context.task_ctx()).await;
+        let count: usize = rows.unwrap().iter().map(RecordBatch::num_rows).sum();
+        assert_eq!(count, 3);
+        let dead = dead_letters(&output.take()).unwrap();
+        let dead: Vec<i64> = dead.iter().map(|(_, record)| record.offset).collect();
+        assert_eq!(dead, [1]);
     });
 }
 
