@@ -146,7 +146,10 @@ fn guarded_case(mut case: Case, columns: &DFSchema) -> Transformed<Expr> {
         is_changed |= ordered.transformed;
         **when = ordered.data;
     }
-    if is_simplified(&case, columns) && has_guarded_part(&case, columns) {
+    if is_simplified(&case, columns)
+        && has_guarded_part(&case, columns)
+        && !whens_and_results(&case).any(|part| has_part(part, is_membership))
+    {
         case.expr = Some(Box::new(lit(true)));
         is_changed = true;
     }
@@ -161,6 +164,20 @@ fn is_simplified(case: &Case, columns: &DFSchema) -> bool {
         .clone()
         .all(|result| matches!(result.as_ref(), Expr::Literal(..)));
     are_constants || results.any(|result| is_boolean(result, columns))
+}
+
+fn whens_and_results(case: &Case) -> impl Iterator<Item = &Expr> {
+    let branches = case.when_then_expr.iter();
+    let branches = branches.flat_map(|(when, then)| [when.as_ref(), then.as_ref()]);
+    branches.chain(case.else_expr.as_deref())
+}
+
+/// Whether it is a question for the rows of a subquery. Conditions with AND and OR become joins that the engine knows better.
+fn is_membership(part: &Expr) -> bool {
+    matches!(
+        part,
+        Expr::Exists(_) | Expr::InSubquery(_) | Expr::SetComparison(_)
+    )
 }
 
 /// Whether a part that is evaluated for some rows can fail.
@@ -181,7 +198,8 @@ fn guarded_choice(call: ScalarFunction, columns: &DFSchema) -> Transformed<Expr>
         return Transformed::no(Expr::ScalarFunction(call));
     };
     let is_guard = call.args.iter().skip(1).any(|arg| can_fail(arg, columns))
-        && call.args.iter().skip(1).any(|arg| is_boolean(arg, columns));
+        && call.args.iter().skip(1).any(|arg| is_boolean(arg, columns))
+        && !call.args.iter().any(|arg| has_part(arg, is_membership));
     let before_last = call.args.iter().rev().skip(1);
     let is_copied = choice == Choice::FirstValue && before_last.clone().any(Expr::is_volatile);
     if !is_guard && !is_copied {
