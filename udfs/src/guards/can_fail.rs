@@ -98,7 +98,7 @@ pub fn can_fail(expr: &Expr, columns: &DFSchema) -> bool {
             return Ok(TreeNodeRecursion::Continue);
         }
         // A constant is evaluated before there are rows; only one without a value stays.
-        fails = !is_constant(part) || has_part(part, |part| divides(part));
+        fails = !is_constant(part) || has_part(part, divides);
         Ok(match fails {
             true => TreeNodeRecursion::Stop,
             false => TreeNodeRecursion::Jump,
