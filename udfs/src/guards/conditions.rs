@@ -350,29 +350,30 @@ fn across_tables(condition: &Expr, joined: Option<&Join>, columns: &DFSchema) ->
         return None;
     }
     let keys = key_columns(condition, joined);
-    let (mut is_changed, mut copies) = (false, 0);
-    let mut done: Vec<Expr> = vec![];
+    let is_of_keys = |part: &Expr| part.column_refs().is_subset(&keys);
+    let mut copies = 0;
     let mut guards: Vec<(&Expr, HashSet<Option<&TableReference>>)> = vec![];
-    for part in split_conjunction(condition) {
+    let parts = split_conjunction(condition);
+    let mut replaced: Vec<Option<Expr>> = Vec::with_capacity(parts.len());
+    for part in parts.iter().copied() {
         let tables = tables_of(part);
-        let is_own = !has_part(part, is_outside);
+        let is_join = has_part(part, is_outside) || is_join_key(part);
         if !can_fail(part, columns) {
-            if is_own && !part.is_volatile() && !is_join_key(part) {
+            if !is_join && !part.is_volatile() {
                 guards.push((part, tables));
             }
-            done.push(part.clone());
+            replaced.push(None);
             continue;
         }
-        if !is_own || is_join_key(part) {
-            done.push(part.clone());
+        if is_join {
+            replaced.push(None);
             continue;
         }
         // A part over several tables may have a key that all of its alternatives share.
-        let ordered = match tables.len() {
-            0 | 1 if matches!(part, Expr::BinaryExpr(_)) => in_order(part.clone(), columns),
-            _ => Transformed::no(part.clone()),
-        };
-        let is_of_keys = |part: &Expr| part.column_refs().is_subset(&keys);
+        let ordered = (is_alternative(part) && tables.len() < 2)
+            .then(|| in_order(part.clone(), columns))
+            .filter(|ordered| ordered.transformed)
+            .map(|ordered| ordered.data);
         let is_copied = is_of_keys(part);
         let others = guards
             .iter()
@@ -380,17 +381,28 @@ fn across_tables(condition: &Expr, joined: Option<&Join>, columns: &DFSchema) ->
         let others = others.take(MOST_COPIES.saturating_sub(copies));
         let others: Vec<Expr> = others.map(|(guard, _)| (*guard).clone()).collect();
         copies += others.len();
-        let others = conjunction(others);
-        is_changed |= ordered.transformed || others.is_some();
-        done.push(match others {
+        replaced.push(match conjunction(others) {
             Some(others) => {
-                let base = Some(Box::new(lit(true)));
-                guard(others, Operator::And, ordered.data, base)
+                let then = ordered.unwrap_or_else(|| part.clone());
+                Some(guard(
+                    others,
+                    Operator::And,
+                    then,
+                    Some(Box::new(lit(true))),
+                ))
             }
-            None => ordered.data,
+            None => ordered,
         });
     }
-    is_changed.then(|| conjunction(done)).flatten()
+    if replaced.iter().all(Option::is_none) {
+        return None;
+    }
+    let parts = parts.into_iter().zip(replaced);
+    conjunction(parts.map(|(part, other)| other.unwrap_or_else(|| part.clone())))
+}
+
+fn is_alternative(part: &Expr) -> bool {
+    matches!(part, Expr::BinaryExpr(binary) if binary.op == Operator::Or)
 }
 
 fn tables_of(expr: &Expr) -> HashSet<Option<&TableReference>> {

@@ -51,33 +51,35 @@ fn shown(part: Expr) -> Transformed<Expr> {
 }
 
 fn in_turn(plan: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
-    let condition = match &plan {
-        LogicalPlan::Filter(filter) => Some(&filter.predicate),
-        LogicalPlan::Join(join) if passes_matches(join) => join.filter.as_ref(),
-        _ => None,
+    let conditions: Vec<&Expr> = match &plan {
+        LogicalPlan::Filter(filter) => split_conjunction(&filter.predicate),
+        LogicalPlan::Join(join) if passes_matches(join) => {
+            let filter = join.filter.as_ref();
+            filter.map(split_conjunction).unwrap_or_default()
+        }
+        LogicalPlan::TableScan(scan) if may_order(scan)? => scan.filters.iter().collect(),
+        _ => vec![],
     };
-    let of_table = match &plan {
-        LogicalPlan::TableScan(scan) if may_order(scan)? => conjunction(scan.filters.clone()),
-        _ => None,
-    };
-    let ordered = match condition.or(of_table.as_ref()) {
-        Some(condition) if may_fail(condition) => conditions_in_turn(condition, &inputs(&plan)?),
-        _ => None,
-    };
-    let Some(ordered) = ordered else {
+    if conditions.len() < 2 || !conditions.iter().any(|part| may_fail(part)) {
         return Ok(Transformed::no(plan));
-    };
+    }
+    let columns = inputs(&plan)?;
+    if !guards_any(&conditions, &columns) {
+        return Ok(Transformed::no(plan));
+    }
     Ok(Transformed::yes(match plan {
         LogicalPlan::Filter(mut filter) => {
-            filter.predicate = ordered;
+            let conditions = split_conjunction_owned(filter.predicate);
+            filter.predicate = conjunction(ordered(conditions, &columns)).unwrap_or(lit(true));
             LogicalPlan::Filter(filter)
         }
         LogicalPlan::Join(mut join) => {
-            join.filter = Some(ordered);
+            let conditions = join.filter.map(split_conjunction_owned);
+            join.filter = conjunction(ordered(conditions.unwrap_or_default(), &columns));
             LogicalPlan::Join(join)
         }
         LogicalPlan::TableScan(mut scan) => {
-            scan.filters = split_conjunction_owned(ordered);
+            scan.filters = ordered(scan.filters, &columns);
             LogicalPlan::TableScan(scan)
         }
         other => other,
@@ -95,49 +97,55 @@ fn may_order(scan: &TableScan) -> Result<bool> {
     Ok(!by_table.contains(&TableProviderFilterPushDown::Exact))
 }
 
-/// The conditions that cannot fail, and for rows for which these are true the others, one after the other; `None` if nothing guards.
-///
-/// The first ones stay conditions of their own: by them files are left out, and the engine knows columns that have one value.
-fn conditions_in_turn(condition: &Expr, columns: &DFSchema) -> Option<Expr> {
-    let parts = split_conjunction(condition).into_iter();
+/// Whether one of the conditions guards another, and they are not in order.
+fn guards_any(conditions: &[&Expr], columns: &DFSchema) -> bool {
+    let parts = conditions.iter().copied();
     let (failing, safe): (Vec<&Expr>, Vec<&Expr>) = parts.partition(|part| can_fail(part, columns));
-    // What is evaluated twice has one value.
-    let guards = safe
-        .iter()
-        .filter(|part| !part.is_volatile() && !has_part(part, is_outside));
-    let guards = conjunction(guards.map(|part| (*part).clone()));
-    if let ([only], Some(guards)) = (failing.as_slice(), &guards)
-        && is_guarded_by(only, guards)
-    {
-        return None;
+    let mut guards = safe.into_iter().filter(|part| may_guard(part)).peekable();
+    match failing.as_slice() {
+        [] => false,
+        [only] => guards.peek().is_some() && !is_guarded_by(only, guards),
+        _ => true,
     }
-    let is_alone = failing.len() == 1 && guards.is_none();
-    if is_alone {
-        return None;
-    }
-    let mut failing: Vec<Expr> = failing.into_iter().cloned().collect();
-    let rest = failing.split_off(failing.len().min(MOST_NESTED));
-    let last = conjunction(rest).or_else(|| failing.pop())?;
-    let then = |rest: Expr, part: Expr| guard(part, Operator::And, rest, None);
-    let failing = failing.into_iter().rev().fold(last, then);
-    let failing = match guards {
-        Some(guards) => then(failing, guards),
-        None => failing,
-    };
-    conjunction(safe.into_iter().cloned().chain([failing]))
 }
 
-/// Whether the condition is such a CASE: plans are planned more than once.
-fn is_guarded_by(condition: &Expr, guards: &Expr) -> bool {
-    match condition {
-        Expr::Case(case) => match case.when_then_expr.as_slice() {
-            [(when, _)] => {
-                case.expr.is_none()
-                    && when.as_ref() == guards
-                    && case.else_expr.as_deref() == Some(&lit(false))
-            }
-            _ => false,
-        },
+/// Whether a condition may be evaluated twice.
+fn may_guard(condition: &Expr) -> bool {
+    !condition.is_volatile() && !has_part(condition, is_outside)
+}
+
+/// The conditions that cannot fail, and for rows for which these are true the others, one after the other.
+///
+/// The first ones stay conditions of their own: by them files are left out, and the engine knows columns that have one value.
+fn ordered(conditions: Vec<Expr>, columns: &DFSchema) -> Vec<Expr> {
+    let parts = conditions.into_iter();
+    let (mut failing, mut safe): (Vec<Expr>, Vec<Expr>) =
+        parts.partition(|part| can_fail(part, columns));
+    let guards = conjunction(safe.iter().filter(|part| may_guard(part)).cloned());
+    let rest = failing.split_off(failing.len().min(MOST_NESTED));
+    let Some(last) = conjunction(rest).or_else(|| failing.pop()) else {
+        return safe;
+    };
+    let then = |rest: Expr, part: Expr| guard(part, Operator::And, rest, None);
+    let failing = failing.into_iter().rev().fold(last, then);
+    safe.push(match guards {
+        Some(guards) => then(failing, guards),
+        None => failing,
+    });
+    safe
+}
+
+/// Whether the condition is a CASE with these guards already: plans are planned more than once.
+fn is_guarded_by<'a>(condition: &Expr, guards: impl Iterator<Item = &'a Expr>) -> bool {
+    let Expr::Case(case) = condition else {
+        return false;
+    };
+    match case.when_then_expr.as_slice() {
+        [(when, _)] => {
+            case.expr.is_none()
+                && case.else_expr.as_deref() == Some(&lit(false))
+                && split_conjunction(when).into_iter().eq(guards)
+        }
         _ => false,
     }
 }
