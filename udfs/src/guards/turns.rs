@@ -11,7 +11,7 @@ use super::can_fail::{can_fail, may_fail};
 use super::conditions::{MOST_NESTED, guard, is_outside, passes_matches};
 use crate::operands::{any_expr, has_part, inputs, map_named_expressions};
 
-/// Lets the conditions of a filter, join or scan that can fail see only rows for which its other ones are true, and gives a CASE that
+/// Lets the conditions of a filter or join that can fail see only rows for which its other ones are true, and gives a CASE that
 /// `GuardedConditions` has hidden from the optimizer its form back.
 ///
 /// To be called right before physical planning, on each operator: the optimizer moves conditions, and looks into those of plain form.
@@ -51,13 +51,25 @@ fn shown(part: Expr) -> Transformed<Expr> {
 }
 
 fn in_turn(plan: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
+    if let LogicalPlan::TableScan(scan) = &plan {
+        let asked = match scan.filters.iter().any(may_fail) {
+            true => asked_of_table(scan, &inputs(&plan)?)?,
+            false => None,
+        };
+        return Ok(match (plan, asked) {
+            (LogicalPlan::TableScan(mut scan), Some(asked)) => {
+                scan.filters = asked;
+                Transformed::yes(LogicalPlan::TableScan(scan))
+            }
+            (plan, _) => Transformed::no(plan),
+        });
+    }
     let conditions: Vec<&Expr> = match &plan {
         LogicalPlan::Filter(filter) => split_conjunction(&filter.predicate),
         LogicalPlan::Join(join) if passes_matches(join) => {
             let filter = join.filter.as_ref();
             filter.map(split_conjunction).unwrap_or_default()
         }
-        LogicalPlan::TableScan(scan) if may_order(scan)? => scan.filters.iter().collect(),
         _ => vec![],
     };
     if conditions.len() < 2 || !conditions.iter().any(|part| may_fail(part)) {
@@ -78,23 +90,22 @@ fn in_turn(plan: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
             join.filter = conjunction(ordered(conditions.unwrap_or_default(), &columns));
             LogicalPlan::Join(join)
         }
-        LogicalPlan::TableScan(mut scan) => {
-            scan.filters = ordered(scan.filters, &columns);
-            LogicalPlan::TableScan(scan)
-        }
         other => other,
     }))
 }
 
-/// Whether a scan has conditions that can fail, and all of these are evaluated again above it. A table that applies a condition alone
-/// gets the one that it agreed to.
-fn may_order(scan: &TableScan) -> Result<bool> {
-    let failing: Vec<&Expr> = scan.filters.iter().filter(|part| may_fail(part)).collect();
-    if failing.is_empty() || scan.filters.len() < 2 {
-        return Ok(false);
-    }
+/// The conditions of a scan, without those that can fail and are evaluated again above it: the table would evaluate these beside the
+/// ones that guard them, or in an order of its own. `None` if all stay. A table that applies a condition alone keeps it.
+fn asked_of_table(scan: &TableScan, columns: &DFSchema) -> Result<Option<Vec<Expr>>> {
+    let filters = scan.filters.iter();
+    let (failing, mut asked): (Vec<&Expr>, Vec<&Expr>) =
+        filters.partition(|part| can_fail(part, columns));
     let by_table = scan.source.supports_filters_pushdown(&failing)?;
-    Ok(!by_table.contains(&TableProviderFilterPushDown::Exact))
+    let alone = failing.into_iter().zip(by_table);
+    let alone = alone.filter(|(_, support)| *support == TableProviderFilterPushDown::Exact);
+    asked.extend(alone.map(|(part, _)| part));
+    let is_changed = asked.len() < scan.filters.len();
+    Ok(is_changed.then(|| asked.into_iter().cloned().collect()))
 }
 
 /// Whether one of the conditions guards another, and they are not in order.
@@ -153,7 +164,9 @@ fn is_guarded_by<'a>(condition: &Expr, guards: impl Iterator<Item = &'a Expr>) -
 #[cfg(test)]
 mod tests {
     use arrow::datatypes::{DataType, Field, Schema};
-    use datafusion::logical_expr::{LogicalPlanBuilder, cast, col, table_scan};
+    use datafusion::logical_expr::{
+        LogicalPlanBuilder, cast, col, table_scan, table_scan_with_filters,
+    };
 
     use super::*;
 
@@ -198,6 +211,24 @@ mod tests {
             let plan = filtered(condition);
             assert!(!plan.transformed, "{}", plan.data);
         }
+    }
+
+    #[test]
+    fn a_table_is_not_asked_for_what_can_fail() {
+        let columns = [
+            Field::new("a", DataType::Int64, true),
+            Field::new("t", DataType::Utf8, true),
+        ];
+        let safe = || col("a").gt(lit(2_i64));
+        let filters = vec![number().eq(lit(1_i64)), safe()];
+        let columns = Schema::new(columns.to_vec());
+        let plan = table_scan_with_filters(Some("x"), &columns, None, filters).unwrap();
+        let changed = with_guards(plan.build().unwrap()).unwrap();
+        assert!(changed.transformed);
+        let LogicalPlan::TableScan(scan) = changed.data else {
+            panic!("a scan")
+        };
+        assert_eq!(scan.filters, [safe()]);
     }
 
     #[test]
