@@ -164,9 +164,8 @@ fn is_guarded_by<'a>(condition: &Expr, guards: impl Iterator<Item = &'a Expr>) -
 #[cfg(test)]
 mod tests {
     use arrow::datatypes::{DataType, Field, Schema};
-    use datafusion::logical_expr::{
-        LogicalPlanBuilder, cast, col, table_scan, table_scan_with_filters,
-    };
+    use datafusion::logical_expr::logical_plan::builder::table_scan_with_filters;
+    use datafusion::logical_expr::{LogicalPlanBuilder, cast, col, table_scan};
 
     use super::*;
 
