@@ -63,7 +63,7 @@ impl PhysicalOptimizerRule for GuardedProjections {
     }
 }
 
-/// What is below a projection, or several in a row, that can fail.
+/// The operators below a projection, or several in a row, that can fail.
 enum Bottom<'a> {
     /// A filter, right below the projection.
     Filter(&'a FilterExec),

@@ -98,7 +98,7 @@ pub fn can_fail(expr: &Expr, columns: &DFSchema) -> bool {
             return Ok(TreeNodeRecursion::Continue);
         }
         // A constant is evaluated before there are rows; only one without a value stays.
-        fails = !is_constant(part) || has_part(part, |part| divides(part));
+        fails = !is_constant(part) || has_part(part, divides);
         Ok(match fails {
             true => TreeNodeRecursion::Stop,
             false => TreeNodeRecursion::Jump,
@@ -137,31 +137,27 @@ fn node_can_fail(part: &Expr, columns: &DFSchema) -> bool {
     }
 }
 
-/// The dividend and the divisor.
-fn division(part: &Expr) -> Option<(&Expr, &Expr)> {
+fn divisor_of(part: &Expr) -> Option<&Expr> {
     match part {
         Expr::BinaryExpr(BinaryExpr {
-            left,
             op: Operator::Divide | Operator::Modulo,
             right,
-        }) => Some((left.as_ref(), right.as_ref())),
+            ..
+        }) => Some(right.as_ref()),
         Expr::ScalarFunction(call) if [DIVIDE, REMAINDER].contains(&call.name()) => {
-            match call.args.as_slice() {
-                [left, right] => Some((left, right)),
-                _ => None,
-            }
+            call.args.last()
         }
         _ => None,
     }
 }
 
 fn divides(part: &Expr) -> bool {
-    division(part).is_some() && !divides_safely(part)
+    divisor_of(part).is_some() && !divides_safely(part)
 }
 
 /// Whether it divides by a constant for which each number has a result.
 fn divides_safely(part: &Expr) -> bool {
-    let Some((_, mut divisor)) = division(part) else {
+    let Some(mut divisor) = divisor_of(part) else {
         return false;
     };
     while let Expr::Cast(cast) = divisor {

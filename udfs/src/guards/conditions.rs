@@ -4,7 +4,7 @@ use std::collections::{HashSet, VecDeque};
 
 use arrow::datatypes::DataType;
 use datafusion::common::tree_node::{Transformed, TreeNode as _};
-use datafusion::common::{DFSchema, JoinType, Result, TableReference};
+use datafusion::common::{Column, DFSchema, JoinType, Result, TableReference};
 use datafusion::logical_expr::expr::{Case, ScalarFunction};
 use datafusion::logical_expr::utils::{conjunction, split_binary_owned, split_conjunction};
 use datafusion::logical_expr::{BinaryExpr, Expr, Join, LogicalPlan, Operator, lit};
@@ -53,14 +53,19 @@ impl OptimizerRule for GuardedConditions {
         plan.transform_data(|plan| {
             Ok(match plan {
                 LogicalPlan::Filter(mut filter) => {
-                    let changed = across_tables(&filter.predicate, &columns);
+                    let joined = match filter.input.as_ref() {
+                        LogicalPlan::Join(join) => Some(join),
+                        _ => None,
+                    };
+                    let changed = across_tables(&filter.predicate, joined, &columns);
                     let is_changed = changed.is_some();
                     filter.predicate = changed.unwrap_or(filter.predicate);
                     Transformed::new_transformed(LogicalPlan::Filter(filter), is_changed)
                 }
                 LogicalPlan::Join(mut join) if passes_matches(&join) => {
                     let filter = join.filter.as_ref();
-                    let changed = filter.and_then(|filter| across_tables(filter, &columns));
+                    let changed =
+                        filter.and_then(|filter| across_tables(filter, Some(&join), &columns));
                     let is_changed = changed.is_some();
                     join.filter = changed.or(join.filter);
                     Transformed::new_transformed(LogicalPlan::Join(join), is_changed)
@@ -146,7 +151,10 @@ fn guarded_case(mut case: Case, columns: &DFSchema) -> Transformed<Expr> {
         is_changed |= ordered.transformed;
         **when = ordered.data;
     }
-    if is_simplified(&case, columns) && has_guarded_part(&case, columns) {
+    if is_simplified(&case, columns)
+        && has_guarded_part(&case, columns)
+        && !whens_and_results(&case).any(|part| has_part(part, is_membership))
+    {
         case.expr = Some(Box::new(lit(true)));
         is_changed = true;
     }
@@ -161,6 +169,20 @@ fn is_simplified(case: &Case, columns: &DFSchema) -> bool {
         .clone()
         .all(|result| matches!(result.as_ref(), Expr::Literal(..)));
     are_constants || results.any(|result| is_boolean(result, columns))
+}
+
+fn whens_and_results(case: &Case) -> impl Iterator<Item = &Expr> {
+    let branches = case.when_then_expr.iter();
+    let branches = branches.flat_map(|(when, then)| [when.as_ref(), then.as_ref()]);
+    branches.chain(case.else_expr.as_deref())
+}
+
+/// Whether it is a question for the rows of a subquery. Conditions with AND and OR become joins that the engine knows better.
+fn is_membership(part: &Expr) -> bool {
+    matches!(
+        part,
+        Expr::Exists(_) | Expr::InSubquery(_) | Expr::SetComparison(_)
+    )
 }
 
 /// Whether a part that is evaluated for some rows can fail.
@@ -181,7 +203,8 @@ fn guarded_choice(call: ScalarFunction, columns: &DFSchema) -> Transformed<Expr>
         return Transformed::no(Expr::ScalarFunction(call));
     };
     let is_guard = call.args.iter().skip(1).any(|arg| can_fail(arg, columns))
-        && call.args.iter().skip(1).any(|arg| is_boolean(arg, columns));
+        && call.args.iter().skip(1).any(|arg| is_boolean(arg, columns))
+        && !call.args.iter().any(|arg| has_part(arg, is_membership));
     let before_last = call.args.iter().rev().skip(1);
     let is_copied = choice == Choice::FirstValue && before_last.clone().any(Expr::is_volatile);
     if !is_guard && !is_copied {
@@ -318,55 +341,84 @@ pub(super) fn passes_matches(join: &Join) -> bool {
 }
 
 /// The condition of a filter or join, with guards over other tables than those of what they guard: the optimizer would move the two to
-/// different places. `None` if there are none.
+/// different places. `None` if there are none. `joined` is the join itself, or the one below the filter.
 ///
-/// Guards over the same tables come to the same places, or earlier ones. There [`super::with_guards`] puts them in order.
-fn across_tables(condition: &Expr, columns: &DFSchema) -> Option<Expr> {
+/// Guards over the same tables come to the same places, or earlier ones. There [`super::with_guards`] puts them in order. But a
+/// condition on the keys of one table alone would be asked of the other table as well, whose rows the guards say nothing of.
+fn across_tables(condition: &Expr, joined: Option<&Join>, columns: &DFSchema) -> Option<Expr> {
     if !may_fail(condition) {
         return None;
     }
-    let (mut is_changed, mut copies) = (false, 0);
-    let mut done: Vec<Expr> = vec![];
+    let keys = key_columns(condition, joined);
+    let is_of_keys = |part: &Expr| part.column_refs().is_subset(&keys);
+    let mut copies = 0;
     let mut guards: Vec<(&Expr, HashSet<Option<&TableReference>>)> = vec![];
-    for part in split_conjunction(condition) {
+    let parts = split_conjunction(condition);
+    let mut replaced: Vec<Option<Expr>> = Vec::with_capacity(parts.len());
+    for part in parts.iter().copied() {
         let tables = tables_of(part);
-        let is_own = !has_part(part, is_outside);
+        let is_join = has_part(part, is_outside) || is_join_key(part);
         if !can_fail(part, columns) {
-            if is_own && !part.is_volatile() && !is_join_key(part) {
+            if !is_join && !part.is_volatile() {
                 guards.push((part, tables));
             }
-            done.push(part.clone());
+            replaced.push(None);
             continue;
         }
-        if !is_own || is_join_key(part) {
-            done.push(part.clone());
+        if is_join {
+            replaced.push(None);
             continue;
         }
         // A part over several tables may have a key that all of its alternatives share.
-        let ordered = match tables.len() {
-            0 | 1 if matches!(part, Expr::BinaryExpr(_)) => in_order(part.clone(), columns),
-            _ => Transformed::no(part.clone()),
-        };
-        let others = guards.iter().filter(|(_, of)| !of.is_subset(&tables));
+        let ordered = (is_alternative(part) && tables.len() < 2)
+            .then(|| in_order(part.clone(), columns))
+            .filter(|ordered| ordered.transformed)
+            .map(|ordered| ordered.data);
+        let is_copied = is_of_keys(part);
+        let others = guards
+            .iter()
+            .filter(|(guard, of)| (is_copied && !is_of_keys(guard)) || !of.is_subset(&tables));
         let others = others.take(MOST_COPIES.saturating_sub(copies));
         let others: Vec<Expr> = others.map(|(guard, _)| (*guard).clone()).collect();
         copies += others.len();
-        let others = conjunction(others);
-        is_changed |= ordered.transformed || others.is_some();
-        done.push(match others {
+        replaced.push(match conjunction(others) {
             Some(others) => {
-                let base = Some(Box::new(lit(true)));
-                guard(others, Operator::And, ordered.data, base)
+                let then = ordered.unwrap_or_else(|| part.clone());
+                Some(guard(
+                    others,
+                    Operator::And,
+                    then,
+                    Some(Box::new(lit(true))),
+                ))
             }
-            None => ordered.data,
+            None => ordered,
         });
     }
-    is_changed.then(|| conjunction(done)).flatten()
+    if replaced.iter().all(Option::is_none) {
+        return None;
+    }
+    let parts = parts.into_iter().zip(replaced);
+    conjunction(parts.map(|(part, other)| other.unwrap_or_else(|| part.clone())))
+}
+
+fn is_alternative(part: &Expr) -> bool {
+    matches!(part, Expr::BinaryExpr(binary) if binary.op == Operator::Or)
 }
 
 fn tables_of(expr: &Expr) -> HashSet<Option<&TableReference>> {
     let columns = expr.column_refs().into_iter();
     columns.map(|column| column.relation.as_ref()).collect()
+}
+
+/// The columns in conditions that join tables.
+fn key_columns<'a>(condition: &'a Expr, joined: Option<&'a Join>) -> HashSet<&'a Column> {
+    let of_join = joined.and_then(|join| join.filter.as_ref());
+    let conditions = [Some(condition), of_join].into_iter().flatten();
+    let keys = conditions.flat_map(split_conjunction);
+    let keys = keys.filter(|condition| is_join_key(condition));
+    let pairs = joined.into_iter().flat_map(|join| &join.on);
+    let pairs = pairs.flat_map(|(left, right)| [left, right]);
+    keys.chain(pairs).flat_map(Expr::column_refs).collect()
 }
 
 /// Whether a condition compares a value of one table with that of another: it joins them.
@@ -542,6 +594,11 @@ mod tests {
         assert!(plan.transformed);
         let expected = "Filter: t.a = Int64(1) AND CASE Boolean(true) WHEN t.a = Int64(1) THEN CAST(u.s AS Int64) > Int64(3) ELSE Boolean(false) END";
         assert!(plan.data.starts_with(expected), "{}", plan.data);
+        let quotient = (lit(10_i64) / col("t.a")).gt(lit(1_i64));
+        let keys = col("t.a").eq(col("u.a")).and(col("t.b").gt(lit(0_i64)));
+        let plan = over_two_tables(keys.and(quotient));
+        let expected = "AND CASE Boolean(true) WHEN t.b > Int64(0) THEN Int64(10) / t.a > Int64(1) ELSE Boolean(false) END";
+        assert!(plan.data.contains(expected), "{}", plan.data);
         for condition in [
             col("u.a").eq(lit(1_i64)).and(number().gt(lit(3_i64))),
             col("t.a").eq(col("u.a")).and(number().gt(lit(3_i64))),

@@ -11,7 +11,7 @@ use super::can_fail::{can_fail, may_fail};
 use super::conditions::{MOST_NESTED, guard, is_outside, passes_matches};
 use crate::operands::{any_expr, has_part, inputs, map_named_expressions};
 
-/// Lets the conditions of a filter, join or scan that can fail see only rows for which its other ones are true, and gives a CASE that
+/// Lets the conditions of a filter or join that can fail see only rows for which its other ones are true, and gives a CASE that
 /// `GuardedConditions` has hidden from the optimizer its form back.
 ///
 /// To be called right before physical planning, on each operator: the optimizer moves conditions, and looks into those of plain form.
@@ -51,93 +51,112 @@ fn shown(part: Expr) -> Transformed<Expr> {
 }
 
 fn in_turn(plan: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
-    let condition = match &plan {
-        LogicalPlan::Filter(filter) => Some(&filter.predicate),
-        LogicalPlan::Join(join) if passes_matches(join) => join.filter.as_ref(),
-        _ => None,
+    if let LogicalPlan::TableScan(scan) = &plan {
+        let asked = match scan.filters.iter().any(may_fail) {
+            true => asked_of_table(scan, &inputs(&plan)?)?,
+            false => None,
+        };
+        return Ok(match (plan, asked) {
+            (LogicalPlan::TableScan(mut scan), Some(asked)) => {
+                scan.filters = asked;
+                Transformed::yes(LogicalPlan::TableScan(scan))
+            }
+            (plan, _) => Transformed::no(plan),
+        });
+    }
+    let conditions: Vec<&Expr> = match &plan {
+        LogicalPlan::Filter(filter) => split_conjunction(&filter.predicate),
+        LogicalPlan::Join(join) if passes_matches(join) => {
+            let filter = join.filter.as_ref();
+            filter.map(split_conjunction).unwrap_or_default()
+        }
+        _ => vec![],
     };
-    let of_table = match &plan {
-        LogicalPlan::TableScan(scan) if may_order(scan)? => conjunction(scan.filters.clone()),
-        _ => None,
-    };
-    let ordered = match condition.or(of_table.as_ref()) {
-        Some(condition) if may_fail(condition) => conditions_in_turn(condition, &inputs(&plan)?),
-        _ => None,
-    };
-    let Some(ordered) = ordered else {
+    if conditions.len() < 2 || !conditions.iter().any(|part| may_fail(part)) {
         return Ok(Transformed::no(plan));
-    };
+    }
+    let columns = inputs(&plan)?;
+    if !guards_any(&conditions, &columns) {
+        return Ok(Transformed::no(plan));
+    }
     Ok(Transformed::yes(match plan {
         LogicalPlan::Filter(mut filter) => {
-            filter.predicate = ordered;
+            let conditions = split_conjunction_owned(filter.predicate);
+            filter.predicate = conjunction(ordered(conditions, &columns)).unwrap_or(lit(true));
             LogicalPlan::Filter(filter)
         }
         LogicalPlan::Join(mut join) => {
-            join.filter = Some(ordered);
+            let conditions = join.filter.map(split_conjunction_owned);
+            join.filter = conjunction(ordered(conditions.unwrap_or_default(), &columns));
             LogicalPlan::Join(join)
-        }
-        LogicalPlan::TableScan(mut scan) => {
-            scan.filters = split_conjunction_owned(ordered);
-            LogicalPlan::TableScan(scan)
         }
         other => other,
     }))
 }
 
-/// Whether a scan has conditions that can fail, and all of these are evaluated again above it. A table that applies a condition alone
-/// gets the one that it agreed to.
-fn may_order(scan: &TableScan) -> Result<bool> {
-    let failing: Vec<&Expr> = scan.filters.iter().filter(|part| may_fail(part)).collect();
-    if failing.is_empty() || scan.filters.len() < 2 {
-        return Ok(false);
-    }
+/// The conditions of a scan, without those that can fail and are evaluated again above it: the table would evaluate these beside the
+/// ones that guard them, or in an order of its own. `None` if all stay. A table that applies a condition alone keeps it.
+fn asked_of_table(scan: &TableScan, columns: &DFSchema) -> Result<Option<Vec<Expr>>> {
+    let filters = scan.filters.iter();
+    let (failing, mut asked): (Vec<&Expr>, Vec<&Expr>) =
+        filters.partition(|part| can_fail(part, columns));
     let by_table = scan.source.supports_filters_pushdown(&failing)?;
-    Ok(!by_table.contains(&TableProviderFilterPushDown::Exact))
+    let alone = failing.into_iter().zip(by_table);
+    let alone = alone.filter(|(_, support)| *support == TableProviderFilterPushDown::Exact);
+    asked.extend(alone.map(|(part, _)| part));
+    let is_changed = asked.len() < scan.filters.len();
+    Ok(is_changed.then(|| asked.into_iter().cloned().collect()))
 }
 
-/// The conditions that cannot fail, and for rows for which these are true the others, one after the other; `None` if nothing guards.
+/// Whether one of the conditions guards another, and they are not in order.
+fn guards_any(conditions: &[&Expr], columns: &DFSchema) -> bool {
+    let parts = conditions.iter().copied();
+    let (failing, safe): (Vec<&Expr>, Vec<&Expr>) = parts.partition(|part| can_fail(part, columns));
+    let mut guards = safe.into_iter().filter(|part| may_guard(part)).peekable();
+    match failing.as_slice() {
+        [] => false,
+        [only] => guards.peek().is_some() && !is_guarded_by(only, guards),
+        _ => true,
+    }
+}
+
+/// Whether a condition may be evaluated twice.
+fn may_guard(condition: &Expr) -> bool {
+    !condition.is_volatile() && !has_part(condition, is_outside)
+}
+
+/// The conditions that cannot fail, and for rows for which these are true the others, one after the other.
 ///
 /// The first ones stay conditions of their own: by them files are left out, and the engine knows columns that have one value.
-fn conditions_in_turn(condition: &Expr, columns: &DFSchema) -> Option<Expr> {
-    let parts = split_conjunction(condition).into_iter();
-    let (failing, safe): (Vec<&Expr>, Vec<&Expr>) = parts.partition(|part| can_fail(part, columns));
-    // What is evaluated twice has one value.
-    let guards = safe
-        .iter()
-        .filter(|part| !part.is_volatile() && !has_part(part, is_outside));
-    let guards = conjunction(guards.map(|part| (*part).clone()));
-    if let ([only], Some(guards)) = (failing.as_slice(), &guards)
-        && is_guarded_by(only, guards)
-    {
-        return None;
-    }
-    let is_alone = failing.len() == 1 && guards.is_none();
-    if is_alone {
-        return None;
-    }
-    let mut failing: Vec<Expr> = failing.into_iter().cloned().collect();
+fn ordered(conditions: Vec<Expr>, columns: &DFSchema) -> Vec<Expr> {
+    let parts = conditions.into_iter();
+    let (mut failing, mut safe): (Vec<Expr>, Vec<Expr>) =
+        parts.partition(|part| can_fail(part, columns));
+    let guards = conjunction(safe.iter().filter(|part| may_guard(part)).cloned());
     let rest = failing.split_off(failing.len().min(MOST_NESTED));
-    let last = conjunction(rest).or_else(|| failing.pop())?;
+    let Some(last) = conjunction(rest).or_else(|| failing.pop()) else {
+        return safe;
+    };
     let then = |rest: Expr, part: Expr| guard(part, Operator::And, rest, None);
     let failing = failing.into_iter().rev().fold(last, then);
-    let failing = match guards {
+    safe.push(match guards {
         Some(guards) => then(failing, guards),
         None => failing,
-    };
-    conjunction(safe.into_iter().cloned().chain([failing]))
+    });
+    safe
 }
 
-/// Whether the condition is such a CASE: plans are planned more than once.
-fn is_guarded_by(condition: &Expr, guards: &Expr) -> bool {
-    match condition {
-        Expr::Case(case) => match case.when_then_expr.as_slice() {
-            [(when, _)] => {
-                case.expr.is_none()
-                    && when.as_ref() == guards
-                    && case.else_expr.as_deref() == Some(&lit(false))
-            }
-            _ => false,
-        },
+/// Whether the condition is a CASE with these guards already: plans are planned more than once.
+fn is_guarded_by<'a>(condition: &Expr, guards: impl Iterator<Item = &'a Expr>) -> bool {
+    let Expr::Case(case) = condition else {
+        return false;
+    };
+    match case.when_then_expr.as_slice() {
+        [(when, _)] => {
+            case.expr.is_none()
+                && case.else_expr.as_deref() == Some(&lit(false))
+                && split_conjunction(when).into_iter().eq(guards)
+        }
         _ => false,
     }
 }
@@ -145,6 +164,7 @@ fn is_guarded_by(condition: &Expr, guards: &Expr) -> bool {
 #[cfg(test)]
 mod tests {
     use arrow::datatypes::{DataType, Field, Schema};
+    use datafusion::logical_expr::logical_plan::builder::table_scan_with_filters;
     use datafusion::logical_expr::{LogicalPlanBuilder, cast, col, table_scan};
 
     use super::*;
@@ -190,6 +210,24 @@ mod tests {
             let plan = filtered(condition);
             assert!(!plan.transformed, "{}", plan.data);
         }
+    }
+
+    #[test]
+    fn a_table_is_not_asked_for_what_can_fail() {
+        let columns = [
+            Field::new("a", DataType::Int64, true),
+            Field::new("t", DataType::Utf8, true),
+        ];
+        let safe = || col("a").gt(lit(2_i64));
+        let filters = vec![number().eq(lit(1_i64)), safe()];
+        let columns = Schema::new(columns.to_vec());
+        let plan = table_scan_with_filters(Some("x"), &columns, None, filters).unwrap();
+        let changed = with_guards(plan.build().unwrap()).unwrap();
+        assert!(changed.transformed);
+        let LogicalPlan::TableScan(scan) = changed.data else {
+            panic!("a scan")
+        };
+        assert_eq!(scan.filters, [safe()]);
     }
 
     #[test]
