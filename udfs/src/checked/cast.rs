@@ -48,14 +48,23 @@ pub(super) struct RoundedCast {
 impl RoundedCast {
     /// The cast from one type to another, if the engine's own cast would give another result.
     pub(super) fn over(from: &DataType, to: &DataType, is_tried: bool) -> Option<Self> {
-        let verb = if is_tried { "try_cast" } else { "cast" };
         let differs = may_be_out_of_range(from, to, is_tried) || reads_times(from, to);
-        differs.then(|| Self {
+        differs.then(|| Self::new(to, is_tried))
+    }
+
+    /// The same for a column of a file, in which texts of times have their seconds.
+    pub(super) fn over_file(from: &DataType, to: &DataType) -> Option<Self> {
+        may_be_out_of_range(from, to, false).then(|| Self::new(to, false))
+    }
+
+    fn new(to: &DataType, is_tried: bool) -> Self {
+        let verb = if is_tried { "try_cast" } else { "cast" };
+        Self {
             name: format!("{verb}_to_{to}"),
             to: to.clone(),
             is_tried,
             signature: Signature::any(1, Volatility::Immutable),
-        })
+        }
     }
 
     /// The target type.
@@ -551,6 +560,8 @@ mod tests {
             (decimal(10, 2), decimal(10, 4)),
             (timestamp(TimeUnit::Microsecond, None), DataType::Int32),
             (timestamp(TimeUnit::Second, Some("UTC")), DataType::UInt64),
+            (DataType::Utf8, timestamp(TimeUnit::Microsecond, None)),
+            (DataType::Utf8View, DataType::Date32),
             (timestamp(TimeUnit::Microsecond, None), decimal(18, 0)),
             (DataType::Date64, DataType::Int32),
             (DataType::Int64, DataType::Date32),
@@ -601,6 +612,7 @@ mod tests {
         assert!(!message.contains("out of range"), "{message}");
         let tried = run(texts(&["2025-09-04T10:60"]), &to, true).unwrap();
         assert!(tried.is_null(0));
+        assert!(RoundedCast::over_file(&DataType::Utf8, &to).is_none());
     }
 
     #[test]
