@@ -75,7 +75,7 @@ impl<'a> LocalSession<'a> {
             return 0;
         }
         if let Ok(dir) = DataDir::open(self.data_dir) {
-            dir.sweep_unfinished(&["jobs"]);
+            dir.sweep_unfinished(&["jobs", "runs/jobs"]);
         }
         let options = RunOptions {
             until_caught_up,

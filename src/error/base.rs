@@ -104,6 +104,13 @@ impl Error {
         self
     }
 
+    /// Replaces the help text.
+    #[must_use]
+    pub(crate) fn with_other_help(mut self, help: impl Into<String>) -> Self {
+        self.help = Some(help.into().into_boxed_str());
+        self
+    }
+
     /// Gives the place in the text, unless a more precise one is known.
     #[must_use]
     pub fn at(mut self, span: Span) -> Self {

@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use crate::core::jobs::{
     BatchVersion, ClockReading, DeadLetter, JobHistory, JobPhase, LogEntry, Partitions,
 };
-use crate::core::runs::LeftGroups;
 use crate::error::{Error, Result};
 use crate::runtime::batch::BatchRanges;
 use crate::runtime::batch_phase::BatchPhase;
@@ -60,8 +59,6 @@ pub(super) struct CommittedBatch {
     pub(super) name: String,
     pub(super) version: BatchVersion,
     pub(super) staged: Staged,
-    /// Windows and sessions that the chunk of a run left out.
-    pub(super) left: LeftGroups,
 }
 
 impl BatchRun<'_> {
@@ -125,7 +122,6 @@ impl BatchRun<'_> {
             let (prepared, mut input) = phases.time(BatchPhase::Run, run).await?;
             failpoint::reach("written");
             self.clock.observe_records(&input.last_records);
-            let left = std::mem::take(&mut input.left);
             let bad_records = std::mem::take(&mut input.bad_records);
             let letters: Vec<DeadLetter> = bad_records.into_iter().map(dead_letter).collect();
             let written = guard.pending.as_ref().map(|pending| pending.written());
@@ -174,16 +170,15 @@ impl BatchRun<'_> {
                 phases.time(BatchPhase::Commit, commit).await?;
             }
             failpoint::reach("committed");
-            Ok((version, staged, left))
+            Ok((version, staged))
         }
         .await;
         guard.armed = false;
         match outcome {
-            Ok((version, staged, left)) => Ok(CommittedBatch {
+            Ok((version, staged)) => Ok(CommittedBatch {
                 name,
                 version,
                 staged,
-                left,
             }),
             Err(error) => {
                 let pending = guard.pending.take();

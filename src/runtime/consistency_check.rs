@@ -6,12 +6,12 @@ use std::collections::BTreeMap;
 use crate::core::jobs::{BatchCommit, BatchVersion, JobHistory, JobPhase, StateFile};
 use crate::error::{Error, ErrorKind, Result, Subject};
 use crate::state::count_rows;
-use crate::store::{CatalogStore, DataDir, JobId, JobStore};
+use crate::store::{CatalogStore, DataDir, JobId, JobStore, RunStore, StoredRun};
 
 /// A fault that the check has found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finding {
-    /// The job; none if the fault affects the whole data directory.
+    /// The job or the reprocessing run; none if the fault affects the whole data directory.
     pub job: Option<String>,
     /// Path in the data directory, or the sink.
     pub place: String,
@@ -28,6 +28,8 @@ pub struct Finding {
 pub struct CheckReport {
     /// Number of jobs checked.
     pub jobs: u64,
+    /// Number of reprocessing runs checked.
+    pub runs: u64,
     /// Number of their files.
     pub files: u64,
     /// The faults, in the order in which they were found.
@@ -37,7 +39,7 @@ pub struct CheckReport {
 const RESTORE: &str = "restore the file from a backup of the data directory";
 const NEWER: &str = "check the data directory with that program, or a newer one";
 
-/// Checks one job, or all of a data directory and the catalog of its server.
+/// Checks one job and its reprocessing runs, or all of a data directory and the catalog of its server.
 ///
 /// # Errors
 ///
@@ -56,16 +58,46 @@ pub async fn check(dir: &DataDir, job: Option<&str>) -> Result<CheckReport> {
         let of_job = JobCheck {
             store: &store,
             name,
+            is_run: false,
             findings: Vec::new(),
         };
         of_job.run(&mut report).await?;
     }
+    check_runs(dir, job, &mut report).await?;
     if let (Some(name), 0) = (job, report.jobs) {
         return Err(Error::not_found(format!("no job is named {name}"))
             .about(Subject::job(name))
             .with_help("SHOW JOBS lists the existing ones"));
     }
     Ok(report)
+}
+
+/// Checks all reprocessing runs, or those of a job.
+async fn check_runs(dir: &DataDir, job: Option<&str>, report: &mut CheckReport) -> Result<()> {
+    let runs = RunStore::new(dir);
+    for name in runs.run_ids().await? {
+        let run = match runs.find(&name).await {
+            Ok(Some(run)) => Some(run),
+            // It was swept since.
+            Ok(None) => continue,
+            Err(error) => {
+                readable(&error)?;
+                None
+            }
+        };
+        let is_of_another = |run: &StoredRun| job.is_some_and(|job| run.spec.job != job);
+        if run.as_ref().is_some_and(is_of_another) {
+            continue;
+        }
+        let of_run = JobCheck {
+            store: runs.jobs(),
+            name,
+            is_run: true,
+            findings: Vec::new(),
+        };
+        of_run.check_run(&runs, run.as_ref(), report).await?;
+    }
+    Ok(())
 }
 
 async fn check_catalog(dir: &DataDir, report: &mut CheckReport) -> Result<()> {
@@ -84,9 +116,11 @@ async fn check_catalog(dir: &DataDir, report: &mut CheckReport) -> Result<()> {
     Ok(())
 }
 
+/// The check of a job, or of a reprocessing run, whose log and versions are those of a job.
 struct JobCheck<'s> {
     store: &'s JobStore,
     name: String,
+    is_run: bool,
     findings: Vec<Finding>,
 }
 
@@ -109,9 +143,101 @@ impl JobCheck<'_> {
         Ok(())
     }
 
+    /// Checks a run; `run` is none if it cannot be read.
+    async fn check_run(
+        mut self,
+        runs: &RunStore,
+        run: Option<&StoredRun>,
+        report: &mut CheckReport,
+    ) -> Result<()> {
+        match self.store.id_of(&self.name).await {
+            Ok(None) => return Ok(()),
+            Ok(Some(id)) => {
+                report.files += 2 + self.check_files(id).await?;
+                self.check_spec(id).await?;
+                if let Some(run) = run {
+                    report.files += self.check_changes(runs, run).await?;
+                }
+            }
+            Err(error) => self.cannot_begin(&error)?,
+        }
+        report.runs += 1;
+        report.findings.append(&mut self.findings);
+        Ok(())
+    }
+
+    /// Checks what a run rests on.
+    async fn check_spec(&mut self, id: JobId) -> Result<()> {
+        let (place, problem) = self.store.check_run_spec(id).await?;
+        let Some(problem) = problem else {
+            return Ok(());
+        };
+        // It may have been swept since.
+        if !matches!(self.store.id_of(&self.name).await, Ok(Some(now)) if now == id) {
+            return Ok(());
+        }
+        match problem.is_newer {
+            true => self.newer_format(place, problem.reason),
+            false => self.found(place, problem.reason, self.all().to_owned(), RESTORE),
+        }
+        Ok(())
+    }
+
+    /// Checks the rows of a plan that differ from the published ones; gives the number of their files.
+    async fn check_changes(&mut self, runs: &RunStore, run: &StoredRun) -> Result<u64> {
+        let mut files = 0;
+        let compared = run.history.run.iter().flat_map(|run| &run.compared);
+        for (number, chunk) in (1_u64..).zip(compared) {
+            let Some(file) = &chunk.changes else {
+                continue;
+            };
+            files += 1;
+            let Err(error) = runs.changes(run, file).await else {
+                continue;
+            };
+            let problem = readable(&error)?;
+            // They may have been swept since.
+            let now = self.store.history(run.id).await.ok();
+            let now = now.and_then(|history| history.run).unwrap_or_default();
+            let is_named = now.compared.iter().any(|now| now.changes == chunk.changes);
+            if let Some(problem) = problem.filter(|_| is_named) {
+                self.found(
+                    format!("jobs/{}/changes/{}.arrow", run.id, file.name),
+                    problem,
+                    format!(
+                        "{} rows of chunk {number} that differ from the published ones",
+                        file.rows
+                    ),
+                    "restore the file from a backup of the data directory, or plan the range again with another 'run_id'",
+                );
+            }
+        }
+        Ok(files)
+    }
+
+    /// What the user loses with its log.
+    fn all(&self) -> &'static str {
+        match self.is_run {
+            true => "the run: its position, what it has found, and where its rows are",
+            false => "the job: its position, its state, its late rows and dead letters",
+        }
+    }
+
     fn found(&mut self, place: String, problem: String, lost: String, help: &str) {
+        let (job, place) = match self.is_run {
+            false => (self.name.clone(), place),
+            true => {
+                let is_whole = place.starts_with("jobs/");
+                let place = if is_whole {
+                    format!("runs/{place}")
+                } else {
+                    place
+                };
+                (format!("run '{}'", self.name), place)
+            }
+        };
         self.findings.push(Finding {
-            job: Some(self.name.clone()),
+            job: Some(job),
             place,
             problem,
             lost,
@@ -134,11 +260,10 @@ impl JobCheck<'_> {
             ErrorKind::Unsupported => error.help().unwrap_or(RESTORE),
             _ => RESTORE,
         };
-        let lost = "the job: its position, its state, its late rows and dead letters";
         self.found(
             "log".to_owned(),
             error.message().to_owned(),
-            lost.to_owned(),
+            self.all().to_owned(),
             help,
         );
         Ok(())
@@ -174,12 +299,12 @@ impl JobCheck<'_> {
                 ),
                 (false, true) => (
                     "nothing: its content follows from the entries before it",
-                    "stop the job, delete the file and start the job again",
+                    match self.is_run {
+                        true => "delete the file while no process runs it",
+                        false => "stop the job, delete the file and start the job again",
+                    },
                 ),
-                (false, false) => (
-                    "the job: its position, its state, its late rows and dead letters",
-                    RESTORE,
-                ),
+                (false, false) => (self.all(), RESTORE),
             };
             match problem.is_newer {
                 true => self.newer_format(place, problem.reason),
@@ -195,7 +320,10 @@ impl JobCheck<'_> {
                     "leave the file: the sweeper deletes it",
                 ),
                 false => (
-                    format!("what happened to the job from entry {number} on"),
+                    match self.is_run {
+                        true => format!("what happened to the run from entry {number} on"),
+                        false => format!("what happened to the job from entry {number} on"),
+                    },
                     RESTORE,
                 ),
             };
@@ -258,6 +386,10 @@ impl JobCheck<'_> {
                         continue;
                     }
                     let (lost, help) = match Some(number) == last {
+                        _ if self.is_run => (
+                            format!("where the rows of chunk {number} are, and its dead letters"),
+                            RESTORE,
+                        ),
                         true => (
                             format!(
                                 "where the job stands after batch {number}, and its dead letters"
@@ -402,7 +534,7 @@ fn readable(error: &Error) -> Result<Option<String>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::core::jobs::LogEntry;
+    use crate::core::jobs::{LogEntry, RunEvent};
     use crate::core::runs::PublishedBatches;
 
     /// A data directory with one job.
@@ -440,6 +572,66 @@ mod tests {
             assert!(found[0].place.contains("published/"), "{found:?}");
             assert!(found[0].lost.contains(lost), "{found:?}");
         }
+    }
+
+    /// The files of a run that is planned and written, each of which is damaged in turn.
+    #[tokio::test]
+    async fn a_damaged_file_of_a_run_is_reported() {
+        use crate::session::system::run_rows::tests::{commit, compare, created};
+
+        const HOUR: i64 = 3_600_000_000;
+        let folder = tempfile::tempdir().unwrap();
+        let dir = DataDir::open(&folder.path().display().to_string()).unwrap();
+        let runs = RunStore::new(&dir);
+        let mut run = created(&runs, "fix_42").await;
+        compare(&runs, &mut run, (0, HOUR), &[], &[("x", 1.0)]).await;
+        for event in [RunEvent::Planned, RunEvent::Approved] {
+            assert!(runs.append(&mut run, event, 3).await.unwrap());
+        }
+        commit(&runs, &mut run, 1, (0, HOUR)).await;
+        let whole = check(&dir, None).await.unwrap();
+        assert_eq!(
+            (whole.findings.as_slice(), whole.jobs, whole.runs),
+            (&[][..], 0, 1)
+        );
+        let of_run = folder.path().join(format!("runs/jobs/{}", run.id));
+        let first = |kind: &str| {
+            let mut files = std::fs::read_dir(of_run.join(kind)).unwrap();
+            files.next().unwrap().unwrap().path()
+        };
+        for (file, place, lost) in [
+            (of_run.join("spec.json"), "/spec.json", "the run: "),
+            (
+                of_run.join("log/0000000002.json"),
+                "/log/0000000002.json",
+                "what happened to the run from entry 2 on",
+            ),
+            (
+                first("versions"),
+                "versions/",
+                "where the rows of chunk 1 are",
+            ),
+            (
+                first("changes"),
+                "/changes/",
+                "1 rows of chunk 1 that differ",
+            ),
+        ] {
+            let whole = std::fs::read(&file).unwrap();
+            std::fs::write(&file, &whole[1..]).unwrap();
+            let found = check(&dir, None).await.unwrap().findings;
+            std::fs::write(&file, whole).unwrap();
+            let found = found.iter().find(|one| one.lost.starts_with(lost));
+            let found = found.unwrap_or_else(|| panic!("{place}"));
+            assert_eq!(found.job.as_deref(), Some("run 'fix_42'"));
+            assert!(found.place.contains(place), "{found:?}");
+        }
+        std::fs::remove_file(of_run.join("spec.json")).unwrap();
+        let found = check(&dir, None).await.unwrap().findings;
+        assert!(
+            found.iter().any(|one| one.problem == "it is missing"),
+            "{found:?}"
+        );
     }
 
     /// A file of a newer program is not damaged, and its loss is not told.

@@ -63,6 +63,11 @@ pub(super) trait JobTables: Debug + Send + Sync {
     /// The query has no sink.
     fn sink(&self, query: &JobQuery, id: JobId, name: &str) -> Result<Box<dyn OpenSink>>;
 
+    /// Whether they are those of a reprocessing run, and not of a job.
+    fn are_of_run(&self) -> bool {
+        false
+    }
+
     /// Why the next batch waits although it is due, if it does: the chunks of a run give way to its job.
     async fn wait_reason(&self) -> Option<String> {
         None

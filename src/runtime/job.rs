@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::core::jobs::JobHistory;
+use crate::error::{Error, Subject};
 use crate::runtime::environment::Environment;
 use crate::runtime::options::JobOptions;
 use crate::store::JobId;
@@ -26,6 +27,46 @@ impl ReadyJob {
     /// The name in SQL.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Its name, for the user: that of a job or of a reprocessing run.
+    pub(super) fn said(&self) -> String {
+        match self.is_run() {
+            true => format!("run '{}'", self.name),
+            false => format!("job {}", self.name),
+        }
+    }
+
+    /// By what an error that is about it finds it in a text.
+    pub(super) fn subject(&self) -> Subject {
+        match self.is_run() {
+            true => Subject::text(&self.name),
+            false => Subject::job(&self.name),
+        }
+    }
+
+    /// An error as its user is told it: no statement about jobs helps a run.
+    pub(super) fn told(&self, error: Error) -> Error {
+        let is_of_jobs = error.help().is_some_and(|help| help.contains(" JOB"));
+        match self.is_run() && is_of_jobs {
+            true => error.with_other_help(self.next_step()),
+            false => error,
+        }
+    }
+
+    /// The statement that continues it after a failure.
+    pub(super) fn next_step(&self) -> String {
+        let name = &self.name;
+        match self.is_run() {
+            true => format!(
+                "APPLY RUN '{name}' continues it when the cause is gone; ABORT RUN '{name}' gives it up"
+            ),
+            false => format!("RESUME JOB {name} continues it"),
+        }
+    }
+
+    fn is_run(&self) -> bool {
+        self.environment.tables.are_of_run()
     }
 
     /// Whether it still agrees with the job in the log.

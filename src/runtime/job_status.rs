@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use crate::core::runs::LeftGroups;
 use crate::runtime::metrics::Metrics;
 
 /// Stop signal for running jobs. Cheap to clone.
@@ -41,6 +40,7 @@ impl StopSignal {
 #[derive(Debug, Clone, Default)]
 pub struct JobStatuses {
     of_job: Arc<Mutex<BTreeMap<String, JobStatus>>>,
+    of_run: Arc<Mutex<BTreeMap<String, JobStatus>>>,
 }
 
 /// Status of one running job.
@@ -58,8 +58,6 @@ pub struct JobStatus {
     pub watermark: Option<i64>,
     /// Rows of keyed state.
     pub state_rows: u64,
-    /// Of a reprocessing run: the windows and sessions that it left out in this process.
-    pub left: LeftGroups,
     /// The fault or the answer of the sink that it waits for, if it waits.
     pub waiting: Option<String>,
 }
@@ -68,6 +66,15 @@ impl JobStatuses {
     /// All jobs by name.
     pub fn all(&self) -> BTreeMap<String, JobStatus> {
         self.lock().clone()
+    }
+
+    /// Those of reprocessing runs, by run id: a run may have the name of a job.
+    #[must_use]
+    pub fn of_runs(&self) -> Self {
+        Self {
+            of_job: Arc::clone(&self.of_run),
+            of_run: Arc::clone(&self.of_run),
+        }
     }
 
     /// The reason why a job waits, if it does.

@@ -17,6 +17,7 @@ pub const OPTION_NAMES: &[&str] = &[
     "on_change",
     "on_expression_error",
     "retention.age",
+    "retention.runs",
     "retention.versions",
     startup::OPTION,
     "state.max_memory",
@@ -35,6 +36,9 @@ const SUBSCRIPTION_OPTION_NAMES: &[&str] = &[
     "trigger",
     "watermark.max_drift",
 ];
+
+/// How long runs that have ended are kept if the job does not say.
+const RETENTION_OF_RUNS: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
 /// When a job looks for new records.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,6 +86,8 @@ pub struct JobOptions {
     pub max_drift: Option<Duration>,
     /// Which batches it can be rewound to.
     pub retention: Retention,
+    /// How long reprocessing runs of the job are kept that have ended.
+    pub retention_of_runs: Duration,
     /// When keys are dropped from the state, if the option is given.
     pub state_ttl: Option<StateTtl>,
     /// Handling of records for which its expressions fail.
@@ -100,6 +106,7 @@ impl Default for JobOptions {
             state_max_memory: 4 << 30,
             max_drift: None,
             retention: Retention::default(),
+            retention_of_runs: RETENTION_OF_RUNS,
             state_ttl: None,
             on_expression_error: OnExpressionError::Fail,
             startup: None,
@@ -298,6 +305,9 @@ impl JobOptions {
             "retention.age" => {
                 let age = options::duration(one, key, Duration::ZERO)?;
                 self.retention.age = i64::try_from(age.as_millis()).unwrap_or(i64::MAX);
+            }
+            "retention.runs" => {
+                self.retention_of_runs = options::duration(one, key, RETENTION_OF_RUNS)?;
             }
             "retention.versions" => {
                 if let Some(versions) = options::integer(one, key, 1)? {

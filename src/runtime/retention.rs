@@ -1,5 +1,5 @@
-//! Sweeper of a job: while the job runs, it deletes batches that are no longer needed for a rewind, and entries of the log that
-//! a checkpoint has passed.
+//! Sweeper of a job: while the job runs, it deletes batches that are no longer needed for a rewind, entries of the log that a checkpoint has
+//! passed, and runs that have ended long ago.
 //!
 //! The work runs beside the batches; only the entry that trims the history is written between two of them. It may stop at any
 //! step: the next sweep deletes the rest.
@@ -16,6 +16,7 @@ use crate::core::jobs::{
 use crate::core::runs::{GivenOut, PublishedBatches};
 use crate::error::{Error, ErrorKind, Result};
 use crate::runtime::failpoint;
+use crate::runtime::runs::sweep::sweep_runs;
 use crate::store::{JobId, JobStore, Pack, PackedBatch};
 
 /// A pack grows up to about this size; then another one is begun.
@@ -117,7 +118,7 @@ impl Sweeper {
                     failpoint::reach("trimmed");
                 }
                 let (store, id, kept) = (self.store.clone(), self.id, history.clone());
-                let work = async move { delete(&store, id, &kept).await };
+                let work = async move { delete(&store, id, &kept, now).await };
                 self.work = SweepWork::Deleting(tokio::spawn(work));
             }
             SweepWork::Deleting(work) => {
@@ -339,12 +340,16 @@ async fn set_aside(
 ///
 /// This process may have stalled since it read `history`, and another one may have taken the job over, written checkpoints and
 /// swept. So the checkpoints that exist now decide which files are deleted.
-async fn delete(store: &JobStore, id: JobId, history: &JobHistory) -> Result<u64> {
+async fn delete(store: &JobStore, id: JobId, history: &JobHistory, now: i64) -> Result<u64> {
     let passed = store.compact(id, history).await?;
     failpoint::reach("checkpointed");
     if let Some(passed) = passed {
         let files = store.sweep(id, &passed).await?;
         tracing::debug!(%id, files, "old batches swept");
+    }
+    // Subscriptions and runs themselves have no runs beside them.
+    if !store.is_ephemeral() && history.run.is_none() {
+        sweep_runs(store, now).await;
     }
     failpoint::reach("swept");
     Ok(history.next)
@@ -509,12 +514,12 @@ mod tests {
         let (_dir, store, id, slept, history) = slept().await;
         let before = store.inventory(id).await.unwrap().files();
         // Newer checkpoints than its own are there: it deletes nothing.
-        delete(&store, id, &slept).await.unwrap();
+        delete(&store, id, &slept, 0).await.unwrap();
         let after = store.inventory(id).await.unwrap().files();
         assert_eq!(after, before + 1, "its checkpoint");
         assert_eq!(missing(&store, id, &history).await, Vec::<String>::new());
         // The one with the newest checkpoint deletes.
-        delete(&store, id, &history).await.unwrap();
+        delete(&store, id, &history, 0).await.unwrap();
         let after = store.inventory(id).await.unwrap().files();
         assert!(after + 30 < before, "{before} files became {after}");
         assert_eq!(missing(&store, id, &history).await, Vec::<String>::new());
@@ -540,7 +545,7 @@ mod tests {
                 commit(&store, id, &mut history, &[1]).await;
             }
             trim(&store, id, &mut history, 3).await;
-            delete(&store, id, &history).await.unwrap();
+            delete(&store, id, &history, 0).await.unwrap();
             assert_eq!(missing(&store, id, &read).await, Vec::<String>::new());
             read = history.clone();
         }
@@ -565,7 +570,7 @@ mod tests {
                 commit(&store, id, &mut history, &[]).await;
             }
             trim(&store, id, &mut history, 3).await;
-            delete(&store, id, &history).await.unwrap();
+            delete(&store, id, &history, 0).await.unwrap();
         }
         let published = store.published(id).await.unwrap().unwrap();
         assert_eq!(

@@ -61,9 +61,13 @@ pub(super) async fn append_to(
         }
         history = store.history(id).await?;
     }
-    Err(Error::unavailable(
-        "other processes keep writing to the job's log",
-    ))
+    let said = match history.run {
+        Some(_) => format!("run '{}'", history.name),
+        None => format!("job {}", history.name),
+    };
+    Err(Error::unavailable(format!(
+        "other processes keep writing to the log of {said}"
+    )))
 }
 
 /// A job that this process has taken over.
@@ -127,7 +131,7 @@ pub(super) async fn take_over(
     if let Some(version) = witness.untold_since {
         let last = history.last().map_or(0, |last| last.batch);
         if history.assuming != Some((last, true)) {
-            return Err(unknown_restore(&history.name, last, version));
+            return Err(unknown_restore(job, last, version));
         }
     }
     let mut missing = None;
@@ -148,7 +152,7 @@ pub(super) async fn take_over(
         if history.assuming == Some((lacked.last, true)) {
             missing = None;
         } else if !is_mended {
-            return Err(restored_sink(&history.name, lacked));
+            return Err(restored_sink(job, lacked));
         }
     }
     match decision {
@@ -173,7 +177,7 @@ pub(super) async fn take_over(
             if store.history(id).await?.owner.as_deref() != Some(owner) {
                 return Err(taken_over());
             }
-            return Err(unclear(&history.name, unsure));
+            return Err(unclear(job, unsure));
         }
     }
     // A rewind that was interrupted is completed.
@@ -258,13 +262,14 @@ async fn missing_batches(
     Ok(missing_in_sink(history, witness, keeps_all, &rows))
 }
 
-fn restored_sink(job: &str, missing: MissingBatches) -> Error {
+fn restored_sink(of: &ReadyJob, missing: MissingBatches) -> Error {
+    let (said, job) = (of.said(), &of.name);
     let MissingBatches { first, last, .. } = missing;
     let before = first.saturating_sub(1);
     Error::data(format!(
-        "job {job}: the log has batches {first} to {last} and the sink does not: the sink was restored to an earlier state"
+        "{said}: the log has batches {first} to {last} and the sink does not: the sink was restored to an earlier state"
     ))
-    .about(Subject::job(job))
+    .about(of.subject())
     .with_help(format!(
         "REWIND JOB {job} TO BATCH {before} runs them again, as far as their records are there; RESUME JOB {job} ASSUMING BATCH \
          {last} COMMITTED continues without their rows; or restore the newer sink, then RESUME JOB {job}"
@@ -272,12 +277,13 @@ fn restored_sink(job: &str, missing: MissingBatches) -> Error {
 }
 
 /// Error if the log of the sink does not show which batches it lacks.
-fn unknown_restore(job: &str, last: u64, version: u64) -> Error {
+fn unknown_restore(of: &ReadyJob, last: u64, version: u64) -> Error {
+    let (said, job) = (of.said(), &of.name);
     Error::data(format!(
-        "job {job}: it is unknown whether batch {last} is in the sink: version {version} has restored it to an earlier state, which \
+        "{said}: it is unknown whether batch {last} is in the sink: version {version} has restored it to an earlier state, which \
          its log no longer describes"
     ))
-    .about(Subject::job(job))
+    .about(of.subject())
     .with_help(format!(
         "inspect the sink; RESUME JOB {job} ASSUMING BATCH {last} COMMITTED continues, and rows that are not there are missing; or \
          restore the sink to the version before {version}, then RESUME JOB {job}"
@@ -285,20 +291,21 @@ fn unknown_restore(job: &str, last: u64, version: u64) -> Error {
 }
 
 /// Error for a job that cannot find out which batches the sink has.
-fn unclear(job: &str, decision: RecoveryDecision) -> Error {
+fn unclear(of: &ReadyJob, decision: RecoveryDecision) -> Error {
+    let (said, job) = (of.said(), &of.name);
     match decision {
         RecoveryDecision::OlderLog { batch, witness } => Error::data(format!(
-            "job {job}: the data directory is older than the sink, which has {witness}; the log's next batch is {batch}"
+            "{said}: the data directory is older than the sink, which has {witness}; the log's next batch is {batch}"
         ))
-        .about(Subject::job(job))
+        .about(of.subject())
         .with_help(format!(
             "restore the newer data directory, or a backup of the sink from the same time, then RESUME JOB {job}; RESUME JOB {job} ASSUMING BATCH \
              {batch} NOT COMMITTED runs batch {batch} and those after it again, and their rows are in the sink twice"
         )),
         RecoveryDecision::Unclear { batch, reason } => Error::data(format!(
-            "job {job}: it is unknown whether batch {batch} is in the sink: {reason}"
+            "{said}: it is unknown whether batch {batch} is in the sink: {reason}"
         ))
-        .about(Subject::job(job))
+        .about(of.subject())
         .with_help(format!(
             "inspect the sink, then run RESUME JOB {job} ASSUMING BATCH {batch} COMMITTED, or NOT COMMITTED"
         )),

@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use crate::core::jobs::{BatchVersion, ClockReading, Gaps, JobTime, OperatorState, SourceProgress};
-use crate::core::runs::LeftGroups;
+use crate::core::jobs::{
+    BatchVersion, ClockReading, Gaps, JobTime, LeftGroups, OperatorState, SourceProgress,
+};
 use crate::runtime::batch::BatchRanges;
 use crate::runtime::sink::SinkReport;
 use crate::streaming::LastRecords;
@@ -137,6 +138,7 @@ impl BatchFacts<'_> {
             operators: self.state.operators,
             late_rows: self.state.late_rows,
             late_crc32: self.state.late_crc32,
+            left: self.input.left,
             clock: Some(self.time.clock),
             silent: self.time.silent,
             started_at: self.time.started_at,

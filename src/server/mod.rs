@@ -206,7 +206,7 @@ impl Server {
         if let Some(metrics) = &options.metrics {
             metrics::register(metrics.registry(), &engine, &flight).map_err(plain)?;
         }
-        dir.sweep_unfinished(&["catalog", "jobs"]);
+        dir.sweep_unfinished(&["catalog", "jobs", "runs/jobs"]);
         engine.restore(&JobStore::new(dir)).await.map_err(plain)?;
         let mut parameters = options.parameters;
         for script in options.scripts {

@@ -2,10 +2,12 @@
 
 use crate::error::{Error, Result};
 use crate::store::job_store::paths::{
-    checkpoint_path, entry_path, log_folder, number_of, published_path,
+    checkpoint_path, entry_path, log_folder, number_of, published_path, spec_path,
 };
 use crate::store::job_store::{JobId, JobStore};
-use crate::store::wire::{UnreadableFile, read_checkpoint, read_entry, read_published};
+use crate::store::wire::{
+    UnreadableFile, read_checkpoint, read_entry, read_published, read_run_spec,
+};
 
 /// The files of a job by kind; each list is sorted.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -120,6 +122,24 @@ impl JobStore {
     ) -> Result<(String, Option<FileProblem>)> {
         let read = |bytes: &[u8]| read_published(bytes).map(drop);
         self.check_json(published_path(id, name), read).await
+    }
+
+    /// The path of the spec of a run, and the reason if it cannot be read.
+    ///
+    /// # Errors
+    ///
+    /// The store does not answer.
+    pub async fn check_run_spec(&self, id: JobId) -> Result<(String, Option<FileProblem>)> {
+        let path = spec_path(id);
+        if self.dir().read(&path).await?.is_none() {
+            let missing = FileProblem {
+                reason: "it is missing".to_owned(),
+                is_newer: false,
+            };
+            return Ok((path, Some(missing)));
+        }
+        let read = |bytes: &[u8]| read_run_spec(bytes).map(drop);
+        self.check_json(path, read).await
     }
 
     async fn check_json(

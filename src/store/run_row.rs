@@ -1,12 +1,12 @@
 //! A run in one row: what it emits, and how far it has come.
 
-use crate::core::jobs::{ChangeCounts, ChunkExtent, Gaps, RunHistory};
+use crate::core::jobs::{ChangeCounts, ChunkExtent, Gaps, LeftGroups, RunHistory};
 use crate::core::runs::{
     Chunks, Emission, RunSpec, RunState, TimeRange, chunk_extent, compared_to, extent_text,
     next_offsets, position_of,
 };
 use crate::error::Result;
-use crate::store::run_store::{RunStore, StoredRun};
+use crate::store::run_store::{CommittedChunk, RunStore, StoredRun};
 
 /// A run as a list of runs shows it. Times are milliseconds since 1970 UTC.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,6 +47,8 @@ pub struct RunRow {
     pub rows_out: u64,
     /// The compared rows by kind.
     pub counts: ChangeCounts,
+    /// The windows and sessions that it leaves out, of all attempts.
+    pub left: LeftGroups,
     /// The last chunk, for the user: in the sink, or compared as long as the sink has none.
     pub position: Option<String>,
     /// Which part of what it emits is in the sink, or compared as long as the sink has none; of 1,000.
@@ -125,6 +127,23 @@ fn part(passed: i128, all: i128) -> u32 {
     u32::try_from(thousandths).unwrap_or(1_000)
 }
 
+/// What a run leaves out: by its plan, or by the chunks in its sink if these have come further.
+fn left_out(events: Option<&RunHistory>, chunks: &[CommittedChunk]) -> LeftGroups {
+    let compared = events.into_iter().flat_map(|run| &run.compared);
+    let planned = sum(compared.map(|chunk| &chunk.left));
+    let written = sum(chunks.iter().map(|chunk| &chunk.left));
+    match planned.count() > written.count() {
+        true => planned,
+        false => written,
+    }
+}
+
+fn sum<'c>(of_chunks: impl Iterator<Item = &'c LeftGroups>) -> LeftGroups {
+    let mut sum = LeftGroups::default();
+    of_chunks.for_each(|left| sum.add_all(left.clone()));
+    sum
+}
+
 /// The row of a run.
 ///
 /// # Errors
@@ -165,6 +184,7 @@ pub async fn run_row(store: &RunStore, run: &StoredRun) -> Result<RunRow> {
         rows_in: chunks.iter().map(|chunk| chunk.rows_in).sum(),
         rows_out: chunks.iter().map(|chunk| chunk.rows_out).sum(),
         counts: events.map(RunHistory::counts).unwrap_or_default(),
+        left: left_out(events, &chunks),
         position: last.map(|extent| extent_text(&extent)),
         done,
     })

@@ -8,13 +8,10 @@ use bytes::Bytes;
 use futures::{StreamExt as _, TryStreamExt as _};
 
 use crate::core::jobs::{
-    BatchCommit, BatchVersion, ChangesFile, ChunkExtent, JobHistory, LogEntry, RunEvent,
-    SourceProgress,
+    BatchCommit, BatchVersion, ChangesFile, ChunkExtent, JobHistory, LeftGroups, LogEntry,
+    RunEvent, SourceProgress,
 };
-use crate::core::runs::{
-    AbortDecision, ApplyDecision, RunSpec, RunState, chunk_extent, decide_abort, decide_apply,
-    run_state,
-};
+use crate::core::runs::{ApplyDecision, RunSpec, RunState, chunk_extent, decide_apply, run_state};
 use crate::error::{Error, Result};
 use crate::store::data_dir::DataDir;
 use crate::store::job_store::{FoundJob, JobId, JobStore, READS_AT_ONCE};
@@ -79,6 +76,8 @@ pub struct CommittedChunk {
     pub rows_out: u64,
     /// Where they are in the partitions of a topic.
     pub published: BTreeMap<i32, SourceProgress>,
+    /// The windows and sessions that it has left out.
+    pub left: LeftGroups,
     /// When, in milliseconds since 1970 UTC.
     pub at: i64,
 }
@@ -231,24 +230,6 @@ impl RunStore {
         self.decide(run, decide).await
     }
 
-    /// `ABORT RUN`: writes that the run ends, unless it has. A runner that writes its chunks loses the next entry, and stops.
-    ///
-    /// # Errors
-    ///
-    /// The store does not answer.
-    pub async fn abort(&self, run: &mut StoredRun, at: i64) -> Result<AbortDecision> {
-        let decide = |state: &RunState| {
-            let decision = decide_abort(state);
-            let entry = LogEntry::Run {
-                event: RunEvent::Aborted,
-                at,
-            };
-            let is_new = decision == AbortDecision::Abort;
-            (decision, is_new.then_some(entry))
-        };
-        self.decide(run, decide).await
-    }
-
     /// Writes the rows of a chunk that differ from the published ones, before the event that names them.
     ///
     /// # Errors
@@ -295,10 +276,39 @@ impl RunStore {
                 rows_in: version.rows_in,
                 rows_out: version.rows_out,
                 published: version.published,
+                left: version.left,
                 at: batch.at,
             })
         };
         batches.iter().zip(versions).map(chunk).collect()
+    }
+
+    /// Lets a run go that has ended: all of it if no chunk of it is in the sink, or if nothing `needs_rows` of it; otherwise only the rows
+    /// that differed, since its chunks say which rows of the sink are its own. If this process stops half-way, the next call does the rest.
+    ///
+    /// # Errors
+    ///
+    /// The store does not answer.
+    pub async fn sweep(&self, run: &mut StoredRun, needs_rows: bool, at: i64) -> Result<()> {
+        if !run.history.is_over() {
+            return Ok(());
+        }
+        if !needs_rows || run.history.batches.is_empty() {
+            let dropped = LogEntry::Dropped { at };
+            let history = &mut run.history;
+            if self.jobs.append_next(run.id, history, &dropped).await? {
+                self.jobs.forget(&run.spec.run_id, run.id).await?;
+                self.jobs.sweep_dropped().await?;
+            }
+            return Ok(());
+        }
+        let mut compared = run.history.run.iter().flat_map(|run| &run.compared);
+        if compared.any(|chunk| chunk.changes.is_some())
+            && !self.append(run, RunEvent::Swept, at).await?
+        {
+            return Ok(());
+        }
+        self.jobs.delete_run_changes(run.id).await
     }
 
     /// Writes the entry that `decide` gives for the state of the run, if it gives one. If another process was faster, the newest state

@@ -8,7 +8,7 @@ use futures::future::BoxFuture;
 use super::*;
 use crate::core::jobs::{ChangeCounts, ComparedChunk};
 use crate::core::runs::spec::fixture::spec;
-use crate::core::runs::{RunOptions, chunk_progress};
+use crate::core::runs::{AbortDecision, RunOptions, chunk_progress, decide_abort};
 use crate::store::simulated::{CallFate, DelayedWrite, Faults, SimulatedDisk};
 
 /// Decides by a list what becomes of the writes; all other calls succeed.
@@ -73,6 +73,7 @@ fn compared(from: i64, to: i64) -> RunEvent {
             ..ChangeCounts::default()
         },
         changes: None,
+        left: Default::default(),
     })
 }
 
@@ -102,6 +103,19 @@ async fn commit(store: &RunStore, run: &mut StoredRun, number: u64, extent: (i64
     let history = &mut run.history;
     let appended = store.jobs().append_next(run.id, history, &entry).await;
     appended.unwrap()
+}
+
+/// A statement ends the run, by the newest state.
+async fn abort(store: &RunStore, run: &mut StoredRun) -> AbortDecision {
+    loop {
+        let decision = decide_abort(&run.state());
+        let is_decided = decision != AbortDecision::Abort
+            || store.append(run, RunEvent::Aborted, 4).await.unwrap();
+        if is_decided {
+            return decision;
+        }
+        run.history = store.jobs().history(run.id).await.unwrap();
+    }
 }
 
 #[tokio::test]
@@ -238,10 +252,7 @@ async fn a_plan_is_applied_and_its_chunks_are_read_back() {
     assert_eq!(extents, [(1, &extent(0, 15), 1), (2, &extent(15, 20), 2)]);
     let again = store.apply(&mut run, false, 7).await.unwrap();
     assert_eq!(again, ApplyDecision::Complete);
-    assert_eq!(
-        store.abort(&mut run, 7).await.unwrap(),
-        AbortDecision::Complete
-    );
+    assert_eq!(abort(&store, &mut run).await, AbortDecision::Complete);
 }
 
 /// A statement and a runner that do not know of each other: the one that writes its entry first is right, and the other one learns it.
@@ -269,10 +280,7 @@ async fn statements_and_runners_agree_by_the_log() {
     assert!(!commit(&store, &mut run, 1, (0, 10)).await);
     assert!(commit(&store, &mut other, 1, (0, 10)).await);
     // It is aborted by a statement that knows an old state, and the runner loses its next entry.
-    assert_eq!(
-        store.abort(&mut run, 4).await.unwrap(),
-        AbortDecision::Abort
-    );
+    assert_eq!(abort(&store, &mut run).await, AbortDecision::Abort);
     assert!(!commit(&store, &mut other, 2, (10, 20)).await);
     let read = store.find("r").await.unwrap().unwrap();
     assert_eq!(read.state(), RunState::Aborted);
@@ -297,8 +305,8 @@ async fn apply_and_abort_at_once_have_one_outcome() {
             }
             store.apply(&mut one, false, 3).await.unwrap()
         };
-        let (applied, aborted) = futures::join!(apply, store.abort(&mut two, 3));
-        assert_eq!(aborted.unwrap(), AbortDecision::Abort);
+        let (applied, aborted) = futures::join!(apply, abort(&store, &mut two));
+        assert_eq!(aborted, AbortDecision::Abort);
         let is_refused = matches!(applied, ApplyDecision::Refuse(_));
         assert!(
             is_refused || applied == ApplyDecision::Approve,

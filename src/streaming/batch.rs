@@ -227,8 +227,8 @@ impl BatchPlan {
         left.any(|left| left.count() > 0)
     }
 
-    /// The rows of the batch in the order of these columns: none is given before all are computed. This batch is to be ended, not the
-    /// one that is given.
+    /// The rows of the batch in the order of these columns: none is given before all are computed. Rows that are in this order already stay
+    /// in theirs. This batch is to be ended, not the one that is given.
     ///
     /// # Errors
     ///
@@ -240,6 +240,7 @@ impl BatchPlan {
             PhysicalSortExpr::new_default(Arc::new(Column::new(name, *index)))
         };
         let plan = match LexOrdering::new(columns.iter().map(ascending)) {
+            Some(order) if self.is_in(&order)? => Arc::clone(&self.plan),
             Some(order) => {
                 let all = Arc::new(CoalescePartitionsExec::new(Arc::clone(&self.plan)));
                 Arc::new(SortExec::new(order, all)) as _
@@ -252,6 +253,13 @@ impl BatchPlan {
             sides: None,
             chunk: self.chunk,
         })
+    }
+
+    /// Whether all rows come in this order.
+    fn is_in(&self, order: &LexOrdering) -> Result<bool> {
+        let properties = self.plan.properties();
+        let is_one = properties.partitioning.partition_count() == 1;
+        Ok(is_one && properties.eq_properties.ordering_satisfy(order.clone())?)
     }
 
     /// Records read so far, and the bytes of their keys and values.

@@ -39,6 +39,11 @@ pub(super) trait HiddenColumns {
     fn sessions(&self, window: SessionWindow) -> Result<LogicalPlan> {
         Ok(extension(window))
     }
+
+    /// Whether all operators of a job that groups no rows may stand above a stream, also those that do not run below an aggregate.
+    fn are_above_rows(&self) -> bool {
+        false
+    }
 }
 
 /// For the state of a job: each row carries its place, the watermark that it met, and its window if that is aligned.
@@ -135,6 +140,12 @@ pub(super) fn with_hidden(
                 return columns.sessions(window);
             }
             return Err(refused(plan));
+        }
+        other if columns.are_above_rows() => {
+            let inputs = other.inputs().into_iter();
+            let inputs = inputs.map(|input| with_hidden(input, sources, columns));
+            let inputs = inputs.collect::<Result<Vec<_>>>()?;
+            other.with_new_exprs(other.expressions(), inputs)?
         }
         other => return Err(refused(other)),
     })

@@ -366,28 +366,13 @@ impl JobQuery {
             streams: &self.sources,
             sources: &sources,
             inputs: &inputs,
+            key: self.sink.primary_key(),
         };
         let state = self.session.states.state();
         let state = self.planning(&state);
         let chunk = planner.chunk()?;
-        let (plan, left) = match chunk {
-            Some(chunk) => {
-                let planned = planner.plan(&state, &analyzed.input, chunk).await?;
-                (DrainedPlan::of(planned.plan)?, planned.left)
-            }
-            None if run.facts.grouping == Grouping::Rows => {
-                let mut inputs = inputs;
-                inputs.tables.streams = streams_of(&sources);
-                let rows = plan_rows(&state, inputs.put_into(analyzed.input.clone())?).await?;
-                let rows = with_removed(rows, &sources, &analyzed.input, &state).await?;
-                (rows, Arc::default())
-            }
-            None => {
-                return Err(Error::internal(
-                    "a run by offsets of a job that groups rows",
-                ));
-            }
-        };
+        let planned = planner.plan(&state, &analyzed.input, chunk).await?;
+        let (plan, left) = (DrainedPlan::of(planned.plan)?, planned.left);
         if matches!(run.facts.grouping, Grouping::Sessions { .. }) {
             // The operator that completes sessions plans their scans itself.
             for source in sources.values_mut() {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use anabranch_udfs::{
     FIRST_WINDOW_END, IncrementalAggregate, LateColumns, LateRowsExec, LateRule, SliceRowsExec,
-    SliceRule, StateShape, WINDOW_END, WINDOW_START,
+    SliceRule, StateShape, WINDOW_END, WINDOW_START, guarded,
 };
 use datafusion::arrow::array::{Array as _, ArrayRef, RecordBatch};
 use datafusion::arrow::datatypes::{DataType, TimeUnit};
@@ -189,7 +189,7 @@ impl StreamQuery {
         let rows = plan_rows(state, plan).await?;
         let simplifier = simplifier(state, &schema);
         let physical = |expr: &Expr| -> Result<Arc<dyn PhysicalExpr>> {
-            let expr = simplifier.simplify(expr.clone())?;
+            let expr = simplifier.simplify(guarded(expr.clone(), &schema)?)?;
             Ok(state.create_physical_expr(expr, &schema)?)
         };
         let all = |exprs: &[Expr]| exprs.iter().map(physical).collect::<Result<Vec<_>>>();
@@ -283,7 +283,8 @@ impl StreamQuery {
                 // Only the arguments of the aggregate are simplified, not the aggregate itself, since that determines the
                 // state.
                 let simplify = |part| simplifier.simplify(part).map(Transformed::yes);
-                let expr = expr.clone().map_children(|part| match part {
+                let expr = guarded(expr.clone(), &schema)?;
+                let expr = expr.map_children(|part| match part {
                     Expr::AggregateFunction(_) => part.map_children(simplify),
                     part => simplify(part),
                 })?;

@@ -52,7 +52,8 @@ fn guarded(mut expr: Expr) -> Transformed<Expr> {
 }
 
 fn guard<'a>(arguments: impl IntoIterator<Item = &'a mut Expr>, filter: Option<&Expr>) -> bool {
-    let Some(filter) = filter else {
+    // Two evaluations of `random() < 0.5` have different results.
+    let Some(filter) = filter.filter(|filter| !filter.is_volatile()) else {
         return false;
     };
     let mut is_changed = false;

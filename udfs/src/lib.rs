@@ -21,8 +21,8 @@
 //! 3. [`register`] adds functions, planners and optimizer rules to a session state's builder, and
 //!    [`register_json`] the JSON operators to the state that was built.
 //! 4. The session's query planner plans with [`extension_planners`]; [`query_planner`] is one without any others. It may first
-//!    call [`seal_completions`], which saves planning whole tables, and [`with_one_parse`] on each operator, which saves parsing
-//!    a JSON text for each of its values.
+//!    call [`seal_completions`], which saves planning whole tables, and on each operator [`with_guards`], by which conditions
+//!    guard the ones after them, and [`with_one_parse`], which saves parsing a JSON text for each of its values.
 
 #![cfg_attr(
     test,
@@ -47,6 +47,7 @@ mod doubles;
 mod empty_subqueries;
 mod equalities;
 mod filtered_arguments;
+mod guards;
 mod incremental;
 mod inner_aggregate;
 mod is_final;
@@ -86,13 +87,16 @@ pub use complete::{
 pub use computed_keys::ComputedKeys;
 pub use doubles::{DoubleBeforeDecimal, element_functions, with_one_element};
 pub use filtered_arguments::FilteredArguments;
+pub use guards::{can_fail, expr_can_fail, guarded, with_guards};
 pub use incremental::{
     FIRST_WINDOW_END, IncrementalAggregate, LateRowsExec, LateRule, MergedRows, STATE_CLOSES,
     STATE_CLOSES_AFTER, STATE_KEYS, SliceRowsExec, SliceRule, StateShape,
 };
 pub use is_final::{IS_FINAL, IsFinalPlanner, is_final};
 pub use membership::NullAwareMembership;
-pub use offsets::{NamedOffset, next_offsets, offsets_from, offsets_in};
+pub use offsets::{
+    NamedOffset, NamedOffsets, next_offsets, offsets_from, offsets_in, parse_named_offsets,
+};
 pub use one_parse::with_one_parse;
 pub use operands::{map_named_expressions, only_argument};
 pub use planner::{WindowExtensionPlanner, WindowRelationPlanner};
@@ -107,7 +111,7 @@ pub use session::{
     SessionPartialExec, SessionWindow, session_aggregate_of, session_groups_of,
 };
 pub use side_output::{DISPOSITION, Disposition, LateColumns, SideOutput, side_rows, side_schema};
-pub use sql::{Walk, WalkMut, parse_table_argument, rewrite_window_calls};
+pub use sql::{Walk, WalkMut, expr_text, parse_table_argument, rewrite_window_calls};
 pub use times::{MicrosecondTime, calendar, with_microseconds};
 pub use unjoinable::ROWS_OF_QUERY;
 pub use values::{

@@ -27,6 +27,7 @@ use crate::doubles::{DoubleBeforeDecimal, RealArithmetic, RealOperators, with_do
 use crate::empty_subqueries::EmptySubqueries;
 use crate::equalities::HiddenEqualities;
 use crate::filtered_arguments::FilteredArguments;
+use crate::guards::GuardedConditions;
 use crate::is_final::{IsFinalPlanner, is_final};
 use crate::join_conditions::JoinConditions;
 use crate::join_keys::NamedKeys;
@@ -100,6 +101,9 @@ pub fn register(mut builder: SessionStateBuilder) -> SessionStateBuilder {
     let simplified = place_of("simplify_expressions", optimizer);
     let place = simplified.map_or(0, |place| place + 1);
     optimizer.rules.insert(place, Arc::new(EqualZeros));
+    // Before a CASE becomes AND and OR, which do not guard.
+    let place = simplified.unwrap_or(0);
+    optimizer.rules.insert(place, Arc::new(GuardedConditions));
     // Last: all other rules have run, so the aggregates and their inputs are final.
     optimizer.rules.push(Arc::new(AggregateBySession));
     optimizer.rules.push(Arc::new(AggregateByCompletedSession));

@@ -51,7 +51,11 @@ fn summary(report: &CheckReport) -> String {
         number => format!("{number} problems found"),
     };
     let (jobs, files) = (count(report.jobs, "job"), count(report.files, "file"));
-    format!("checked {jobs}, {files}: {broken}\n")
+    let runs = match report.runs {
+        0 => String::new(),
+        runs => format!("{}, ", count(runs, "run")),
+    };
+    format!("checked {jobs}, {runs}{files}: {broken}\n")
 }
 
 /// `job`, `place`, `problem`, `lost`, `help`: one row for each thing that is broken.

@@ -117,7 +117,7 @@ impl JobProgress {
 
     /// Watches the reprocessing runs of `statuses`.
     pub(crate) fn watch_runs(statuses: &JobStatuses) -> Self {
-        Self::watch_by(statuses, run_line)
+        Self::watch_by(&statuses.of_runs(), run_line)
     }
 
     fn watch_by(statuses: &JobStatuses, line: Line) -> Self {

@@ -87,16 +87,18 @@ impl ArchiveOffsets {
     }
 }
 
-/// How one partition is read over both halves. The halves have no offset in common: the archive is read below `border`, the topic
-/// from there on.
+/// How one partition is read over both halves. The halves have no offset in common: the archive is read from its first offset up to
+/// `border`, the topic before that and from there on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PartitionHalves {
     /// The partition.
     pub partition: i32,
     /// The offsets that the archive gives, its first one included and `border` excluded; none if it has no rows of the partition.
     pub archive: Option<(i64, i64)>,
-    /// The offsets that the topic gives, the end excluded.
+    /// The offsets that the topic gives behind the archive, the end excluded; all that it has if the archive has none.
     pub topic: (i64, i64),
+    /// The offsets that the topic gives before the first one of the archive, the end excluded; none if the archive begins first.
+    pub before: Option<(i64, i64)>,
     /// Offsets that neither half has, the end excluded: the topic removed them before they were archived.
     pub lost: Option<(i64, i64)>,
 }
@@ -192,15 +194,18 @@ pub fn divide(
                 partition,
                 archive: None,
                 topic: (low, high),
+                before: None,
                 lost: None,
             };
         };
         let border = span.end();
         let start = low.max(border);
+        let first = span.first.min(high);
         PartitionHalves {
             partition,
             archive: Some((span.first, border)),
             topic: (start, high.max(start)),
+            before: (low < first).then_some((low, first)),
             lost: (low > border).then_some((border, low)),
         }
     });
@@ -278,20 +283,24 @@ mod tests {
     }
 
     proptest! {
-        /// ARCH-1 by coordinates: both halves together have each record of a topic that never forgot once, wherever the border
-        /// and the topic's first offset are. If neither has a record, `divide` gives its offset as lost, or the archive has no row of
-        /// the partition.
+        /// ARCH-1 by coordinates: both halves together have each record of a topic that never forgot once, wherever the archive
+        /// begins and ends and the topic begins. If neither has a record, `divide` gives its offset as lost, or it is from before both,
+        /// or the archive has no row of the partition.
         #[test]
         fn halves_have_each_record_once(
-            logs in prop::collection::vec((prop::collection::btree_set(0..40_i64, 0..30), 0..45_i64, 0..45_i64), 1..4),
+            logs in prop::collection::vec(
+                (prop::collection::btree_set(0..40_i64, 0..30), (0..20_i64, 0..45_i64), 0..45_i64),
+                1..4,
+            ),
             cut in 1..5_usize,
         ) {
             let mut archived = Vec::new();
             let mut there = Vec::new();
             let mut topics: Vec<BTreeSet<i64>> = Vec::new();
-            for (partition, (log, border, low)) in (0..).zip(&logs) {
+            for (partition, (log, (begin, border), low)) in (0..).zip(&logs) {
+                let is_archived = |offset: &&i64| (begin..border).contains(offset);
                 let rows: BTreeSet<(i32, i64)> =
-                    log.iter().filter(|offset| *offset < border).map(|o| (partition, *o)).collect();
+                    log.iter().filter(is_archived).map(|o| (partition, *o)).collect();
                 archived.push(rows);
                 there.push(ends(partition, *low, 45, 45));
                 topics.push(log.iter().filter(|offset| *offset >= low).copied().collect());
@@ -303,13 +312,19 @@ mod tests {
             for (half, (log, _, low)) in halves.iter().zip(&logs) {
                 let index = usize::try_from(half.partition).unwrap();
                 let (first, border) = half.archive.unwrap_or((i64::MIN, i64::MIN));
-                let mut read: Vec<i64> = archived[index].iter().map(|(_, offset)| *offset)
-                    .filter(|offset| (first..border).contains(offset)).collect();
-                let (start, end) = half.topic;
-                read.extend(topics[index].iter().filter(|offset| (start..end).contains(*offset)));
-                let lost = |offset: &i64| match half.lost {
-                    Some((from, to)) => (from..to).contains(offset),
-                    None => half.archive.is_none() && offset < low,
+                let of_topic = |(start, end): (i64, i64)| {
+                    topics[index].iter().copied().filter(move |offset| (start..end).contains(offset))
+                };
+                let mut read: Vec<i64> = half.before.into_iter().flat_map(of_topic).collect();
+                read.extend(archived[index].iter().map(|(_, offset)| *offset)
+                    .filter(|offset| (first..border).contains(offset)));
+                read.extend(of_topic(half.topic));
+                let lost = |offset: &i64| match half.archive {
+                    Some((first, _)) => {
+                        let is_lost = half.lost.is_some_and(|(from, to)| (from..to).contains(offset));
+                        is_lost || *offset < first.min(*low)
+                    }
+                    None => offset < low,
                 };
                 let expected: Vec<i64> = log.iter().copied().filter(|offset| !lost(offset)).collect();
                 prop_assert_eq!(read, expected);

@@ -7,6 +7,7 @@ pub mod files;
 pub mod fingerprint;
 pub mod heartbeat;
 pub mod identity;
+pub mod left_groups;
 pub mod log;
 pub mod named_offsets;
 pub mod progress;
@@ -32,6 +33,7 @@ pub use identity::{
     AcceptedChange, Identity, IdentityMatch, IdentityStatus, RecordMark, ReportedChange,
     identity_status,
 };
+pub use left_groups::{LeftGroup, LeftGroups, LeftReason};
 pub use log::{BatchCommit, JobHistory, JobPhase, LogEntry, is_older};
 pub use named_offsets::{NamedOffset, NamedOffsets, parse_named_offsets};
 pub use progress::{Gaps, Offsets, SourceProgress};

@@ -1,6 +1,7 @@
 //! Events that only the log of a reprocessing run has, and what follows from them. Everything else in that log is as in the log of
 //! a job: the run is created, taken over, paused by a failure and resumed, and each chunk in its sink is a committed batch.
 
+use super::left_groups::LeftGroups;
 use super::progress::Gaps;
 
 /// An event of a run.
@@ -16,6 +17,8 @@ pub enum RunEvent {
     Completed,
     /// `ABORT RUN`: the run ends here. Chunks that were committed stay in the sink.
     Aborted,
+    /// The run has ended long ago: the rows that differed are no longer kept.
+    Swept,
 }
 
 /// What a chunk covers, and where the next one begins.
@@ -105,8 +108,10 @@ pub struct ComparedChunk {
     pub extent: ChunkExtent,
     /// Its rows by kind.
     pub counts: ChangeCounts,
-    /// The rows that differ; none if all are the same.
+    /// The rows that differ; none if all are the same, or if they are no longer kept.
     pub changes: Option<ChangesFile>,
+    /// The windows and sessions that it has left out.
+    pub left: LeftGroups,
 }
 
 /// How far a run has come by its own events.
@@ -148,6 +153,12 @@ impl RunHistory {
                 }
                 return;
             }
+            (RunEvent::Swept, RunStage::Completed | RunStage::Aborted) => {
+                for chunk in &mut self.compared {
+                    chunk.changes = None;
+                }
+                return;
+            }
             (RunEvent::Planned, RunStage::Planning) => RunStage::Planned,
             (RunEvent::Approved, RunStage::Planning | RunStage::Planned) => RunStage::Approved,
             (RunEvent::Completed, RunStage::Approved) => RunStage::Completed,
@@ -181,6 +192,7 @@ mod tests {
                 ..ChangeCounts::default()
             },
             changes: None,
+            left: LeftGroups::default(),
         }
     }
 

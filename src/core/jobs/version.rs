@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use super::progress::SourceProgress;
 use crate::core::jobs::clock::ClockReading;
 use crate::core::jobs::identity::{Identity, RecordMark};
+use crate::core::jobs::left_groups::LeftGroups;
 use crate::core::jobs::watermark::JobTime;
 
 /// The id of the operator that keeps the aggregate of a job: the one stateful operator that a job has today.
@@ -103,6 +104,8 @@ pub struct BatchVersion {
     pub late_rows: u64,
     /// The checksum of that file; none if it was written without.
     pub late_crc32: Option<u32>,
+    /// Of the chunk of a reprocessing run: the windows and sessions that it has left out.
+    pub left: LeftGroups,
     /// The job's clock when the sources were looked at.
     pub clock: Option<ClockReading>,
     /// Of a job with windows: how long each partition had had nothing to read by then, in milliseconds, by table.

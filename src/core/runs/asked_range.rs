@@ -12,6 +12,9 @@ use crate::error::{Error, Result};
 /// The most ranges of offsets that a query of `FOR` may select.
 pub const MOST_SELECTED_RANGES: usize = 100_000;
 
+/// The most ranges of offsets that a run leaves out because their rows were late.
+pub const MOST_LEFT_OUT_RANGES: usize = 1_000_000;
+
 /// `OFFSETS FROM … TO …`, as it was written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OffsetBounds {

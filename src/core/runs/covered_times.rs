@@ -31,25 +31,26 @@ impl TimeBounds {
 /// Bounds of the results that a chunk covers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CoveredTimes {
-    /// Those of the starts of windows and sessions, or of the event times of rows.
+    /// Those of the starts of windows, or of the event times of rows.
     pub starts: TimeBounds,
-    /// Those of the ends; the end of a session is a gap after its last row.
+    /// Those of the ends.
     pub ends: TimeBounds,
 }
 
 impl Chunk {
     /// The bounds of the results that it gives: a result is covered if its start and its end are within. Results that are not final
-    /// are not covered, since a run leaves them out.
-    pub fn covers(&self, finality: Finality) -> CoveredTimes {
+    /// are not covered, since a run leaves them out. None of sessions: a published one may have rows of a session that goes over the edge of
+    /// the chunk, or that the chunk leaves out, and only its key tells.
+    pub fn covers(&self, finality: Finality) -> Option<CoveredTimes> {
         let (from, to) = (self.range.from(), self.range.to());
         let after = |time: Option<i64>| time.map(|time| time.saturating_add(1));
         // Nothing is final: the bounds are empty.
         let behind_final = after(finality.last_end()).unwrap_or(i64::MIN);
         match self.grouping {
-            Grouping::Rows => CoveredTimes {
+            Grouping::Rows => Some(CoveredTimes {
                 starts: bounds(from, to),
                 ends: TimeBounds::default(),
-            },
+            }),
             Grouping::Aligned(windows) => {
                 let first = from.saturating_add(1);
                 let last = to.saturating_add(1).min(behind_final);
@@ -59,25 +60,19 @@ impl Chunk {
                     WindowKind::Cumulate => last,
                     WindowKind::Tumble | WindowKind::Hop => last.saturating_sub(size),
                 };
-                CoveredTimes {
+                Some(CoveredTimes {
                     starts: bounds(first.saturating_sub(size), latest_start),
                     ends: bounds(first, last),
-                }
+                })
             }
-            Grouping::Sessions { gap } => CoveredTimes {
-                starts: TimeBounds {
-                    from: self.begun_from,
-                    to: Some(to),
-                },
-                ends: bounds(from.saturating_add(gap), behind_final),
-            },
+            Grouping::Sessions { .. } => None,
         }
     }
 }
 
 impl Grouping {
-    /// Whether these columns of a sink tell which chunk a result belongs to: a column with the start of its window or session, or with
-    /// the event time of its row; and a column with its end.
+    /// Whether these columns of a sink tell which chunk a result belongs to: a column with the start of its window, or with the event time
+    /// of its row; and a column with its end. Those of sessions do not ([`Chunk::covers`]).
     pub fn is_told_by(&self, has_start: bool, has_end: bool) -> bool {
         match self {
             Self::Rows => has_start,
@@ -85,7 +80,7 @@ impl Grouping {
                 // Windows of several lengths have the same start.
                 has_end || (has_start && windows.kind() != WindowKind::Cumulate)
             }
-            Self::Sessions { .. } => has_start && has_end,
+            Self::Sessions { .. } => false,
         }
     }
 }
@@ -114,33 +109,30 @@ mod tests {
             0 => Grouping::Rows,
             1 => windows(WindowKind::Tumble, 10, 10),
             2 => windows(WindowKind::Hop, 30, 10),
-            3 => windows(WindowKind::Cumulate, 30, 10),
-            _ => Grouping::Sessions { gap: 7 },
+            _ => windows(WindowKind::Cumulate, 30, 10),
         }
     }
 
-    /// The start and the end of each result that rows at these times may have, and the times of a session's first and last rows.
-    fn results(grouping: Grouping, time: i64, length: i64) -> Vec<(i64, i64)> {
+    /// The start and the end of each result that a row at this time has.
+    fn results(grouping: Grouping, time: i64) -> Vec<(i64, i64)> {
         match grouping {
-            Grouping::Rows => vec![(time, time)],
             Grouping::Aligned(windows) => {
                 let (mut starts, mut ends) = (Vec::new(), Vec::new());
                 windows.assign(time, &mut starts, &mut ends).unwrap();
                 starts.into_iter().zip(ends).collect()
             }
-            Grouping::Sessions { gap } => vec![(time, time + length + gap)],
+            Grouping::Rows | Grouping::Sessions { .. } => vec![(time, time)],
         }
     }
 
     proptest! {
         #[test]
         fn a_chunk_covers_what_it_gives_and_is_final(
-            kind in 0_u8..5,
+            kind in 0_u8..4,
             asked in (-50_i64..50, 1_i64..60),
             chunk_length in 1_i64..40,
             watermark in proptest::option::of(-60_i64..90),
             time in -90_i64..120,
-            length in 0_i64..40,
         ) {
             let grouping = grouping(kind);
             let asked = TimeRange::try_new(asked.0, asked.0 + asked.1).unwrap();
@@ -149,16 +141,9 @@ mod tests {
             let mut position = None;
             while let Some(chunk) = chunks.next(position, chunk_length) {
                 position = Some(chunk.range.to());
-                let covered = chunk.covers(finality);
-                for (start, end) in results(grouping, time, length) {
-                    let is_asked = match grouping {
-                        // A session has a row in the chunk: here it has rows everywhere from its first to its last.
-                        Grouping::Sessions { gap } => {
-                            start < chunk.range.to() && chunk.range.from() <= end - gap
-                        }
-                        _ => true,
-                    };
-                    let is_given = is_asked && chunk.gives(start, end) && finality.is_final(end);
+                let covered = chunk.covers(finality).unwrap();
+                for (start, end) in results(grouping, time) {
+                    let is_given = chunk.gives(start, end) && finality.is_final(end);
                     let by_start = covered.starts.contains(start);
                     let by_end = covered.ends.contains(end);
                     prop_assert_eq!(by_start && by_end, is_given, "{:?} {:?}", chunk, (start, end));
@@ -170,6 +155,18 @@ mod tests {
                     }
                 }
             }
+        }
+    }
+
+    #[test]
+    fn sessions_are_not_found_by_their_times() {
+        let grouping = Grouping::Sessions { gap: 7 };
+        let range = TimeRange::try_new(28, 60).unwrap();
+        // A session from 10 to 27 may have become a part of one that goes on to 40.
+        let chunk = Chunks::new(grouping, range.into()).next(None, 90).unwrap();
+        assert_eq!(chunk.covers(Finality::new(grouping, Some(99))), None);
+        for (has_start, has_end) in [(true, false), (false, true), (true, true)] {
+            assert!(!grouping.is_told_by(has_start, has_end));
         }
     }
 

@@ -57,6 +57,18 @@ impl Emission {
         }
     }
 
+    /// The earliest event time of a row in the results that it emits, but for sessions, which may begin earlier. None of offsets.
+    pub fn first_instant(&self, grouping: Grouping) -> Option<i64> {
+        let Self::Time(ranges) = self else {
+            return None;
+        };
+        let first = *ranges.as_slice().first()?;
+        match grouping {
+            Grouping::Sessions { .. } => Some(first.from()),
+            Grouping::Rows | Grouping::Aligned(_) => Some(grouping.read_range(first)?.from()),
+        }
+    }
+
     /// The event times or offsets that the run reads, for the user; of sessions at least these.
     pub fn read_text(&self, grouping: Grouping) -> String {
         match self {

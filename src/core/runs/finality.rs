@@ -5,7 +5,8 @@ use std::fmt;
 
 use super::grouping::Grouping;
 use super::time_range::time_text;
-use crate::core::jobs::watermark::{PartitionTime, lowest};
+use crate::core::jobs::left_groups::LeftGroups;
+use crate::core::jobs::watermark::{JobTime, PartitionTime, lowest};
 
 /// What the archive has of one partition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,6 +33,23 @@ pub fn archive_watermark(
         })
         .collect();
     lowest(times.iter())
+}
+
+/// The watermark by which a run of a job is final, of partitions with these times, from which delays are taken off. `of_job` is the job's
+/// own time after its last batch; none of a job without a batch.
+///
+/// A partition that is archived to its end holds nothing back, but more of its rows may be on their way: the job, which waits for them,
+/// knows. So what the archive would hold back, if no partition were as an idle one, is final by the job's watermark at the latest.
+pub fn run_watermark(partitions: &[PartitionArchive], of_job: Option<&JobTime>) -> Option<i64> {
+    let by_archive = archive_watermark(partitions.iter().copied(), 0);
+    let Some(of_job) = of_job else {
+        return by_archive;
+    };
+    let awake = partitions.iter().map(|partition| PartitionArchive {
+        has_all: false,
+        ..*partition
+    });
+    archive_watermark(awake, 0).max(by_archive.min(of_job.watermark))
 }
 
 /// Which windows and sessions are final.
@@ -64,77 +82,14 @@ impl Finality {
     }
 }
 
-/// Why a run leaves a window or session out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum LeftReason {
-    /// Rows of it may still come.
-    NotFinal,
-    /// The search for its rows ended at `max_extension`.
-    Capped,
-}
-
-impl fmt::Display for LeftReason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::NotFinal => "not final",
-            Self::Capped => "longer than the search for its rows",
-        })
-    }
-}
-
-/// The windows and sessions that a run leaves out: how many, and the first ones by their start. The sum over chunks does not
-/// depend on how the run was cut.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct LeftGroups {
-    count: u64,
-    first: Vec<(i64, i64, String, LeftReason)>,
-}
-
-impl LeftGroups {
-    /// How many are named.
-    pub const NAMED: usize = 5;
-
-    /// Adds the group of a key from `start` to `end`.
-    pub fn add(&mut self, start: i64, end: i64, key: &str, reason: LeftReason) {
-        self.count += 1;
-        self.insert((start, end, key.to_owned(), reason));
-    }
-
-    /// Adds more groups, none of which is among the first ones.
-    pub fn add_later(&mut self, count: u64) {
-        self.count += count;
-    }
-
-    /// Adds those of another chunk.
-    pub fn add_all(&mut self, other: Self) {
-        self.count += other.count;
-        for group in other.first {
-            self.insert(group);
-        }
-    }
-
-    /// How many there are.
-    pub fn count(&self) -> u64 {
-        self.count
-    }
-
-    fn insert(&mut self, group: (i64, i64, String, LeftReason)) {
-        let at = self.first.partition_point(|known| *known <= group);
-        if at < Self::NAMED {
-            self.first.insert(at, group);
-            self.first.truncate(Self::NAMED);
-        }
-    }
-}
-
 impl fmt::Display for LeftGroups {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} left out", self.count)?;
-        for (start, end, key, reason) in &self.first {
-            let (start, end) = (time_text(*start), time_text(*end));
-            write!(f, "; {key} from {start} to {end}: {reason}")?;
+        write!(f, "{} left out", self.count())?;
+        for group in self.first() {
+            let (start, end) = (time_text(group.start), time_text(group.end));
+            write!(f, "; {} from {start} to {end}: {}", group.key, group.reason)?;
         }
-        match self.count.saturating_sub(self.first.len() as u64) {
+        match self.count().saturating_sub(self.first().len() as u64) {
             0 => Ok(()),
             more => write!(f, "; and {more} more"),
         }
@@ -147,6 +102,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::core::jobs::left_groups::LeftReason;
 
     fn archived(highest: i64, has_all: bool) -> PartitionArchive {
         PartitionArchive {
@@ -175,6 +131,41 @@ mod tests {
         ] {
             let found = archive_watermark(partitions.iter().copied(), 10);
             assert_eq!(found, watermark, "{partitions:?}");
+        }
+    }
+
+    #[test]
+    fn time_1_a_partition_that_the_job_waits_for_holds_a_run_back() {
+        let job = |watermark| JobTime {
+            watermark,
+            ..JobTime::default()
+        };
+        let slow = [archived(100, true), archived(50, true)];
+        for (partitions, of_job, watermark) in [
+            (&slow[..], None, Some(100)),
+            // The job waits for the second partition.
+            (&slow, Some(job(Some(50))), Some(50)),
+            // By now it is idle for the job.
+            (&slow, Some(job(Some(100))), Some(100)),
+            // The job is behind, or has met no row of a partition. What all partitions have passed is final all the same.
+            (&slow, Some(job(Some(20))), Some(50)),
+            (&slow, Some(job(None)), Some(50)),
+            (&[archived(100, true), empty(true)], Some(job(None)), None),
+            (
+                &[archived(100, true), empty(true)],
+                Some(job(Some(70))),
+                Some(70),
+            ),
+            // The job is ahead of the archive.
+            (&slow, Some(job(Some(500))), Some(100)),
+            (
+                &[archived(100, false), archived(50, false)],
+                Some(job(Some(500))),
+                Some(50),
+            ),
+        ] {
+            let found = run_watermark(partitions, of_job.as_ref());
+            assert_eq!(found, watermark, "{partitions:?} {of_job:?}");
         }
     }
 

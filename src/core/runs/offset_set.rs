@@ -15,13 +15,21 @@ impl OffsetSet {
     pub fn of(ranges: impl IntoIterator<Item = (String, i32, Range<i64>)>) -> Self {
         let mut set = Self::default();
         for (table, partition, Range { start, end }) in ranges {
-            let range = OffsetRange::new(start, end);
-            if !range.is_empty() {
-                let of_table = set.0.entry(table).or_default();
-                of_table.entry(partition).or_default().insert(range);
-            }
+            set.insert(&table, partition, OffsetRange::new(start, end));
         }
         set
+    }
+
+    /// Adds the offsets of a range.
+    pub fn insert(&mut self, table: &str, partition: i32, range: OffsetRange) {
+        if range.is_empty() {
+            return;
+        }
+        let of_table = match self.0.get_mut(table) {
+            Some(of_table) => of_table,
+            None => self.0.entry(table.to_owned()).or_default(),
+        };
+        of_table.entry(partition).or_default().insert(range);
     }
 
     /// The ranges of all partitions of all tables.
@@ -44,6 +52,13 @@ impl OffsetSet {
         self.0.get(table)
     }
 
+    /// Whether it has this offset.
+    pub fn contains(&self, table: &str, partition: i32, offset: i64) -> bool {
+        let one = OffsetRange::new(offset, offset.saturating_add(1));
+        let ranges = self.of_table(table).and_then(|of| of.get(&partition));
+        ranges.is_some_and(|ranges| !one.is_empty() && ranges.contains(one))
+    }
+
     /// Whether it has no offset.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
@@ -59,6 +74,28 @@ impl OffsetSet {
     pub fn len(&self) -> u64 {
         let partitions = self.0.values().flat_map(BTreeMap::values);
         partitions.map(OffsetRanges::count).sum()
+    }
+
+    /// Its offsets that the other one does not have.
+    #[must_use]
+    pub fn without(&self, other: &Self) -> Self {
+        let mut left = Self::default();
+        for (table, partitions) in &self.0 {
+            let of_table = partitions.iter().filter_map(|(partition, own)| {
+                let mut own = own.clone();
+                let removed = other.of_table(table).and_then(|of| of.get(partition));
+                removed
+                    .into_iter()
+                    .flat_map(OffsetRanges::ranges)
+                    .for_each(|range| own.remove(range));
+                (!own.is_empty()).then_some((*partition, own))
+            });
+            let of_table: BTreeMap<i32, OffsetRanges> = of_table.collect();
+            if !of_table.is_empty() {
+                left.0.insert(table.clone(), of_table);
+            }
+        }
+        left
     }
 
     /// The offsets that are in both.
@@ -123,6 +160,9 @@ mod tests {
             let (first, second) = (OffsetSet::of(one.clone()), OffsetSet::of(two.clone()));
             let both = first.intersection(&second);
             prop_assert_eq!(&both, &second.intersection(&first));
+            let without = first.without(&second);
+            prop_assert_eq!(&without, &first.without(&both));
+            prop_assert_eq!(without.len() + both.len(), first.len());
             let mut count = 0;
             for (table, partition, offset) in ["t", "u"]
                 .into_iter()
@@ -132,7 +172,10 @@ mod tests {
                 let common: Vec<_> = both.ranges().map(|(of, number, range)| (of.to_owned(), number, range.from..range.to)).collect();
                 let is_in = has(&one, table, partition, offset);
                 prop_assert_eq!(has(&found, table, partition, offset), is_in);
-                prop_assert_eq!(has(&common, table, partition, offset), is_in && has(&two, table, partition, offset));
+                let is_in_other = has(&two, table, partition, offset);
+                prop_assert_eq!(has(&common, table, partition, offset), is_in && is_in_other);
+                prop_assert_eq!(without.contains(table, partition, offset), is_in && !is_in_other);
+                prop_assert_eq!(first.contains(table, partition, offset), is_in);
                 count += u64::from(is_in);
             }
             prop_assert_eq!(first.len(), count);

@@ -151,6 +151,7 @@ mod tests {
                 extent,
                 counts: ChangeCounts::default(),
                 changes: None,
+                left: Default::default(),
             }),
             at: 1,
         };

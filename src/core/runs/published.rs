@@ -68,9 +68,10 @@ impl GivenOut {
                     to: *to,
                 }
             }
-            // A session with a row in the chunk may go on for long.
-            (ChunkExtent::Time { from, .. }, Grouping::Sessions { .. }) => Self::Closed {
-                from: Some(*from),
+            // A session with a row in the chunk may go on for long. It may have begun long before too, and have the rows of sessions that
+            // ended before the chunk: these got tombstones.
+            (ChunkExtent::Time { .. }, Grouping::Sessions { .. }) => Self::Closed {
+                from: None,
                 to: i64::MAX,
             },
         }
@@ -300,6 +301,24 @@ mod tests {
         };
         assert_eq!(of(&keyed, Some(10)), GivenOut::AnyTime);
         assert_eq!(GivenOut::of_batch(None, None, Some(1)), GivenOut::AnyTime);
+    }
+
+    #[test]
+    fn a_chunk_of_sessions_may_have_withdrawn_what_ended_before_it() {
+        let extent = ChunkExtent::Time { from: 28, to: 60 };
+        let sessions = GivenOut::of_chunk(&extent, Grouping::Sessions { gap: 5 });
+        let mut index = PublishedIndex::default();
+        index.add(sessions, &[(0, progress(3, 9))].into());
+        // The session from 10 to 27 became a part of one that goes on to 60.
+        for ends in [10..=27, 28..=60, 90..=99] {
+            assert_eq!(index.offsets_of(&ends), ranges(0, &[(3, 9)]), "{ends:?}");
+        }
+        let rows = GivenOut::of_chunk(&extent, Grouping::Rows);
+        let expected = GivenOut::Closed {
+            from: Some(28),
+            to: 60,
+        };
+        assert_eq!(rows, expected);
     }
 
     #[test]

@@ -62,6 +62,21 @@ impl ResultColumns {
             .collect()
     }
 
+    /// The column of the time by which an index of published rows knows a result, and how much later than the column says that is; none if
+    /// no column tells it ([`ResultTimes::known_by`]).
+    pub fn known_by(&self, grouping: Grouping) -> Option<(usize, i64)> {
+        match (grouping, self.start, self.end) {
+            (Grouping::Rows, start, _) => start.map(|start| (start, 0)),
+            (Grouping::Aligned(_) | Grouping::Sessions { .. }, _, Some(end)) => Some((end, 0)),
+            (Grouping::Aligned(windows), Some(start), None)
+                if windows.kind() != WindowKind::Cumulate =>
+            {
+                Some((start, windows.size()))
+            }
+            _ => None,
+        }
+    }
+
     /// The times of rows of the sink.
     ///
     /// # Errors
@@ -409,6 +424,11 @@ mod tests {
         };
         let times = without_end.times(&batch(&published), grouping).unwrap();
         assert_eq!(times.known_by(2), Some(30));
+        // It is the start, ten microseconds later.
+        assert_eq!(without_end.known_by(grouping), Some((1, 10)));
+        assert_eq!(columns().known_by(grouping), Some((2, 0)));
+        assert_eq!(without_end.known_by(Grouping::Rows), Some((1, 0)));
+        assert_eq!(without_end.known_by(Grouping::Sessions { gap: 5 }), None);
         assert_eq!(times.ends_of(Some(chunk.range)), 11..=40);
     }
 

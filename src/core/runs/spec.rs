@@ -37,6 +37,9 @@ pub struct RunSpec {
     pub grouping: Grouping,
     /// The watermark of the archives, in microseconds since 1970 UTC: what ends later is not final. None if nothing is.
     pub watermark: Option<i64>,
+    /// The first instant of which the past has all records, in microseconds since 1970 UTC: windows and sessions with earlier rows are not
+    /// whole. None if none is missing.
+    pub begins: Option<i64>,
     /// The states that the run reads of each source of the job, by table.
     pub sources: BTreeMap<String, SourcePin>,
     /// Which state of each static table is joined, by table.
@@ -202,6 +205,7 @@ pub(crate) mod fixture {
             emission: Emission::Time(hour.into()),
             grouping: Grouping::Sessions { gap: 10_000_000 },
             watermark: Some(7_200_000_000),
+            begins: None,
             sources: [(
                 "visits".to_owned(),
                 SourcePin {

@@ -12,6 +12,7 @@ use crate::runtime::takeover::{append_to, job_dropped};
 impl JobRunner<'_> {
     /// Decides how the run goes on after an error. Returns an error again if that cannot be decided yet or the error may pass.
     pub(super) async fn failed(&mut self, error: Error) -> Result<EndReason> {
+        let error = self.job.told(error);
         if error.may_pass() {
             return Err(error);
         }

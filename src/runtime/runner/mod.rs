@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use tracing::Instrument as _;
 
 use crate::core::jobs::{BatchVersion, Identity, JobHistory, JobPhase, Offsets};
-use crate::error::{Error, ErrorKind, Result, Subject};
+use crate::error::{Error, ErrorKind, Result};
 use crate::runtime::adaptive_batch_size::AdaptiveBatchSize;
 use crate::runtime::batch_phase::BatchPhase;
 use crate::runtime::batch_run::{BatchRun, ChosenBatch};
@@ -181,20 +181,19 @@ impl<'a> JobRunner<'a> {
                         None => JobState::Paused,
                     }));
                     let why = reason.map_or(String::new(), |reason| format!(": {reason}"));
-                    return Err(
-                        Error::invalid(format!("job {} is paused{why}", self.job.name))
-                            .about(Subject::job(&self.job.name))
-                            .with_help(format!("RESUME JOB {} continues it", self.job.name)),
-                    );
+                    let said = self.job.said();
+                    return Err(Error::invalid(format!("{said} is paused{why}"))
+                        .about(self.job.subject())
+                        .with_help(self.job.next_step()));
                 }
                 Ok(EndReason::Retry) => {}
                 Ok(EndReason::TakenOver(owner)) => {
                     self.observer.metrics.state(None);
-                    return Err(Error::unavailable(format!(
-                        "job {} was taken over by {owner}",
-                        self.job.name
-                    ))
-                    .about(Subject::job(&self.job.name)));
+                    let said = self.job.said();
+                    return Err(
+                        Error::unavailable(format!("{said} was taken over by {owner}"))
+                            .about(self.job.subject()),
+                    );
                 }
                 Ok(EndReason::Failed(error)) => {
                     self.observer.metrics.failed();
@@ -391,11 +390,11 @@ impl<'a> JobRunner<'a> {
             return Ok(None);
         }
         if !self.job.is_of(&history) {
-            let name = &self.job.name;
             let changed = Error::invalid(format!(
-                "job {name} has another statement now: another process has changed it"
+                "{} has another statement now: another process has changed it",
+                self.job.said()
             ))
-            .about(Subject::job(name))
+            .about(self.job.subject())
             .with_help("run the job's new file, or start this process again");
             return Ok(Some(EndReason::Failed(changed)));
         }
@@ -472,7 +471,7 @@ impl<'a> JobRunner<'a> {
         chosen.phases.time(BatchPhase::Log, log).await?;
         failpoint::reach("logged");
         windows.apply(committed.staged)?;
-        let (name, version, left) = (committed.name, committed.version, committed.left);
+        let (name, version) = (committed.name, committed.version);
         self.report.batches += 1;
         self.report.rows_in += version.rows_in;
         self.report.rows_out += version.rows_out;
@@ -484,7 +483,6 @@ impl<'a> JobRunner<'a> {
             status.report = report;
             status.last_batch = took;
             status.lag = status.lag.saturating_sub(version.rows_in);
-            status.left.add_all(left);
         });
         tracing::info!(
             job = self.job.name,

@@ -1,19 +1,25 @@
 //! The chunks of one run against published rows: when it is planned, and again before it is applied.
 
-use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use datafusion::arrow::array::RecordBatch;
+use datafusion::execution::memory_pool::{MemoryConsumer, MemoryReservation};
 use tokio::sync::Mutex;
 
 use crate::core::jobs::{ChunkExtent, ComparedChunk, RunEvent};
 use crate::core::runs::result_columns::GivenAgain;
-use crate::core::runs::{Chunk, Emission, Finality, Grouping, RunSpec, TimeRange, TimeRanges};
-use crate::error::Result;
-use crate::runtime::runs::comparison::{ComparedRows, KeptChanges, SinkComparison};
-use crate::runtime::runs::published::{PublishedPast, PublishedRows};
+use crate::core::runs::{
+    Chunk, Emission, Finality, Grouping, RunOptions, RunSpec, TimeRange, TimeRanges,
+};
+use crate::error::{Error, ErrorKind, Result};
+use crate::runtime::runs::comparison::{ComparedRows, KeptChanges, PlannedRows, SinkComparison};
+use crate::runtime::runs::published::{PublishedLogs, PublishedPast, PublishedRows};
+use crate::runtime::sinks;
 use crate::store::{JobId, JobStore, RunStore, StoredRun};
 use crate::streaming::JobQuery;
+
+/// About the bytes that a row takes in the maps of a comparison besides its key.
+const ENTRY_BYTES: usize = 96;
 
 /// Compares the chunks of a run with the rows of its sink.
 #[derive(Debug)]
@@ -21,25 +27,43 @@ pub struct ChunkComparison {
     query: Arc<JobQuery>,
     spec: Arc<RunSpec>,
     comparison: SinkComparison,
-    past: PublishedPast,
+    logs: PublishedLogs,
     emission: TimeRanges,
-    /// What was read for the last chunk: of a job that groups no rows, it is the same for the next one.
-    read: Mutex<Option<PublishedRows>>,
+    /// The run with the chunks that were compared before; none while it is planned.
+    planned: Option<StoredRun>,
+    published: Mutex<ReadRows>,
+}
+
+/// Where published rows are by the last look at the logs, and those that were read for the last chunk: of a job that groups no rows, they
+/// are the same for the next one, if nothing was published since.
+#[derive(Debug)]
+struct ReadRows {
+    past: PublishedPast,
+    rows: Option<PublishedRows>,
+    memory: MemoryReservation,
+}
+
+impl ReadRows {
+    fn rows(&self) -> Result<&PublishedRows> {
+        let rows = self.rows.as_ref();
+        rows.ok_or_else(|| Error::internal("a comparison without published rows"))
+    }
 }
 
 impl ChunkComparison {
     /// Of a run of the job `id`, with the job's query or that of the run. `times` are the columns of the sink that are start and end of
-    /// results, by lineage. What was published until now is looked up once.
+    /// results, by lineage. `planned` is the run if it is written: nothing is gone then that is not gone by its plan.
     ///
     /// # Errors
     ///
-    /// The sink has no key, or does not answer; the log of the job cannot be read.
+    /// The sink has no key, or does not answer.
     pub async fn open(
         (jobs, id): (&JobStore, JobId),
         runs: &RunStore,
         query: Arc<JobQuery>,
         spec: Arc<RunSpec>,
         times: (Option<&str>, Option<&str>),
+        planned: Option<&StoredRun>,
     ) -> Result<Self> {
         let comparison = SinkComparison::of_query(&query, times, spec.grouping).await?;
         let length = match spec.grouping {
@@ -47,19 +71,31 @@ impl ChunkComparison {
             Grouping::Aligned(windows) => Some(windows.size()),
             Grouping::Sessions { gap } => Some(gap),
         };
-        let reach = length.map(|length| length.saturating_add(query.delay()));
-        let past = PublishedPast::load((jobs, id), runs, reach, &spec.sink).await?;
         let emission = match &spec.emission {
             Emission::Time(ranges) => ranges.clone(),
             Emission::Offsets(_) => TimeRanges::default(),
         };
+        let context = query.reading_state().task_ctx();
+        let consumer = MemoryConsumer::new("published rows of a comparison");
+        let published = ReadRows {
+            past: PublishedPast::default(),
+            rows: None,
+            memory: consumer.register(context.memory_pool()),
+        };
         Ok(Self {
+            comparison,
+            logs: PublishedLogs {
+                jobs: jobs.clone(),
+                job: id,
+                runs: runs.clone(),
+                reach: length.map(|length| length.saturating_add(query.delay())),
+                spec: Arc::clone(&spec),
+            },
             query,
             spec,
-            comparison,
-            past,
             emission,
-            read: Mutex::default(),
+            planned: planned.cloned(),
+            published: Mutex::new(published),
         })
     }
 
@@ -73,7 +109,7 @@ impl ChunkComparison {
     ///
     /// # Errors
     ///
-    /// The sink does not answer, or a record there cannot be read; rows of other columns.
+    /// The sink does not answer, or a record there cannot be read; rows of other columns; too little memory.
     pub async fn compare(
         &self,
         computed: &RecordBatch,
@@ -81,8 +117,14 @@ impl ChunkComparison {
         has_left: bool,
     ) -> Result<ComparedRows> {
         let range = chunk.map(|chunk| chunk.range);
-        let ends = self.comparison.ends_of(computed, range)?;
-        let published = self.published(&ends).await?;
+        let plan = self.plan_of(range).await?;
+        let mut published = self.published.lock().await;
+        published.past.refresh(&self.logs).await?;
+        self.read(&mut published, computed, range).await?;
+        let ReadRows { past, memory, .. } = &*published;
+        let rows = published.rows()?;
+        let planned = plan.as_ref().map_or(0, PlannedRows::size);
+        let _working = working_memory(memory, computed, &rows.rows, planned)?;
         let again = GivenAgain {
             chunk,
             emission: &self.emission,
@@ -90,19 +132,54 @@ impl ChunkComparison {
             is_selection: self.spec.selection.is_some(),
             has_left,
         };
-        let now = (&self.past, &published);
+        let options = RunOptions {
+            withdraw: sinks::removes_gone(self.query.sink(), self.spec.options),
+            ..self.spec.options
+        };
         self.comparison
-            .compare(computed, now, again, self.spec.options)
+            .compare(computed, (past, rows), again, (options, plan.as_ref()))
     }
 
-    /// The rows that the sink has now of results with these ends, and others.
-    async fn published(&self, ends: &RangeInclusive<i64>) -> Result<PublishedRows> {
-        let mut read = self.read.lock().await;
-        let columns = self.comparison.columns();
-        let rows = self.past.rows(&self.query, columns, ends, read.take());
-        let rows = rows.await?;
-        *read = Some(rows.clone());
-        Ok(rows)
+    /// Reads the rows that the sink has now in the place of these results, and others, by the last look at the logs.
+    async fn read(
+        &self,
+        published: &mut ReadRows,
+        results: &RecordBatch,
+        range: Option<TimeRange>,
+    ) -> Result<()> {
+        let ReadRows { past, rows, memory } = published;
+        let ends = self.comparison.ends_of(results, range)?;
+        let end = self.comparison.known_by();
+        let before = rows.take();
+        let read = past.rows(&self.query, end, &ends, (before, &*memory));
+        let mut read = read
+            .await
+            .map_err(|error| too_many(error, self.spec.grouping))?;
+        // The next chunk of windows needs others.
+        if !matches!(self.spec.grouping, Grouping::Rows) {
+            read.records = None;
+        }
+        *rows = Some(read);
+        Ok(())
+    }
+
+    /// What the plan of the run says of a chunk over `range`, if it has compared all of that.
+    async fn plan_of(&self, range: Option<TimeRange>) -> Result<Option<PlannedRows>> {
+        let (Some(run), Some(range)) = (&self.planned, range) else {
+            return Ok(None);
+        };
+        let compared = run.history.run.iter().flat_map(|run| &run.compared);
+        let chunks = compared.filter_map(|chunk| Some((chunk, range_of(chunk)?)));
+        let chunks = chunks.filter(|(_, of)| range.from() < of.to() && of.from() < range.to());
+        let chunks: Vec<(&ComparedChunk, TimeRange)> = chunks.collect();
+        if !is_covered(range, chunks.iter().map(|(_, of)| *of)) {
+            return Ok(None);
+        }
+        let mut changes = Vec::new();
+        for (chunk, _) in chunks {
+            changes.extend(kept(&self.logs.runs, run, chunk).await?);
+        }
+        self.comparison.planned(&changes).map(Some)
     }
 
     /// Keeps what differs in a chunk with the run; gives the event that says so, which is to be appended to the log of the run.
@@ -127,14 +204,18 @@ impl ChunkComparison {
     /// As of [`Self::compare`]; a kept file cannot be read.
     pub async fn keys_moved(&self, runs: &RunStore, run: &StoredRun) -> Result<u64> {
         let compared = run.history.run.iter().flat_map(|run| &run.compared);
+        let mut published = self.published.lock().await;
+        published.past.refresh(&self.logs).await?;
         let mut moved = 0_u64;
         for chunk in compared {
             let Some(kept) = kept(runs, run, chunk).await? else {
                 continue;
             };
-            let ends = self.comparison.ends_of(&kept.results()?, range_of(chunk))?;
-            let now = self.published(&ends).await?;
-            moved = moved.saturating_add(self.comparison.moved(&kept, &now.rows)?);
+            let results = kept.results()?;
+            self.read(&mut published, &results, range_of(chunk)).await?;
+            let now = &published.rows()?.rows;
+            let _working = working_memory(&published.memory, &results, now, 0)?;
+            moved = moved.saturating_add(self.comparison.moved(&kept, now)?);
         }
         Ok(moved)
     }
@@ -157,9 +238,110 @@ pub async fn kept(
     KeptChanges::read(&bytes).map(Some)
 }
 
+/// The memory that a comparison of these rows takes besides the published ones, as long as it is held: the computed rows, their keys and
+/// those of the published ones, and the rows that differ, once to be kept and once to be written.
+fn working_memory(
+    memory: &MemoryReservation,
+    computed: &RecordBatch,
+    published: &RecordBatch,
+    planned: usize,
+) -> Result<MemoryReservation> {
+    let of_computed = computed.get_array_memory_size().saturating_mul(4);
+    let of_published = published.get_array_memory_size();
+    let rows = computed.num_rows().saturating_add(published.num_rows());
+    let bytes = of_computed
+        .saturating_add(of_published)
+        .saturating_add(planned.saturating_mul(2))
+        .saturating_add(rows.saturating_mul(ENTRY_BYTES));
+    let working = memory.new_empty();
+    let grown = working.try_grow(bytes).map_err(Error::from);
+    grown.map_err(|error| error.context("the comparison of a chunk with published rows"))?;
+    Ok(working)
+}
+
+/// The error of published rows that do not fit into memory: where a chunk is compared with all of them, a shorter one helps nothing.
+fn too_many(error: Error, grouping: Grouping) -> Error {
+    match (error.kind(), grouping) {
+        (ErrorKind::Exhausted, Grouping::Rows) => Error::invalid(format!(
+            "the rows that were published do not fit into memory, and rows of a run are compared with all of them: {}",
+            error.message()
+        ))
+        .with_help(
+            "raise --memory-limit; EMIT ALL without 'withdraw' writes all rows, and compares none",
+        )
+        .without_row(),
+        (ErrorKind::Exhausted, Grouping::Aligned(_) | Grouping::Sessions { .. }) => {
+            error.context("the published rows of a chunk")
+        }
+        _ => error,
+    }
+}
+
+/// Whether these ranges, in order, have all of a range.
+fn is_covered(range: TimeRange, of: impl IntoIterator<Item = TimeRange>) -> bool {
+    let mut at = range.from();
+    for of in of {
+        if of.from() <= at {
+            at = at.max(of.to());
+        }
+    }
+    at >= range.to()
+}
+
 fn range_of(chunk: &ComparedChunk) -> Option<TimeRange> {
     match chunk.extent {
         ChunkExtent::Time { from, to } => TimeRange::try_new(from, to),
         ChunkExtent::Offsets(_) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use datafusion::arrow::array::{ArrayRef, Int64Array};
+    use datafusion::execution::memory_pool::{GreedyMemoryPool, MemoryPool};
+
+    use super::*;
+
+    #[test]
+    fn a_comparison_counts_in_the_pool() {
+        let pool: Arc<dyn MemoryPool> = Arc::new(GreedyMemoryPool::new(100_000));
+        let memory = MemoryConsumer::new("t").register(&pool);
+        let numbers: ArrayRef = Arc::new(Int64Array::from_iter_values(0..100));
+        let rows = RecordBatch::try_from_iter([("n", numbers)]).unwrap();
+        let working = working_memory(&memory, &rows, &rows, 0).unwrap();
+        assert!(working.size() > 5 * rows.get_array_memory_size());
+        assert_eq!(pool.reserved(), working.size());
+        drop(working);
+        assert_eq!(pool.reserved(), 0);
+        let short = || working_memory(&memory, &rows, &rows, 100_000).unwrap_err();
+        let error = short();
+        assert_eq!(error.kind(), ErrorKind::Exhausted);
+        let said = "the comparison of a chunk with published rows";
+        assert!(error.message().contains(said), "{error}");
+        // A shorter chunk of sessions has fewer published rows, one of rows has not.
+        let of_sessions = too_many(short(), Grouping::Sessions { gap: 5 });
+        assert_eq!(of_sessions.kind(), ErrorKind::Exhausted);
+        let of_rows = too_many(short(), Grouping::Rows);
+        assert_eq!(of_rows.kind(), ErrorKind::Invalid);
+        assert!(of_rows.help().unwrap().contains("--memory-limit"));
+        let other = too_many(Error::unavailable("no broker"), Grouping::Rows);
+        assert_eq!(other.message(), "no broker");
+    }
+
+    #[test]
+    fn a_plan_that_is_not_complete_says_nothing_of_what_it_lacks() {
+        let range = |from, to| TimeRange::try_new(from, to).unwrap();
+        let planned = [range(0, 10), range(10, 25), range(40, 50)];
+        for (of, expected) in [
+            (range(0, 25), true),
+            (range(3, 12), true),
+            (range(40, 50), true),
+            (range(20, 26), false),
+            (range(24, 41), false),
+            (range(30, 35), false),
+        ] {
+            assert_eq!(is_covered(of, planned), expected, "{of}");
+        }
+        assert!(!is_covered(range(0, 1), []));
     }
 }

@@ -6,18 +6,20 @@ use std::sync::Arc;
 use crate::core::jobs::RunEvent;
 use crate::core::runs::order::RunOrder;
 use crate::core::runs::{
-    AbortDecision, ApplyDecision, Foundations, LeftGroups, RunMatch, RunRequest, RunState,
-    decide_apply, moved, same_run,
+    AbortDecision, ApplyDecision, Foundations, RunMatch, RunRequest, RunState, decide_apply, moved,
+    same_run,
 };
 use crate::error::{Error, ErrorKind, Result, Subject};
 use crate::runtime::job_status::RunOptions;
 use crate::runtime::owner::{new_run_id, now};
 use crate::runtime::run::run_job;
+use crate::runtime::runs::abort::{EndedRun, end_run};
 use crate::runtime::runs::foundation::{asked_by_text, foundation, items_of};
-use crate::runtime::runs::host::RunHost;
+use crate::runtime::runs::host::{JobOfRun, PresentJob, RunHost};
 use crate::runtime::runs::outcome::{RunOutcome, RunPreview};
 use crate::runtime::runs::planner::plan_run;
 use crate::runtime::runs::ready::{Purpose, ReadyRun, ready};
+use crate::runtime::runs::sweep::sweep_runs;
 use crate::runtime::sources;
 use crate::store::{RunCreation, StoredRun, run_position, run_row};
 
@@ -47,11 +49,10 @@ pub async fn explain(host: &RunHost<'_>, order: &RunOrder) -> Result<RunPreview>
 pub async fn plan(host: &RunHost<'_>, order: &RunOrder) -> Result<RunOutcome> {
     let OrderedRun { mut run, warnings } = ordered(host, order).await?;
     let run_id = run.spec.run_id.clone();
-    let mut left = LeftGroups::default();
     let said = match run.state() {
         RunState::Planning => {
             let ready = ready(host, &run, Purpose::Plan).await?;
-            left = plan_run(host, &mut run, &ready).await?;
+            plan_run(host, &mut run, &ready).await?;
             format!("run '{run_id}' is planned: APPLY RUN '{run_id}' writes it")
         }
         RunState::Planned => format!("run '{run_id}' was planned before"),
@@ -63,7 +64,6 @@ pub async fn plan(host: &RunHost<'_>, order: &RunOrder) -> Result<RunOutcome> {
     Ok(RunOutcome {
         run,
         said,
-        left,
         warnings,
     })
 }
@@ -98,18 +98,23 @@ pub async fn apply(host: &RunHost<'_>, run_id: &str) -> Result<RunOutcome> {
     write(host, run, false).await
 }
 
-/// `ABORT RUN`: ends a run. Chunks that are in the sink stay there.
+/// `ABORT RUN`: ends a run. Chunks that are in the sink stay there, and the log has all of them.
 ///
 /// # Errors
 ///
-/// There is no such run; the store does not answer.
+/// There is no such run; the store does not answer; or the sink does not, and it may have a chunk that the log does not have.
 pub async fn abort(host: &RunHost<'_>, run_id: &str) -> Result<RunOutcome> {
     let mut run = host.find(run_id).await?;
-    let decision = host.store.abort(&mut run, now()).await?;
+    let EndedRun { decision, doubt } = end_run(host, &mut run).await?;
     let run = run_row(&host.store, &run).await?;
-    let said = match decision {
+    let mut said = match decision {
         AbortDecision::Abort => match run.chunks {
+            0 if doubt.is_some() => format!("run '{run_id}' is aborted"),
             0 => format!("run '{run_id}' is aborted: it has written nothing"),
+            1 => format!(
+                "run '{run_id}' is aborted: 1 chunk with {} rows stays in the sink",
+                run.rows_out
+            ),
             chunks => format!(
                 "run '{run_id}' is aborted: {chunks} chunks with {} rows stay in the sink",
                 run.rows_out
@@ -120,10 +125,12 @@ pub async fn abort(host: &RunHost<'_>, run_id: &str) -> Result<RunOutcome> {
             format!("run '{run_id}' is complete: there is nothing to abort")
         }
     };
+    if let Some(doubt) = doubt {
+        said += &format!("\nwarning: {doubt}");
+    }
     Ok(RunOutcome {
         run,
         said,
-        left: LeftGroups::default(),
         warnings: Vec::new(),
     })
 }
@@ -149,7 +156,10 @@ async fn ordered(host: &RunHost<'_>, order: &RunOrder) -> Result<OrderedRun> {
             let found = foundation(host, &job, order, &run_id).await?;
             warnings = found.warnings;
             match host.store.create(found.spec, now()).await? {
-                RunCreation::Created(run) => return Ok(OrderedRun { run, warnings }),
+                RunCreation::Created(run) => {
+                    sweep_runs(&host.jobs.store, now()).await;
+                    return Ok(OrderedRun { run, warnings });
+                }
                 RunCreation::Exists(run) => run,
             }
         }
@@ -178,7 +188,6 @@ async fn ordered(host: &RunHost<'_>, order: &RunOrder) -> Result<OrderedRun> {
 /// Writes the chunks of a run that are not in the sink yet. `is_at_once`: the same statement has made it.
 async fn write(host: &RunHost<'_>, mut run: StoredRun, is_at_once: bool) -> Result<RunOutcome> {
     let run_id = run.spec.run_id.clone();
-    let mut left = LeftGroups::default();
     let mut said = format!("run '{run_id}' is complete");
     match decide_apply(&run.state(), is_at_once) {
         ApplyDecision::Complete => said += ": it was before",
@@ -190,18 +199,16 @@ async fn write(host: &RunHost<'_>, mut run: StoredRun, is_at_once: bool) -> Resu
                 ApplyDecision::Refuse(why) => return Err(refused(&run, why)),
                 ApplyDecision::Complete => said += ": it was before",
                 _ => {
+                    // The id of a run may be the name of a job: their status and metrics are apart.
                     let options = RunOptions {
                         until_caught_up: true,
+                        statuses: host.options.statuses.of_runs(),
+                        metrics: None,
                         ..host.options.clone()
                     };
                     let query = Arc::clone(&job.query);
                     let ended = run_job(host.store.jobs().clone(), job, options).await;
                     ended.map_err(|error| query.shown(error))?;
-                    let statuses = host.options.statuses.all();
-                    left = statuses
-                        .get(&run_id)
-                        .map(|status| status.left.clone())
-                        .unwrap_or_default();
                     if !finish(host, &mut run).await? {
                         said = format!(
                             "run '{run_id}' was stopped: APPLY RUN '{run_id}' continues it"
@@ -214,7 +221,6 @@ async fn write(host: &RunHost<'_>, mut run: StoredRun, is_at_once: bool) -> Resu
     Ok(RunOutcome {
         run: run_row(&host.store, &run).await?,
         said,
-        left,
         warnings: Vec::new(),
     })
 }
@@ -248,18 +254,22 @@ async fn finish(host: &RunHost<'_>, run: &mut StoredRun) -> Result<bool> {
 /// Refuses a plan that rests on what has moved since.
 async fn check_foundations(host: &RunHost<'_>, run: &StoredRun) -> Result<()> {
     let spec = &run.spec;
-    let job = match host.job(&spec.job).await {
-        Ok(job) if job.id.to_string() == spec.job_id => job,
-        // A run needs nothing of its job, which may be gone.
-        Ok(_) => return Ok(()),
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(error),
+    let (query, text, tables, is_dropped) = match host.job_of(spec).await? {
+        JobOfRun::Present(job) => {
+            let PresentJob { history, query, .. } = *job;
+            (query, history.text, history.tables, false)
+        }
+        JobOfRun::Dropped(query) => (*query, spec.text.clone(), spec.tables.clone(), true),
+        JobOfRun::Another => {
+            let what = format!("job {} was dropped, and another one has its name", spec.job);
+            return Err(has_moved(run, &[what]));
+        }
     };
     let mut archives = BTreeMap::new();
     for (table, pin) in &spec.sources {
         // A source that the job no longer reads is a change of its text.
-        if job.query.sources().contains_key(table) {
-            let now = sources::archive_now(&job.query, table, pin).await?;
+        if query.sources().contains_key(table) {
+            let now = sources::archive_now(&query, table, pin).await?;
             archives.insert(table.clone(), now);
         }
     }
@@ -269,23 +279,34 @@ async fn check_foundations(host: &RunHost<'_>, run: &StoredRun) -> Result<()> {
         None => 0,
     };
     let now = Foundations {
-        text: job.history.text.clone(),
-        tables: job.history.tables.clone(),
+        text,
+        tables,
         archives,
-        statics: job.query.static_pins().await?.pins,
+        statics: query.static_pins().await?.pins,
         keys_published_since,
     };
     let moved = moved(spec, &now);
     if moved.is_empty() {
         return Ok(());
     }
-    let what: Vec<String> = moved.iter().map(ToString::to_string).collect();
-    Err(Error::invalid(format!(
+    let mut what: Vec<String> = moved.iter().map(ToString::to_string).collect();
+    if is_dropped {
+        what.push(format!(
+            "job {} was dropped, and its log no longer says where its rows are",
+            spec.job
+        ));
+    }
+    Err(has_moved(run, &what))
+}
+
+/// The error for a plan that rests on what has moved since.
+fn has_moved(run: &StoredRun, what: &[String]) -> Error {
+    Error::invalid(format!(
         "run '{}' was planned over what has moved since: {}",
-        spec.run_id,
+        run.spec.run_id,
         what.join("; ")
     ))
-    .with_help("plan it again with another 'run_id'"))
+    .with_help("plan it again with another 'run_id'")
 }
 
 /// The error for a run that does not go on.

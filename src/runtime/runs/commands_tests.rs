@@ -1,14 +1,17 @@
 //! Runs from a statement to the sink: over an embedded broker, a Delta table that archives its topic, and the jobs beside them.
 
+use std::path::Path;
+
 use datafusion::arrow::util::pretty::pretty_format_batches;
 
 use super::*;
+use crate::core::jobs::{NamedOffset, NamedOffsets};
 use crate::core::runs::order::{AskedText, GivenRunOptions};
-use crate::core::runs::{EmitRows, TimeRange};
+use crate::core::runs::{EmitRows, OffsetBounds, TimeRange};
 use crate::planner::{Parameters, Script, Statement, parse_statement};
 use crate::runtime::statements::Jobs;
 use crate::session::{Session, SessionOptions};
-use crate::store::JobStore;
+use crate::store::{DataDir, JobStore};
 use crate::tables::kafka::embedded_broker::EmbeddedBroker;
 
 /// 2025-09-04T10:00:00Z, in seconds.
@@ -39,11 +42,17 @@ struct Past {
 
 impl Past {
     async fn new() -> Self {
+        Self::with(|_| JobStore::ephemeral()).await
+    }
+
+    /// With the store that is given for a folder.
+    async fn with(store: impl FnOnce(&Path) -> JobStore) -> Self {
+        let folder = tempfile::tempdir().unwrap();
         let past = Self {
             session: Session::try_new(&SessionOptions::default()).unwrap(),
-            jobs: Jobs::new(JobStore::ephemeral()).allowing_repeats(),
+            jobs: Jobs::new(store(folder.path())).allowing_repeats(),
             broker: EmbeddedBroker::start().unwrap(),
-            folder: tempfile::tempdir().unwrap(),
+            folder,
         };
         past.broker.create_topic("visits", 2).unwrap();
         past.run(
@@ -229,6 +238,52 @@ async fn run_1_whole_groups_are_written_once_and_marked() {
 }
 
 #[tokio::test]
+async fn time_1_windows_that_the_job_holds_back_are_left_out() {
+    let past = Past::new().await;
+    // The visits of partition 1 end at second 18: all of them are archived, and its producer is slow.
+    past.visit(busy(0..60).filter(|second| second % 3 > 0 || *second < 20));
+    past.archive().await;
+    past.catch_up().await;
+    let order = order("windows", "slow", EmitRows::All, (0, 60));
+    let outcome = reprocess(&past.host(), &order).await.unwrap();
+    let expected = past.whole("windows", 0, 60, 13).await;
+    assert_eq!(expected.len(), 2, "{expected:?}");
+    assert_eq!(past.written("windows", "slow").await, expected);
+    assert!(outcome.left.count() > 4, "{outcome:?}");
+}
+
+#[tokio::test]
+async fn run_1_the_window_of_an_offset_is_given_whole_without_columns_of_metadata() {
+    let past = Past::new().await;
+    past.visit(busy(0..60));
+    past.archive().await;
+    past.catch_up().await;
+    let place = |offset| -> NamedOffsets {
+        [("visits".to_owned(), [(1, NamedOffset::At(offset))].into())].into()
+    };
+    let by_time = order("windows", "by_offset", EmitRows::All, (0, 60));
+    // The visit of second 0, of key 0.
+    let by_offset = RunOrder {
+        asked: AskedText {
+            offsets: Some(OffsetBounds {
+                from: place(0),
+                to: place(1),
+            }),
+            ..AskedText::default()
+        },
+        ..by_time
+    };
+    reprocess(&past.host(), &by_offset).await.unwrap();
+    let whole = past.whole("windows", 0, 1, 10).await;
+    let expected: Vec<String> = whole
+        .into_iter()
+        .filter(|row| row.starts_with("| 0 "))
+        .collect();
+    assert_eq!(expected.len(), 1, "{expected:?}");
+    assert_eq!(past.written("windows", "by_offset").await, expected);
+}
+
+#[tokio::test]
 async fn run_5_what_has_changed_is_planned_and_written() {
     let past = Past::new().await;
     past.visit(busy(0..120));
@@ -309,4 +364,169 @@ async fn what_a_run_would_do_is_shown_and_nothing_is_kept() {
         "{preview:?}"
     );
     assert!(past.host().store().all().await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn an_aborted_run_has_every_chunk_of_its_sink_in_its_log() {
+    let open = |folder: &Path| {
+        let data = folder.join("data").display().to_string();
+        JobStore::new(DataDir::open(&data).unwrap())
+    };
+    let past = Past::with(open).await;
+    past.visit(busy(0..120));
+    past.archive().await;
+    past.catch_up().await;
+    let host = past.host();
+    let all = order("windows", "cut_off", EmitRows::All, (35, 80));
+    let whole = reprocess(&host, &all).await.unwrap().run;
+    assert!(whole.chunks > 1, "{whole:?}");
+    // The process dies between the sink and the log: the last chunk is in the sink only.
+    let run = host.find("cut_off").await.unwrap();
+    let log = past
+        .folder
+        .path()
+        .join(format!("data/runs/jobs/{}/log", run.id));
+    for number in [run.history.next - 1, run.history.next - 2] {
+        std::fs::remove_file(log.join(format!("{number:010}.json"))).unwrap();
+    }
+    let cut_off = host.find("cut_off").await.unwrap();
+    assert_eq!(cut_off.state(), RunState::Running);
+    assert_eq!(cut_off.history.batches.len() as u64, whole.chunks - 1);
+    let aborted = abort(&host, "cut_off").await.unwrap();
+    assert_eq!(aborted.run.state, RunState::Aborted, "{aborted:?}");
+    assert_eq!(
+        (aborted.run.chunks, aborted.run.rows_out),
+        (whole.chunks, whole.rows_out),
+        "{aborted:?}"
+    );
+    assert_eq!(
+        past.written("windows", "cut_off").await.len() as u64,
+        aborted.run.rows_out
+    );
+    let again = abort(&host, "cut_off").await.unwrap();
+    assert_eq!(again.said, "run 'cut_off' was aborted before");
+}
+
+#[tokio::test]
+async fn the_plan_of_a_job_that_was_dropped_is_checked() {
+    let past = Past::new().await;
+    past.visit(busy(0..60));
+    past.archive().await;
+    past.catch_up().await;
+    let host = past.host();
+    for run_id in ["dropped", "again"] {
+        let all = order("windows", run_id, EmitRows::All, (0, 30));
+        plan(&host, &all).await.unwrap();
+    }
+    past.run("DROP JOB windows CASCADE;").await;
+    past.run("DELETE FROM raw WHERE partition = 0 AND \"offset\" < 3;")
+        .await;
+    let refused = apply(&host, "dropped").await.unwrap_err();
+    for moved in ["the archive of 'visits' was", "job windows was dropped"] {
+        assert!(refused.message().contains(moved), "{refused}");
+    }
+    let (_, query) = JOBS[0];
+    past.run(&format!(
+        "CREATE JOB windows AS INSERT INTO windows_out {query};"
+    ))
+    .await;
+    let refused = apply(&host, "again").await.unwrap_err();
+    let moved = "job windows was dropped, and another one has its name";
+    assert!(refused.message().contains(moved), "{refused}");
+}
+
+/// A run with the name of its job beside it, in one process.
+#[tokio::test]
+async fn status_and_metrics_of_a_run_are_not_those_of_a_job() {
+    let past = Past::new().await;
+    past.visit(busy(0..60));
+    past.archive().await;
+    let metrics = crate::runtime::Metrics::try_new().unwrap();
+    let options = RunOptions {
+        until_caught_up: true,
+        metrics: Some(metrics.clone()),
+        ..RunOptions::default()
+    };
+    for (job, outcome) in past.jobs.run(&options).await {
+        outcome.unwrap_or_else(|error| panic!("{job}: {error}"));
+    }
+    let of_job = || {
+        let text = metrics.text(0).unwrap();
+        let lines = text.lines().filter(|line| line.contains("job=\"windows\""));
+        let lines: Vec<String> = lines.map(str::to_owned).collect();
+        (options.statuses.all()["windows"].clone(), lines)
+    };
+    let before = of_job();
+    assert!(before.0.report.batches > 0 && !before.1.is_empty());
+    let host = past.host().with_options(options.clone());
+    let all = order("windows", "windows", EmitRows::All, (0, 30));
+    let outcome = reprocess(&host, &all).await.unwrap();
+    assert_eq!(of_job(), before);
+    let of_runs = options.statuses.of_runs().all();
+    assert_eq!(of_runs["windows"].report.batches, outcome.run.chunks);
+}
+
+#[tokio::test]
+async fn the_query_of_for_is_read_no_further_than_its_limit() {
+    let past = Past::new().await;
+    past.visit(busy(0..60));
+    past.archive().await;
+    // Each second offset of very many.
+    let rows = "SELECT 'visits' AS topic, 0 AS partition, value * 2 AS \"offset\" FROM generate_series(1, 1000000000000)";
+    let all = order("windows", "many", EmitRows::All, (0, 30));
+    let all = RunOrder {
+        asked: AskedText {
+            rows: Some(rows.to_owned()),
+            ..all.asked
+        },
+        ..all
+    };
+    let refused = explain(&past.host(), &all).await.unwrap_err();
+    assert!(refused.message().contains("ranges of offsets"), "{refused}");
+}
+
+#[tokio::test]
+async fn what_a_run_leaves_out_is_kept_with_it() {
+    let past = Past::new().await;
+    past.visit(busy(0..60));
+    past.archive().await;
+    past.catch_up().await;
+    let host = past.host();
+    let all = order("windows", "left", EmitRows::All, (0, 60));
+    let planned = plan(&host, &all).await.unwrap().run;
+    assert!(planned.left.count() > 0, "{planned:?}");
+    // Another statement has computed it.
+    for run in [
+        plan(&host, &all).await.unwrap().run,
+        apply(&host, "left").await.unwrap().run,
+        apply(&host, "left").await.unwrap().run,
+    ] {
+        assert_eq!(run.left, planned.left, "{run:?}");
+    }
+    let at_once = order("windows", "at_once", EmitRows::All, (0, 60));
+    for _ in 0..2 {
+        let run = reprocess(&host, &at_once).await.unwrap().run;
+        assert_eq!(run.left, planned.left, "{run:?}");
+    }
+}
+
+#[tokio::test]
+async fn errors_of_a_run_name_the_run_and_its_statements() {
+    let past = Past::new().await;
+    past.visit(busy(0..60));
+    past.archive().await;
+    past.catch_up().await;
+    let host = past.host();
+    let all = order("windows", "told", EmitRows::All, (0, 30));
+    plan(&host, &all).await.unwrap();
+    let run = host.find("told").await.unwrap();
+    let job = ready(&host, &run, Purpose::Write).await.unwrap().job;
+    assert_eq!(job.said(), "run 'told'");
+    let of_job = Error::data("offsets are lost").with_help("RESUME JOB … SKIPPING LOST goes on");
+    let told = job.told(of_job.clone());
+    assert_eq!(told.message(), of_job.message());
+    let help = "APPLY RUN 'told' continues it when the cause is gone; ABORT RUN 'told' gives it up";
+    assert_eq!(told.help(), Some(help));
+    let of_run = Error::data("it is another topic").with_help("ABORT RUN ends it");
+    assert_eq!(job.told(of_run).help(), Some("ABORT RUN ends it"));
 }

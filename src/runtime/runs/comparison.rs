@@ -1,7 +1,7 @@
 //! The rows of a chunk against the rows that the sink shows: what differs, what the run writes, and the file that keeps both.
 //!
-//! The file of a chunk has the rows that differ, of the sink and of the run, in the sink's columns: to be shown, and to be compared with
-//! the sink again before a plan is applied.
+//! The file of a chunk has the rows that differ, of the sink and of the run, in the sink's columns: to be shown, to be compared with
+//! the sink again before a plan is applied, and to be compared with what the run writes then.
 
 use std::collections::HashMap;
 use std::io::Cursor;
@@ -11,7 +11,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use datafusion::arrow::array::{ArrayRef, AsArray as _, BooleanArray, RecordBatch, UInt64Array};
 use datafusion::arrow::compute::{
-    cast, concat_batches, filter_record_batch, is_not_null, take_record_batch,
+    and, cast, concat_batches, filter_record_batch, is_not_null, take_record_batch,
 };
 use datafusion::arrow::datatypes::{Schema, SchemaRef};
 use datafusion::arrow::error::ArrowError;
@@ -22,8 +22,8 @@ use crate::core::jobs::{ChangeCounts, ChunkExtent, ComparedChunk, RunEvent};
 use crate::core::runs::difference::changes::{AFTER, BEFORE, END, KEYS, START};
 use crate::core::runs::result_columns::{BothRows, GivenAgain};
 use crate::core::runs::{
-    ChangeKind, Chunk, Difference, FloatTolerance, Grouping, ResultColumns, ResultTimes,
-    RunOptions, TimeRange,
+    ChangeKind, Chunk, ComparedRow, Comparison, Difference, FloatTolerance, Grouping,
+    ResultColumns, ResultTimes, RunOptions, TimeRange,
 };
 use crate::error::{Error, Result};
 use crate::runtime::runs::published::{PublishedPast, PublishedRows, no_key};
@@ -98,9 +98,9 @@ impl SinkComparison {
         })
     }
 
-    /// The columns that say which result a row is.
-    pub fn columns(&self) -> &ResultColumns {
-        &self.columns
+    /// The column of the sink with the time by which an index of published rows knows a result ([`ResultColumns::known_by`]).
+    pub fn known_by(&self) -> Option<(usize, i64)> {
+        self.columns.known_by(self.grouping)
     }
 
     /// How far floating-point numbers may differ that count as the same.
@@ -127,17 +127,19 @@ impl SinkComparison {
         self.columns.times(rows, self.grouping).map_err(internal)
     }
 
-    /// Compares the rows of a chunk with those of the sink, which are those of [`Self::ends_of`].
+    /// Compares the rows of a chunk with those of the sink, which are those of [`Self::ends_of`]. If there is a `plan`, nothing is gone that
+    /// is not gone by it.
     ///
     /// # Errors
     ///
-    /// Rows of other columns than the sink has; a type that cannot be compared.
+    /// Rows of other columns than the sink has; a type that cannot be compared; the sink says something else for a key than it did when the
+    /// plan was made, unless the run may overwrite it.
     pub fn compare(
         &self,
         computed: &RecordBatch,
         (past, published): (&PublishedPast, &PublishedRows),
         again: GivenAgain<'_>,
-        options: RunOptions,
+        (options, plan): (RunOptions, Option<&PlannedRows>),
     ) -> Result<ComparedRows> {
         let computed = as_schema(computed, &self.schema)?;
         let rows = as_schema(&published.rows, &self.schema)?;
@@ -151,6 +153,13 @@ impl SinkComparison {
         };
         let gone = self.columns.gone(both, again, self.grouping, &found.gone);
         found.gone = gone.map_err(internal)?;
+        found.gone.retain(|at| *at < published.settled as u64);
+        if let Some(plan) = plan {
+            let moved = self.keep_to(plan, &mut found, both)?;
+            if moved > 0 && !options.overwrite {
+                return Err(moved_since(moved));
+            }
+        }
         let emitted = found.emitted(options.emit, options.withdraw);
         let changes = difference.changes(&found, &rows, &computed);
         let withdrawn = taken(&rows, &emitted.withdrawn)?;
@@ -160,6 +169,67 @@ impl SinkComparison {
             withdrawn: (withdrawn.num_rows() > 0).then_some(withdrawn),
             changes: changes.map_err(internal)?,
         })
+    }
+
+    /// What the files of chunks say that a plan has compared.
+    ///
+    /// # Errors
+    ///
+    /// A file is not whole, or has other columns than the sink.
+    pub fn planned(&self, kept: &[KeptChanges]) -> Result<PlannedRows> {
+        let joined = |part: fn(&KeptChanges) -> Result<RecordBatch>| -> Result<RecordBatch> {
+            let none = RecordBatch::new_empty(Arc::clone(&self.schema));
+            let none = as_schema(&none, &self.schema)?;
+            let schema = none.schema();
+            let mut parts = vec![none];
+            for kept in kept {
+                parts.push(as_schema(&part(kept)?, &self.schema)?);
+            }
+            concat_batches(&schema, &parts).map_err(internal)
+        };
+        Ok(PlannedRows {
+            changed: joined(KeptChanges::changed)?,
+            new: joined(KeptChanges::unpublished)?,
+            gone: joined(KeptChanges::gone)?,
+        })
+    }
+
+    /// Leaves of what is gone what is gone by the plan. Gives for how many keys of the rows that differ the sink says something else than it
+    /// did then: a row that was published as it was computed counts, if it is not now.
+    fn keep_to(
+        &self,
+        plan: &PlannedRows,
+        found: &mut Comparison,
+        rows: BothRows<'_>,
+    ) -> Result<u64> {
+        let of_kind = |kind: ChangeKind| found.rows.iter().filter(move |row| row.kind == kind);
+        let changed = of_kind(ChangeKind::Changed).filter_map(|row| row.published);
+        let changed = UInt64Array::from(changed.collect::<Vec<u64>>());
+        let changed = self.against(&plan.changed, &taken(rows.published, &changed)?)?;
+        let others = changed.iter().filter(|row| row.kind != ChangeKind::Same);
+        let new = of_kind(ChangeKind::New).map(|row| row.computed);
+        let new = UInt64Array::from(new.collect::<Vec<u64>>());
+        let new = self.against(&plan.new, &taken(rows.computed, &new)?)?;
+        let unplanned = new.iter().filter(|row| row.published.is_none());
+        let was_gone = UInt64Array::from(found.gone.clone());
+        let was_gone = self.against(&plan.gone, &taken(rows.published, &was_gone)?)?;
+        let of_kind = |kind: ChangeKind| was_gone.iter().filter(move |row| row.kind == kind);
+        let again = of_kind(ChangeKind::Changed);
+        let moved = others.count() + unplanned.count() + again.count();
+        let place = |row: &ComparedRow| {
+            let at = usize::try_from(row.computed).ok()?;
+            found.gone.get(at).copied()
+        };
+        let gone: Vec<u64> = of_kind(ChangeKind::Same).filter_map(place).collect();
+        found.gone = gone;
+        Ok(moved as u64)
+    }
+
+    /// Compares rows of different keys with those of a plan.
+    fn against(&self, plan: &RecordBatch, rows: &RecordBatch) -> Result<Vec<ComparedRow>> {
+        let is_readable = BooleanArray::from(vec![true; rows.num_rows()]);
+        let found = self.difference.compare(plan, rows, &is_readable);
+        Ok(found.map_err(internal)?.rows)
     }
 
     /// Of each computed row, whether the sink has all that was published where it belongs.
@@ -230,6 +300,7 @@ impl SinkComparison {
             extent,
             counts: compared.counts,
             changes,
+            left: Default::default(),
         }))
     }
 
@@ -241,17 +312,31 @@ impl SinkComparison {
     /// The rows have other columns.
     pub fn moved(&self, kept: &KeptChanges, now: &RecordBatch) -> Result<u64> {
         let now = as_schema(now, &self.schema)?;
-        let compared = |rows: &RecordBatch| {
-            let rows = as_schema(rows, &self.schema)?;
-            let is_readable = BooleanArray::from(vec![true; rows.num_rows()]);
-            let found = self.difference.compare(&now, &rows, &is_readable);
-            Ok::<_, Error>(found.map_err(internal)?.rows)
-        };
-        let published = compared(&kept.published()?)?;
+        let published = self.against(&now, &as_schema(&kept.published()?, &self.schema)?)?;
         let others = published.iter().filter(|row| row.kind != ChangeKind::Same);
-        let added = compared(&kept.unpublished()?)?;
+        let added = self.against(&now, &as_schema(&kept.unpublished()?, &self.schema)?)?;
         let appeared = added.iter().filter(|row| row.published.is_some());
         Ok((others.count() + appeared.count()) as u64)
+    }
+}
+
+/// What a plan says of a part of a run.
+#[derive(Debug, Clone)]
+pub struct PlannedRows {
+    /// The rows of the sink in whose place the run has others.
+    changed: RecordBatch,
+    /// The rows of the run whose keys the sink did not have.
+    new: RecordBatch,
+    /// The rows of the sink that are gone.
+    gone: RecordBatch,
+}
+
+impl PlannedRows {
+    /// The bytes that it takes.
+    pub fn size(&self) -> usize {
+        let parts = [&self.changed, &self.new, &self.gone];
+        let sizes = parts.map(RecordBatch::get_array_memory_size);
+        sizes.iter().sum()
     }
 }
 
@@ -295,6 +380,17 @@ impl KeptChanges {
     /// The rows that the sink had.
     fn published(&self) -> Result<RecordBatch> {
         filtered(&self.rows_of(BEFORE)?, &self.has(BEFORE)?)
+    }
+
+    /// The rows that the sink had, and that the run has in another form.
+    fn changed(&self) -> Result<RecordBatch> {
+        let both = and(&self.has(BEFORE)?, &self.has(AFTER)?).map_err(internal)?;
+        filtered(&self.rows_of(BEFORE)?, &both)
+    }
+
+    /// The rows that the sink had, and that the run does not have.
+    fn gone(&self) -> Result<RecordBatch> {
+        filtered(&self.rows_of(BEFORE)?, &not(&self.has(AFTER)?))
     }
 
     /// The rows whose keys the sink did not have.
@@ -353,6 +449,16 @@ fn filtered(rows: &RecordBatch, by: &BooleanArray) -> Result<RecordBatch> {
 /// The opposite of marks without NULL.
 fn not(marks: &BooleanArray) -> BooleanArray {
     BooleanArray::new(!marks.values(), None)
+}
+
+/// The error for rows that differ now and did not when the run was planned.
+fn moved_since(keys: u64) -> Error {
+    Error::invalid(format!(
+        "the plan does not show {keys} of the rows that the run would change now: the sink has changed since, or a table without versions \
+         that the run joins"
+    ))
+    .with_help("plan it again with another 'run_id'")
+    .without_row()
 }
 
 fn not_kept(reason: &dyn std::fmt::Display) -> Error {

@@ -11,8 +11,7 @@ use super::*;
 use crate::core::archive::OffsetRange;
 use crate::core::jobs::SourceProgress;
 use crate::core::runs::{
-    Chunks, EmitRows, Finality, GivenOut, LateRows, PublishedBatches, PublishedIndex, TimeRange,
-    TimeRanges,
+    Chunks, EmitRows, Finality, GivenOut, LateRows, PublishedIndex, TimeRange, TimeRanges,
 };
 
 /// A session of a user, or a tombstone of one: user, start, end, count.
@@ -118,12 +117,18 @@ fn sessions(times: &[(usize, i64)]) -> Vec<Row> {
 }
 
 fn everything_is_there(published: &[Row]) -> (PublishedPast, PublishedRows) {
-    let rows = PublishedRows {
+    (PublishedPast::default(), in_topic(published, 0))
+}
+
+/// Rows of a topic whose first offset this is, all of which the job has written.
+fn in_topic(published: &[Row], low: i64) -> PublishedRows {
+    PublishedRows {
         rows: batch(published),
-        low: Some([(0, 0)].into()),
-        ranges: BTreeMap::new(),
-    };
-    (PublishedPast::default(), rows)
+        settled: published.len(),
+        low: Some([(0, low)].into()),
+        ranges: Default::default(),
+        records: None,
+    }
 }
 
 fn again<'a>(
@@ -171,7 +176,7 @@ proptest! {
             let computed: Vec<Row> = expected.iter().filter(has_row).copied().collect();
             let of = |emit| {
                 let again = again((&chunk, &whole), &comparison);
-                comparison.compare(&batch(&computed), (&past, &sink), again, options(emit, withdraw)).unwrap()
+                comparison.compare(&batch(&computed), (&past, &sink), again, (options(emit, withdraw), None)).unwrap()
             };
             let (of_all, of_changed) = (of(EmitRows::All), of(EmitRows::Changed));
             prop_assert!(of_changed.rows.num_rows() <= of_all.rows.num_rows());
@@ -219,15 +224,8 @@ fn what_the_topic_has_lost_is_unknown() {
     };
     index.add(closed(0, 50), &offsets(0, 10));
     index.add(closed(2 * hour, 2 * hour + 50), &offsets(10, 20));
-    let past = PublishedPast::from(vec![PublishedBatches {
-        index,
-        ..PublishedBatches::default()
-    }]);
-    let sink = PublishedRows {
-        rows: batch(&[]),
-        low: Some([(0, 5)].into()),
-        ranges: BTreeMap::new(),
-    };
+    let past = PublishedPast::from(index);
+    let sink = in_topic(&[], 5);
     let whole = TimeRanges::from(TimeRange::try_new(0, 3 * hour).unwrap());
     let chunks = Chunks::new(comparison.grouping, whole.clone());
     let chunk = chunks.next(None, i64::MAX).unwrap();
@@ -237,7 +235,7 @@ fn what_the_topic_has_lost_is_unknown() {
         finality: Finality::new(comparison.grouping, Some(9 * hour)),
         ..again((&chunk, &whole), &comparison)
     };
-    let found = comparison.compare(&computed, (&past, &sink), again, options);
+    let found = comparison.compare(&computed, (&past, &sink), again, (options, None));
     let found = found.unwrap();
     assert_eq!((found.counts.unknown, found.counts.new), (1, 1));
     assert_eq!(found.rows.num_rows(), 2);
@@ -256,7 +254,7 @@ fn what_differs_is_kept() {
     let computed = batch(&[("a", 0, 30, 4), ("b", 0, 9, 1)]);
     let options = options(EmitRows::Changed, false);
     let again = again((&chunk, &whole), &comparison);
-    let found = comparison.compare(&computed, (&past, &sink), again, options);
+    let found = comparison.compare(&computed, (&past, &sink), again, (options, None));
     let found = found.unwrap();
     assert_eq!((found.counts.same, found.counts.gone), (1, 1));
     assert!(found.withdrawn.is_none());
@@ -275,4 +273,89 @@ fn what_differs_is_kept() {
             .unwrap()
             > 0
     );
+}
+
+/// The keys of rows that are withdrawn.
+fn withdrawn(of: &ComparedRows) -> Vec<(String, i64)> {
+    let gone = of.withdrawn.iter().flat_map(rows);
+    gone.map(|(user, start, ..)| (user, start)).collect()
+}
+
+#[test]
+fn only_rows_that_the_run_could_give_again_are_gone() {
+    let comparison = comparison();
+    let whole = TimeRanges::from(TimeRange::try_new(0, 100).unwrap());
+    let chunks = Chunks::new(comparison.grouping, whole.clone());
+    let chunk = chunks.next(None, i64::MAX).unwrap();
+    let (past, mut sink) =
+        everything_is_there(&[("a", 0, 10, 1), ("a", 20, 30, 2), ("b", 40, 50, 1)]);
+    let options = options(EmitRows::Changed, true);
+    let gone = |sink: &PublishedRows| {
+        let again = again((&chunk, &whole), &comparison);
+        let none = batch(&[]);
+        let found = comparison.compare(&none, (&past, sink), again, (options, None));
+        withdrawn(&found.unwrap())
+    };
+    assert_eq!(gone(&sink).len(), 3);
+    // The last one is of another writer, or of records that came in since.
+    sink.settled = 2;
+    let expected = [("a".to_owned(), 0), ("a".to_owned(), 20)];
+    assert_eq!(gone(&sink), expected);
+}
+
+#[test]
+fn what_is_applied_keeps_to_the_plan() {
+    let comparison = comparison();
+    let whole = TimeRanges::from(TimeRange::try_new(0, 100).unwrap());
+    let chunks = Chunks::new(comparison.grouping, whole.clone());
+    let chunk = chunks.next(None, i64::MAX).unwrap();
+    let computed = batch(&[("a", 0, 10, 1), ("a", 20, 30, 2), ("b", 40, 50, 1)]);
+    let against = |published: &[Row], plan: Option<&PlannedRows>, overwrite: bool| {
+        let (past, sink) = everything_is_there(published);
+        let again = again((&chunk, &whole), &comparison);
+        let options = RunOptions {
+            overwrite,
+            ..options(EmitRows::Changed, true)
+        };
+        comparison.compare(&computed, (&past, &sink), again, (options, plan))
+    };
+    // One is the same, one is changed, one is new, and one is gone.
+    let then = [("a", 0, 10, 1), ("a", 20, 25, 1), ("b", 60, 70, 1)];
+    let planned = against(&then, None, false).unwrap();
+    let kept = KeptChanges::read(&comparison.file(&planned).unwrap().into()).unwrap();
+    let plan = comparison.planned(&[kept]).unwrap();
+    assert!(plan.size() > 0);
+    let applied = against(&then, Some(&plan), false).unwrap();
+    assert_eq!(applied.counts, planned.counts);
+    assert_eq!(withdrawn(&applied), [("b".to_owned(), 60)]);
+    // What is gone now and was not published then stays. What the job has published as the run gives it is not written.
+    let more = [then.as_slice(), &[("b", 40, 50, 1), ("b", 80, 90, 1)]].concat();
+    let applied = against(&more, Some(&plan), false).unwrap();
+    assert_eq!(withdrawn(&applied), [("b".to_owned(), 60)]);
+    assert_eq!((applied.counts.same, applied.counts.new), (2, 0));
+    for (place, row) in [
+        // It was the same.
+        (0, ("a", 0, 10, 7)),
+        // It was changed, and it was gone: both are others now.
+        (1, ("a", 20, 25, 9)),
+        (2, ("b", 60, 70, 9)),
+    ] {
+        let mut moved = then.to_vec();
+        moved[place] = row;
+        let refused = against(&moved, Some(&plan), false).unwrap_err();
+        let said = refused.message();
+        assert!(said.contains("does not show 1 of the rows"), "{said}");
+        assert!(against(&moved, Some(&plan), true).is_ok());
+    }
+    // A row that was the same has been withdrawn since.
+    let refused = against(&then[1..], Some(&plan), false).unwrap_err();
+    assert!(
+        refused.message().contains("does not show 1 of"),
+        "{refused}"
+    );
+    // All was the same: nothing may differ.
+    let all = [("a", 0, 10, 1), ("a", 20, 30, 2), ("b", 40, 50, 1)];
+    let nothing = comparison.planned(&[]).unwrap();
+    assert!(against(&all, Some(&nothing), false).is_ok());
+    assert!(against(&then, Some(&nothing), false).is_err());
 }

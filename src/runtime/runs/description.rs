@@ -37,7 +37,6 @@ pub(super) async fn outcome_rows(
     let RunOutcome {
         run: row,
         said,
-        left,
         warnings: messages,
     } = outcome;
     let mut rows = vec![
@@ -51,9 +50,6 @@ pub(super) async fn outcome_rows(
         ("sql_version", row.text_version.clone()),
     ];
     rows.extend(progress(row));
-    if left.count() > 0 {
-        rows.push(("left out", left.to_string()));
-    }
     if matches!(row.state, RunState::Planning | RunState::Planned) {
         rows.extend(first_changes(store, run).await?);
     }
@@ -112,6 +108,9 @@ fn progress(row: &RunRow) -> Vec<(&'static str, String)> {
         );
         rows.push(("written", written));
     }
+    if row.left.count() > 0 {
+        rows.push(("left out", row.left.to_string()));
+    }
     if let Some(position) = &row.position {
         let percent = f64::from(row.done) / 10.0;
         rows.push(("last chunk", format!("{position}; {percent} % done")));
@@ -143,20 +142,25 @@ async fn first_changes(store: &RunStore, run: &StoredRun) -> Result<Vec<(&'stati
     let Some(events) = &run.history.run else {
         return Ok(Vec::new());
     };
-    let counts = events.counts();
-    let kinds: [(&'static str, u64); 4] = [
-        ("changed", counts.changed),
-        ("new", counts.new),
-        ("gone", counts.gone),
-        ("unknown", counts.unknown),
-    ];
+    let kinds = kinds_of(events.counts());
     let wanted = |count: u64| usize::try_from(count).map_or(SHOWN, |count| count.min(SHOWN));
     let mut found: BTreeMap<&str, Vec<String>> = BTreeMap::new();
     for (number, chunk) in (1..).zip(&events.compared) {
         let is_enough =
             |(kind, count): &(&str, u64)| found.get(kind).map_or(0, Vec::len) >= wanted(*count);
-        if kinds.iter().all(is_enough) {
+        let missing: Vec<&str> = kinds
+            .iter()
+            .filter(|&kind| !is_enough(kind))
+            .map(|(kind, _)| *kind)
+            .collect();
+        if missing.is_empty() {
             break;
+        }
+        // A file without a row of these is not read.
+        let of_chunk = kinds_of(chunk.counts);
+        let has_kind = |(kind, count): &(&str, u64)| *count > 0 && missing.contains(kind);
+        if !of_chunk.iter().any(has_kind) {
+            continue;
         }
         let Some(rows) = change_rows(store, run, number, chunk).await? else {
             continue;
@@ -185,6 +189,16 @@ async fn first_changes(store: &RunStore, run: &StoredRun) -> Result<Vec<(&'stati
         }
     }
     Ok(rows)
+}
+
+/// The kinds of rows that are shown, each with its count.
+fn kinds_of(counts: ChangeCounts) -> [(&'static str, u64); 4] {
+    [
+        ("changed", counts.changed),
+        ("new", counts.new),
+        ("gone", counts.gone),
+        ("unknown", counts.unknown),
+    ]
 }
 
 /// Kind and text of changes in the columns of `system.run_changes`.

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::core::jobs::{JobHistory, JobPhase};
+use crate::core::runs::RunSpec;
 use crate::error::{Error, ErrorKind, Result, Subject};
 use crate::runtime::definitions::{JobDefinition, check_secrets, define, job_definition};
 use crate::runtime::job_status::RunOptions;
@@ -22,6 +23,16 @@ pub struct RunHost<'a> {
     /// Stop signal, status and metrics of the runs that the statement runs.
     pub(super) options: RunOptions,
     pub(super) store: RunStore,
+}
+
+/// The job of a run, as it is now.
+pub(super) enum JobOfRun {
+    /// It is there.
+    Present(Box<PresentJob>),
+    /// It was dropped: the query that the run was made of.
+    Dropped(Box<JobQuery>),
+    /// Another job has its name.
+    Another,
 }
 
 /// A job as it is defined now.
@@ -102,13 +113,36 @@ impl<'a> RunHost<'a> {
                 format!("job {name} was dropped"),
             ));
         }
-        let session = self.session_with(&history.tables).await?;
+        let query = self.planned(&history.text, &history.tables).await?;
+        Ok(PresentJob { id, history, query })
+    }
+
+    /// The job that a run was made of, planned as it runs now, or as it ran when the run was made if it was dropped.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be planned; the store does not answer.
+    pub(super) async fn job_of(&self, spec: &RunSpec) -> Result<JobOfRun> {
+        let found = self.jobs.store.find(&spec.job).await?;
+        Ok(match found {
+            Some((id, _)) if id.to_string() != spec.job_id => JobOfRun::Another,
+            Some((id, history)) if history.phase != JobPhase::Dropped => {
+                let query = self.planned(&history.text, &history.tables).await?;
+                JobOfRun::Present(Box::new(PresentJob { id, history, query }))
+            }
+            _ => JobOfRun::Dropped(Box::new(self.planned(&spec.text, &spec.tables).await?)),
+        })
+    }
+
+    /// The query of a job with this statement and these tables.
+    async fn planned(&self, text: &str, tables: &[String]) -> Result<JobQuery> {
+        let session = self.session_with(tables).await?;
         let JobDefinition {
             options,
             insert,
             emit,
-        } = job_definition(&history.text)?;
+        } = job_definition(text)?;
         let (_, query) = self.jobs.planned(&session, &options, insert, emit).await?;
-        Ok(PresentJob { id, history, query })
+        Ok(query)
     }
 }

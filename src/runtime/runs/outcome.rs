@@ -1,6 +1,5 @@
 //! What statements about runs answer with: values, which others show.
 
-use crate::core::runs::LeftGroups;
 use crate::store::RunRow;
 
 /// What a run would do.
@@ -19,8 +18,6 @@ pub struct RunOutcome {
     pub run: RunRow,
     /// What the statement has done, for the user.
     pub said: String,
-    /// What it left out, as far as this process has computed it.
-    pub left: LeftGroups,
     /// What the user should know.
     pub warnings: Vec<String>,
 }

@@ -7,7 +7,7 @@ use crate::core::jobs::{
     BatchVersion, ChangeCounts, ChunkExtent, ComparedChunk, Gaps, LogEntry, Partitions, RunEvent,
     RunStage, SourceProgress,
 };
-use crate::core::runs::{LeftGroups, RunState, TIME_AXIS, chunk_extent, compared_to};
+use crate::core::runs::{RunState, TIME_AXIS, chunk_extent, compared_to};
 use crate::error::{Error, ErrorKind, Result};
 use crate::runtime::adaptive_batch_size::AdaptiveBatchSize;
 use crate::runtime::batch::{BatchChoice, BatchRanges};
@@ -25,7 +25,7 @@ use crate::runtime::source_ends;
 use crate::runtime::takeover::append_to;
 use crate::store::StoredRun;
 
-/// Computes the chunks of a run that no plan has computed yet, until the plan is complete. Gives what it left out of these.
+/// Computes the chunks of a run that no plan has computed yet, until the plan is complete.
 ///
 /// # Errors
 ///
@@ -34,7 +34,7 @@ pub(super) async fn plan_run(
     host: &RunHost<'_>,
     run: &mut StoredRun,
     ready: &ReadyRun,
-) -> Result<LeftGroups> {
+) -> Result<()> {
     let job = &ready.job;
     let owner = owner();
     let takeover = LogEntry::Takeover {
@@ -52,7 +52,7 @@ pub(super) async fn plan_run(
         id: run.id,
         name: job.name.clone(),
         owner: owner.clone(),
-        statuses: host.options.statuses.clone(),
+        statuses: host.options.statuses.of_runs(),
     };
     let mut planner = Planner {
         host,
@@ -61,7 +61,6 @@ pub(super) async fn plan_run(
         sources: job.environment.tables.sources(&job.query, None)?,
         owner,
         pace: AdaptiveBatchSize::default(),
-        left: LeftGroups::default(),
     };
     let steps = async {
         while planner.step(run).await? {}
@@ -72,7 +71,7 @@ pub(super) async fn plan_run(
         () = heart.beat() => Err(Error::internal("the heartbeats have ended")),
     };
     heart.stop().await;
-    planned.map(|()| planner.left)
+    planned
 }
 
 struct Planner<'a> {
@@ -83,7 +82,6 @@ struct Planner<'a> {
     /// The name of this process in the run's log.
     owner: String,
     pace: AdaptiveBatchSize,
-    left: LeftGroups,
 }
 
 impl Planner<'_> {
@@ -132,7 +130,7 @@ impl Planner<'_> {
         self.append(run, event).await?;
         failpoint::reach("compared");
         let lag = source_ends::lag(self.before(run).as_ref(), &ends);
-        let statuses = &self.host.options.statuses;
+        let statuses = self.host.options.statuses.of_runs();
         statuses.update(&self.job.name, |status| {
             status.report.batches += 1;
             status.lag = lag;
@@ -143,7 +141,7 @@ impl Planner<'_> {
     /// Waits while the running job falls behind.
     async fn give_way(&self, run: &StoredRun) -> Result<()> {
         let Environment { clock, tables } = &self.job.environment;
-        let statuses = &self.host.options.statuses;
+        let statuses = self.host.options.statuses.of_runs();
         let name = &self.job.name;
         let mut waits = false;
         while let Some(reason) = tables.wait_reason().await {
@@ -186,7 +184,7 @@ impl Planner<'_> {
 
     /// Computes the rows of a chunk, and compares them with those of the sink. Gives the event that says what was found.
     async fn compute(
-        &mut self,
+        &self,
         run: &StoredRun,
         extent: ChunkExtent,
         plans: &SourcePlans,
@@ -197,7 +195,7 @@ impl Planner<'_> {
         let rows = batch.rows().await?;
         let left = batch.finish().await?.left;
         let has_left = left.count() > 0;
-        let event = match self.comparison {
+        let mut event = match self.comparison {
             Some(comparison) => {
                 let compared = comparison.compare(&rows, batch.chunk.as_ref(), has_left);
                 let (compared, runs) = (compared.await?, &self.host.store);
@@ -211,9 +209,12 @@ impl Planner<'_> {
                     ..ChangeCounts::default()
                 },
                 changes: None,
+                left: Default::default(),
             }),
         };
-        self.left.add_all(left);
+        if let RunEvent::Compared(chunk) = &mut event {
+            chunk.left = left;
+        }
         Ok(event)
     }
 

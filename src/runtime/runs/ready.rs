@@ -14,6 +14,7 @@ use crate::runtime::runs::chunk_comparison::ChunkComparison;
 use crate::runtime::runs::host::RunHost;
 use crate::runtime::runs::job_watch::{JobWatch, job_id};
 use crate::runtime::runs::tables::RunTables;
+use crate::runtime::sinks;
 use crate::store::StoredRun;
 use crate::streaming::{JobQuery, RunFacts};
 
@@ -34,6 +35,8 @@ pub(super) enum Purpose {
     Plan,
     /// It is written: chunks are compared if that decides what is written.
     Write,
+    /// It is taken over to be ended: nothing is compared.
+    End,
 }
 
 /// Makes a run ready.
@@ -58,12 +61,21 @@ pub(super) async fn ready(
     let query = JobQuery::reprocessing(&session, insert, emit, facts).await?;
     host.jobs.check_delivery(query.sink())?;
     let query = Arc::new(query);
-    let is_compared = match purpose {
-        Purpose::Plan => true,
-        Purpose::Write => spec.options.emit == EmitRows::Changed || spec.options.withdraw,
+    let (is_compared, planned) = match purpose {
+        Purpose::Plan => (true, None),
+        Purpose::Write => {
+            let removes_gone = sinks::removes_gone(query.sink(), spec.options);
+            let plan = run.history.run.as_ref();
+            let is_planned = plan.is_some_and(|run| !run.compared.is_empty());
+            let is_compared = spec.options.emit == EmitRows::Changed
+                || removes_gone
+                || (is_planned && !spec.options.overwrite);
+            (is_compared, Some(run))
+        }
+        Purpose::End => (false, None),
     };
     let comparison = match is_compared && !query.sink().primary_key().is_empty() {
-        true => Some(Arc::new(comparison(host, &spec, &query).await?)),
+        true => Some(Arc::new(comparison(host, &spec, &query, planned).await?)),
         false => None,
     };
     let clock: Arc<dyn Clock> = Arc::new(MachineClock);
@@ -88,11 +100,12 @@ pub(super) async fn ready(
     Ok(ReadyRun { job, comparison })
 }
 
-/// Compares the chunks of a run with what its job and its runs have published until now.
+/// Compares the chunks of a run with what its job and its runs have published until then.
 async fn comparison(
     host: &RunHost<'_>,
     spec: &Arc<RunSpec>,
     query: &Arc<JobQuery>,
+    planned: Option<&StoredRun>,
 ) -> Result<ChunkComparison> {
     let id = job_id(spec)?;
     let times = query.time_columns()?;
@@ -102,6 +115,7 @@ async fn comparison(
         Arc::clone(query),
         Arc::clone(spec),
         (times.start.as_deref(), times.end.as_deref()),
+        planned,
     )
     .await
 }

@@ -1,17 +1,28 @@
 //! `FOR (SELECT …)`: the check of its query, whose errors have their place in the whole statement. The run reads its text again.
 
+use std::ops::ControlFlow;
+
+use anabranch_udfs::Walk as _;
 use datafusion::arrow::datatypes::{DataType, Schema};
 use datafusion::sql::parser::Statement as SqlStatement;
-use datafusion::sql::sqlparser::ast::{Query, Statement as AnsiStatement};
+use datafusion::sql::sqlparser::ast::{
+    Expr, Ident, ObjectName, ObjectNamePart, Query, Statement as AnsiStatement, Visitor,
+};
 
 use crate::error::{Error, Result};
 use crate::planner::ast::RowsQuery;
 use crate::planner::types::type_name;
-use crate::planner::{RawStatement, Script, Statement, WordSpans, parse_statement};
+use crate::planner::{RawStatement, Script, Statement, WordSpans, normalize, parse_statement};
 use crate::session::Session;
 
 const FORM: &str =
     r#"write FOR (SELECT topic, partition, "offset" FROM system.late_rows WHERE job = '…')"#;
+
+/// The tables of the schema `system` with rows that jobs have set aside.
+const SET_ASIDE: [&str; 2] = ["late_rows", "dead_letters"];
+
+/// The column of these tables that names the run by which a row was repaired.
+const REPAIRED_BY: &str = "repaired_by";
 
 /// Checks the columns of the query, which is not run; gives its text. `places` are those of the whole statement.
 ///
@@ -40,18 +51,71 @@ pub(super) async fn checked_rows(
 
 /// Whether a text is read as this query: it runs from its text, and a text in quotes is not always printed as it was read.
 fn is_text_of(text: &str, query: &Query) -> bool {
-    let read = || {
-        let [raw] = Script::new("FOR", text).split().ok()?.try_into().ok()?;
-        let raw: RawStatement = raw;
-        parse_statement(&raw).ok()
-    };
-    let Some(Statement::Sql(read)) = read().map(|read| read.statement) else {
-        return false;
+    query_of(text).is_some_and(|read| *read == *query)
+}
+
+/// The query of a text, if it is one.
+fn query_of(text: &str) -> Option<Box<Query>> {
+    let [raw] = Script::new("FOR", text).split().ok()?.try_into().ok()?;
+    let raw: RawStatement = raw;
+    let Statement::Sql(read) = parse_statement(&raw).ok()?.statement else {
+        return None;
     };
     let SqlStatement::Statement(ansi) = *read else {
-        return false;
+        return None;
     };
-    matches!(*ansi, AnsiStatement::Query(read) if *read == *query)
+    match *ansi {
+        AnsiStatement::Query(query) => Some(query),
+        _ => None,
+    }
+}
+
+/// Whether a query of `FOR` selects among the rows that jobs have set aside, and leaves it to the run which of them are repaired: it
+/// reads their tables, and does not name `repaired_by`.
+pub(super) fn selects_unrepaired(text: &str) -> bool {
+    let mut parts = QueryParts::default();
+    if let Some(query) = query_of(text) {
+        // The visitor never breaks.
+        let _ = query.as_ref().walk(&mut parts);
+    }
+    parts.reads_set_aside && !parts.names_repair
+}
+
+/// What a query of `FOR` is about.
+#[derive(Default)]
+struct QueryParts {
+    /// `system.late_rows` or `system.dead_letters`.
+    reads_set_aside: bool,
+    /// The column `repaired_by`.
+    names_repair: bool,
+}
+
+impl QueryParts {
+    fn see(&mut self, name: &Ident) {
+        self.names_repair |= normalize(name) == REPAIRED_BY;
+    }
+}
+
+impl Visitor for QueryParts {
+    type Break = ();
+
+    fn pre_visit_relation(&mut self, relation: &ObjectName) -> ControlFlow<()> {
+        let names = relation.0.iter().filter_map(ObjectNamePart::as_ident);
+        let names: Vec<String> = names.map(normalize).collect();
+        if let [.., schema, table] = names.as_slice() {
+            self.reads_set_aside |= schema == "system" && SET_ASIDE.contains(&table.as_str());
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn pre_visit_expr(&mut self, expr: &Expr) -> ControlFlow<()> {
+        match expr {
+            Expr::Identifier(name) => self.see(name),
+            Expr::CompoundIdentifier(names) => names.iter().for_each(|name| self.see(name)),
+            _ => {}
+        }
+        ControlFlow::Continue(())
+    }
 }
 
 fn check_columns(schema: &Schema) -> Result<()> {
@@ -133,6 +197,26 @@ mod tests {
         }
         let query = "SELECT 'it''s' AS topic, 0 AS partition, 1 AS \"offset\"";
         assert!(checked(query).await.is_ok());
+    }
+
+    #[test]
+    fn a_query_of_what_was_set_aside_leaves_out_what_is_repaired_unless_it_says_more() {
+        const COLUMNS: &str = "SELECT topic, partition, \"offset\" FROM";
+        for (rest, expected) in [
+            ("system.late_rows WHERE job = 'j'", true),
+            ("SYSTEM.Dead_Letters", true),
+            ("(SELECT * FROM \"system\".\"late_rows\") AS l", true),
+            ("visits v JOIN system.late_rows l USING (\"offset\")", true),
+            ("system.late_rows WHERE repaired_by IS NULL", false),
+            ("system.late_rows l WHERE l.Repaired_By = 'bad'", false),
+            ("visits", false),
+            ("late_rows", false),
+            ("system.runs WHERE reason = 'system.late_rows'", false),
+        ] {
+            let query = format!("{COLUMNS} {rest}");
+            assert_eq!(selects_unrepaired(&query), expected, "{query}");
+        }
+        assert!(!selects_unrepaired("DROP TABLE system.late_rows"));
     }
 
     /// A part of the message, the text at the place, and a part of the help.

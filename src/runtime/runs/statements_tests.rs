@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use datafusion::arrow::array::{AsArray as _, RecordBatch};
 
 use super::*;
-use crate::core::jobs::{LogEntry, RunEvent};
+use crate::core::jobs::{BatchVersion, LogEntry, RunEvent};
 use crate::planner::{Script, Statement, parse_statement};
 use crate::session::system::run_rows::tests::{commit, compare, created};
 use crate::session::{SessionOptions, StatementOutcome};
@@ -136,7 +136,7 @@ async fn a_run_is_described_and_aborted() {
     assert!(described["next"][0].starts_with("APPLY RUN 'fix_42' continues it"));
     let said = place.said("ABORT RUN 'fix_42'").await;
     assert!(
-        said.contains("1 chunks with 3 rows stay in the sink"),
+        said.contains("1 chunk with 3 rows stays in the sink"),
         "{said}"
     );
     let said = place.said("ABORT RUN 'fix_42'").await;
@@ -147,6 +147,33 @@ async fn a_run_is_described_and_aborted() {
     created(&store, "other").await;
     let said = place.said("ABORT RUN 'other'").await;
     assert!(said.contains("it has written nothing"), "{said}");
+}
+
+/// A run whose sink cannot be opened any more, and of which a chunk may be there.
+#[tokio::test]
+async fn a_run_that_cannot_be_taken_over_is_aborted_with_a_warning() {
+    let place = Process::new();
+    let store = place.store();
+    let mut run = created(&store, "fix_42").await;
+    let approved = store.append(&mut run, RunEvent::Approved, 4_000).await;
+    assert!(approved.unwrap());
+    commit(&store, &mut run, 1, (0, HOUR / 2)).await;
+    let next = BatchVersion {
+        batch: 2,
+        sequence: run.history.next,
+        parent: run.history.last().map(|last| last.version.clone()),
+        ..BatchVersion::default()
+    };
+    let name = JobStore::version_name(run.history.next);
+    store.jobs().stage(run.id, &name, &next).await.unwrap();
+    let said = place.said("ABORT RUN 'fix_42'").await;
+    let warning = "\nwarning: it is not known whether chunk 2 is in the sink: ";
+    assert!(
+        said.contains("1 chunk with 3 rows stays in the sink"),
+        "{said}"
+    );
+    assert!(said.contains(warning), "{said}");
+    assert_eq!(place.described("fix_42").await["state"], ["ABORTED"]);
 }
 
 #[tokio::test]

@@ -45,6 +45,10 @@ impl JobTables for RunTables {
         query.sources().keys().map(open).collect()
     }
 
+    fn are_of_run(&self) -> bool {
+        true
+    }
+
     fn sink(&self, query: &JobQuery, id: JobId, _: &str) -> Result<Box<dyn OpenSink>> {
         let added = [
             ("source", SOURCE.to_owned()),

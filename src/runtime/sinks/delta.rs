@@ -48,9 +48,9 @@ pub(in crate::runtime) enum DeltaWrite {
 /// The columns of a table by which the rows that a chunk covers are found.
 #[derive(Debug, Clone)]
 pub(in crate::runtime) struct CoveredColumns {
-    /// The start of a window or session, or the event time of a row.
+    /// The start of a window, or the event time of a row.
     pub(in crate::runtime) start: Option<String>,
-    /// The end of a window or session.
+    /// The end of a window.
     pub(in crate::runtime) end: Option<String>,
     /// What of a chunk is final.
     pub(in crate::runtime) finality: Finality,
@@ -58,14 +58,19 @@ pub(in crate::runtime) struct CoveredColumns {
 
 impl CoveredColumns {
     /// The bounds of the rows that a chunk covers.
-    fn bounds(&self, chunk: &Chunk) -> Vec<ColumnBounds> {
+    ///
+    /// # Errors
+    ///
+    /// It is one of sessions, which are found by their key alone.
+    fn bounds(&self, chunk: &Chunk) -> Result<Vec<ColumnBounds>> {
         let covered = chunk.covers(self.finality);
+        let covered = covered.ok_or_else(|| Error::internal("a replacement of sessions"))?;
         let columns = [(&self.start, covered.starts), (&self.end, covered.ends)];
         let bounds = columns.into_iter().filter_map(|(column, bounds)| {
             let column = column.clone().filter(|_| !bounds.are_open())?;
             Some(ColumnBounds { column, bounds })
         });
-        bounds.collect()
+        Ok(bounds.collect())
     }
 }
 
@@ -312,7 +317,7 @@ impl JobSink for TableSink {
                 let chunk = batch.chunk.as_ref();
                 let chunk =
                     chunk.ok_or_else(|| Error::internal("a replacement without a chunk"))?;
-                let covered = columns.bounds(chunk);
+                let covered = columns.bounds(chunk)?;
                 let prepared = handle.prepare_replacement(covered, plan, context);
                 Box::new(prepared.await?)
             }
@@ -482,7 +487,7 @@ mod tests {
                 end: end.map(str::to_owned),
                 finality: Finality::new(grouping, Some(watermark)),
             };
-            columns.bounds(&chunk)
+            columns.bounds(&chunk).unwrap()
         };
         // Windows that end after 20 and by 40.
         let (starts, ends) = (bounds("s", -9, 11), bounds("e", 21, 41));
@@ -499,6 +504,6 @@ mod tests {
             end: Some("e".to_owned()),
             finality: Finality::new(Grouping::Rows, None),
         };
-        assert_eq!(columns.bounds(&chunk), [bounds("t", 20, 25)]);
+        assert_eq!(columns.bounds(&chunk).unwrap(), [bounds("t", 20, 25)]);
     }
 }

@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::core::jobs::Identity;
-use crate::core::runs::{Emission, Finality, RunSpec};
+use crate::core::runs::{Emission, Finality, Grouping, RunOptions, RunSpec};
 use crate::error::{Error, Result, Subject};
 use crate::runtime::sink::OpenSink;
 use crate::runtime::sinks::delta::{CoveredColumns, DeltaWrite};
@@ -78,10 +78,35 @@ pub(super) fn check_for_run(query: &JobQuery, spec: &RunSpec) -> Result<()> {
     }
 }
 
+/// Whether a run with these options removes rows of its range that it does not have. A row of a Delta table does not say who has written
+/// it, so there it is `'overwrite'` that replaces all of the range.
+pub(super) fn removes_gone(table: &JobSinkTable, options: RunOptions) -> bool {
+    match table {
+        JobSinkTable::Delta(_) => options.overwrite && !options.append,
+        JobSinkTable::Kafka(_) | JobSinkTable::Subscriber => options.withdraw,
+    }
+}
+
 /// How a run puts its rows into a Delta table: it merges them by the table's key, or replaces what a chunk covers by the columns with
 /// the times of its results.
 fn delta_write(query: &JobQuery, handle: &DeltaTableHandle, spec: &RunSpec) -> Result<DeltaWrite> {
-    if spec.options.append {
+    let RunOptions {
+        append,
+        overwrite,
+        withdraw,
+        ..
+    } = spec.options;
+    if withdraw && !overwrite {
+        return Err(Error::invalid(format!(
+            "a run cannot withdraw rows of Delta table '{}': a row there does not say whether the job has written it, or others have",
+            handle.location()
+        ))
+        .about(Subject::option("withdraw"))
+        .with_help(
+            "pause the job, and write WITH ('overwrite' 'true'): it removes all rows of the range that the run does not have",
+        ));
+    }
+    if append {
         return Ok(DeltaWrite::AppendPart);
     }
     let key = handle.primary_key_names();
@@ -96,8 +121,11 @@ fn delta_write(query: &JobQuery, handle: &DeltaTableHandle, spec: &RunSpec) -> R
         (Emission::Offsets(_), _) | (_, Some(_)) => {
             "rows of selected offsets do not tell which rows of the table they replace"
         }
+        _ if matches!(spec.grouping, Grouping::Sessions { .. }) => {
+            "sessions that were published may lie across the edge of its range, and are found by their key alone"
+        }
         _ if !is_told => "none of its columns is just the time of a result",
-        _ if !spec.options.overwrite => {
+        _ if !overwrite => {
             "rows of its range that the job or others have written meanwhile would be taken out as well"
         }
         _ => {

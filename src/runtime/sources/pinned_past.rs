@@ -221,7 +221,8 @@ fn check_same(table: &str, pin: &Pin, now: &Identity) -> Result<()> {
     }
 }
 
-fn offsets_text(lost: &[(i32, OffsetRange)]) -> String {
+/// The ranges of offsets, the first ones by name.
+pub(super) fn offsets_text(lost: &[(i32, OffsetRange)]) -> String {
     let named = lost.iter().take(NAMED).map(|(partition, range)| {
         let (from, to) = (range.from, range.to - 1);
         match from == to {

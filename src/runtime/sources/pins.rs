@@ -1,18 +1,20 @@
 //! The facts about its sources that a run is made of: which states it reads, which offsets there are, and how far the archives have come
 //! in event time.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::time::Duration;
 
-use crate::core::archive::{OffsetRanges, first_of_past};
+use crate::core::archive::{OffsetRange, OffsetRanges, PartitionOffsets, first_of_past};
 use crate::core::jobs::PartitionEnds;
 use crate::core::runs::{OffsetSet, PartitionArchive, Pin, PinnedAt, SourcePin};
 use crate::error::Result;
 use crate::runtime::owner::now;
-use crate::runtime::sources::pinned_past::{RunSource, lost, past_over};
+use crate::runtime::sources::pinned_past::{RunSource, lost, offsets_text, past_over};
 use crate::runtime::sources::pinned_topic::{PinnedTopic, pin_newest};
 use crate::streaming::JobQuery;
+use crate::tables::archive::{CoveredArchive, PinnedPast};
+use crate::tables::time::EventTime;
 
 /// `VACUUM` may end a run of an archive that keeps its files for a shorter time.
 const LEAST_RETENTION: Duration = Duration::from_secs(24 * 60 * 60);
@@ -28,6 +30,10 @@ pub(in crate::runtime) struct PinnedFacts {
     pub(in crate::runtime) archive: Vec<PartitionArchive>,
     /// How far the table's watermark is behind, in microseconds; none of a table without one.
     pub(in crate::runtime) delay: Option<i64>,
+    /// The first instant of which there are all records, in microseconds since 1970 UTC; none if none is missing.
+    pub(in crate::runtime) begins: Option<i64>,
+    /// A partition lacks its first records, and none of those that it has tells of which times they were.
+    pub(in crate::runtime) has_lost_times: bool,
     /// What may go wrong.
     pub(in crate::runtime) warnings: Vec<String>,
 }
@@ -77,24 +83,6 @@ pub(in crate::runtime) async fn pin_source(query: &JobQuery, table: &str) -> Res
     if !lost.is_empty() {
         return Err(source.in_neither(&lost));
     }
-    let event_time = source.topic.table().event_time().cloned();
-    let mut reached = Vec::new();
-    if let Some(event_time) = event_time.as_ref().filter(|_| keeps_time) {
-        // One row of a far future would make everything final: an archive without the records' timestamps does not tell it.
-        let ahead = i64::try_from(event_time.max_ahead.as_micros()).unwrap_or(i64::MAX);
-        let highest = past
-            .highest_times(now().saturating_mul(1_000).saturating_add(ahead))
-            .await?;
-        let of_partition = |ends: &PartitionEnds| {
-            let parts = past.parts().get(&ends.partition);
-            let is_archived = parts.is_none_or(|parts| parts.topic.end() != Some(ends.high));
-            PartitionArchive {
-                highest: highest.get(&ends.partition).copied(),
-                has_all: is_archived && ends.high == ends.latest,
-            }
-        };
-        reached = ends.iter().map(of_partition).collect();
-    }
     let mut warnings = Vec::new();
     let retention = source.archive.file_retention().await?;
     if retention < LEAST_RETENTION {
@@ -104,16 +92,152 @@ pub(in crate::runtime) async fn pin_source(query: &JobQuery, table: &str) -> Res
             retention.as_secs()
         ));
     }
+    if !archive.lost().is_empty() {
+        warnings.push(format!(
+            "{table}: the records at {} are gone for good, as a job has recorded that skipped them: results that had them are not whole",
+            ranges_text(archive.lost())
+        ));
+    }
+    let event_time = source.topic.table().event_time().cloned();
+    let times = match &event_time {
+        Some(event_time) => {
+            let look = TimesLook {
+                table,
+                archive: &archive,
+                past: &past,
+                from: &pin.from,
+                ends: &ends,
+            };
+            look.times(event_time, keeps_time, &mut warnings).await?
+        }
+        None => PastTimes::default(),
+    };
     Ok(PinnedFacts {
         pin,
         ranges,
-        archive: reached,
+        archive: times.archive,
         delay: event_time.map(|time| time.delay),
+        begins: times.begins,
+        has_lost_times: times.has_lost,
         warnings,
     })
 }
 
-/// The event times of the selected rows, ascending, each once: of sources that are pinned like this.
+/// A past whose event times are looked at.
+struct TimesLook<'a> {
+    /// The table's name in the job.
+    table: &'a str,
+    archive: &'a CoveredArchive,
+    past: &'a PinnedPast,
+    /// The first offset of each partition.
+    from: &'a BTreeMap<i32, i64>,
+    ends: &'a [PartitionEnds],
+}
+
+/// What the event times of a past say.
+#[derive(Debug, Default)]
+struct PastTimes {
+    archive: Vec<PartitionArchive>,
+    begins: Option<i64>,
+    has_lost: bool,
+}
+
+impl TimesLook<'_> {
+    /// What they say by the declaration of the event time. `keeps_time` says that the job has windows.
+    async fn times(
+        &self,
+        event_time: &EventTime,
+        keeps_time: bool,
+        warnings: &mut Vec<String>,
+    ) -> Result<PastTimes> {
+        let (table, past) = (self.table, self.past);
+        // One row of a far future would make everything final: an archive without the records' timestamps does not tell it.
+        let ahead = i64::try_from(event_time.max_ahead.as_micros()).unwrap_or(i64::MAX);
+        let latest = now().saturating_mul(1_000).saturating_add(ahead);
+        let lacking = self.lacking();
+        let first = past.without(self.archive.lost());
+        let first = first.first_times(&lacking, latest).await?;
+        // Unless the first record was late, none before it is later than it by more than the delay.
+        let begins = first.values().max().map(|first| {
+            let last_gone = first.saturating_add(event_time.delay.max(0));
+            last_gone.saturating_add(1)
+        });
+        let without_times = lacking.iter().filter(|of| !first.contains_key(*of));
+        let without_times: Vec<String> = without_times.map(ToString::to_string).collect();
+        if !without_times.is_empty() {
+            warnings.push(format!(
+                "partitions of {table} ({}) have lost their first records, and no later one tells of which times they were: windows and \
+                 sessions that had some of them are not whole",
+                without_times.join(", ")
+            ));
+        }
+        let mut times = PastTimes {
+            archive: Vec::new(),
+            begins,
+            has_lost: !without_times.is_empty(),
+        };
+        if !keeps_time {
+            return Ok(times);
+        }
+        let reached = past.reached_times(latest).await?;
+        if !reached.beyond.is_empty() {
+            let why = match self.archive.has_timestamps() {
+                true => String::new(),
+                false => format!(
+                    "; archive {} has no timestamps of records, by which a job sets them aside",
+                    self.archive.name()
+                ),
+            };
+            warnings.push(format!(
+                "{table}: the event times at {} are more than {} seconds from now. They make nothing final, and count in windows of then{why}",
+                ranges_text(&reached.beyond),
+                event_time.max_ahead.as_secs(),
+            ));
+        }
+        let of_partition = |ends: &PartitionEnds| {
+            let parts = past.parts().get(&ends.partition);
+            let is_archived = parts.is_none_or(|parts| parts.topic.end() != Some(ends.high));
+            PartitionArchive {
+                highest: reached.highest.get(&ends.partition).copied(),
+                has_all: is_archived && ends.high == ends.latest,
+            }
+        };
+        times.archive = self.ends.iter().map(of_partition).collect();
+        Ok(times)
+    }
+
+    /// The partitions that have had records before the first one that is left.
+    fn lacking(&self) -> BTreeSet<i32> {
+        let is_lost = |partition: i32, offset: i64| {
+            let lost = self.archive.lost().get(&partition);
+            let first = OffsetRange::new(offset, offset.saturating_add(1));
+            lost.is_some_and(|lost| lost.contains(first))
+        };
+        let from = self.from.iter();
+        let lacking = from.filter(|(partition, from)| **from > 0 || is_lost(**partition, **from));
+        lacking.map(|(partition, _)| *partition).collect()
+    }
+}
+
+fn ranges_text(offsets: &PartitionOffsets) -> String {
+    let ranges = offsets.iter().flat_map(|(partition, offsets)| {
+        let partition = *partition;
+        offsets.ranges().map(move |range| (partition, range))
+    });
+    let ranges: Vec<(i32, OffsetRange)> = ranges.collect();
+    offsets_text(&ranges)
+}
+
+/// The selected rows that can be used and have an event time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::runtime) struct SelectedTimes {
+    /// Their event times, ascending, each once.
+    pub(in crate::runtime) times: Vec<i64>,
+    /// Their offsets.
+    pub(in crate::runtime) rows: OffsetSet,
+}
+
+/// The event times of the selected rows, of sources that are pinned like this.
 ///
 /// # Errors
 ///
@@ -122,8 +246,8 @@ pub(in crate::runtime) async fn times_of(
     query: &JobQuery,
     pins: &BTreeMap<String, SourcePin>,
     selection: &OffsetSet,
-) -> Result<Vec<i64>> {
-    let mut times = Vec::new();
+) -> Result<SelectedTimes> {
+    let (mut times, mut rows) = (Vec::new(), Vec::new());
     for table in selection.tables() {
         let (Some(pin), Some(offsets)) = (pins.get(table), selection.of_table(table)) else {
             continue;
@@ -132,9 +256,17 @@ pub(in crate::runtime) async fn times_of(
         let past = source.past(pin, query.stream().is_some()).await?;
         let selected = past.restricted_to(offsets);
         source.check_topic(pin, &selected).await?;
-        times.extend(selected.event_times().await?);
+        let timed = selected.event_times().await?;
+        times.extend(timed.times);
+        for (partition, offsets) in &timed.offsets {
+            let ranges = offsets.ranges();
+            rows.extend(ranges.map(|range| (table.to_owned(), *partition, range.from..range.to)));
+        }
     }
     times.sort_unstable();
     times.dedup();
-    Ok(times)
+    Ok(SelectedTimes {
+        times,
+        rows: OffsetSet::of(rows),
+    })
 }

@@ -271,8 +271,30 @@ async fn a_source_is_pinned_with_all_that_a_run_rests_on() {
         ("visits".to_owned(), 1, 3..4),
     ]);
     let pins = BTreeMap::from([("visits".to_owned(), facts.pin)]);
-    let times = times_of(&query, &pins, &selection).await.unwrap();
-    assert_eq!(times, [3, 24, 25].map(at));
+    let found = times_of(&query, &pins, &selection).await.unwrap();
+    assert_eq!(found.times, [3, 24, 25].map(at));
+    assert_eq!(found.rows, selection);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn event_times_that_are_not_of_this_world_are_named() {
+    let lake = Lake::new("").await;
+    lake.archive(&places(1, 0..30)).await;
+    let far = r#"{"user_id":1,"event_time":"2999-01-01T00:00:00Z"}"#;
+    lake.broker.send("visits", [(1, far.to_owned())]);
+    lake.run(&format!("INSERT INTO raw VALUES ('{far}', 1, 30);"))
+        .await;
+    let query = lake.job(&format!("out {WINDOWED}")).await;
+    let facts = pin_source(&query, "visits").await.unwrap();
+    let highest = facts.archive[1].highest;
+    assert_eq!(highest, Some((BEGIN + 29) * SECOND));
+    let [warning] = facts.warnings.as_slice() else {
+        panic!("{:?}", facts.warnings);
+    };
+    let says = "visits: the event times at offset 30 of partition 1 are more than ";
+    assert!(warning.starts_with(says), "{warning}");
+    let says = "archive raw has no timestamps of records";
+    assert!(warning.contains(says), "{warning}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

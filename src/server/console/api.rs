@@ -439,9 +439,19 @@ async fn run_changes(
     path: Result<Path<(String, String)>, PathRejection>,
 ) -> ApiResult {
     let Path((run, kind)) = path.map_err(|error| Error::invalid(error.body_text()))?;
+    // The run has counted the rows of each kind: only the files of the first ones are read.
+    let total = match kind.as_str() {
+        kind @ ("changed" | "new" | "gone" | "unknown") => {
+            format!(
+                "(SELECT {} FROM system.runs WHERE run_id = $run)",
+                identifier(kind)
+            )
+        }
+        _ => "0".to_owned(),
+    };
     let sql = format!(
-        "SELECT *, count(*) OVER () AS total FROM system.run_changes WHERE run_id = $run AND kind = $kind \
-         ORDER BY chunk LIMIT {SET_ASIDE}"
+        "SELECT *, {total} AS total FROM (SELECT * FROM system.run_changes WHERE run_id = $run AND kind = $kind LIMIT {SET_ASIDE}) \
+         ORDER BY chunk"
     );
     let values = [("run", &*run), ("kind", &*kind)];
     let found = console.statements.ask(&caller, &sql, &values, OWN).await?;

@@ -32,6 +32,7 @@ use crate::session::names::inner_names::NamedQueries;
 use crate::session::options::{CATALOG, ForkOptions, JobMemory, SCHEMA, SessionOptions};
 use crate::session::physical::bounded_plan::BoundedPlanner;
 use crate::session::physical::delimiters::ShortDelimiters;
+use crate::session::physical::guarded_projections::GuardedProjections;
 use crate::session::physical::nan_statistics::{IgnoreFloatBounds, UnprunedFloats};
 use crate::session::physical::normalize_nan::NormalizeNan;
 use crate::session::physical::read_once::ReadOnce;
@@ -100,11 +101,17 @@ pub(super) fn common(
 }
 
 /// The engine's rules, after one that must precede all readers of statistics, and before those that must follow all pushdown of
-/// predicates.
+/// predicates. The rule that moves projections leaves those that a filter guards.
 fn physical_rules() -> Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> {
     let mut rules: Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> =
         vec![Arc::new(IgnoreFloatBounds)];
-    rules.extend(PhysicalOptimizer::new().rules);
+    let guarded = GuardedProjections::default();
+    for rule in PhysicalOptimizer::new().rules {
+        rules.push(match rule.name() == guarded.name() {
+            true => Arc::new(GuardedProjections::default()) as _,
+            false => rule,
+        });
+    }
     rules.push(Arc::new(UnprunedFloats));
     rules.push(Arc::new(KeepAllGroups));
     rules.push(Arc::new(ShortDelimiters));

@@ -7,7 +7,9 @@
 
 use std::sync::Arc;
 
-use anabranch_udfs::{CompleteSessions, CompleteSessionsAggregate, JSON_VALUES, with_one_parse};
+use anabranch_udfs::{
+    CompleteSessions, CompleteSessionsAggregate, JSON_VALUES, with_guards, with_one_parse,
+};
 use async_trait::async_trait;
 use datafusion::arrow::datatypes::DataType;
 use datafusion::catalog::Session;
@@ -58,7 +60,9 @@ impl QueryPlanner for BoundedPlanner {
         check(plan)?;
         let budget = memory_checks::budget(session.config_options());
         let plan = plan.clone();
-        let plan = plan.transform_down_with_subqueries(|plan| bounded(plan, budget))?;
+        let plan = plan.transform_down_with_subqueries(|plan| {
+            with_guards(plan)?.transform_data(|plan| bounded(plan, budget))
+        })?;
         self.inner.create_physical_plan(&plan.data, session).await
     }
 }

@@ -4,6 +4,7 @@ pub(crate) mod bounded_plan;
 pub(crate) mod constant_copies;
 pub(crate) mod constant_values;
 pub(crate) mod delimiters;
+pub(crate) mod guarded_projections;
 pub(crate) mod nan_statistics;
 pub(crate) mod normalize_nan;
 pub(crate) mod partwise_calls;

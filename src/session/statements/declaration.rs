@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use anabranch_udfs::expr_text;
 use datafusion::arrow::compute::kernels::cast_utils::parse_interval_month_day_nano;
 use datafusion::arrow::datatypes::{Field, SchemaRef};
 use datafusion::sql::sqlparser::ast::{BinaryOperator, Expr, Ident, Interval};
@@ -183,7 +184,7 @@ fn watermark(table: &CreateTable) -> Result<Option<(String, String, i64)>> {
         return Ok(None);
     };
     let delay = watermark_delay(column, expr)?;
-    Ok(Some((normalize(column), expr.to_string(), delay)))
+    Ok(Some((normalize(column), expr_text(expr), delay)))
 }
 
 /// The delay of `expr` behind the event time `column`, in microseconds.
@@ -232,7 +233,7 @@ fn delta_spec(table: &CreateTable, location: String, options: Options) -> Result
         let field = field(column)?;
         let generated = match &column.kind {
             ColumnKind::Physical => None,
-            ColumnKind::Generated { expr, .. } => Some(expr.to_string()),
+            ColumnKind::Generated { expr, .. } => Some(expr_text(expr)),
             ColumnKind::Metadata { span, .. } => {
                 return Err(Error::invalid("METADATA columns belong to Kafka tables").at(*span));
             }

@@ -5,27 +5,36 @@ use std::pin::pin;
 use std::sync::Arc;
 
 use datafusion::arrow::array::{
-    ArrayRef, BooleanArray, Int32Array, Int64Array, RecordBatch, StringArray,
-    TimestampMillisecondArray,
+    Array as _, ArrayRef, AsArray as _, BooleanArray, Int32Array, Int64Array, RecordBatch,
+    StringArray, TimestampMillisecondArray,
 };
 use datafusion::arrow::compute::{cast, concat_batches};
-use datafusion::arrow::datatypes::{DataType, TimeUnit};
+use datafusion::arrow::datatypes::{
+    DataType, Int32Type, Int64Type, TimeUnit, TimestampMicrosecondType,
+};
 use futures::{StreamExt as _, TryStreamExt as _};
+use tokio::sync::OnceCell;
 
 use crate::core::jobs::{
     BatchCommit, BatchVersion, DeadLetter, JobHistory, MakingText, ObservedState, observed_state,
 };
-use crate::core::runs::text_version;
+use crate::core::runs::{RepairingRun, text_version};
 use crate::error::{Error, Result};
 use crate::session::catalog::dead_letters;
 use crate::session::system::scan_filter::ScanFilter;
 use crate::state::decode_states;
 use crate::state::late_schema;
-use crate::store::{DataDir, FoundJob, JobId, JobStore, PackedBatch};
+use crate::store::{
+    DataDir, FoundJob, JobId, JobStore, PackedBatch, RunStore, StoredRun, readable_runs,
+    repairing_runs,
+};
 use crate::tables::bad_records::BadRecord;
 
 /// The number of jobs that are read concurrently.
 const READS_AT_ONCE: usize = 16;
+
+/// The column with the run that has repaired a row.
+pub(super) const REPAIRED_BY: &str = "repaired_by";
 
 /// The rows of a table, for these jobs and batches.
 pub(super) async fn rows_of(
@@ -54,7 +63,7 @@ pub(super) async fn rows_in(
     if name == "jobs" {
         return job_rows(store, jobs).await;
     }
-    let mut parts = Vec::new();
+    let (mut parts, runs) = (Vec::new(), OnceCell::new());
     for job in jobs {
         let (id, mut history) = job.found?;
         // For a restricted history only the selected batches are read.
@@ -62,7 +71,7 @@ pub(super) async fn rows_in(
         let is_last_only = name == "partitions";
         let keeps = |of: &BatchCommit| is_last_only || wanted.batches.contains(&of.batch);
         history.batches = all.filter(keeps).collect();
-        parts.push(rows_of_job(store, id, &history, name, wanted).await?);
+        parts.push(rows_of_job((store, &runs), id, &history, name, wanted).await?);
     }
     concat_batches(&empty_of(name)?.schema(), &parts).map_err(internal)
 }
@@ -254,8 +263,11 @@ async fn packed(
     Ok(batches)
 }
 
+/// The runs of the data directory, once a row asks for them.
+type Runs = OnceCell<Vec<StoredRun>>;
+
 async fn rows_of_job(
-    store: &JobStore,
+    (store, runs): (&JobStore, &Runs),
     id: JobId,
     history: &JobHistory,
     table: &str,
@@ -282,7 +294,9 @@ async fn rows_of_job(
                     letters.push((of.batch, found));
                 }
             }
-            dead_letter_rows(name, letters)
+            let has_rows = letters.iter().any(|(_, letters)| !letters.is_empty());
+            let repairs = repairs((store, runs), id, wanted.repairs && has_rows).await?;
+            dead_letter_rows(name, letters, &repairs)
         }
         _ => {
             let mut files = Vec::new();
@@ -295,15 +309,36 @@ async fn rows_of_job(
                     files.push((committed.batch, late));
                 }
             }
+            let repairs = repairs((store, runs), id, wanted.repairs && !files.is_empty()).await?;
             let mut parts = Vec::new();
             for (batch, bytes) in files {
                 for rows in decode_states(&bytes, &late_schema())? {
-                    parts.push(late_rows(name, batch, &rows)?);
+                    parts.push(late_rows(name, batch, &rows, &repairs)?);
                 }
             }
             concat_batches(&empty_of(table)?.schema(), &parts).map_err(internal)
         }
     }
+}
+
+/// The runs that may have repaired rows of a job, if there are any such rows.
+async fn repairs(
+    (store, runs): (&JobStore, &Runs),
+    id: JobId,
+    has_rows: bool,
+) -> Result<Vec<RepairingRun>> {
+    if !has_rows {
+        return Ok(Vec::new());
+    }
+    let store = RunStore::beside(store);
+    let runs = runs.get_or_try_init(|| readable_runs(&store)).await?;
+    repairing_runs(&store, runs, id).await
+}
+
+/// The run that has repaired a row last.
+fn repaired_by(repairs: &[RepairingRun], has: impl Fn(&RepairingRun) -> bool) -> Option<&str> {
+    let mut repairs = repairs.iter();
+    repairs.find(|run| has(run)).map(RepairingRun::run_id)
 }
 
 /// A table without rows.
@@ -312,8 +347,8 @@ pub(super) fn empty_of(table: &str) -> Result<RecordBatch> {
         "jobs" => rows_of_jobs(&[]),
         "partitions" => partition_rows("", None),
         "batches" => rows_of_batches("", &[], StringArray::new_null(0)),
-        "dead_letters" => dead_letter_rows("", Vec::new()),
-        _ => late_rows("", 0, &RecordBatch::new_empty(late_schema())),
+        "dead_letters" => dead_letter_rows("", Vec::new(), &[]),
+        _ => late_rows("", 0, &RecordBatch::new_empty(late_schema()), &[]),
     }
 }
 
@@ -357,11 +392,18 @@ fn partition_rows(job: &str, last: Option<&BatchVersion>) -> Result<RecordBatch>
     ])
 }
 
-fn dead_letter_rows(job: &str, batches: Vec<(u64, Vec<DeadLetter>)>) -> Result<RecordBatch> {
+fn dead_letter_rows(
+    job: &str,
+    batches: Vec<(u64, Vec<DeadLetter>)>,
+    repairs: &[RepairingRun],
+) -> Result<RecordBatch> {
     let mut records = Vec::new();
-    let (mut numbers, mut tables) = (Vec::new(), Vec::new());
+    let (mut numbers, mut tables, mut repaired) = (Vec::new(), Vec::new(), Vec::new());
     for (batch, letters) in batches {
         for letter in letters {
+            repaired.push(repaired_by(repairs, |run| {
+                run.has_dead_letter(&letter.table, letter.partition, letter.offset)
+            }));
             numbers.push(signed(batch));
             tables.push(letter.table);
             records.push(BadRecord {
@@ -381,11 +423,18 @@ fn dead_letter_rows(job: &str, batches: Vec<(u64, Vec<DeadLetter>)>) -> Result<R
         ("table", Arc::new(StringArray::from(tables))),
     ];
     columns.extend(dead_letters::columns(&records));
+    columns.push((REPAIRED_BY, Arc::new(StringArray::from(repaired))));
     batch(columns)
 }
 
-fn late_rows(job: &str, number: u64, rows: &RecordBatch) -> Result<RecordBatch> {
+fn late_rows(
+    job: &str,
+    number: u64,
+    rows: &RecordBatch,
+    repairs: &[RepairingRun],
+) -> Result<RecordBatch> {
     let count = rows.num_rows();
+    let repaired = repairs_of(rows, repairs)?;
     let numbers = Int64Array::from(vec![signed(number); count]);
     let schema = late_schema();
     let mut columns = vec![
@@ -395,7 +444,35 @@ fn late_rows(job: &str, number: u64, rows: &RecordBatch) -> Result<RecordBatch> 
     for (field, column) in schema.fields().iter().zip(rows.columns()) {
         columns.push((field.name().as_str(), Arc::clone(column)));
     }
+    columns.push((REPAIRED_BY, Arc::new(repaired)));
     batch(columns)
+}
+
+/// The run that has repaired each of these late rows.
+fn repairs_of(rows: &RecordBatch, repairs: &[RepairingRun]) -> Result<StringArray> {
+    let missing = || Error::internal("late rows in other columns");
+    let column = |name: &str| rows.column_by_name(name).ok_or_else(missing);
+    let topics = column("topic")?.as_string_opt::<i32>();
+    let topics = topics.ok_or_else(missing)?;
+    let partitions = column("partition")?.as_primitive_opt::<Int32Type>();
+    let partitions = partitions.ok_or_else(missing)?;
+    let offsets = column("offset")?.as_primitive_opt::<Int64Type>();
+    let offsets = offsets.ok_or_else(missing)?;
+    let bound = |name: &str| {
+        let bound = column(name)?.as_primitive_opt::<TimestampMicrosecondType>();
+        bound.ok_or_else(missing)
+    };
+    let (starts, ends) = (bound("window_start")?, bound("window_end")?);
+    let repaired = (0..rows.num_rows()).map(|row| {
+        let topic = topics.is_valid(row).then(|| topics.value(row))?;
+        let has_window = starts.is_valid(row) && ends.is_valid(row);
+        let window = has_window.then(|| (starts.value(row), ends.value(row)));
+        let (partition, offset) = (partitions.value(row), offsets.value(row));
+        repaired_by(repairs, |run| {
+            run.has_late_row(topic, partition, offset, window)
+        })
+    });
+    Ok(repaired.collect())
 }
 
 pub(super) fn same(text: &str, count: usize) -> ArrayRef {
@@ -428,11 +505,56 @@ pub(super) fn internal(error: datafusion::arrow::error::ArrowError) -> Error {
 
 #[cfg(test)]
 mod tests {
+    use anabranch_udfs::{AlignedWindows, WindowKind};
+    use datafusion::arrow::array::{TimestampMicrosecondArray, new_null_array};
     use datafusion::prelude::{col, lit};
 
     use super::*;
-    use crate::core::jobs::LogEntry;
+    use crate::core::jobs::{LogEntry, SourceProgress};
+    use crate::core::runs::spec::fixture;
+    use crate::core::runs::{Emission, Grouping, OffsetSet, RunSpec, TIME_AXIS, TimeRange};
     use crate::store::simulated::{Faults, RecordedReads, SimulatedDisk};
+
+    #[test]
+    fn late_rows_name_the_run_that_has_repaired_them() {
+        let windows = AlignedWindows::try_new(WindowKind::Tumble, 10, 10, 0).unwrap();
+        let mut spec = RunSpec {
+            grouping: Grouping::Aligned(windows),
+            emission: Emission::Time(TimeRange::try_new(20, 30).unwrap().into()),
+            selection: Some(OffsetSet::of([("visits".to_owned(), 0, 3..5)])),
+            watermark: Some(100),
+            ..fixture::spec("fix")
+        };
+        spec.asked.time = None;
+        let progress = SourceProgress { start: 20, end: 30 };
+        let last = BatchVersion {
+            sources: [("visits".to_owned(), [(TIME_AXIS, progress)].into())].into(),
+            ..BatchVersion::default()
+        };
+        let run = RepairingRun::new(spec, last, false, OffsetSet::default());
+        let times = |of: [i64; 4]| -> ArrayRef {
+            Arc::new(TimestampMicrosecondArray::from(of.to_vec()).with_timezone("UTC"))
+        };
+        let visits = Some("visits");
+        let columns: Vec<ArrayRef> = vec![
+            Arc::new(StringArray::from(vec![visits, visits, visits, None])),
+            Arc::new(Int32Array::from(vec![0; 4])),
+            Arc::new(Int64Array::from(vec![3, 3, 9, 3])),
+            new_null_array(&DataType::Binary, 4),
+            times([60; 4]),
+            times([20, 30, 20, 20]),
+            times([30, 40, 30, 30]),
+        ];
+        let rows = RecordBatch::try_new(late_schema(), columns).unwrap();
+        // Another window, a row that the run was not asked for, and one of no topic.
+        let expected = StringArray::from(vec![Some("fix"), None, None, None]);
+        let shown = late_rows("j", 1, &rows, &[run]).unwrap();
+        let repaired = shown.column_by_name("repaired_by").unwrap();
+        assert_eq!(repaired.as_string::<i32>(), &expected);
+        let none = late_rows("j", 1, &rows, &[]).unwrap();
+        assert_eq!(none.schema(), empty_of("late_rows").unwrap().schema());
+        assert_eq!(none.column_by_name("repaired_by").unwrap().null_count(), 4);
+    }
 
     /// A job with this many batches.
     async fn job(store: &JobStore, name: &str, batches: u64) -> JobId {

@@ -1,5 +1,6 @@
 //! Rows of `system.runs` and `system.run_changes`, read from the reprocessing runs of a data directory.
 
+use std::collections::{BTreeSet, VecDeque};
 use std::io::Cursor;
 use std::sync::Arc;
 
@@ -12,12 +13,12 @@ use datafusion::arrow::compute::{cast, concat_batches, is_not_null};
 use datafusion::arrow::datatypes::{DataType, Field, Fields, Float64Type, TimeUnit};
 use datafusion::arrow::error::ArrowError;
 use datafusion::arrow::ipc::reader::FileReader;
-use futures::{StreamExt as _, TryStreamExt as _};
+use futures::{Stream, StreamExt as _, TryStreamExt as _};
 
 use crate::core::jobs::heartbeat::is_recent;
-use crate::core::jobs::{ChangeCounts, ComparedChunk};
+use crate::core::jobs::{ChangeCounts, ComparedChunk, JobPhase};
 use crate::core::runs::difference::changes::{AFTER, BEFORE, END, KEYS, KIND, START};
-use crate::core::runs::{RunState, extent_text};
+use crate::core::runs::{ChangeKind, RunState, extent_text};
 use crate::error::{Error, Result};
 use crate::formats::json::value_text::json_text;
 use crate::session::system::rows::{batch, internal, same, signed, times};
@@ -27,45 +28,156 @@ use crate::store::{DataDir, FoundRun, RunRow, RunStore, StoredRun, run_row};
 /// The number of runs that are read concurrently.
 const READS_AT_ONCE: usize = 16;
 
-/// The rows of a table of runs, for the wanted runs.
-pub(super) async fn rows_of(
-    data_dir: &str,
-    name: &str,
-    wanted: &ScanFilter,
-) -> Result<RecordBatch> {
-    if !DataDir::exists(data_dir) {
-        return empty_of(name);
+/// The runs of a data directory; none if there is no such directory.
+///
+/// # Errors
+///
+/// It cannot be opened.
+pub(super) fn store_in(data_dir: &str) -> Result<Option<RunStore>> {
+    match DataDir::exists(data_dir) {
+        true => Ok(Some(RunStore::new(&DataDir::open(data_dir)?))),
+        false => Ok(None),
     }
-    rows_in(&RunStore::new(&DataDir::open(data_dir)?), name, wanted).await
+}
+
+/// The rows of `system.runs`, for the wanted runs.
+pub(super) async fn rows_of(data_dir: &str, wanted: &ScanFilter) -> Result<RecordBatch> {
+    match store_in(data_dir)? {
+        Some(store) => rows_in(&store, wanted).await,
+        None => empty_of("runs"),
+    }
 }
 
 /// The same for the runs of a store.
-pub(super) async fn rows_in(
-    store: &RunStore,
-    name: &str,
-    wanted: &ScanFilter,
-) -> Result<RecordBatch> {
-    let mut ids = store.run_ids().await?;
-    if let Some(runs) = &wanted.runs {
-        ids.retain(|id| runs.contains(id));
-    }
-    let mut runs = store.found(ids).await?;
+async fn rows_in(store: &RunStore, wanted: &ScanFilter) -> Result<RecordBatch> {
+    let mut runs = store.found(wanted_ids(store, wanted).await?).await?;
     runs.retain(|run| match (&wanted.jobs, &run.found) {
         (Some(jobs), Ok(found)) => jobs.contains(&found.spec.job),
         (Some(_), Err(_)) | (None, _) => true,
     });
-    if name == "runs" {
-        return run_rows(store, runs).await;
+    run_rows(store, runs).await
+}
+
+async fn wanted_ids(store: &RunStore, wanted: &ScanFilter) -> Result<Vec<String>> {
+    let mut ids = store.run_ids().await?;
+    if let Some(runs) = &wanted.runs {
+        ids.retain(|id| runs.contains(id));
     }
-    let mut parts = Vec::new();
-    for run in runs {
-        let run = run.found?;
-        let compared = run.history.run.iter().flat_map(|run| &run.compared);
-        for (number, chunk) in (1..).zip(compared) {
-            parts.extend(change_rows(store, &run, number, chunk).await?);
+    Ok(ids)
+}
+
+/// The rows of `system.run_changes` for the wanted runs and kinds: a file is read when the rows before it are.
+pub(super) fn changes(
+    store: Option<RunStore>,
+    wanted: ScanFilter,
+) -> impl Stream<Item = Result<RecordBatch>> + Send + 'static {
+    let unread = UnreadChanges {
+        store,
+        wanted,
+        run_ids: None,
+        current: None,
+    };
+    futures::stream::try_unfold(unread, UnreadChanges::read_next)
+}
+
+/// Chunks of a run, by number.
+type NumberedChunks = VecDeque<(u64, ComparedChunk)>;
+
+/// The files of changes that are still to be read.
+struct UnreadChanges {
+    store: Option<RunStore>,
+    wanted: ScanFilter,
+    /// The runs behind the current one; none until they are looked up.
+    run_ids: Option<VecDeque<String>>,
+    current: Option<(StoredRun, NumberedChunks)>,
+}
+
+impl UnreadChanges {
+    /// The rows of the next file.
+    async fn read_next(mut self) -> Result<Option<(RecordBatch, Self)>> {
+        let Some(store) = self.store.clone() else {
+            return Ok(None);
+        };
+        loop {
+            if let Some((run, mut chunks)) = self.current.take() {
+                let Some((number, chunk)) = chunks.pop_front() else {
+                    continue;
+                };
+                let mut rows = change_rows(&store, &run, number, &chunk).await;
+                if rows.is_err() && is_swept(&store, &run, &chunk).await {
+                    rows = Ok(None);
+                }
+                self.current = Some((run, chunks));
+                match rows? {
+                    Some(rows) => return Ok(Some((rows, self))),
+                    None => continue,
+                }
+            }
+            let mut run_ids = match self.run_ids.take() {
+                Some(run_ids) => run_ids,
+                None => wanted_ids(&store, &self.wanted).await?.into(),
+            };
+            let next = run_ids.pop_front();
+            self.run_ids = Some(run_ids);
+            let Some(run_id) = next else {
+                return Ok(None);
+            };
+            self.current = wanted_chunks(&store, run_id, &self.wanted).await?;
         }
     }
-    concat_batches(&empty_of(name)?.schema(), &parts).map_err(internal)
+}
+
+/// A run with its chunks that have changes of the wanted kinds; none if it is not wanted, or is not there any more.
+async fn wanted_chunks(
+    store: &RunStore,
+    run_id: String,
+    wanted: &ScanFilter,
+) -> Result<Option<(StoredRun, NumberedChunks)>> {
+    let Some(FoundRun { found, .. }) = store.found(vec![run_id]).await?.pop() else {
+        return Ok(None);
+    };
+    let run = found?;
+    let jobs = wanted.jobs.as_ref();
+    if jobs.is_some_and(|jobs| !jobs.contains(&run.spec.job)) {
+        return Ok(None);
+    }
+    let kinds = wanted.kinds.as_ref();
+    let compared = run.history.run.iter().flat_map(|run| &run.compared);
+    let chunks = (1..).zip(compared);
+    let chunks = chunks.filter(|(_, chunk)| kinds.is_none_or(|kinds| has_kind(chunk, kinds)));
+    let chunks: NumberedChunks = chunks
+        .map(|(number, chunk)| (number, chunk.clone()))
+        .collect();
+    Ok(Some((run, chunks)))
+}
+
+/// Whether the changes of a chunk were deleted since the log was read that names them.
+async fn is_swept(store: &RunStore, run: &StoredRun, chunk: &ComparedChunk) -> bool {
+    let Ok(now) = store.jobs().history(run.id).await else {
+        return false;
+    };
+    let mut compared = now.run.iter().flat_map(|run| &run.compared);
+    let is_named = compared.any(|now| now.changes == chunk.changes);
+    now.phase == JobPhase::Dropped || !is_named
+}
+
+/// Whether a chunk has rows of one of these kinds.
+fn has_kind(chunk: &ComparedChunk, kinds: &BTreeSet<String>) -> bool {
+    let ChangeCounts {
+        same: _,
+        changed,
+        new,
+        gone,
+        unknown,
+    } = chunk.counts;
+    let kept = [
+        (ChangeKind::Changed.name(), changed),
+        (ChangeKind::New.name(), new),
+        ("gone", gone),
+        (ChangeKind::Unknown.name(), unknown),
+    ];
+    kept.iter()
+        .any(|(kind, count)| *count > 0 && kinds.contains(*kind))
 }
 
 /// A table without rows.

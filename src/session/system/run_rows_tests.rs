@@ -8,6 +8,7 @@ use super::*;
 use crate::core::jobs::{BatchVersion, ChunkExtent, Heartbeat, LogEntry, RunEvent};
 use crate::core::runs::spec::fixture::spec;
 use crate::core::runs::{Difference, FloatTolerance, RunSpec, TimeRange, chunk_progress};
+use crate::session::system::scan::SystemTable;
 use crate::store::{JobStore, RunCreation};
 
 const TEXT: &str = "CREATE JOB sessions AS INSERT INTO counts SELECT user_id, count(*) FROM visits";
@@ -81,6 +82,7 @@ pub(crate) async fn compare(
         extent: ChunkExtent::Time { from, to },
         counts: found.counts(),
         changes,
+        left: Default::default(),
     };
     let event = RunEvent::Compared(chunk);
     assert!(store.append(run, event, 2_000).await.unwrap());
@@ -121,6 +123,13 @@ fn shown(rows: &RecordBatch, columns: &[&str]) -> String {
     pretty_format_batches(&[rows]).unwrap().to_string()
 }
 
+/// All rows of a scan of changes.
+async fn all_changes(store: &RunStore, wanted: ScanFilter) -> Result<RecordBatch> {
+    let parts: Vec<RecordBatch> = changes(Some(store.clone()), wanted).try_collect().await?;
+    let schema = empty_of("run_changes")?.schema();
+    concat_batches(&schema, &parts).map_err(internal)
+}
+
 fn only(name: &str) -> Option<std::collections::BTreeSet<String>> {
     Some([name.to_owned()].into())
 }
@@ -145,9 +154,7 @@ async fn a_run_is_a_row() {
     append(&store, &mut running, RunEvent::Approved).await;
     commit(&store, &mut running, 1, (0, HOUR / 4)).await;
     created(&store, "c").await;
-    let all = rows_in(&store, "runs", &ScanFilter::default())
-        .await
-        .unwrap();
+    let all = rows_in(&store, &ScanFilter::default()).await.unwrap();
     assert_eq!(all.schema(), empty_of("runs").unwrap().schema());
     let columns = [
         "run_id", "job", "state", "emit", "same", "changed", "new", "gone", "chunks", "rows_out",
@@ -186,7 +193,7 @@ async fn a_run_is_a_row() {
             jobs,
             ..ScanFilter::default()
         };
-        let found = rows_in(&store, "runs", &wanted).await.unwrap();
+        let found = rows_in(&store, &wanted).await.unwrap();
         assert_eq!(found.num_rows(), count, "{wanted:?}");
     }
 }
@@ -218,7 +225,7 @@ async fn a_running_run_says_what_it_waits_for_while_its_process_is_alive() {
             at,
         };
         store.jobs().put_heartbeat(run.id, &beat).await.unwrap();
-        let rows = rows_in(&store, "runs", &ScanFilter::default()).await;
+        let rows = rows_in(&store, &ScanFilter::default()).await;
         let rows = rows.unwrap();
         let reasons = rows.column_by_name("reason").unwrap();
         let reasons = reasons.as_string::<i32>();
@@ -236,9 +243,7 @@ async fn changes_have_key_and_both_rows() {
     let (published, computed) = ([("y", 2.0), ("z", 1.0)], [("y", 3.0), ("w", f64::NAN)]);
     compare(&store, &mut run, (HOUR / 2, HOUR), &published, &computed).await;
     created(&store, "b").await;
-    let all = rows_in(&store, "run_changes", &ScanFilter::default())
-        .await
-        .unwrap();
+    let all = all_changes(&store, ScanFilter::default()).await.unwrap();
     assert_eq!(all.schema(), empty_of("run_changes").unwrap().schema());
     // JSON has no number that is not finite.
     let expected = r#"
@@ -276,6 +281,7 @@ async fn damaged_changes_are_named() {
             extent: ChunkExtent::Time { from: 0, to: HOUR },
             counts: ChangeCounts::default(),
             changes: Some(store.put_changes(&run, 1, bytes).await.unwrap()),
+            left: Default::default(),
         };
         let error = change_rows(&store, &run, 3, &chunk).await.unwrap_err();
         let message = error.message();
@@ -284,4 +290,95 @@ async fn damaged_changes_are_named() {
         // The next file of the run has another name.
         append(&store, &mut run, RunEvent::Planned).await;
     }
+}
+
+/// A run with a new row in its first chunk, a changed one in its second, and a file of the third that is damaged and has another new row.
+async fn with_damage(store: &RunStore, run_id: &str) {
+    let mut run = created(store, run_id).await;
+    let third = HOUR / 3;
+    compare(store, &mut run, (0, third), &[], &[("x", 1.0)]).await;
+    let (published, computed) = ([("y", 2.0)], [("y", 3.0)]);
+    compare(store, &mut run, (third, 2 * third), &published, &computed).await;
+    let file = store.put_changes(&run, 1, b"not arrow".to_vec()).await;
+    let chunk = ComparedChunk {
+        extent: ChunkExtent::Time {
+            from: 2 * third,
+            to: HOUR,
+        },
+        counts: ChangeCounts {
+            new: 1,
+            ..ChangeCounts::default()
+        },
+        changes: Some(file.unwrap()),
+        left: Default::default(),
+    };
+    append(store, &mut run, RunEvent::Compared(chunk)).await;
+}
+
+#[tokio::test]
+async fn only_wanted_files_of_changes_are_read_and_only_when_their_rows_are() {
+    let store = RunStore::beside(&JobStore::ephemeral());
+    with_damage(&store, "a").await;
+    with_damage(&store, "b").await;
+    assert!(all_changes(&store, ScanFilter::default()).await.is_err());
+    // Files of other kinds are not read.
+    let changed = ScanFilter {
+        kinds: only("changed"),
+        ..ScanFilter::default()
+    };
+    let found = all_changes(&store, changed).await.unwrap();
+    assert!(shown(&found, &["run_id", "kind"]).contains("| b      | changed |"));
+    assert_eq!(found.num_rows(), 2);
+    // A reader that has enough reads no further.
+    let of_b = ScanFilter {
+        runs: only("b"),
+        ..ScanFilter::default()
+    };
+    let read: Vec<RecordBatch> = changes(Some(store), of_b)
+        .take(2)
+        .try_collect()
+        .await
+        .unwrap();
+    assert_eq!(read.iter().map(RecordBatch::num_rows).sum::<usize>(), 2);
+}
+
+/// A statement with a limit reads no further than that, and one that asks for a kind reads no other files.
+#[tokio::test]
+async fn a_limit_and_a_kind_reach_the_scan_of_changes() {
+    let folder = tempfile::tempdir().unwrap();
+    let place = folder.path().display().to_string();
+    let store = RunStore::new(&DataDir::open(&place).unwrap());
+    with_damage(&store, "a").await;
+    let context = datafusion::prelude::SessionContext::new();
+    let table = SystemTable::try_new("run_changes", &place).unwrap();
+    context
+        .register_table("run_changes", Arc::new(table))
+        .unwrap();
+    let count = async |sql: &str| {
+        let rows = context.sql(sql).await.unwrap().collect().await?;
+        let count: usize = rows.iter().map(RecordBatch::num_rows).sum();
+        Ok::<_, datafusion::error::DataFusionError>(count)
+    };
+    let changed = "SELECT * FROM run_changes WHERE run_id = 'a' AND kind = 'changed'";
+    assert_eq!(count(changed).await.unwrap(), 1);
+    assert_eq!(count("SELECT * FROM run_changes LIMIT 2").await.unwrap(), 2);
+    assert!(count("SELECT * FROM run_changes LIMIT 3").await.is_err());
+}
+
+/// A statement that has begun to read changes goes on when the rest of them is deleted.
+#[tokio::test]
+async fn changes_that_are_swept_meanwhile_are_passed_over() {
+    let store = RunStore::beside(&JobStore::ephemeral());
+    let mut run = created(&store, "a").await;
+    for (from, to) in [(0, HOUR / 2), (HOUR / 2, HOUR)] {
+        compare(&store, &mut run, (from, to), &[], &[("x", 1.0)]).await;
+    }
+    append(&store, &mut run, RunEvent::Approved).await;
+    commit(&store, &mut run, 1, (0, HOUR)).await;
+    append(&store, &mut run, RunEvent::Completed).await;
+    let read = changes(Some(store.clone()), ScanFilter::default());
+    let mut read = std::pin::pin!(read);
+    assert_eq!(read.next().await.unwrap().unwrap().num_rows(), 1);
+    store.sweep(&mut run, true, 9_000).await.unwrap();
+    assert!(read.next().await.is_none());
 }

@@ -1,5 +1,5 @@
-//! Scan of a table in the schema `system`: it reads, at execution, the jobs and batches that the statement asks for, and no
-//! others.
+//! Scan of a table in the schema `system`: it reads the jobs, batches and runs that the statement asks for, and no others. Changes of
+//! runs, which may be many, are read file by file while the statement reads their rows.
 
 use std::sync::Arc;
 
@@ -9,15 +9,21 @@ use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::catalog::{Session as CatalogSession, TableProvider};
 use datafusion::datasource::TableType;
 use datafusion::datasource::memory::MemorySourceConfig;
-use datafusion::error::Result as DataFusionResult;
+use datafusion::error::{DataFusionError, Result as DataFusionResult};
+use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::logical_expr::{Expr, TableProviderFilterPushDown};
 use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+use datafusion::physical_plan::streaming::{PartitionStream, StreamingTableExec};
+use futures::TryStreamExt as _;
 use futures::future::BoxFuture;
 
 use crate::error::Result;
 use crate::session::system::rows;
+use crate::session::system::rows::REPAIRED_BY;
 use crate::session::system::run_rows;
 use crate::session::system::scan_filter::ScanFilter;
+use crate::store::RunStore;
 
 /// One of these tables.
 #[derive(Debug)]
@@ -64,7 +70,7 @@ impl TableProvider for SystemTable {
         &self,
         filters: &[&Expr],
     ) -> DataFusionResult<Vec<TableProviderFilterPushDown>> {
-        // The scan leaves out whole jobs and batches only: the filter also stays above it.
+        // The scan leaves out whole jobs, batches, runs and files only: the filter also stays above it.
         let narrows = |filter: &&Expr| match ScanFilter::default().narrow(filter) {
             true => TableProviderFilterPushDown::Inexact,
             false => TableProviderFilterPushDown::Unsupported,
@@ -77,11 +83,30 @@ impl TableProvider for SystemTable {
         _: &dyn CatalogSession,
         projection: Option<&Vec<usize>>,
         filters: &[Expr],
-        _: Option<usize>,
+        limit: Option<usize>,
     ) -> DataFusionResult<Arc<dyn ExecutionPlan>> {
-        let wanted = ScanFilter::by(filters);
+        let is_read = |column: usize| projection.is_none_or(|read| read.contains(&column));
+        let wanted = ScanFilter {
+            repairs: self.schema.index_of(REPAIRED_BY).is_ok_and(is_read),
+            ..ScanFilter::by(filters)
+        };
+        if self.name == "run_changes" {
+            let rows = ChangesScan {
+                store: run_rows::store_in(&self.data_dir)?,
+                wanted,
+                schema: Arc::clone(&self.schema),
+            };
+            return Ok(Arc::new(StreamingTableExec::try_new(
+                Arc::clone(&self.schema),
+                vec![Arc::new(rows)],
+                projection,
+                Vec::new(),
+                false,
+                limit,
+            )?));
+        }
         let rows: BoxFuture<'_, _> = match is_of_runs(self.name) {
-            true => Box::pin(run_rows::rows_of(&self.data_dir, self.name, &wanted)),
+            true => Box::pin(run_rows::rows_of(&self.data_dir, &wanted)),
             false => Box::pin(rows::rows_of(&self.data_dir, self.name, &wanted)),
         };
         let rows = rows.await?;
@@ -91,5 +116,28 @@ impl TableProvider for SystemTable {
             projection.cloned(),
         )?;
         Ok(plan)
+    }
+}
+
+/// A scan of `system.run_changes`.
+#[derive(Debug)]
+struct ChangesScan {
+    /// None without a data directory.
+    store: Option<RunStore>,
+    wanted: ScanFilter,
+    schema: SchemaRef,
+}
+
+impl PartitionStream for ChangesScan {
+    fn schema(&self) -> &SchemaRef {
+        &self.schema
+    }
+
+    fn execute(&self, _: Arc<TaskContext>) -> SendableRecordBatchStream {
+        let rows = run_rows::changes(self.store.clone(), self.wanted.clone());
+        Box::pin(RecordBatchStreamAdapter::new(
+            Arc::clone(&self.schema),
+            rows.map_err(DataFusionError::from),
+        ))
     }
 }

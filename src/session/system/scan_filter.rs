@@ -1,4 +1,4 @@
-//! The jobs, batches and runs that a statement over the schema `system` asks for, by its filters.
+//! The jobs, batches, runs and changes that a statement over the schema `system` asks for, by its filters.
 
 use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
@@ -6,15 +6,19 @@ use std::ops::RangeInclusive;
 use datafusion::common::ScalarValue;
 use datafusion::logical_expr::{Expr, Operator};
 
-/// The jobs, batches and runs that a statement asks for.
+/// The jobs, batches, runs and changes that a statement asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ScanFilter {
     /// Names of jobs; `None`: all jobs.
     pub(crate) jobs: Option<BTreeSet<String>>,
     /// Ids of runs; `None`: all runs.
     pub(crate) runs: Option<BTreeSet<String>>,
+    /// Kinds of changes; `None`: all kinds.
+    pub(crate) kinds: Option<BTreeSet<String>>,
     /// Numbers of batches.
     pub(crate) batches: RangeInclusive<u64>,
+    /// Whether a row is to say which run has repaired it: for that, the runs are read.
+    pub(crate) repairs: bool,
 }
 
 impl Default for ScanFilter {
@@ -22,7 +26,9 @@ impl Default for ScanFilter {
         Self {
             jobs: None,
             runs: None,
+            kinds: None,
             batches: 0..=u64::MAX,
+            repairs: true,
         }
     }
 }
@@ -58,6 +64,7 @@ impl ScanFilter {
                 match column.name.as_str() {
                     "job" if op == Operator::Eq => keep(&mut self.jobs, [value].into_iter()),
                     "run_id" if op == Operator::Eq => keep(&mut self.runs, [value].into_iter()),
+                    "kind" if op == Operator::Eq => keep(&mut self.kinds, [value].into_iter()),
                     "batch" => self.keep_batches(op, value),
                     _ => false,
                 }
@@ -66,6 +73,7 @@ impl ScanFilter {
                 let names = match plain(&list.expr) {
                     Expr::Column(column) if column.name == "job" => &mut self.jobs,
                     Expr::Column(column) if column.name == "run_id" => &mut self.runs,
+                    Expr::Column(column) if column.name == "kind" => &mut self.kinds,
                     _ => return false,
                 };
                 let values = list.list.iter().map(|value| match plain(value) {
@@ -135,7 +143,7 @@ fn keep<'v>(
 /// The expression below casts that change no text and no number: those of string types, and of numbers to a wider one.
 fn plain(expr: &Expr) -> &Expr {
     match expr {
-        Expr::Cast(cast) if matches!(cast.expr.as_ref(), Expr::Column(column) if matches!(column.name.as_str(), "job" | "run_id")) => {
+        Expr::Cast(cast) if matches!(cast.expr.as_ref(), Expr::Column(column) if matches!(column.name.as_str(), "job" | "run_id" | "kind")) => {
             &cast.expr
         }
         other => other,
@@ -170,6 +178,10 @@ mod tests {
         let list = col("run_id").in_list(vec![lit("r"), lit("s")], false);
         let wanted = ScanFilter::by(&[list]);
         assert_eq!((wanted.runs, wanted.jobs), (jobs(&["r", "s"]), None));
+        let wanted = ScanFilter::by(&[col("kind").eq(lit("new"))]);
+        assert_eq!((wanted.kinds, wanted.runs), (jobs(&["new"]), None));
+        let list = col("kind").in_list(vec![lit("new"), lit("gone")], false);
+        assert_eq!(ScanFilter::by(&[list]).kinds, jobs(&["gone", "new"]));
         let null = col("job").eq(lit(ScalarValue::Utf8(None)));
         assert_eq!(ScanFilter::by(&[null]).jobs, jobs(&[]));
         let negative = ScanFilter::by(&[col("batch").gt(lit(-1_i64))]);

@@ -92,7 +92,7 @@ pub(in crate::store) fn published_path(id: JobId, name: &str) -> String {
     format!("jobs/{id}/published/{name}.json")
 }
 
-pub(super) fn spec_path(id: JobId) -> String {
+pub(in crate::store) fn spec_path(id: JobId) -> String {
     format!("jobs/{id}/spec.json")
 }
 

@@ -41,6 +41,21 @@ impl JobStore {
         Ok(ChangesFile { name, rows, crc32 })
     }
 
+    /// Deletes the changes of all chunks of a run.
+    pub(in crate::store) async fn delete_run_changes(&self, id: JobId) -> Result<()> {
+        for name in self.run_changes_names(id).await? {
+            self.dir.delete(&changes_path(id, &name)).await?;
+        }
+        Ok(())
+    }
+
+    /// The names of the files of changes of a run, in order.
+    pub(in crate::store) async fn run_changes_names(&self, id: JobId) -> Result<Vec<String>> {
+        let files = self.dir.list(&format!("jobs/{id}/changes")).await?;
+        let names = files.iter().filter_map(|file| file.strip_suffix(".arrow"));
+        Ok(names.map(str::to_owned).collect())
+    }
+
     /// Reads the changes of a chunk.
     pub(in crate::store) async fn run_changes(
         &self,

@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::core::jobs::{
-    AcceptedChange, ClockReading, DeadLetter, Gaps, Identity, JobTime, PartitionTime, RecordMark,
-    ReportedChange, SourceProgress, StateFile, SteadyTime, UnfinishedVersion,
+    AcceptedChange, ClockReading, DeadLetter, Gaps, Identity, JobTime, LeftGroup, LeftGroups,
+    LeftReason, PartitionTime, RecordMark, ReportedChange, SourceProgress, StateFile, SteadyTime,
+    UnfinishedVersion,
 };
 
 /// Values by table and partition.
@@ -30,6 +31,68 @@ pub(super) fn by_partition<T, U: From<T>>(of: ByPartition<T>) -> ByPartition<U> 
 )]
 pub(super) fn is_zero(number: &u64) -> bool {
     *number == 0
+}
+
+/// The windows and sessions that a chunk of a run has left out.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct LeftFile {
+    count: u64,
+    first: Vec<LeftGroupFile>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct LeftGroupFile {
+    start: i64,
+    end: i64,
+    key: String,
+    reason: LeftReasonFile,
+}
+
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum LeftReasonFile {
+    NotFinal,
+    NotWhole,
+    Capped,
+}
+
+impl LeftFile {
+    /// None if nothing was left out.
+    pub(super) fn of(left: &LeftGroups) -> Option<Self> {
+        let first = left.first().iter().map(|group| LeftGroupFile {
+            start: group.start,
+            end: group.end,
+            key: group.key.clone(),
+            reason: match group.reason {
+                LeftReason::NotFinal => LeftReasonFile::NotFinal,
+                LeftReason::NotWhole => LeftReasonFile::NotWhole,
+                LeftReason::Capped => LeftReasonFile::Capped,
+            },
+        });
+        let count = left.count();
+        (count > 0).then(|| Self {
+            count,
+            first: first.collect(),
+        })
+    }
+}
+
+impl From<LeftFile> for LeftGroups {
+    fn from(of: LeftFile) -> Self {
+        let first = of.first.into_iter().map(|group| LeftGroup {
+            start: group.start,
+            end: group.end,
+            key: group.key,
+            reason: match group.reason {
+                LeftReasonFile::NotFinal => LeftReason::NotFinal,
+                LeftReasonFile::NotWhole => LeftReason::NotWhole,
+                LeftReasonFile::Capped => LeftReason::Capped,
+            },
+        });
+        Self::of(of.count, first)
+    }
 }
 
 /// Offsets from `start` on, before `end`.

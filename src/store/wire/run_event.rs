@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::parts::{GapFile, gap_list, gaps_of, is_zero};
+use super::parts::{GapFile, LeftFile, gap_list, gaps_of, is_zero};
 use crate::core::jobs::{
     ChangeCounts, ChangesFile, ChunkExtent, ComparedChunk, RunEvent, RunHistory, RunStage,
 };
@@ -16,6 +16,7 @@ pub(super) enum EventFile {
     Approved,
     Completed,
     Aborted,
+    Swept,
 }
 
 /// A chunk whose rows were compared with the published ones.
@@ -35,6 +36,8 @@ pub(super) struct ComparedFile {
     unknown: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     changes: Option<ChangesName>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    left: Option<LeftFile>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -79,6 +82,7 @@ impl From<RunEvent> for EventFile {
             RunEvent::Approved => Self::Approved,
             RunEvent::Completed => Self::Completed,
             RunEvent::Aborted => Self::Aborted,
+            RunEvent::Swept => Self::Swept,
         }
     }
 }
@@ -91,6 +95,7 @@ impl From<EventFile> for RunEvent {
             EventFile::Approved => Self::Approved,
             EventFile::Completed => Self::Completed,
             EventFile::Aborted => Self::Aborted,
+            EventFile::Swept => Self::Swept,
         }
     }
 }
@@ -105,6 +110,7 @@ impl From<ComparedChunk> for ComparedFile {
             unknown,
         } = of.counts;
         Self {
+            left: LeftFile::of(&of.left),
             extent: match of.extent {
                 ChunkExtent::Time { from, to } => ExtentFile::Time { from, to },
                 ChunkExtent::Offsets(gaps) => ExtentFile::Offsets(gap_list(&gaps)),
@@ -142,6 +148,7 @@ impl From<ComparedFile> for ComparedChunk {
                 rows: of.rows,
                 crc32: of.crc32,
             }),
+            left: of.left.map(Into::into).unwrap_or_default(),
         }
     }
 }
@@ -181,7 +188,7 @@ impl From<RunFile> for RunHistory {
 /// Every kind of event.
 #[cfg(test)]
 pub(super) fn every_event() -> Vec<RunEvent> {
-    use crate::core::jobs::SourceProgress;
+    use crate::core::jobs::{LeftGroup, LeftGroups, LeftReason, SourceProgress};
 
     let chunk = |extent, changes| {
         RunEvent::Compared(ComparedChunk {
@@ -194,6 +201,15 @@ pub(super) fn every_event() -> Vec<RunEvent> {
                 unknown: 5,
             },
             changes,
+            left: LeftGroups::of(
+                7,
+                [LeftGroup {
+                    start: 1,
+                    end: 2,
+                    key: "k = 1".into(),
+                    reason: LeftReason::Capped,
+                }],
+            ),
         })
     };
     let offsets = [(
@@ -212,5 +228,6 @@ pub(super) fn every_event() -> Vec<RunEvent> {
         RunEvent::Approved,
         RunEvent::Completed,
         RunEvent::Aborted,
+        RunEvent::Swept,
     ]
 }

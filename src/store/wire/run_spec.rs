@@ -34,6 +34,8 @@ struct SpecFile {
     emission: EmissionFile,
     grouping: GroupingFile,
     watermark: Option<i64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    begins: Option<i64>,
     sources: BTreeMap<String, SourceFile>,
     statics: BTreeMap<String, PinFile>,
     sink: IdentityFile,
@@ -189,6 +191,7 @@ impl From<RunSpec> for SpecFile {
             },
             grouping: of.grouping.into(),
             watermark: of.watermark,
+            begins: of.begins,
             sources: by_key(of.sources),
             statics: by_key(of.statics),
             sink: of.sink.into(),
@@ -221,6 +224,7 @@ impl TryFrom<SpecFile> for RunSpec {
             },
             grouping: of.grouping.try_into()?,
             watermark: of.watermark,
+            begins: of.begins,
             sources: by_key(of.sources),
             statics: by_key(of.statics),
             sink: of.sink.into(),
@@ -460,6 +464,7 @@ mod tests {
             emission: Emission::Offsets(offsets),
             grouping: Grouping::Rows,
             watermark: None,
+            begins: Some(-7),
             statics: BTreeMap::new(),
             options: RunOptions {
                 emit: EmitRows::All,

@@ -13,10 +13,10 @@ use serde::{Deserialize, Serialize};
 
 use super::format::{FORMAT, UnreadableFile, opened, parsed};
 use super::parts::{
-    ByPartition, ClockFile, DeadLetterFile, IdentityFile, MarkFile, ProgressFile, StateFileName,
-    TimeFile, by_key, by_partition, is_zero,
+    ByPartition, ClockFile, DeadLetterFile, IdentityFile, LeftFile, MarkFile, ProgressFile,
+    StateFileName, TimeFile, by_key, by_partition, is_zero,
 };
-use crate::core::jobs::{AGGREGATE, BatchVersion, OperatorState};
+use crate::core::jobs::{AGGREGATE, BatchVersion, LeftGroups, OperatorState};
 use crate::error::Result;
 use crate::store::checksum::seal;
 
@@ -55,6 +55,8 @@ struct VersionFile {
     dead_letters_file: Option<SetAside>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     late_rows_file: Option<SetAside>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    left: Option<LeftFile>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     clock: Option<ClockFile>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
@@ -173,6 +175,7 @@ impl From<BatchVersion> for VersionFile {
                 .collect(),
             dead_letters_file: set_aside(of.dead_letters, of.dead_letters_crc32),
             late_rows_file: set_aside(of.late_rows, of.late_crc32),
+            left: LeftFile::of(&of.left),
             clock: of.clock.map(Into::into),
             silent: of.silent,
             started_at: of.started_at,
@@ -214,6 +217,7 @@ impl From<VersionFile> for BatchVersion {
             inline_dead_letters: Vec::new(),
             late_rows: rows(of.late_rows_file.as_ref()),
             late_crc32: of.late_rows_file.and_then(|of| of.crc32),
+            left: of.left.map(Into::into).unwrap_or_default(),
             clock: of.clock.map(Into::into),
             silent: of.silent,
             started_at: of.started_at,
@@ -255,6 +259,7 @@ impl From<FirstVersionFile> for BatchVersion {
             inline_dead_letters: of.dead_letters.into_iter().map(Into::into).collect(),
             late_rows: of.late_rows,
             late_crc32: of.late_crc32,
+            left: LeftGroups::default(),
             clock: of.clock.map(Into::into),
             silent: of.silent,
             started_at: of.started_at,
@@ -267,8 +272,8 @@ impl From<FirstVersionFile> for BatchVersion {
 mod tests {
     use super::*;
     use crate::core::jobs::{
-        ClockReading, Identity, JobTime, PartitionTime, RecordMark, SourceProgress, StateFile,
-        SteadyTime, UnfinishedVersion,
+        ClockReading, Identity, JobTime, LeftGroup, LeftReason, PartitionTime, RecordMark,
+        SourceProgress, StateFile, SteadyTime, UnfinishedVersion,
     };
 
     /// A version in which no member is empty.
@@ -345,6 +350,15 @@ mod tests {
             inline_dead_letters: Vec::new(),
             late_rows: 1,
             late_crc32: Some(10),
+            left: LeftGroups::of(
+                7,
+                [LeftGroup {
+                    start: 1,
+                    end: 2,
+                    key: "k = 1".into(),
+                    reason: LeftReason::NotFinal,
+                }],
+            ),
             clock: Some(ClockReading {
                 at: 4,
                 steady: SteadyTime {

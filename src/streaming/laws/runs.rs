@@ -4,7 +4,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use datafusion::arrow::array::{ArrayRef, AsArray as _, RecordBatch};
+use datafusion::arrow::array::{
+    ArrayRef, AsArray as _, Int32Array, Int64Array, RecordBatch, TimestampMicrosecondArray,
+};
 use datafusion::arrow::compute::concat_batches;
 use datafusion::arrow::datatypes::{Int64Type, TimestampMicrosecondType};
 use datafusion::datasource::MemTable;
@@ -110,6 +112,7 @@ fn facts(grouping: Grouping, watermark: Option<i64>) -> RunFacts {
     RunFacts {
         grouping,
         finality: Finality::new(grouping, watermark),
+        begins: None,
         now: 0,
         selection: None,
         selected_times: None,
@@ -434,6 +437,80 @@ fn run_1_rows_of_a_range_are_given_once() {
     });
 }
 
+/// Twenty rows of each of two partitions, in the order in which the files of an archive may have them. Their values go by their places.
+fn rows_out_of_order(chunk: Option<Chunk>) -> BTreeMap<String, BatchSource> {
+    let places: Vec<(i32, i64)> = (0..20)
+        .rev()
+        .flat_map(|offset| [(1, offset), (0, offset)])
+        .collect();
+    let number = |of: fn(&(i32, i64)) -> i64| -> ArrayRef {
+        Arc::new(Int64Array::from_iter_values(places.iter().map(of)))
+    };
+    let times = places.iter().map(|(_, offset)| (100 + offset) * SECOND);
+    let times = TimestampMicrosecondArray::from_iter_values(times).with_timezone("UTC");
+    let partitions = Int32Array::from_iter_values(places.iter().map(|place| place.0));
+    let columns: [(&str, ArrayRef, bool); 5] = [
+        ("k", number(|place| place.1 % 2), true),
+        ("event_time", Arc::new(times), true),
+        (
+            "v",
+            number(|place| i64::from(place.0) * 100 + place.1),
+            true,
+        ),
+        (PARTITION_COLUMN, Arc::new(partitions), false),
+        (OFFSET_COLUMN, number(|place| place.1), false),
+    ];
+    let rows = RecordBatch::try_from_iter_with_nullable(columns).unwrap();
+    let provider = MemTable::try_new(rows.schema(), vec![vec![rows]]).unwrap();
+    let source = BatchSource {
+        provider: Arc::new(provider),
+        ranges: Vec::new(),
+        last_records: BTreeMap::new(),
+        chunk,
+    };
+    BTreeMap::from([("visits".to_owned(), source)])
+}
+
+#[tokio::test]
+async fn run_2_the_last_row_of_a_key_is_that_of_its_last_record() {
+    let of_key = |key: i64| {
+        let offsets = (0..20).filter(move |offset| offset % 2 == key);
+        let both = offsets.clone().chain(offsets.map(|offset| 100 + offset));
+        both.map(move |value| (key, value))
+    };
+    let expected: Vec<(i64, i64)> = of_key(0).chain(of_key(1)).collect();
+    for query in [
+        "SELECT k, v FROM visits",
+        "SELECT k, v FROM visits LEFT JOIN bonus ON k = bk AND w > 1000",
+        "SELECT k, v FROM visits WHERE v < 110 UNION ALL SELECT k, v FROM visits WHERE v >= 110",
+        "SELECT k, unnest([v]) FROM visits",
+        "SELECT k, v FROM TUMBLE(TABLE visits, DESCRIPTOR(event_time), INTERVAL '1 minute') WHERE v < 110
+         UNION ALL SELECT k, v FROM visits WHERE v >= 110",
+    ] {
+        let sink = sink("k BIGINT, v BIGINT, PRIMARY KEY (k) NOT ENFORCED");
+        let sql = format!(
+            "{} {sink} CREATE JOB j AS INSERT INTO out {query}",
+            visits()
+        );
+        let run = Scripted::of(&sql)
+            .await
+            .run(facts(Grouping::Rows, None))
+            .await;
+        let range = TimeRange::try_new(0, 1_000 * SECOND).unwrap();
+        let whole = Chunks::new(Grouping::Rows, range.into()).next(None, i64::MAX);
+        assert!(whole.is_some());
+        for chunk in [whole, None] {
+            let batch = run.batch(rows_out_of_order(chunk)).await.unwrap();
+            // As a run writes them: rows that are in the order of the key stay as they are.
+            let rows = batch.sorted_by(&[0]).unwrap().rows().await.unwrap();
+            let number = |column: usize| rows.column(column).as_primitive::<Int64Type>().values();
+            let found = number(0).iter().copied().zip(number(1).iter().copied());
+            assert_eq!(found.collect::<Vec<_>>(), expected, "{query}");
+            batch.finish().await.unwrap();
+        }
+    }
+}
+
 fn check_selected(kind: Kind, usual: u32) {
     let runtime = on_this_thread();
     let scripted = runtime.block_on(Scripted::of(&windowed(kind, Joined::Not, "")));
@@ -494,6 +571,46 @@ fn run_2_the_groups_of_selected_rows_are_given_whole() {
     check_selected(HOP, 16);
     check_selected(CUMULATE, 16);
     check_selected(Kind::Session, 24);
+}
+
+/// Some of the rows of before `begins` are gone: the groups that may have had one of them are left out, and the others are those of all rows.
+fn check_beginning(kind: Kind, usual: u32) {
+    let runtime = on_this_thread();
+    let scripted = runtime.block_on(Scripted::of(&windowed(kind, Joined::Not, "")));
+    let grouping = runtime
+        .block_on(scripted.live())
+        .unwrap()
+        .grouping()
+        .unwrap();
+    proptest!(cases(usual), |(logs in logs(), lengths in lengths(), begins in 90_i64..150)| {
+        let whole_from = match kind {
+            Kind::Session => begins + GAP,
+            _ => begins,
+        };
+        let mut expected = oracle(kind, Joined::Not, &in_order(&logs)).closed;
+        expected.retain(|(_, start, _), _| *start >= whole_from);
+        let mut left = logs.clone();
+        for log in &mut left {
+            log.retain(|(_, time, value)| *time >= begins || *value % 2 == 0);
+        }
+        let chunks = over_all(grouping, &logs);
+        let (found, _) = runtime.block_on(async {
+            let begins = Some(begins * SECOND);
+            let facts = RunFacts { begins, ..facts(grouping, watermark(&logs)) };
+            let query = scripted.run(facts).await;
+            all_rows(&query, &left, (&chunks, &lengths), true, groups_in).await
+        });
+        let given: BTreeMap<Window, Values> = found.iter().cloned().collect();
+        prop_assert_eq!(given, expected);
+    });
+}
+
+#[test]
+fn run_1_groups_with_rows_of_before_the_past_are_left_out() {
+    check_beginning(TUMBLE, 16);
+    check_beginning(HOP, 16);
+    check_beginning(CUMULATE, 16);
+    check_beginning(Kind::Session, 16);
 }
 
 #[tokio::test]
@@ -611,6 +728,13 @@ async fn jobs_that_cannot_be_reprocessed_are_refused_with_the_reason() {
             "SELECT k, count(*) FROM visits GROUP BY k EMIT CHANGES",
             "by key without a window",
         ),
+        (
+            "SELECT k, count(*) FROM
+               (SELECT k, window_start FROM TUMBLE(TABLE visits, DESCRIPTOR(event_time), INTERVAL '10 seconds')
+                UNION ALL SELECT k, window_start FROM TUMBLE(TABLE visits, DESCRIPTOR(event_time), INTERVAL '1 minute'))
+             GROUP BY k, window_start",
+            "rows of several windows below one aggregate",
+        ),
     ] {
         let (tables, sink) = (visits(), sink("k BIGINT, n BIGINT"));
         let sql = format!("{tables} {sink} CREATE JOB j AS INSERT INTO out {query}");
@@ -644,6 +768,13 @@ async fn a_key_tells_windows_apart_if_it_has_one_by_lineage() {
             "CAST(date_trunc('hour', window_start) AS VARCHAR)",
             false,
         ),
+        // Of several days of January it is the last one of February.
+        (
+            tumble,
+            "CAST(window_start + INTERVAL '1 month' AS VARCHAR)",
+            false,
+        ),
+        (tumble, "to_char(window_start, '%%s')", false),
         (tumble, "CAST(max(event_time) AS VARCHAR)", false),
         (
             tumble,
@@ -732,7 +863,7 @@ async fn a_run_reads_static_tables_and_the_time_of_its_facts() {
     };
     let run = scripted.run(facts.clone()).await;
     for _ in 0..2 {
-        let (rows, _) = chunk_rows(&run, sources(&logs, None, false)).await;
+        let (rows, _) = chunk_rows(&run, sources(&logs, None, true)).await;
         assert_eq!(rows.num_rows(), 1);
         let text = |column: usize| rows.column(column).as_string::<i32>().value(0).to_owned();
         assert!(text(1).starts_with("1970-01-02"), "{}", text(1));

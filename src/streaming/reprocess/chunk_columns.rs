@@ -37,7 +37,8 @@ pub(super) fn longest_session(gap: i64) -> i64 {
 
 /// The streams of a job in one chunk.
 pub(super) struct ChunkColumns<'a> {
-    pub(super) chunk: Chunk,
+    /// None of a run by offsets, whose sources have the rows alone that are asked for.
+    pub(super) chunk: Option<Chunk>,
     pub(super) grouping: Grouping,
     pub(super) streams: &'a StreamSources,
     pub(super) sources: &'a BTreeMap<String, BatchSource>,
@@ -58,15 +59,25 @@ impl ChunkColumns<'_> {
         })
     }
 
-    /// The rows of a stream that belong to the chunk of a job without groups, in the columns of the scan.
-    pub(super) fn rows(&self, scan: &TableScan) -> Result<LogicalPlan> {
+    /// The chunk of a run by event time.
+    pub(super) fn chunk(&self) -> Result<Chunk> {
+        self.chunk
+            .ok_or_else(|| Error::internal("a run by offsets of a job that groups rows"))
+    }
+
+    /// The rows of a stream that belong to the chunk of a job without groups, in the columns of the scan, each with its place.
+    fn rows(&self, scan: &TableScan) -> Result<LogicalPlan> {
         let mut rows = LogicalPlanBuilder::from(self.read(scan)?);
         if self.selection.is_some() {
             let selected = self.is_selected(scan, rows.schema())?;
             rows = rows.filter(selected)?;
         }
+        let (_, table) = self.stream(scan)?;
+        let place = place(table, rows.schema());
+        let place = place.ok_or_else(|| Error::internal("the rows of a run have no places"))?;
         let columns = scan.projected_schema.columns().into_iter();
-        Ok(rows.project(columns.map(Expr::Column))?.build()?)
+        let columns = columns.map(Expr::Column).chain([row(place)]);
+        Ok(rows.project(columns)?.build()?)
     }
 
     /// Whether a row of a stream is one of those to which the run is restricted.
@@ -102,8 +113,11 @@ impl ChunkColumns<'_> {
             // Its sessions are read slice by slice, each with a filter of its own.
             return Ok(rows);
         }
+        let Some(chunk) = self.chunk else {
+            return Ok(rows);
+        };
         let time = event_time(scan, table)?;
-        let reads = self.chunk.reads().ok_or_else(out_of_range)?;
+        let reads = chunk.reads().ok_or_else(out_of_range)?;
         let within = within(time, reads, rows.schema())?;
         Ok(LogicalPlanBuilder::from(rows).filter(within)?.build()?)
     }
@@ -122,10 +136,9 @@ impl HiddenColumns for ChunkColumns<'_> {
         let columns = scan.projected_schema.columns().into_iter();
         let mut columns: Vec<Expr> = columns.map(Expr::Column).collect();
         if self.have_places()
-            && let Some((partition, offset)) = place(table, rows.schema())
+            && let Some(place) = place(table, rows.schema())
         {
-            let fields = vec![lit("partition"), partition, lit("offset"), offset];
-            columns.push(named_struct(fields).alias(ROW_COLUMN));
+            columns.push(row(place));
         }
         if self.selection.is_some() {
             let selected = self.is_selected(scan, rows.schema())?;
@@ -136,7 +149,7 @@ impl HiddenColumns for ChunkColumns<'_> {
 
     fn windows(&self, window: EventWindow) -> Result<LogicalPlan> {
         // The same as the chunk's rule for groups, before they are made: a row may be in many windows, and few of them in the chunk.
-        let range = self.chunk.range;
+        let range = self.chunk()?.range;
         let after = |time: i64| time.checked_add(1).ok_or_else(out_of_range);
         let window = window.with_ends_in(after(range.from())?, after(range.to())?);
         with_window_columns(extension(window))
@@ -144,9 +157,10 @@ impl HiddenColumns for ChunkColumns<'_> {
 
     fn sessions(&self, window: SessionWindow) -> Result<LogicalPlan> {
         let gap = window.gap();
+        let of_chunk = self.chunk()?.range;
         let range = CompletionRange {
-            from: self.chunk.range.from(),
-            to: self.chunk.range.to(),
+            from: of_chunk.from(),
+            to: of_chunk.to(),
             // One that is as long as it may be is read to its end, and a gap more, wherever it lies.
             max_extension: longest_session(gap).saturating_add(gap),
         };
@@ -161,6 +175,29 @@ impl HiddenColumns for ChunkColumns<'_> {
         .passing_over_nulls();
         with_window_columns(extension(sessions))
     }
+}
+
+/// The streams of a job without groups in one chunk.
+pub(super) struct ChunkRows<'a>(pub(super) &'a ChunkColumns<'a>);
+
+impl HiddenColumns for ChunkRows<'_> {
+    fn scan(&self, scan: &TableScan) -> Result<LogicalPlan> {
+        self.0.rows(scan)
+    }
+
+    fn windows(&self, window: EventWindow) -> Result<LogicalPlan> {
+        Ok(extension(window))
+    }
+
+    fn are_above_rows(&self) -> bool {
+        true
+    }
+}
+
+/// The hidden column of a row at this partition and offset.
+fn row((partition, offset): (Expr, Expr)) -> Expr {
+    let fields = vec![lit("partition"), partition, lit("offset"), offset];
+    named_struct(fields).alias(ROW_COLUMN)
 }
 
 /// The columns with partition and offset of the rows of a table: hidden ones, else those that it has declared. `has` says which columns

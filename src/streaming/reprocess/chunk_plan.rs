@@ -4,13 +4,18 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use datafusion::common::DFSchema;
-use datafusion::common::tree_node::Transformed;
 use datafusion::error::DataFusionError;
 use datafusion::execution::SessionState;
-use datafusion::logical_expr::{Aggregate, Expr, LogicalPlan};
-use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties as _};
+use datafusion::functions::core::expr_fn::get_field;
+use datafusion::logical_expr::{Aggregate, Expr, LogicalPlan, LogicalPlanBuilder};
+use datafusion::physical_expr::expressions::Column;
+use datafusion::physical_expr::{LexOrdering, PhysicalSortExpr};
+use datafusion::physical_plan::coalesce_partitions::CoalescePartitionsExec;
+use datafusion::physical_plan::projection::ProjectionExec;
+use datafusion::physical_plan::sorts::sort::SortExec;
+use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties as _, PhysicalExpr};
 
-use super::chunk_columns::{ChunkColumns, longest_session};
+use super::chunk_columns::{ChunkColumns, ChunkRows, longest_session};
 use super::facts::RunFacts;
 use super::final_groups::{FinalGroupsExec, GroupRule};
 use super::groups_table::{GroupsTable, put_in_place};
@@ -24,8 +29,8 @@ use crate::streaming::planning::plan_rows;
 use crate::streaming::split::{
     above, aggregate_of, emitted_schema, tie_broken_call, without_subqueries,
 };
-use crate::streaming::stream_inputs::{BatchSource, StreamSources, table_of};
-use crate::tables::time::{HIDDEN_END, HIDDEN_START, ROW_COLUMN};
+use crate::streaming::stream_inputs::{BatchSource, StreamSources};
+use crate::tables::time::{HIDDEN_END, HIDDEN_START, OFFSET_COLUMN, PARTITION_COLUMN, ROW_COLUMN};
 
 /// Plans one chunk of a run.
 pub(in crate::streaming) struct ChunkPlan<'a> {
@@ -36,6 +41,8 @@ pub(in crate::streaming) struct ChunkPlan<'a> {
     pub(in crate::streaming) sources: &'a BTreeMap<String, BatchSource>,
     /// Static tables and the values of arguments.
     pub(in crate::streaming) inputs: &'a BatchInputs,
+    /// The columns of the sink's key.
+    pub(in crate::streaming) key: &'a [usize],
 }
 
 /// A chunk, planned.
@@ -69,23 +76,23 @@ impl ChunkPlan<'_> {
         }
     }
 
-    /// Plans `chunk` of a job with the analyzed plan `input`.
+    /// Plans `chunk` of a job with the analyzed plan `input`; none of offsets.
     ///
     /// # Errors
     ///
-    /// Errors of DataFusion's planner.
+    /// Errors of DataFusion's planner; offsets of a job that groups rows.
     pub(in crate::streaming) async fn plan(
         &self,
         state: &SessionState,
         input: &LogicalPlan,
-        chunk: Chunk,
+        chunk: Option<Chunk>,
     ) -> Result<PlannedChunk> {
         let columns = ChunkColumns {
             chunk,
             grouping: self.facts.grouping,
             streams: self.streams,
             sources: self.sources,
-            selection: self.facts.selection.as_ref(),
+            selection: self.facts.selection.as_ref().filter(|_| chunk.is_some()),
             selected_times: self.facts.selected_times,
         };
         let left = Arc::default();
@@ -98,24 +105,28 @@ impl ChunkPlan<'_> {
         Ok(PlannedChunk { plan, left })
     }
 
-    /// The rows of a job without groups.
+    /// The rows of a job without groups, in the order of the sink's key. Those of one key are in the order of their partitions and
+    /// offsets: readers by key take the last one.
     async fn rows(
         &self,
         state: &SessionState,
         input: &LogicalPlan,
         columns: &ChunkColumns<'_>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        let rows = input.clone().transform_up_with_subqueries(|plan| {
-            Ok(match plan {
-                LogicalPlan::TableScan(scan)
-                    if table_of(&scan).is_some_and(|name| self.streams.contains_key(name)) =>
-                {
-                    Transformed::yes(columns.rows(&scan).map_err(DataFusionError::from)?)
-                }
-                other => Transformed::no(other),
-            })
-        })?;
-        plan_rows(state, self.inputs.put_into(rows.data)?).await
+        let rows = with_hidden(input, self.streams, &ChunkRows(columns))?;
+        let place = find(rows.schema(), ROW_COLUMN).map(Expr::Column);
+        let place = place.ok_or_else(|| Error::internal("the places of the rows are gone"))?;
+        let part = |name: &str, column: &str| get_field(place.clone(), name).alias(column);
+        let own = input.schema().columns().into_iter().map(Expr::Column);
+        let own_and_place = own.chain([
+            part("partition", PARTITION_COLUMN),
+            part("offset", OFFSET_COLUMN),
+        ]);
+        let rows = LogicalPlanBuilder::from(rows)
+            .project(own_and_place)?
+            .build()?;
+        let rows = plan_rows(state, self.inputs.put_into(rows)?).await?;
+        in_order(rows, self.key)
     }
 
     /// The windows or sessions of a job, and what stands above its aggregate.
@@ -204,8 +215,13 @@ impl ChunkPlan<'_> {
             }
         };
         let rule = GroupRule {
-            chunk: columns.chunk,
+            chunk: columns.chunk()?,
             finality: self.facts.finality,
+            whole_from: self.facts.begins.map(|begins| match columns.grouping {
+                // A row that is gone may be as far as the gap before its session.
+                Grouping::Sessions { gap } => begins.saturating_add(gap),
+                Grouping::Rows | Grouping::Aligned(_) => begins,
+            }),
             longest: match columns.grouping {
                 Grouping::Sessions { gap } => Some(longest_session(gap)),
                 Grouping::Rows | Grouping::Aligned(_) => None,
@@ -223,6 +239,23 @@ impl ChunkPlan<'_> {
             columns: own_columns,
         })
     }
+}
+
+/// Rows whose last two columns are their partition and offset, without these, in the order of their key and place.
+fn in_order(rows: Arc<dyn ExecutionPlan>, key: &[usize]) -> Result<Arc<dyn ExecutionPlan>> {
+    let schema = rows.schema();
+    let own = schema.fields().len().saturating_sub(2);
+    let column = |index: usize| -> Arc<dyn PhysicalExpr> {
+        Arc::new(Column::new(schema.field(index).name(), index))
+    };
+    let by = key.iter().copied().chain([own, own + 1]);
+    let by = by.map(|index| PhysicalSortExpr::new_default(column(index)));
+    let order = LexOrdering::new(by).ok_or_else(|| Error::internal("an order by no column"))?;
+    let all = Arc::new(CoalescePartitionsExec::new(rows));
+    let sorted = Arc::new(SortExec::new(order, all));
+    let columns = (0..own).map(|index| (column(index), schema.field(index).name().clone()));
+    let columns: Vec<(Arc<dyn PhysicalExpr>, String)> = columns.collect();
+    Ok(Arc::new(ProjectionExec::try_new(columns, sorted)?))
 }
 
 /// Name and place of the columns that identify a group of an aggregate beside its window.

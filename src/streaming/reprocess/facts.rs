@@ -11,6 +11,8 @@ pub struct RunFacts {
     pub grouping: Grouping,
     /// Which windows and sessions are final.
     pub finality: Finality,
+    /// The first instant of which the past has all records; none if none is missing.
+    pub begins: Option<i64>,
     /// The value of `now()`, in microseconds since 1970 UTC.
     pub now: i64,
     /// The rows to whose results the run is restricted, by table and offset; none if it is not.
@@ -26,6 +28,7 @@ impl From<&RunSpec> for RunFacts {
         Self {
             grouping: spec.grouping,
             finality: Finality::new(spec.grouping, spec.watermark),
+            begins: spec.begins,
             now: spec.now,
             selection: spec.selection.clone(),
             selected_times: spec.asked.time,

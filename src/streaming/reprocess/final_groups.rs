@@ -29,6 +29,8 @@ use crate::tables::time::event_times;
 pub(super) struct GroupRule {
     pub(super) chunk: Chunk,
     pub(super) finality: Finality,
+    /// The first instant at which a window or session begins that has all of its rows; none if all have.
+    pub(super) whole_from: Option<i64>,
     /// How long a session may be, in microseconds: a longer one is not read to its ends. None of windows.
     pub(super) longest: Option<i64>,
     /// The column with the first instant of the window or session.
@@ -76,6 +78,9 @@ impl GroupRule {
     fn left_by(&self, start: i64, end: i64) -> Option<LeftReason> {
         if !self.finality.is_final(end) {
             return Some(LeftReason::NotFinal);
+        }
+        if self.whole_from.is_some_and(|whole_from| start < whole_from) {
+            return Some(LeftReason::NotWhole);
         }
         let is_longer = |longest| end.saturating_sub(start) > longest;
         let is_capped = self.longest.is_some_and(is_longer);
@@ -219,6 +224,7 @@ impl ExecutionPlan for FinalGroupsExec {
 
 #[cfg(test)]
 mod tests {
+    use anabranch_udfs::{AlignedWindows, WindowKind};
     use datafusion::arrow::array::{ArrayRef, Int64Array, TimestampMicrosecondArray};
 
     use super::*;
@@ -246,6 +252,7 @@ mod tests {
         let rule = GroupRule {
             chunk: chunks.next(Some(100), 100).unwrap(),
             finality: Finality::new(grouping, Some(500)),
+            whole_from: None,
             longest: Some(300),
             start: 1,
             end: 2,
@@ -269,5 +276,32 @@ mod tests {
         let left = left.lock().unwrap();
         assert_eq!(left.count(), 23);
         assert!(left.to_string().ends_with("; and 18 more"), "{left}");
+    }
+
+    #[test]
+    fn windows_with_rows_of_before_the_past_are_counted() {
+        let windows = AlignedWindows::try_new(WindowKind::Tumble, 10, 10, 0).unwrap();
+        let grouping = Grouping::Aligned(windows);
+        let chunks = Chunks::new(grouping, TimeRange::try_new(0, 100).unwrap().into());
+        let rule = GroupRule {
+            chunk: chunks.next(None, 100).unwrap(),
+            finality: Finality::new(grouping, Some(50)),
+            whole_from: Some(11),
+            longest: None,
+            start: 1,
+            end: 2,
+            selected: None,
+            keys: Vec::new(),
+        };
+        let left = Mutex::default();
+        let given = rule.given(&groups(&[(0, 10), (10, 20), (20, 30), (50, 60)]), &left);
+        assert_eq!(given.unwrap(), [false, false, true, false]);
+        let text = left.lock().unwrap().to_string();
+        let gone = text.matches(": its first records may be gone").count();
+        assert_eq!(
+            (gone, text.matches(": not final").count()),
+            (2, 1),
+            "{text}"
+        );
     }
 }

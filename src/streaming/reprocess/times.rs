@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use anabranch_udfs::plain;
 use datafusion::arrow::datatypes::{DataType, TimeUnit};
-use datafusion::common::Column;
+use datafusion::common::{Column, ScalarValue};
 use datafusion::logical_expr::{BinaryExpr, Expr, ExprSchemable as _, LogicalPlan, Operator};
 
 use crate::error::Result;
@@ -89,12 +89,13 @@ impl TimeLineage<'_> {
             (Expr::TryCast(cast), _) => self.cast(plan, &cast.expr, cast.field.data_type()),
             (_, Relation::Equal) => Ok(false),
             (Expr::BinaryExpr(BinaryExpr { left, op, right }), Relation::Injective { .. }) => {
+                let type_of = |expr: &Expr| expr.get_type(plan.schema().as_ref());
                 match op {
                     Operator::StringConcat => Ok(self.expr(plan, left)? || self.expr(plan, right)?),
-                    Operator::Plus | Operator::Minus if matches!(**right, Expr::Literal(..)) => {
+                    Operator::Plus | Operator::Minus if is_shift(right, &type_of(left)?) => {
                         self.expr(plan, left)
                     }
-                    Operator::Plus if matches!(**left, Expr::Literal(..)) => self.expr(plan, right),
+                    Operator::Plus if is_shift(left, &type_of(right)?) => self.expr(plan, right),
                     _ => Ok(false),
                 }
             }
@@ -169,6 +170,26 @@ impl TimeLineage<'_> {
     }
 }
 
+/// Whether adding this keeps different values of a type different: months have several lengths, and so have the days of a zone with
+/// summer time.
+fn is_shift(added: &Expr, of: &DataType) -> bool {
+    let Expr::Literal(added, _) = added else {
+        return false;
+    };
+    let has_even_days = match of {
+        DataType::Timestamp(_, zone) => is_utc(zone),
+        _ => true,
+    };
+    match added {
+        ScalarValue::IntervalYearMonth(_) => false,
+        ScalarValue::IntervalDayTime(Some(by)) => by.days == 0 || has_even_days,
+        ScalarValue::IntervalMonthDayNano(Some(by)) => {
+            by.months == 0 && (by.days == 0 || has_even_days)
+        }
+        other => !other.is_null(),
+    }
+}
+
 /// Whether `to_char` of times of this type writes different seconds differently. In a zone with summer time an hour comes twice, unless its
 /// offset is written as well.
 fn tells_seconds(of: &DataType, format: &Expr) -> bool {
@@ -178,6 +199,8 @@ fn tells_seconds(of: &DataType, format: &Expr) -> bool {
     let Some(Some(format)) = format.try_as_str() else {
         return false;
     };
+    // Two of them write the sign itself.
+    let format = format.replace("%%", "");
     let has = |part: &str| format.contains(part);
     let has_all = |parts: &[&str]| parts.iter().all(|part| has(part));
     let has_date = has("%F") || has_all(&["%Y", "%m", "%d"]) || has_all(&["%Y", "%j"]);

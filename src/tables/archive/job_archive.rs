@@ -11,7 +11,7 @@ use futures::StreamExt as _;
 
 use crate::core::archive::claims::other_topic;
 use crate::core::archive::{
-    ArchiveOffsets, OffsetRange, OffsetRanges, check_past, claims_of_topic,
+    ArchiveOffsets, OffsetRange, OffsetRanges, PartitionOffsets, check_past, claims_of_topic,
 };
 use crate::core::jobs::{Identity, PartitionEnds, RecordMark};
 use crate::error::{Error, ErrorKind, Result, Subject};
@@ -49,6 +49,8 @@ pub struct CoveredArchive {
     archive: Arc<PinnedArchive>,
     reader: JobArchive,
     covered: BTreeMap<i32, OffsetRanges>,
+    /// Of these, the offsets that jobs have skipped as lost: nothing has their records any more.
+    lost: PartitionOffsets,
     /// Another topic of the same name, whose records jobs have archived here.
     other: Option<Identity>,
 }
@@ -151,6 +153,17 @@ impl JobArchive {
         let jobs = offset_claims(archive.delta().as_ref()).await?;
         let claimed = claims_of_topic(jobs.values(), topic);
         let mut covered = covered_by(&archive, &claimed, &self.session).await?;
+        let nothing = OffsetRanges::default();
+        let mut lost = PartitionOffsets::new();
+        for (partition, claimed) in &claimed {
+            let known = covered.get(partition).unwrap_or(&nothing);
+            for skipped in claimed.lost.iter().map(|lost| lost.range) {
+                let missing = known.missing_in(skipped);
+                if !missing.is_empty() {
+                    lost.entry(*partition).or_default().extend(missing.ranges());
+                }
+            }
+        }
         if archive.accepts_gaps() {
             for covered in covered.values_mut() {
                 if let (Some(first), Some(end)) = (covered.first(), covered.end()) {
@@ -167,6 +180,7 @@ impl JobArchive {
             archive: Arc::new(archive),
             reader: self.clone(),
             covered,
+            lost,
             other: other_topic(jobs.values(), topic).cloned(),
         })
     }
@@ -207,6 +221,11 @@ impl CoveredArchive {
     /// The same for all partitions.
     pub(crate) fn partitions(&self) -> &BTreeMap<i32, OffsetRanges> {
         &self.covered
+    }
+
+    /// The offsets that it covers and nothing has: jobs have skipped them as lost.
+    pub(crate) fn lost(&self) -> &PartitionOffsets {
+        &self.lost
     }
 
     /// Whether its records have their timestamps.

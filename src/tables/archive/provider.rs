@@ -1,4 +1,5 @@
-//! The table provider of an archived topic in a query (ARCH-1): the archive below the border of each partition, the topic from there on.
+//! The table provider of an archived topic in a query (ARCH-1): of each partition the archive from its first offset up to the border, the
+//! topic before that and from there on.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -81,9 +82,11 @@ impl ArchivedTableProvider {
             let offsets = archive.offsets(session).await?;
             let ends = self.topic_ends(offsets).await?;
             let halves = divide(offsets, &ends).map_err(|why| not_the_past(archive, why))?;
-            let border = halves.iter().filter(|half| half.archive.is_some());
-            self.topic
-                .begin_at(border.map(|half| (half.partition, half.topic.0)).collect());
+            let archived = halves.iter().filter_map(|half| {
+                let (first, _) = half.archive?;
+                Some((half.partition, (first, half.topic.0)))
+            });
+            self.topic.leave_archived(archived.collect());
             let lost = unexplained(archive, &halves).await?;
             let lost = lost.iter().map(|(partition, from, to)| {
                 format!("{} of partition {partition}", offsets_text(*from, *to))
@@ -206,7 +209,7 @@ impl ArchivedTableProvider {
         limit: Option<usize>,
     ) -> BoxFuture<'a, DataFusionResult<Arc<dyn ExecutionPlan>>> {
         async move {
-            // First: it decides where the topic's half begins.
+            // First: it decides what is left to the topic's half.
             let archive = self
                 .scan_archive(session, projection, filters, limit)
                 .await?;

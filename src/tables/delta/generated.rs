@@ -7,7 +7,7 @@
 use std::ops::ControlFlow;
 use std::sync::{Arc, LazyLock};
 
-use anabranch_udfs::{WalkMut, before_types_of_table, checked_of_table, equal_zeros};
+use anabranch_udfs::{WalkMut, before_types_of_table, checked_of_table, equal_zeros, expr_text};
 use datafusion::arrow::array::{ArrayRef, RecordBatch};
 use datafusion::arrow::compute::{CastOptions, cast_with_options};
 use datafusion::arrow::datatypes::{DataType, Schema, SchemaRef};
@@ -162,7 +162,7 @@ impl TableExpr {
             .collect();
         let schema = Arc::new(Schema::new(nullable));
         let columns = DFSchema::try_from(Arc::clone(&schema))?;
-        let expr = parse_predicate_expression(&columns, planned.to_string(), &*PLANNER).map_err(
+        let expr = parse_predicate_expression(&columns, expr_text(&planned), &*PLANNER).map_err(
             |error| {
                 Error::invalid(format!("'{text}' cannot be planned: {error}"))
                     .about(Subject::text(text))
@@ -252,7 +252,7 @@ fn arithmetic(expr: Expr, columns: &DFSchema) -> Result<Expr> {
 ///
 /// # Errors
 ///
-/// The text is not an expression.
+/// The text is not an expression; or it would be read as another one.
 pub(super) fn storable(text: &str) -> Result<String> {
     struct BacktickNames;
     impl VisitorMut for BacktickNames {
@@ -273,13 +273,21 @@ pub(super) fn storable(text: &str) -> Result<String> {
     }
     let mut ast = parse_sql(text)?;
     let _ = ast.walk_mut(&mut BacktickNames);
-    Ok(ast.to_string())
+    let stored = expr_text(&ast);
+    match parse_sql(&stored)? == ast {
+        true => Ok(stored),
+        false => Err(Error::unsupported(format!(
+            "'{text}' has a text or a name with quotes that cannot be kept as it is written"
+        ))
+        .about(Subject::text(text))
+        .with_help("write it without several quotes in a row")),
+    }
 }
 
 /// Whether two texts are the same expression, up to letter case of names, quotes and white space.
 pub(super) fn same_expression(left: &str, right: &str, schema: &SchemaRef) -> bool {
     match (parse(left, schema), parse(right, schema)) {
-        (Ok(left), Ok(right)) => left.to_string().eq_ignore_ascii_case(&right.to_string()),
+        (Ok(left), Ok(right)) => expr_text(&left).eq_ignore_ascii_case(&expr_text(&right)),
         _ => left == right,
     }
 }
@@ -567,6 +575,18 @@ fn refuse_changing(expr: &Expr, text: &str) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_stored_text_is_the_expression() {
+        for (text, stored) in [
+            ("x || ", "x || "),
+            (r#""a b" || ''''"#, r"`a b` || ''''"),
+            (r#"x || N'it''s'"#, "x || N'it''s'"),
+        ] {
+            assert_eq!(storable(text).unwrap(), stored);
+            assert_eq!(storable(stored).unwrap(), stored);
+        }
+    }
 
     #[test]
     fn foreign_expressions_are_limited() {

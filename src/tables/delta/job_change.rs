@@ -293,13 +293,15 @@ impl DeltaTableHandle {
 }
 
 impl PreparedChange {
-    /// Rows to write, and keys that are withdrawn.
+    /// Rows to write, and keys that are withdrawn. Of a replacement that writes no row, those that it takes out: its commit changes the
+    /// table, and has to be told from none.
     pub fn rows(&self) -> u64 {
-        let withdrawn = match &self.taken {
+        let removed = match &self.taken {
             TakenRows::OfKeys(keys) => keys.withdrawn(),
+            TakenRows::Within(_) if self.added.rows == 0 => self.rest.taken,
             TakenRows::Within(_) => 0,
         };
-        self.added.rows + withdrawn
+        self.added.rows + removed
     }
 
     /// Whether its commit would change no row of the table.

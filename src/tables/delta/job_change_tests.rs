@@ -429,6 +429,13 @@ async fn a_batch_that_is_given_up_leaves_no_file() {
     assert_eq!(rows_of(&job.handle).await, [(2, 0, 2)]);
     let prepared = job.upsert(&[], &[]).await;
     assert!(prepared.is_empty());
+    // So does a replacement without rows: the rows that it takes out tell its commit from none.
+    let prepared = job.replace(0, 5, &[]).await;
+    assert_eq!((prepared.rows(), prepared.is_empty()), (1, false));
+    job.commit(prepared).await.unwrap();
+    assert!(rows_of(&job.handle).await.is_empty());
+    let prepared = job.replace(0, 5, &[]).await;
+    assert_eq!((prepared.rows(), prepared.is_empty()), (0, true));
 }
 
 #[tokio::test]

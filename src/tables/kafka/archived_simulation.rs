@@ -43,6 +43,8 @@ struct World {
     steps: [Vec<Step>; 2],
     /// While the query reads the topic.
     events: Vec<Event>,
+    /// The archive has no record below this offset.
+    begins: i64,
 }
 
 /// A topic of one partition, and its archive.
@@ -89,9 +91,33 @@ fn offsets(rows: &[i64]) -> ArchiveOffsets {
     ArchiveOffsets::of(&spans)
 }
 
+/// The records of the topic between two offsets as a query reads them, and those that compaction removes meanwhile; or the fault, if it is
+/// one, for which it gives none.
+fn of_topic(
+    world: &World,
+    now: State,
+    (from, to): (i64, i64),
+) -> Result<(Vec<i64>, CompactedOffsets), Option<String>> {
+    let (log, events) = (world.log.clone(), world.events.clone());
+    let mut client = SimulatedClient::new(log, from, now.stable, events);
+    client.first = now.first;
+    let gone = CompactedOffsets::clone(&client.gone);
+    if from >= to {
+        return Ok((Vec::new(), gone));
+    }
+    match read(client, &[range(from, to)], ends_range, None).remove(0) {
+        Ok((RangeEnd::All, offsets)) => Ok((offsets, gone)),
+        Ok(stopped) => Err(Some(format!("{stopped:?}"))),
+        Err(error) if is_expected(&error) => Err(None),
+        Err(error) => Err(Some(error.to_string())),
+    }
+}
+
 /// The fault in the answer of a query in this world, if there is one.
 fn wrong(world: &World, fault: Fault) -> Option<String> {
-    let World { log, steps, events } = world;
+    let World {
+        log, steps, begins, ..
+    } = world;
     let length = i64::try_from(log.len()).unwrap();
     let none = CompactedOffsets::default();
     let mut now = State::default();
@@ -108,43 +134,40 @@ fn wrong(world: &World, fault: Fault) -> Option<String> {
         Fault::NewerBorder => (earlier, now, now),
         Fault::EndsFirst => (now, now, earlier),
     };
-    let rows = records(log, &none, range(0, pinned.archived));
-    let border = offsets(&records(log, &none, range(0, border.archived)));
+    let archived = |of: State| records(log, &none, range(*begins, of.archived));
+    let (rows, border) = (archived(pinned), offsets(&archived(border)));
     let half = match divide(&border, &[ends.ends()]) {
         Ok(halves) => halves[0],
         Err(refused @ (NotThePast::Beyond { .. } | NotThePast::NoPartition { .. })) => {
             return Some(refused.to_string());
         }
     };
-    let (from, to) = half.topic;
-    let mut client = SimulatedClient::new(log.clone(), from, now.stable, events.clone());
-    client.first = now.first;
-    let gone = CompactedOffsets::clone(&client.gone);
-    let of_topic = match from < to {
-        false => Vec::new(),
-        true => match read(client, &[range(from, to)], ends_range, None).remove(0) {
-            Ok((RangeEnd::All, offsets)) => offsets,
-            Ok(stopped) => return Some(format!("{stopped:?}")),
-            Err(error) if is_expected(&error) => return None,
-            Err(error) => return Some(error.to_string()),
-        },
+    let before = half.before.unwrap_or((0, 0));
+    let parts = of_topic(world, now, before)
+        .and_then(|before| Ok((before, of_topic(world, now, half.topic)?)));
+    let ((first, gone_before), (last, gone_behind)) = match parts {
+        Ok(parts) => parts,
+        Err(fault) => return fault,
     };
     let of_archive = half.archive.into_iter().flat_map(|(first, border)| {
         let rows = rows.iter().copied();
         rows.filter(move |offset| (first..border).contains(offset))
     });
-    let given: Vec<i64> = of_archive.chain(of_topic).collect();
-    // A topic that never forgot has all records up to the same end. Without a row in the archive no earlier record was to be kept.
+    let given: Vec<i64> = first.into_iter().chain(of_archive).chain(last).collect();
+    // A topic that never forgot has all records up to the same end. No record from before both halves was to be kept.
     let kept = match half.archive {
-        Some(_) => 0,
-        None => from,
+        Some((first, _)) => first.min(ends.first),
+        None => half.topic.0,
     };
-    let is_lost = |offset: &i64| {
-        let lost = half.lost;
-        lost.is_some_and(|(from, to)| (from..to).contains(offset))
+    let is_in = |(from, to): (i64, i64), offset: &i64| (from..to).contains(offset);
+    let is_gone = |offset: &i64| {
+        let has = |gone: &CompactedOffsets| gone.lock().unwrap().contains(offset);
+        (is_in(before, offset) && has(&gone_before))
+            || (is_in(half.topic, offset) && has(&gone_behind))
     };
-    let mut expected = records(log, &gone, range(kept, to));
-    expected.retain(|offset| !is_lost(offset));
+    let is_lost = |offset: &i64| half.lost.is_some_and(|lost| is_in(lost, offset));
+    let mut expected = records(log, &none, range(kept, half.topic.1));
+    expected.retain(|offset| !is_lost(offset) && !is_gone(offset));
     (given != expected).then(|| format!("{half:?} gave {given:?} instead of {expected:?}"))
 }
 
@@ -163,11 +186,13 @@ fn world() -> impl Strategy<Value = World> {
         steps(),
         steps(),
         prop::collection::vec(event(), 0..40),
+        prop_oneof![2 => Just(0), 1 => 1..20_i64],
     )
-        .prop_map(|(log, before, between, events)| World {
+        .prop_map(|(log, before, between, events, begins)| World {
             log,
             steps: [before, between],
             events,
+            begins,
         })
 }
 
@@ -197,7 +222,7 @@ fn arch_1_a_border_of_another_version_is_found() {
 /// The archive takes a record over in the moment in which retention takes it from the topic.
 #[test]
 fn arch_1_no_record_is_between_the_halves() {
-    for forgotten in 0..=12 {
+    for (forgotten, begins) in (0..=12).flat_map(|first| [(first, 0), (first, 3)]) {
         let world = World {
             log: vec![Slot::Record; 12],
             steps: [
@@ -205,7 +230,9 @@ fn arch_1_no_record_is_between_the_halves() {
                 vec![Step::Archived(6), Step::Forgotten(forgotten)],
             ],
             events: Vec::new(),
+            begins,
         };
-        assert_eq!(wrong(&world, Fault::None), None, "{forgotten}");
+        let fault = wrong(&world, Fault::None);
+        assert_eq!(fault, None, "{forgotten}, the archive from {begins} on");
     }
 }

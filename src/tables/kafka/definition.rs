@@ -15,7 +15,7 @@ use crate::tables::kafka::client::ClientSettings;
 pub use crate::tables::kafka::metadata_key::MetadataKey;
 use crate::tables::kafka::range::NarrowingColumns;
 use crate::tables::options::{self, Options};
-use crate::tables::time::{EventTime, check_event_time};
+use crate::tables::time::{EventTime, OFFSET_COLUMN, PARTITION_COLUMN, check_event_time};
 
 /// The options of a Kafka table besides `kafka.*` and those of its format.
 pub const OPTION_NAMES: &[&str] = &[
@@ -45,11 +45,6 @@ pub const OPTION_NAMES: &[&str] = &[
     "watermark.max_ahead",
     "watermark.partitions",
 ];
-
-/// The column of a record's partition, of a table with coordinates.
-const PARTITION_COLUMN: &str = "__partition";
-/// The column of a record's offset, of a table with coordinates.
-const OFFSET_COLUMN: &str = "__offset";
 
 /// A column of a Kafka table.
 #[derive(Debug, Clone)]

@@ -11,7 +11,7 @@ use datafusion::arrow::array::{
     AsArray as _, BooleanArray, RecordBatch, TimestampMicrosecondArray, UInt64Array,
 };
 use datafusion::arrow::compute::{
-    cast, concat_batches, filter_record_batch, is_not_null, is_null, sort_to_indices,
+    cast, concat_batches, filter_record_batch, is_not_null, is_null, not, sort_to_indices,
     take_record_batch,
 };
 use datafusion::arrow::datatypes::{
@@ -23,7 +23,7 @@ use datafusion::execution::memory_pool::{MemoryConsumer, MemoryReservation};
 use datafusion::physical_plan::ExecutionPlan as _;
 use futures::TryStreamExt as _;
 
-use crate::core::archive::OffsetRanges;
+use crate::core::archive::{self, OffsetRanges};
 use crate::core::runs::{Difference, FloatTolerance};
 use crate::error::{Error, Result, Subject};
 use crate::tables::bad_records::BadRecords;
@@ -58,14 +58,60 @@ const VALUE: usize = 4;
 /// The rows of a topic by key, as far as they are in some ranges.
 #[derive(Debug, Clone)]
 pub struct TopicRows {
-    /// In the columns of the table, the last row of each key.
+    /// In the columns of the table, the last row of each key: first those of the own offsets.
     pub rows: RecordBatch,
+    /// How many of them are of the own offsets.
+    pub own: usize,
     /// The first offset of each partition that has all later ones of the ranges; none if there is nothing to read.
     pub low: BTreeMap<i32, i64>,
 }
 
-/// Reads the rows that readers by key have of these ranges of a topic. Records without a key have no such readers. A topic of which nothing
-/// is read need not be there.
+/// The last records of ranges of a topic, to be read on when there are more ranges behind them.
+#[derive(Debug)]
+pub struct ReadRecords {
+    last: LastRecords,
+    /// The ranges.
+    ranges: BTreeMap<i32, OffsetRanges>,
+    /// What was read for them.
+    covered: BTreeMap<i32, OffsetRanges>,
+}
+
+impl ReadRecords {
+    /// The parts of these ranges that were not read yet; none if they do not all lie behind what was read, or if not all of that is wanted.
+    fn missing_in(
+        &self,
+        ranges: &BTreeMap<i32, OffsetRanges>,
+    ) -> Option<BTreeMap<i32, OffsetRanges>> {
+        let nothing = OffsetRanges::default();
+        for (partition, read) in &self.ranges {
+            let wanted = ranges.get(partition).unwrap_or(&nothing);
+            if !read.ranges().all(|range| wanted.contains(range)) {
+                return None;
+            }
+        }
+        let mut all: BTreeMap<i32, OffsetRanges> = BTreeMap::new();
+        for (partition, wanted) in ranges {
+            let covered = self.covered.get(partition).unwrap_or(&nothing);
+            let mut missing = OffsetRanges::default();
+            for range in wanted.ranges() {
+                missing.extend(covered.missing_in(range).ranges());
+            }
+            let is_behind = match (covered.end(), missing.first()) {
+                (Some(end), Some(first)) => end <= first,
+                _ => true,
+            };
+            if !is_behind {
+                return None;
+            }
+            all.insert(*partition, missing);
+        }
+        Some(all)
+    }
+}
+
+/// Reads the rows that readers by key have of these ranges of a topic; `own` is a part of the ranges whose rows are told from the others,
+/// which other writers may have written. What was read `before` is not read again if all that is missing lies behind it. Records without a
+/// key have no such readers. A topic of which nothing is read need not be there.
 ///
 /// # Errors
 ///
@@ -73,27 +119,79 @@ pub struct TopicRows {
 pub async fn last_rows(
     table: &Arc<KafkaTable>,
     ranges: &BTreeMap<i32, OffsetRanges>,
+    own: &BTreeMap<i32, OffsetRanges>,
     context: &Arc<TaskContext>,
-) -> Result<TopicRows> {
+    before: Option<ReadRecords>,
+) -> Result<(TopicRows, Option<ReadRecords>)> {
     if ranges.values().all(OffsetRanges::is_empty) {
-        return Ok(TopicRows {
+        let nothing = TopicRows {
             rows: RecordBatch::new_empty(Arc::clone(table.schema())),
+            own: 0,
             low: BTreeMap::new(),
-        });
+        };
+        return Ok((nothing, None));
     }
     let records = Arc::new(table.of_records());
-    let ends = stable_ends(&records, ranges).await?;
+    let mut ends = stable_ends(&records, ranges).await?;
     // A log that ends before has lost records.
     let is_whole = |of: &&(i32, i64, i64)| !is_behind(of, ranges);
     let low = ends.iter().filter(is_whole);
     let low = low.map(|(partition, low, _)| (*partition, *low));
     let low: BTreeMap<i32, i64> = low.collect();
-    let mut last = LastRecords::try_new(&records, context)?;
-    for ranges in rounds(ranges, &ends) {
-        read(&records, ranges, context, &mut last).await?;
+    let missing = before.as_ref().and_then(|before| before.missing_in(ranges));
+    let (mut read, missing) = match (before, missing) {
+        (Some(before), Some(missing)) => (before, missing),
+        _ => {
+            let read = ReadRecords {
+                last: LastRecords::try_new(&records, context)?,
+                ranges: BTreeMap::new(),
+                covered: BTreeMap::new(),
+            };
+            (read, ranges.clone())
+        }
+    };
+    // No record is read twice: an earlier one would count as the later one.
+    for (partition, low, _) in &mut ends {
+        let covered = read.covered.get(&*partition);
+        let end = covered.and_then(OffsetRanges::end);
+        *low = end.map_or(*low, |end| end.max(*low));
     }
-    let rows = decoded(table, &last.into_rows()?)?;
-    Ok(TopicRows { rows, low })
+    for ranges in rounds(&missing, &ends) {
+        for range in &ranges {
+            let covered = read.covered.entry(range.partition).or_default();
+            covered.insert(archive::OffsetRange::new(range.start, range.end));
+        }
+        read_ranges(&records, ranges, context, &mut read.last).await?;
+    }
+    read.ranges = ranges.clone();
+    let records = read.last.rows()?;
+    let is_own = within(&records, own);
+    let is_other = not(&is_own).map_err(internal)?;
+    let [own, others] = [is_own, is_other].map(|of| {
+        let records = filter_record_batch(&records, &of).map_err(internal)?;
+        decoded(table, &records)
+    });
+    let (own, others) = (own?, others?);
+    let rows = concat_batches(table.schema(), [&own, &others]).map_err(internal)?;
+    let rows = TopicRows {
+        rows,
+        own: own.num_rows(),
+        low,
+    };
+    Ok((rows, Some(read)))
+}
+
+/// Which records are at offsets of these ranges.
+fn within(records: &RecordBatch, ranges: &BTreeMap<i32, OffsetRanges>) -> BooleanArray {
+    let partitions = records.column(PARTITION).as_primitive::<Int32Type>();
+    let offsets = records.column(OFFSET).as_primitive::<Int64Type>();
+    let places = partitions.values().iter().zip(offsets.values());
+    let is_within = places.map(|(partition, offset)| {
+        let ranges = ranges.get(partition);
+        let record = archive::OffsetRange::new(*offset, offset.saturating_add(1));
+        ranges.is_some_and(|ranges| ranges.contains(record))
+    });
+    is_within.collect::<Vec<bool>>().into()
 }
 
 /// Partitions with the first offset and the end of the records that readers of committed records see, when these are all in the ranges
@@ -201,7 +299,7 @@ fn join_nearest(ranges: &mut Vec<OffsetRange>) {
 }
 
 /// Reads ranges of different partitions.
-async fn read(
+async fn read_ranges(
     records: &Arc<KafkaTable>,
     ranges: Vec<OffsetRange>,
     context: &Arc<TaskContext>,
@@ -231,6 +329,7 @@ async fn read(
 }
 
 /// The last record of each key of each partition so far, tombstones included.
+#[derive(Debug)]
 struct LastRecords {
     by_key: Difference,
     schema: SchemaRef,
@@ -238,7 +337,7 @@ struct LastRecords {
     memory: MemoryReservation,
 }
 
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct OfPartition {
     batches: Vec<RecordBatch>,
     rows: usize,
@@ -289,12 +388,14 @@ impl LastRecords {
 
     /// The records that stay, in the order of their times. A key is in one partition, unless partitions were added: then the time tells
     /// which of its records is the last.
-    fn into_rows(mut self) -> Result<RecordBatch> {
+    fn rows(&mut self) -> Result<RecordBatch> {
         let mut batches = Vec::new();
         for of_partition in self.partitions.values_mut() {
             of_partition.drop_earlier(&self.by_key, &self.schema)?;
-            batches.append(&mut of_partition.batches);
+            batches.extend(of_partition.batches.iter().cloned());
         }
+        let sizes = batches.iter().map(RecordBatch::get_array_memory_size);
+        self.memory.try_resize(sizes.sum())?;
         let rows = concat_batches(&self.schema, &batches).map_err(internal)?;
         if self.partitions.len() < 2 {
             return self.without_tombstones(&rows);

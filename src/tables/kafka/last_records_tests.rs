@@ -9,7 +9,6 @@ use rdkafka::config::ClientConfig;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 
 use super::*;
-use crate::core::archive;
 use crate::tables::kafka::definition::{KafkaColumn, KafkaTableSpec};
 use crate::tables::kafka::embedded_broker::EmbeddedBroker;
 
@@ -69,6 +68,16 @@ fn ranges(of: &[(i32, i64, i64)]) -> BTreeMap<i32, OffsetRanges> {
     ranges
 }
 
+async fn rows_in(
+    table: &Arc<KafkaTable>,
+    ranges: &BTreeMap<i32, OffsetRanges>,
+    own: &BTreeMap<i32, OffsetRanges>,
+) -> TopicRows {
+    let context = SessionContext::new().task_ctx();
+    let read = last_rows(table, ranges, own, &context, None);
+    read.await.unwrap().0
+}
+
 fn shown(rows: &RecordBatch) -> Vec<(String, i64)> {
     let keys = rows.column(0).as_string::<i32>();
     let values = rows.column(1).as_primitive::<Int64Type>();
@@ -110,25 +119,82 @@ async fn readers_by_key_have_the_last_row_of_each_key_without_tombstones() {
             (1, Some("e"), None, 8),
         ],
     );
-    let context = SessionContext::new().task_ctx();
     let table = table(&servers);
     let all = ranges(&[(0, 0, 6), (1, 0, 4), (7, 0, 3)]);
-    let found = last_rows(&table, &all, &context).await.unwrap();
+    let nothing = BTreeMap::new();
+    let found = rows_in(&table, &all, &nothing).await;
     assert_eq!(
         shown(&found.rows),
         [("a".to_owned(), 2), ("c".to_owned(), 2)]
     );
+    assert_eq!(found.own, 0);
+    // Others have written the record of "c" at offset 4: it is read as well, and told from the own ones.
+    for (from, to, own) in [(0, 3, "a"), (4, 5, "c")] {
+        let of_job = ranges(&[(0, from, to)]);
+        let found = rows_in(&table, &all, &of_job).await;
+        assert_eq!((found.own, found.rows.num_rows()), (1, 2));
+        let first = found.rows.slice(0, 1);
+        assert_eq!(shown(&first), [(own.to_owned(), 2)]);
+    }
     assert_eq!(found.low, BTreeMap::from([(0, 0), (1, 0)]));
     assert_eq!(found.rows.schema(), *table.schema());
     // A log that was truncated does not have all.
     let more = ranges(&[(0, 0, 6), (1, 0, 9)]);
-    let found = last_rows(&table, &more, &context).await.unwrap();
+    let found = rows_in(&table, &more, &nothing).await;
     assert_eq!(found.low, BTreeMap::from([(0, 0)]));
     assert_eq!(found.rows.num_rows(), 2);
     // A topic that nothing was published to need not be there.
     let nowhere = self::table("localhost:1");
-    let none = last_rows(&nowhere, &ranges(&[]), &context).await.unwrap();
+    let none = rows_in(&nowhere, &nothing, &nothing).await;
     assert_eq!((none.rows.num_rows(), none.low.len()), (0, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ranges_behind_those_that_were_read_are_read_on() {
+    let broker = EmbeddedBroker::start().unwrap();
+    broker.create_topic("t", 1).unwrap();
+    let servers = broker.bootstrap_servers();
+    let value = |key: &str, value: i64| format!("{{\"k\":\"{key}\",\"v\":{value}}}");
+    let (a1, b1, b2, c1) = (value("a", 1), value("b", 1), value("b", 2), value("c", 1));
+    send(
+        &servers,
+        &[(0, Some("a"), Some(&a1), 1), (0, Some("b"), Some(&b1), 2)],
+    );
+    let context = SessionContext::new().task_ctx();
+    let (table, nothing) = (table(&servers), BTreeMap::new());
+    let all = ranges(&[(0, 0, 2)]);
+    let first = last_rows(&table, &all, &nothing, &context, None);
+    let (found, read) = first.await.unwrap();
+    assert_eq!(shown(&found.rows).len(), 2);
+    send(
+        &servers,
+        &[
+            (0, Some("a"), None, 3),
+            (0, Some("b"), Some(&b2), 4),
+            (0, Some("c"), Some(&c1), 5),
+        ],
+    );
+    // What follows replaces and removes what was read before.
+    let more = ranges(&[(0, 0, 5)]);
+    let missing = read.as_ref().unwrap().missing_in(&more);
+    assert_eq!(missing, Some(ranges(&[(0, 2, 5)])));
+    let of_job = ranges(&[(0, 3, 4)]);
+    let next = last_rows(&table, &more, &of_job, &context, read);
+    let (found, read) = next.await.unwrap();
+    let expected = [("b".to_owned(), 2), ("c".to_owned(), 1)];
+    assert_eq!((shown(&found.rows), found.own), (expected.to_vec(), 1));
+    let read = read.unwrap();
+    let nothing_more = BTreeMap::from([(0, OffsetRanges::default())]);
+    assert_eq!(read.missing_in(&more), Some(nothing_more));
+    // Less than was read, and what lies before it, is read from the beginning.
+    assert_eq!(read.missing_in(&ranges(&[(0, 1, 5)])), None);
+    assert_eq!(read.missing_in(&nothing), None);
+    let late = ReadRecords {
+        ranges: ranges(&[(0, 3, 5)]),
+        covered: ranges(&[(0, 3, 5)]),
+        ..read
+    };
+    assert_eq!(late.missing_in(&more), None);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -162,7 +228,7 @@ async fn records_that_do_not_stay_are_dropped_while_they_are_read() {
         last.push(batch(at * 8_192)).unwrap();
         assert!(last.partitions[&0].rows < 2 * PENDING);
     }
-    let rows = decoded(&table, &last.into_rows().unwrap()).unwrap();
+    let rows = decoded(&table, &last.rows().unwrap()).unwrap();
     let end = 32 * 8_192;
     let expected: Vec<i64> = (end - keys..end).collect();
     let mut values: Vec<i64> = shown(&rows).into_iter().map(|row| row.1).collect();

@@ -59,7 +59,7 @@ pub use definition::{
 pub(crate) use earlier_records::{EarlierParts, EarlierRecords, EarlierRows, EarlierScan};
 pub use headers::AddedHeaders;
 pub use in_flight::wait_for_inserts;
-pub use last_records::{TopicRows, last_rows};
+pub use last_records::{ReadRecords, TopicRows, last_rows};
 pub use pool::ConsumerPool;
 pub use provider::KafkaTableProvider;
 pub use range::OffsetRange;

@@ -12,6 +12,7 @@ use datafusion::logical_expr::dml::InsertOp;
 use datafusion::logical_expr::{Expr, TableProviderFilterPushDown, TableType};
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::empty::EmptyExec;
+use datafusion::physical_plan::union::UnionExec;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use tokio::sync::OnceCell;
@@ -38,8 +39,8 @@ pub struct KafkaTableProvider {
     table: Arc<KafkaTable>,
     /// Partition, first offset kept, last stable offset.
     ends: OnceCell<Vec<(i32, i64, i64)>>,
-    /// Of a table with an archive: the offset below which a partition is read from there.
-    starts: OnceLock<BTreeMap<i32, i64>>,
+    /// Of a table with an archive: the offsets that a partition is read from there, the end excluded.
+    archived: OnceLock<BTreeMap<i32, (i64, i64)>>,
     /// The ranges of a job's batch, which no predicate narrows.
     fixed: Option<Vec<OffsetRange>>,
     /// Takes what a plain statement cannot decode.
@@ -66,7 +67,7 @@ impl KafkaTableProvider {
             name: table.name.as_str().into(),
             table,
             ends: OnceCell::new(),
-            starts: OnceLock::new(),
+            archived: OnceLock::new(),
             fixed: None,
             bad_records: Arc::default(),
             aside: Arc::default(),
@@ -171,9 +172,16 @@ impl KafkaTableProvider {
         answer.await
     }
 
-    /// Leaves records below these offsets to the table's archive; the first call counts.
-    pub(crate) fn begin_at(&self, starts: BTreeMap<i32, i64>) {
-        let _ = self.starts.set(starts);
+    /// Leaves the records of partitions from one offset up to another, which is excluded, to the table's archive; the first call counts.
+    pub(crate) fn leave_archived(&self, archived: BTreeMap<i32, (i64, i64)>) {
+        let _ = self.archived.set(archived);
+    }
+
+    /// Whether a range comes before the records of its partition that the archive gives.
+    fn is_before_archive(&self, range: &OffsetRange) -> bool {
+        let archived = self.archived.get();
+        let archived = archived.and_then(|archived| archived.get(&range.partition));
+        archived.is_some_and(|(first, _)| range.start < *first)
     }
 
     /// The columns that narrow a scan.
@@ -197,17 +205,24 @@ impl KafkaTableProvider {
             let Some(bounds) = bounds(filters, &columns, *partition) else {
                 continue;
             };
-            let start = self.starts.get().and_then(|starts| starts.get(partition));
-            let low = start.map_or(*low, |start| *start.max(low));
-            let range = narrow(*partition, low, *high, bounds);
-            if range.is_empty() {
+            let archived = self.archived.get();
+            let parts = match archived.and_then(|archived| archived.get(partition)) {
+                None => vec![(*low, *high)],
+                Some((first, behind)) => {
+                    vec![(*low, *first.min(high)), (*behind.max(low), *high)]
+                }
+            };
+            let parts = parts.into_iter();
+            let parts = parts.map(|(low, high)| narrow(*partition, low, high, bounds));
+            let parts: Vec<OffsetRange> = parts.filter(|range| !range.is_empty()).collect();
+            if parts.is_empty() {
                 continue;
             }
             let (from, _) = bounds.timestamp;
             if from > 0 {
                 starts.push((*partition, from.div_euclid(1_000)));
             }
-            ranges.push(range);
+            ranges.extend(parts);
         }
         // The first record at or after a time is a lower bound, no matter who sets the times. It is no upper bound: earlier times
         // may follow, also where brokers set them. The clock of a new leader may be behind that of the one before, and records
@@ -306,27 +321,41 @@ impl KafkaTableProvider {
     ) -> BoxFuture<'a, DataFusionResult<Arc<dyn ExecutionPlan>>> {
         async move {
             let threads = session.config().target_partitions();
-            let ranges = self.ranges(filters).await?;
+            let ranges = self.ranges(filters).await?.into_iter();
+            let (before, ranges): (Vec<OffsetRange>, Vec<OffsetRange>) =
+                ranges.partition(|range| self.is_before_archive(range));
             let projection: Vec<usize> = match projection {
                 Some(columns) => columns.clone(),
                 None => (0..self.schema.fields().len()).collect(),
             };
             let schema = Arc::new(self.schema.project(&projection)?);
-            if ranges.is_empty() {
+            if ranges.is_empty() && before.is_empty() {
                 return Ok(Arc::new(EmptyExec::new(schema)) as Arc<dyn ExecutionPlan>);
             }
             let earlier = self.earlier(session, &ranges, &projection, &schema).await?;
-            let scan = KafkaScanExec::new(
-                Arc::clone(&self.table),
-                ranges,
-                projection,
-                schema,
-                // A filter above may drop rows, so that a limit cannot be met by counting here.
-                limit.filter(|_| filters.is_empty() && self.fixed.is_none()),
-                // Jobs set aside what cannot be decoded, unless the table says otherwise.
-                (self.table.on_error(self.fixed.is_some()), self.outlet()),
-                threads,
-            );
+            let scan_of = |ranges: Vec<OffsetRange>| {
+                KafkaScanExec::new(
+                    Arc::clone(&self.table),
+                    ranges,
+                    projection.clone(),
+                    Arc::clone(&schema),
+                    // A filter above may drop rows, so that a limit cannot be met by counting here.
+                    limit.filter(|_| filters.is_empty() && self.fixed.is_none()),
+                    // Jobs set aside what cannot be decoded, unless the table says otherwise.
+                    (self.table.on_error(self.fixed.is_some()), self.outlet()),
+                    threads,
+                )
+            };
+            if !before.is_empty() {
+                // A consumer reads a partition at one place: each side of the archive has a scan of its own.
+                let sides = [before, ranges].into_iter();
+                let sides = sides.filter(|ranges| !ranges.is_empty()).map(|ranges| {
+                    let scan: Arc<dyn ExecutionPlan> = Arc::new(scan_of(ranges));
+                    scan
+                });
+                return UnionExec::try_new(sides.collect());
+            }
+            let scan = scan_of(ranges);
             let of_topic = self.of_topic();
             let pool = self.pool.as_ref().filter(|_| !of_topic.is_empty());
             let client = pool.map(|pool| pool.reader(&self.table, &of_topic));

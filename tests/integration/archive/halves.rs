@@ -121,8 +121,12 @@ fn arch_1_queries_see_a_topic_that_never_forgot() {
         lake.run(&format!(
             "CREATE EXTERNAL TABLE {name} ({columns}) STORED AS DELTA {by} LOCATION '__DIR__/{name}'"
         ));
-        // The border moves between three looks, in every partition by itself. Partitions may be missing.
-        let mut border = [0; PARTITIONS];
+        // The border moves between three looks, in every partition by itself. Partitions may be missing. Of two archives one begins later
+        // than the topic.
+        let mut border = [0; PARTITIONS].map(|first| match round % 2 {
+            0 => first,
+            _ => random.below(6),
+        });
         let all = table(
             &format!("all{round}"),
             "visits",
@@ -251,6 +255,16 @@ fn explain_shows_both_halves() {
         !plan.contains("hour=8") && !plan.contains("hour=11"),
         "{plan}"
     );
+    // The topic gives what comes before the archive as well.
+    lake.run("DELETE FROM raw WHERE \"partition\" = 1 AND \"offset\" < 3");
+    let plan = lake.plan("SELECT page FROM t WHERE p = 1 AND o >= 1 AND o < 12");
+    for offsets in [
+        "offsets=[1:[1, 3)]",
+        "offsets=[1:[3, 10)]",
+        "offsets=[1:[10, 12)]",
+    ] {
+        assert!(plan.contains(offsets), "{offsets}: {plan}");
+    }
     // Nothing is left out for another column.
     assert!(
         !lake

@@ -272,6 +272,23 @@ fn loss_1_skipped_offsets_are_holes_with_their_job_and_batch() {
         false,
     );
     assert_eq!(ranges.last(), Some(&last), "{ranges:?}");
+
+    // A run reads what is left, and says what is gone.
+    pipeline.work.append(
+        "tables.sql",
+        "CREATE EXTERNAL TABLE copied (v BIGINT) STORED AS DELTA LOCATION 'copied';\n",
+    );
+    let explained = pipeline.work.sql(
+        &["tables.sql"],
+        &[
+            "CREATE JOB copying AS INSERT INTO copied SELECT v FROM archived",
+            "EXPLAIN REPROCESS JOB copying OFFSETS FROM '{\"archived\":{\"0\":0}}' TO '{\"archived\":{\"0\":14}}' \
+             WITH ('write' 'append')",
+        ],
+    );
+    let said = explained.ok().out;
+    let gone = "archived: the records at offsets 8 to 10 of partition 0, offsets 14 to 15 of partition 0 are gone for good";
+    assert!(said.contains(gone), "{said}");
 }
 
 #[test]

@@ -167,6 +167,30 @@ fn records_that_fail_are_dead_letters_and_the_rest_is_written() {
 }
 
 #[test]
+fn conditions_of_a_job_guard() {
+    let pipeline = dividing("divide-guarded", "");
+    pipeline.work.file(
+        "windows.sql",
+        "CREATE JOB counting WITH ('trigger' '10 milliseconds') AS INSERT INTO out \
+         SELECT CASE WHEN bool_and(1000 / v > 100) FILTER (WHERE v <> 0) THEN 1 ELSE 0 END, \
+           CAST(count(*) AS DOUBLE) \
+         FROM TUMBLE(TABLE numbers, DESCRIPTOR(t), INTERVAL '10 seconds') GROUP BY window_start EMIT CHANGES;\n",
+    );
+    pipeline.work.file(
+        "job.sql",
+        "CREATE JOB dividing AS INSERT INTO out SELECT 1000 / v, d FROM numbers WHERE v <> 0 AND 1000 / v > 200;\n",
+    );
+    pipeline.send_values(&[1, 0, 2, 4, 5]);
+    pipeline.catch_up("windows.sql").ok();
+    let counted = pipeline.printed();
+    let last = counted.trim_end();
+    assert!(last.ends_with("{\"v\":1,\"d\":5.0}"), "{counted}");
+    pipeline.catch_up("job.sql").ok();
+    let printed = pipeline.printed();
+    assert_eq!(printed.matches("\"d\":1.5}").count(), 3, "{printed}");
+}
+
+#[test]
 fn rows_that_do_not_fit_the_sink_are_dead_letters() {
     let pipeline = dividing("divide-sink", ", 'on_expression_error' 'dead_letter'");
     pipeline.work.file(

@@ -21,6 +21,7 @@ mod memory;
 mod metrics;
 mod refusals;
 mod reprocessing;
+mod reprocessing_delta;
 mod restore;
 mod retention;
 mod session_groups;

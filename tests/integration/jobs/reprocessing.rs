@@ -1,6 +1,9 @@
 //! Reprocessing runs into topics: whole windows and sessions of a part of the past, once, marked, beside the running job; of processes that
 //! die at any step, that have one run id, and that are aborted.
 
+mod foreign_archives;
+mod repairs;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -35,15 +38,15 @@ const JOBS: [(&str, &str, &str); 3] = [
 ];
 
 /// Archived visits, and jobs over them that write to topics.
-struct Past {
-    pipeline: Pipeline,
+pub(super) struct Past {
+    pub(super) pipeline: Pipeline,
     /// The topics that the jobs write, by job.
     sinks: BTreeMap<&'static str, String>,
 }
 
 impl Past {
     /// `key` is the key of the sinks, as a part of their columns.
-    fn new(name: &str, key: &str) -> Self {
+    pub(super) fn new(name: &str, key: &str) -> Self {
         let pipeline = Pipeline::between_topics(name, 2);
         let (bootstrap, source) = (&pipeline.bootstrap, &pipeline.source);
         let mut tables = format!(
@@ -85,7 +88,7 @@ impl Past {
 
     /// A visit each second, of two keys; every ninth second there is none for four seconds, so that sessions end. With `late`, some come
     /// forty seconds late. Both partitions get visits of both keys, for one without any would hold back the watermark of all.
-    fn visit(&self, seconds: std::ops::Range<u32>, late: bool) {
+    pub(super) fn visit(&self, seconds: std::ops::Range<u32>, late: bool) {
         let mut visits = [vec![], vec![]];
         for n in seconds {
             let behind = if late && n % 11 == 3 { 40 } else { 0 };
@@ -113,9 +116,15 @@ impl Past {
 
     /// The topic forgets all that is archived.
     fn forget(&self) {
-        let next =
-            "SELECT partition, max(\"offset\") + 1 AS next FROM visits_raw GROUP BY partition";
-        let rows = self.sql(&[next]).ok().rows();
+        self.forget_what_is_in("visits_raw");
+    }
+
+    /// The topic forgets the records that a table has.
+    fn forget_what_is_in(&self, table: &str) {
+        let next = format!(
+            "SELECT partition, max(\"offset\") + 1 AS next FROM {table} GROUP BY partition"
+        );
+        let rows = self.sql(&[&next]).ok().rows();
         for row in rows {
             let partition = i32::try_from(row["partition"].as_i64().unwrap()).unwrap();
             let (bootstrap, source) = (&self.pipeline.bootstrap, &self.pipeline.source);
@@ -124,7 +133,7 @@ impl Past {
         }
     }
 
-    fn sql(&self, statements: &[&str]) -> ProgramOutput {
+    pub(super) fn sql(&self, statements: &[&str]) -> ProgramOutput {
         self.pipeline.work.sql(&["tables.sql"], statements)
     }
 
@@ -149,8 +158,24 @@ impl Past {
         command.spawn().unwrap()
     }
 
+    /// Runs a statement in two processes that die at a step: in the first chunk, and in the second one after that.
+    pub(super) fn die_twice(&self, statement: &str, fail_point: &str) {
+        for time in 1..=2 {
+            let fail_point = match fail_point {
+                // A run is taken over once in each attempt.
+                "taken-over" => fail_point.to_owned(),
+                _ => format!("{fail_point}:{time}"),
+            };
+            let mut dying = self.process(statement);
+            dying.env("ANABRANCH_FAIL_POINT", &fail_point);
+            dying.stdout(Stdio::null()).stderr(Stdio::null());
+            let status = dying.status().unwrap();
+            assert_eq!(status.code(), None, "{fail_point}: it ended by itself");
+        }
+    }
+
     /// The rows of a query, sorted.
-    fn rows(&self, query: &str) -> Vec<String> {
+    pub(super) fn rows(&self, query: &str) -> Vec<String> {
         let printed = self.sql(&[query]).ok().out;
         let mut rows: Vec<String> = printed.lines().map(str::to_owned).collect();
         rows.sort_unstable();
@@ -190,8 +215,8 @@ impl Past {
     }
 }
 
-const FROM: &str = "2025-01-01T00:02:10";
-const TO: &str = "2025-01-01T00:03:20";
+pub(super) const FROM: &str = "2025-01-01T00:02:10";
+pub(super) const TO: &str = "2025-01-01T00:03:20";
 
 fn reprocess(job: &str, run_id: &str) -> String {
     format!(
@@ -274,19 +299,7 @@ fn run_2_a_run_that_dies_at_any_step_goes_on() {
     let expected = past.whole("sessions", FROM, TO);
     for fail_point in FAIL_POINTS {
         let order = reprocess("sessions", fail_point);
-        // In the first chunk, and in the second one after that.
-        for time in 1..=2 {
-            let fail_point = match fail_point {
-                // A run is taken over once in each attempt.
-                "taken-over" => fail_point.to_owned(),
-                _ => format!("{fail_point}:{time}"),
-            };
-            let mut dying = past.process(&order);
-            dying.env("ANABRANCH_FAIL_POINT", &fail_point);
-            dying.stdout(Stdio::null()).stderr(Stdio::null());
-            let status = dying.status().unwrap();
-            assert_eq!(status.code(), None, "{fail_point}: it ended by itself");
-        }
+        past.die_twice(&order, fail_point);
         past.sql(&[&format!("APPLY RUN '{fail_point}'")]).ok();
         let written = past.rows_of_run("sessions", fail_point);
         assert_eq!(written, expected, "{fail_point}");
@@ -512,6 +525,29 @@ fn a_run_that_is_aborted_ends_and_does_not_begin_again() {
     assert!(states.contains("ABORTED"), "{states}");
 }
 
+/// The process that writes a run dies with an open transaction, or between the sink and the log; another one ends the run.
+#[test]
+fn a_run_that_is_aborted_after_a_crash_has_all_rows_of_its_sink_in_its_log() {
+    let past = Past::new("run-abort-crash", "");
+    past.visit(0..120, true);
+    past.catch_up();
+    for fail_point in ["written", "committed"] {
+        let mut dying = past.process(&reprocess("tumbling", fail_point));
+        dying.env("ANABRANCH_FAIL_POINT", format!("{fail_point}:2"));
+        dying.stdout(Stdio::null()).stderr(Stdio::null());
+        let status = dying.status().unwrap();
+        assert_eq!(status.code(), None, "{fail_point}: it ended by itself");
+        past.sql(&[&format!("ABORT RUN '{fail_point}'")]).ok();
+        let written = past.rows_of_run("tumbling", fail_point).len();
+        let known = format!(
+            "SELECT rows_out AS v FROM system.runs WHERE run_id = '{fail_point}' AND state = 'ABORTED'"
+        );
+        let known = numbers_of(&past.sql(&[&known]).ok().out);
+        assert!(written > 0, "{fail_point}");
+        assert_eq!(known, [written as u64], "{fail_point}");
+    }
+}
+
 /// What readers by key have of the topic of a job.
 fn by_key(past: &Past, job: &str) -> Vec<String> {
     past.rows(&format!(
@@ -546,4 +582,71 @@ fn run_5_a_run_writes_what_has_changed_and_withdraws_what_is_gone() {
     assert!(!past.rows(gone).is_empty());
     past.sql(&[&order("EMIT ALL WITH ('run_id' 'all')")]).ok();
     assert_eq!(by_key(&past, "sessions"), after);
+}
+
+#[test]
+fn run_1_windows_with_rows_of_before_the_past_are_left_out() {
+    let past = Past::new("run-beginning", ", PRIMARY KEY (k, s) NOT ENFORCED");
+    past.visit(0..60, false);
+    // Nothing is archived yet: these visits are gone. Those that are left begin at 3:04 and at 3:06, and a row may be five seconds late.
+    past.forget_what_is_in("messages");
+    past.visit(60..130, false);
+    past.catch_up();
+    let order = |from: &str, options: &str| {
+        format!(
+            "REPROCESS JOB tumbling FROM '2025-01-01T00:{from}' TO '2025-01-01T00:04:00' EMIT ALL \
+             WITH ('chunk' '10 seconds'{options})"
+        )
+    };
+    let done = past.sql(&[&order("02:10", ", 'run_id' 'beginning'")]).ok();
+    let expected = past.whole("tumbling", "2025-01-01T00:03:20", "2025-01-01T00:04:00");
+    assert!(expected.len() > 4, "{expected:?}");
+    assert_eq!(past.rows_of_run("tumbling", "beginning"), expected);
+    for says in [
+        "records of before 2025-01-01T00:03:11.000001Z are gone",
+        "k = 0 from 2025-01-01T00:03:00Z to 2025-01-01T00:03:10Z: its first records may be gone",
+    ] {
+        assert!(done.out.contains(says), "{}", done.out);
+    }
+    // What was published of earlier times stays.
+    let withdrawing = ", 'run_id' 'withdrawing', 'withdraw' 'true'";
+    let refused = past.sql(&[&order("02:10", withdrawing)]);
+    assert_eq!(refused.code, Some(1), "{refused:?}");
+    let says = "'withdraw' would remove published rows that the run cannot give again";
+    assert!(refused.err.contains(says), "{}", refused.err);
+    past.sql(&[&order("03:20", withdrawing)]).ok();
+    assert_eq!(past.rows_of_run("tumbling", "withdrawing"), expected);
+}
+
+#[test]
+fn run_5_rows_of_others_are_not_withdrawn_and_what_moved_since_the_plan_is_not_overwritten() {
+    let past = Past::new("run-others", ", PRIMARY KEY (k, s) NOT ENFORCED");
+    past.visit(0..120, false);
+    past.catch_up();
+    // Another writer has put a session into the range that the job does not give.
+    past.sql(&["INSERT INTO sessions_out VALUES \
+                (7, TIMESTAMP '2025-01-01T00:02:30', TIMESTAMP '2025-01-01T00:02:40', 1)"])
+        .ok();
+    let order = |run_id: &str| {
+        format!(
+            "REPROCESS JOB sessions FROM '{FROM}' TO '{TO}' \
+             WITH ('run_id' '{run_id}', 'withdraw' 'true', 'chunk' '10 seconds')"
+        )
+    };
+    let before = by_key(&past, "sessions");
+    past.sql(&[&order("others")]).ok();
+    assert_eq!(by_key(&past, "sessions"), before);
+    // A row that is the same by the plan is another one when it is applied.
+    past.sql(&[&format!("PLAN {}", order("moved"))]).ok();
+    past.sql(&[
+        "INSERT INTO sessions_out SELECT k, s, e, n + 1 FROM sessions_seen \
+                WHERE k = 0 AND s >= TIMESTAMP '2025-01-01T00:02:30' ORDER BY s LIMIT 1",
+    ])
+    .ok();
+    let before = by_key(&past, "sessions");
+    let refused = past.sql(&["APPLY RUN 'moved'"]);
+    assert_eq!(refused.code, Some(1), "{refused:?}");
+    let said = "the plan does not show 1 of the rows that the run would change now";
+    assert!(refused.err.contains(said), "{}", refused.err);
+    assert_eq!(by_key(&past, "sessions"), before);
 }

@@ -51,7 +51,7 @@ pub(crate) use nan::functions as nan_functions;
 pub use nan::with_one_nan_within;
 pub(crate) use nan_aggregates::nan_aggregates;
 pub use rewrite::{CheckedArithmetic, as_kept, checked, checked_cast, checked_of_table, plain};
-pub(crate) use rewrite::{cast_value, type_of};
+pub(crate) use rewrite::{cast_differs, cast_value, type_of};
 pub(crate) use rounding::rounded;
 pub(crate) use sum::sum;
 pub(crate) use zero::with_one_zero;

@@ -200,6 +200,11 @@ fn needs_rows(value: &Expr) -> bool {
     }
 }
 
+/// Whether the engine's cast from one type to another is done by a function: it rounds, or may refuse a value.
+pub(crate) fn cast_differs(from: &DataType, to: &DataType) -> bool {
+    RoundedCast::over(from, to, false).is_some()
+}
+
 /// The operand of a cast, also of a cast by function.
 pub(crate) fn cast_value(expr: &Expr) -> Option<&Expr> {
     match expr {

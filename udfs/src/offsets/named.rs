@@ -49,7 +49,8 @@ impl<'de> Deserialize<'de> for NamedOffset {
     }
 }
 
-struct NamedOffsetVisitor;
+/// Reads a place from its number.
+pub(super) struct NamedOffsetVisitor;
 
 impl Visitor<'_> for NamedOffsetVisitor {
     type Value = NamedOffset;

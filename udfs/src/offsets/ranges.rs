@@ -1,11 +1,9 @@
-//! The JSON of Spark's `startingOffsets` and `endingOffsets`, and the ranges two of them make.
-
-use std::collections::BTreeMap;
+//! The ranges that two JSON texts as in Spark's `startingOffsets` and `endingOffsets` make.
 
 use datafusion::common::Result;
 use datafusion::error::DataFusionError;
-use serde_json::{Map, Value};
 
+use super::json::{ArgumentOffsets, PartitionPlaces, parse_argument, partition_number};
 use super::named::NamedOffset;
 use crate::diagnostic::plan_error;
 
@@ -79,47 +77,27 @@ pub(super) fn start_offsets(from: &str) -> Result<Vec<(i64, Option<i64>)>> {
     starts.into_iter().map(start).collect()
 }
 
-type Offsets = BTreeMap<i64, NamedOffset>;
-
-fn parse(json: &str, which: &str) -> Result<(Option<String>, Offsets)> {
-    let value: Value = serde_json::from_str(json)
-        .map_err(|error| wrong(format!("{which} is not valid JSON: {error}")))?;
-    let Value::Object(object) = value else {
-        return Err(wrong(format!("{which} is not a JSON object: {json}")));
-    };
-    if !object.values().any(Value::is_object) {
-        return Ok((None, partitions(&object, which)?));
-    }
-    let mut topics = object.into_iter();
-    match (topics.next(), topics.next()) {
-        (Some((topic, Value::Object(offsets))), None) => {
-            let offsets = partitions(&offsets, which)?;
-            Ok((Some(topic), offsets))
+fn parse(json: &str, which: &str) -> Result<(Option<String>, PartitionPlaces)> {
+    let offsets = parse_argument(json)
+        .map_err(|error| wrong(format!("{which} has offsets that are not valid: {error}")))?;
+    match offsets {
+        ArgumentOffsets::Partitions(partitions) => {
+            let numbered =
+                partitions
+                    .into_iter()
+                    .map(|(name, place)| match partition_number::<i64>(&name) {
+                        Some(number) => Ok((number, place)),
+                        None => Err(wrong(format!(
+                            "{which}: {name:?} is not a partition number"
+                        ))),
+                    });
+            Ok((None, numbered.collect::<Result<_>>()?))
         }
-        _ => Err(wrong(format!(
+        ArgumentOffsets::Topic(topic, places) => Ok((Some(topic), places)),
+        ArgumentOffsets::Several => Err(wrong(format!(
             "{which} is about several topics, but a table holds one: {json}"
         ))),
     }
-}
-
-fn partitions(object: &Map<String, Value>, which: &str) -> Result<Offsets> {
-    object
-        .iter()
-        .map(|(partition, offset)| {
-            let number = partition.parse::<i64>().ok().filter(|number| *number >= 0);
-            let Some(number) = number else {
-                return Err(wrong(format!(
-                    "{which}: {partition:?} is not a partition number"
-                )));
-            };
-            match offset.as_i64().and_then(NamedOffset::of_number) {
-                Some(offset) => Ok((number, offset)),
-                None => Err(wrong(format!(
-                    "{which}: {offset} is not an offset, for partition {partition}"
-                ))),
-            }
-        })
-        .collect()
 }
 
 fn wrong(message: String) -> DataFusionError {
@@ -160,11 +138,14 @@ mod tests {
     #[test]
     fn mistakes_are_named() {
         for (from, to, expected) in [
-            ("{", "{}", "from is not valid JSON"),
-            ("[]", "{}", "from is not a JSON object"),
-            (r#"{"0":1.5}"#, "{}", "1.5 is not an offset"),
-            (r#"{"0":"1"}"#, "{}", "is not an offset"),
-            (r#"{"0":-3}"#, "{}", "-3 is not an offset"),
+            ("{", "{}", "from has offsets that are not valid: EOF"),
+            ("[]", "{}", "expected offsets by partition"),
+            (r#"{"0":1.5}"#, "{}", "floating point `1.5`"),
+            (r#"{"0":"1"}"#, "{}", r#"string "1""#),
+            (r#"{"0":-3}"#, "{}", "integer `-3`, expected an offset"),
+            (r#"{"0":1,"0":2}"#, "{}", "0 is named twice"),
+            (r#"{"t":{"01":1}}"#, "{}", r#"string "01""#),
+            (r#"{"01":1}"#, "{}", "\"01\" is not a partition number"),
             (r#"{"x":1}"#, "{}", "\"x\" is not a partition number"),
             (r#"{"-1":1}"#, "{}", "\"-1\" is not a partition number"),
             (r#"{"a":{"0":1},"b":{"0":1}}"#, "{}", "several topics"),
@@ -176,7 +157,7 @@ mod tests {
             ),
             (r#"{"0":5}"#, r#"{"0":4}"#, "from (5) is past to (4)"),
             (r#"{"0":5}"#, r#"{"0":-2}"#, "nothing ends there"),
-            ("{}", r#"{"0":99999999999999999999}"#, "is not an offset"),
+            ("{}", r#"{"0":99999999999999999999}"#, "floating point"),
         ] {
             let error = offset_ranges(from, to).unwrap_err().strip_backtrace();
             assert!(error.contains(expected), "{from} {to}: {error}");

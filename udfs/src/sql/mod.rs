@@ -1,12 +1,14 @@
 //! Preparation of SQL text before DataFusion plans it: the `TABLE t PARTITION BY k` argument, the rewriting of a window
-//! function's first argument to a subquery, and the walk over a syntax tree that all visitors share.
+//! function's first argument to a subquery, the walk over a syntax tree that all visitors share, and texts of expressions.
 
 mod rewrite;
 mod table_argument;
+mod text;
 mod walk;
 
 pub use rewrite::rewrite_window_calls;
 pub use table_argument::parse_table_argument;
+pub use text::expr_text;
 pub use walk::{Walk, WalkMut};
 
 use datafusion::sql::sqlparser::ast::{Expr, Ident, ObjectName, Query, SetExpr, TableFactor};

@@ -43,7 +43,11 @@ async fn offsets_in_mistakes_are_named() {
     let context = context(SessionConfig::new());
     register_visits(&context, &[(None, Some(1), Some(0))], 1, 1);
     for (args, expected) in [
-        ("user_id, id, '{', '{}'", "from is not valid JSON"),
+        (
+            "user_id, id, '{', '{}'",
+            "from has offsets that are not valid: EOF",
+        ),
+        (r#"user_id, id, '{"0":1,"0":2}', '{}'"#, "0 is named twice"),
         ("user_id, id, '{}', NULL", "not NULL"),
         ("user_id, id, '{}'", "offsets_in takes a partition"),
         ("site, id, '{}', '{}'", "Utf8 is not an integer"),

@@ -1,9 +1,9 @@
 //! Facts about a past that a run rests on: the highest event times of its partitions, and the event times of some of its records.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use datafusion::arrow::array::{Array as _, AsArray as _, RecordBatch};
-use datafusion::arrow::datatypes::{DataType, TimestampMicrosecondType};
+use datafusion::arrow::array::{Array as _, TimestampMicrosecondArray};
+use datafusion::arrow::datatypes::DataType;
 use datafusion::common::ScalarValue;
 use datafusion::logical_expr::{Expr, ident, lit};
 use datafusion::physical_plan::execute_stream;
@@ -11,18 +11,30 @@ use futures::TryStreamExt as _;
 
 use super::PinnedPast;
 use super::tail_times::columns;
-use crate::core::archive::{OffsetRange, OffsetRanges, PartitionOffsets};
+use crate::core::archive::{OffsetRange, OffsetRanges, PartitionOffsets, add_rows};
 use crate::error::{Error, ErrorKind, Result, Subject};
 use crate::tables::archive::mapping::EventTimeClaim;
 
 /// So many of the last offsets of each partition are read for its highest event time.
 const LAST: i64 = 65_536;
 
+/// So many of the first offsets of a partition are looked at for the first event time.
+const FIRST: i64 = 1_024;
+
 /// The most different event times that are gathered.
 const MOST_TIMES: usize = 4_000_000;
 
+/// How far the partitions of a past have come in event time.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct ReachedTimes {
+    /// The highest event time of each partition that has one.
+    pub(crate) highest: BTreeMap<i32, i64>,
+    /// The offsets of records with event times that are not of this world. An archive with the records' timestamps gives none of them.
+    pub(crate) beyond: PartitionOffsets,
+}
+
 impl PinnedPast {
-    /// The highest event time of each partition that has one, of those up to `latest`.
+    /// The highest event times of those up to `latest`, and the records that were met with later ones.
     ///
     /// Records come about in the order of their times: the last ones of each partition give a time, and if the archive says where later
     /// ones are, these are read too. If it does not, a partition may have a higher one among older records: then the watermark that
@@ -31,50 +43,93 @@ impl PinnedPast {
     /// # Errors
     ///
     /// The past cannot be read.
-    pub(crate) async fn highest_times(&self, latest: i64) -> Result<BTreeMap<i32, i64>> {
-        let mut highest = BTreeMap::new();
-        let Some(projection) = self.time_and_place() else {
-            return Ok(highest);
-        };
+    pub(crate) async fn reached_times(&self, latest: i64) -> Result<ReachedTimes> {
+        let mut reached = ReachedTimes::default();
         let last = self.parts.iter().filter_map(|(partition, parts)| {
             let end = parts.archive.end().max(parts.topic.end())?;
-            let mut last = OffsetRanges::default();
-            last.insert(OffsetRange::new(end.saturating_sub(LAST), end));
+            let last: OffsetRanges = [OffsetRange::new(end.saturating_sub(LAST), end)]
+                .into_iter()
+                .collect();
             Some((*partition, last))
         });
         let last: PartitionOffsets = last.collect();
         let last = self.restricted_to(&last);
-        last.add_highest(&projection, &[], latest, &mut highest)
-            .await?;
+        last.add_reached(&[], latest, &mut reached).await?;
         let claim = self.pinned.archive.mapping().claim();
-        let Some(lowest) = highest.values().min().copied() else {
-            return Ok(highest);
+        let Some(lowest) = reached.highest.values().min().copied() else {
+            return Ok(reached);
         };
         if *claim != EventTimeClaim::None && last.parts != self.parts {
             let later: Vec<Expr> = self.later_than(lowest).into_iter().collect();
-            self.add_highest(&projection, &later, latest, &mut highest)
-                .await?;
+            self.add_reached(&later, latest, &mut reached).await?;
         }
-        Ok(highest)
+        Ok(reached)
     }
 
-    async fn add_highest(
+    async fn add_reached(
         &self,
-        projection: &[usize],
         filters: &[Expr],
         latest: i64,
-        highest: &mut BTreeMap<i32, i64>,
+        reached: &mut ReachedTimes,
     ) -> Result<()> {
+        self.see_times(filters, |partition, offset, time| {
+            if time > latest {
+                let beyond = reached.beyond.entry(partition).or_default();
+                beyond.insert(OffsetRange::new(offset, offset.saturating_add(1)));
+                return;
+            }
+            let known = reached.highest.entry(partition).or_insert(time);
+            *known = time.max(*known);
+        })
+        .await
+    }
+
+    /// The event time of the first record of each of these partitions, as far as one of the first records has a time up to `latest`.
+    ///
+    /// # Errors
+    ///
+    /// The past cannot be read.
+    pub(crate) async fn first_times(
+        &self,
+        partitions: &BTreeSet<i32>,
+        latest: i64,
+    ) -> Result<BTreeMap<i32, i64>> {
+        let first = partitions.iter().filter_map(|partition| {
+            let parts = self.parts.get(partition)?;
+            let firsts = [parts.archive.first(), parts.topic.first()];
+            let from = firsts.into_iter().flatten().min()?;
+            let first: OffsetRanges = [OffsetRange::new(from, from.saturating_add(FIRST))]
+                .into_iter()
+                .collect();
+            Some((*partition, first))
+        });
+        let first: PartitionOffsets = first.collect();
+        let mut found: BTreeMap<i32, (i64, i64)> = BTreeMap::new();
+        let see = |partition: i32, offset: i64, time: i64| {
+            if time <= latest {
+                let known = found.entry(partition).or_insert((offset, time));
+                *known = (offset, time).min(*known);
+            }
+        };
+        self.restricted_to(&first).see_times(&[], see).await?;
+        let found = found.into_iter();
+        Ok(found
+            .map(|(partition, (_, time))| (partition, time))
+            .collect())
+    }
+
+    /// Reads its records, and gives partition, offset and event time of those that have a time.
+    async fn see_times(&self, filters: &[Expr], mut see: impl FnMut(i32, i64, i64)) -> Result<()> {
+        let Some(projection) = self.time_and_place() else {
+            return Ok(());
+        };
         let session = &*self.pinned.session;
-        let plan = self.plan(session, projection.to_vec(), filters).await?;
+        let plan = self.plan(session, projection, filters).await?;
         let mut rows = execute_stream(plan, session.task_ctx())?;
         while let Some(rows) = rows.try_next().await? {
-            let (times, partitions, _) = columns(&rows)?;
-            let is_asked = |row: &usize| times.is_valid(*row) && times.value(*row) <= latest;
-            for row in (0..rows.num_rows()).filter(is_asked) {
-                let time = times.value(row);
-                let known = highest.entry(partitions.value(row)).or_insert(time);
-                *known = time.max(*known);
+            let (times, partitions, offsets) = columns(&rows)?;
+            for row in (0..rows.num_rows()).filter(|row| times.is_valid(*row)) {
+                see(partitions.value(row), offsets.value(row), times.value(row));
             }
         }
         Ok(())
@@ -91,12 +146,12 @@ impl PinnedPast {
         Some(ident(column).gt(lit(time)))
     }
 
-    /// The event times of its records, ascending, each once.
+    /// The event times of its records, and which records have one.
     ///
     /// # Errors
     ///
     /// The table has no event time; the past cannot be read; there are too many times.
-    pub(crate) async fn event_times(&self) -> Result<Vec<i64>> {
+    pub(crate) async fn event_times(&self) -> Result<TimedRows> {
         let table = self.pinned.archive.table();
         let Some(projection) = self.time_and_place() else {
             let name = table.name();
@@ -107,15 +162,37 @@ impl PinnedPast {
                 ));
         };
         let session = &*self.pinned.session;
-        let projection = projection.into_iter().take(1).collect();
         let plan = self.plan(session, projection, &[]).await?;
         let mut rows = execute_stream(plan, session.task_ctx())?;
-        let mut times = DistinctTimes::default();
+        let mut distinct = DistinctTimes::default();
+        let mut timed = PartitionOffsets::new();
         while let Some(rows) = rows.try_next().await? {
-            times.add(&rows)?;
+            let (times, partitions, offsets) = columns(&rows)?;
+            distinct.add(times)?;
+            match times.null_count() {
+                0 => add_rows(&mut timed, partitions.values(), offsets.values()),
+                _ => {
+                    let has_time = (0..rows.num_rows()).filter(|row| times.is_valid(*row));
+                    let place = |row: usize| (partitions.value(row), offsets.value(row));
+                    let (partitions, offsets): (Vec<i32>, Vec<i64>) = has_time.map(place).unzip();
+                    add_rows(&mut timed, &partitions, &offsets);
+                }
+            }
         }
-        Ok(times.distinct())
+        Ok(TimedRows {
+            times: distinct.distinct(),
+            offsets: timed,
+        })
     }
+}
+
+/// The records of a past that can be used and have an event time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct TimedRows {
+    /// The event times, ascending, each once.
+    pub(crate) times: Vec<i64>,
+    /// The offsets of the records.
+    pub(crate) offsets: PartitionOffsets,
 }
 
 /// Times of which equal ones are kept once.
@@ -127,10 +204,7 @@ struct DistinctTimes {
 }
 
 impl DistinctTimes {
-    fn add(&mut self, rows: &RecordBatch) -> Result<()> {
-        let times = rows.columns().first();
-        let times = times.and_then(|times| times.as_primitive_opt::<TimestampMicrosecondType>());
-        let times = times.ok_or_else(|| Error::internal("an event time in another column"))?;
+    fn add(&mut self, times: &TimestampMicrosecondArray) -> Result<()> {
         self.times.extend(times.iter().flatten());
         if self.times.len() >= 2 * self.distinct + MOST_TIMES / 4 {
             self.shrink();

@@ -432,8 +432,9 @@ fn range_of(partition: i32, range: Offsets) -> OffsetRange {
 }
 
 impl TableProvider for PinnedPast {
+    /// The columns of the table, and hidden ones with partition and offset of each record behind them.
     fn schema(&self) -> SchemaRef {
-        Arc::clone(self.pinned.archive.table().schema())
+        Arc::clone(self.pinned.table.schema())
     }
 
     fn table_type(&self) -> TableType {

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use datafusion::arrow::array::{ArrayRef, AsArray as _, TimestampMicrosecondArray};
+use datafusion::arrow::array::{ArrayRef, AsArray as _, RecordBatch, TimestampMicrosecondArray};
 use datafusion::arrow::datatypes::{DataType, Int32Type, Int64Type, TimeUnit};
 use datafusion::catalog::TableProvider as _;
 use datafusion::common::ScalarValue;
@@ -23,6 +23,7 @@ use crate::tables::archive::log_scan_tests::{
 };
 use crate::tables::delta::DeltaTableHandle;
 use crate::tables::kafka::embedded_broker::EmbeddedBroker;
+use crate::tables::time::{OFFSET_COLUMN, PARTITION_COLUMN};
 
 fn topic() -> Identity {
     Identity::Topic {
@@ -118,6 +119,30 @@ async fn by_time(folder: &tempfile::TempDir) -> DeltaTableHandle {
 }
 
 #[test]
+fn its_rows_tell_their_places() {
+    runtime().block_on(async {
+        let folder = tempfile::tempdir().unwrap();
+        let handle = archive(&folder.path().join("raw")).await;
+        append(&handle, &[(0, 1), (1, 5), (0, 2)]).await;
+        let past = archived(&pinned(&handle, &[]).await);
+        let hidden = [PARTITION_COLUMN, OFFSET_COLUMN];
+        let hidden = hidden.map(|name| past.schema().index_of(name).unwrap());
+        assert_eq!(hidden, [4, 5]);
+        let context = SessionContext::new();
+        let plan = past.scan(&context.state(), None, &[], None).await.unwrap();
+        let batches = collect(plan, context.task_ctx()).await.unwrap();
+        let count: usize = batches.iter().map(RecordBatch::num_rows).sum();
+        assert_eq!(count, 3);
+        for rows in &batches {
+            let partitions = |column| rows.column(column).as_primitive::<Int32Type>().values();
+            let offsets = |column| rows.column(column).as_primitive::<Int64Type>().values();
+            assert_eq!(partitions(4), partitions(2));
+            assert_eq!(offsets(5), offsets(3));
+        }
+    });
+}
+
+#[test]
 fn no_file_of_another_time_is_read() {
     runtime().block_on(async {
         let folder = tempfile::tempdir().unwrap();
@@ -147,14 +172,21 @@ fn the_highest_times_and_those_of_rows_are_found() {
         append(&handle, &[(0, 7), (0, 50), (1, 3)]).await;
         append(&handle, &[(0, 51), (1, 61)]).await;
         let past = archived(&pinned(&handle, &[]).await);
-        let highest = past.highest_times(i64::MAX).await.unwrap();
-        assert_eq!(highest, BTreeMap::from([(0, 51_000_000), (1, 3_000_000)]));
-        let earlier = past.highest_times(50_000_000).await.unwrap();
-        assert_eq!(earlier, BTreeMap::from([(0, 50_000_000), (1, 3_000_000)]));
+        let reached = past.reached_times(i64::MAX).await.unwrap();
+        let highest = BTreeMap::from([(0, 51_000_000), (1, 3_000_000)]);
+        assert_eq!((reached.highest, reached.beyond.len()), (highest, 0));
+        // A record of a later time is none of this world, and is named.
+        let reached = past.reached_times(50_000_000).await.unwrap();
+        let highest = BTreeMap::from([(0, 50_000_000), (1, 3_000_000)]);
+        let beyond: PartitionOffsets = [(0, set(&[(51, 52)]))].into();
+        assert_eq!((reached.highest, reached.beyond), (highest, beyond));
         let selected: PartitionOffsets =
             [(0, set(&[(7, 8), (50, 60)])), (1, set(&[(61, 62)]))].into();
-        let times = past.restricted_to(&selected).event_times().await.unwrap();
-        assert_eq!(times, [1_000_000, 7_000_000, 50_000_000, 51_000_000]);
+        let timed = past.restricted_to(&selected).event_times().await.unwrap();
+        assert_eq!(timed.times, [1_000_000, 7_000_000, 50_000_000, 51_000_000]);
+        // Of the selected offsets, those that there are.
+        let there = [(0, set(&[(7, 8), (50, 52)])), (1, set(&[(61, 62)]))];
+        assert_eq!(timed.offsets, PartitionOffsets::from(there));
     });
 }
 
@@ -261,8 +293,14 @@ fn arch_1_the_topic_fills_what_the_archive_does_not_have() {
         let without: BTreeSet<(i32, i64)> = without.into_iter().collect();
         let found: BTreeSet<(i32, i64)> = found.into_iter().collect();
         assert_eq!(without, &left - &found);
-        let highest = whole.highest_times(i64::MAX).await.unwrap();
+        let highest = whole.reached_times(i64::MAX).await.unwrap().highest;
         assert_eq!(highest, BTreeMap::from([(0, 24_000_000), (1, 29_000_000)]));
+        let later: PartitionOffsets = [(0, set(&[(7, 25)]))].into();
+        let later = whole.restricted_to(&later);
+        let first = later.first_times(&[0, 1].into(), i64::MAX).await.unwrap();
+        assert_eq!(first, BTreeMap::from([(0, 7_000_000)]));
+        let none = later.first_times(&[0].into(), 6_000_000).await.unwrap();
+        assert_eq!(none, BTreeMap::new());
     });
 }
 

@@ -1,0 +1,397 @@
+//! Which expressions may fail for a value of a row: division, arithmetic that is checked, casts that do not fit all values, and
+//! functions that refuse a value.
+
+use std::sync::Arc;
+
+use arrow::datatypes::{DataType, Schema};
+use datafusion::common::tree_node::{TreeNode as _, TreeNodeRecursion};
+use datafusion::common::{DFSchema, ScalarValue};
+use datafusion::logical_expr::{BinaryExpr, Expr, Operator};
+use datafusion::physical_expr::expressions::{
+    self, CaseExpr, CastExpr, Column, InListExpr, IsNotNullExpr, IsNullExpr, LikeExpr, Literal,
+    NegativeExpr, NotExpr, TryCastExpr,
+};
+use datafusion::physical_expr::{PhysicalExpr, ScalarFunctionExpr};
+
+use super::first_not_null::FIRST_NOT_NULL;
+use crate::checked::{cast_differs, type_of};
+use crate::operands::has_part;
+use crate::values::JSON_VALUES;
+
+/// The checked operators. Over DOUBLE they give infinity or NaN.
+const ARITHMETIC: [&str; 6] = ["add", "subtract", "multiply", DIVIDE, REMAINDER, "negate"];
+const DIVIDE: &str = "divide";
+const REMAINDER: &str = "remainder";
+
+/// The checked casts whose failure is NULL have names that begin so.
+const TRIED: &str = "try_cast_to_";
+
+/// Functions that have a result for all values of their types. Any other one may refuse a value.
+const TOTAL: [&str; 50] = [
+    // Functions that wrap a value.
+    "as_typed",
+    "for_each_row",
+    "interval_length",
+    "one_zero",
+    "per_row",
+    "typed_key",
+    // Functions that choose a value.
+    "coalesce",
+    FIRST_NOT_NULL,
+    "get_field",
+    "greatest",
+    "least",
+    "nullif",
+    "nvl",
+    "nvl2",
+    // Texts.
+    "ascii",
+    "bit_length",
+    "btrim",
+    "character_length",
+    "concat",
+    "contains",
+    "ends_with",
+    "join_texts",
+    "lower",
+    "ltrim",
+    "octet_length",
+    "reverse",
+    "rtrim",
+    "starts_with",
+    "strpos",
+    "upper",
+    // JSON: what a text does not have is NULL.
+    "json_as_text",
+    "json_contains",
+    "json_get",
+    "json_get_array",
+    "json_get_bool",
+    "json_get_float",
+    "json_get_int",
+    "json_get_json",
+    "json_get_str",
+    "json_length",
+    "json_object_keys",
+    JSON_VALUES,
+    // Times, by which files and offsets are left out.
+    "date_bin",
+    "date_part",
+    "date_trunc",
+    // Coordinates and headers of records.
+    "header",
+    "headers_list",
+    "headers_map",
+    "offsets_from",
+    "offsets_in",
+];
+
+/// Whether an expression over these columns may fail for a row. A comparison of columns and values cannot. The types of operands must
+/// be those that operators require.
+///
+/// Subqueries do not count: they are evaluated apart.
+#[must_use]
+pub fn can_fail(expr: &Expr, columns: &DFSchema) -> bool {
+    let mut fails = false;
+    let walked = expr.apply(|part| {
+        if !node_can_fail(part, columns) {
+            return Ok(TreeNodeRecursion::Continue);
+        }
+        // A constant is evaluated before there are rows; only one without a value stays.
+        fails = !is_constant(part) || has_part(part, |part| divides(part));
+        Ok(match fails {
+            true => TreeNodeRecursion::Stop,
+            false => TreeNodeRecursion::Jump,
+        })
+    });
+    fails || walked.is_err()
+}
+
+/// Whether a part of the expression may fail, by its kind alone: false means that [`can_fail`] is false.
+pub(super) fn may_fail(expr: &Expr) -> bool {
+    has_part(expr, |part| match part {
+        Expr::Cast(_) | Expr::HigherOrderFunction(_) => true,
+        Expr::BinaryExpr(binary) => operator_can_fail(binary.op, is_literal(&binary.right)),
+        Expr::SimilarTo(like) => !is_literal(&like.pattern),
+        Expr::ScalarFunction(call) => function_can_fail(call.name(), || None),
+        _ => false,
+    })
+}
+
+fn node_can_fail(part: &Expr, columns: &DFSchema) -> bool {
+    match part {
+        Expr::Cast(cast) => match type_of(&cast.expr, columns) {
+            Ok(from) => cast_can_fail(&from, cast.field.data_type()),
+            Err(_) => true,
+        },
+        Expr::BinaryExpr(binary) => {
+            operator_can_fail(binary.op, is_literal(&binary.right)) && !divides_safely(part)
+        }
+        Expr::SimilarTo(like) => !is_literal(&like.pattern),
+        Expr::ScalarFunction(call) => {
+            let result = || type_of(part, columns).ok();
+            function_can_fail(call.name(), result) && !divides_safely(part)
+        }
+        Expr::HigherOrderFunction(_) => true,
+        _ => false,
+    }
+}
+
+/// The dividend and the divisor.
+fn division(part: &Expr) -> Option<(&Expr, &Expr)> {
+    match part {
+        Expr::BinaryExpr(BinaryExpr {
+            left,
+            op: Operator::Divide | Operator::Modulo,
+            right,
+        }) => Some((left.as_ref(), right.as_ref())),
+        Expr::ScalarFunction(call) if [DIVIDE, REMAINDER].contains(&call.name()) => {
+            match call.args.as_slice() {
+                [left, right] => Some((left, right)),
+                _ => None,
+            }
+        }
+        _ => None,
+    }
+}
+
+fn divides(part: &Expr) -> bool {
+    division(part).is_some() && !divides_safely(part)
+}
+
+/// Whether it divides by a constant for which each number has a result.
+fn divides_safely(part: &Expr) -> bool {
+    let Some((_, mut divisor)) = division(part) else {
+        return false;
+    };
+    while let Expr::Cast(cast) = divisor {
+        divisor = cast.expr.as_ref();
+    }
+    matches!(divisor, Expr::Literal(value, _) if is_safe_divisor(value))
+}
+
+/// Whether each integer has a quotient: the smallest one has none by -1.
+fn is_safe_divisor(value: &ScalarValue) -> bool {
+    if !value.data_type().is_integer() {
+        return false;
+    }
+    match value.cast_to(&DataType::Int64) {
+        Ok(ScalarValue::Int64(Some(value))) => !matches!(value, 0 | -1),
+        _ => false,
+    }
+}
+
+fn is_literal(expr: &Expr) -> bool {
+    matches!(expr, Expr::Literal(..))
+}
+
+/// Whether the expression has one value for all rows, known before the first one.
+fn is_constant(expr: &Expr) -> bool {
+    !has_part(expr, |part| match part {
+        Expr::Column(_)
+        | Expr::OuterReferenceColumn(..)
+        | Expr::ScalarSubquery(_)
+        | Expr::Exists(_)
+        | Expr::InSubquery(_)
+        | Expr::SetComparison(_)
+        | Expr::LambdaVariable(_)
+        | Expr::Placeholder(_)
+        | Expr::AggregateFunction(_)
+        | Expr::WindowFunction(_) => true,
+        other => other.is_volatile_node(),
+    })
+}
+
+/// Whether an operator may fail; a pattern that is no constant may be invalid. Other operators over numbers are functions, and a time
+/// less a length of time is a time.
+fn operator_can_fail(op: Operator, is_right_constant: bool) -> bool {
+    match op {
+        Operator::Divide | Operator::Modulo => true,
+        Operator::RegexMatch
+        | Operator::RegexIMatch
+        | Operator::RegexNotMatch
+        | Operator::RegexNotIMatch => !is_right_constant,
+        _ => false,
+    }
+}
+
+fn function_can_fail(name: &str, result: impl FnOnce() -> Option<DataType>) -> bool {
+    if ARITHMETIC.contains(&name) {
+        return !result().is_some_and(|of| of.is_floating());
+    }
+    !TOTAL.contains(&name) && !name.starts_with(TRIED)
+}
+
+/// Whether the engine's cast refuses some values.
+fn cast_can_fail(from: &DataType, to: &DataType) -> bool {
+    let is_text = |of: &DataType| {
+        matches!(
+            of,
+            DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View
+        )
+    };
+    let is_number = |of: &DataType| of.is_numeric() || *of == DataType::Boolean;
+    let is_time = |of: &DataType| {
+        matches!(
+            of,
+            DataType::Date32 | DataType::Date64 | DataType::Timestamp(..)
+        )
+    };
+    match (from, to) {
+        (from, to) if from == to => false,
+        (DataType::Null, _) => false,
+        (DataType::Dictionary(_, from), to) => cast_can_fail(from, to),
+        (from, DataType::Dictionary(_, to)) => cast_can_fail(from, to),
+        (from, to) if is_text(to) => {
+            !(is_text(from) || is_number(from) || *from == DataType::Date32)
+        }
+        (from, to) if is_number(from) && is_number(to) => cast_differs(from, to),
+        (from, to) if is_time(from) && is_time(to) => cast_differs(from, to),
+        _ => true,
+    }
+}
+
+/// Whether a physical expression over these columns may fail for a row.
+#[must_use]
+pub fn expr_can_fail(expr: &Arc<dyn PhysicalExpr>, columns: &Schema) -> bool {
+    let mut fails = false;
+    let walked = expr.apply(|part| {
+        fails = physical_node_can_fail(part, columns);
+        Ok(match fails {
+            true => TreeNodeRecursion::Stop,
+            false => TreeNodeRecursion::Continue,
+        })
+    });
+    fails || walked.is_err()
+}
+
+fn physical_node_can_fail(part: &Arc<dyn PhysicalExpr>, columns: &Schema) -> bool {
+    let constant = |expr: &Arc<dyn PhysicalExpr>| {
+        let literal = expr.downcast_ref::<Literal>();
+        literal.map(|literal| literal.value().clone())
+    };
+    let is_safe =
+        |expr: &Arc<dyn PhysicalExpr>| constant(expr).is_some_and(|value| is_safe_divisor(&value));
+    if let Some(cast) = part.downcast_ref::<CastExpr>() {
+        return match cast.expr().data_type(columns) {
+            Ok(from) => cast_can_fail(&from, cast.cast_type()),
+            Err(_) => true,
+        };
+    }
+    if let Some(binary) = part.downcast_ref::<expressions::BinaryExpr>() {
+        let is_division = matches!(binary.op(), Operator::Divide | Operator::Modulo);
+        return operator_can_fail(*binary.op(), constant(binary.right()).is_some())
+            && !(is_division && is_safe(binary.right()));
+    }
+    if let Some(call) = part.downcast_ref::<ScalarFunctionExpr>() {
+        let name = call.fun().name();
+        let is_division = [DIVIDE, REMAINDER].contains(&name);
+        return function_can_fail(name, || Some(call.return_type().clone()))
+            && !(is_division && call.args().last().is_some_and(is_safe));
+    }
+    // An operator of a kind that is not known may do anything.
+    !(part.is::<Column>()
+        || part.is::<Literal>()
+        || part.is::<CaseExpr>()
+        || part.is::<InListExpr>()
+        || part.is::<IsNotNullExpr>()
+        || part.is::<IsNullExpr>()
+        || part.is::<LikeExpr>()
+        || part.is::<NegativeExpr>()
+        || part.is::<NotExpr>()
+        || part.is::<TryCastExpr>())
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::datatypes::{Field, TimeUnit};
+    use datafusion::functions::{datetime, string};
+    use datafusion::logical_expr::execution_props::ExecutionProps;
+    use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
+    use datafusion::logical_expr::{binary_expr, cast, col, lit, try_cast, when};
+    use datafusion::physical_expr::create_physical_expr;
+
+    use super::*;
+    use crate::checked::checked;
+
+    fn columns() -> DFSchema {
+        let time = DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()));
+        let columns = [
+            ("a", DataType::Int64),
+            ("b", DataType::Int64),
+            ("f", DataType::Float64),
+            ("s", DataType::Utf8),
+            ("t", time),
+        ];
+        let columns = columns.map(|(name, of)| Field::new(name, of, true));
+        DFSchema::try_from(Schema::new(columns.to_vec())).unwrap()
+    }
+
+    fn one() -> Expr {
+        lit(1_i64)
+    }
+
+    #[track_caller]
+    fn check(expr: &Expr, expected: bool) {
+        let columns = columns();
+        assert_eq!(can_fail(expr, &columns), expected, "{expr}");
+        assert!(may_fail(expr) || !expected, "{expr}");
+        let (props, context) = (ExecutionProps::new(), PhysicalPlanningContext::default());
+        let physical = create_physical_expr(expr, &columns, &props, &context).unwrap();
+        let can_fail = expr_can_fail(&physical, columns.as_arrow());
+        assert_eq!(can_fail, expected, "{physical}");
+    }
+
+    #[test]
+    fn comparisons_cannot_fail() {
+        let day = cast(col("t"), DataType::Date32);
+        for expr in [
+            col("a").gt(one()).and(col("a").eq(col("b"))),
+            col("s").like(lit("x%")).or(col("s").is_null()),
+            col("a").between(one(), lit(5_i64)),
+            col("a").in_list(vec![one(), lit(5_i64)], false),
+            cast(col("a"), DataType::Float64).lt(col("f")),
+            cast(col("a"), DataType::Utf8).eq(col("s")),
+            day.clone().eq(day),
+            try_cast(col("s"), DataType::Int64).eq(one()),
+            string::lower().call(vec![col("s")]).eq(lit("x")),
+            binary_expr(col("a"), Operator::Modulo, lit(2_i64)).eq(one()),
+            checked(col("f") / lit(0.0), &columns()).unwrap(),
+            checked(col("a") / lit(3_i64), &columns()).unwrap(),
+            when(col("a").gt(one()), col("b")).otherwise(one()).unwrap(),
+        ] {
+            check(&expr, false);
+        }
+    }
+
+    #[test]
+    fn division_arithmetic_casts_and_calls_can_fail() {
+        let quotient = || col("a") / col("b");
+        for expr in [
+            quotient(),
+            quotient().gt(one()),
+            one() / lit(0_i64),
+            binary_expr(col("a"), Operator::Modulo, lit(0_i64)),
+            checked(col("a") + one(), &columns()).unwrap(),
+            checked(col("a") / lit(-1_i64), &columns()).unwrap(),
+            cast(col("s"), DataType::Int64),
+            cast(col("a"), DataType::Int32),
+            datetime::to_date().call(vec![col("s")]),
+            binary_expr(col("s"), Operator::RegexMatch, col("s")),
+            when(col("b").not_eq(lit(0_i64)), quotient())
+                .otherwise(one())
+                .unwrap(),
+        ] {
+            check(&expr, true);
+        }
+    }
+
+    #[test]
+    fn constants_are_evaluated_before_there_are_rows() {
+        let time = DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()));
+        let expr = col("t").gt_eq(cast(lit("2026-01-01"), time));
+        assert!(!can_fail(&expr, &columns()));
+        let expr = col("a").gt(checked(one() + one(), &columns()).unwrap());
+        assert!(!can_fail(&expr, &columns()));
+    }
+}

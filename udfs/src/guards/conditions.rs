@@ -1,0 +1,555 @@
+//! Conditional expressions that keep guarding when the optimizer simplifies them.
+
+use std::collections::{HashSet, VecDeque};
+
+use arrow::datatypes::DataType;
+use datafusion::common::tree_node::{Transformed, TreeNode as _};
+use datafusion::common::{DFSchema, JoinType, Result, TableReference};
+use datafusion::logical_expr::expr::{Case, ScalarFunction};
+use datafusion::logical_expr::utils::{conjunction, split_binary_owned, split_conjunction};
+use datafusion::logical_expr::{BinaryExpr, Expr, Join, LogicalPlan, Operator, lit};
+use datafusion::optimizer::optimizer::ApplyOrder;
+use datafusion::optimizer::{OptimizerConfig, OptimizerRule};
+
+use super::can_fail::{can_fail, may_fail};
+use super::first_not_null::first_not_null;
+use crate::checked::type_of;
+use crate::operands::{any_expr, has_part, inputs, map_named_expressions, subquery_of};
+
+/// Conditions that guard each other are nested: more that can fail are evaluated for the same rows.
+pub(super) const MOST_NESTED: usize = 16;
+
+/// Parts of a condition that are put in order: each makes the expression deeper.
+const MOST_PARTS: usize = 100;
+
+/// Copies of guards in the conditions of one filter or join.
+const MOST_COPIES: usize = 64;
+
+/// Lets CASE, `coalesce`, `nvl` and `nvl2` keep guarding, and AND and OR guard in conditions that can fail. Runs before expressions are
+/// simplified.
+#[derive(Debug)]
+pub(crate) struct GuardedConditions;
+
+impl OptimizerRule for GuardedConditions {
+    fn name(&self) -> &str {
+        "guarded_conditions"
+    }
+
+    fn apply_order(&self) -> Option<ApplyOrder> {
+        Some(ApplyOrder::TopDown)
+    }
+
+    fn rewrite(
+        &self,
+        plan: LogicalPlan,
+        _: &dyn OptimizerConfig,
+    ) -> Result<Transformed<LogicalPlan>> {
+        // A table has accepted its conditions as they are.
+        if matches!(plan, LogicalPlan::TableScan(_)) || !any_expr(&plan, may_change) {
+            return Ok(Transformed::no(plan));
+        }
+        let columns = inputs(&plan)?;
+        let plan = map_named_expressions(plan, |expr| guarded_parts(expr, &columns))?;
+        plan.transform_data(|plan| {
+            Ok(match plan {
+                LogicalPlan::Filter(mut filter) => {
+                    let changed = across_tables(&filter.predicate, &columns);
+                    let is_changed = changed.is_some();
+                    filter.predicate = changed.unwrap_or(filter.predicate);
+                    Transformed::new_transformed(LogicalPlan::Filter(filter), is_changed)
+                }
+                LogicalPlan::Join(mut join) if passes_matches(&join) => {
+                    let filter = join.filter.as_ref();
+                    let changed = filter.and_then(|filter| across_tables(filter, &columns));
+                    let is_changed = changed.is_some();
+                    join.filter = changed.or(join.filter);
+                    Transformed::new_transformed(LogicalPlan::Join(join), is_changed)
+                }
+                other => Transformed::no(other),
+            })
+        })
+    }
+}
+
+/// The expression with guards that simplification keeps; types must be those that functions and operators require.
+///
+/// # Errors
+///
+/// None: walks over expressions give results.
+pub fn guarded(expr: Expr, columns: &DFSchema) -> Result<Expr> {
+    match may_change(&expr) {
+        true => Ok(guarded_parts(expr, columns)?.data),
+        false => Ok(expr),
+    }
+}
+
+/// Whether an expression may have something to guard; the types of columns are not looked at.
+fn may_change(expr: &Expr) -> bool {
+    let is_conditional = |part: &Expr| match part {
+        Expr::Case(case) => case.expr.is_none(),
+        Expr::ScalarFunction(call) => chosen_by(call).is_some(),
+        Expr::BinaryExpr(binary) => matches!(binary.op, Operator::And | Operator::Or),
+        _ => false,
+    };
+    has_part(expr, is_conditional) && (may_fail(expr) || expr.is_volatile())
+}
+
+/// Functions of which the engine makes a CASE.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Choice {
+    /// The first argument that is not NULL.
+    FirstValue,
+    /// The second argument if the first one is not NULL, else the third.
+    BySecond,
+}
+
+fn chosen_by(call: &ScalarFunction) -> Option<Choice> {
+    match call.name() {
+        "coalesce" | "nvl" => Some(Choice::FirstValue),
+        "nvl2" => Some(Choice::BySecond),
+        _ => None,
+    }
+}
+
+fn guarded_parts(expr: Expr, columns: &DFSchema) -> Result<Transformed<Expr>> {
+    expr.transform_up(|part| {
+        Ok(match part {
+            Expr::Case(case) if case.expr.is_none() => guarded_case(case, columns),
+            Expr::ScalarFunction(call) => guarded_choice(call, columns),
+            Expr::AggregateFunction(mut call) => {
+                let is_changed = order_filter(&mut call.params.filter, columns);
+                Transformed::new_transformed(Expr::AggregateFunction(call), is_changed)
+            }
+            Expr::WindowFunction(mut call) => {
+                let is_changed = order_filter(&mut call.params.filter, columns);
+                Transformed::new_transformed(Expr::WindowFunction(call), is_changed)
+            }
+            other => Transformed::no(other),
+        })
+    })
+}
+
+/// Puts the parts of a FILTER in order; returns whether it has changed.
+fn order_filter(filter: &mut Option<Box<Expr>>, columns: &DFSchema) -> bool {
+    let Some(filter) = filter else {
+        return false;
+    };
+    let ordered = in_order(std::mem::take(filter.as_mut()), columns);
+    **filter = ordered.data;
+    ordered.transformed
+}
+
+fn guarded_case(mut case: Case, columns: &DFSchema) -> Transformed<Expr> {
+    let mut is_changed = false;
+    for (when, _) in &mut case.when_then_expr {
+        let ordered = in_order(std::mem::take(when.as_mut()), columns);
+        is_changed |= ordered.transformed;
+        **when = ordered.data;
+    }
+    if is_simplified(&case, columns) && has_guarded_part(&case, columns) {
+        case.expr = Some(Box::new(lit(true)));
+        is_changed = true;
+    }
+    Transformed::new_transformed(Expr::Case(case), is_changed)
+}
+
+/// Whether the engine may make AND and OR of a CASE: its results are BOOLEAN, or constants that may be compared.
+fn is_simplified(case: &Case, columns: &DFSchema) -> bool {
+    let thens = case.when_then_expr.iter().map(|(_, then)| then);
+    let mut results = thens.chain(&case.else_expr);
+    let are_constants = results
+        .clone()
+        .all(|result| matches!(result.as_ref(), Expr::Literal(..)));
+    are_constants || results.any(|result| is_boolean(result, columns))
+}
+
+/// Whether a part that is evaluated for some rows can fail.
+fn has_guarded_part(case: &Case, columns: &DFSchema) -> bool {
+    let whens = case.when_then_expr.iter().skip(1).map(|(when, _)| when);
+    let thens = case.when_then_expr.iter().map(|(_, then)| then);
+    let mut parts = whens.chain(thens).chain(&case.else_expr);
+    parts.any(|part| can_fail(part, columns))
+}
+
+fn is_boolean(expr: &Expr, columns: &DFSchema) -> bool {
+    type_of(expr, columns).is_ok_and(|of| of == DataType::Boolean)
+}
+
+/// The CASE of `coalesce`, `nvl` or `nvl2`, where the engine's own would not guard, or would evaluate a value twice.
+fn guarded_choice(call: ScalarFunction, columns: &DFSchema) -> Transformed<Expr> {
+    let Some(choice) = chosen_by(&call) else {
+        return Transformed::no(Expr::ScalarFunction(call));
+    };
+    let is_guard = call.args.iter().skip(1).any(|arg| can_fail(arg, columns))
+        && call.args.iter().skip(1).any(|arg| is_boolean(arg, columns));
+    let before_last = call.args.iter().rev().skip(1);
+    let is_copied = choice == Choice::FirstValue && before_last.clone().any(Expr::is_volatile);
+    if !is_guard && !is_copied {
+        return Transformed::no(Expr::ScalarFunction(call));
+    }
+    let base = is_guard.then(|| Box::new(lit(true)));
+    match choice {
+        Choice::FirstValue => {
+            let mut args = call.args;
+            match args.pop() {
+                Some(last) => Transformed::yes(first_value(args, last, base)),
+                None => Transformed::no(Expr::ScalarFunction(ScalarFunction {
+                    func: call.func,
+                    args,
+                })),
+            }
+        }
+        Choice::BySecond => match <[Expr; 3]>::try_from(call.args) {
+            Ok([of, value, other]) => {
+                let branches = vec![(Box::new(of.is_not_null()), Box::new(value))];
+                Transformed::yes(case(base, branches, other))
+            }
+            Err(args) => Transformed::no(Expr::ScalarFunction(ScalarFunction {
+                func: call.func,
+                args,
+            })),
+        },
+    }
+}
+
+/// What follows WHEN and THEN.
+type Branch = (Box<Expr>, Box<Expr>);
+
+/// The first of the values that is not NULL, or else the last one. From the first one on that changes by itself, all are evaluated.
+fn first_value(mut values: Vec<Expr>, last: Expr, base: Option<Box<Expr>>) -> Expr {
+    let changing = values.iter().position(Expr::is_volatile);
+    let mut rest = values.split_off(changing.unwrap_or(values.len()));
+    let branches = values.into_iter().map(|value| {
+        let is_value = Box::new(value.clone().is_not_null());
+        (is_value, Box::new(value))
+    });
+    rest.push(last);
+    case(base, branches.collect(), first_not_null(rest))
+}
+
+/// A CASE with these branches; without branches, what follows ELSE.
+fn case(base: Option<Box<Expr>>, branches: Vec<Branch>, other: Expr) -> Expr {
+    match branches.is_empty() {
+        true => other,
+        false => Expr::Case(Case {
+            expr: base,
+            when_then_expr: branches,
+            else_expr: Some(Box::new(other)),
+        }),
+    }
+}
+
+/// A condition of which only the rows count for which it is true, NULL or not: each part of AND and OR that can fail is evaluated
+/// for rows for which the parts before it have not decided.
+fn in_order(condition: Expr, columns: &DFSchema) -> Transformed<Expr> {
+    let op = match &condition {
+        Expr::BinaryExpr(binary) if matches!(binary.op, Operator::And | Operator::Or) => binary.op,
+        _ => return Transformed::no(condition),
+    };
+    // Subqueries become joins where they stand.
+    if has_part(&condition, is_outside) || !can_fail(&condition, columns) {
+        return Transformed::no(condition);
+    }
+    let parts = split_binary_owned(condition.clone(), op);
+    let failing = parts.iter().filter(|part| can_fail(part, columns));
+    if failing.count() > MOST_NESTED || parts.len() > MOST_PARTS {
+        return Transformed::no(condition);
+    }
+    let parts = parts.into_iter();
+    let mut is_changed = false;
+    let parts = parts.map(|part| {
+        let part = in_order(part, columns);
+        is_changed |= part.transformed;
+        part.data
+    });
+    let mut parts: VecDeque<Expr> = parts.collect();
+    // From the end, so that what follows a part is known.
+    let Some(mut rest) = parts.pop_back() else {
+        return Transformed::no(condition);
+    };
+    let mut can_rest_fail = can_fail(&rest, columns);
+    while let Some(part) = parts.pop_back() {
+        let can_part_fail = can_fail(&part, columns);
+        if !can_rest_fail {
+            rest = both(part, op, rest);
+        } else if can_part_fail {
+            is_changed = true;
+            rest = guard(part, op, rest, Some(Box::new(lit(true))));
+        } else {
+            // Parts in a row that cannot fail guard together.
+            let mut before = part;
+            while parts.back().is_some_and(|part| !can_fail(part, columns))
+                && let Some(part) = parts.pop_back()
+            {
+                before = both(part, op, before);
+            }
+            is_changed = true;
+            rest = guard(before, op, rest, Some(Box::new(lit(true))));
+        }
+        can_rest_fail |= can_part_fail;
+    }
+    match is_changed {
+        true => Transformed::yes(rest),
+        false => Transformed::no(condition),
+    }
+}
+
+fn both(left: Expr, op: Operator, right: Expr) -> Expr {
+    Expr::BinaryExpr(BinaryExpr::new(Box::new(left), op, Box::new(right)))
+}
+
+/// The second condition for rows for which the first one has not decided, as a CASE.
+pub(super) fn guard(first: Expr, op: Operator, second: Expr, base: Option<Box<Expr>>) -> Expr {
+    let first = Box::new(first);
+    match op {
+        Operator::Or => case(base, vec![(first, Box::new(lit(true)))], second),
+        _ => case(base, vec![(first, Box::new(second))], lit(false)),
+    }
+}
+
+/// Whether a part of an expression is of another query.
+pub(super) fn is_outside(part: &Expr) -> bool {
+    matches!(part, Expr::OuterReferenceColumn(..)) || subquery_of(part).is_some()
+}
+
+/// Whether a join only asks whether its condition is true.
+pub(super) fn passes_matches(join: &Join) -> bool {
+    !join.null_aware && !matches!(join.join_type, JoinType::LeftMark | JoinType::RightMark)
+}
+
+/// The condition of a filter or join, with guards over other tables than those of what they guard: the optimizer would move the two to
+/// different places. `None` if there are none.
+///
+/// Guards over the same tables come to the same places, or earlier ones. There [`super::with_guards`] puts them in order.
+fn across_tables(condition: &Expr, columns: &DFSchema) -> Option<Expr> {
+    if !may_fail(condition) {
+        return None;
+    }
+    let (mut is_changed, mut copies) = (false, 0);
+    let mut done: Vec<Expr> = vec![];
+    let mut guards: Vec<(&Expr, HashSet<Option<&TableReference>>)> = vec![];
+    for part in split_conjunction(condition) {
+        let tables = tables_of(part);
+        let is_own = !has_part(part, is_outside);
+        if !can_fail(part, columns) {
+            if is_own && !part.is_volatile() && !is_join_key(part) {
+                guards.push((part, tables));
+            }
+            done.push(part.clone());
+            continue;
+        }
+        if !is_own || is_join_key(part) {
+            done.push(part.clone());
+            continue;
+        }
+        // A part over several tables may have a key that all of its alternatives share.
+        let ordered = match tables.len() {
+            0 | 1 if matches!(part, Expr::BinaryExpr(_)) => in_order(part.clone(), columns),
+            _ => Transformed::no(part.clone()),
+        };
+        let others = guards.iter().filter(|(_, of)| !of.is_subset(&tables));
+        let others = others.take(MOST_COPIES.saturating_sub(copies));
+        let others: Vec<Expr> = others.map(|(guard, _)| (*guard).clone()).collect();
+        copies += others.len();
+        let others = conjunction(others);
+        is_changed |= ordered.transformed || others.is_some();
+        done.push(match others {
+            Some(others) => {
+                let base = Some(Box::new(lit(true)));
+                guard(others, Operator::And, ordered.data, base)
+            }
+            None => ordered.data,
+        });
+    }
+    is_changed.then(|| conjunction(done)).flatten()
+}
+
+fn tables_of(expr: &Expr) -> HashSet<Option<&TableReference>> {
+    let columns = expr.column_refs().into_iter();
+    columns.map(|column| column.relation.as_ref()).collect()
+}
+
+/// Whether a condition compares a value of one table with that of another: it joins them.
+fn is_join_key(condition: &Expr) -> bool {
+    let Expr::BinaryExpr(BinaryExpr {
+        left,
+        op: Operator::Eq | Operator::IsNotDistinctFrom,
+        right,
+    }) = condition
+    else {
+        return false;
+    };
+    let (left, right) = (tables_of(left), tables_of(right));
+    !left.is_empty() && !right.is_empty() && left.is_disjoint(&right)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use arrow::datatypes::{Field, Schema};
+    use datafusion::functions::{core, math};
+    use datafusion::logical_expr::simplify::SimplifyContext;
+    use datafusion::logical_expr::{LogicalPlanBuilder, cast, col, table_scan, when};
+    use datafusion::optimizer::OptimizerContext;
+    use datafusion::optimizer::simplify_expressions::ExprSimplifier;
+
+    use super::*;
+
+    fn schema() -> Schema {
+        let columns = [
+            ("a", DataType::Int64),
+            ("b", DataType::Int64),
+            ("f", DataType::Float64),
+            ("s", DataType::Utf8),
+        ];
+        Schema::new(
+            columns
+                .map(|(name, of)| Field::new(name, of, true))
+                .to_vec(),
+        )
+    }
+
+    fn columns() -> DFSchema {
+        DFSchema::try_from(schema()).unwrap()
+    }
+
+    fn is_set() -> Expr {
+        col("b").not_eq(lit(0_i64))
+    }
+
+    fn is_positive() -> Expr {
+        col("a").gt(lit(1_i64))
+    }
+
+    fn is_large() -> Expr {
+        (lit(10_i64) / col("b")).gt(lit(1_i64))
+    }
+
+    /// The guarded expression, which simplification and another run leave as it is.
+    fn text(expr: Expr) -> String {
+        let columns = columns();
+        let guarded_once = guarded(expr, &columns).unwrap();
+        let again = guarded(guarded_once.clone(), &columns).unwrap();
+        assert_eq!(again, guarded_once);
+        let context = SimplifyContext::builder().with_schema(Arc::new(columns));
+        let simplified = ExprSimplifier::new(context.build()).simplify(again.clone());
+        assert_eq!(simplified.unwrap(), again);
+        again.to_string()
+    }
+
+    #[test]
+    fn a_case_of_boolean_keeps_guarding() {
+        let expr = when(is_set(), is_large()).otherwise(lit(false)).unwrap();
+        assert_eq!(
+            text(expr),
+            "CASE Boolean(true) WHEN b != Int64(0) THEN Int64(10) / b > Int64(1) ELSE Boolean(false) END"
+        );
+        let expr = when(is_positive(), lit("x"))
+            .when(is_large(), lit("y"))
+            .end()
+            .unwrap();
+        assert_eq!(
+            text(expr),
+            "CASE Boolean(true) WHEN a > Int64(1) THEN Utf8(\"x\") WHEN Int64(10) / b > Int64(1) THEN Utf8(\"y\") END"
+        );
+    }
+
+    #[test]
+    fn functions_of_which_the_engine_makes_a_case_keep_guarding() {
+        let expr = core::coalesce().call(vec![is_positive(), is_large()]);
+        assert_eq!(
+            text(expr.clone()),
+            "CASE Boolean(true) WHEN a > Int64(1) IS NOT NULL THEN a > Int64(1) ELSE Int64(10) / b > Int64(1) END"
+        );
+        let nvl = core::nvl().call(vec![is_positive(), is_large()]);
+        assert_eq!(text(nvl), text(expr));
+        let expr = core::nvl2().call(vec![is_positive(), is_large(), lit(false)]);
+        assert_eq!(
+            text(expr),
+            "CASE Boolean(true) WHEN a > Int64(1) IS NOT NULL THEN Int64(10) / b > Int64(1) ELSE Boolean(false) END"
+        );
+    }
+
+    #[test]
+    fn what_cannot_fail_stays() {
+        let columns = columns();
+        for expr in [
+            when(is_set(), is_positive()).otherwise(lit(false)).unwrap(),
+            // The first condition is evaluated for all rows.
+            when(is_large(), is_positive())
+                .otherwise(lit(false))
+                .unwrap(),
+            // The engine keeps a CASE of numbers.
+            when(is_set(), lit(10_i64) / col("b"))
+                .otherwise(col("a"))
+                .unwrap(),
+            core::coalesce().call(vec![is_positive(), is_set()]),
+            core::coalesce().call(vec![col("a"), lit(10_i64) / col("b")]),
+            is_set().and(is_large()),
+        ] {
+            assert_eq!(guarded(expr.clone(), &columns).unwrap(), expr);
+        }
+    }
+
+    #[test]
+    fn a_value_that_changes_is_evaluated_once() {
+        let random = || math::random().call(vec![]);
+        let expr = core::coalesce().call(vec![col("f"), random(), lit(1.0)]);
+        let guarded = guarded(expr, &columns()).unwrap().to_string();
+        assert_eq!(
+            guarded,
+            "CASE WHEN f IS NOT NULL THEN f ELSE first_not_null(random(), Float64(1)) END"
+        );
+    }
+
+    #[test]
+    fn parts_of_a_condition_guard_those_after_them() {
+        let condition = is_positive().and(is_set()).and(is_large());
+        let expr = when(condition, col("a")).otherwise(col("b")).unwrap();
+        assert_eq!(
+            text(expr),
+            "CASE WHEN CASE Boolean(true) WHEN a > Int64(1) AND b != Int64(0) THEN Int64(10) / b > Int64(1) \
+             ELSE Boolean(false) END THEN a ELSE b END"
+        );
+        let condition = col("b").eq(lit(0_i64)).or(is_large());
+        let expr = when(condition, col("a")).otherwise(col("b")).unwrap();
+        assert_eq!(
+            text(expr),
+            "CASE WHEN CASE Boolean(true) WHEN b = Int64(0) THEN Boolean(true) ELSE Int64(10) / b > Int64(1) END \
+             THEN a ELSE b END"
+        );
+    }
+
+    fn over_two_tables(condition: Expr) -> Transformed<String> {
+        let table = |name: &str| {
+            let scan = table_scan(Some(name), &schema(), None).unwrap();
+            scan.build().unwrap()
+        };
+        let plan = LogicalPlanBuilder::from(table("t"));
+        let plan = plan.cross_join(table("u")).unwrap();
+        let plan = plan.filter(condition).unwrap().build().unwrap();
+        let changed = GuardedConditions.rewrite(plan, &OptimizerContext::new());
+        changed
+            .unwrap()
+            .update_data(|plan| plan.display_indent().to_string())
+    }
+
+    #[test]
+    fn conditions_over_other_tables_guard() {
+        let number = || cast(col("u.s"), DataType::Int64);
+        let plan = over_two_tables(col("t.a").eq(lit(1_i64)).and(number().gt(lit(3_i64))));
+        assert!(plan.transformed);
+        let expected = "Filter: t.a = Int64(1) AND CASE Boolean(true) WHEN t.a = Int64(1) THEN CAST(u.s AS Int64) > Int64(3) ELSE Boolean(false) END";
+        assert!(plan.data.starts_with(expected), "{}", plan.data);
+        for condition in [
+            col("u.a").eq(lit(1_i64)).and(number().gt(lit(3_i64))),
+            col("t.a").eq(col("u.a")).and(number().gt(lit(3_i64))),
+            col("t.a").eq(lit(1_i64)).and(number().eq(col("t.b"))),
+            number().gt(lit(3_i64)).and(col("t.a").eq(lit(1_i64))),
+        ] {
+            let plan = over_two_tables(condition);
+            assert!(!plan.transformed, "{}", plan.data);
+        }
+    }
+}
