@@ -6,7 +6,7 @@ import { test } from "node:test";
 import { changesOf, keyText, valueText } from "../../src/server/console/assets/pure/changes.js";
 import { fieldText, instant, instants } from "../../src/server/console/assets/pure/instants.js";
 import {
-  EMPTY_ORDER, lateRowsOf, reprocessStatement,
+  EMPTY_ORDER, hasRun, lateRowsOf, reprocessStatement,
 } from "../../src/server/console/assets/pure/reprocess.js";
 import {
   canAbort, canApply, KINDS, newRunId, progress, runAdvice, runTimes,
@@ -109,6 +109,13 @@ test("a form says which entry it lacks", () => {
   assert.match(missing({ run_id: "r".repeat(81) }) ?? "", /1 to 80/);
   assert.equal(missing({ run_id: "r".repeat(80) }), null);
   assert.match(missing({ max_rows_per_second: "0" }) ?? "", /number from 1/);
+});
+
+test("an answer without a run is known", () => {
+  const columns = ["item", "value"].map((name) => ({ name, type: "VARCHAR", is_number: false }));
+  assert.equal(hasRun({ columns, rows: [["run_id", "r"], ["outcome", "run 'r' is planned"]] }), true);
+  assert.equal(hasRun({ columns, rows: [["outcome", "there is nothing to reprocess"]] }), false);
+  assert.equal(hasRun({ columns, rows: [] }), false);
 });
 
 test("changed fields are marked on both sides", () => {

@@ -3,6 +3,8 @@
 import { instant } from "./instants.js";
 import { literal, quoted } from "./statement.js";
 
+/** @import { Rows } from "./wire.js" */
+
 /**
  * The fields of the form. Those that are empty are left out of the statement.
  *
@@ -51,6 +53,16 @@ export function reprocessStatement(order, verb) {
  */
 export function lateRowsOf(job) {
   return `SELECT topic, "partition", "offset" FROM system.late_rows WHERE job = ${literal(job)}`;
+}
+
+/**
+ * Whether the answer to a statement that asks for a run has one: where nothing is left to do, none is made.
+ *
+ * @param {Rows} answer
+ * @returns {boolean}
+ */
+export function hasRun({ rows }) {
+  return rows.some(([item]) => item === "run_id");
 }
 
 /**
