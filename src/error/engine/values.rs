@@ -12,8 +12,8 @@ const NO_TIME: &str = "Error parsing timestamp from '";
 pub(super) fn no_time(message: &str) -> Option<Error> {
     message.starts_with(NO_TIME).then(|| {
         of_text(ErrorKind::Data, message).with_help(
-            "write a time as 2025-09-04T10:00:00.5, 2025-09-04 10:00:00, 2025-09-04T10:00 or 2025-09-04, behind the hours also with Z \
-             or an offset as +02:00; to_timestamp reads other forms by a pattern",
+            "write it as 2025-09-04T10:00:00.5, 2025-09-04 10:00:00, 2025-09-04T10:00 or 2025-09-04, with Z or an offset as +02:00 \
+             after the time if it is not UTC; to_timestamp reads other forms by a pattern",
         )
     })
 }
