@@ -35,6 +35,8 @@ pub struct Error {
     by_store: bool,
     /// Another writer committed first, and this statement wrote nothing: a retry may succeed.
     is_conflict: bool,
+    /// What was asked for comes to nothing, and nothing is wrong with that.
+    is_of_nothing: bool,
 }
 
 /// Details that only some errors have.
@@ -63,6 +65,7 @@ impl Error {
             details: None,
             by_store: false,
             is_conflict: false,
+            is_of_nothing: false,
         }
     }
 
@@ -184,6 +187,18 @@ impl Error {
     /// Whether another writer committed first and this statement wrote nothing: a retry over the newest rows may succeed.
     pub(crate) fn is_conflict(&self) -> bool {
         self.is_conflict
+    }
+
+    /// Marks that what was asked for comes to nothing, as where all is done already: a statement says so, and does not fail.
+    #[must_use]
+    pub(crate) fn mark_nothing_to_do(mut self) -> Self {
+        self.is_of_nothing = true;
+        self
+    }
+
+    /// Whether what was asked for comes to nothing, so that a statement does not fail.
+    pub(crate) fn has_nothing_to_do(&self) -> bool {
+        self.is_of_nothing
     }
 
     /// Whether a store, a broker or a registry is the cause, rather than a row.

@@ -82,6 +82,7 @@ fn from_datafusion(error: DataFusionError) -> Error {
                 match quoted_store(&message).filter(|_| is_of_file) {
                     Some(kind) => of_text(kind, text).by_store(),
                     None => values::without_room(&text)
+                        .or_else(|| values::no_time(&text))
                         .unwrap_or_else(|| of_text(ErrorKind::Data, text)),
                 }
             }

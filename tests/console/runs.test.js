@@ -6,7 +6,7 @@ import { test } from "node:test";
 import { changesOf, keyText, valueText } from "../../src/server/console/assets/pure/changes.js";
 import { fieldText, instant, instants } from "../../src/server/console/assets/pure/instants.js";
 import {
-  EMPTY_ORDER, lateRowsOf, reprocessStatement,
+  EMPTY_ORDER, hasRun, lateRowsOf, reprocessStatement,
 } from "../../src/server/console/assets/pure/reprocess.js";
 import {
   canAbort, canApply, KINDS, newRunId, progress, runAdvice, runTimes,
@@ -66,8 +66,8 @@ test("a run has the times that it was asked for, else those that it emits", () =
 
 test("an id is made of the job and the time", () => {
   assert.equal(newRunId("copy", "2026-11-30T17:20:58.123Z"), "copy-20261130T172058");
-  assert.match(newRunId("<b>by</b> 10 s/é", "2026-11-30T17:20:58Z"), /^[A-Za-z0-9_.:-]{1,100}$/);
-  assert.ok(newRunId("j".repeat(300), "2026-11-30T17:20:58Z").length <= 100);
+  assert.match(newRunId("<b>by</b> 10 s/é", "2026-11-30T17:20:58Z"), /^[A-Za-z0-9_.:-]{1,80}$/);
+  assert.ok(newRunId("j".repeat(300), "2026-11-30T17:20:58Z").length <= 80);
 });
 
 test("a statement has the entries of the form", () => {
@@ -79,7 +79,7 @@ test("a statement has the entries of the form", () => {
   const all = {
     ...order, job: 'a"b', offsetsFrom: '{"visits":{"0":23}}', offsetsTo: '{"visits":{"0":99}}',
     rows: lateRowsOf("o'clock"), emit: "ALL", run_id: "fix_42", late: "exclude", withdraw: true, overwrite: true, append: true, chunk: "1 hour",
-    max_rows_per_second: "50000",
+    max_rows_per_second: "50000", waits: false,
   };
   assert.equal(reprocessStatement(all, "PLAN").sql, [
     'PLAN REPROCESS JOB "a""b"',
@@ -88,7 +88,7 @@ test("a statement has the entries of the form", () => {
     "FOR (SELECT topic, \"partition\", \"offset\" FROM system.late_rows WHERE job = 'o''clock')",
     "EMIT ALL",
     "WITH ('run_id' 'fix_42', 'late' 'exclude', 'withdraw' 'true', 'overwrite' 'true', 'write' 'append', " +
-      "'chunk' '1 hour', 'max_rows_per_second' '50000')",
+      "'chunk' '1 hour', 'max_rows_per_second' '50000', 'yield' 'false')",
   ].join("\n"));
 });
 
@@ -106,7 +106,16 @@ test("a form says which entry it lacks", () => {
   assert.match(missing({ offsetsFrom: "{}" }) ?? "", /range of offsets/);
   assert.equal(missing({ from: "", to: "", rows: "SELECT 1" }), null);
   assert.match(missing({ run_id: "a b" }) ?? "", /id of a run/);
+  assert.match(missing({ run_id: "r".repeat(81) }) ?? "", /1 to 80/);
+  assert.equal(missing({ run_id: "r".repeat(80) }), null);
   assert.match(missing({ max_rows_per_second: "0" }) ?? "", /number from 1/);
+});
+
+test("an answer without a run is known", () => {
+  const columns = ["item", "value"].map((name) => ({ name, type: "VARCHAR", is_number: false }));
+  assert.equal(hasRun({ columns, rows: [["run_id", "r"], ["outcome", "run 'r' is planned"]] }), true);
+  assert.equal(hasRun({ columns, rows: [["outcome", "there is nothing to reprocess"]] }), false);
+  assert.equal(hasRun({ columns, rows: [] }), false);
 });
 
 test("changed fields are marked on both sides", () => {

@@ -16,6 +16,7 @@ use datafusion::logical_expr::{
 };
 use datafusion::optimizer::AnalyzerRule;
 
+use crate::checked::cast_value;
 use crate::operands::any_node;
 
 /// Prefix of the name of a computed cast, before its number.
@@ -80,7 +81,7 @@ fn cast_side(condition: &Expr) -> Option<EqualitySide> {
 
 /// Whether one side is the cast of a column, and the other an expression over the outer row.
 fn is_compared(side: &Expr, other: &Expr) -> bool {
-    let is_cast = matches!(side, Expr::Cast(cast) if matches!(cast.expr.as_ref(), Expr::Column(_)));
+    let is_cast = matches!(cast_value(side), Some(Expr::Column(_)));
     is_cast && other.contains_outer() && !other.any_column_refs()
 }
 
@@ -99,7 +100,8 @@ fn cast_in(condition: &mut Expr) -> Option<&mut Expr> {
 /// Whether the cast keeps different values different: an integer that does not fit another integer type is an error.
 fn is_exact(cast: &Expr, schema: &DFSchema) -> Result<bool> {
     let Expr::Cast(cast) = cast else {
-        return Ok(true);
+        // A cast by function rounds, or reads several texts as one time.
+        return Ok(false);
     };
     Ok(cast.field.data_type().is_integer() && cast.expr.get_type(schema)?.is_integer())
 }

@@ -7,7 +7,7 @@ use datafusion::arrow::array::{Array as _, AsArray as _, RecordBatch, StringArra
 use crate::core::jobs::ChangeCounts;
 use crate::core::runs::RunState;
 use crate::core::runs::time_range::time_text;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::runtime::describe::{items, script};
 use crate::runtime::runs::foundation::items_of;
 use crate::runtime::runs::outcome::{RunOutcome, RunPreview};
@@ -21,6 +21,13 @@ const SHOWN: usize = 5;
 pub(super) fn preview_rows(preview: &RunPreview) -> Result<RecordBatch> {
     let mut rows = preview.items.clone();
     rows.extend(warnings(&preview.warnings));
+    items(&rows)
+}
+
+/// `item`, `value`: why a statement that asks for a run has made none.
+pub(super) fn rows_without_run(nothing: &Error) -> Result<RecordBatch> {
+    let mut rows = vec![("outcome", nothing.message().to_owned())];
+    rows.extend(nothing.help().map(|help| ("help", help.to_owned())));
     items(&rows)
 }
 

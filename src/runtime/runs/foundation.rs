@@ -76,7 +76,7 @@ pub(super) async fn foundation(
     };
     let emission = Emission::of(&asked, grouping, selection.as_ref(), &times)?;
     if emission.is_empty() {
-        return Err(repaired.nothing_left().unwrap_or_else(nothing_to_do));
+        return Err(nothing_to_do(&asked, &repaired));
     }
     let left_out = match options.late {
         LateRows::Include => OffsetSet::default(),
@@ -190,9 +190,22 @@ fn offsets_by_table(
         .transpose()
 }
 
-fn nothing_to_do() -> Error {
-    Error::invalid("there is nothing to reprocess: no row is in all of the ranges")
-        .with_help("ask for another range")
+/// The error of a run without a row. It is marked if its query gives none, or none that is not repaired.
+fn nothing_to_do(asked: &AskedRange, repaired: &RepairedRows) -> Error {
+    let has_rows = asked
+        .rows
+        .as_ref()
+        .is_none_or(|rows| !rows.offsets.is_empty());
+    let error = repaired.nothing_left().unwrap_or_else(|| match has_rows {
+        true => Error::invalid("there is nothing to reprocess: no row is in all of the ranges")
+            .with_help("ask for another range"),
+        false => Error::invalid("there is nothing to reprocess: the query of FOR gives no rows")
+            .with_help("run the query by itself to see what it gives"),
+    });
+    match has_rows {
+        true => error,
+        false => error.mark_nothing_to_do(),
+    }
 }
 
 /// What a run rests on, for the user.

@@ -4,7 +4,9 @@ use crate::core::runs::RunOrder;
 use crate::error::{Error, ErrorKind, Result};
 use crate::planner::{Reprocess, RunStatement, WordSpans, normalize};
 use crate::runtime::job_status::RunOptions;
-use crate::runtime::runs::description::{description, outcome_rows, preview_rows};
+use crate::runtime::runs::description::{
+    description, outcome_rows, preview_rows, rows_without_run,
+};
 use crate::runtime::runs::host::RunHost;
 use crate::runtime::runs::outcome::RunOutcome;
 use crate::runtime::runs::rows_query::checked_rows;
@@ -31,20 +33,29 @@ impl Jobs {
         match statement {
             RunStatement::Explain(asked) => {
                 let order = ordered(session, *asked, places).await?;
-                session.report(preview_rows(&explain(&host, &order).await?)?)
+                match explain(&host, &order).await {
+                    Ok(preview) => session.report(preview_rows(&preview)?),
+                    Err(error) => without_run(session, error),
+                }
             }
             RunStatement::Plan(asked) => {
                 let order = ordered(session, *asked, places).await?;
                 // A plan writes nothing that it would have to end.
                 let planned = tokio::select! {
-                    planned = plan(&host, &order) => planned?,
+                    planned = plan(&host, &order) => planned,
                     () = options.stop.wait() => return Err(stopped()),
                 };
-                rows_of(&host, planned).await
+                match planned {
+                    Ok(planned) => rows_of(&host, planned).await,
+                    Err(error) => without_run(session, error),
+                }
             }
             RunStatement::Reprocess(asked) => {
                 let order = ordered(session, *asked, places).await?;
-                rows_of(&host, reprocess(&host, &order).await?).await
+                match reprocess(&host, &order).await {
+                    Ok(outcome) => rows_of(&host, outcome).await,
+                    Err(error) => without_run(session, error),
+                }
             }
             RunStatement::Apply(run_id) => {
                 let outcome = apply(&host, checked_run_id(&run_id)?).await?;
@@ -79,6 +90,18 @@ async fn rows_of(host: &RunHost<'_>, outcome: RunOutcome) -> Result<PlannedState
     let run = host.find(&outcome.run.run_id).await?;
     let rows = outcome_rows(host.store(), &run, &outcome).await?;
     host.session.report(rows)
+}
+
+/// The rows of a statement that asks for a run and makes none, since nothing is left to do.
+///
+/// # Errors
+///
+/// Any other error.
+fn without_run(session: &Session, error: Error) -> Result<PlannedStatement> {
+    match error.has_nothing_to_do() {
+        true => session.report(rows_without_run(&error)?),
+        false => Err(error),
+    }
 }
 
 fn stopped() -> Error {

@@ -199,6 +199,27 @@ async fn runs_are_listed_by_job() {
     }
 }
 
+#[tokio::test]
+async fn a_statement_with_nothing_to_do_succeeds() {
+    let session = Process::new().session;
+    let nothing = || Error::invalid("there is nothing to reprocess").with_help("look at the query");
+    let ready = without_run(&session, nothing().mark_nothing_to_do()).unwrap();
+    let StatementOutcome::Rows(rows) = session.begin_ready(ready).unwrap() else {
+        panic!("it has rows")
+    };
+    let rows = rows.rows().await.unwrap();
+    let texts = |column: usize| -> Vec<&str> {
+        let column = rows.column(column).as_string::<i32>();
+        column.iter().flatten().collect()
+    };
+    assert_eq!(texts(0), ["outcome", "help"]);
+    assert_eq!(
+        texts(1),
+        ["there is nothing to reprocess", "look at the query"]
+    );
+    assert!(without_run(&session, nothing()).is_err());
+}
+
 /// Statement, message, the place, and a part of the help.
 #[tokio::test]
 async fn mistakes_have_a_place_and_help() {

@@ -1,5 +1,5 @@
 //! CAST and TRY_CAST of numbers to types with fewer digits after the point, or none, with rounding; and casts of numbers and
-//! times that may fail, or change the value.
+//! times that may fail, or change the value; and casts of texts to times, which may lack seconds.
 //!
 //! Arrow truncates numbers to integers: 2.7 would become 2. Here a decimal is rounded half away from zero, as Arrow does it in
 //! a cast to a decimal with fewer digits, and a DOUBLE or REAL half to even, as in PostgreSQL and DuckDB.
@@ -30,11 +30,12 @@ use datafusion::logical_expr::{
 };
 
 use crate::operands::{element_of, only_argument};
+use crate::times::{is_read_as_time, texts_with_seconds};
 
 use super::overflow::out_of_range;
 use super::rewrite::plain;
 
-/// A cast that rounds, or that may fail.
+/// A cast that rounds, that may fail, or that reads times without seconds.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct RoundedCast {
     name: String,
@@ -47,15 +48,23 @@ pub(super) struct RoundedCast {
 impl RoundedCast {
     /// The cast from one type to another, if the engine's own cast would give another result.
     pub(super) fn over(from: &DataType, to: &DataType, is_tried: bool) -> Option<Self> {
+        let differs = may_be_out_of_range(from, to, is_tried) || reads_times(from, to);
+        differs.then(|| Self::new(to, is_tried))
+    }
+
+    /// The same for a column of a file, in which texts of times have their seconds.
+    pub(super) fn over_file(from: &DataType, to: &DataType) -> Option<Self> {
+        may_be_out_of_range(from, to, false).then(|| Self::new(to, false))
+    }
+
+    fn new(to: &DataType, is_tried: bool) -> Self {
         let verb = if is_tried { "try_cast" } else { "cast" };
-        let differs =
-            loses(from, to, is_tried) || may_overflow(from, to) || is_another_time(from, to);
-        differs.then(|| Self {
+        Self {
             name: format!("{verb}_to_{to}"),
             to: to.clone(),
             is_tried,
             signature: Signature::any(1, Volatility::Immutable),
-        })
+        }
     }
 
     /// The target type.
@@ -80,6 +89,9 @@ impl RoundedCast {
 
     /// The first value that does not fit the type, for the message.
     fn culprit(&self, values: &ArrayRef) -> Option<String> {
+        if !may_be_out_of_range(values.data_type(), &self.to, self.is_tried) {
+            return None;
+        }
         let options = CastOptions {
             safe: true,
             ..DEFAULT_CAST_OPTIONS
@@ -110,6 +122,29 @@ pub(super) fn may_differ(to: &DataType) -> bool {
                 | DataType::Struct(_)
                 | DataType::Map(..)
         )
+}
+
+/// Whether a value may not fit the type as it is.
+fn may_be_out_of_range(from: &DataType, to: &DataType, is_tried: bool) -> bool {
+    loses(from, to, is_tried) || may_overflow(from, to) || is_another_time(from, to)
+}
+
+/// Whether there are texts that are read as times.
+fn reads_times(from: &DataType, to: &DataType) -> bool {
+    if let (Some(from), Some(to)) = (element_of(from), element_of(to)) {
+        return reads_times(from.data_type(), to.data_type());
+    }
+    match (from, to) {
+        (DataType::Struct(from), DataType::Struct(to)) => {
+            from.iter().enumerate().any(|(at, of)| {
+                wanted(of, at, to).is_some_and(|to| reads_times(of.data_type(), to.data_type()))
+            })
+        }
+        (DataType::Map(from, _), DataType::Map(to, _)) => {
+            reads_times(from.data_type(), to.data_type())
+        }
+        (from, to) => from.is_string() && is_read_as_time(to),
+    }
 }
 
 /// Whether digits after the point may be lost; for TRY_CAST, whether the value may change in any way.
@@ -239,7 +274,7 @@ fn whole(of: &DataType) -> Option<DataType> {
     }
 }
 
-/// The values rounded to whole numbers, if the target type has no digits after the point.
+/// The values rounded to whole numbers, if the target type has no digits after the point; texts of times with their seconds.
 fn rounded(values: &ArrayRef, to: &DataType) -> Result<ArrayRef> {
     Ok(match (values.data_type(), to) {
         (DataType::Float16, to) if to.is_integer() => {
@@ -254,6 +289,7 @@ fn rounded(values: &ArrayRef, to: &DataType) -> Result<ArrayRef> {
             let values = values.as_primitive::<Float64Type>();
             Arc::new(values.unary::<_, Float64Type>(f64::round_ties_even))
         }
+        (from, to) if from.is_string() && is_read_as_time(to) => texts_with_seconds(values),
         (from, to) if to.is_integer() => match whole(from) {
             Some(whole) => cast_with_options(values, &whole, &DEFAULT_CAST_OPTIONS)?,
             None => Arc::clone(values),
@@ -386,8 +422,10 @@ impl ScalarUDFImpl for RoundedCast {
 #[cfg(test)]
 mod tests {
     use arrow::array::{
-        Decimal128Array, Float64Array, Int32Array, Int64Array, ListArray, TimestampMicrosecondArray,
+        Decimal128Array, Float64Array, Int32Array, Int64Array, ListArray, StringArray,
+        TimestampMicrosecondArray,
     };
+    use arrow::buffer::OffsetBuffer;
     use datafusion::common::config::ConfigOptions;
 
     use super::*;
@@ -522,6 +560,8 @@ mod tests {
             (decimal(10, 2), decimal(10, 4)),
             (timestamp(TimeUnit::Microsecond, None), DataType::Int32),
             (timestamp(TimeUnit::Second, Some("UTC")), DataType::UInt64),
+            (DataType::Utf8, timestamp(TimeUnit::Microsecond, None)),
+            (DataType::Utf8View, DataType::Date32),
             (timestamp(TimeUnit::Microsecond, None), decimal(18, 0)),
             (DataType::Date64, DataType::Int32),
             (DataType::Int64, DataType::Date32),
@@ -546,6 +586,33 @@ mod tests {
         let error = run(values, &DataType::Int32, false).unwrap_err();
         let message = error.to_string();
         assert!(message.contains("3000000000 is out of range of INT"));
+    }
+
+    #[test]
+    fn texts_of_times_may_lack_their_seconds() {
+        let to = timestamp(TimeUnit::Microsecond, Some("UTC"));
+        let texts = |texts: &[&str]| -> ArrayRef { Arc::new(StringArray::from(texts.to_vec())) };
+        let short = texts(&["2025-09-04T10:07", "2025-09-04 12:07+02:00"]);
+        let long = texts(&["2025-09-04T10:07:00Z", "2025-09-04T10:07:00Z"]);
+        let expected = run(long, &to, false).unwrap();
+        for is_tried in [false, true] {
+            let read = run(Arc::clone(&short), &to, is_tried).unwrap();
+            assert_eq!(&read, &expected);
+        }
+        let offsets = OffsetBuffer::from_lengths([2]);
+        let field = Arc::new(Field::new_list_field(DataType::Utf8, true));
+        let lists = ListArray::new(field, offsets, short, None);
+        let of_lists = DataType::new_list(to.clone(), true);
+        let read = run(Arc::new(lists), &of_lists, false).unwrap();
+        assert_eq!(read.as_list::<i32>().values(), &expected);
+        // The message says which text it is, and not that it is out of range.
+        let error = run(texts(&["2025-09-04T10:60"]), &to, false).unwrap_err();
+        let message = error.to_string();
+        assert!(message.contains("'2025-09-04T10:60'"), "{message}");
+        assert!(!message.contains("out of range"), "{message}");
+        let tried = run(texts(&["2025-09-04T10:60"]), &to, true).unwrap();
+        assert!(tried.is_null(0));
+        assert!(RoundedCast::over_file(&DataType::Utf8, &to).is_none());
     }
 
     #[test]

@@ -63,7 +63,7 @@ impl PhysicalExprAdapter for CastsInFile {
                 return Ok(Transformed::no(expr));
             };
             let from = cast.expr().data_type(&self.of_file)?;
-            let Some(rounded) = RoundedCast::over(&from, cast.cast_type(), false) else {
+            let Some(rounded) = RoundedCast::over_file(&from, cast.cast_type()) else {
                 return Ok(Transformed::no(expr));
             };
             let function = Arc::new(ScalarUDF::from(rounded));

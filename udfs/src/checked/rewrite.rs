@@ -12,7 +12,7 @@ use datafusion::optimizer::AnalyzerRule;
 
 use crate::filtered_arguments::unguarded;
 use crate::operands::{any_expr, has_part, inputs, map_named_expressions};
-use crate::times::INTERVAL_LENGTH;
+use crate::times::{INTERVAL_LENGTH, give_seconds};
 use crate::values::{PER_ROW, TYPED_KEY, per_row};
 
 use super::average::CheckedAverage;
@@ -214,7 +214,14 @@ pub(crate) fn cast_value(expr: &Expr) -> Option<&Expr> {
     }
 }
 
-fn checked_node(expr: Expr, schema: &DFSchema, casts: CastRounding) -> Result<Transformed<Expr>> {
+fn checked_node(
+    mut expr: Expr,
+    schema: &DFSchema,
+    casts: CastRounding,
+) -> Result<Transformed<Expr>> {
+    if casts == CastRounding::Round && give_seconds(&mut expr) {
+        return Ok(Transformed::yes(expr));
+    }
     match expr {
         Expr::BinaryExpr(binary) if is_arithmetic(binary.op) => {
             let right = type_of(&binary.right, schema)?;
@@ -287,10 +294,10 @@ fn rounded_cast(
         return Ok(None);
     }
     let from = type_of(value, schema)?;
-    // A constant can be checked right away: most of them fit.
-    if let Expr::Literal(number, _) = value
-        && (from.is_integer() || from.is_temporal())
-        && number.cast_to(to).is_ok()
+    // A constant can be checked right away: most of them fit. A text is given its seconds right away.
+    if let Expr::Literal(constant, _) = value
+        && (from.is_string()
+            || ((from.is_integer() || from.is_temporal()) && constant.cast_to(to).is_ok()))
     {
         return Ok(None);
     }

@@ -11,6 +11,7 @@ use datafusion::optimizer::simplify_expressions::ExprSimplifier;
 use datafusion::sql::sqlparser::ast::{self, Spanned};
 
 use crate::diagnostic::plan_error;
+use crate::times::{literals_with_seconds, value_with_seconds};
 
 /// A constant argument: its value, and where and how it was written.
 pub(super) struct Constant {
@@ -47,6 +48,7 @@ pub(super) fn evaluate(
     let simplifier = ExprSimplifier::new(simplify);
     let simplified = simplifier
         .coerce(planned, &schema)
+        .and_then(literals_with_seconds)
         .and_then(|expr| simplifier.simplify(expr))
         .map_err(|error| not_constant(format!(" ({})", error.strip_backtrace())))?;
     match simplified {
@@ -128,7 +130,9 @@ pub(super) fn point_in_time(constant: &Constant, data_type: &DataType, what: &st
     if !is_time {
         return Err(wrong(""));
     }
-    let point = value
+    let point = value_with_seconds(value)
+        .as_ref()
+        .unwrap_or(value)
         .cast_to(data_type)
         .map_err(|_| wrong(", which cannot be read as one"))?;
     let back = point.cast_to(&value.data_type());

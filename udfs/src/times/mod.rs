@@ -12,6 +12,7 @@ mod intervals;
 mod microseconds;
 mod now;
 mod pattern;
+mod seconds;
 mod series;
 mod to_char;
 mod to_timestamp;
@@ -26,6 +27,9 @@ pub(crate) use date_part::ExtractPlanner;
 pub(crate) use intervals::with_interval_lengths;
 pub(crate) use intervals::{INTERVAL_LENGTH, IntervalsByLength};
 pub use microseconds::{MicrosecondTime, with_microseconds};
+pub(crate) use seconds::{
+    give_seconds, is_read_as_time, literals_with_seconds, texts_with_seconds, value_with_seconds,
+};
 
 /// The functions of times, by the names of the functions that they replace.
 pub(crate) fn functions() -> Vec<Arc<ScalarUDF>> {

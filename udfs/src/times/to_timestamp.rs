@@ -1,5 +1,6 @@
 //! `to_timestamp` and its variants: numbers and texts to TIMESTAMP, in microseconds.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use arrow::array::timezone::Tz;
@@ -20,6 +21,7 @@ use datafusion::logical_expr::{
 };
 
 use super::pattern;
+use super::seconds::with_seconds;
 use crate::checked::out_of_range;
 use crate::diagnostic::data_error;
 use crate::operands::{are_scalars, scalar_or_array};
@@ -165,7 +167,10 @@ impl ToTimestamp {
     /// The time of a text, by the first pattern that matches, if there are any patterns.
     fn read(&self, zone: Tz, text: &str, patterns: &[&StringArray], row: usize) -> Result<i64> {
         let time = match patterns {
-            [] => string_to_datetime(&zone, text)?.with_timezone(&Utc),
+            [] => {
+                let text = with_seconds(text).map_or(Cow::Borrowed(text), Cow::Owned);
+                string_to_datetime(&zone, &text)?.with_timezone(&Utc)
+            }
             _ => {
                 let mut found = None;
                 for pattern in patterns.iter().filter(|pattern| pattern.is_valid(row)) {

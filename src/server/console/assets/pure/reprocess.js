@@ -3,13 +3,15 @@
 import { instant } from "./instants.js";
 import { literal, quoted } from "./statement.js";
 
+/** @import { Rows } from "./wire.js" */
+
 /**
  * The fields of the form. Those that are empty are left out of the statement.
  *
  * @typedef {{
  *   job: string, from: string, to: string, offsetsFrom: string, offsetsTo: string, rows: string, emit: string,
  *   run_id: string, late: string, withdraw: boolean, overwrite: boolean, append: boolean, chunk: string,
- *   max_rows_per_second: string,
+ *   max_rows_per_second: string, waits: boolean,
  * }} Order
  */
 
@@ -18,7 +20,7 @@ const EXAMPLE = "2025-09-04T10:00:00";
 /** A form without entries. */
 export const EMPTY_ORDER = /** @type {Order} */ ({
   job: "", from: "", to: "", offsetsFrom: "", offsetsTo: "", rows: "", emit: "", run_id: "", late: "", withdraw: false,
-  overwrite: false, append: false, chunk: "", max_rows_per_second: "",
+  overwrite: false, append: false, chunk: "", max_rows_per_second: "", waits: true,
 });
 
 /**
@@ -54,6 +56,16 @@ export function lateRowsOf(job) {
 }
 
 /**
+ * Whether the answer to a statement that asks for a run has one: where nothing is left to do, none is made.
+ *
+ * @param {Rows} answer
+ * @returns {boolean}
+ */
+export function hasRun({ rows }) {
+  return rows.some(([item]) => item === "run_id");
+}
+
+/**
  * @param {Order} order
  * @returns {string | null}
  */
@@ -70,8 +82,8 @@ function missingIn({ job, from, to, offsetsFrom, offsetsTo, rows, run_id, max_ro
   if (start === null && offsetsFrom.trim() === "" && rows.trim() === "") {
     return "Give a range of event time, a range of offsets, or a query of rows.";
   }
-  if (run_id !== "" && !/^[A-Za-z0-9_.:-]{1,100}$/.test(run_id)) {
-    return "The id of a run has 1 to 100 letters of ASCII, digits and _ - . :";
+  if (run_id !== "" && !/^[A-Za-z0-9_.:-]{1,80}$/.test(run_id)) {
+    return "The id of a run has 1 to 80 letters of ASCII, digits and _ - . :";
   }
   if (max_rows_per_second !== "" && !/^[1-9]\d*$/.test(max_rows_per_second)) {
     return "The rows of a second are a number from 1.";
@@ -93,6 +105,7 @@ function optionsOf(order) {
     ["write", order.append ? "append" : ""],
     ["chunk", order.chunk.trim()],
     ["max_rows_per_second", order.max_rows_per_second],
+    ["yield", order.waits ? "" : "false"],
   ];
   return all.filter(([, value]) => value !== "");
 }

@@ -27,6 +27,7 @@ export class OrderForm {
   #id = el("input", { id: "run-id", spellcheck: "false", autocapitalize: "off", autocomplete: "off" });
   #chunk = el("input", { id: "run-chunk", placeholder: "1 hour", autocomplete: "off" });
   #rate = el("input", { id: "run-rate", inputmode: "numeric", autocomplete: "off" });
+  #goesOn = el("input", { id: "run-goes-on", type: "checkbox" });
 
   /** The choice of the job. */
   jobNode = labelled(this.#job, "Job");
@@ -46,6 +47,7 @@ export class OrderForm {
       checked(this.#withdraw, "Remove published rows that the run does not have"),
       checked(this.#overwrite, "Write although the key does not tell windows apart"),
       checked(this.#append, "Append to a Delta table, and replace nothing"),
+      checked(this.#goesOn, "Do not wait while the running job falls behind"),
       el("div", { class: "pair" },
         labelled(this.#chunk, "Length of a chunk"), labelled(this.#rate, "Most rows a second"))));
 
@@ -94,7 +96,7 @@ export class OrderForm {
       offsetsFrom: this.#offsetsFrom.value, offsetsTo: this.#offsetsTo.value, rows: this.#rows.value,
       emit: this.#emit.value, run_id: this.#id.value, late: this.#late.value, withdraw: this.#withdraw.checked,
       overwrite: this.#overwrite.checked, append: this.#append.checked, chunk: this.#chunk.value,
-      max_rows_per_second: this.#rate.value,
+      max_rows_per_second: this.#rate.value, waits: !this.#goesOn.checked,
     };
   }
 

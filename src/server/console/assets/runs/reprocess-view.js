@@ -4,7 +4,7 @@ import { el, setText } from "../page/dom.js";
 import { items } from "../page/items.js";
 import { problem } from "../page/notices.js";
 import { StatementRun } from "../page/statement-run.js";
-import { reprocessStatement } from "../pure/reprocess.js";
+import { hasRun, reprocessStatement } from "../pure/reprocess.js";
 import { path } from "../pure/route.js";
 import { newRunId } from "../pure/runs.js";
 import { get } from "../server/api.js";
@@ -121,6 +121,7 @@ export function reprocessView(root, job, openQuery) {
     const work = planning ? workOf(planning.id) : null;
     if (!planning || !work || !root.contains(result)) return;
     if (work.error) result.replaceChildren(problem(work.error));
+    else if (work.answer && !hasRun(work.answer)) result.replaceChildren(items(work.answer));
     else location.hash = `#/runs${path(planning.id)}`;
     show();
   }
