@@ -54,16 +54,6 @@ pub(super) struct TimeLineage<'a> {
     pub(super) relation: Relation,
 }
 
-/// The event times of these streams.
-pub(super) fn event_times(sources: &StreamSources) -> Vec<ColumnOrigin> {
-    let times = sources.iter().filter_map(|(table, source)| {
-        let column = source.event_time()?.column.clone();
-        let table = table.clone();
-        Some(ColumnOrigin::Table { table, column })
-    });
-    times.collect()
-}
-
 impl TimeLineage<'_> {
     /// Whether one of these columns of a plan stands in this relation to one of the times.
     ///
@@ -89,20 +79,6 @@ impl TimeLineage<'_> {
             Some(column) => self.column(plan, column),
             None => Ok(false),
         }
-    }
-
-    /// Whether one of these columns does.
-    ///
-    /// # Errors
-    ///
-    /// None that a caller could cause.
-    pub(super) fn has_one_of(&self, plan: &LogicalPlan, columns: &[usize]) -> Result<bool> {
-        for index in columns {
-            if self.has(plan, *index)? {
-                return Ok(true);
-            }
-        }
-        Ok(false)
     }
 
     fn expr(&self, plan: &LogicalPlan, expr: &Expr) -> Result<bool> {
