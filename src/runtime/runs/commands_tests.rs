@@ -249,7 +249,7 @@ async fn time_1_windows_that_the_job_holds_back_are_left_out() {
     let expected = past.whole("windows", 0, 60, 13).await;
     assert_eq!(expected.len(), 2, "{expected:?}");
     assert_eq!(past.written("windows", "slow").await, expected);
-    assert!(outcome.left.count() > 4, "{outcome:?}");
+    assert!(outcome.run.left.count() > 4, "{outcome:?}");
 }
 
 #[tokio::test]
