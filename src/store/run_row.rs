@@ -1,5 +1,6 @@
 //! A run in one row: what it emits, and how far it has come.
 
+use crate::core::jobs::heartbeat::is_recent;
 use crate::core::jobs::{ChangeCounts, ChunkExtent, Gaps, LeftGroups, RunHistory};
 use crate::core::runs::{
     Chunks, Emission, RunSpec, RunState, TimeRange, chunk_extent, compared_to, extent_text,
@@ -53,6 +54,18 @@ pub struct RunRow {
     pub position: Option<String>,
     /// Which part of what it emits is in the sink, or compared as long as the sink has none; of 1,000.
     pub done: u32,
+}
+
+impl RunRow {
+    /// The row at `now`, in milliseconds since 1970 UTC: a process that has given no heartbeat for a while waits for nothing any more.
+    #[must_use]
+    pub fn as_of(self, now: i64) -> Self {
+        let is_alive = self.heartbeat_at.is_some_and(|at| is_recent(at, now));
+        Self {
+            waiting: self.waiting.filter(|_| is_alive),
+            ..self
+        }
+    }
 }
 
 /// Where a run stands, and how much of it is done.

@@ -73,6 +73,17 @@ impl GivenRunOptions {
             yields: self.yields.unwrap_or(true),
         }
     }
+
+    /// The options of a run that goes on, with the pace that is given: it changes no result.
+    #[must_use]
+    pub fn paced(&self, of: RunOptions) -> RunOptions {
+        RunOptions {
+            chunk: self.chunk.or(of.chunk),
+            max_rows_per_second: self.max_rows_per_second.or(of.max_rows_per_second),
+            yields: self.yields.unwrap_or(of.yields),
+            ..of
+        }
+    }
 }
 
 impl fmt::Display for EmitRows {
@@ -117,5 +128,27 @@ mod tests {
             ..order
         };
         assert_eq!(all.options(EmitRows::Changed).emit, EmitRows::All);
+    }
+
+    #[test]
+    fn a_run_goes_on_at_the_pace_that_is_given() {
+        let of = GivenRunOptions {
+            chunk: Some(5),
+            ..GivenRunOptions::default()
+        };
+        let of = of.with_emit(EmitRows::All);
+        assert_eq!(GivenRunOptions::default().paced(of), of);
+        let given = GivenRunOptions {
+            withdraw: Some(true),
+            max_rows_per_second: Some(7),
+            yields: Some(false),
+            ..GivenRunOptions::default()
+        };
+        let paced = RunOptions {
+            max_rows_per_second: Some(7),
+            yields: false,
+            ..of
+        };
+        assert_eq!(given.paced(of), paced);
     }
 }

@@ -245,17 +245,14 @@ mod tests {
                     [.., before, last] => last.2 > before.2,
                     _ => false,
                 };
-                match turn {
-                    Turn::Run => waits_since = None,
-                    Turn::Job { backlog } => {
-                        prop_assert!(grows, "{seen:?}");
-                        prop_assert_eq!(backlog, seen.last().unwrap().2);
-                        let since = *waits_since.get_or_insert(now);
-                        prop_assert!(now.abs_diff(since) < LONGEST_WAIT);
-                    }
-                }
-                if !grows {
-                    prop_assert_eq!(turn, Turn::Run);
+                let has_waited = now.abs_diff(*waits_since.get_or_insert(now));
+                let expected = match seen.last() {
+                    Some(last) if grows && has_waited < LONGEST_WAIT => Turn::Job { backlog: last.2 },
+                    _ => Turn::Run,
+                };
+                prop_assert_eq!(turn, expected, "{:?}", seen);
+                if turn == Turn::Run {
+                    waits_since = None;
                 }
             }
         }

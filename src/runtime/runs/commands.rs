@@ -150,7 +150,7 @@ async fn ordered(host: &RunHost<'_>, order: &RunOrder) -> Result<OrderedRun> {
     };
     let job = host.job(&order.job).await?;
     let mut warnings = Vec::new();
-    let run = match found {
+    let mut run = match found {
         Some(run) => run,
         None => {
             let found = foundation(host, &job, order, &run_id).await?;
@@ -171,7 +171,10 @@ async fn ordered(host: &RunHost<'_>, order: &RunOrder) -> Result<OrderedRun> {
     };
     let state = run.state();
     match same_run(&run.spec, &state, &request) {
-        RunMatch::Continues | RunMatch::Complete => Ok(OrderedRun { run, warnings }),
+        RunMatch::Continues | RunMatch::Complete => {
+            run.spec.options = order.options.paced(run.spec.options);
+            Ok(OrderedRun { run, warnings })
+        }
         RunMatch::Aborted => Err(ended(&run, &state)),
         RunMatch::Exists(differences) => Err(Error::new(
             ErrorKind::Exists,

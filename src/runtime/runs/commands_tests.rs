@@ -347,6 +347,22 @@ async fn a_plan_is_refused_when_its_job_has_another_text() {
 }
 
 #[tokio::test]
+async fn a_run_goes_on_with_chunks_as_its_last_statement_says() {
+    let past = Past::new().await;
+    past.visit(busy(0..120));
+    past.archive().await;
+    past.catch_up().await;
+    let host = past.host();
+    let mut order = order("windows", "paced", EmitRows::All, (35, 80));
+    let planned = plan(&host, &order).await.unwrap();
+    assert!(planned.run.chunks_compared > 3, "{planned:?}");
+    order.options.chunk = Some(1_000 * SECOND);
+    let written = reprocess(&host, &order).await.unwrap();
+    assert_eq!(written.run.state, RunState::Complete, "{written:?}");
+    assert_eq!(written.run.chunks, 1, "{written:?}");
+}
+
+#[tokio::test]
 async fn what_a_run_would_do_is_shown_and_nothing_is_kept() {
     let past = Past::new().await;
     past.visit(busy(0..60));

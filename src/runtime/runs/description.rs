@@ -9,6 +9,7 @@ use crate::core::runs::RunState;
 use crate::core::runs::time_range::time_text;
 use crate::error::{Error, Result};
 use crate::runtime::describe::{items, script};
+use crate::runtime::owner::now;
 use crate::runtime::runs::foundation::items_of;
 use crate::runtime::runs::outcome::{RunOutcome, RunPreview};
 use crate::session::change_rows;
@@ -70,7 +71,7 @@ pub(super) async fn outcome_rows(
 ///
 /// The store does not answer, or a file of the run cannot be read.
 pub(super) async fn description(store: &RunStore, run: &StoredRun) -> Result<RecordBatch> {
-    let row = run_row(store, run).await?;
+    let row = run_row(store, run).await?.as_of(now());
     let mut rows = vec![
         ("run_id", row.run_id.clone()),
         ("state", row.state.to_string()),

@@ -15,7 +15,6 @@ use datafusion::arrow::error::ArrowError;
 use datafusion::arrow::ipc::reader::FileReader;
 use futures::{Stream, StreamExt as _, TryStreamExt as _};
 
-use crate::core::jobs::heartbeat::is_recent;
 use crate::core::jobs::{ChangeCounts, ComparedChunk, JobPhase};
 use crate::core::runs::difference::changes::{AFTER, BEFORE, END, KEYS, KIND, START};
 use crate::core::runs::{ChangeKind, RunState, extent_text};
@@ -208,7 +207,7 @@ pub async fn run_rows(store: &RunStore, runs: Vec<FoundRun>) -> Result<RecordBat
     let now = chrono::Utc::now().timestamp_millis();
     let listed = futures::stream::iter(runs).map(|FoundRun { run_id, found }| async move {
         let found = match found {
-            Ok(run) => run_row(store, &run).await.map(|run| as_of(run, now)),
+            Ok(run) => run_row(store, &run).await.map(|run| run.as_of(now)),
             Err(error) => Err(error),
         };
         match found {
@@ -222,15 +221,6 @@ pub async fn run_rows(store: &RunStore, runs: Vec<FoundRun>) -> Result<RecordBat
             .try_collect::<Vec<_>>()
             .await?,
     )
-}
-
-/// A process that has given no heartbeat for a while waits for nothing any more.
-fn as_of(run: RunRow, now: i64) -> RunRow {
-    let is_alive = run.heartbeat_at.is_some_and(|at| is_recent(at, now));
-    RunRow {
-        waiting: run.waiting.filter(|_| is_alive),
-        ..run
-    }
 }
 
 fn known(run: &ListedRun) -> Option<&RunRow> {
