@@ -1,6 +1,8 @@
 //! The records that the jobs read: Kafka's own producer sends them, all the time.
 
+use std::fs::File;
 use std::io::Write as _;
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -65,10 +67,13 @@ impl Drop for Feeder {
 /// Kafka's own producer, which numbers nothing twice: it is idempotent and waits for brokers.
 struct Producer {
     process: ProcessGuard,
+    /// What it says of records that it has given up.
+    said: PathBuf,
 }
 
 impl Producer {
     fn start(cluster: &Cluster, topic: &str) -> Self {
+        let said = cluster.work.path("producer.log");
         let process = Command::new(repository().join("docker/kafka-cli"))
             .args(["kafka-console-producer", "--bootstrap-server"])
             .args([cluster.bootstrap(), "--topic", topic])
@@ -78,13 +83,17 @@ impl Producer {
             .args(["--producer-property", "delivery.timeout.ms=600000"])
             .args(["--producer-property", "max.block.ms=600000"])
             .args(["--producer-property", "linger.ms=5"])
+            // The tool's own defaults are three times, and 1.5 seconds.
+            .args(["--message-send-max-retries", "2147483647"])
+            .args(["--request-timeout-ms", "30000"])
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
-            .stderr(Stdio::null())
+            .stderr(File::create(&said).unwrap())
             .spawn()
             .unwrap();
         Self {
             process: ProcessGuard(process),
+            said,
         }
     }
 
@@ -107,5 +116,8 @@ impl Producer {
     fn finish(mut self) {
         drop(self.process.0.stdin.take());
         assert!(self.process.0.wait().unwrap().success());
+        let said = std::fs::read_to_string(&self.said).unwrap();
+        let lost = said.lines().find(|line| line.contains("ERROR"));
+        assert_eq!(lost, None, "a record was not sent");
     }
 }
