@@ -329,7 +329,8 @@ fn bad_records_between_the_selected_ones_are_no_dead_letters() {
         let config = SessionConfig::new().with_extension(Arc::clone(&output));
         let context = SessionContext::new_with_config(config);
         let columns = vec![0];
-        let plan = selected.scan(&context.state(), Some(&columns), &[], None);
+        let state = context.state();
+        let plan = selected.scan(&state, Some(&columns), &[], None);
         let rows = collect(plan.await.unwrap(), context.task_ctx()).await;
         let count: usize = rows.unwrap().iter().map(RecordBatch::num_rows).sum();
         assert_eq!(count, 3);
