@@ -68,7 +68,7 @@ pub(super) async fn foundation(
     let selection = asked.selection(&ends)?;
     let (selection, times) = match (selection, grouping) {
         (Some(selection), Grouping::Aligned(_) | Grouping::Sessions { .. }) => {
-            // A record that cannot be used still is in no group.
+            // A record that still cannot be used is in no group.
             let found = sources::times_of(query, &pins, &selection).await?;
             (Some(found.rows), found.times)
         }
