@@ -634,7 +634,7 @@ mod tests {
         );
     }
 
-    /// A file of a newer program is not damaged, and its loss is not told.
+    /// A file of a newer program is not damaged, and the report names no loss.
     #[tokio::test]
     async fn a_file_of_a_newer_program_is_reported_as_newer() {
         let (folder, dir, store, id) = one_job().await;

@@ -194,8 +194,8 @@ impl SinkComparison {
         })
     }
 
-    /// Leaves of what is gone what is gone by the plan. Gives for how many keys of the rows that differ the sink says something else than it
-    /// did then: a row that was published as it was computed counts, if it is not now.
+    /// Removes from what is gone the rows that are not gone by the plan. Counts the keys of rows that differ for which the sink says something
+    /// else than it did when the plan was made: also a row that was published then as it was computed, and is not now.
     fn keep_to(
         &self,
         plan: &PlannedRows,

@@ -13,7 +13,7 @@ use crate::core::runs::{
 use crate::error::{Error, Result};
 use crate::runtime::owner::now;
 use crate::runtime::runs::host::{PresentJob, RunHost};
-use crate::runtime::runs::selected_rows::{RepairedRows, late_rows, rows_for};
+use crate::runtime::runs::selected_rows::{RepairedRows, late_rows, nothing_to_do, rows_for};
 use crate::runtime::sinks;
 use crate::runtime::sources;
 use crate::runtime::startup::named_by_table;
@@ -68,7 +68,7 @@ pub(super) async fn foundation(
     let selection = asked.selection(&ends)?;
     let (selection, times) = match (selection, grouping) {
         (Some(selection), Grouping::Aligned(_) | Grouping::Sessions { .. }) => {
-            // A record that cannot be used still is in no group.
+            // A record that still cannot be used is in no group.
             let found = sources::times_of(query, &pins, &selection).await?;
             (Some(found.rows), found.times)
         }
@@ -188,24 +188,6 @@ fn offsets_by_table(
             })
         })
         .transpose()
-}
-
-/// The error of a run without a row. It is marked if its query gives none, or none that is not repaired.
-fn nothing_to_do(asked: &AskedRange, repaired: &RepairedRows) -> Error {
-    let has_rows = asked
-        .rows
-        .as_ref()
-        .is_none_or(|rows| !rows.offsets.is_empty());
-    let error = repaired.nothing_left().unwrap_or_else(|| match has_rows {
-        true => Error::invalid("there is nothing to reprocess: no row is in all of the ranges")
-            .with_help("ask for another range"),
-        false => Error::invalid("there is nothing to reprocess: the query of FOR gives no rows")
-            .with_help("run the query by itself to see what it gives"),
-    });
-    match has_rows {
-        true => error,
-        false => error.mark_nothing_to_do(),
-    }
 }
 
 /// What a run rests on, for the user.

@@ -23,7 +23,7 @@ impl JobWatch {
     ///
     /// # Errors
     ///
-    /// The spec names a job by an id that is none.
+    /// The spec has no valid id of a job.
     pub(in crate::runtime) fn of_spec(
         store: &JobStore,
         spec: &RunSpec,
@@ -41,7 +41,7 @@ impl JobWatch {
         }))
     }
 
-    /// Why the next chunk waits, if it does. A store that does not answer holds no chunk back: waiting is a courtesy.
+    /// Why the next chunk waits, if it does. While the store does not answer, no chunk waits: no result depends on it.
     pub(in crate::runtime) async fn wait_reason(&self) -> Option<String> {
         let beat = match self.store.heartbeat(self.id).await {
             Ok(beat) => beat,
@@ -69,7 +69,7 @@ impl JobWatch {
 ///
 /// # Errors
 ///
-/// It is none.
+/// The spec has no valid one.
 pub(super) fn job_id(spec: &RunSpec) -> Result<JobId> {
     spec.job_id
         .parse()

@@ -52,7 +52,7 @@ struct LogOfRows {
     settled: BTreeMap<i32, OffsetRanges>,
     /// Its rows are in another topic.
     is_elsewhere: bool,
-    /// It will not say more than it does.
+    /// It is not read again: its run has ended, or is of another job.
     is_over: bool,
 }
 

@@ -15,7 +15,7 @@ use futures::StreamExt as _;
 use crate::core::archive::OffsetRange;
 use crate::core::jobs::{NamedOffset, NamedOffsets};
 use crate::core::runs::asked_range::{MOST_LEFT_OUT_RANGES, MOST_SELECTED_RANGES};
-use crate::core::runs::{Emission, Grouping, OffsetSet, TimeRange, text_version};
+use crate::core::runs::{AskedRange, Emission, Grouping, OffsetSet, TimeRange, text_version};
 use crate::error::{Error, Result, Subject};
 use crate::planner::{Parameters, Script, StatementClass, parse_statement};
 use crate::runtime::runs::host::{PresentJob, RunHost};
@@ -53,7 +53,7 @@ impl RepairedRows {
         Some(format!("{count} {rows} that FOR selects, by run {runs}"))
     }
 
-    /// What the user of a run should know that does without these rows.
+    /// Tells the user of a run that it leaves these rows out.
     pub(super) fn warning(&self) -> Option<String> {
         let (said, again) = (self.said()?, Self::AGAIN);
         Some(format!(
@@ -61,8 +61,8 @@ impl RepairedRows {
         ))
     }
 
-    /// The error of a run that has no row without them.
-    pub(super) fn nothing_left(&self) -> Option<Error> {
+    /// The error of a run that has no row besides them.
+    fn nothing_left(&self) -> Option<Error> {
         let said = self.said()?;
         let error = Error::invalid(format!(
             "there is nothing to reprocess: repaired already are {said}"
@@ -71,8 +71,25 @@ impl RepairedRows {
     }
 }
 
-/// The rows that the query of `FOR` selects, and those that the run does without: the query selects among the rows that the job has set
-/// aside, does not say which of them are repaired, and they are.
+/// The error of a run without a row. It is marked if its query gives none, or none that is not repaired.
+pub(super) fn nothing_to_do(asked: &AskedRange, repaired: &RepairedRows) -> Error {
+    let has_rows = asked
+        .rows
+        .as_ref()
+        .is_none_or(|rows| !rows.offsets.is_empty());
+    if has_rows {
+        return Error::invalid("there is nothing to reprocess: no row is in all of the ranges")
+            .with_help("ask for another range");
+    }
+    let error = repaired.nothing_left().unwrap_or_else(|| {
+        Error::invalid("there is nothing to reprocess: the query of FOR gives no rows")
+            .with_help("run the query by itself to see what it gives")
+    });
+    error.mark_nothing_to_do()
+}
+
+/// The rows that the query of `FOR` selects for the run, and those that it leaves out: rows that the job has set aside and that are
+/// repaired, if the query does not name `repaired_by`.
 ///
 /// # Errors
 ///
@@ -379,6 +396,7 @@ mod tests {
     };
 
     use super::*;
+    use crate::core::runs::SelectedRows;
     use crate::planner::Statement;
     use crate::planner::ast::JobStatement;
     use crate::session::SessionOptions;
@@ -464,7 +482,36 @@ mod tests {
     }
 
     #[test]
-    fn a_run_says_which_rows_it_does_without() {
+    fn a_range_without_rows_is_an_error_also_if_others_are_repaired() {
+        let none = RepairedRows::default();
+        let some = RepairedRows {
+            rows: OffsetSet::of([("t".to_owned(), 0, 3..5)]),
+            runs: vec!["one".to_owned()],
+        };
+        let selecting = |offsets: OffsetSet| AskedRange {
+            rows: Some(SelectedRows {
+                query: String::new(),
+                offsets,
+            }),
+            ..AskedRange::default()
+        };
+        let others = || selecting(OffsetSet::of([("t".to_owned(), 0, 5..6)]));
+        let no_rows = || selecting(OffsetSet::default());
+        for (asked, repaired, says, is_nothing) in [
+            (AskedRange::default(), &none, "in all of the ranges", false),
+            (others(), &none, "in all of the ranges", false),
+            (others(), &some, "in all of the ranges", false),
+            (no_rows(), &none, "the query of FOR gives no rows", true),
+            (no_rows(), &some, "repaired already are 2 rows", true),
+        ] {
+            let error = nothing_to_do(&asked, repaired);
+            assert!(error.message().contains(says), "{error}");
+            assert_eq!(error.has_nothing_to_do(), is_nothing, "{error}");
+        }
+    }
+
+    #[test]
+    fn a_run_says_which_rows_it_leaves_out() {
         assert_eq!(RepairedRows::default().warning(), None);
         assert!(RepairedRows::default().nothing_left().is_none());
         let repaired = RepairedRows {

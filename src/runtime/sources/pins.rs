@@ -94,7 +94,7 @@ pub(in crate::runtime) async fn pin_source(query: &JobQuery, table: &str) -> Res
     }
     if !archive.lost().is_empty() {
         warnings.push(format!(
-            "{table}: the records at {} are gone for good, as a job has recorded that skipped them: results that had them are not whole",
+            "{table}: the records at {} are gone for good, as the job that skipped them has recorded: results that had them are not whole",
             ranges_text(archive.lost())
         ));
     }
@@ -151,7 +151,7 @@ impl TimesLook<'_> {
         warnings: &mut Vec<String>,
     ) -> Result<PastTimes> {
         let (table, past) = (self.table, self.past);
-        // One row of a far future would make everything final: an archive without the records' timestamps does not tell it.
+        // One row of a far future would make everything final, and an archive without the records' timestamps does not show which one.
         let ahead = i64::try_from(event_time.max_ahead.as_micros()).unwrap_or(i64::MAX);
         let latest = now().saturating_mul(1_000).saturating_add(ahead);
         let lacking = self.lacking();
@@ -197,7 +197,7 @@ impl TimesLook<'_> {
                 ),
             };
             warnings.push(format!(
-                "{table}: the event times at {} are more than {} seconds from now. They make nothing final, and count in windows of then{why}",
+                "{table}: the event times at {} are more than {} seconds from now. They make nothing final, and count in the windows of these times{why}",
                 ranges_text(&reached.beyond),
                 event_time.max_ahead.as_secs(),
             ));

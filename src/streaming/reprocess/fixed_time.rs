@@ -1,4 +1,4 @@
-//! `now()` and its kin with the time of a run: each attempt of a run, and each of its chunks, has the same time.
+//! `now()` and the like with the time of a run: each attempt of a run, and each of its chunks, has the same time.
 
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;

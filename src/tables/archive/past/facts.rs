@@ -29,7 +29,7 @@ const MOST_TIMES: usize = 4_000_000;
 pub(crate) struct ReachedTimes {
     /// The highest event time of each partition that has one.
     pub(crate) highest: BTreeMap<i32, i64>,
-    /// The offsets of records with event times that are not of this world. An archive with the records' timestamps gives none of them.
+    /// The offsets of records whose event times are too far ahead. An archive with the records' timestamps gives none of them.
     pub(crate) beyond: PartitionOffsets,
 }
 

@@ -177,7 +177,7 @@ fn the_highest_times_and_those_of_rows_are_found() {
         let reached = past.reached_times(i64::MAX).await.unwrap();
         let highest = BTreeMap::from([(0, 51_000_000), (1, 3_000_000)]);
         assert_eq!((reached.highest, reached.beyond.len()), (highest, 0));
-        // A record of a later time is none of this world, and is named.
+        // A record of a later time is too far ahead, and is named.
         let reached = past.reached_times(50_000_000).await.unwrap();
         let highest = BTreeMap::from([(0, 50_000_000), (1, 3_000_000)]);
         let beyond: PartitionOffsets = [(0, set(&[(51, 52)]))].into();
