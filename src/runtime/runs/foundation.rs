@@ -83,7 +83,7 @@ pub(super) async fn foundation(
     };
     let emission = Emission::of(&asked, grouping, selection.as_ref(), &times)?;
     if emission.is_empty() {
-        return Err(nothing_to_do(&asked, &repaired));
+        return Err(nothing_to_do(&asked, &repaired, &there));
     }
     let left_out = match options.late {
         LateRows::Include => OffsetSet::default(),
@@ -210,17 +210,24 @@ fn offsets_by_table(
         .transpose()
 }
 
-/// The error of a run without a row. It is marked if its query gives none, or none that is not repaired.
-fn nothing_to_do(asked: &AskedRange, repaired: &RepairedRows) -> Error {
-    let has_rows = asked
-        .rows
-        .as_ref()
-        .is_none_or(|rows| !rows.offsets.is_empty());
-    let error = repaired.nothing_left().unwrap_or_else(|| match has_rows {
-        true => Error::invalid("there is nothing to reprocess: no row is in all of the ranges")
-            .with_help("ask for another range"),
-        false => Error::invalid("there is nothing to reprocess: the query of FOR gives no rows")
-            .with_help("run the query by itself to see what it gives"),
+/// The error of a run without a row. It is marked if its query gives none, or none that is not repaired and still there.
+fn nothing_to_do(asked: &AskedRange, repaired: &RepairedRows, there: &OffsetSet) -> Error {
+    let rows = asked.rows.as_ref().map(|rows| &rows.offsets);
+    let gives_rows = rows.is_none_or(|rows| !rows.is_empty());
+    let has_rows = rows.is_none_or(|rows| !rows.intersection(there).is_empty());
+    let (why, help) = match (has_rows, gives_rows) {
+        (true, _) => ("no row is in all of the ranges", "ask for another range"),
+        (false, true) => (
+            "neither the topic nor the archive has the rows that FOR selects",
+            "SELECT * FROM archive_coverage(…) lists the offsets that are gone",
+        ),
+        (false, false) => (
+            "the query of FOR gives no rows",
+            "run the query by itself to see what it gives",
+        ),
+    };
+    let error = repaired.nothing_left().unwrap_or_else(|| {
+        Error::invalid(format!("there is nothing to reprocess: {why}")).with_help(help)
     });
     match has_rows {
         true => error,
@@ -287,5 +294,19 @@ mod tests {
         assert!(one.ends_with(&set(&[(7, 8)]).to_string()), "{one}");
         let many = rows_gone(&asked(set(&[(3, 6), (7, 9)])), &there).unwrap();
         assert!(many.contains("without 3 rows that FOR selects"), "{many}");
+        // A script that repairs each night does not fail for them.
+        for (offsets, succeeds, says) in [
+            (set(&[(6, 8)]), false, "no row is in all of the ranges"),
+            (
+                set(&[(2, 4), (7, 8)]),
+                true,
+                "neither the topic nor the archive",
+            ),
+            (set(&[]), true, "the query of FOR gives no rows"),
+        ] {
+            let error = nothing_to_do(&asked(offsets), &RepairedRows::default(), &there);
+            assert_eq!(error.has_nothing_to_do(), succeeds, "{error}");
+            assert!(error.message().contains(says), "{error}");
+        }
     }
 }
