@@ -63,6 +63,14 @@ impl RepairingRun {
         self.spec.text_version()
     }
 
+    /// Whether a row stays repaired by it that its job has set aside in a batch of this time, in milliseconds since 1970 UTC. A job that
+    /// groups rows may have given the group after the run, and without the row: it was behind when the run was made, or was rewound
+    /// since. One that groups none gives no such row.
+    pub fn stays_over(&self, at: i64) -> bool {
+        matches!(self.spec.emission, Emission::Offsets(_))
+            || at.saturating_mul(1_000) <= self.spec.now
+    }
+
     /// Whether it has repaired a row that its job has recorded as late. `window` has start and end of the window that the row missed; a
     /// session has none. If several tables of the job read the topic, it has to be so for each.
     pub fn has_late_row(
@@ -248,6 +256,21 @@ mod tests {
         };
         let excluding = run(&excluding, version(TIME_AXIS, 30, 60));
         assert!(!excluding.has_late_row("visits", 0, 3, Some((20, 30))));
+    }
+
+    #[test]
+    fn what_the_job_gives_out_after_the_run_is_not_repaired() {
+        let spec = windows();
+        let made_at = spec.now / 1_000;
+        let by_time = run(&spec, version(TIME_AXIS, 20, 30));
+        assert!(by_time.stays_over(made_at) && !by_time.stays_over(made_at + 1));
+        let by_offsets = RunSpec {
+            grouping: Grouping::Rows,
+            emission: Emission::Offsets(set(&[(0, 3, 9)])),
+            ..spec
+        };
+        let by_offsets = run(&by_offsets, version(0, 3, 7));
+        assert!(by_offsets.stays_over(made_at + 1));
     }
 
     #[test]

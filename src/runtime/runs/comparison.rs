@@ -128,7 +128,7 @@ impl SinkComparison {
     }
 
     /// Compares the rows of a chunk with those of the sink, which are those of [`Self::ends_of`]. If there is a `plan`, nothing is gone that
-    /// is not gone by it.
+    /// is not gone by it: the plan has found which rows the run may remove, and by now the log of the job may no longer say it.
     ///
     /// # Errors
     ///
@@ -153,11 +153,14 @@ impl SinkComparison {
         };
         let gone = self.columns.gone(both, again, self.grouping, &found.gone);
         found.gone = gone.map_err(internal)?;
-        found.gone.retain(|at| *at < published.settled as u64);
-        if let Some(plan) = plan {
-            let moved = self.keep_to(plan, &mut found, both)?;
-            if moved > 0 && !options.overwrite {
-                return Err(moved_since(moved));
+        let settled = published.settled as u64;
+        match plan {
+            None => found.gone.retain(|at| *at < settled),
+            Some(plan) => {
+                let moved = self.keep_to(plan, &mut found, both, settled)?;
+                if moved > 0 && !options.overwrite {
+                    return Err(moved_since(moved));
+                }
             }
         }
         let emitted = found.emitted(options.emit, options.withdraw);
@@ -194,13 +197,14 @@ impl SinkComparison {
         })
     }
 
-    /// Removes from what is gone the rows that are not gone by the plan. Counts the keys of rows that differ for which the sink says something
-    /// else than it did when the plan was made: also a row that was published then as it was computed, and is not now.
+    /// Leaves of what is gone what is gone by the plan. Gives for how many keys of the rows that differ the sink says something else than it
+    /// did then: a row that was published as it was computed counts, if it is not now; one that is gone, if it is one of the first `settled`.
     fn keep_to(
         &self,
         plan: &PlannedRows,
         found: &mut Comparison,
         rows: BothRows<'_>,
+        settled: u64,
     ) -> Result<u64> {
         let of_kind = |kind: ChangeKind| found.rows.iter().filter(move |row| row.kind == kind);
         let changed = of_kind(ChangeKind::Changed).filter_map(|row| row.published);
@@ -214,12 +218,13 @@ impl SinkComparison {
         let was_gone = UInt64Array::from(found.gone.clone());
         let was_gone = self.against(&plan.gone, &taken(rows.published, &was_gone)?)?;
         let of_kind = |kind: ChangeKind| was_gone.iter().filter(move |row| row.kind == kind);
-        let again = of_kind(ChangeKind::Changed);
-        let moved = others.count() + unplanned.count() + again.count();
         let place = |row: &ComparedRow| {
             let at = usize::try_from(row.computed).ok()?;
             found.gone.get(at).copied()
         };
+        let again = of_kind(ChangeKind::Changed).filter_map(place);
+        let again = again.filter(|at| *at < settled);
+        let moved = others.count() + unplanned.count() + again.count();
         let gone: Vec<u64> = of_kind(ChangeKind::Same).filter_map(place).collect();
         found.gone = gone;
         Ok(moved as u64)

@@ -51,6 +51,7 @@ pub(super) async fn foundation(
     let (mut pins, mut ends) = (BTreeMap::new(), PartitionRanges::new());
     let mut begins: Option<i64> = None;
     let mut lost = LostTimes::default();
+    let mut there = OffsetSet::default();
     for table in tables {
         let facts = sources::pin_source(query, table).await?;
         warnings.extend(facts.warnings);
@@ -62,10 +63,16 @@ pub(super) async fn foundation(
             highest: of.highest.map(|time| time.saturating_sub(delay)),
             ..of
         }));
+        for (partition, offsets) in &facts.there {
+            let ranges = offsets.ranges();
+            ranges.for_each(|range| there.insert(table, *partition, range));
+        }
         ends.insert(table.to_owned(), facts.ranges);
         pins.insert(table.to_owned(), facts.pin);
     }
     let selection = asked.selection(&ends)?;
+    warnings.extend(rows_gone(&asked, &there));
+    let selection = selection.map(|selection| selection.intersection(&there));
     let (selection, times) = match (selection, grouping) {
         (Some(selection), Grouping::Aligned(_) | Grouping::Sessions { .. }) => {
             // A record that still cannot be used is in no group.
@@ -76,7 +83,7 @@ pub(super) async fn foundation(
     };
     let emission = Emission::of(&asked, grouping, selection.as_ref(), &times)?;
     if emission.is_empty() {
-        return Err(nothing_to_do(&asked, &repaired));
+        return Err(nothing_to_do(&asked, &repaired, &there));
     }
     let left_out = match options.late {
         LateRows::Include => OffsetSet::default(),
@@ -118,6 +125,19 @@ pub(super) async fn foundation(
         );
     }
     Ok(Foundation { spec, warnings })
+}
+
+/// The warning about rows that the query of `FOR` selects, and of which the records are not there any more.
+fn rows_gone(asked: &AskedRange, there: &OffsetSet) -> Option<String> {
+    let gone = asked.rows.as_ref()?.offsets.without(there);
+    let rows = match gone.len() {
+        0 => return None,
+        1 => "1 row".to_owned(),
+        count => format!("{count} rows"),
+    };
+    Some(format!(
+        "the run does without {rows} that FOR selects: neither the topic nor the archive has {gone}"
+    ))
 }
 
 /// The job's time after its last batch.
@@ -221,4 +241,47 @@ pub(super) fn items_of(spec: &RunSpec) -> Vec<(&'static str, String)> {
     items.push(("sink", spec.sink.to_string()));
     items.push(("emit", spec.options.emit.to_string()));
     items
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_that_are_gone_are_said() {
+        let set = |ranges: &[(i64, i64)]| {
+            let ranges = ranges.iter();
+            OffsetSet::of(ranges.map(|(from, to)| ("visits".to_owned(), 0, *from..*to)))
+        };
+        let asked = |offsets| AskedRange {
+            rows: Some(SelectedRows {
+                query: "q".into(),
+                offsets,
+            }),
+            ..AskedRange::default()
+        };
+        // The topic has lost offsets 0 to 4, and a job has recorded 7 as lost.
+        let there = set(&[(5, 7), (8, 100)]);
+        assert_eq!(rows_gone(&asked(set(&[(5, 7), (9, 10)])), &there), None);
+        assert_eq!(rows_gone(&AskedRange::default(), &there), None);
+        let one = rows_gone(&asked(set(&[(6, 9)])), &there).unwrap();
+        assert!(one.contains("without 1 row that FOR selects"), "{one}");
+        assert!(one.ends_with(&set(&[(7, 8)]).to_string()), "{one}");
+        let many = rows_gone(&asked(set(&[(3, 6), (7, 9)])), &there).unwrap();
+        assert!(many.contains("without 3 rows that FOR selects"), "{many}");
+        // A script that repairs each night does not fail for them.
+        for (offsets, succeeds, says) in [
+            (set(&[(6, 8)]), false, "no row is in all of the ranges"),
+            (
+                set(&[(2, 4), (7, 8)]),
+                true,
+                "neither the topic nor the archive",
+            ),
+            (set(&[]), true, "the query of FOR gives no rows"),
+        ] {
+            let error = nothing_to_do(&asked(offsets), &RepairedRows::default(), &there);
+            assert_eq!(error.has_nothing_to_do(), succeeds, "{error}");
+            assert!(error.message().contains(says), "{error}");
+        }
+    }
 }

@@ -253,10 +253,20 @@ async fn read_on(
     let is_behind = first.is_some_and(|first| first > before.batches.up_to);
     let is_first = !has_begun || is_behind;
     let mut log = match is_first {
-        true => LogOfRows {
-            batches: jobs.published(id).await?.unwrap_or_default(),
-            ..LogOfRows::default()
-        },
+        true => {
+            let batches = jobs.published(id).await?.unwrap_or_default();
+            let sinks = before.batches.sink.as_ref().zip(batches.sink.as_ref());
+            let is_replaced = sinks.is_some_and(|(known, sink)| is_other(known, sink));
+            LogOfRows {
+                batches,
+                // The versions that said so are gone, and their rows are where they were.
+                settled: match is_replaced {
+                    true => BTreeMap::new(),
+                    false => before.settled,
+                },
+                ..LogOfRows::default()
+            }
+        }
         false => before,
     };
     let known = log.batches.up_to;
@@ -610,6 +620,32 @@ mod tests {
         };
         assert!(jobs.append_next(id, &mut history, &trimmed).await.unwrap());
         let mut past = PublishedPast::default();
+        past.refresh(&logs).await.unwrap();
+        assert_eq!(settled(&past), [(0, 5), (7, 9), (100, 103)]);
+        // All but the last one are trimmed before the run looks again: it knows what was settled.
+        for (start, end, published) in [(120, 130, (30, 35)), (130, 140, (40, 45))] {
+            let progress = SourceProgress { start, end };
+            let version = BatchVersion {
+                parent: history.last().map(|last| last.version.clone()),
+                sources: [("visits".to_owned(), [(0, progress)].into())].into(),
+                ..version(history.next, published)
+            };
+            commit(&jobs, id, &mut history, &version).await;
+        }
+        let names: Vec<String> = history.known().map(str::to_owned).collect();
+        let (last, earlier) = names.split_last().unwrap();
+        for name in earlier {
+            let version = jobs.version(id, name).await.unwrap();
+            kept.take_in_batch(name, &version, None);
+        }
+        kept.go_on_from(earlier.last().unwrap(), sequence_of(last).unwrap());
+        jobs.put_published(id, history.next, &kept).await.unwrap();
+        let trimmed = LogEntry::Trimmed {
+            oldest: 5,
+            packs: vec![],
+            at: 0,
+        };
+        assert!(jobs.append_next(id, &mut history, &trimmed).await.unwrap());
         past.refresh(&logs).await.unwrap();
         assert_eq!(settled(&past), [(0, 5), (7, 9), (100, 103)]);
     }

@@ -71,20 +71,31 @@ impl RepairedRows {
     }
 }
 
-/// The error of a run without a row. It is marked if its query gives none, or none that is not repaired.
-pub(super) fn nothing_to_do(asked: &AskedRange, repaired: &RepairedRows) -> Error {
-    let has_rows = asked
-        .rows
-        .as_ref()
-        .is_none_or(|rows| !rows.offsets.is_empty());
-    if has_rows {
-        return Error::invalid("there is nothing to reprocess: no row is in all of the ranges")
-            .with_help("ask for another range");
-    }
-    let error = repaired.nothing_left().unwrap_or_else(|| {
-        Error::invalid("there is nothing to reprocess: the query of FOR gives no rows")
-            .with_help("run the query by itself to see what it gives")
-    });
+/// The error of a run without a row. It is marked if its query gives none, or none that is not repaired and still `there`.
+pub(super) fn nothing_to_do(
+    asked: &AskedRange,
+    repaired: &RepairedRows,
+    there: &OffsetSet,
+) -> Error {
+    let nothing = |why: &str, help| {
+        Error::invalid(format!("there is nothing to reprocess: {why}")).with_help(help)
+    };
+    let rows = asked.rows.as_ref().map(|rows| &rows.offsets);
+    let error = match rows {
+        Some(rows) if rows.is_empty() => repaired.nothing_left().unwrap_or_else(|| {
+            nothing(
+                "the query of FOR gives no rows",
+                "run the query by itself to see what it gives",
+            )
+        }),
+        Some(rows) if rows.intersection(there).is_empty() => nothing(
+            "neither the topic nor the archive has the rows that FOR selects",
+            "SELECT * FROM archive_coverage(…) lists the offsets that are gone",
+        ),
+        _ => {
+            return nothing("no row is in all of the ranges", "ask for another range");
+        }
+    };
     error.mark_nothing_to_do()
 }
 
@@ -495,6 +506,7 @@ mod tests {
             }),
             ..AskedRange::default()
         };
+        let there = OffsetSet::of([("t".to_owned(), 0, 0..9)]);
         let others = || selecting(OffsetSet::of([("t".to_owned(), 0, 5..6)]));
         let no_rows = || selecting(OffsetSet::default());
         for (asked, repaired, says, is_nothing) in [
@@ -504,7 +516,7 @@ mod tests {
             (no_rows(), &none, "the query of FOR gives no rows", true),
             (no_rows(), &some, "repaired already are 2 rows", true),
         ] {
-            let error = nothing_to_do(&asked, repaired);
+            let error = nothing_to_do(&asked, repaired, &there);
             assert!(error.message().contains(says), "{error}");
             assert_eq!(error.has_nothing_to_do(), is_nothing, "{error}");
         }

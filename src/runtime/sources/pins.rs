@@ -26,6 +26,8 @@ pub(in crate::runtime) struct PinnedFacts {
     pub(in crate::runtime) pin: SourcePin,
     /// The offsets that there are in archive and topic together, by partition.
     pub(in crate::runtime) ranges: BTreeMap<i32, Range<i64>>,
+    /// Those of them whose records are not gone for good.
+    pub(in crate::runtime) there: PartitionOffsets,
     /// How far each partition has come; empty if the job keeps no time.
     pub(in crate::runtime) archive: Vec<PartitionArchive>,
     /// How far the table's watermark is behind, in microseconds; none of a table without one.
@@ -115,6 +117,7 @@ pub(in crate::runtime) async fn pin_source(query: &JobQuery, table: &str) -> Res
     Ok(PinnedFacts {
         pin,
         ranges,
+        there: past.without(archive.lost()).offsets(),
         archive: times.archive,
         delay: event_time.map(|time| time.delay),
         begins: times.begins,

@@ -286,12 +286,12 @@ async fn rows_of_job(
         "dead_letters" => {
             let mut letters = Vec::new();
             for packed in packed(store, id, history, wanted).await? {
-                letters.push((packed.batch, packed.dead_letters));
+                letters.push((SetAsideIn::older(packed.batch), packed.dead_letters));
             }
             for (of, version) in versions(store, id, history).await? {
                 if version.dead_letters > 0 {
                     let found = store.dead_letters(id, &of.version, &version).await?;
-                    letters.push((of.batch, found));
+                    letters.push((SetAsideIn::committed(&of), found));
                 }
             }
             let has_rows = letters.iter().any(|(_, letters)| !letters.is_empty());
@@ -301,12 +301,13 @@ async fn rows_of_job(
         _ => {
             let mut files = Vec::new();
             for packed in packed(store, id, history, wanted).await? {
-                files.extend(packed.late.map(|late| (packed.batch, late)));
+                let batch = SetAsideIn::older(packed.batch);
+                files.extend(packed.late.map(|late| (batch, late)));
             }
             for (committed, version) in versions(store, id, history).await? {
                 if version.late_rows > 0 {
                     let late = store.late(id, &committed.version, &version).await?;
-                    files.push((committed.batch, late));
+                    files.push((SetAsideIn::committed(&committed), late));
                 }
             }
             let repairs = repairs((store, runs), id, wanted.repairs && !files.is_empty()).await?;
@@ -335,10 +336,37 @@ async fn repairs(
     repairing_runs(&store, runs, id).await
 }
 
-/// The run that has repaired a row last.
-fn repaired_by(repairs: &[RepairingRun], has: impl Fn(&RepairingRun) -> bool) -> Option<&str> {
-    let mut repairs = repairs.iter();
-    repairs.find(|run| has(run)).map(RepairingRun::run_id)
+/// The batch in which a job has set rows aside.
+#[derive(Debug, Clone, Copy)]
+struct SetAsideIn {
+    number: u64,
+    /// When it was committed, in milliseconds since 1970 UTC; none of older batches, which no longer say it.
+    at: Option<i64>,
+}
+
+impl SetAsideIn {
+    fn older(number: u64) -> Self {
+        Self { number, at: None }
+    }
+
+    fn committed(of: &BatchCommit) -> Self {
+        Self {
+            number: of.batch,
+            at: Some(of.at),
+        }
+    }
+
+    /// The run that has repaired a row of this batch last.
+    fn repaired_by(
+        self,
+        repairs: &[RepairingRun],
+        has: impl Fn(&RepairingRun) -> bool,
+    ) -> Option<&str> {
+        let stays = |run: &RepairingRun| self.at.is_none_or(|at| run.stays_over(at));
+        let mut repairs = repairs.iter();
+        let found = repairs.find(|run| stays(run) && has(run));
+        found.map(RepairingRun::run_id)
+    }
 }
 
 /// A table without rows.
@@ -348,7 +376,10 @@ pub(super) fn empty_of(table: &str) -> Result<RecordBatch> {
         "partitions" => partition_rows("", None),
         "batches" => rows_of_batches("", &[], StringArray::new_null(0)),
         "dead_letters" => dead_letter_rows("", Vec::new(), &[]),
-        _ => late_rows("", 0, &RecordBatch::new_empty(late_schema()), &[]),
+        _ => {
+            let none = RecordBatch::new_empty(late_schema());
+            late_rows("", SetAsideIn::older(0), &none, &[])
+        }
     }
 }
 
@@ -394,17 +425,17 @@ fn partition_rows(job: &str, last: Option<&BatchVersion>) -> Result<RecordBatch>
 
 fn dead_letter_rows(
     job: &str,
-    batches: Vec<(u64, Vec<DeadLetter>)>,
+    batches: Vec<(SetAsideIn, Vec<DeadLetter>)>,
     repairs: &[RepairingRun],
 ) -> Result<RecordBatch> {
     let mut records = Vec::new();
     let (mut numbers, mut tables, mut repaired) = (Vec::new(), Vec::new(), Vec::new());
     for (batch, letters) in batches {
         for letter in letters {
-            repaired.push(repaired_by(repairs, |run| {
+            repaired.push(batch.repaired_by(repairs, |run| {
                 run.has_dead_letter(&letter.table, letter.partition, letter.offset)
             }));
-            numbers.push(signed(batch));
+            numbers.push(signed(batch.number));
             tables.push(letter.table);
             records.push(BadRecord {
                 topic: letter.topic,
@@ -429,13 +460,13 @@ fn dead_letter_rows(
 
 fn late_rows(
     job: &str,
-    number: u64,
+    of: SetAsideIn,
     rows: &RecordBatch,
     repairs: &[RepairingRun],
 ) -> Result<RecordBatch> {
     let count = rows.num_rows();
-    let repaired = repairs_of(rows, repairs)?;
-    let numbers = Int64Array::from(vec![signed(number); count]);
+    let repaired = repairs_of(of, rows, repairs)?;
+    let numbers = Int64Array::from(vec![signed(of.number); count]);
     let schema = late_schema();
     let mut columns = vec![
         ("job", same(job, count)),
@@ -448,8 +479,8 @@ fn late_rows(
     batch(columns)
 }
 
-/// The run that has repaired each of these late rows.
-fn repairs_of(rows: &RecordBatch, repairs: &[RepairingRun]) -> Result<StringArray> {
+/// The run that has repaired each of these late rows of a batch.
+fn repairs_of(of: SetAsideIn, rows: &RecordBatch, repairs: &[RepairingRun]) -> Result<StringArray> {
     let missing = || Error::internal("late rows in other columns");
     let column = |name: &str| rows.column_by_name(name).ok_or_else(missing);
     let topics = column("topic")?.as_string_opt::<i32>();
@@ -468,7 +499,7 @@ fn repairs_of(rows: &RecordBatch, repairs: &[RepairingRun]) -> Result<StringArra
         let has_window = starts.is_valid(row) && ends.is_valid(row);
         let window = has_window.then(|| (starts.value(row), ends.value(row)));
         let (partition, offset) = (partitions.value(row), offsets.value(row));
-        repaired_by(repairs, |run| {
+        of.repaired_by(repairs, |run| {
             run.has_late_row(topic, partition, offset, window)
         })
     });
@@ -548,10 +579,18 @@ mod tests {
         let rows = RecordBatch::try_new(late_schema(), columns).unwrap();
         // Another window, a row that the run was not asked for, and one of no topic.
         let expected = StringArray::from(vec![Some("fix"), None, None, None]);
-        let shown = late_rows("j", 1, &rows, &[run]).unwrap();
-        let repaired = shown.column_by_name("repaired_by").unwrap();
-        assert_eq!(repaired.as_string::<i32>(), &expected);
-        let none = late_rows("j", 1, &rows, &[]).unwrap();
+        let runs = [run];
+        let made_at = fixture::spec("fix").now / 1_000;
+        let of = |at: Option<i64>| SetAsideIn { number: 1, at };
+        for at in [None, Some(made_at)] {
+            let shown = late_rows("j", of(at), &rows, &runs).unwrap();
+            let repaired = shown.column_by_name("repaired_by").unwrap();
+            assert_eq!(repaired.as_string::<i32>(), &expected, "{at:?}");
+        }
+        // The job has closed the window after the run was made, and put its own row over the run's.
+        let later = late_rows("j", of(Some(made_at + 1)), &rows, &runs).unwrap();
+        assert_eq!(later.column_by_name("repaired_by").unwrap().null_count(), 4);
+        let none = late_rows("j", of(None), &rows, &[]).unwrap();
         assert_eq!(none.schema(), empty_of("late_rows").unwrap().schema());
         assert_eq!(none.column_by_name("repaired_by").unwrap().null_count(), 4);
     }

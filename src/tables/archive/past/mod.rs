@@ -403,7 +403,7 @@ impl PinnedPast {
     }
 
     /// The offsets that are read, wherever they are.
-    fn offsets(&self) -> PartitionOffsets {
+    pub(crate) fn offsets(&self) -> PartitionOffsets {
         let offsets = self.parts.iter().map(|(partition, parts)| {
             let mut offsets = parts.archive.clone();
             offsets.extend(parts.topic.ranges());
