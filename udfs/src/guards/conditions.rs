@@ -177,12 +177,18 @@ fn whens_and_results(case: &Case) -> impl Iterator<Item = &Expr> {
     branches.chain(case.else_expr.as_deref())
 }
 
-/// Whether it is a question for the rows of a subquery. Conditions with AND and OR become joins that the engine knows better.
+/// Whether it is a question for the rows of a subquery, or compares a value with one of the outer row. Conditions with AND and OR become
+/// joins that the engine knows better, and a subquery that aggregates has no other way to be joined.
 fn is_membership(part: &Expr) -> bool {
-    matches!(
-        part,
-        Expr::Exists(_) | Expr::InSubquery(_) | Expr::SetComparison(_)
-    )
+    match part {
+        Expr::Exists(_) | Expr::InSubquery(_) | Expr::SetComparison(_) => true,
+        Expr::BinaryExpr(BinaryExpr {
+            left,
+            op: Operator::Eq,
+            right,
+        }) => left.contains_outer() || right.contains_outer(),
+        _ => false,
+    }
 }
 
 /// Whether a part that is evaluated for some rows can fail.
@@ -442,7 +448,7 @@ mod tests {
     use arrow::datatypes::{Field, Schema};
     use datafusion::functions::{core, math};
     use datafusion::logical_expr::simplify::SimplifyContext;
-    use datafusion::logical_expr::{LogicalPlanBuilder, cast, col, table_scan, when};
+    use datafusion::logical_expr::{LogicalPlanBuilder, cast, col, out_ref_col, table_scan, when};
     use datafusion::optimizer::OptimizerContext;
     use datafusion::optimizer::simplify_expressions::ExprSimplifier;
 
@@ -541,6 +547,21 @@ mod tests {
             is_set().and(is_large()),
         ] {
             assert_eq!(guarded(expr.clone(), &columns).unwrap(), expr);
+        }
+    }
+
+    #[test]
+    fn what_joins_a_subquery_stays() {
+        let number = cast(out_ref_col(DataType::Utf8, "o.s"), DataType::Int64);
+        let is_same = col("a").eq(number);
+        for expr in [
+            when(is_set(), is_same.clone())
+                .otherwise(lit(false))
+                .unwrap(),
+            core::nvl2().call(vec![col("b"), is_same, lit(false)]),
+        ] {
+            assert!(can_fail(&expr, &columns()), "{expr}");
+            assert_eq!(guarded(expr.clone(), &columns()).unwrap(), expr);
         }
     }
 

@@ -2,9 +2,12 @@
 
 use datafusion::common::tree_node::{Transformed, TreeNode as _};
 use datafusion::common::{DFSchema, Result, ScalarValue};
-use datafusion::logical_expr::utils::{conjunction, split_conjunction, split_conjunction_owned};
+use datafusion::logical_expr::expr::Case;
+use datafusion::logical_expr::utils::{
+    conjunction, disjunction, split_binary, split_conjunction, split_conjunction_owned,
+};
 use datafusion::logical_expr::{
-    Expr, LogicalPlan, Operator, TableProviderFilterPushDown, TableScan, lit,
+    BinaryExpr, Expr, LogicalPlan, Operator, TableProviderFilterPushDown, TableScan, lit,
 };
 
 use super::can_fail::{can_fail, may_fail};
@@ -95,17 +98,76 @@ fn in_turn(plan: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
 }
 
 /// The conditions of a scan, without those that can fail and are evaluated again above it: the table would evaluate these beside the
-/// ones that guard them, or in an order of its own. `None` if all stay. A table that applies a condition alone keeps it.
+/// ones that guard them, or in an order of its own. `None` if all stay. A table that applies a condition alone keeps it. Of the others
+/// it is asked for what they imply, by which it leaves files and offsets out.
 fn asked_of_table(scan: &TableScan, columns: &DFSchema) -> Result<Option<Vec<Expr>>> {
     let filters = scan.filters.iter();
     let (failing, mut asked): (Vec<&Expr>, Vec<&Expr>) =
         filters.partition(|part| can_fail(part, columns));
     let by_table = scan.source.supports_filters_pushdown(&failing)?;
-    let alone = failing.into_iter().zip(by_table);
-    let alone = alone.filter(|(_, support)| *support == TableProviderFilterPushDown::Exact);
-    asked.extend(alone.map(|(part, _)| part));
-    let is_changed = asked.len() < scan.filters.len();
-    Ok(is_changed.then(|| asked.into_iter().cloned().collect()))
+    let (alone, again): (Vec<_>, Vec<_>) = failing
+        .into_iter()
+        .zip(by_table)
+        .partition(|(_, support)| *support == TableProviderFilterPushDown::Exact);
+    if again.is_empty() {
+        return Ok(None);
+    }
+    asked.extend(alone.into_iter().map(|(part, _)| part));
+    let again = again.into_iter();
+    let again = again.filter(|(_, support)| *support == TableProviderFilterPushDown::Inexact);
+    let implied: Vec<Expr> = again
+        .filter_map(|(part, _)| implied_by(part, columns))
+        .collect();
+    let by_table = scan
+        .source
+        .supports_filters_pushdown(&implied.iter().collect::<Vec<_>>())?;
+    let implied = implied.into_iter().zip(by_table);
+    let implied =
+        implied.filter(|(_, support)| *support != TableProviderFilterPushDown::Unsupported);
+    let asked = asked.into_iter().cloned();
+    Ok(Some(asked.chain(implied.map(|(part, _)| part)).collect()))
+}
+
+/// A condition that cannot fail, and is true where this one is: `a` for `a AND b`, of which `b` can fail. `None` if there is none.
+fn implied_by(condition: &Expr, columns: &DFSchema) -> Option<Expr> {
+    if !can_fail(condition, columns) {
+        return Some(condition.clone());
+    }
+    match condition {
+        Expr::BinaryExpr(BinaryExpr {
+            op: Operator::And, ..
+        }) => implied_by_all(split_binary(condition, Operator::And), columns),
+        Expr::BinaryExpr(BinaryExpr {
+            op: Operator::Or, ..
+        }) => {
+            let parts = split_binary(condition, Operator::Or).into_iter();
+            let parts = parts.map(|part| implied_by(part, columns));
+            disjunction(parts.collect::<Option<Vec<Expr>>>()?)
+        }
+        Expr::Case(case) if case.expr.is_none() || is_hidden_case(condition) => {
+            implied_by_case(case, columns)
+        }
+        _ => None,
+    }
+}
+
+fn implied_by_all(parts: Vec<&Expr>, columns: &DFSchema) -> Option<Expr> {
+    let parts = parts.into_iter();
+    conjunction(parts.filter_map(|part| implied_by(part, columns)))
+}
+
+/// It is true where one of its results is true and what stands before that result, after WHEN.
+fn implied_by_case(case: &Case, columns: &DFSchema) -> Option<Expr> {
+    let branches = case.when_then_expr.iter();
+    let branches = branches.map(|(when, then)| (Some(when.as_ref()), then.as_ref()));
+    let other = case.else_expr.iter().map(|other| (None, other.as_ref()));
+    let (is_true, is_false) = (lit(true), lit(false));
+    let parts = branches.chain(other).filter(|(_, then)| **then != is_false);
+    let parts = parts.map(|(when, then)| {
+        let then = Some(then).filter(|then| **then != is_true);
+        implied_by_all(when.into_iter().chain(then).collect(), columns)
+    });
+    disjunction(parts.collect::<Option<Vec<Expr>>>()?)
 }
 
 /// Whether one of the conditions guards another, and they are not in order.
@@ -228,6 +290,38 @@ mod tests {
             panic!("a scan")
         };
         assert_eq!(scan.filters, [safe()]);
+    }
+
+    #[test]
+    fn a_table_is_asked_for_what_alternatives_imply() {
+        let columns = [
+            Field::new("a", DataType::Int64, true),
+            Field::new("t", DataType::Utf8, true),
+        ];
+        let columns = DFSchema::try_from(Schema::new(columns.to_vec())).unwrap();
+        let a = |value: i64| col("a").eq(lit(value));
+        let is_one = || number().eq(lit(1_i64));
+        let either = || a(1).or(a(2));
+        for base in [None, Some(Box::new(lit(true)))] {
+            let first = || guard(a(1), Operator::And, is_one(), base.clone());
+            let second = guard(first(), Operator::Or, a(2), base.clone());
+            assert_eq!(implied_by(&first(), &columns), Some(a(1)));
+            assert_eq!(implied_by(&second, &columns), Some(either()));
+        }
+        for (condition, expected) in [
+            (a(1).and(is_one()).or(a(2)), Some(either())),
+            (is_one().and(a(1)).and(a(2).or(is_one())), Some(a(1))),
+            (a(1), Some(a(1))),
+            (a(1).or(is_one()), None),
+            (is_one(), None),
+            (!a(1).and(is_one()), None),
+            (
+                guard(is_one(), Operator::Or, a(2), Some(Box::new(lit(true)))),
+                None,
+            ),
+        ] {
+            assert_eq!(implied_by(&condition, &columns), expected, "{condition}");
+        }
     }
 
     #[test]
