@@ -189,7 +189,8 @@ fn may_guard(condition: &Expr) -> bool {
 
 /// The conditions that cannot fail, and for rows for which these are true the others, one after the other.
 ///
-/// The first ones stay conditions of their own: by them files are left out, and the engine knows columns that have one value.
+/// The first ones stay conditions of their own: by them files are left out, and the engine knows columns that have one value. Those that
+/// call functions do not: they would be evaluated twice.
 fn ordered(conditions: Vec<Expr>, columns: &DFSchema) -> Vec<Expr> {
     let parts = conditions.into_iter();
     let (mut failing, mut safe): (Vec<Expr>, Vec<Expr>) =
@@ -201,6 +202,7 @@ fn ordered(conditions: Vec<Expr>, columns: &DFSchema) -> Vec<Expr> {
     };
     let then = |rest: Expr, part: Expr| guard(part, Operator::And, rest, None);
     let failing = failing.into_iter().rev().fold(last, then);
+    safe.retain(|part| !may_guard(part) || !has_part(part, is_call));
     safe.push(match guards {
         Some(guards) => then(failing, guards),
         None => failing,
@@ -208,24 +210,29 @@ fn ordered(conditions: Vec<Expr>, columns: &DFSchema) -> Vec<Expr> {
     safe
 }
 
+/// Whether it calls a function; a part of a column is as the column.
+fn is_call(part: &Expr) -> bool {
+    matches!(part, Expr::ScalarFunction(call) if call.name() != "get_field")
+}
+
 /// Whether the condition is a CASE with these guards already: plans are planned more than once.
-fn is_guarded_by<'a>(condition: &Expr, guards: impl Iterator<Item = &'a Expr>) -> bool {
+fn is_guarded_by<'a>(condition: &Expr, mut guards: impl Iterator<Item = &'a Expr>) -> bool {
     let Expr::Case(case) = condition else {
         return false;
     };
-    match case.when_then_expr.as_slice() {
-        [(when, _)] => {
-            case.expr.is_none()
-                && case.else_expr.as_deref() == Some(&lit(false))
-                && split_conjunction(when).into_iter().eq(guards)
-        }
-        _ => false,
-    }
+    let [(when, _)] = case.when_then_expr.as_slice() else {
+        return false;
+    };
+    let parts = split_conjunction(when);
+    case.expr.is_none()
+        && case.else_expr.as_deref() == Some(&lit(false))
+        && guards.all(|guard| parts.contains(&guard))
 }
 
 #[cfg(test)]
 mod tests {
     use arrow::datatypes::{DataType, Field, Schema};
+    use datafusion::functions::string::lower;
     use datafusion::logical_expr::logical_plan::builder::table_scan_with_filters;
     use datafusion::logical_expr::{LogicalPlanBuilder, cast, col, table_scan};
 
@@ -254,6 +261,12 @@ mod tests {
         let plan = filtered(is_one().and(col("a").gt(lit(2))));
         let expected = "x.a > Int32(2) AND CASE WHEN x.a > Int32(2) THEN CAST(x.t AS Int64) = Int32(1) ELSE Boolean(false) END";
         assert!(plan.transformed);
+        assert!(plan.data.contains(expected), "{}", plan.data);
+
+        // What calls a function is evaluated once.
+        let is_x = lower().call(vec![col("t")]).eq(lit("x"));
+        let plan = filtered(is_x.and(is_one()).and(col("a").gt(lit(2))));
+        let expected = "Filter: x.a > Int32(2) AND CASE WHEN lower(x.t) = Utf8(\"x\") AND x.a > Int32(2) THEN CAST(x.t AS Int64) = Int32(1) ELSE Boolean(false) END";
         assert!(plan.data.contains(expected), "{}", plan.data);
 
         let quotient = || (lit(10) / col("a")).gt(lit(1));
