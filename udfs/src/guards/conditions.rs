@@ -363,7 +363,7 @@ fn across_tables(condition: &Expr, joined: Option<&Join>, columns: &DFSchema) ->
     let mut replaced: Vec<Option<Expr>> = Vec::with_capacity(parts.len());
     for part in parts.iter().copied() {
         let tables = tables_of(part);
-        let is_join = has_part(part, is_outside) || is_join_key(part);
+        let is_join = has_part(part, is_outside) || is_join_key(part) || may_be_join_key(part);
         if !can_fail(part, columns) {
             if !is_join && !part.is_volatile() {
                 guards.push((part, tables));
@@ -429,16 +429,28 @@ fn key_columns<'a>(condition: &'a Expr, joined: Option<&'a Join>) -> HashSet<&'a
 
 /// Whether a condition compares a value of one table with that of another: it joins them.
 fn is_join_key(condition: &Expr) -> bool {
-    let Expr::BinaryExpr(BinaryExpr {
-        left,
-        op: Operator::Eq | Operator::IsNotDistinctFrom,
-        right,
-    }) = condition
-    else {
+    let Some([left, right]) = compared(condition) else {
         return false;
     };
-    let (left, right) = (tables_of(left), tables_of(right));
     !left.is_empty() && !right.is_empty() && left.is_disjoint(&right)
+}
+
+/// Whether it compares values of queries without names, which may be two.
+fn may_be_join_key(condition: &Expr) -> bool {
+    let of_queries = |tables: &HashSet<Option<&TableReference>>| tables.contains(&None);
+    compared(condition).is_some_and(|[left, right]| of_queries(&left) && of_queries(&right))
+}
+
+/// The tables of both sides of an equality.
+fn compared(condition: &Expr) -> Option<[HashSet<Option<&TableReference>>; 2]> {
+    match condition {
+        Expr::BinaryExpr(BinaryExpr {
+            left,
+            op: Operator::Eq | Operator::IsNotDistinctFrom,
+            right,
+        }) => Some([tables_of(left), tables_of(right)]),
+        _ => None,
+    }
 }
 
 #[cfg(test)]
@@ -629,5 +641,22 @@ mod tests {
             let plan = over_two_tables(condition);
             assert!(!plan.transformed, "{}", plan.data);
         }
+    }
+
+    #[test]
+    fn keys_of_queries_without_names_stay() {
+        let query = |table: &str, column: &str, name: &str| {
+            let scan = table_scan(Some(table), &schema(), None).unwrap();
+            let of = vec![col(column).alias(name)];
+            scan.project(of).unwrap().build().unwrap()
+        };
+        let plan = table_scan(Some("w"), &schema(), None).unwrap();
+        let plan = plan.cross_join(query("t", "t.a", "x")).unwrap();
+        let plan = plan.cross_join(query("u", "u.s", "y")).unwrap();
+        let is_same = col("x").eq(cast(col("y"), DataType::Int64));
+        let condition = col("w.a").eq(lit(1_i64)).and(is_same);
+        let plan = plan.filter(condition).unwrap().build().unwrap();
+        let changed = GuardedConditions.rewrite(plan, &OptimizerContext::new());
+        assert!(!changed.unwrap().transformed);
     }
 }
