@@ -144,8 +144,13 @@ impl Engine {
         for raw in script.split()? {
             let mut parsed = parse_statement(&raw)?;
             let places = parsed.places.clone();
+            let written = parsed.text.clone();
+            // The catalog keeps the values beside a definition. The log of a job has its statement alone.
+            match parsed.effect.created_name() {
+                Some(_) => parameters.bind(&mut parsed)?,
+                None => drop(parameters.bind_text(&raw, &mut parsed)?),
+            }
             let text = parsed.text.clone();
-            parameters.bind(&mut parsed)?;
             if parsed.effect.class != StatementClass::Definition {
                 return Err(places.locate(
                     Error::invalid("a file of a server defines tables, views and jobs only")
@@ -158,7 +163,11 @@ impl Engine {
                     definition.is_ok_and(|known| known == text)
                 }
                 // A job that waits reads or writes a table that cannot be opened: starting it now would fail.
-                None => self.waits(&parsed.statement, &text).await?,
+                // Earlier versions kept its text as it is written.
+                None => {
+                    self.waits(&parsed.statement, &text).await?
+                        || self.waits(&parsed.statement, &written).await?
+                }
             };
             if !is_there {
                 let given: BTreeMap<String, String> = parameters

@@ -47,6 +47,22 @@ fn tables_and_jobs_are_there_after_a_restart() {
 }
 
 #[test]
+fn a_job_of_a_file_keeps_the_values_of_its_parameters() {
+    let work = Workspace::new();
+    let file = work.file("tables.sql", &TABLES.replace("id * 10", "id * $factor"));
+    let with_file: &[&str] = &[file, "-p", "factor=10"];
+    let without: &[&str] = &[];
+    for (id, arguments) in [(1, with_file), (2, with_file), (3, without)] {
+        let served = TestServer::start(&work, arguments);
+        let insert = format!("INSERT INTO seen VALUES ({id})");
+        rows(&work, &served, &[&insert]);
+        let expected = format!("id\n{id}0\n");
+        wait_for(&work, &served, "SELECT max(id) AS id FROM kept", &expected);
+        assert_eq!(served.stop(), Some(0));
+    }
+}
+
+#[test]
 fn a_job_created_by_a_file_runs_without_it() {
     let work = Workspace::new();
     let file = work.file("tables.sql", TABLES);

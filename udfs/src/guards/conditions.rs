@@ -177,12 +177,18 @@ fn whens_and_results(case: &Case) -> impl Iterator<Item = &Expr> {
     branches.chain(case.else_expr.as_deref())
 }
 
-/// Whether it is a question for the rows of a subquery. Conditions with AND and OR become joins that the engine knows better.
+/// Whether it is a question for the rows of a subquery, or compares a value with one of the outer row. Conditions with AND and OR become
+/// joins that the engine knows better, and a subquery that aggregates has no other way to be joined.
 fn is_membership(part: &Expr) -> bool {
-    matches!(
-        part,
-        Expr::Exists(_) | Expr::InSubquery(_) | Expr::SetComparison(_)
-    )
+    match part {
+        Expr::Exists(_) | Expr::InSubquery(_) | Expr::SetComparison(_) => true,
+        Expr::BinaryExpr(BinaryExpr {
+            left,
+            op: Operator::Eq,
+            right,
+        }) => left.contains_outer() || right.contains_outer(),
+        _ => false,
+    }
 }
 
 /// Whether a part that is evaluated for some rows can fail.
@@ -357,7 +363,7 @@ fn across_tables(condition: &Expr, joined: Option<&Join>, columns: &DFSchema) ->
     let mut replaced: Vec<Option<Expr>> = Vec::with_capacity(parts.len());
     for part in parts.iter().copied() {
         let tables = tables_of(part);
-        let is_join = has_part(part, is_outside) || is_join_key(part);
+        let is_join = has_part(part, is_outside) || is_join_key(part) || may_be_join_key(part);
         if !can_fail(part, columns) {
             if !is_join && !part.is_volatile() {
                 guards.push((part, tables));
@@ -423,16 +429,28 @@ fn key_columns<'a>(condition: &'a Expr, joined: Option<&'a Join>) -> HashSet<&'a
 
 /// Whether a condition compares a value of one table with that of another: it joins them.
 fn is_join_key(condition: &Expr) -> bool {
-    let Expr::BinaryExpr(BinaryExpr {
-        left,
-        op: Operator::Eq | Operator::IsNotDistinctFrom,
-        right,
-    }) = condition
-    else {
+    let Some([left, right]) = compared(condition) else {
         return false;
     };
-    let (left, right) = (tables_of(left), tables_of(right));
     !left.is_empty() && !right.is_empty() && left.is_disjoint(&right)
+}
+
+/// Whether it compares values of queries without names, which may be two.
+fn may_be_join_key(condition: &Expr) -> bool {
+    let of_queries = |tables: &HashSet<Option<&TableReference>>| tables.contains(&None);
+    compared(condition).is_some_and(|[left, right]| of_queries(&left) && of_queries(&right))
+}
+
+/// The tables of both sides of an equality.
+fn compared(condition: &Expr) -> Option<[HashSet<Option<&TableReference>>; 2]> {
+    match condition {
+        Expr::BinaryExpr(BinaryExpr {
+            left,
+            op: Operator::Eq | Operator::IsNotDistinctFrom,
+            right,
+        }) => Some([tables_of(left), tables_of(right)]),
+        _ => None,
+    }
 }
 
 #[cfg(test)]
@@ -442,7 +460,7 @@ mod tests {
     use arrow::datatypes::{Field, Schema};
     use datafusion::functions::{core, math};
     use datafusion::logical_expr::simplify::SimplifyContext;
-    use datafusion::logical_expr::{LogicalPlanBuilder, cast, col, table_scan, when};
+    use datafusion::logical_expr::{LogicalPlanBuilder, cast, col, out_ref_col, table_scan, when};
     use datafusion::optimizer::OptimizerContext;
     use datafusion::optimizer::simplify_expressions::ExprSimplifier;
 
@@ -545,6 +563,21 @@ mod tests {
     }
 
     #[test]
+    fn what_joins_a_subquery_stays() {
+        let number = cast(out_ref_col(DataType::Utf8, "o.s"), DataType::Int64);
+        let is_same = col("a").eq(number);
+        for expr in [
+            when(is_set(), is_same.clone())
+                .otherwise(lit(false))
+                .unwrap(),
+            core::nvl2().call(vec![col("b"), is_same, lit(false)]),
+        ] {
+            assert!(can_fail(&expr, &columns()), "{expr}");
+            assert_eq!(guarded(expr.clone(), &columns()).unwrap(), expr);
+        }
+    }
+
+    #[test]
     fn a_value_that_changes_is_evaluated_once() {
         let random = || math::random().call(vec![]);
         let expr = core::coalesce().call(vec![col("f"), random(), lit(1.0)]);
@@ -608,5 +641,22 @@ mod tests {
             let plan = over_two_tables(condition);
             assert!(!plan.transformed, "{}", plan.data);
         }
+    }
+
+    #[test]
+    fn keys_of_queries_without_names_stay() {
+        let query = |table: &str, column: &str, name: &str| {
+            let scan = table_scan(Some(table), &schema(), None).unwrap();
+            let of = vec![col(column).alias(name)];
+            scan.project(of).unwrap().build().unwrap()
+        };
+        let plan = table_scan(Some("w"), &schema(), None).unwrap();
+        let plan = plan.cross_join(query("t", "t.a", "x")).unwrap();
+        let plan = plan.cross_join(query("u", "u.s", "y")).unwrap();
+        let is_same = col("x").eq(cast(col("y"), DataType::Int64));
+        let condition = col("w.a").eq(lit(1_i64)).and(is_same);
+        let plan = plan.filter(condition).unwrap().build().unwrap();
+        let changed = GuardedConditions.rewrite(plan, &OptimizerContext::new());
+        assert!(!changed.unwrap().transformed);
     }
 }

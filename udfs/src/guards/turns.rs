@@ -2,9 +2,12 @@
 
 use datafusion::common::tree_node::{Transformed, TreeNode as _};
 use datafusion::common::{DFSchema, Result, ScalarValue};
-use datafusion::logical_expr::utils::{conjunction, split_conjunction, split_conjunction_owned};
+use datafusion::logical_expr::expr::Case;
+use datafusion::logical_expr::utils::{
+    conjunction, disjunction, split_binary, split_conjunction, split_conjunction_owned,
+};
 use datafusion::logical_expr::{
-    Expr, LogicalPlan, Operator, TableProviderFilterPushDown, TableScan, lit,
+    BinaryExpr, Expr, LogicalPlan, Operator, TableProviderFilterPushDown, TableScan, lit,
 };
 
 use super::can_fail::{can_fail, may_fail};
@@ -95,17 +98,76 @@ fn in_turn(plan: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
 }
 
 /// The conditions of a scan, without those that can fail and are evaluated again above it: the table would evaluate these beside the
-/// ones that guard them, or in an order of its own. `None` if all stay. A table that applies a condition alone keeps it.
+/// ones that guard them, or in an order of its own. `None` if all stay. A table that applies a condition alone keeps it. Of the others
+/// it is asked for what they imply, by which it leaves files and offsets out.
 fn asked_of_table(scan: &TableScan, columns: &DFSchema) -> Result<Option<Vec<Expr>>> {
     let filters = scan.filters.iter();
     let (failing, mut asked): (Vec<&Expr>, Vec<&Expr>) =
         filters.partition(|part| can_fail(part, columns));
     let by_table = scan.source.supports_filters_pushdown(&failing)?;
-    let alone = failing.into_iter().zip(by_table);
-    let alone = alone.filter(|(_, support)| *support == TableProviderFilterPushDown::Exact);
-    asked.extend(alone.map(|(part, _)| part));
-    let is_changed = asked.len() < scan.filters.len();
-    Ok(is_changed.then(|| asked.into_iter().cloned().collect()))
+    let (alone, again): (Vec<_>, Vec<_>) = failing
+        .into_iter()
+        .zip(by_table)
+        .partition(|(_, support)| *support == TableProviderFilterPushDown::Exact);
+    if again.is_empty() {
+        return Ok(None);
+    }
+    asked.extend(alone.into_iter().map(|(part, _)| part));
+    let again = again.into_iter();
+    let again = again.filter(|(_, support)| *support == TableProviderFilterPushDown::Inexact);
+    let implied: Vec<Expr> = again
+        .filter_map(|(part, _)| implied_by(part, columns))
+        .collect();
+    let by_table = scan
+        .source
+        .supports_filters_pushdown(&implied.iter().collect::<Vec<_>>())?;
+    let implied = implied.into_iter().zip(by_table);
+    let implied =
+        implied.filter(|(_, support)| *support != TableProviderFilterPushDown::Unsupported);
+    let asked = asked.into_iter().cloned();
+    Ok(Some(asked.chain(implied.map(|(part, _)| part)).collect()))
+}
+
+/// A condition that cannot fail, and is true where this one is: `a` for `a AND b`, of which `b` can fail. `None` if there is none.
+fn implied_by(condition: &Expr, columns: &DFSchema) -> Option<Expr> {
+    if !can_fail(condition, columns) {
+        return Some(condition.clone());
+    }
+    match condition {
+        Expr::BinaryExpr(BinaryExpr {
+            op: Operator::And, ..
+        }) => implied_by_all(split_binary(condition, Operator::And), columns),
+        Expr::BinaryExpr(BinaryExpr {
+            op: Operator::Or, ..
+        }) => {
+            let parts = split_binary(condition, Operator::Or).into_iter();
+            let parts = parts.map(|part| implied_by(part, columns));
+            disjunction(parts.collect::<Option<Vec<Expr>>>()?)
+        }
+        Expr::Case(case) if case.expr.is_none() || is_hidden_case(condition) => {
+            implied_by_case(case, columns)
+        }
+        _ => None,
+    }
+}
+
+fn implied_by_all(parts: Vec<&Expr>, columns: &DFSchema) -> Option<Expr> {
+    let parts = parts.into_iter();
+    conjunction(parts.filter_map(|part| implied_by(part, columns)))
+}
+
+/// It is true where one of its results is true and what stands before that result, after WHEN.
+fn implied_by_case(case: &Case, columns: &DFSchema) -> Option<Expr> {
+    let branches = case.when_then_expr.iter();
+    let branches = branches.map(|(when, then)| (Some(when.as_ref()), then.as_ref()));
+    let other = case.else_expr.iter().map(|other| (None, other.as_ref()));
+    let (is_true, is_false) = (lit(true), lit(false));
+    let parts = branches.chain(other).filter(|(_, then)| **then != is_false);
+    let parts = parts.map(|(when, then)| {
+        let then = Some(then).filter(|then| **then != is_true);
+        implied_by_all(when.into_iter().chain(then).collect(), columns)
+    });
+    disjunction(parts.collect::<Option<Vec<Expr>>>()?)
 }
 
 /// Whether one of the conditions guards another, and they are not in order.
@@ -127,7 +189,8 @@ fn may_guard(condition: &Expr) -> bool {
 
 /// The conditions that cannot fail, and for rows for which these are true the others, one after the other.
 ///
-/// The first ones stay conditions of their own: by them files are left out, and the engine knows columns that have one value.
+/// The first ones stay conditions of their own: by them files are left out, and the engine knows columns that have one value. Those that
+/// call functions do not: they would be evaluated twice.
 fn ordered(conditions: Vec<Expr>, columns: &DFSchema) -> Vec<Expr> {
     let parts = conditions.into_iter();
     let (mut failing, mut safe): (Vec<Expr>, Vec<Expr>) =
@@ -139,6 +202,7 @@ fn ordered(conditions: Vec<Expr>, columns: &DFSchema) -> Vec<Expr> {
     };
     let then = |rest: Expr, part: Expr| guard(part, Operator::And, rest, None);
     let failing = failing.into_iter().rev().fold(last, then);
+    safe.retain(|part| !may_guard(part) || !has_part(part, is_call));
     safe.push(match guards {
         Some(guards) => then(failing, guards),
         None => failing,
@@ -146,24 +210,29 @@ fn ordered(conditions: Vec<Expr>, columns: &DFSchema) -> Vec<Expr> {
     safe
 }
 
+/// Whether it calls a function; a part of a column is as the column.
+fn is_call(part: &Expr) -> bool {
+    matches!(part, Expr::ScalarFunction(call) if call.name() != "get_field")
+}
+
 /// Whether the condition is a CASE with these guards already: plans are planned more than once.
-fn is_guarded_by<'a>(condition: &Expr, guards: impl Iterator<Item = &'a Expr>) -> bool {
+fn is_guarded_by<'a>(condition: &Expr, mut guards: impl Iterator<Item = &'a Expr>) -> bool {
     let Expr::Case(case) = condition else {
         return false;
     };
-    match case.when_then_expr.as_slice() {
-        [(when, _)] => {
-            case.expr.is_none()
-                && case.else_expr.as_deref() == Some(&lit(false))
-                && split_conjunction(when).into_iter().eq(guards)
-        }
-        _ => false,
-    }
+    let [(when, _)] = case.when_then_expr.as_slice() else {
+        return false;
+    };
+    let parts = split_conjunction(when);
+    case.expr.is_none()
+        && case.else_expr.as_deref() == Some(&lit(false))
+        && guards.all(|guard| parts.contains(&guard))
 }
 
 #[cfg(test)]
 mod tests {
     use arrow::datatypes::{DataType, Field, Schema};
+    use datafusion::functions::string::lower;
     use datafusion::logical_expr::logical_plan::builder::table_scan_with_filters;
     use datafusion::logical_expr::{LogicalPlanBuilder, cast, col, table_scan};
 
@@ -192,6 +261,12 @@ mod tests {
         let plan = filtered(is_one().and(col("a").gt(lit(2))));
         let expected = "x.a > Int32(2) AND CASE WHEN x.a > Int32(2) THEN CAST(x.t AS Int64) = Int32(1) ELSE Boolean(false) END";
         assert!(plan.transformed);
+        assert!(plan.data.contains(expected), "{}", plan.data);
+
+        // What calls a function is evaluated once.
+        let is_x = lower().call(vec![col("t")]).eq(lit("x"));
+        let plan = filtered(is_x.and(is_one()).and(col("a").gt(lit(2))));
+        let expected = "Filter: x.a > Int32(2) AND CASE WHEN lower(x.t) = Utf8(\"x\") AND x.a > Int32(2) THEN CAST(x.t AS Int64) = Int32(1) ELSE Boolean(false) END";
         assert!(plan.data.contains(expected), "{}", plan.data);
 
         let quotient = || (lit(10) / col("a")).gt(lit(1));
@@ -228,6 +303,38 @@ mod tests {
             panic!("a scan")
         };
         assert_eq!(scan.filters, [safe()]);
+    }
+
+    #[test]
+    fn a_table_is_asked_for_what_alternatives_imply() {
+        let columns = [
+            Field::new("a", DataType::Int64, true),
+            Field::new("t", DataType::Utf8, true),
+        ];
+        let columns = DFSchema::try_from(Schema::new(columns.to_vec())).unwrap();
+        let a = |value: i64| col("a").eq(lit(value));
+        let is_one = || number().eq(lit(1_i64));
+        let either = || a(1).or(a(2));
+        for base in [None, Some(Box::new(lit(true)))] {
+            let first = || guard(a(1), Operator::And, is_one(), base.clone());
+            let second = guard(first(), Operator::Or, a(2), base.clone());
+            assert_eq!(implied_by(&first(), &columns), Some(a(1)));
+            assert_eq!(implied_by(&second, &columns), Some(either()));
+        }
+        for (condition, expected) in [
+            (a(1).and(is_one()).or(a(2)), Some(either())),
+            (is_one().and(a(1)).and(a(2).or(is_one())), Some(a(1))),
+            (a(1), Some(a(1))),
+            (a(1).or(is_one()), None),
+            (is_one(), None),
+            (!a(1).and(is_one()), None),
+            (
+                guard(is_one(), Operator::Or, a(2), Some(Box::new(lit(true)))),
+                None,
+            ),
+        ] {
+            assert_eq!(implied_by(&condition, &columns), expected, "{condition}");
+        }
     }
 
     #[test]
