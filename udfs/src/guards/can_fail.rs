@@ -23,6 +23,9 @@ const ARITHMETIC: [&str; 6] = ["add", "subtract", "multiply", DIVIDE, REMAINDER,
 const DIVIDE: &str = "divide";
 const REMAINDER: &str = "remainder";
 
+/// Those that fail for nothing but a result out of range.
+const GROWING: [&str; 4] = ["add", "subtract", "multiply", "negate"];
+
 /// The checked casts whose failure is NULL have names that begin so.
 const TRIED: &str = "try_cast_to_";
 
@@ -92,9 +95,21 @@ const TOTAL: [&str; 50] = [
 /// Subqueries do not count: they are evaluated apart.
 #[must_use]
 pub fn can_fail(expr: &Expr, columns: &DFSchema) -> bool {
+    fails_by(expr, columns, |_| true)
+}
+
+/// Whether it may fail by another reason than a number that becomes too large.
+pub(super) fn can_fail_in_range(expr: &Expr, columns: &DFSchema) -> bool {
+    fails_by(expr, columns, |part| match part {
+        Expr::ScalarFunction(call) => !GROWING.contains(&call.name()),
+        _ => true,
+    })
+}
+
+fn fails_by(expr: &Expr, columns: &DFSchema, counts: impl Fn(&Expr) -> bool) -> bool {
     let mut fails = false;
     let walked = expr.apply(|part| {
-        if !node_can_fail(part, columns) {
+        if !node_can_fail(part, columns) || !counts(part) {
             return Ok(TreeNodeRecursion::Continue);
         }
         // A constant is evaluated before there are rows; only one without a value stays.

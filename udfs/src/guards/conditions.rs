@@ -11,7 +11,7 @@ use datafusion::logical_expr::{BinaryExpr, Expr, Join, LogicalPlan, Operator, li
 use datafusion::optimizer::optimizer::ApplyOrder;
 use datafusion::optimizer::{OptimizerConfig, OptimizerRule};
 
-use super::can_fail::{can_fail, may_fail};
+use super::can_fail::{can_fail, can_fail_in_range, may_fail};
 use super::first_not_null::first_not_null;
 use crate::checked::type_of;
 use crate::operands::{any_expr, has_part, inputs, map_named_expressions, subquery_of};
@@ -380,10 +380,12 @@ fn across_tables(condition: &Expr, joined: Option<&Join>, columns: &DFSchema) ->
             .then(|| in_order(part.clone(), columns))
             .filter(|ordered| ordered.transformed)
             .map(|ordered| ordered.data);
+        // Sums and products that become too large are rare: it is worth more to leave rows out before the join.
+        let is_guarded = can_fail_in_range(part, columns);
         let is_copied = is_of_keys(part);
-        let others = guards
-            .iter()
-            .filter(|(guard, of)| (is_copied && !is_of_keys(guard)) || !of.is_subset(&tables));
+        let others = guards.iter().filter(|(guard, of)| {
+            is_guarded && ((is_copied && !is_of_keys(guard)) || !of.is_subset(&tables))
+        });
         let others = others.take(MOST_COPIES.saturating_sub(copies));
         let others: Vec<Expr> = others.map(|(guard, _)| (*guard).clone()).collect();
         copies += others.len();
@@ -465,6 +467,7 @@ mod tests {
     use datafusion::optimizer::simplify_expressions::ExprSimplifier;
 
     use super::*;
+    use crate::checked::checked;
 
     fn schema() -> Schema {
         let columns = [
@@ -632,11 +635,15 @@ mod tests {
         let plan = over_two_tables(keys.and(quotient));
         let expected = "AND CASE Boolean(true) WHEN t.b > Int64(0) THEN Int64(10) / t.a > Int64(1) ELSE Boolean(false) END";
         assert!(plan.data.contains(expected), "{}", plan.data);
+        let product = (col("u.a") * col("u.b")).gt(lit(3_i64));
+        let of_u = DFSchema::try_from_qualified_schema("u", &schema()).unwrap();
+        let product = checked(product, &of_u).unwrap();
         for condition in [
             col("u.a").eq(lit(1_i64)).and(number().gt(lit(3_i64))),
             col("t.a").eq(col("u.a")).and(number().gt(lit(3_i64))),
             col("t.a").eq(lit(1_i64)).and(number().eq(col("t.b"))),
             number().gt(lit(3_i64)).and(col("t.a").eq(lit(1_i64))),
+            col("t.a").eq(lit(1_i64)).and(product),
         ] {
             let plan = over_two_tables(condition);
             assert!(!plan.transformed, "{}", plan.data);

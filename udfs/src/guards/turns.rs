@@ -287,6 +287,23 @@ mod tests {
         }
     }
 
+    /// A table that leaves files out by conditions.
+    #[derive(Debug)]
+    struct Files(SchemaRef);
+
+    impl TableSource for Files {
+        fn schema(&self) -> SchemaRef {
+            Arc::clone(&self.0)
+        }
+
+        fn supports_filters_pushdown(
+            &self,
+            filters: &[&Expr],
+        ) -> Result<Vec<TableProviderFilterPushDown>> {
+            Ok(vec![TableProviderFilterPushDown::Inexact; filters.len()])
+        }
+    }
+
     #[test]
     fn a_table_is_not_asked_for_what_can_fail() {
         let columns = [
@@ -295,9 +312,9 @@ mod tests {
         ];
         let safe = || col("a").gt(lit(2_i64));
         let filters = vec![number().eq(lit(1_i64)), safe()];
-        let columns = Schema::new(columns.to_vec());
-        let plan = table_scan_with_filters(Some("x"), &columns, None, filters).unwrap();
-        let changed = with_guards(plan.build().unwrap()).unwrap();
+        let files = Arc::new(Files(Arc::new(Schema::new(columns.to_vec()))));
+        let scan = TableScan::try_new("x", files, None, filters, None).unwrap();
+        let changed = with_guards(LogicalPlan::TableScan(scan)).unwrap();
         assert!(changed.transformed);
         let LogicalPlan::TableScan(scan) = changed.data else {
             panic!("a scan")
