@@ -6,10 +6,10 @@ use std::sync::{Arc, Mutex};
 use datafusion::common::DFSchema;
 use datafusion::error::DataFusionError;
 use datafusion::execution::SessionState;
-use datafusion::functions::core::expr_fn::get_field;
+use datafusion::functions::core::get_field;
 use datafusion::logical_expr::{Aggregate, Expr, LogicalPlan, LogicalPlanBuilder};
-use datafusion::physical_expr::expressions::Column;
-use datafusion::physical_expr::{LexOrdering, PhysicalSortExpr};
+use datafusion::physical_expr::expressions::{Column, lit};
+use datafusion::physical_expr::{LexOrdering, PhysicalSortExpr, ScalarFunctionExpr};
 use datafusion::physical_plan::coalesce_partitions::CoalescePartitionsExec;
 use datafusion::physical_plan::projection::ProjectionExec;
 use datafusion::physical_plan::sorts::sort::SortExec;
@@ -30,7 +30,7 @@ use crate::streaming::split::{
     above, aggregate_of, emitted_schema, tie_broken_call, without_subqueries,
 };
 use crate::streaming::stream_inputs::{BatchSource, StreamSources};
-use crate::tables::time::{HIDDEN_END, HIDDEN_START, OFFSET_COLUMN, PARTITION_COLUMN, ROW_COLUMN};
+use crate::tables::time::{HIDDEN_END, HIDDEN_START, ROW_COLUMN};
 
 /// Plans one chunk of a run.
 pub(in crate::streaming) struct ChunkPlan<'a> {
@@ -114,19 +114,14 @@ impl ChunkPlan<'_> {
         columns: &ChunkColumns<'_>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let rows = with_hidden(input, self.streams, &ChunkRows(columns))?;
-        let place = find(rows.schema(), ROW_COLUMN).map(Expr::Column);
+        let place = find(rows.schema(), ROW_COLUMN);
         let place = place.ok_or_else(|| Error::internal("the places of the rows are gone"))?;
-        let part = |name: &str, column: &str| get_field(place.clone(), name).alias(column);
-        let own = input.schema().columns().into_iter().map(Expr::Column);
-        let own_and_place = own.chain([
-            part("partition", PARTITION_COLUMN),
-            part("offset", OFFSET_COLUMN),
-        ]);
+        let columns = input.schema().columns().into_iter().chain([place]);
         let rows = LogicalPlanBuilder::from(rows)
-            .project(own_and_place)?
+            .project(columns.map(Expr::Column))?
             .build()?;
         let rows = plan_rows(state, self.inputs.put_into(rows)?).await?;
-        in_order(rows, self.key)
+        in_order(rows, self.key, state)
     }
 
     /// The windows or sessions of a job, and what stands above its aggregate.
@@ -241,16 +236,32 @@ impl ChunkPlan<'_> {
     }
 }
 
-/// Rows whose last two columns are their partition and offset, without these, in the order of their key and place.
-fn in_order(rows: Arc<dyn ExecutionPlan>, key: &[usize]) -> Result<Arc<dyn ExecutionPlan>> {
+/// Rows whose last column is their place, without it, in the order of their key and place.
+fn in_order(
+    rows: Arc<dyn ExecutionPlan>,
+    key: &[usize],
+    state: &SessionState,
+) -> Result<Arc<dyn ExecutionPlan>> {
     let schema = rows.schema();
-    let own = schema.fields().len().saturating_sub(2);
+    let own = schema.fields().len().saturating_sub(1);
     let column = |index: usize| -> Arc<dyn PhysicalExpr> {
         Arc::new(Column::new(schema.field(index).name(), index))
     };
-    let by = key.iter().copied().chain([own, own + 1]);
-    let by = by.map(|index| PhysicalSortExpr::new_default(column(index)));
-    let order = LexOrdering::new(by).ok_or_else(|| Error::internal("an order by no column"))?;
+    // Not in the plan above: the optimizer moves the fields of a struct below columns that are renamed, and then two have one name.
+    let part = |name: &str| -> Result<Arc<dyn PhysicalExpr>> {
+        let options = Arc::clone(state.config().options());
+        let field = ScalarFunctionExpr::try_new(
+            get_field(),
+            vec![column(own), lit(name)],
+            &schema,
+            options,
+        );
+        Ok(Arc::new(field?))
+    };
+    let by = key.iter().copied().map(column);
+    let by = by.chain([part("partition")?, part("offset")?]);
+    let order = LexOrdering::new(by.map(PhysicalSortExpr::new_default));
+    let order = order.ok_or_else(|| Error::internal("an order by no column"))?;
     let all = Arc::new(CoalescePartitionsExec::new(rows));
     let sorted = Arc::new(SortExec::new(order, all));
     let columns = (0..own).map(|index| (column(index), schema.field(index).name().clone()));
