@@ -579,7 +579,7 @@ mod tests {
     #[test]
     fn a_stored_text_is_the_expression() {
         for (text, stored) in [
-            ("x || ", "x || "),
+            ("x || ''''''", "x || ''''''"),
             (r#""a b" || ''''"#, r"`a b` || ''''"),
             (r#"x || N'it''s'"#, "x || N'it''s'"),
         ] {
