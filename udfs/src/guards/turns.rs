@@ -231,10 +231,11 @@ fn is_guarded_by<'a>(condition: &Expr, mut guards: impl Iterator<Item = &'a Expr
 
 #[cfg(test)]
 mod tests {
-    use arrow::datatypes::{DataType, Field, Schema};
+    use std::sync::Arc;
+
+    use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
     use datafusion::functions::string::lower;
-    use datafusion::logical_expr::logical_plan::builder::table_scan_with_filters;
-    use datafusion::logical_expr::{LogicalPlanBuilder, cast, col, table_scan};
+    use datafusion::logical_expr::{LogicalPlanBuilder, TableSource, cast, col, table_scan};
 
     use super::*;
 
