@@ -235,7 +235,9 @@ mod tests {
 
     use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
     use datafusion::functions::string::lower;
-    use datafusion::logical_expr::{LogicalPlanBuilder, TableSource, cast, col, table_scan};
+    use datafusion::logical_expr::{
+        LogicalPlanBuilder, TableScanBuilder, TableSource, cast, col, table_scan,
+    };
 
     use super::*;
 
@@ -314,7 +316,8 @@ mod tests {
         let safe = || col("a").gt(lit(2_i64));
         let filters = vec![number().eq(lit(1_i64)), safe()];
         let files = Arc::new(Files(Arc::new(Schema::new(columns.to_vec()))));
-        let scan = TableScan::try_new("x", files, None, filters, None).unwrap();
+        let scan = TableScanBuilder::new("x", files).with_filters(filters);
+        let scan = scan.build().unwrap();
         let changed = with_guards(LogicalPlan::TableScan(scan)).unwrap();
         assert!(changed.transformed);
         let LogicalPlan::TableScan(scan) = changed.data else {
