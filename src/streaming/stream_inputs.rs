@@ -42,6 +42,14 @@ impl StreamTable {
             StreamTable::Delta(handle) => handle.event_time(),
         }
     }
+
+    /// Its topic, if it is one.
+    pub fn topic(&self) -> Option<&str> {
+        match self {
+            StreamTable::Kafka(table) => Some(table.topic()),
+            StreamTable::Delta(_) => None,
+        }
+    }
 }
 
 /// A source restricted to the ranges of one batch.

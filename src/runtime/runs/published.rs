@@ -13,10 +13,9 @@ use crate::core::jobs::log::sequence_of;
 use crate::core::jobs::{BatchVersion, Identity, IdentityMatch, JobHistory, SourceProgress};
 use crate::core::runs::{Emission, GivenOut, PublishedBatches, RunSpec, chunk_extent};
 use crate::error::{Error, ErrorKind, Result};
-use crate::runtime::sinks::published::{WantedRows, rows_of};
+use crate::runtime::sinks::published::{ReadRecords, WantedRows, rows_of};
 use crate::store::{FoundRun, JobId, JobStore, RunStore, StoredRun};
 use crate::streaming::JobQuery;
-use crate::tables::kafka::ReadRecords;
 
 /// Logs of runs that are read at the same time.
 const READS_AT_ONCE: usize = 4;
@@ -181,24 +180,6 @@ impl PublishedPast {
         };
         let mut logs = self.logs();
         logs.all(|log| log.batches.index.is_readable(ends, low))
-    }
-}
-
-#[cfg(test)]
-impl From<crate::core::runs::PublishedIndex> for PublishedPast {
-    /// What the index says, and no more.
-    fn from(index: crate::core::runs::PublishedIndex) -> Self {
-        let batches = PublishedBatches {
-            index,
-            ..PublishedBatches::default()
-        };
-        Self {
-            job: LogOfRows {
-                batches,
-                ..LogOfRows::default()
-            },
-            ..Self::default()
-        }
     }
 }
 
@@ -378,10 +359,27 @@ mod tests {
     use super::*;
     use crate::core::jobs::{JobTime, LogEntry};
     use crate::core::runs::spec::fixture::spec;
-    use crate::core::runs::{PinnedAt, TIME_AXIS};
+    use crate::core::runs::{PinnedAt, PublishedIndex, TIME_AXIS};
     use crate::store::{DataDir, RunCreation};
 
     const HOUR: i64 = 3_600_000_000;
+
+    impl From<PublishedIndex> for PublishedPast {
+        /// What the index says, and no more.
+        fn from(index: PublishedIndex) -> Self {
+            let batches = PublishedBatches {
+                index,
+                ..PublishedBatches::default()
+            };
+            Self {
+                job: LogOfRows {
+                    batches,
+                    ..LogOfRows::default()
+                },
+                ..Self::default()
+            }
+        }
+    }
 
     fn version(sequence: u64, published: (i64, i64)) -> BatchVersion {
         let (start, end) = published;

@@ -23,7 +23,7 @@ use crate::runtime::runs::rows_query::selects_unrepaired;
 use crate::runtime::startup::named_by_table;
 use crate::session::{ForkOptions, Session, StatementOutcome};
 use crate::store::{readable_runs, repairing_runs};
-use crate::streaming::{JobQuery, StreamTable};
+use crate::streaming::JobQuery;
 
 /// Rows that a query gives in any order make more ranges than they are in the end: so many are held, and no more rows are read.
 const MOST_HELD_RANGES: usize = 5 * MOST_SELECTED_RANGES;
@@ -154,10 +154,7 @@ fn table_of(query: &JobQuery, name: &str) -> Result<String> {
 /// The tables of the job that read a topic.
 fn tables_of_topic<'q>(query: &'q JobQuery, topic: &str) -> impl Iterator<Item = &'q str> {
     let tables = query.sources().iter();
-    tables.filter_map(move |(name, table)| match table {
-        StreamTable::Kafka(table) => (table.topic() == topic).then_some(name.as_str()),
-        StreamTable::Delta(_) => None,
-    })
+    tables.filter_map(move |(name, table)| (table.topic() == Some(topic)).then_some(name.as_str()))
 }
 
 /// Offsets of topics as those of the job's tables that read them; topics that it does not read are left out.

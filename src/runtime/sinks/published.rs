@@ -20,7 +20,8 @@ use crate::core::archive::OffsetRanges;
 use crate::error::{Error, Result};
 use crate::streaming::JobSinkTable;
 use crate::tables::delta::{DeltaTableHandle, TimeTravel};
-use crate::tables::kafka::{ReadRecords, last_rows};
+pub(in crate::runtime) use crate::tables::kafka::ReadRecords;
+use crate::tables::kafka::last_rows;
 
 /// Which rows of a sink are wanted. A sink may give others as well.
 #[derive(Debug)]
