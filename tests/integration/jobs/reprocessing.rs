@@ -350,6 +350,9 @@ fn run_4_the_job_beside_a_run_gives_what_it_gives_alone() {
     assert!(own.len() + 5 > closed.len(), "{own:?}");
 }
 
+/// The key of a record, and what its value says.
+type KeyAndCounts<'a> = (&'a str, (i64, i64));
+
 /// `k` and `n` of a row.
 fn key_and_count(row: &str) -> (i64, i64) {
     let row: serde_json::Value = serde_json::from_str(row).unwrap();
@@ -384,7 +387,7 @@ fn run_4_a_job_and_a_run_beside_it_die_at_any_step() {
     let (bootstrap, sink) = (&past.pipeline.bootstrap, &past.sinks["sessions"]);
     let printed = read_by_kafka(bootstrap, sink, &properties);
     // By the run that has written it; none of the job.
-    let mut written: BTreeMap<&str, Vec<(&str, (i64, i64))>> = BTreeMap::new();
+    let mut written: BTreeMap<&str, Vec<KeyAndCounts<'_>>> = BTreeMap::new();
     for line in printed.lines() {
         let parts: Vec<&str> = line.split('\t').collect();
         let [headers, key, value] = parts[..] else {
@@ -396,7 +399,7 @@ fn run_4_a_job_and_a_run_beside_it_die_at_any_step() {
         let rows = written.entry(run_id.unwrap_or_default()).or_default();
         rows.push((key, key_and_count(value)));
     }
-    let counts = |rows: &[(&str, (i64, i64))]| {
+    let counts = |rows: &[KeyAndCounts<'_>]| {
         let keys: BTreeSet<&str> = rows.iter().map(|(key, _)| *key).collect();
         assert_eq!(keys.len(), rows.len(), "a key is there twice: {rows:?}");
         let mut counts: Vec<(i64, i64)> = rows.iter().map(|(_, counts)| *counts).collect();

@@ -122,6 +122,19 @@ fn fails_by(expr: &Expr, columns: &DFSchema, counts: impl Fn(&Expr) -> bool) -> 
     fails || walked.is_err()
 }
 
+/// The parts of an expression that may fail by themselves, whatever the values of their own parts are.
+pub(super) fn failing_parts<'a>(expr: &'a Expr, columns: &DFSchema) -> Vec<&'a Expr> {
+    let mut failing = vec![];
+    // The closure returns no error.
+    let _ = expr.apply(|part| {
+        if node_can_fail(part, columns) {
+            failing.push(part);
+        }
+        Ok(TreeNodeRecursion::Continue)
+    });
+    failing
+}
+
 /// Whether a part of the expression may fail, by its kind alone: false means that [`can_fail`] is false.
 pub(super) fn may_fail(expr: &Expr) -> bool {
     has_part(expr, |part| match part {

@@ -11,7 +11,7 @@ use datafusion::logical_expr::{BinaryExpr, Expr, Join, LogicalPlan, Operator, li
 use datafusion::optimizer::optimizer::ApplyOrder;
 use datafusion::optimizer::{OptimizerConfig, OptimizerRule};
 
-use super::can_fail::{can_fail, can_fail_in_range, may_fail};
+use super::can_fail::{can_fail, can_fail_in_range, failing_parts, may_fail};
 use super::first_not_null::first_not_null;
 use crate::checked::type_of;
 use crate::operands::{any_expr, has_part, inputs, map_named_expressions, subquery_of};
@@ -355,6 +355,9 @@ fn across_tables(condition: &Expr, joined: Option<&Join>, columns: &DFSchema) ->
     if !may_fail(condition) {
         return None;
     }
+    if let Some(together) = together(condition, columns) {
+        return Some(together);
+    }
     let keys = key_columns(condition, joined);
     let is_of_keys = |part: &Expr| part.column_refs().is_subset(&keys);
     let mut copies = 0;
@@ -407,6 +410,43 @@ fn across_tables(condition: &Expr, joined: Option<&Join>, columns: &DFSchema) ->
     }
     let parts = parts.into_iter().zip(replaced);
     conjunction(parts.map(|(part, other)| other.unwrap_or_else(|| part.clone())))
+}
+
+/// A condition whose parts have the same computation that can fail: the optimizer would compute it once, below the filter, and so for all
+/// rows. The parts that can fail become one CASE behind their guards. `None` if there are none, or they are of several tables.
+fn together(condition: &Expr, columns: &DFSchema) -> Option<Expr> {
+    let parts = split_conjunction(condition);
+    let is_joined =
+        |part: &Expr| has_part(part, is_outside) || is_join_key(part) || may_be_join_key(part);
+    let (failing, safe): (Vec<&Expr>, Vec<&Expr>) = parts
+        .into_iter()
+        .partition(|part| can_fail(part, columns) && !is_joined(part));
+    let mut seen = HashSet::new();
+    let mut computed = failing.iter().flat_map(|part| failing_parts(part, columns));
+    if computed.all(|part| seen.insert(part)) {
+        return None;
+    }
+    let (last, before) = failing.split_last()?;
+    // It is one already.
+    if before.is_empty() && matches!(last, Expr::Case(case) if case.expr.is_some()) {
+        return None;
+    }
+    let tables = tables_of(last);
+    let guards = safe.iter().copied().filter(|part| {
+        !is_joined(part) && !part.is_volatile() && tables_of(part).is_subset(&tables)
+    });
+    let guards = conjunction(guards.cloned())?;
+    if before.len() >= MOST_NESTED || before.iter().any(|part| tables_of(part) != tables) {
+        return None;
+    }
+    let hidden = || Some(Box::new(lit(true)));
+    let then = |rest: Expr, part: Expr| guard(part, Operator::And, rest, hidden());
+    let rest = before
+        .iter()
+        .rev()
+        .map(|part| (*part).clone())
+        .fold((*last).clone(), then);
+    conjunction(safe.into_iter().cloned().chain([then(rest, guards)]))
 }
 
 fn is_alternative(part: &Expr) -> bool {
@@ -644,6 +684,29 @@ mod tests {
             col("t.a").eq(lit(1_i64)).and(number().eq(col("t.b"))),
             number().gt(lit(3_i64)).and(col("t.a").eq(lit(1_i64))),
             col("t.a").eq(lit(1_i64)).and(product),
+        ] {
+            let plan = over_two_tables(condition);
+            assert!(!plan.transformed, "{}", plan.data);
+        }
+    }
+
+    #[test]
+    fn a_computation_of_several_conditions_stays_behind_their_guards() {
+        let number = || cast(col("u.s"), DataType::Int64);
+        let both = number().not_eq(lit(7_i64)).and(number().lt(lit(9_i64)));
+        let plan = over_two_tables(col("u.a").eq(lit(1_i64)).and(both.clone()));
+        let expected = "Filter: u.a = Int64(1) AND CASE Boolean(true) WHEN u.a = Int64(1) THEN \
+             CASE Boolean(true) WHEN CAST(u.s AS Int64) != Int64(7) THEN CAST(u.s AS Int64) < Int64(9) ELSE Boolean(false) END \
+             ELSE Boolean(false) END";
+        assert!(plan.data.starts_with(expected), "{}", plan.data);
+        // No other condition guards them, or none has the same computation.
+        let other = (lit(10_i64) / col("u.b")).gt(lit(1_i64));
+        for condition in [
+            both,
+            col("u.a")
+                .eq(lit(1_i64))
+                .and(number().lt(lit(9_i64)))
+                .and(other),
         ] {
             let plan = over_two_tables(condition);
             assert!(!plan.transformed, "{}", plan.data);
