@@ -122,7 +122,7 @@ fn fails_by(expr: &Expr, columns: &DFSchema, counts: impl Fn(&Expr) -> bool) -> 
     fails || walked.is_err()
 }
 
-/// The parts of an expression that may fail by themselves, whatever the values of their own parts are.
+/// The parts of an expression that may fail by themselves: also if all of their own parts have values.
 pub(super) fn failing_parts<'a>(expr: &'a Expr, columns: &DFSchema) -> Vec<&'a Expr> {
     let mut failing = vec![];
     // The closure returns no error.
