@@ -164,10 +164,7 @@ impl Engine {
                 }
                 // A job that waits reads or writes a table that cannot be opened: starting it now would fail.
                 // Earlier versions kept its text as it is written.
-                None => {
-                    self.waits(&parsed.statement, &text).await?
-                        || self.waits(&parsed.statement, &written).await?
-                }
+                None => self.waits(&parsed.statement, &[&text, &written]).await?,
             };
             if !is_there {
                 let given: BTreeMap<String, String> = parameters

@@ -156,9 +156,9 @@ impl Engine {
         Box::pin(self.jobs.make_ready(&session, *job, id, history)).await
     }
 
-    /// Whether a statement of a file creates a job that waits, over the same tables. Such a job exists, and starts when
-    /// the tables that it reads and writes can be opened.
-    pub(crate) async fn waits(&self, statement: &Statement, text: &str) -> Result<bool> {
+    /// Whether a statement of a file creates a job that waits, over the same tables, and has one of these texts. Such a job exists, and
+    /// starts when the tables that it reads and writes can be opened.
+    pub(crate) async fn waits(&self, statement: &Statement, texts: &[&str]) -> Result<bool> {
         let Statement::Job(job) = statement else {
             return Ok(false);
         };
@@ -184,7 +184,7 @@ impl Engine {
                     .and_then(|parsed| parsed.effect.created_name().map(str::to_owned));
                 is_known(&session, name.as_deref(), definition)
             };
-            history.text == text && history.tables.iter().all(is_here)
+            texts.contains(&history.text.as_str()) && history.tables.iter().all(is_here)
         }))
     }
 
