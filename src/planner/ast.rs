@@ -18,7 +18,7 @@ pub struct ParsedStatement {
     pub effect: Effect,
     /// Finds a place for errors that have none.
     pub places: WordSpans,
-    /// The statement as typed.
+    /// The statement as typed; a definition with parameters that are bound has their values.
     pub text: String,
     /// Rows of values for its parameters, if they are bound all at once.
     pub rows: Option<RecordBatch>,

@@ -112,16 +112,15 @@ pub(crate) struct JobProgress {
 impl JobProgress {
     /// Watches the jobs of `statuses`.
     pub(crate) fn watch(statuses: &JobStatuses) -> Self {
-        Self::watch_by(statuses, job_line)
+        Self::watch_by(statuses.clone(), job_line)
     }
 
     /// Watches the reprocessing runs of `statuses`.
     pub(crate) fn watch_runs(statuses: &JobStatuses) -> Self {
-        Self::watch_by(&statuses.of_runs(), run_line)
+        Self::watch_by(statuses.of_runs(), run_line)
     }
 
-    fn watch_by(statuses: &JobStatuses, line: Line) -> Self {
-        let statuses = statuses.clone();
+    fn watch_by(statuses: JobStatuses, line: Line) -> Self {
         let task = if std::io::stderr().is_terminal() {
             tokio::spawn(draw_jobs(statuses, line))
         } else {
