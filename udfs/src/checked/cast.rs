@@ -30,7 +30,7 @@ use datafusion::logical_expr::{
 };
 
 use crate::operands::{element_of, only_argument};
-use crate::times::{is_read_as_time, texts_with_seconds};
+use crate::times::{is_point_in_time, texts_with_seconds};
 
 use super::overflow::out_of_range;
 use super::rewrite::plain;
@@ -143,7 +143,7 @@ fn reads_times(from: &DataType, to: &DataType) -> bool {
         (DataType::Map(from, _), DataType::Map(to, _)) => {
             reads_times(from.data_type(), to.data_type())
         }
-        (from, to) => from.is_string() && is_read_as_time(to),
+        (from, to) => from.is_string() && is_point_in_time(to),
     }
 }
 
@@ -289,7 +289,7 @@ fn rounded(values: &ArrayRef, to: &DataType) -> Result<ArrayRef> {
             let values = values.as_primitive::<Float64Type>();
             Arc::new(values.unary::<_, Float64Type>(f64::round_ties_even))
         }
-        (from, to) if from.is_string() && is_read_as_time(to) => texts_with_seconds(values),
+        (from, to) if from.is_string() && is_point_in_time(to) => texts_with_seconds(values),
         (from, to) if to.is_integer() => match whole(from) {
             Some(whole) => cast_with_options(values, &whole, &DEFAULT_CAST_OPTIONS)?,
             None => Arc::clone(values),

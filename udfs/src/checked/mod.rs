@@ -54,6 +54,6 @@ pub use rewrite::{CheckedArithmetic, as_kept, checked, checked_cast, checked_of_
 pub(crate) use rewrite::{cast_differs, cast_value, type_of};
 pub(crate) use rounding::rounded;
 pub(crate) use sum::sum;
-pub(crate) use zero::with_one_zero;
+pub(crate) use zero::{ONE_ZERO, with_one_zero};
 
 pub(crate) use overflow::{out_of_range, sql_name};

@@ -14,14 +14,13 @@ use datafusion::physical_expr::expressions::{
 use datafusion::physical_expr::{PhysicalExpr, ScalarFunctionExpr};
 
 use super::first_not_null::FIRST_NOT_NULL;
-use crate::checked::{cast_differs, type_of};
+use crate::checked::{ONE_ZERO, cast_differs, type_of};
 use crate::operands::has_part;
-use crate::values::JSON_VALUES;
+use crate::times::{INTERVAL_LENGTH, is_point_in_time};
+use crate::values::{JSON_BY_PATH, JSON_VALUES, PER_ROW, TYPED_KEY};
 
-/// The checked operators. Over DOUBLE they give infinity or NaN.
-const ARITHMETIC: [&str; 6] = ["add", "subtract", "multiply", DIVIDE, REMAINDER, "negate"];
-const DIVIDE: &str = "divide";
-const REMAINDER: &str = "remainder";
+/// The checked operators that fail for a divisor of 0. Over DOUBLE they give infinity or NaN, as the other ones do.
+const DIVIDING: [&str; 2] = ["divide", "remainder"];
 
 /// Those that fail for nothing but a result out of range.
 const GROWING: [&str; 4] = ["add", "subtract", "multiply", "negate"];
@@ -29,15 +28,15 @@ const GROWING: [&str; 4] = ["add", "subtract", "multiply", "negate"];
 /// The checked casts whose failure is NULL have names that begin so.
 const TRIED: &str = "try_cast_to_";
 
-/// Functions that have a result for all values of their types. Any other one may refuse a value.
-const TOTAL: [&str; 50] = [
+/// Functions that have a result for all values of their types, beside those of [`JSON_BY_PATH`]. Any other one may refuse a value.
+const TOTAL: [&str; 39] = [
     // Functions that wrap a value.
     "as_typed",
     "for_each_row",
-    "interval_length",
-    "one_zero",
-    "per_row",
-    "typed_key",
+    INTERVAL_LENGTH,
+    ONE_ZERO,
+    PER_ROW,
+    TYPED_KEY,
     // Functions that choose a value.
     "coalesce",
     FIRST_NOT_NULL,
@@ -64,19 +63,6 @@ const TOTAL: [&str; 50] = [
     "starts_with",
     "strpos",
     "upper",
-    // JSON: what a text does not have is NULL.
-    "json_as_text",
-    "json_contains",
-    "json_get",
-    "json_get_array",
-    "json_get_bool",
-    "json_get_float",
-    "json_get_int",
-    "json_get_json",
-    "json_get_str",
-    "json_length",
-    "json_object_keys",
-    JSON_VALUES,
     // Times, by which files and offsets are left out.
     "date_bin",
     "date_part",
@@ -87,6 +73,8 @@ const TOTAL: [&str; 50] = [
     "headers_map",
     "offsets_from",
     "offsets_in",
+    // JSON.
+    JSON_VALUES,
 ];
 
 /// Whether an expression over these columns may fail for a row. A comparison of columns and values cannot. The types of operands must
@@ -109,7 +97,7 @@ pub(super) fn can_fail_in_range(expr: &Expr, columns: &DFSchema) -> bool {
 fn fails_by(expr: &Expr, columns: &DFSchema, counts: impl Fn(&Expr) -> bool) -> bool {
     let mut fails = false;
     let walked = expr.apply(|part| {
-        if !node_can_fail(part, columns) || !counts(part) {
+        if !node_can_fail(part, Some(columns)) || !counts(part) {
             return Ok(TreeNodeRecursion::Continue);
         }
         // A constant is evaluated before there are rows; only one without a value stays.
@@ -127,7 +115,7 @@ pub(super) fn failing_parts<'a>(expr: &'a Expr, columns: &DFSchema) -> Vec<&'a E
     let mut failing = vec![];
     // The closure returns no error.
     let _ = expr.apply(|part| {
-        if node_can_fail(part, columns) {
+        if node_can_fail(part, Some(columns)) {
             failing.push(part);
         }
         Ok(TreeNodeRecursion::Continue)
@@ -137,28 +125,23 @@ pub(super) fn failing_parts<'a>(expr: &'a Expr, columns: &DFSchema) -> Vec<&'a E
 
 /// Whether a part of the expression may fail, by its kind alone: false means that [`can_fail`] is false.
 pub(super) fn may_fail(expr: &Expr) -> bool {
-    has_part(expr, |part| match part {
-        Expr::Cast(_) | Expr::HigherOrderFunction(_) => true,
-        Expr::BinaryExpr(binary) => operator_can_fail(binary.op, is_literal(&binary.right)),
-        Expr::SimilarTo(like) => !is_literal(&like.pattern),
-        Expr::ScalarFunction(call) => function_can_fail(call.name(), || None),
-        _ => false,
-    })
+    has_part(expr, |part| node_can_fail(part, None))
 }
 
-fn node_can_fail(part: &Expr, columns: &DFSchema) -> bool {
+/// Whether a part may fail by itself. Where the columns are not known, all types count as those of values that fail.
+fn node_can_fail(part: &Expr, columns: Option<&DFSchema>) -> bool {
+    let known_type = |expr: &Expr| type_of(expr, columns?).ok();
     match part {
-        Expr::Cast(cast) => match type_of(&cast.expr, columns) {
-            Ok(from) => cast_can_fail(&from, cast.field.data_type()),
-            Err(_) => true,
-        },
+        Expr::Cast(cast) => {
+            let from = known_type(&cast.expr);
+            from.is_none_or(|from| cast_can_fail(&from, cast.field.data_type()))
+        }
         Expr::BinaryExpr(binary) => {
             operator_can_fail(binary.op, is_literal(&binary.right)) && !divides_safely(part)
         }
         Expr::SimilarTo(like) => !is_literal(&like.pattern),
         Expr::ScalarFunction(call) => {
-            let result = || type_of(part, columns).ok();
-            function_can_fail(call.name(), result) && !divides_safely(part)
+            function_can_fail(call.name(), || known_type(part)) && !divides_safely(part)
         }
         Expr::HigherOrderFunction(_) => true,
         _ => false,
@@ -172,9 +155,7 @@ fn divisor_of(part: &Expr) -> Option<&Expr> {
             right,
             ..
         }) => Some(right.as_ref()),
-        Expr::ScalarFunction(call) if [DIVIDE, REMAINDER].contains(&call.name()) => {
-            call.args.last()
-        }
+        Expr::ScalarFunction(call) if DIVIDING.contains(&call.name()) => call.args.last(),
         _ => None,
     }
 }
@@ -240,37 +221,26 @@ fn operator_can_fail(op: Operator, is_right_constant: bool) -> bool {
 }
 
 fn function_can_fail(name: &str, result: impl FnOnce() -> Option<DataType>) -> bool {
-    if ARITHMETIC.contains(&name) {
+    if GROWING.contains(&name) || DIVIDING.contains(&name) {
         return !result().is_some_and(|of| of.is_floating());
     }
-    !TOTAL.contains(&name) && !name.starts_with(TRIED)
+    // What a JSON text does not have is NULL.
+    !TOTAL.contains(&name) && !JSON_BY_PATH.contains(&name) && !name.starts_with(TRIED)
 }
 
 /// Whether the engine's cast refuses some values.
 fn cast_can_fail(from: &DataType, to: &DataType) -> bool {
-    let is_text = |of: &DataType| {
-        matches!(
-            of,
-            DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View
-        )
-    };
     let is_number = |of: &DataType| of.is_numeric() || *of == DataType::Boolean;
-    let is_time = |of: &DataType| {
-        matches!(
-            of,
-            DataType::Date32 | DataType::Date64 | DataType::Timestamp(..)
-        )
-    };
     match (from, to) {
         (from, to) if from == to => false,
         (DataType::Null, _) => false,
         (DataType::Dictionary(_, from), to) => cast_can_fail(from, to),
         (from, DataType::Dictionary(_, to)) => cast_can_fail(from, to),
-        (from, to) if is_text(to) => {
-            !(is_text(from) || is_number(from) || *from == DataType::Date32)
+        (from, to) if to.is_string() => {
+            !(from.is_string() || is_number(from) || *from == DataType::Date32)
         }
         (from, to) if is_number(from) && is_number(to) => cast_differs(from, to),
-        (from, to) if is_time(from) && is_time(to) => cast_differs(from, to),
+        (from, to) if is_point_in_time(from) && is_point_in_time(to) => cast_differs(from, to),
         _ => true,
     }
 }
@@ -309,7 +279,7 @@ fn physical_node_can_fail(part: &Arc<dyn PhysicalExpr>, columns: &Schema) -> boo
     }
     if let Some(call) = part.downcast_ref::<ScalarFunctionExpr>() {
         let name = call.fun().name();
-        let is_division = [DIVIDE, REMAINDER].contains(&name);
+        let is_division = DIVIDING.contains(&name);
         return function_can_fail(name, || Some(call.return_type().clone()))
             && !(is_division && call.args().last().is_some_and(is_safe));
     }

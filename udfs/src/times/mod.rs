@@ -28,7 +28,7 @@ pub(crate) use intervals::with_interval_lengths;
 pub(crate) use intervals::{INTERVAL_LENGTH, IntervalsByLength};
 pub use microseconds::{MicrosecondTime, with_microseconds};
 pub(crate) use seconds::{
-    give_seconds, is_read_as_time, literals_with_seconds, texts_with_seconds, value_with_seconds,
+    give_seconds, is_point_in_time, literals_with_seconds, texts_with_seconds, value_with_seconds,
 };
 
 /// The functions of times, by the names of the functions that they replace.

@@ -58,8 +58,8 @@ fn changed<'a>(texts: impl Iterator<Item = Option<&'a str>> + Clone) -> Option<S
     Some(texts.map(|text| text.map(read)).collect())
 }
 
-/// Whether texts are read as this type by the rules for times.
-pub(crate) fn is_read_as_time(of: &DataType) -> bool {
+/// Whether values of this type are points in time.
+pub(crate) fn is_point_in_time(of: &DataType) -> bool {
     matches!(
         of,
         DataType::Timestamp(..) | DataType::Date32 | DataType::Date64
@@ -76,7 +76,7 @@ pub(crate) fn give_seconds(cast: &mut Expr) -> bool {
     let Expr::Literal(value, _) = of.as_mut() else {
         return false;
     };
-    if !is_read_as_time(to.data_type()) {
+    if !is_point_in_time(to.data_type()) {
         return false;
     }
     let Some(read) = value_with_seconds(value) else {

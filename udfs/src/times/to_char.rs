@@ -13,7 +13,7 @@ use datafusion::logical_expr::{
     Signature, Volatility,
 };
 
-use super::{pattern, timestamp};
+use super::{is_point_in_time, pattern, timestamp};
 use crate::diagnostic::data_error;
 
 /// Days from the year 0 to the end of the year 9999.
@@ -21,10 +21,7 @@ const OF_TWO_DIGITS: RangeInclusive<i32> = -719_528..=2_932_896;
 
 /// Refuses centuries without two digits: chrono would write other characters.
 fn check_centuries(times: &ArrayRef) -> Result<()> {
-    if !matches!(
-        times.data_type(),
-        DataType::Timestamp(..) | DataType::Date32 | DataType::Date64
-    ) {
+    if !is_point_in_time(times.data_type()) {
         return Ok(());
     }
     let days = cast(times, &DataType::Date32)?;

@@ -22,7 +22,7 @@ use crate::values::json_paths::{JsonStep, PathTree, json_path};
 pub const JSON_VALUES: &str = "json_values";
 
 /// The functions that find a value in a JSON text by a path, and then read it.
-const BY_PATH: [&str; 11] = [
+pub(crate) const JSON_BY_PATH: [&str; 11] = [
     "json_get",
     "json_get_array",
     "json_get_bool",
@@ -52,7 +52,7 @@ impl JsonCall {
         let Expr::ScalarFunction(ScalarFunction { func, args }) = expr else {
             return None;
         };
-        if !BY_PATH.contains(&func.name()) {
+        if !JSON_BY_PATH.contains(&func.name()) {
             return None;
         }
         let (text, path) = args.split_first()?;

@@ -24,7 +24,7 @@ pub(crate) use json_casts::JsonCasts;
 pub use json_casts::{is_json_type, times_json_is_read};
 pub(crate) use json_operators::JsonOperators;
 pub use json_values::JSON_VALUES;
-pub(crate) use json_values::{JsonCall, json_values};
+pub(crate) use json_values::{JSON_BY_PATH, JsonCall, json_values};
 pub(crate) use map_extract::map_extract;
 pub(crate) use per_row::{PER_ROW, per_row};
 pub(crate) use quantified::list_compare;
