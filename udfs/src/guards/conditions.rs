@@ -1,12 +1,12 @@
 //! Conditional expressions that keep guarding when the optimizer simplifies them.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::HashSet;
 
 use arrow::datatypes::DataType;
 use datafusion::common::tree_node::{Transformed, TreeNode as _};
 use datafusion::common::{Column, DFSchema, JoinType, Result, TableReference};
 use datafusion::logical_expr::expr::{Case, ScalarFunction};
-use datafusion::logical_expr::utils::{conjunction, split_binary_owned, split_conjunction};
+use datafusion::logical_expr::utils::{conjunction, split_binary, split_conjunction};
 use datafusion::logical_expr::{BinaryExpr, Expr, Join, LogicalPlan, Operator, lit};
 use datafusion::optimizer::optimizer::ApplyOrder;
 use datafusion::optimizer::{OptimizerConfig, OptimizerRule};
@@ -136,26 +136,29 @@ fn guarded_parts(expr: Expr, columns: &DFSchema) -> Result<Transformed<Expr>> {
 
 /// Puts the parts of a FILTER in order; returns whether it has changed.
 fn order_filter(filter: &mut Option<Box<Expr>>, columns: &DFSchema) -> bool {
-    let Some(filter) = filter else {
-        return false;
-    };
-    let ordered = in_order(std::mem::take(filter.as_mut()), columns);
-    **filter = ordered.data;
-    ordered.transformed
+    let ordered = filter
+        .as_deref()
+        .and_then(|filter| in_order(filter, columns));
+    let is_changed = ordered.is_some();
+    if let Some(ordered) = ordered {
+        *filter = Some(Box::new(ordered));
+    }
+    is_changed
 }
 
 fn guarded_case(mut case: Case, columns: &DFSchema) -> Transformed<Expr> {
     let mut is_changed = false;
     for (when, _) in &mut case.when_then_expr {
-        let ordered = in_order(std::mem::take(when.as_mut()), columns);
-        is_changed |= ordered.transformed;
-        **when = ordered.data;
+        if let Some(ordered) = in_order(when, columns) {
+            **when = ordered;
+            is_changed = true;
+        }
     }
     if is_simplified(&case, columns)
         && has_guarded_part(&case, columns)
         && !whens_and_results(&case).any(|part| has_part(part, is_membership))
     {
-        case.expr = Some(Box::new(lit(true)));
+        case.expr = Form::Hidden.base();
         is_changed = true;
     }
     Transformed::new_transformed(Expr::Case(case), is_changed)
@@ -204,7 +207,7 @@ fn is_boolean(expr: &Expr, columns: &DFSchema) -> bool {
 }
 
 /// The CASE of `coalesce`, `nvl` or `nvl2`, where the engine's own would not guard, or would evaluate a value twice.
-fn guarded_choice(call: ScalarFunction, columns: &DFSchema) -> Transformed<Expr> {
+fn guarded_choice(mut call: ScalarFunction, columns: &DFSchema) -> Transformed<Expr> {
     let Some(choice) = chosen_by(&call) else {
         return Transformed::no(Expr::ScalarFunction(call));
     };
@@ -216,22 +219,19 @@ fn guarded_choice(call: ScalarFunction, columns: &DFSchema) -> Transformed<Expr>
     if !is_guard && !is_copied {
         return Transformed::no(Expr::ScalarFunction(call));
     }
-    let base = is_guard.then(|| Box::new(lit(true)));
+    let form = match is_guard {
+        true => Form::Hidden,
+        false => Form::Plain,
+    };
     match choice {
-        Choice::FirstValue => {
-            let mut args = call.args;
-            match args.pop() {
-                Some(last) => Transformed::yes(first_value(args, last, base)),
-                None => Transformed::no(Expr::ScalarFunction(ScalarFunction {
-                    func: call.func,
-                    args,
-                })),
-            }
-        }
+        Choice::FirstValue => match call.args.pop() {
+            Some(last) => Transformed::yes(first_value(call.args, last, form)),
+            None => Transformed::no(Expr::ScalarFunction(call)),
+        },
         Choice::BySecond => match <[Expr; 3]>::try_from(call.args) {
             Ok([of, value, other]) => {
                 let branches = vec![(Box::new(of.is_not_null()), Box::new(value))];
-                Transformed::yes(case(base, branches, other))
+                Transformed::yes(case(form, branches, other))
             }
             Err(args) => Transformed::no(Expr::ScalarFunction(ScalarFunction {
                 func: call.func,
@@ -241,11 +241,26 @@ fn guarded_choice(call: ScalarFunction, columns: &DFSchema) -> Transformed<Expr>
     }
 }
 
+/// How a CASE is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Form {
+    /// `CASE WHEN …`.
+    Plain,
+    /// `CASE true WHEN …`, which the optimizer does not rewrite.
+    Hidden,
+}
+
+impl Form {
+    fn base(self) -> Option<Box<Expr>> {
+        (self == Self::Hidden).then(|| Box::new(lit(true)))
+    }
+}
+
 /// What follows WHEN and THEN.
 type Branch = (Box<Expr>, Box<Expr>);
 
 /// The first of the values that is not NULL, or else the last one. From the first one on that changes by itself, all are evaluated.
-fn first_value(mut values: Vec<Expr>, last: Expr, base: Option<Box<Expr>>) -> Expr {
+fn first_value(mut values: Vec<Expr>, last: Expr, form: Form) -> Expr {
     let changing = values.iter().position(Expr::is_volatile);
     let mut rest = values.split_off(changing.unwrap_or(values.len()));
     let branches = values.into_iter().map(|value| {
@@ -253,15 +268,15 @@ fn first_value(mut values: Vec<Expr>, last: Expr, base: Option<Box<Expr>>) -> Ex
         (is_value, Box::new(value))
     });
     rest.push(last);
-    case(base, branches.collect(), first_not_null(rest))
+    case(form, branches.collect(), first_not_null(rest))
 }
 
 /// A CASE with these branches; without branches, what follows ELSE.
-fn case(base: Option<Box<Expr>>, branches: Vec<Branch>, other: Expr) -> Expr {
+fn case(form: Form, branches: Vec<Branch>, other: Expr) -> Expr {
     match branches.is_empty() {
         true => other,
         false => Expr::Case(Case {
-            expr: base,
+            expr: form.base(),
             when_then_expr: branches,
             else_expr: Some(Box::new(other)),
         }),
@@ -269,70 +284,69 @@ fn case(base: Option<Box<Expr>>, branches: Vec<Branch>, other: Expr) -> Expr {
 }
 
 /// A condition of which only the rows count for which it is true, NULL or not: each part of AND and OR that can fail is evaluated
-/// for rows for which the parts before it have not decided.
-fn in_order(condition: Expr, columns: &DFSchema) -> Transformed<Expr> {
-    let op = match &condition {
+/// for rows for which the parts before it have not decided. `None` if it stays as it is.
+fn in_order(condition: &Expr, columns: &DFSchema) -> Option<Expr> {
+    let op = match condition {
         Expr::BinaryExpr(binary) if matches!(binary.op, Operator::And | Operator::Or) => binary.op,
-        _ => return Transformed::no(condition),
+        _ => return None,
     };
     // Subqueries become joins where they stand.
-    if has_part(&condition, is_outside) || !can_fail(&condition, columns) {
-        return Transformed::no(condition);
+    if has_part(condition, is_outside) || !can_fail(condition, columns) {
+        return None;
     }
-    let parts = split_binary_owned(condition.clone(), op);
-    let failing = parts.iter().filter(|part| can_fail(part, columns));
-    if failing.count() > MOST_NESTED || parts.len() > MOST_PARTS {
-        return Transformed::no(condition);
+    let parts = split_binary(condition, op);
+    if parts.len() > MOST_PARTS {
+        return None;
     }
-    let parts = parts.into_iter();
+    let fails: Vec<bool> = parts.iter().map(|part| can_fail(part, columns)).collect();
+    if fails.iter().filter(|fails| **fails).count() > MOST_NESTED {
+        return None;
+    }
     let mut is_changed = false;
-    let parts = parts.map(|part| {
-        let part = in_order(part, columns);
-        is_changed |= part.transformed;
-        part.data
+    let parts = parts.into_iter().map(|part| {
+        let ordered = in_order(part, columns);
+        is_changed |= ordered.is_some();
+        ordered.unwrap_or_else(|| part.clone())
     });
-    let mut parts: VecDeque<Expr> = parts.collect();
+    let mut parts: Vec<(Expr, bool)> = parts.zip(fails).collect();
     // From the end, so that what follows a part is known.
-    let Some(mut rest) = parts.pop_back() else {
-        return Transformed::no(condition);
-    };
-    let mut can_rest_fail = can_fail(&rest, columns);
-    while let Some(part) = parts.pop_back() {
-        let can_part_fail = can_fail(&part, columns);
+    let (mut rest, mut can_rest_fail) = parts.pop()?;
+    while let Some((part, can_part_fail)) = parts.pop() {
         if !can_rest_fail {
             rest = both(part, op, rest);
-        } else if can_part_fail {
-            is_changed = true;
-            rest = guard(part, op, rest, Some(Box::new(lit(true))));
-        } else {
-            // Parts in a row that cannot fail guard together.
-            let mut before = part;
-            while parts.back().is_some_and(|part| !can_fail(part, columns))
-                && let Some(part) = parts.pop_back()
-            {
-                before = both(part, op, before);
-            }
-            is_changed = true;
-            rest = guard(before, op, rest, Some(Box::new(lit(true))));
+            can_rest_fail = can_part_fail;
+            continue;
         }
-        can_rest_fail |= can_part_fail;
+        let mut before = part;
+        // Parts in a row that cannot fail guard together.
+        while !can_part_fail && let Some((part, _)) = parts.pop_if(|(_, fails)| !*fails) {
+            before = both(part, op, before);
+        }
+        is_changed = true;
+        rest = guard(before, op, rest, Form::Hidden);
     }
-    match is_changed {
-        true => Transformed::yes(rest),
-        false => Transformed::no(condition),
-    }
+    is_changed.then_some(rest)
 }
 
 fn both(left: Expr, op: Operator, right: Expr) -> Expr {
     Expr::BinaryExpr(BinaryExpr::new(Box::new(left), op, Box::new(right)))
 }
 
+/// The conditions as one, each for rows for which the ones before it are true. `None` if there are none.
+pub(super) fn nested(
+    conditions: impl DoubleEndedIterator<Item = Expr>,
+    form: Form,
+) -> Option<Expr> {
+    let from_end = conditions.rev();
+    from_end.reduce(|rest, part| guard(part, Operator::And, rest, form))
+}
+
 /// The second condition for rows for which the first one has not decided, as a CASE.
-pub(super) fn guard(first: Expr, op: Operator, second: Expr, base: Option<Box<Expr>>) -> Expr {
+pub(super) fn guard(first: Expr, op: Operator, second: Expr, form: Form) -> Expr {
     let first = Box::new(first);
     match op {
-        Operator::Or => case(base, vec![(first, Box::new(lit(true)))], second),
-        _ => case(base, vec![(first, Box::new(second))], lit(false)),
+        Operator::Or => case(form, vec![(first, Box::new(lit(true)))], second),
+        _ => case(form, vec![(first, Box::new(second))], lit(false)),
     }
 }
 
@@ -366,7 +380,7 @@ fn across_tables(condition: &Expr, joined: Option<&Join>, columns: &DFSchema) ->
     let mut replaced: Vec<Option<Expr>> = Vec::with_capacity(parts.len());
     for part in parts.iter().copied() {
         let tables = tables_of(part);
-        let is_join = has_part(part, is_outside) || is_join_key(part) || may_be_join_key(part);
+        let is_join = may_join(part);
         if !can_fail(part, columns) {
             if !is_join && !part.is_volatile() {
                 guards.push((part, tables));
@@ -379,10 +393,10 @@ fn across_tables(condition: &Expr, joined: Option<&Join>, columns: &DFSchema) ->
             continue;
         }
         // A part over several tables may have a key that all of its alternatives share.
-        let ordered = (is_alternative(part) && tables.len() < 2)
-            .then(|| in_order(part.clone(), columns))
-            .filter(|ordered| ordered.transformed)
-            .map(|ordered| ordered.data);
+        let ordered = match is_alternative(part) && tables.len() < 2 {
+            true => in_order(part, columns),
+            false => None,
+        };
         // Sums and products that become too large are rare: it is worth more to leave rows out before the join.
         let is_guarded = can_fail_in_range(part, columns);
         let is_copied = is_of_keys(part);
@@ -395,12 +409,7 @@ fn across_tables(condition: &Expr, joined: Option<&Join>, columns: &DFSchema) ->
         replaced.push(match conjunction(others) {
             Some(others) => {
                 let then = ordered.unwrap_or_else(|| part.clone());
-                Some(guard(
-                    others,
-                    Operator::And,
-                    then,
-                    Some(Box::new(lit(true))),
-                ))
+                Some(guard(others, Operator::And, then, Form::Hidden))
             }
             None => ordered,
         });
@@ -416,11 +425,9 @@ fn across_tables(condition: &Expr, joined: Option<&Join>, columns: &DFSchema) ->
 /// rows. The parts that can fail become one CASE behind their guards. `None` if there are none, or they are of several tables.
 fn together(condition: &Expr, columns: &DFSchema) -> Option<Expr> {
     let parts = split_conjunction(condition);
-    let is_joined =
-        |part: &Expr| has_part(part, is_outside) || is_join_key(part) || may_be_join_key(part);
     let (failing, safe): (Vec<&Expr>, Vec<&Expr>) = parts
         .into_iter()
-        .partition(|part| can_fail(part, columns) && !is_joined(part));
+        .partition(|part| can_fail(part, columns) && !may_join(part));
     let mut seen = HashSet::new();
     let mut computed = failing.iter().flat_map(|part| failing_parts(part, columns));
     if computed.all(|part| seen.insert(part)) {
@@ -433,20 +440,15 @@ fn together(condition: &Expr, columns: &DFSchema) -> Option<Expr> {
     }
     let tables = tables_of(last);
     let guards = safe.iter().copied().filter(|part| {
-        !is_joined(part) && !part.is_volatile() && tables_of(part).is_subset(&tables)
+        !may_join(part) && !part.is_volatile() && tables_of(part).is_subset(&tables)
     });
     let guards = conjunction(guards.cloned())?;
     if before.len() >= MOST_NESTED || before.iter().any(|part| tables_of(part) != tables) {
         return None;
     }
-    let hidden = || Some(Box::new(lit(true)));
-    let then = |rest: Expr, part: Expr| guard(part, Operator::And, rest, hidden());
-    let rest = before
-        .iter()
-        .rev()
-        .map(|part| (*part).clone())
-        .fold((*last).clone(), then);
-    conjunction(safe.into_iter().cloned().chain([then(rest, guards)]))
+    let failing = failing.iter().copied().cloned();
+    let guarded = nested(std::iter::once(guards).chain(failing), Form::Hidden);
+    conjunction(safe.into_iter().cloned().chain(guarded))
 }
 
 fn is_alternative(part: &Expr) -> bool {
@@ -467,6 +469,11 @@ fn key_columns<'a>(condition: &'a Expr, joined: Option<&'a Join>) -> HashSet<&'a
     let pairs = joined.into_iter().flat_map(|join| &join.on);
     let pairs = pairs.flat_map(|(left, right)| [left, right]);
     keys.chain(pairs).flat_map(Expr::column_refs).collect()
+}
+
+/// Whether a condition may become a join, or a key of one, where it stands.
+fn may_join(condition: &Expr) -> bool {
+    has_part(condition, is_outside) || is_join_key(condition) || may_be_join_key(condition)
 }
 
 /// Whether a condition compares a value of one table with that of another: it joins them.

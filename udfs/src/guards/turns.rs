@@ -11,7 +11,7 @@ use datafusion::logical_expr::{
 };
 
 use super::can_fail::{can_fail, may_fail};
-use super::conditions::{MOST_NESTED, guard, is_outside, passes_matches};
+use super::conditions::{Form, MOST_NESTED, is_outside, nested, passes_matches};
 use crate::operands::{any_expr, has_part, inputs, map_named_expressions};
 
 /// Lets the conditions of a filter or join that can fail see only rows for which its other ones are true, and gives a CASE that
@@ -33,13 +33,13 @@ pub fn with_guards(plan: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
 }
 
 fn is_hidden_case(part: &Expr) -> bool {
-    match part {
-        Expr::Case(case) => match case.expr.as_deref() {
-            Some(Expr::Literal(ScalarValue::Boolean(value), _)) => *value == Some(true),
-            _ => false,
-        },
-        _ => false,
-    }
+    let Expr::Case(case) = part else {
+        return false;
+    };
+    matches!(
+        case.expr.as_deref(),
+        Some(Expr::Literal(ScalarValue::Boolean(Some(true)), _))
+    )
 }
 
 fn shown(part: Expr) -> Transformed<Expr> {
@@ -196,17 +196,10 @@ fn ordered(conditions: Vec<Expr>, columns: &DFSchema) -> Vec<Expr> {
     let (mut failing, mut safe): (Vec<Expr>, Vec<Expr>) =
         parts.partition(|part| can_fail(part, columns));
     let guards = conjunction(safe.iter().filter(|part| may_guard(part)).cloned());
-    let rest = failing.split_off(failing.len().min(MOST_NESTED));
-    let Some(last) = conjunction(rest).or_else(|| failing.pop()) else {
-        return safe;
-    };
-    let then = |rest: Expr, part: Expr| guard(part, Operator::And, rest, None);
-    let failing = failing.into_iter().rev().fold(last, then);
+    let rest = conjunction(failing.split_off(failing.len().min(MOST_NESTED)));
+    let conditions = guards.into_iter().chain(failing).chain(rest);
     safe.retain(|part| !may_guard(part) || !has_part(part, is_call));
-    safe.push(match guards {
-        Some(guards) => then(failing, guards),
-        None => failing,
-    });
+    safe.extend(nested(conditions, Form::Plain));
     safe
 }
 
@@ -239,6 +232,7 @@ mod tests {
         LogicalPlanBuilder, TableScanBuilder, TableSource, cast, col, table_scan,
     };
 
+    use super::super::conditions::guard;
     use super::*;
 
     fn filtered(condition: Expr) -> Transformed<String> {
@@ -336,9 +330,9 @@ mod tests {
         let a = |value: i64| col("a").eq(lit(value));
         let is_one = || number().eq(lit(1_i64));
         let either = || a(1).or(a(2));
-        for base in [None, Some(Box::new(lit(true)))] {
-            let first = || guard(a(1), Operator::And, is_one(), base.clone());
-            let second = guard(first(), Operator::Or, a(2), base.clone());
+        for form in [Form::Plain, Form::Hidden] {
+            let first = || guard(a(1), Operator::And, is_one(), form);
+            let second = guard(first(), Operator::Or, a(2), form);
             assert_eq!(implied_by(&first(), &columns), Some(a(1)));
             assert_eq!(implied_by(&second, &columns), Some(either()));
         }
@@ -349,10 +343,7 @@ mod tests {
             (a(1).or(is_one()), None),
             (is_one(), None),
             (!a(1).and(is_one()), None),
-            (
-                guard(is_one(), Operator::Or, a(2), Some(Box::new(lit(true)))),
-                None,
-            ),
+            (guard(is_one(), Operator::Or, a(2), Form::Hidden), None),
         ] {
             assert_eq!(implied_by(&condition, &columns), expected, "{condition}");
         }
@@ -365,7 +356,7 @@ mod tests {
                 col("a").gt(lit(2)),
                 Operator::And,
                 number().eq(lit(1)),
-                None,
+                Form::Plain,
             )
         };
         let Expr::Case(mut hidden) = condition() else {
