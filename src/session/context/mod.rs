@@ -105,13 +105,13 @@ pub(super) fn common(
 fn physical_rules() -> Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> {
     let mut rules: Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> =
         vec![Arc::new(IgnoreFloatBounds)];
-    let guarded = GuardedProjections::default();
-    for rule in PhysicalOptimizer::new().rules {
-        rules.push(match rule.name() == guarded.name() {
-            true => Arc::new(GuardedProjections::default()) as _,
-            false => rule,
-        });
-    }
+    let guarded: Arc<dyn PhysicalOptimizerRule + Send + Sync> =
+        Arc::new(GuardedProjections::default());
+    let of_engine = PhysicalOptimizer::new().rules.into_iter();
+    rules.extend(of_engine.map(|rule| match rule.name() == guarded.name() {
+        true => Arc::clone(&guarded),
+        false => rule,
+    }));
     rules.push(Arc::new(UnprunedFloats));
     rules.push(Arc::new(KeepAllGroups));
     rules.push(Arc::new(ShortDelimiters));

@@ -88,7 +88,7 @@ fn bottom_of(projection: &ProjectionExec) -> Option<Bottom<'_>> {
 /// Whether the engine's rule could move an expression of this operator to where it fails.
 fn has_guard(node: &Arc<dyn ExecutionPlan>) -> bool {
     if let Some(projection) = node.downcast_ref::<ProjectionExec>() {
-        return is_above_filter(projection.input()) && can_fail(projection);
+        return can_fail(projection) && is_above_filter(projection.input());
     }
     let join = node.downcast_ref::<NestedLoopJoinExec>();
     join.and_then(NestedLoopJoinExec::filter)
