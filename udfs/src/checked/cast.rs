@@ -126,41 +126,38 @@ pub(super) fn may_differ(to: &DataType) -> bool {
 
 /// Whether a value may not fit the type as it is.
 fn may_be_out_of_range(from: &DataType, to: &DataType, is_tried: bool) -> bool {
-    loses(from, to, is_tried) || may_overflow(from, to) || is_another_time(from, to)
+    any_part(from, to, &|from, to| loses(from, to, is_tried))
+        || may_overflow(from, to)
+        || is_another_time(from, to)
 }
 
 /// Whether there are texts that are read as times.
 fn reads_times(from: &DataType, to: &DataType) -> bool {
+    any_part(from, to, &|from, to| {
+        from.is_string() && is_point_in_time(to)
+    })
+}
+
+/// Whether `is_one` is true for both types, or for those of elements, fields or entries that a cast between them casts.
+fn any_part(from: &DataType, to: &DataType, is_one: &dyn Fn(&DataType, &DataType) -> bool) -> bool {
+    let of_field =
+        |from: &FieldRef, to: &FieldRef| any_part(from.data_type(), to.data_type(), is_one);
     if let (Some(from), Some(to)) = (element_of(from), element_of(to)) {
-        return reads_times(from.data_type(), to.data_type());
+        return of_field(from, to);
     }
     match (from, to) {
         (DataType::Struct(from), DataType::Struct(to)) => {
-            from.iter().enumerate().any(|(at, of)| {
-                wanted(of, at, to).is_some_and(|to| reads_times(of.data_type(), to.data_type()))
-            })
+            let mut fields = from.iter().enumerate();
+            fields.any(|(at, from)| wanted(from, at, to).is_some_and(|to| of_field(from, to)))
         }
-        (DataType::Map(from, _), DataType::Map(to, _)) => {
-            reads_times(from.data_type(), to.data_type())
-        }
-        (from, to) => from.is_string() && is_point_in_time(to),
+        (DataType::Map(from, _), DataType::Map(to, _)) => of_field(from, to),
+        (from, to) => is_one(from, to),
     }
 }
 
 /// Whether digits after the point may be lost; for TRY_CAST, whether the value may change in any way.
 fn loses(from: &DataType, to: &DataType, is_tried: bool) -> bool {
-    if let (Some(from), Some(to)) = (element_of(from), element_of(to)) {
-        return loses(from.data_type(), to.data_type(), is_tried);
-    }
     match (from, to) {
-        (DataType::Struct(from), DataType::Struct(to)) => {
-            from.iter().enumerate().any(|(at, of)| {
-                wanted(of, at, to).is_some_and(|to| loses(of.data_type(), to.data_type(), is_tried))
-            })
-        }
-        (DataType::Map(from, _), DataType::Map(to, _)) => {
-            loses(from.data_type(), to.data_type(), is_tried)
-        }
         // A time is a whole number of its unit: the engine truncates the digits of a decimal after the point.
         (from, DataType::Timestamp(..)) => scale(from) > 0,
         (from, to) if !from.is_numeric() || !(to.is_integer() || to.is_decimal()) => false,
