@@ -379,16 +379,15 @@ fn across_tables(condition: &Expr, joined: Option<&Join>, columns: &DFSchema) ->
     let parts = split_conjunction(condition);
     let mut replaced: Vec<Option<Expr>> = Vec::with_capacity(parts.len());
     for part in parts.iter().copied() {
-        let tables = tables_of(part);
-        let is_join = may_join(part);
-        if !can_fail(part, columns) {
-            if !is_join && !part.is_volatile() {
-                guards.push((part, tables));
-            }
+        if may_join(part) {
             replaced.push(None);
             continue;
         }
-        if is_join {
+        let tables = tables_of(part);
+        if !can_fail(part, columns) {
+            if !part.is_volatile() {
+                guards.push((part, tables));
+            }
             replaced.push(None);
             continue;
         }
