@@ -15,11 +15,11 @@ use datafusion::config::ConfigOptions;
 use datafusion::logical_expr::execution_props::ExecutionProps;
 use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
 use datafusion::logical_expr::{Aggregate, Expr, LogicalPlan, Projection, Sort, SortExpr, Window};
-use datafusion::optimizer::optimizer::ApplyOrder;
-use datafusion::optimizer::{AnalyzerRule, OptimizerConfig, OptimizerRule};
+use datafusion::optimizer::AnalyzerRule;
 use datafusion::physical_expr::{EquivalenceProperties, PhysicalSortExpr, create_physical_expr};
 
 use crate::operands::{any_expr, any_node, has_part, subquery_of};
+use crate::top_down::changes_top_down;
 
 /// Computes keys that cannot be evaluated in place, subqueries within aggregates and window functions, and volatile keys of
 /// GROUP BY. It runs before the subqueries of projections are rewritten.
@@ -57,32 +57,20 @@ impl AnalyzerRule for ComputedKeys {
 #[derive(Debug)]
 pub(crate) struct FollowedKeys;
 
-impl OptimizerRule for FollowedKeys {
-    fn name(&self) -> &str {
-        "followed_keys"
-    }
+changes_top_down!(FollowedKeys, "followed_keys", followed_keys);
 
-    fn apply_order(&self) -> Option<ApplyOrder> {
-        Some(ApplyOrder::TopDown)
-    }
-
-    fn rewrite(
-        &self,
-        plan: LogicalPlan,
-        _: &dyn OptimizerConfig,
-    ) -> Result<Transformed<LogicalPlan>> {
-        match plan {
-            LogicalPlan::Sort(sort) => sorted(sort, "__order", &is_lost),
-            LogicalPlan::Window(window) => windows(window, "__order", &is_lost, &|_: &Expr| false),
-            LogicalPlan::Aggregate(aggregate) => aggregated(
-                aggregate,
-                "__order",
-                &|_: &Expr| false,
-                &is_lost,
-                &|_: &Expr| false,
-            ),
-            other => Ok(Transformed::no(other)),
-        }
+fn followed_keys(plan: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
+    match plan {
+        LogicalPlan::Sort(sort) => sorted(sort, "__order", &is_lost),
+        LogicalPlan::Window(window) => windows(window, "__order", &is_lost, &|_: &Expr| false),
+        LogicalPlan::Aggregate(aggregate) => aggregated(
+            aggregate,
+            "__order",
+            &|_: &Expr| false,
+            &is_lost,
+            &|_: &Expr| false,
+        ),
+        other => Ok(Transformed::no(other)),
     }
 }
 

@@ -12,33 +12,21 @@ use datafusion::logical_expr::utils::{conjunction, split_conjunction, split_conj
 use datafusion::logical_expr::{
     BinaryExpr, Expr, Filter, LogicalPlan, Operator, TableProviderFilterPushDown, TableScan,
 };
-use datafusion::optimizer::optimizer::ApplyOrder;
-use datafusion::optimizer::{OptimizerConfig, OptimizerRule};
+
+use crate::top_down::changes_top_down;
 
 /// Hides equalities between a column and an expression over columns. It runs after the rules that make joins of equalities, and
 /// that push conditions to tables.
 #[derive(Debug)]
 pub(crate) struct HiddenEqualities;
 
-impl OptimizerRule for HiddenEqualities {
-    fn name(&self) -> &str {
-        "hidden_equalities"
-    }
+changes_top_down!(HiddenEqualities, "hidden_equalities", hidden_equalities);
 
-    fn apply_order(&self) -> Option<ApplyOrder> {
-        Some(ApplyOrder::TopDown)
-    }
-
-    fn rewrite(
-        &self,
-        plan: LogicalPlan,
-        _: &dyn OptimizerConfig,
-    ) -> Result<Transformed<LogicalPlan>> {
-        match plan {
-            LogicalPlan::Filter(filter) => filtered(filter),
-            LogicalPlan::TableScan(scan) => scanned(scan),
-            other => Ok(Transformed::no(other)),
-        }
+fn hidden_equalities(plan: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
+    match plan {
+        LogicalPlan::Filter(filter) => filtered(filter),
+        LogicalPlan::TableScan(scan) => scanned(scan),
+        other => Ok(Transformed::no(other)),
     }
 }
 

@@ -6,41 +6,29 @@
 use datafusion::common::Result;
 use datafusion::common::tree_node::Transformed;
 use datafusion::logical_expr::{Expr, LogicalPlan};
-use datafusion::optimizer::optimizer::ApplyOrder;
-use datafusion::optimizer::{OptimizerConfig, OptimizerRule};
+
+use crate::top_down::changes_top_down;
 
 /// Gives computed keys unique names. It runs after the rules that turn conditions into keys.
 #[derive(Debug)]
 pub(crate) struct NamedKeys;
 
-impl OptimizerRule for NamedKeys {
-    fn name(&self) -> &str {
-        "named_keys"
-    }
+changes_top_down!(NamedKeys, "named_keys", named_keys);
 
-    fn apply_order(&self) -> Option<ApplyOrder> {
-        Some(ApplyOrder::TopDown)
-    }
-
-    fn rewrite(
-        &self,
-        plan: LogicalPlan,
-        _: &dyn OptimizerConfig,
-    ) -> Result<Transformed<LogicalPlan>> {
-        let LogicalPlan::Join(mut join) = plan else {
-            return Ok(Transformed::no(plan));
-        };
-        let mut is_changed = false;
-        for (left, right) in &mut join.on {
-            for key in [left, right] {
-                if matches!(key, Expr::ScalarFunction(_)) {
-                    let name = key.to_string();
-                    *key = std::mem::take(key).alias(name);
-                    is_changed = true;
-                }
+fn named_keys(plan: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
+    let LogicalPlan::Join(mut join) = plan else {
+        return Ok(Transformed::no(plan));
+    };
+    let mut is_changed = false;
+    for (left, right) in &mut join.on {
+        for key in [left, right] {
+            if matches!(key, Expr::ScalarFunction(_)) {
+                let name = key.to_string();
+                *key = std::mem::take(key).alias(name);
+                is_changed = true;
             }
         }
-        let plan = LogicalPlan::Join(join);
-        Ok(Transformed::new_transformed(plan, is_changed))
     }
+    let plan = LogicalPlan::Join(join);
+    Ok(Transformed::new_transformed(plan, is_changed))
 }

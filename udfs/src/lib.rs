@@ -69,6 +69,7 @@ mod side_output;
 mod single_value;
 mod sql;
 mod times;
+mod top_down;
 mod unjoinable;
 mod values;
 mod window;

@@ -12,10 +12,9 @@ use datafusion::error::DataFusionError;
 use datafusion::logical_expr::expr::{Exists, InSubquery};
 use datafusion::logical_expr::{Expr, LogicalPlan, Subquery};
 use datafusion::optimizer::decorrelate::PullUpCorrelatedExpr;
-use datafusion::optimizer::optimizer::ApplyOrder;
-use datafusion::optimizer::{OptimizerConfig, OptimizerRule};
 
 use crate::diagnostic::not_supported;
+use crate::top_down::changes_top_down;
 
 /// Alias of the subquery in `(a, b) IN (SELECT …)`, which is planned as EXISTS.
 pub const ROWS_OF_QUERY: &str = "__row";
@@ -25,44 +24,36 @@ pub const ROWS_OF_QUERY: &str = "__row";
 #[derive(Debug)]
 pub(crate) struct RefuseUnjoinableConditions;
 
-impl OptimizerRule for RefuseUnjoinableConditions {
-    fn name(&self) -> &str {
-        "unjoined_conditions"
-    }
+changes_top_down!(
+    RefuseUnjoinableConditions,
+    "unjoined_conditions",
+    refuse_conditions
+);
 
-    fn apply_order(&self) -> Option<ApplyOrder> {
-        Some(ApplyOrder::TopDown)
-    }
-
-    fn rewrite(
-        &self,
-        plan: LogicalPlan,
-        _: &dyn OptimizerConfig,
-    ) -> Result<Transformed<LogicalPlan>> {
-        if let LogicalPlan::Filter(filter) = &plan {
-            filter.predicate.apply(|part| {
-                let (name, subquery, value) = match part {
-                    Expr::Exists(Exists { subquery, .. }) => ("EXISTS (SELECT …)", subquery, None),
-                    Expr::InSubquery(InSubquery { expr, subquery, .. }) => {
-                        ("IN (SELECT …)", subquery, Some(expr.as_ref()))
-                    }
-                    _ => return Ok(TreeNodeRecursion::Continue),
-                };
-                match obstacle(subquery, value) {
-                    None => Ok(TreeNodeRecursion::Continue),
-                    Some(UnjoinableReason::Hidden) => Err(hidden_columns(name, subquery)),
-                    Some(UnjoinableReason::Aggregate) => Err(not_supported(
-                        format!(
-                            "{name} that aggregates may compare with the outer row by = only, and in its own WHERE"
-                        ),
-                        subquery.spans.first(),
-                        "join the two tables by the comparison, and GROUP BY the row's columns",
-                    )),
+fn refuse_conditions(plan: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
+    if let LogicalPlan::Filter(filter) = &plan {
+        filter.predicate.apply(|part| {
+            let (name, subquery, value) = match part {
+                Expr::Exists(Exists { subquery, .. }) => ("EXISTS (SELECT …)", subquery, None),
+                Expr::InSubquery(InSubquery { expr, subquery, .. }) => {
+                    ("IN (SELECT …)", subquery, Some(expr.as_ref()))
                 }
-            })?;
-        }
-        Ok(Transformed::no(plan))
+                _ => return Ok(TreeNodeRecursion::Continue),
+            };
+            match obstacle(subquery, value) {
+                None => Ok(TreeNodeRecursion::Continue),
+                Some(UnjoinableReason::Hidden) => Err(hidden_columns(name, subquery)),
+                Some(UnjoinableReason::Aggregate) => Err(not_supported(
+                    format!(
+                        "{name} that aggregates may compare with the outer row by = only, and in its own WHERE"
+                    ),
+                    subquery.spans.first(),
+                    "join the two tables by the comparison, and GROUP BY the row's columns",
+                )),
+            }
+        })?;
     }
+    Ok(Transformed::no(plan))
 }
 
 /// The reason why correlated conditions stay in a subquery.
@@ -150,41 +141,33 @@ fn hidden_columns(name: &str, subquery: &Subquery) -> DataFusionError {
 #[derive(Debug)]
 pub(crate) struct RefuseUnjoinableSubqueries;
 
-impl OptimizerRule for RefuseUnjoinableSubqueries {
-    fn name(&self) -> &str {
-        "unjoined_subqueries"
-    }
+changes_top_down!(
+    RefuseUnjoinableSubqueries,
+    "unjoined_subqueries",
+    refuse_subqueries
+);
 
-    fn apply_order(&self) -> Option<ApplyOrder> {
-        Some(ApplyOrder::TopDown)
-    }
-
-    fn rewrite(
-        &self,
-        plan: LogicalPlan,
-        _: &dyn OptimizerConfig,
-    ) -> Result<Transformed<LogicalPlan>> {
-        match &plan {
-            LogicalPlan::Filter(_) | LogicalPlan::Projection(_) => {
-                plan.apply_expressions(|expr| {
-                    check_values(expr)?;
-                    Ok(TreeNodeRecursion::Continue)
-                })?;
-            }
-            LogicalPlan::Join(join) => {
-                if let Some(subquery) = lateral(&join.right)
-                    && !can_be_tried(subquery)
-                {
-                    return not_impl_err!(
-                        "LATERAL with an outer join or an aggregate is not supported where its query compares with \
-                         the outer row by anything but =, or below a name: join with the table and aggregate around it"
-                    );
-                }
-            }
-            _ => {}
+fn refuse_subqueries(plan: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
+    match &plan {
+        LogicalPlan::Filter(_) | LogicalPlan::Projection(_) => {
+            plan.apply_expressions(|expr| {
+                check_values(expr)?;
+                Ok(TreeNodeRecursion::Continue)
+            })?;
         }
-        Ok(Transformed::no(plan))
+        LogicalPlan::Join(join) => {
+            if let Some(subquery) = lateral(&join.right)
+                && !can_be_tried(subquery)
+            {
+                return not_impl_err!(
+                    "LATERAL with an outer join or an aggregate is not supported where its query compares with \
+                     the outer row by anything but =, or below a name: join with the table and aggregate around it"
+                );
+            }
+        }
+        _ => {}
     }
+    Ok(Transformed::no(plan))
 }
 
 fn check_values(expr: &Expr) -> Result<()> {

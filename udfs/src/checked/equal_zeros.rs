@@ -23,14 +23,14 @@ use datafusion::logical_expr::{
     Aggregate, ColumnarValue, Documentation, Expr, LogicalPlan, ScalarFunctionArgs, ScalarUDF,
     ScalarUDFImpl, Signature,
 };
-use datafusion::optimizer::optimizer::ApplyOrder;
-use datafusion::optimizer::{AnalyzerRule, OptimizerConfig, OptimizerRule};
+use datafusion::optimizer::AnalyzerRule;
 
 use super::rewrite::type_of;
 use super::zero::{with_one_zero, wrap};
 use crate::operands::{
     any_expr, are_scalars, element_of, has_part, inputs, map_named_expressions, scalar_or_array,
 };
+use crate::top_down::changes_top_down;
 
 /// Functions that compare the elements of their first argument with their second, or with its elements.
 const OF_ELEMENTS: [&str; 10] = [
@@ -66,25 +66,13 @@ impl AnalyzerRule for EqualZeros {
     }
 }
 
-impl OptimizerRule for EqualZeros {
-    fn name(&self) -> &str {
-        "equal_zeros"
-    }
+changes_top_down!(EqualZeros, "equal_zeros", in_lists);
 
-    fn apply_order(&self) -> Option<ApplyOrder> {
-        Some(ApplyOrder::TopDown)
-    }
-
-    fn rewrite(
-        &self,
-        plan: LogicalPlan,
-        _: &dyn OptimizerConfig,
-    ) -> Result<Transformed<LogicalPlan>> {
-        match plan {
-            // A table has accepted its conditions as they are.
-            LogicalPlan::TableScan(_) => Ok(Transformed::no(plan)),
-            _ => in_expressions(plan, |part| matches!(part, Expr::InList(_))),
-        }
+fn in_lists(plan: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
+    match plan {
+        // A table has accepted its conditions as they are.
+        LogicalPlan::TableScan(_) => Ok(Transformed::no(plan)),
+        _ => in_expressions(plan, |part| matches!(part, Expr::InList(_))),
     }
 }
 
@@ -210,52 +198,40 @@ fn has_numbers(expr: &Expr, schema: &DFSchema) -> bool {
 #[derive(Debug)]
 pub(crate) struct EqualZeroGroups;
 
-impl OptimizerRule for EqualZeroGroups {
-    fn name(&self) -> &str {
-        "equal_zero_groups"
-    }
+changes_top_down!(EqualZeroGroups, "equal_zero_groups", in_groups);
 
-    fn apply_order(&self) -> Option<ApplyOrder> {
-        Some(ApplyOrder::TopDown)
+fn in_groups(plan: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
+    let aggregate = match plan {
+        LogicalPlan::Aggregate(aggregate) => aggregate,
+        other => return Ok(Transformed::no(other)),
+    };
+    let of_sets = |key: &Expr| matches!(key, Expr::GroupingSet(_));
+    if aggregate.group_expr.len() < 2 || aggregate.group_expr.iter().any(of_sets) {
+        return Ok(Transformed::no(LogicalPlan::Aggregate(aggregate)));
     }
-
-    fn rewrite(
-        &self,
-        plan: LogicalPlan,
-        _: &dyn OptimizerConfig,
-    ) -> Result<Transformed<LogicalPlan>> {
-        let aggregate = match plan {
-            LogicalPlan::Aggregate(aggregate) => aggregate,
-            other => return Ok(Transformed::no(other)),
-        };
-        let of_sets = |key: &Expr| matches!(key, Expr::GroupingSet(_));
-        if aggregate.group_expr.len() < 2 || aggregate.group_expr.iter().any(of_sets) {
-            return Ok(Transformed::no(LogicalPlan::Aggregate(aggregate)));
+    let columns = Arc::clone(aggregate.input.schema());
+    let mut is_changed = false;
+    let mut keys = aggregate.group_expr.clone();
+    for key in &mut keys {
+        if !is_number(key, &columns) {
+            continue;
         }
-        let columns = Arc::clone(aggregate.input.schema());
-        let mut is_changed = false;
-        let mut keys = aggregate.group_expr.clone();
-        for key in &mut keys {
-            if !is_number(key, &columns) {
-                continue;
-            }
-            let (relation, name) = key.qualified_name();
-            let mut one = std::mem::take(key).unalias();
-            is_changed |= wrap(&mut one);
-            *key = one.alias_qualified(relation, name);
-        }
-        if !is_changed {
-            return Ok(Transformed::no(LogicalPlan::Aggregate(aggregate)));
-        }
-        let Aggregate {
-            input,
-            aggr_expr,
-            schema,
-            ..
-        } = aggregate;
-        let aggregate = Aggregate::try_new_with_schema(input, keys, aggr_expr, schema)?;
-        Ok(Transformed::yes(LogicalPlan::Aggregate(aggregate)))
+        let (relation, name) = key.qualified_name();
+        let mut one = std::mem::take(key).unalias();
+        is_changed |= wrap(&mut one);
+        *key = one.alias_qualified(relation, name);
     }
+    if !is_changed {
+        return Ok(Transformed::no(LogicalPlan::Aggregate(aggregate)));
+    }
+    let Aggregate {
+        input,
+        aggr_expr,
+        schema,
+        ..
+    } = aggregate;
+    let aggregate = Aggregate::try_new_with_schema(input, keys, aggr_expr, schema)?;
+    Ok(Transformed::yes(LogicalPlan::Aggregate(aggregate)))
 }
 
 /// `nullif`, by which `-0.0` equals `0.0`.

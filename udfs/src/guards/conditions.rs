@@ -8,13 +8,12 @@ use datafusion::common::{Column, DFSchema, JoinType, Result, TableReference};
 use datafusion::logical_expr::expr::{Case, ScalarFunction};
 use datafusion::logical_expr::utils::{conjunction, split_binary, split_conjunction};
 use datafusion::logical_expr::{BinaryExpr, Expr, Join, LogicalPlan, Operator, lit};
-use datafusion::optimizer::optimizer::ApplyOrder;
-use datafusion::optimizer::{OptimizerConfig, OptimizerRule};
 
 use super::can_fail::{can_fail, can_fail_in_range, failing_parts, may_fail};
 use super::first_not_null::first_not_null;
 use crate::checked::type_of;
 use crate::operands::{any_expr, has_part, inputs, map_named_expressions, subquery_of};
+use crate::top_down::changes_top_down;
 
 /// Conditions that guard each other are nested: more that can fail are evaluated for the same rows.
 pub(super) const MOST_NESTED: usize = 16;
@@ -30,50 +29,38 @@ const MOST_COPIES: usize = 64;
 #[derive(Debug)]
 pub(crate) struct GuardedConditions;
 
-impl OptimizerRule for GuardedConditions {
-    fn name(&self) -> &str {
-        "guarded_conditions"
-    }
+changes_top_down!(GuardedConditions, "guarded_conditions", guarded_conditions);
 
-    fn apply_order(&self) -> Option<ApplyOrder> {
-        Some(ApplyOrder::TopDown)
+fn guarded_conditions(plan: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
+    // A table has accepted its conditions as they are.
+    if matches!(plan, LogicalPlan::TableScan(_)) || !any_expr(&plan, may_change) {
+        return Ok(Transformed::no(plan));
     }
-
-    fn rewrite(
-        &self,
-        plan: LogicalPlan,
-        _: &dyn OptimizerConfig,
-    ) -> Result<Transformed<LogicalPlan>> {
-        // A table has accepted its conditions as they are.
-        if matches!(plan, LogicalPlan::TableScan(_)) || !any_expr(&plan, may_change) {
-            return Ok(Transformed::no(plan));
-        }
-        let columns = inputs(&plan)?;
-        let plan = map_named_expressions(plan, |expr| guarded_parts(expr, &columns))?;
-        plan.transform_data(|plan| {
-            Ok(match plan {
-                LogicalPlan::Filter(mut filter) => {
-                    let joined = match filter.input.as_ref() {
-                        LogicalPlan::Join(join) => Some(join),
-                        _ => None,
-                    };
-                    let changed = across_tables(&filter.predicate, joined, &columns);
-                    let is_changed = changed.is_some();
-                    filter.predicate = changed.unwrap_or(filter.predicate);
-                    Transformed::new_transformed(LogicalPlan::Filter(filter), is_changed)
-                }
-                LogicalPlan::Join(mut join) if passes_matches(&join) => {
-                    let filter = join.filter.as_ref();
-                    let changed =
-                        filter.and_then(|filter| across_tables(filter, Some(&join), &columns));
-                    let is_changed = changed.is_some();
-                    join.filter = changed.or(join.filter);
-                    Transformed::new_transformed(LogicalPlan::Join(join), is_changed)
-                }
-                other => Transformed::no(other),
-            })
+    let columns = inputs(&plan)?;
+    let plan = map_named_expressions(plan, |expr| guarded_parts(expr, &columns))?;
+    plan.transform_data(|plan| {
+        Ok(match plan {
+            LogicalPlan::Filter(mut filter) => {
+                let joined = match filter.input.as_ref() {
+                    LogicalPlan::Join(join) => Some(join),
+                    _ => None,
+                };
+                let changed = across_tables(&filter.predicate, joined, &columns);
+                let is_changed = changed.is_some();
+                filter.predicate = changed.unwrap_or(filter.predicate);
+                Transformed::new_transformed(LogicalPlan::Filter(filter), is_changed)
+            }
+            LogicalPlan::Join(mut join) if passes_matches(&join) => {
+                let filter = join.filter.as_ref();
+                let changed =
+                    filter.and_then(|filter| across_tables(filter, Some(&join), &columns));
+                let is_changed = changed.is_some();
+                join.filter = changed.or(join.filter);
+                Transformed::new_transformed(LogicalPlan::Join(join), is_changed)
+            }
+            other => Transformed::no(other),
         })
-    }
+    })
 }
 
 /// The expression with guards that simplification keeps; types must be those that functions and operators require.
@@ -509,8 +496,8 @@ mod tests {
     use datafusion::functions::{core, math};
     use datafusion::logical_expr::simplify::SimplifyContext;
     use datafusion::logical_expr::{LogicalPlanBuilder, cast, col, out_ref_col, table_scan, when};
-    use datafusion::optimizer::OptimizerContext;
     use datafusion::optimizer::simplify_expressions::ExprSimplifier;
+    use datafusion::optimizer::{OptimizerContext, OptimizerRule as _};
 
     use super::*;
     use crate::checked::checked;

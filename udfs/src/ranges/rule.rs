@@ -9,9 +9,9 @@ use datafusion::logical_expr::{
     Expr, ExprSchemable, Extension, Filter, LogicalPlan, TableProviderFilterPushDown, TableScan,
     UserDefinedLogicalNodeCore as _,
 };
-use datafusion::optimizer::{ApplyOrder, OptimizerConfig, OptimizerRule};
 
 use super::{floor, windows};
+use crate::top_down::changes_top_down;
 use crate::window::EventWindow;
 
 /// Adds plain ranges on timestamps beside predicates that imply them, so that file statistics prune. A range on `window_start`
@@ -19,25 +19,13 @@ use crate::window::EventWindow;
 #[derive(Debug, Default)]
 pub struct EventTimeRanges;
 
-impl OptimizerRule for EventTimeRanges {
-    fn name(&self) -> &str {
-        "event_time_ranges"
-    }
+changes_top_down!(EventTimeRanges, "event_time_ranges", with_ranges);
 
-    fn apply_order(&self) -> Option<ApplyOrder> {
-        Some(ApplyOrder::TopDown)
-    }
-
-    fn rewrite(
-        &self,
-        plan: LogicalPlan,
-        _config: &dyn OptimizerConfig,
-    ) -> Result<Transformed<LogicalPlan>> {
-        match plan {
-            LogicalPlan::Filter(filter) => rewrite_filter(filter),
-            LogicalPlan::TableScan(scan) => rewrite_scan(scan),
-            other => Ok(Transformed::no(other)),
-        }
+fn with_ranges(plan: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
+    match plan {
+        LogicalPlan::Filter(filter) => rewrite_filter(filter),
+        LogicalPlan::TableScan(scan) => rewrite_scan(scan),
+        other => Ok(Transformed::no(other)),
     }
 }
 
