@@ -469,7 +469,7 @@ mod tests {
         assert_eq!(kept(&job("$n")), job(" 3").as_str());
         let view = "CREATE VIEW v AS SELECT 1 AS n";
         assert_eq!(kept(view), view);
-        // What is not kept is shown as it was typed.
+        // The text of a query, which no catalog keeps, stays as it was typed.
         assert_eq!(kept("SELECT $n"), "SELECT $n");
     }
 
