@@ -58,11 +58,6 @@ impl RepairingRun {
         &self.spec.run_id
     }
 
-    /// The version of the text by which it has computed them.
-    pub fn text_version(&self) -> String {
-        self.spec.text_version()
-    }
-
     /// Whether a row stays repaired by it that its job has set aside in a batch of this time, in milliseconds since 1970 UTC. A job that
     /// groups rows may have given the group after the run, and without the row: it was behind when the run was made, or was rewound
     /// since. One that groups none gives no such row.

@@ -14,15 +14,15 @@ use crate::planner::ast::RowsQuery;
 use crate::planner::types::type_name;
 use crate::planner::{RawStatement, Script, Statement, WordSpans, normalize, parse_statement};
 use crate::session::Session;
+use crate::session::system::SYSTEM;
+use crate::session::system::rows::REPAIRED_BY;
 
-const FORM: &str =
+/// The help of a query of `FOR` that gives other columns.
+pub(super) const FOR_FORM: &str =
     r#"write FOR (SELECT topic, partition, "offset" FROM system.late_rows WHERE job = '…')"#;
 
 /// The tables of the schema `system` with rows that jobs have set aside.
 const SET_ASIDE: [&str; 2] = ["late_rows", "dead_letters"];
-
-/// The column of these tables that names the run by which a row was repaired.
-const REPAIRED_BY: &str = "repaired_by";
 
 /// Checks the columns of the query, which is not run; gives its text. `places` are those of the whole statement.
 ///
@@ -103,7 +103,7 @@ impl Visitor for QueryParts {
         let names = relation.0.iter().filter_map(ObjectNamePart::as_ident);
         let names: Vec<String> = names.map(normalize).collect();
         if let [.., schema, table] = names.as_slice() {
-            self.reads_set_aside |= schema == "system" && SET_ASIDE.contains(&table.as_str());
+            self.reads_set_aside |= schema == SYSTEM && SET_ASIDE.contains(&table.as_str());
         }
         ControlFlow::Continue(())
     }
@@ -138,7 +138,7 @@ fn check_columns(schema: &Schema) -> Result<()> {
                 "the query of FOR has no column {name}: it has {}",
                 names.join(", ")
             ))
-            .with_help(FORM));
+            .with_help(FOR_FORM));
         };
         let of = field.data_type();
         let is_fit = match has_text {
@@ -150,7 +150,7 @@ fn check_columns(schema: &Schema) -> Result<()> {
                 "column {name} of the query of FOR is {}, and has to be {what}",
                 type_name(field.data_type())
             ))
-            .with_help(FORM));
+            .with_help(FOR_FORM));
         }
     }
     Ok(())

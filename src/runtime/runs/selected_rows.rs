@@ -17,19 +17,17 @@ use crate::core::jobs::{NamedOffset, NamedOffsets};
 use crate::core::runs::asked_range::{MOST_LEFT_OUT_RANGES, MOST_SELECTED_RANGES};
 use crate::core::runs::{AskedRange, Emission, Grouping, OffsetSet, TimeRange, text_version};
 use crate::error::{Error, Result, Subject};
+use crate::planner::script::quoted;
 use crate::planner::{Parameters, Script, StatementClass, parse_statement};
 use crate::runtime::runs::host::{PresentJob, RunHost};
-use crate::runtime::runs::rows_query::selects_unrepaired;
+use crate::runtime::runs::rows_query::{FOR_FORM, selects_unrepaired};
 use crate::runtime::startup::named_by_table;
 use crate::session::{ForkOptions, Session, StatementOutcome};
-use crate::store::{readable_runs, repairing_runs};
+use crate::store::readable_runs;
 use crate::streaming::JobQuery;
 
 /// Rows that a query gives in any order make more ranges than they are in the end: so many are held, and no more rows are read.
 const MOST_HELD_RANGES: usize = 5 * MOST_SELECTED_RANGES;
-
-const FOR_FORM: &str =
-    "write FOR (SELECT topic, partition, \"offset\" FROM system.late_rows WHERE job = '…')";
 
 /// Rows that a query of `FOR` selects, and that other runs have repaired.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -172,16 +170,18 @@ async fn repaired_rows(
     job: &PresentJob,
     selected: &OffsetSet,
 ) -> Result<RepairedRows> {
+    let id = job.id.to_string();
     let present = text_version(&job.history.text, &job.history.tables);
-    let runs = readable_runs(&host.store).await?;
-    let runs = repairing_runs(&host.store, &runs, job.id).await?;
-    let runs = runs.iter().filter(|run| run.text_version() == present);
-    let runs: Vec<String> = runs.map(|run| run.run_id().to_owned()).collect();
+    let runs = readable_runs(&host.store).await?.into_iter();
+    // Runs with a chunk in the sink may have repaired rows: which ones, the query below reads from `repaired_by`.
+    let runs = runs.filter(|run| run.spec.job_id == id && run.history.last().is_some());
+    let runs = runs.filter(|run| run.spec.text_version() == present);
+    let runs: Vec<String> = runs.map(|run| run.spec.run_id).collect();
     if runs.is_empty() {
         return Ok(RepairedRows::default());
     }
-    let name = text_literal(&job.history.name);
-    let ids: Vec<String> = runs.iter().map(|run| text_literal(run)).collect();
+    let name = quoted(&job.history.name);
+    let ids: Vec<String> = runs.iter().map(|run| quoted(run)).collect();
     let rows = |table: &str| {
         format!(
             "SELECT topic, \"partition\", \"offset\", repaired_by FROM system.{table} WHERE job = {name}"
@@ -227,7 +227,7 @@ pub(super) async fn late_rows(
     let text = format!(
         "SELECT topic, \"partition\", \"offset\", window_start, window_end FROM system.late_rows \
          WHERE topic IS NOT NULL AND job = {}",
-        text_literal(&job.history.name)
+        quoted(&job.history.name)
     );
     let read = read_times(grouping, emission);
     let by_topic = of_jobs(host, "the late rows of the job", &text, read).await?;
@@ -260,11 +260,6 @@ fn read_times(grouping: Grouping, emission: &Emission) -> Option<TimeRange> {
     };
     let (first, last) = (ranges.as_slice().first()?, ranges.as_slice().last()?);
     grouping.read_range(TimeRange::try_new(first.from(), last.to())?)
-}
-
-/// A text as SQL writes it.
-fn text_literal(text: &str) -> String {
-    format!("'{}'", text.replace('\'', "''"))
 }
 
 /// The coordinates of a query over what jobs have set aside. A user who may run the job's past need not be one who may read the rows that
@@ -536,6 +531,6 @@ mod tests {
                 .help()
                 .is_some_and(|help| help.contains("repaired_by"))
         );
-        assert_eq!(text_literal("o'clock"), "'o''clock'");
+        assert_eq!(quoted("o'clock"), "'o''clock'");
     }
 }

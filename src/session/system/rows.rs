@@ -34,7 +34,7 @@ use crate::tables::bad_records::BadRecord;
 const READS_AT_ONCE: usize = 16;
 
 /// The column with the run that has repaired a row.
-pub(super) const REPAIRED_BY: &str = "repaired_by";
+pub(crate) const REPAIRED_BY: &str = "repaired_by";
 
 /// The rows of a table, for these jobs and batches.
 pub(super) async fn rows_of(
