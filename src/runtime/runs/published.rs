@@ -523,7 +523,7 @@ mod tests {
         };
         assert!(readable(&past, 0, 1) && readable(&past, 20, 3) && !readable(&past, 21, 3));
         assert!(!readable(&past, 4, 1));
-        // The job commits a batch, and another run a chunk: both are seen at the next look, and what was trimmed is not lost.
+        // The job commits a batch, and the run 'beside' a chunk: the next refresh adds their offsets, and keeps those of the trimmed batches.
         commit_hour(&jobs, id, &mut history, 4, (40, 45)).await;
         let mut beside = created_run(&runs, "beside", &id.to_string()).await;
         let chunk = version(1, (300, 303));
