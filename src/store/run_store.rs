@@ -18,8 +18,6 @@ use crate::store::job_store::{FoundJob, JobId, JobStore, READS_AT_ONCE};
 
 /// The folder of runs in a data directory.
 const FOLDER: &str = "runs";
-/// How often an entry is decided again because another process has written one.
-const ATTEMPTS: usize = 20;
 
 /// The runs of a data directory.
 #[derive(Debug, Clone)]
@@ -39,9 +37,20 @@ pub struct StoredRun {
 }
 
 impl StoredRun {
+    /// How often an entry of a run is decided again because another process has written one.
+    pub const ATTEMPTS: usize = 20;
+
     /// How far it has come.
     pub fn state(&self) -> RunState {
         run_state(&self.history)
+    }
+
+    /// The error after so many attempts.
+    pub fn busy(&self) -> Error {
+        Error::unavailable(format!(
+            "other processes write the log of run '{}' all the time",
+            self.spec.run_id
+        ))
     }
 }
 
@@ -207,27 +216,31 @@ impl RunStore {
         is_at_once: bool,
         at: i64,
     ) -> Result<ApplyDecision> {
-        let decide = |state: &RunState| {
-            let decision = decide_apply(state, is_at_once);
+        for _ in 0..StoredRun::ATTEMPTS {
+            let decision = decide_apply(&run.state(), is_at_once);
             let entry = match decision {
-                ApplyDecision::Approve => Some(LogEntry::Run {
+                ApplyDecision::Approve => LogEntry::Run {
                     event: RunEvent::Approved,
                     at,
-                }),
-                ApplyDecision::Resume => Some(LogEntry::Resumed {
+                },
+                ApplyDecision::Resume => LogEntry::Resumed {
                     skipping_lost: false,
                     lost: Default::default(),
                     accepting: Default::default(),
                     assuming: None,
                     at,
-                }),
+                },
                 ApplyDecision::Continue | ApplyDecision::Complete | ApplyDecision::Refuse(_) => {
-                    None
+                    return Ok(decision);
                 }
             };
-            (decision, entry)
-        };
-        self.decide(run, decide).await
+            let history = &mut run.history;
+            if self.jobs.append_next(run.id, history, &entry).await? {
+                return Ok(decision);
+            }
+            run.history = self.jobs.history(run.id).await?;
+        }
+        Err(run.busy())
     }
 
     /// Writes the rows of a chunk that differ from the published ones, before the event that names them.
@@ -309,30 +322,6 @@ impl RunStore {
             return Ok(());
         }
         self.jobs.delete_run_changes(run.id).await
-    }
-
-    /// Writes the entry that `decide` gives for the state of the run, if it gives one. If another process was faster, the newest state
-    /// decides.
-    async fn decide<D>(
-        &self,
-        run: &mut StoredRun,
-        decide: impl Fn(&RunState) -> (D, Option<LogEntry>),
-    ) -> Result<D> {
-        for _ in 0..ATTEMPTS {
-            let (decision, entry) = decide(&run.state());
-            let Some(entry) = entry else {
-                return Ok(decision);
-            };
-            let history = &mut run.history;
-            if self.jobs.append_next(run.id, history, &entry).await? {
-                return Ok(decision);
-            }
-            run.history = self.jobs.history(run.id).await?;
-        }
-        Err(Error::unavailable(format!(
-            "other processes write the log of run '{}' all the time",
-            run.spec.run_id
-        )))
     }
 }
 

@@ -9,9 +9,6 @@ use crate::runtime::runs::ready::{Purpose, ready};
 use crate::runtime::takeover::{TakenOver, take_over};
 use crate::store::StoredRun;
 
-/// How often the end of a run is written again because another process has written an entry.
-const ATTEMPTS: usize = 20;
-
 /// What ABORT RUN has decided.
 pub(super) struct EndedRun {
     pub(super) decision: AbortDecision,
@@ -27,7 +24,7 @@ pub(super) struct EndedRun {
 pub(super) async fn end_run(host: &RunHost<'_>, run: &mut StoredRun) -> Result<EndedRun> {
     let me = format!("{STATEMENT}{}", owner());
     let mut doubt = None;
-    for _ in 0..ATTEMPTS {
+    for _ in 0..StoredRun::ATTEMPTS {
         let decision = decide_abort(&run.state());
         if decision != AbortDecision::Abort {
             return Ok(EndedRun { decision, doubt });
@@ -60,10 +57,7 @@ pub(super) async fn end_run(host: &RunHost<'_>, run: &mut StoredRun) -> Result<E
         }
         run.history = host.store.jobs().history(run.id).await?;
     }
-    Err(Error::unavailable(format!(
-        "other processes write the log of run '{}' all the time",
-        run.spec.run_id
-    )))
+    Err(run.busy())
 }
 
 /// Whether a process may have written a chunk of a run in this state.

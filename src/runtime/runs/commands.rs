@@ -23,9 +23,6 @@ use crate::runtime::runs::sweep::sweep_runs;
 use crate::runtime::sources;
 use crate::store::{RunCreation, StoredRun, run_position, run_row};
 
-/// How often the end of a run is written again because another process has written an entry.
-const ATTEMPTS: usize = 20;
-
 /// `EXPLAIN REPROCESS JOB`: what the run would read and emit. Nothing is computed and nothing is kept.
 ///
 /// # Errors
@@ -234,7 +231,7 @@ async fn write(host: &RunHost<'_>, mut run: StoredRun, is_at_once: bool) -> Resu
 ///
 /// The run was aborted; the store does not answer.
 async fn finish(host: &RunHost<'_>, run: &mut StoredRun) -> Result<bool> {
-    for _ in 0..ATTEMPTS {
+    for _ in 0..StoredRun::ATTEMPTS {
         run.history = host.store.jobs().history(run.id).await?;
         match run.state() {
             RunState::Complete => return Ok(true),
@@ -248,10 +245,7 @@ async fn finish(host: &RunHost<'_>, run: &mut StoredRun) -> Result<bool> {
             return Ok(true);
         }
     }
-    Err(Error::unavailable(format!(
-        "other processes write the log of run '{}' all the time",
-        run.spec.run_id
-    )))
+    Err(run.busy())
 }
 
 /// Refuses a plan that rests on what has moved since.
