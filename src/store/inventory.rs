@@ -39,6 +39,15 @@ pub struct FileProblem {
     pub is_newer: bool,
 }
 
+impl From<UnreadableFile> for FileProblem {
+    fn from(why: UnreadableFile) -> Self {
+        Self {
+            reason: why.to_string(),
+            is_newer: matches!(why, UnreadableFile::Newer(_)),
+        }
+    }
+}
+
 impl Inventory {
     /// The number of all files.
     pub fn files(&self) -> usize {
@@ -131,15 +140,14 @@ impl JobStore {
     /// The store does not answer.
     pub async fn check_run_spec(&self, id: JobId) -> Result<(String, Option<FileProblem>)> {
         let path = spec_path(id);
-        if self.dir().read(&path).await?.is_none() {
-            let missing = FileProblem {
+        let problem = match self.dir().read(&path).await? {
+            None => Some(FileProblem {
                 reason: "it is missing".to_owned(),
                 is_newer: false,
-            };
-            return Ok((path, Some(missing)));
-        }
-        let read = |bytes: &[u8]| read_run_spec(bytes).map(drop);
-        self.check_json(path, read).await
+            }),
+            Some(bytes) => read_run_spec(&bytes).err().map(FileProblem::from),
+        };
+        Ok((path, problem))
     }
 
     async fn check_json(
@@ -151,10 +159,7 @@ impl JobStore {
         let reason = match found {
             // A runner that shortens the log may just have deleted it.
             None => None,
-            Some(bytes) => read(&bytes).err().map(|why| FileProblem {
-                reason: why.to_string(),
-                is_newer: matches!(why, UnreadableFile::Newer(_)),
-            }),
+            Some(bytes) => read(&bytes).err().map(FileProblem::from),
         };
         Ok((path, reason))
     }

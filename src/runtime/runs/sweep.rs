@@ -29,9 +29,12 @@ pub(in crate::runtime) async fn sweep_runs(jobs: &JobStore, now: i64) {
 }
 
 async fn sweep_run(jobs: &JobStore, runs: &RunStore, run: &mut StoredRun, now: i64) -> Result<()> {
+    if !run.history.is_over() {
+        return Ok(());
+    }
     let ended_at = run.history.run.as_ref().map(|run| run.since);
     let kept_until = ended_at.map(|at| at.saturating_add(kept_for(&run.spec)));
-    if !run.history.is_over() || kept_until.is_none_or(|until| now < until) {
+    if kept_until.is_none_or(|until| now < until) {
         return Ok(());
     }
     // Later runs of the job are compared with the rows of this one.
