@@ -197,10 +197,8 @@ impl JobCheck<'_> {
             };
             let problem = readable(&error)?;
             // They may have been swept since.
-            let now = self.store.history(run.id).await.ok();
-            let now = now.and_then(|history| history.run).unwrap_or_default();
-            let is_named = now.compared.iter().any(|now| now.changes == chunk.changes);
-            if let Some(problem) = problem.filter(|_| is_named) {
+            let is_there = matches!(runs.is_swept(run, chunk).await, Ok(false));
+            if let Some(problem) = problem.filter(|_| is_there) {
                 self.found(
                     format!("jobs/{}/changes/{}.arrow", run.id, file.name),
                     problem,

@@ -8,8 +8,8 @@ use bytes::Bytes;
 use futures::{StreamExt as _, TryStreamExt as _};
 
 use crate::core::jobs::{
-    BatchCommit, BatchVersion, ChangesFile, ChunkExtent, JobHistory, LeftGroups, LogEntry,
-    RunEvent, SourceProgress,
+    BatchCommit, BatchVersion, ChangesFile, ChunkExtent, ComparedChunk, JobHistory, JobPhase,
+    LeftGroups, LogEntry, RunEvent, SourceProgress,
 };
 use crate::core::runs::{ApplyDecision, RunSpec, RunState, chunk_extent, decide_apply, run_state};
 use crate::error::{Error, Result};
@@ -265,6 +265,18 @@ impl RunStore {
     /// They are missing or damaged, or the store does not answer.
     pub async fn changes(&self, run: &StoredRun, file: &ChangesFile) -> Result<Bytes> {
         self.jobs.run_changes(run.id, file).await
+    }
+
+    /// Whether a sweep has let go the rows of a chunk that differ since the log of `run` was read, which names them.
+    ///
+    /// # Errors
+    ///
+    /// The store does not answer, or the log cannot be read.
+    pub async fn is_swept(&self, run: &StoredRun, chunk: &ComparedChunk) -> Result<bool> {
+        let now = self.jobs.history(run.id).await?;
+        let mut compared = now.run.iter().flat_map(|run| &run.compared);
+        let is_named = compared.any(|now| now.changes == chunk.changes);
+        Ok(now.phase == JobPhase::Dropped || !is_named)
     }
 
     /// The chunks that are in the sink, in order.

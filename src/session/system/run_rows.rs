@@ -15,7 +15,7 @@ use datafusion::arrow::error::ArrowError;
 use datafusion::arrow::ipc::reader::FileReader;
 use futures::{Stream, StreamExt as _, TryStreamExt as _};
 
-use crate::core::jobs::{ChangeCounts, ComparedChunk, JobPhase};
+use crate::core::jobs::{ChangeCounts, ComparedChunk};
 use crate::core::runs::difference::changes::{AFTER, BEFORE, END, KEYS, KIND, START};
 use crate::core::runs::{ChangeKind, RunState, extent_text};
 use crate::error::{Error, Result};
@@ -103,7 +103,7 @@ impl UnreadChanges {
                     continue;
                 };
                 let mut rows = change_rows(&store, &run, number, &chunk).await;
-                if rows.is_err() && is_swept(&store, &run, &chunk).await {
+                if rows.is_err() && matches!(store.is_swept(&run, &chunk).await, Ok(true)) {
                     rows = Ok(None);
                 }
                 self.current = Some((run, chunks));
@@ -148,16 +148,6 @@ async fn wanted_chunks(
         .map(|(number, chunk)| (number, chunk.clone()))
         .collect();
     Ok(Some((run, chunks)))
-}
-
-/// Whether the changes of a chunk were deleted since the log was read that names them.
-async fn is_swept(store: &RunStore, run: &StoredRun, chunk: &ComparedChunk) -> bool {
-    let Ok(now) = store.jobs().history(run.id).await else {
-        return false;
-    };
-    let mut compared = now.run.iter().flat_map(|run| &run.compared);
-    let is_named = compared.any(|now| now.changes == chunk.changes);
-    now.phase == JobPhase::Dropped || !is_named
 }
 
 /// Whether a chunk has rows of one of these kinds.
