@@ -6,7 +6,7 @@ use datafusion::arrow::array::RecordBatch;
 use datafusion::execution::memory_pool::{MemoryConsumer, MemoryReservation};
 use tokio::sync::Mutex;
 
-use crate::core::jobs::{ChunkExtent, ComparedChunk, RunEvent};
+use crate::core::jobs::{ChangesFile, ChunkExtent, ComparedChunk};
 use crate::core::runs::result_columns::GivenAgain;
 use crate::core::runs::{
     Chunk, Emission, Finality, Grouping, RunOptions, RunSpec, TimeRange, TimeRanges,
@@ -99,11 +99,6 @@ impl ChunkComparison {
         })
     }
 
-    /// How rows are compared.
-    pub fn comparison(&self) -> &SinkComparison {
-        &self.comparison
-    }
-
     /// Compares the rows of a chunk with those that the sink has now; `chunk` is none of offsets. `has_left`: the chunk has left windows or
     /// sessions out.
     ///
@@ -177,24 +172,28 @@ impl ChunkComparison {
         }
         let mut changes = Vec::new();
         for (chunk, _) in chunks {
-            changes.extend(kept(&self.logs.runs, run, chunk).await?);
+            changes.extend(self.kept(run, chunk).await?);
         }
         self.comparison.planned(&changes).map(Some)
     }
 
-    /// Keeps what differs in a chunk with the run; gives the event that says so, which is to be appended to the log of the run.
+    /// Keeps what differs in a chunk with the run; none if all rows are the same. The event that names the file is to be appended to the log
+    /// of the run.
     ///
     /// # Errors
     ///
     /// The store does not answer; types that a file cannot have.
     pub async fn keep(
         &self,
-        runs: &RunStore,
         run: &StoredRun,
-        extent: ChunkExtent,
         compared: &ComparedRows,
-    ) -> Result<RunEvent> {
-        self.comparison.keep(runs, run, extent, compared).await
+    ) -> Result<Option<ChangesFile>> {
+        let rows = compared.changes.num_rows() as u64;
+        if rows == 0 {
+            return Ok(None);
+        }
+        let file = self.comparison.file(compared)?;
+        self.logs.runs.put_changes(run, rows, file).await.map(Some)
     }
 
     /// Of how many keys of the kept rows the sink says something else now than it did when they were compared.
@@ -202,13 +201,13 @@ impl ChunkComparison {
     /// # Errors
     ///
     /// As of [`Self::compare`]; a kept file cannot be read.
-    pub async fn keys_moved(&self, runs: &RunStore, run: &StoredRun) -> Result<u64> {
+    pub async fn keys_moved(&self, run: &StoredRun) -> Result<u64> {
         let compared = run.history.run.iter().flat_map(|run| &run.compared);
         let mut published = self.published.lock().await;
         published.past.refresh(&self.logs).await?;
         let mut moved = 0_u64;
         for chunk in compared {
-            let Some(kept) = kept(runs, run, chunk).await? else {
+            let Some(kept) = self.kept(run, chunk).await? else {
                 continue;
             };
             let results = kept.results()?;
@@ -219,23 +218,15 @@ impl ChunkComparison {
         }
         Ok(moved)
     }
-}
 
-/// The rows of a compared chunk that differ; none if all are the same.
-///
-/// # Errors
-///
-/// The file is missing or damaged, or the store does not answer.
-pub async fn kept(
-    runs: &RunStore,
-    run: &StoredRun,
-    chunk: &ComparedChunk,
-) -> Result<Option<KeptChanges>> {
-    let Some(file) = &chunk.changes else {
-        return Ok(None);
-    };
-    let bytes = runs.changes(run, file).await?;
-    KeptChanges::read(&bytes).map(Some)
+    /// The rows of a compared chunk that differ; none if all are the same.
+    async fn kept(&self, run: &StoredRun, chunk: &ComparedChunk) -> Result<Option<KeptChanges>> {
+        let Some(file) = &chunk.changes else {
+            return Ok(None);
+        };
+        let bytes = self.logs.runs.changes(run, file).await?;
+        KeptChanges::read(&bytes).map(Some)
+    }
 }
 
 /// The memory that a comparison of these rows takes besides the published ones, as long as it is held: the computed rows, their keys and

@@ -272,7 +272,7 @@ async fn check_foundations(host: &RunHost<'_>, run: &StoredRun) -> Result<()> {
     }
     let ReadyRun { comparison, .. } = ready(host, run, Purpose::Plan).await?;
     let keys_published_since = match comparison {
-        Some(comparison) => comparison.keys_moved(&host.store, run).await?,
+        Some(comparison) => comparison.keys_moved(run).await?,
         None => 0,
     };
     let now = Foundations {

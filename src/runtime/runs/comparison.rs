@@ -18,7 +18,7 @@ use datafusion::arrow::error::ArrowError;
 use datafusion::arrow::ipc::reader::FileReader;
 use datafusion::arrow::ipc::writer::FileWriter;
 
-use crate::core::jobs::{ChangeCounts, ChunkExtent, ComparedChunk, RunEvent};
+use crate::core::jobs::ChangeCounts;
 use crate::core::runs::difference::changes::{AFTER, BEFORE, END, KEYS, START};
 use crate::core::runs::result_columns::{BothRows, GivenAgain};
 use crate::core::runs::{
@@ -28,7 +28,6 @@ use crate::core::runs::{
 use crate::error::{Error, Result};
 use crate::runtime::runs::published::{PublishedPast, PublishedRows, no_key};
 use crate::runtime::sinks::published::{schema_of, value_columns};
-use crate::store::{RunStore, StoredRun};
 use crate::streaming::JobQuery;
 
 /// Compares rows of a run with rows of its sink.
@@ -101,11 +100,6 @@ impl SinkComparison {
     /// The column of the sink with the time by which an index of published rows knows a result ([`ResultColumns::known_by`]).
     pub fn known_by(&self) -> Option<(usize, i64)> {
         self.columns.known_by(self.grouping)
-    }
-
-    /// How far floating-point numbers may differ that count as the same.
-    pub fn tolerance(&self) -> FloatTolerance {
-        self.difference.tolerance()
     }
 
     /// The times by which an index of published rows knows these results of a chunk over `range`, and those that were published in their
@@ -282,31 +276,6 @@ impl SinkComparison {
             writer.into_inner()
         };
         write().map_err(internal)
-    }
-
-    /// Keeps what differs in a chunk with the run, before the event that says so, which is to be appended to the log of the run.
-    ///
-    /// # Errors
-    ///
-    /// The store does not answer; types that a file cannot have.
-    pub async fn keep(
-        &self,
-        runs: &RunStore,
-        run: &StoredRun,
-        extent: ChunkExtent,
-        compared: &ComparedRows,
-    ) -> Result<RunEvent> {
-        let rows = compared.changes.num_rows() as u64;
-        let changes = match rows {
-            0 => None,
-            _ => Some(runs.put_changes(run, rows, self.file(compared)?).await?),
-        };
-        Ok(RunEvent::Compared(ComparedChunk {
-            extent,
-            counts: compared.counts,
-            changes,
-            left: Default::default(),
-        }))
     }
 
     /// How many of the keys of kept rows the sink says something else of than it did when they were compared; `now` are the rows of the sink

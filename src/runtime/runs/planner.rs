@@ -194,28 +194,28 @@ impl Planner<'_> {
         let batch = self.job.query.batch(sources).await?;
         let rows = batch.rows().await?;
         let left = batch.finish().await?.left;
-        let has_left = left.count() > 0;
-        let mut event = match self.comparison {
+        let (counts, changes) = match self.comparison {
             Some(comparison) => {
+                let has_left = left.count() > 0;
                 let compared = comparison.compare(&rows, batch.chunk.as_ref(), has_left);
-                let (compared, runs) = (compared.await?, &self.host.store);
-                comparison.keep(runs, run, extent, &compared).await?
+                let compared = compared.await?;
+                (compared.counts, comparison.keep(run, &compared).await?)
             }
-            // Without a key it is not known which rows are published.
-            None => RunEvent::Compared(ComparedChunk {
-                extent,
-                counts: ChangeCounts {
+            None => {
+                // Without a key it is not known which rows are published.
+                let counts = ChangeCounts {
                     unknown: rows.num_rows() as u64,
                     ..ChangeCounts::default()
-                },
-                changes: None,
-                left: Default::default(),
-            }),
+                };
+                (counts, None)
+            }
         };
-        if let RunEvent::Compared(chunk) = &mut event {
-            chunk.left = left;
-        }
-        Ok(event)
+        Ok(RunEvent::Compared(ComparedChunk {
+            extent,
+            counts,
+            changes,
+            left,
+        }))
     }
 
     /// Appends an event, also when statements about the run write entries at the same time.

@@ -138,11 +138,6 @@ impl Difference {
         })
     }
 
-    /// The tolerance for floating-point numbers, to be shown beside the result.
-    pub fn tolerance(&self) -> FloatTolerance {
-        self.tolerance
-    }
-
     /// The places of the rows that stay of a log of rows: the last one of each key, unless that is a tombstone. In the order of the log.
     ///
     /// # Errors
