@@ -56,16 +56,21 @@ impl PublishedBatches {
             return;
         }
         self.up_to = number.saturating_add(1);
-        match (&self.sink, &version.sink) {
+        let is_replaced = self.are_elsewhere(version.sink.as_ref());
+        if is_replaced {
             // Rows in a topic that this one has replaced are not there.
-            (Some(known), Some(sink)) if known.compare(sink) == IdentityMatch::Other => {
-                self.index = PublishedIndex::default();
-                self.sink = Some(sink.clone());
-            }
-            (None, Some(sink)) => self.sink = Some(sink.clone()),
-            _ => {}
+            self.index = PublishedIndex::default();
+        }
+        if is_replaced || self.sink.is_none() {
+            self.sink.clone_from(&version.sink);
         }
         self.index.add(given_out, &version.published);
+    }
+
+    /// Whether its rows are in another topic than `sink`, as far as both are known.
+    pub fn are_elsewhere(&self, sink: Option<&Identity>) -> bool {
+        let sinks = self.sink.as_ref().zip(sink);
+        sinks.is_some_and(|(known, sink)| known.compare(sink) == IdentityMatch::Other)
     }
 
     /// Has all versions before number `up_to`. Those that follow build on `last` or on later ones: the watermarks of others are forgotten.

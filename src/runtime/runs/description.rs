@@ -150,7 +150,7 @@ async fn first_changes(store: &RunStore, run: &StoredRun) -> Result<Vec<(&'stati
     let Some(events) = &run.history.run else {
         return Ok(Vec::new());
     };
-    let kinds = kinds_of(events.counts());
+    let kinds = events.counts().differing();
     let wanted = |count: u64| usize::try_from(count).map_or(SHOWN, |count| count.min(SHOWN));
     let mut found: BTreeMap<&str, Vec<String>> = BTreeMap::new();
     for (number, chunk) in (1..).zip(&events.compared) {
@@ -165,7 +165,7 @@ async fn first_changes(store: &RunStore, run: &StoredRun) -> Result<Vec<(&'stati
             break;
         }
         // A file without a row of these is not read.
-        let of_chunk = kinds_of(chunk.counts);
+        let of_chunk = chunk.counts.differing();
         let has_kind = |(kind, count): &(&str, u64)| *count > 0 && missing.contains(kind);
         if !of_chunk.iter().any(has_kind) {
             continue;
@@ -197,16 +197,6 @@ async fn first_changes(store: &RunStore, run: &StoredRun) -> Result<Vec<(&'stati
         }
     }
     Ok(rows)
-}
-
-/// The kinds of rows that are shown, each with its count.
-fn kinds_of(counts: ChangeCounts) -> [(&'static str, u64); 4] {
-    [
-        ("changed", counts.changed),
-        ("new", counts.new),
-        ("gone", counts.gone),
-        ("unknown", counts.unknown),
-    ]
 }
 
 /// Kind and text of changes in the columns of `system.run_changes`.

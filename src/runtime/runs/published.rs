@@ -10,7 +10,7 @@ use futures::{StreamExt as _, TryStreamExt as _};
 
 use crate::core::archive::{OffsetRange, OffsetRanges};
 use crate::core::jobs::log::sequence_of;
-use crate::core::jobs::{BatchVersion, Identity, IdentityMatch, JobHistory, SourceProgress};
+use crate::core::jobs::{BatchVersion, JobHistory, SourceProgress};
 use crate::core::runs::{Emission, GivenOut, PublishedBatches, RunSpec, chunk_extent};
 use crate::error::{Error, ErrorKind, Result};
 use crate::runtime::sinks::published::{ReadRecords, WantedRows, rows_of};
@@ -236,8 +236,7 @@ async fn read_on(
     let mut log = match is_first {
         true => {
             let batches = jobs.published(id).await?.unwrap_or_default();
-            let sinks = before.batches.sink.as_ref().zip(batches.sink.as_ref());
-            let is_replaced = sinks.is_some_and(|(known, sink)| is_other(known, sink));
+            let is_replaced = before.batches.are_elsewhere(batches.sink.as_ref());
             LogOfRows {
                 batches,
                 // The versions that said so are gone, and their rows are where they were.
@@ -271,13 +270,8 @@ async fn read_on(
             Err(error) => return Err(error),
         }
     }
-    let sink = log.batches.sink.as_ref();
-    log.is_elsewhere = sink.is_some_and(|sink| is_other(sink, &logs.spec.sink));
+    log.is_elsewhere = log.batches.are_elsewhere(Some(&logs.spec.sink));
     Ok(log)
-}
-
-fn is_other(one: &Identity, other: &Identity) -> bool {
-    one.compare(other) == IdentityMatch::Other
 }
 
 impl LogOfRows {
@@ -311,8 +305,7 @@ impl LogOfRows {
     ) {
         let batches = &mut self.batches;
         let is_known = sequence_of(name).is_some_and(|own| own < batches.up_to);
-        let sinks = batches.sink.as_ref().zip(version.sink.as_ref());
-        let is_replaced = sinks.is_some_and(|(known, sink)| is_other(known, sink));
+        let is_replaced = batches.are_elsewhere(version.sink.as_ref());
         let is_settled = match run {
             None => {
                 batches.take_in_batch(name, version, logs.reach);
@@ -357,7 +350,7 @@ pub(super) fn no_key(sink: &str) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::core::jobs::{JobTime, LogEntry};
+    use crate::core::jobs::{Identity, JobTime, LogEntry};
     use crate::core::runs::spec::fixture::spec;
     use crate::core::runs::{PinnedAt, PublishedIndex, TIME_AXIS};
     use crate::store::{DataDir, RunCreation};

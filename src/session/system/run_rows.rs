@@ -17,7 +17,7 @@ use futures::{Stream, StreamExt as _, TryStreamExt as _};
 
 use crate::core::jobs::{ChangeCounts, ComparedChunk};
 use crate::core::runs::difference::changes::{AFTER, BEFORE, END, KEYS, KIND, START};
-use crate::core::runs::{ChangeKind, RunState, extent_text};
+use crate::core::runs::{RunState, extent_text};
 use crate::error::{Error, Result};
 use crate::formats::json::value_text::json_text;
 use crate::session::system::rows::{batch, internal, same, signed, times};
@@ -152,21 +152,8 @@ async fn wanted_chunks(
 
 /// Whether a chunk has rows of one of these kinds.
 fn has_kind(chunk: &ComparedChunk, kinds: &BTreeSet<String>) -> bool {
-    let ChangeCounts {
-        same: _,
-        changed,
-        new,
-        gone,
-        unknown,
-    } = chunk.counts;
-    let kept = [
-        (ChangeKind::Changed.name(), changed),
-        (ChangeKind::New.name(), new),
-        ("gone", gone),
-        (ChangeKind::Unknown.name(), unknown),
-    ];
-    kept.iter()
-        .any(|(kind, count)| *count > 0 && kinds.contains(*kind))
+    let mut kept = chunk.counts.differing().into_iter();
+    kept.any(|(kind, count)| count > 0 && kinds.contains(kind))
 }
 
 /// A table without rows.

@@ -8,6 +8,7 @@ use arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef};
 use arrow::error::ArrowError;
 
 use super::{ChangeKind, Comparison, Difference};
+use crate::core::jobs::run_event::ChangeCounts;
 
 /// The column of how a row differs: `changed`, `new`, `unknown` or `gone`.
 pub const KIND: &str = "kind";
@@ -32,6 +33,21 @@ impl ChangeKind {
             Self::New => "new",
             Self::Unknown => "unknown",
         }
+    }
+}
+
+/// The kind of rows that were published, and that are not computed any more.
+const GONE: &str = "gone";
+
+impl ChangeCounts {
+    /// The kinds of rows that differ, each with its count.
+    pub fn differing(self) -> [(&'static str, u64); 4] {
+        [
+            (ChangeKind::Changed.name(), self.changed),
+            (ChangeKind::New.name(), self.new),
+            (GONE, self.gone),
+            (ChangeKind::Unknown.name(), self.unknown),
+        ]
     }
 }
 
@@ -60,7 +76,7 @@ impl Difference {
         let differ = comparison.rows.iter();
         let differ = differ.filter(|row| row.kind != ChangeKind::Same);
         let computed_rows = differ.map(|row| (row.kind.name(), row.published, Some(row.computed)));
-        let gone = comparison.gone.iter().map(|at| ("gone", Some(*at), None));
+        let gone = comparison.gone.iter().map(|at| (GONE, Some(*at), None));
         let mut kinds = Vec::new();
         let (mut before, mut after) = (Vec::new(), Vec::new());
         for (kind, of_published, of_computed) in computed_rows.chain(gone) {
