@@ -17,7 +17,7 @@ use datafusion::arrow::compute::kernels::cmp::eq;
 use datafusion::arrow::datatypes::{ArrowPrimitiveType, Int32Type, Int64Type, UInt64Type};
 use datafusion::execution::TaskContext;
 
-use crate::core::archive::{OffsetRange, PartitionOffsets};
+use crate::core::archive::PartitionOffsets;
 use crate::core::jobs::{PartitionTimes, RecordMark, UnfinishedVersion};
 use crate::error::{Error, Result, Subject};
 use crate::tables::bad_records::{BadRecord, BadRecords, SetAside, check_share};
@@ -126,9 +126,8 @@ impl BatchScan {
             return Cow::Borrowed(records);
         };
         let is_asked = |record: &&BadRecord| {
-            let place = OffsetRange::new(record.offset, record.offset.saturating_add(1));
             let offsets = only.get(&record.partition);
-            offsets.is_some_and(|offsets| offsets.contains(place))
+            offsets.is_some_and(|offsets| offsets.has(record.offset))
         };
         Cow::Owned(records.iter().filter(is_asked).cloned().collect())
     }

@@ -109,6 +109,12 @@ impl OffsetRanges {
                 .is_some_and(|(_, end)| end >= range.to)
     }
 
+    /// Whether it has this offset.
+    pub fn has(&self, offset: i64) -> bool {
+        let range = self.at_or_before(offset);
+        range.is_some_and(|(_, end)| offset < end)
+    }
+
     /// The first offset, if there is one.
     pub fn first(&self) -> Option<i64> {
         self.ends.first_key_value().map(|(from, _)| *from)
@@ -270,6 +276,7 @@ mod tests {
             prop_assert_eq!(ranges.is_empty(), oracle.is_empty());
             let wanted: BTreeSet<i64> = (asked.from..asked.to).collect();
             prop_assert_eq!(ranges.contains(asked), wanted.is_subset(&oracle));
+            prop_assert_eq!(ranges.has(asked.from), oracle.contains(&asked.from));
             let missing: BTreeSet<i64> = wanted.difference(&oracle).copied().collect();
             prop_assert_eq!(offsets(&ranges.missing_in(asked)), missing);
             prop_assert_eq!(ranges.count(), u64::try_from(oracle.len()).unwrap());

@@ -9,7 +9,7 @@ use super::named_offsets::{NamedOffset, NamedOffsets};
 use super::progress::Offsets;
 use super::version::BatchVersion;
 use crate::core::archive::halves::{ArchiveOffsets, NotThePast, divide};
-use crate::core::archive::offset_ranges::{OffsetRange, OffsetRanges};
+use crate::core::archive::offset_ranges::OffsetRanges;
 use crate::core::archive::one_log::with_archive;
 
 /// Where a job begins in its sources.
@@ -199,7 +199,7 @@ pub fn start_offsets(
             NamedOffset::End => ends.high,
             NamedOffset::At(offset) if (ends.low..=ends.high).contains(&offset) => offset,
             NamedOffset::At(offset) if (first..ends.low).contains(&offset) => {
-                if !archived.contains(OffsetRange::new(offset, offset + 1)) {
+                if !archived.has(offset) {
                     return Err(StartFault::InGap {
                         partition: *partition,
                         offset,

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::core::archive::OffsetSpan;
+use crate::core::archive::{OffsetRange, OffsetSpan};
 
 fn partitions(starts: &[(i32, NamedOffset)]) -> BTreeMap<i32, NamedOffset> {
     starts.iter().copied().collect()

@@ -54,9 +54,8 @@ impl OffsetSet {
 
     /// Whether it has this offset.
     pub fn contains(&self, table: &str, partition: i32, offset: i64) -> bool {
-        let one = OffsetRange::new(offset, offset.saturating_add(1));
         let ranges = self.of_table(table).and_then(|of| of.get(&partition));
-        ranges.is_some_and(|ranges| !one.is_empty() && ranges.contains(one))
+        ranges.is_some_and(|ranges| ranges.has(offset))
     }
 
     /// Whether it has no offset.

@@ -106,14 +106,9 @@ pub(super) fn read_by_run(
     selected: Option<&OffsetSet>,
     left_out: &OffsetSet,
 ) -> Vec<PlacedRow> {
-    let is_in = |set: &OffsetSet, partition: i32, offset: i64| {
-        let of_partition = set.of_table(SOURCE).and_then(|of| of.get(&partition));
-        let one = OffsetRange::new(offset, offset + 1);
-        of_partition.is_some_and(|offsets| offsets.contains(one))
-    };
     rows.retain(|(partition, offset, _)| {
-        let is_selected = selected.is_none_or(|selected| is_in(selected, *partition, *offset));
-        is_selected && !is_in(left_out, *partition, *offset)
+        let is_in = |set: &OffsetSet| set.contains(SOURCE, *partition, *offset);
+        selected.is_none_or(is_in) && !is_in(left_out)
     });
     rows
 }

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use async_trait::async_trait;
 use tokio::sync::OnceCell;
 
-use crate::core::archive::{OffsetRange, border, needs_archive, with_archive};
+use crate::core::archive::{border, needs_archive, with_archive};
 use crate::core::jobs::{Identity, LostOffsets, PartitionEnds, RecordMark};
 use crate::error::{Error, Result};
 use crate::runtime::batch::lost_offsets;
@@ -145,7 +145,7 @@ fn suffices(archive: &CoveredArchive, look: SourcePoll<'_>, plan: &SourcePlan) -
         |(partition, next)| match (next, archive.covered(partition)) {
             // Its beginning does not change.
             (None, _) => true,
-            (Some(next), Some(covered)) => covered.contains(OffsetRange::new(next, next + 1)),
+            (Some(next), Some(covered)) => covered.has(next),
             (Some(_), None) => false,
         },
     )

@@ -232,8 +232,7 @@ impl TimesLook<'_> {
     fn lacking(&self) -> BTreeSet<i32> {
         let is_lost = |partition: i32, offset: i64| {
             let lost = self.archive.lost().get(&partition);
-            let first = OffsetRange::new(offset, offset.saturating_add(1));
-            lost.is_some_and(|lost| lost.contains(first))
+            lost.is_some_and(|lost| lost.has(offset))
         };
         let from = self.from.iter();
         let lacking = from.filter(|(partition, from)| **from > 0 || is_lost(**partition, **from));

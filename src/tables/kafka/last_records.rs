@@ -188,8 +188,7 @@ fn within(records: &RecordBatch, ranges: &BTreeMap<i32, OffsetRanges>) -> Boolea
     let places = partitions.values().iter().zip(offsets.values());
     let is_within = places.map(|(partition, offset)| {
         let ranges = ranges.get(partition);
-        let record = archive::OffsetRange::new(*offset, offset.saturating_add(1));
-        ranges.is_some_and(|ranges| ranges.contains(record))
+        ranges.is_some_and(|ranges| ranges.has(*offset))
     });
     is_within.collect::<Vec<bool>>().into()
 }

@@ -119,7 +119,7 @@ mod tests {
             let found = times.within(&all, &[range]);
             let is_in = |offsets: &PartitionOffsets, partition: i32, offset: i64| {
                 let of = offsets.get(&partition);
-                of.is_some_and(|of| of.contains(OffsetRange::new(offset, offset + 1)))
+                of.is_some_and(|of| of.has(offset))
             };
             let is_asked = |time: Option<i64>| time.is_some_and(|time| (from..=from + length).contains(&time));
             for (partition, offset, time) in &rows {
