@@ -136,7 +136,14 @@ fn sources(logs: &[Log], chunk: Option<Chunk>, with_places: bool) -> BTreeMap<St
         }
         vec![RecordBatch::try_from_iter_with_nullable(columns).unwrap()]
     });
-    let partitions: Vec<Vec<RecordBatch>> = partitions.collect();
+    source_of(partitions.collect(), chunk)
+}
+
+/// These rows by partition as the sources of a chunk.
+fn source_of(
+    partitions: Vec<Vec<RecordBatch>>,
+    chunk: Option<Chunk>,
+) -> BTreeMap<String, BatchSource> {
     let provider = MemTable::try_new(partitions[0][0].schema(), partitions).unwrap();
     let source = BatchSource {
         provider: Arc::new(provider),
@@ -237,14 +244,18 @@ fn on_this_thread() -> tokio::runtime::Runtime {
         .unwrap()
 }
 
+/// The job of a script, and how it puts rows together.
+fn grouped(runtime: &tokio::runtime::Runtime, sql: &str) -> (Scripted, Grouping) {
+    runtime.block_on(async {
+        let scripted = Scripted::of(sql).await;
+        let grouping = scripted.live().await.unwrap().grouping().unwrap();
+        (scripted, grouping)
+    })
+}
+
 fn check_run(kind: Kind, joined: Joined, ends: &str, usual: u32) {
     let runtime = on_this_thread();
-    let scripted = runtime.block_on(Scripted::of(&windowed(kind, joined, ends)));
-    let grouping = runtime
-        .block_on(scripted.live())
-        .unwrap()
-        .grouping()
-        .unwrap();
+    let (scripted, grouping) = grouped(&runtime, &windowed(kind, joined, ends));
     let schedules = Schedules::of(format!("a run of {kind:?}, {joined:?} {ends}"));
     proptest!(cases(usual), |(logs in logs(), lengths in lengths())| {
         schedules.count();
@@ -322,12 +333,7 @@ fn run_1_rows_above_the_aggregate_are_those_of_its_final_groups() {
         "SESSION(TABLE high PARTITION BY k, {of} '{GAP} seconds')"
     ));
     for (sql, kind) in [(tumble, TUMBLE), (session, Kind::Session)] {
-        let scripted = runtime.block_on(Scripted::of(&sql));
-        let grouping = runtime
-            .block_on(scripted.live())
-            .unwrap()
-            .grouping()
-            .unwrap();
+        let (scripted, grouping) = grouped(&runtime, &sql);
         proptest!(cases(12), |(logs in logs(), lengths in lengths())| {
             let mut passed = in_order(&logs);
             passed[0].retain(|(_, _, value)| *value > 20);
@@ -387,12 +393,7 @@ fn run_1_rows_of_a_range_are_given_once() {
         visits(),
         sink("k BIGINT, t TIMESTAMP, v BIGINT"),
     );
-    let scripted = runtime.block_on(Scripted::of(&sql));
-    let grouping = runtime
-        .block_on(scripted.live())
-        .unwrap()
-        .grouping()
-        .unwrap();
+    let (scripted, grouping) = grouped(&runtime, &sql);
     assert_eq!(grouping, Grouping::Rows);
     let range = (80_i64..160, 1_i64..60);
     proptest!(cases(16), |(logs in logs(), lengths in lengths(), (from, length) in range)| {
@@ -461,14 +462,7 @@ fn rows_out_of_order(chunk: Option<Chunk>) -> BTreeMap<String, BatchSource> {
         (OFFSET_COLUMN, number(|place| place.1), false),
     ];
     let rows = RecordBatch::try_from_iter_with_nullable(columns).unwrap();
-    let provider = MemTable::try_new(rows.schema(), vec![vec![rows]]).unwrap();
-    let source = BatchSource {
-        provider: Arc::new(provider),
-        ranges: Vec::new(),
-        last_records: BTreeMap::new(),
-        chunk,
-    };
-    BTreeMap::from([("visits".to_owned(), source)])
+    source_of(vec![vec![rows]], chunk)
 }
 
 #[tokio::test]
@@ -513,12 +507,7 @@ async fn run_2_the_last_row_of_a_key_is_that_of_its_last_record() {
 
 fn check_selected(kind: Kind, usual: u32) {
     let runtime = on_this_thread();
-    let scripted = runtime.block_on(Scripted::of(&windowed(kind, Joined::Not, "")));
-    let grouping = runtime
-        .block_on(scripted.live())
-        .unwrap()
-        .grouping()
-        .unwrap();
+    let (scripted, grouping) = grouped(&runtime, &windowed(kind, Joined::Not, ""));
     let picked = prop::collection::vec(any::<prop::sample::Index>(), 0..5);
     let times = prop::option::of((90_i64..140, 1_i64..60));
     proptest!(cases(usual), |(logs in logs(), lengths in lengths(), picked in picked, times in times)| {
@@ -576,12 +565,7 @@ fn run_2_the_groups_of_selected_rows_are_given_whole() {
 /// Some of the rows of before `begins` are gone: the groups that may have had one of them are left out, and the others are those of all rows.
 fn check_beginning(kind: Kind, usual: u32) {
     let runtime = on_this_thread();
-    let scripted = runtime.block_on(Scripted::of(&windowed(kind, Joined::Not, "")));
-    let grouping = runtime
-        .block_on(scripted.live())
-        .unwrap()
-        .grouping()
-        .unwrap();
+    let (scripted, grouping) = grouped(&runtime, &windowed(kind, Joined::Not, ""));
     proptest!(cases(usual), |(logs in logs(), lengths in lengths(), begins in 90_i64..150)| {
         let whole_from = match kind {
             Kind::Session => begins + GAP,
