@@ -14,7 +14,7 @@ use super::runs::{Hazards, RunPart, RunSchedule, expected, new_sink, watermark_o
 use super::schedule::Schedule;
 use super::sink::{Commit, OutRow};
 use super::source::{Row, SECOND, Topic};
-use super::world::{PlantedFaults, Process, Rates, World};
+use super::world::{PlantedFaults, Process, World};
 use super::{ENOUGH, block_on, check, late, queries, runtime, versions};
 use crate::core::jobs::{ChangeCounts, Gaps, Heartbeat};
 use crate::core::runs::{Difference, EmitRows, FloatTolerance, OffsetSet, TimeRange};
@@ -73,9 +73,7 @@ async fn beside(
         };
         let mut own = Random::new(random.next());
         let hazards = Hazards::new(&mut own);
-        let world = World::new(own, Topic::default(), new_sink(), hazards.rates);
-        let (world, disk) = (Arc::new(world), job.disk.clone());
-        runs.push(RunSchedule::begin(part, world, disk, hazards).await);
+        runs.push(begin(&job, part, own, hazards).await);
     }
     let beside = Beside {
         job,
@@ -87,6 +85,24 @@ async fn beside(
         backlog: 0,
     };
     Ok((Some(beside), left))
+}
+
+/// A run beside a job, with a world and a sink of its own.
+async fn begin(job: &Schedule<'_>, part: RunPart, random: Random, hazards: Hazards) -> RunSchedule {
+    let world = World::new(random, Topic::default(), new_sink(), hazards.rates);
+    RunSchedule::begin(part, Arc::new(world), job.disk.clone(), hazards).await
+}
+
+/// A process of the job says how many records are left, at a time of the clock of a run.
+async fn beat(job: &Schedule<'_>, backlog: u64, run: &RunSchedule) {
+    let beat = Heartbeat {
+        owner: "the job".to_owned(),
+        waiting: None,
+        opening: false,
+        backlog: Some(backlog),
+        at: Process::new(&run.world, 0).now(),
+    };
+    job.store.put_heartbeat(job.id, &beat).await.unwrap();
 }
 
 fn traced(fault: &str, job: &Schedule<'_>) -> String {
@@ -124,15 +140,7 @@ impl Beside<'_> {
             0 => self.backlog / 2,
             _ => self.backlog + self.random.below(100),
         };
-        let beat = Heartbeat {
-            owner: "the job".to_owned(),
-            waiting: None,
-            opening: false,
-            backlog: Some(self.backlog),
-            at: Process::new(&self.runs[0].world, 0).now(),
-        };
-        let put = self.job.store.put_heartbeat(self.job.id, &beat);
-        put.await.unwrap();
+        beat(&self.job, self.backlog, &self.runs[0]).await;
     }
 
     async fn check(&mut self, kind: Kind) -> Result<(), String> {
@@ -380,14 +388,7 @@ async fn outcome_of(kind: Kind, queries: &[Arc<JobQuery>], has_run: bool) -> Job
                 left_out: OffsetSet::default(),
                 job: Some(job.id),
             };
-            let world = World::new(
-                Random::new(1),
-                Topic::default(),
-                new_sink(),
-                Rates::default(),
-            );
-            let (world, disk) = (Arc::new(world), job.disk.clone());
-            run = Some(RunSchedule::begin(part, world, disk, Hazards::default()).await);
+            run = Some(begin(&job, part, Random::new(1), Hazards::default()).await);
         }
         if let Some(run) = &mut run {
             for _ in 0..10 {
@@ -495,10 +496,7 @@ fn run_1_without_late_rows_a_run_over_everything_gives_what_the_job_has_given() 
                     left_out: OffsetSet::of(left_out),
                     job: Some(job.id),
                 };
-                let own = Random::new(more);
-                let world = World::new(own, Topic::default(), new_sink(), Rates::default());
-                let (world, disk) = (Arc::new(world), job.disk.clone());
-                let mut run = RunSchedule::begin(part, world, disk, Hazards::default()).await;
+                let mut run = begin(&job, part, Random::new(more), Hazards::default()).await;
                 run.finish().await.unwrap();
                 run.check().await.unwrap();
                 let given = final_rows(&job);
@@ -529,19 +527,9 @@ fn a_run_waits_for_a_job_that_falls_behind_and_comes_to_its_end() {
             left_out: OffsetSet::default(),
             job: Some(job.id),
         };
-        let own = Random::new(1);
-        let world = World::new(own, Topic::default(), new_sink(), Rates::default());
-        let (world, disk) = (Arc::new(world), job.disk.clone());
-        let mut run = RunSchedule::begin(part, world, disk, Hazards::default()).await;
+        let mut run = begin(&job, part, Random::new(1), Hazards::default()).await;
         for backlog in 0..2_000 {
-            let beat = Heartbeat {
-                owner: "the job".to_owned(),
-                waiting: None,
-                opening: false,
-                backlog: Some(backlog),
-                at: Process::new(&run.world, 0).now(),
-            };
-            job.store.put_heartbeat(job.id, &beat).await.unwrap();
+            beat(&job, backlog, &run).await;
             run.go_on().await.unwrap();
         }
         let trace = run.world.lock().trace.clone();
