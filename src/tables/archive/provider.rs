@@ -82,11 +82,7 @@ impl ArchivedTableProvider {
             let offsets = archive.offsets(session).await?;
             let ends = self.topic_ends(offsets).await?;
             let halves = divide(offsets, &ends).map_err(|why| not_the_past(archive, why))?;
-            let archived = halves.iter().filter_map(|half| {
-                let (first, _) = half.archive?;
-                Some((half.partition, (first, half.topic.0)))
-            });
-            self.topic.leave_archived(archived.collect());
+            self.topic.leave_archived(&halves);
             let lost = unexplained(archive, &halves).await?;
             let lost = lost.iter().map(|(partition, from, to)| {
                 format!("{} of partition {partition}", offsets_text(*from, *to))

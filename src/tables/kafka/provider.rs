@@ -17,6 +17,7 @@ use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use tokio::sync::OnceCell;
 
+use crate::core::archive::PartitionHalves;
 use crate::error::{Error, Result, Subject};
 use crate::tables::bad_records::{BadRecords, SetAside};
 use crate::tables::boxed_methods::{boxed_insert_into, boxed_scan};
@@ -39,8 +40,8 @@ pub struct KafkaTableProvider {
     table: Arc<KafkaTable>,
     /// Partition, first offset kept, last stable offset.
     ends: OnceCell<Vec<(i32, i64, i64)>>,
-    /// Of a table with an archive: the offsets that a partition is read from there, the end excluded.
-    archived: OnceLock<BTreeMap<i32, (i64, i64)>>,
+    /// Of a table with an archive: how each partition is read over both.
+    halves: OnceLock<BTreeMap<i32, PartitionHalves>>,
     /// The ranges of a job's batch, which no predicate narrows.
     fixed: Option<Vec<OffsetRange>>,
     /// Takes what a plain statement cannot decode.
@@ -67,7 +68,7 @@ impl KafkaTableProvider {
             name: table.name.as_str().into(),
             table,
             ends: OnceCell::new(),
-            archived: OnceLock::new(),
+            halves: OnceLock::new(),
             fixed: None,
             bad_records: Arc::default(),
             aside: Arc::default(),
@@ -172,16 +173,20 @@ impl KafkaTableProvider {
         answer.await
     }
 
-    /// Leaves the records of partitions from one offset up to another, which is excluded, to the table's archive; the first call counts.
-    pub(crate) fn leave_archived(&self, archived: BTreeMap<i32, (i64, i64)>) {
-        let _ = self.archived.set(archived);
+    /// Leaves the archive's half of each partition to the table's archive; the first call counts.
+    pub(crate) fn leave_archived(&self, halves: &[PartitionHalves]) {
+        let halves = halves.iter().map(|half| (half.partition, *half));
+        let _ = self.halves.set(halves.collect());
+    }
+
+    fn half(&self, partition: i32) -> Option<&PartitionHalves> {
+        self.halves.get()?.get(&partition)
     }
 
     /// Whether a range comes before the records of its partition that the archive gives.
     fn is_before_archive(&self, range: &OffsetRange) -> bool {
-        let archived = self.archived.get();
-        let archived = archived.and_then(|archived| archived.get(&range.partition));
-        archived.is_some_and(|(first, _)| range.start < *first)
+        let before = self.half(range.partition).and_then(|half| half.before);
+        before.is_some_and(|(_, end)| range.start < end)
     }
 
     /// The columns that narrow a scan.
@@ -205,14 +210,11 @@ impl KafkaTableProvider {
             let Some(bounds) = bounds(filters, &columns, *partition) else {
                 continue;
             };
-            let archived = self.archived.get();
-            let parts = match archived.and_then(|archived| archived.get(partition)) {
-                None => vec![(*low, *high)],
-                Some((first, behind)) => {
-                    vec![(*low, *first.min(high)), (*behind.max(low), *high)]
-                }
+            let (before, behind) = match self.half(*partition) {
+                None => (None, (*low, *high)),
+                Some(half) => (half.before, half.topic),
             };
-            let parts = parts.into_iter();
+            let parts = before.into_iter().chain([behind]);
             let parts = parts.map(|(low, high)| narrow(*partition, low, high, bounds));
             let parts: Vec<OffsetRange> = parts.filter(|range| !range.is_empty()).collect();
             if parts.is_empty() {
