@@ -62,14 +62,9 @@ async fn beside(
     let mut runs = Vec::new();
     for (run_id, range) in [("first", (from, middle)), ("second", (middle, to))] {
         let part = RunPart {
-            kind,
-            run_id,
             range,
-            selected: None,
             watermark,
-            past: past.clone(),
-            left_out: OffsetSet::default(),
-            job: Some(job.id),
+            ..RunPart::of(kind, run_id, past.clone())
         };
         let mut own = Random::new(random.next());
         let hazards = Hazards::new(&mut own);
@@ -87,8 +82,12 @@ async fn beside(
     Ok((Some(beside), left))
 }
 
-/// A run beside a job, with a world and a sink of its own.
+/// A run beside a job, to which it gives way, with a world and a sink of its own.
 async fn begin(job: &Schedule<'_>, part: RunPart, random: Random, hazards: Hazards) -> RunSchedule {
+    let part = RunPart {
+        job: Some(job.id),
+        ..part
+    };
     let world = World::new(random, Topic::default(), new_sink(), hazards.rates);
     RunSchedule::begin(part, Arc::new(world), job.disk.clone(), hazards).await
 }
@@ -379,14 +378,9 @@ async fn outcome_of(kind: Kind, queries: &[Arc<JobQuery>], has_run: bool) -> Job
         if has_run && round == 3 {
             let past = PinnedTopic::of(&job.world);
             let part = RunPart {
-                kind,
-                run_id: "beside",
                 range: (80, 130),
-                selected: None,
                 watermark: watermark_of(&past, |_| true),
-                past,
-                left_out: OffsetSet::default(),
-                job: Some(job.id),
+                ..RunPart::of(kind, "beside", past)
             };
             run = Some(begin(&job, part, Random::new(1), Hazards::default()).await);
         }
@@ -485,16 +479,11 @@ fn run_1_without_late_rows_a_run_over_everything_gives_what_the_job_has_given() 
                 }
                 with_late += left_out.len();
                 let (_, last) = versions.last().unwrap();
-                let past = PinnedTopic::of(&job.world);
                 let part = RunPart {
-                    kind,
-                    run_id: "all",
                     range: (60, 200),
-                    selected: None,
                     watermark: last.time.as_ref().unwrap().closed_by,
-                    past,
                     left_out: OffsetSet::of(left_out),
-                    job: Some(job.id),
+                    ..RunPart::of(kind, "all", PinnedTopic::of(&job.world))
                 };
                 let mut run = begin(&job, part, Random::new(more), Hazards::default()).await;
                 run.finish().await.unwrap();
@@ -518,14 +507,8 @@ fn a_run_waits_for_a_job_that_falls_behind_and_comes_to_its_end() {
             job.arrive();
         }
         let part = RunPart {
-            kind: Kind::Rows,
-            run_id: "waits",
             range: (60, 200),
-            selected: None,
-            watermark: None,
-            past: PinnedTopic::of(&job.world),
-            left_out: OffsetSet::default(),
-            job: Some(job.id),
+            ..RunPart::of(Kind::Rows, "waits", PinnedTopic::of(&job.world))
         };
         let mut run = begin(&job, part, Random::new(1), Hazards::default()).await;
         for backlog in 0..2_000 {

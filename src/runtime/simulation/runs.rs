@@ -92,6 +92,22 @@ pub(super) struct RunPart {
     pub(super) job: Option<JobId>,
 }
 
+impl RunPart {
+    /// A run of a job over a pinned topic, of which it emits nothing yet.
+    pub(super) fn of(kind: Kind, run_id: &'static str, past: PinnedTopic) -> Self {
+        Self {
+            kind,
+            run_id,
+            past,
+            range: (0, 0),
+            selected: None,
+            watermark: None,
+            left_out: OffsetSet::default(),
+            job: None,
+        }
+    }
+}
+
 /// A run under way.
 pub(super) struct RunSchedule {
     pub(super) world: Arc<World>,
@@ -163,14 +179,9 @@ impl RunSchedule {
         let world = Arc::new(World::new(random, topic, new_sink(), hazards.rates));
         let past = PinnedTopic::of(&world);
         let part = RunPart {
-            kind,
-            run_id: "r",
             range: (from, to),
-            selected: None,
             watermark: watermark_of(&past, |_| true),
-            past,
-            left_out: OffsetSet::default(),
-            job: None,
+            ..RunPart::of(kind, "r", past)
         };
         Self::begin(part, world, SimulatedDisk::default(), hazards).await
     }
@@ -197,14 +208,8 @@ impl RunSchedule {
         }
         let world = Arc::new(World::new(random, topic, new_sink(), hazards.rates));
         let part = RunPart {
-            kind: Kind::Rows,
-            run_id: "r",
-            range: (0, 0),
             selected: Some(OffsetSet::of(selected)),
-            watermark: None,
-            past: PinnedTopic::of(&world),
-            left_out: OffsetSet::default(),
-            job: None,
+            ..RunPart::of(Kind::Rows, "r", PinnedTopic::of(&world))
         };
         Self::begin(part, world, SimulatedDisk::default(), hazards).await
     }
