@@ -5,6 +5,7 @@ use std::process::Command;
 use serde_json::Value;
 
 use super::Pipeline;
+use super::reprocessing::archived_visits;
 use crate::support::{ProgramOutput, consume_on, python_with, repository};
 use crate::topics::produce_in;
 
@@ -17,26 +18,14 @@ const SESSIONS: &str = "SELECT k, began, n FROM (\
 /// Archived visits of one partition, and a job that writes their sessions to a topic.
 fn sessions() -> Pipeline {
     let pipeline = Pipeline::between_topics("consumers", 1);
-    let (bootstrap, source, sink) = (&pipeline.bootstrap, &pipeline.source, &pipeline.sink);
-    let tables = format!(
-        "CREATE EXTERNAL TABLE messages (value VARCHAR, partition INT METADATA, \"offset\" BIGINT METADATA, \
-         \"timestamp\" TIMESTAMP METADATA) STORED AS KAFKA LOCATION '{source}' \
-         OPTIONS ('kafka.bootstrap.servers' '{bootstrap}', 'format' 'raw');\n\
-         CREATE EXTERNAL TABLE visits_raw (value VARCHAR, partition INT, \"offset\" BIGINT, \"timestamp\" TIMESTAMP) \
-         STORED AS DELTA LOCATION 'visits_raw';\n\
-         CREATE EXTERNAL TABLE visits (k BIGINT, t TIMESTAMP, o BIGINT METADATA FROM 'offset', p INT METADATA FROM 'partition', \
-         WATERMARK FOR t AS t - INTERVAL '5 seconds') STORED AS KAFKA LOCATION '{source}' \
-         OPTIONS ('kafka.bootstrap.servers' '{bootstrap}', 'watermark.idle_after' '1 hour', 'archive' 'visits_raw');\n\
-         CREATE EXTERNAL TABLE sessions (k BIGINT, s TIMESTAMP, e TIMESTAMP, began BIGINT, n BIGINT, \
+    let (bootstrap, sink) = (&pipeline.bootstrap, &pipeline.sink);
+    let mut tables = archived_visits(&pipeline);
+    tables += &format!(
+        "CREATE EXTERNAL TABLE sessions (k BIGINT, s TIMESTAMP, e TIMESTAMP, began BIGINT, n BIGINT, \
          PRIMARY KEY (k, s) NOT ENFORCED) STORED AS KAFKA LOCATION '{sink}' \
          OPTIONS ('kafka.bootstrap.servers' '{bootstrap}', 'topic.partitions' '1');\n"
     );
     pipeline.work.file("tables.sql", &tables);
-    pipeline.work.file(
-        "archive.sql",
-        "CREATE JOB archiving WITH ('trigger' '10 milliseconds') AS INSERT INTO visits_raw \
-         SELECT value, partition, \"offset\", \"timestamp\" FROM messages;\n",
-    );
     pipeline.work.file(
         "sessions.sql",
         "CREATE JOB sessions WITH ('trigger' '10 milliseconds') AS INSERT INTO sessions \

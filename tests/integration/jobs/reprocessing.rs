@@ -37,6 +37,26 @@ const JOBS: [(&str, &str, &str); 3] = [
     ),
 ];
 
+/// The tables of a pipeline whose source has visits and is archived: `visits` is the archived topic. The job in `archive.sql` archives it.
+pub(super) fn archived_visits(pipeline: &Pipeline) -> String {
+    pipeline.work.file(
+        "archive.sql",
+        "CREATE JOB archiving WITH ('trigger' '10 milliseconds') AS INSERT INTO visits_raw \
+         SELECT value, partition, \"offset\", \"timestamp\" FROM messages;\n",
+    );
+    let (bootstrap, source) = (&pipeline.bootstrap, &pipeline.source);
+    format!(
+        "CREATE EXTERNAL TABLE messages (value VARCHAR, partition INT METADATA, \"offset\" BIGINT METADATA, \
+         \"timestamp\" TIMESTAMP METADATA) STORED AS KAFKA LOCATION '{source}' \
+         OPTIONS ('kafka.bootstrap.servers' '{bootstrap}', 'format' 'raw');\n\
+         CREATE EXTERNAL TABLE visits_raw (value VARCHAR, partition INT, \"offset\" BIGINT, \"timestamp\" TIMESTAMP) \
+         STORED AS DELTA LOCATION 'visits_raw';\n\
+         CREATE EXTERNAL TABLE visits (k BIGINT, t TIMESTAMP, o BIGINT METADATA FROM 'offset', p INT METADATA FROM 'partition', \
+         WATERMARK FOR t AS t - INTERVAL '5 seconds') STORED AS KAFKA LOCATION '{source}' \
+         OPTIONS ('kafka.bootstrap.servers' '{bootstrap}', 'watermark.idle_after' '1 hour', 'archive' 'visits_raw');\n"
+    )
+}
+
 /// Archived visits, and jobs over them that write to topics.
 pub(super) struct Past {
     pub(super) pipeline: Pipeline,
@@ -48,17 +68,8 @@ impl Past {
     /// `key` is the key of the sinks, as a part of their columns.
     pub(super) fn new(name: &str, key: &str) -> Self {
         let pipeline = Pipeline::between_topics(name, 2);
-        let (bootstrap, source) = (&pipeline.bootstrap, &pipeline.source);
-        let mut tables = format!(
-            "CREATE EXTERNAL TABLE messages (value VARCHAR, partition INT METADATA, \"offset\" BIGINT METADATA, \
-             \"timestamp\" TIMESTAMP METADATA) STORED AS KAFKA LOCATION '{source}' \
-             OPTIONS ('kafka.bootstrap.servers' '{bootstrap}', 'format' 'raw');\n\
-             CREATE EXTERNAL TABLE visits_raw (value VARCHAR, partition INT, \"offset\" BIGINT, \"timestamp\" TIMESTAMP) \
-             STORED AS DELTA LOCATION 'visits_raw';\n\
-             CREATE EXTERNAL TABLE visits (k BIGINT, t TIMESTAMP, o BIGINT METADATA FROM 'offset', p INT METADATA FROM 'partition', \
-             WATERMARK FOR t AS t - INTERVAL '5 seconds') STORED AS KAFKA LOCATION '{source}' \
-             OPTIONS ('kafka.bootstrap.servers' '{bootstrap}', 'watermark.idle_after' '1 hour', 'archive' 'visits_raw');\n"
-        );
+        let bootstrap = &pipeline.bootstrap;
+        let mut tables = archived_visits(&pipeline);
         let mut sinks = BTreeMap::new();
         for (job, columns, query) in JOBS {
             let sink = topic(&format!("{name}-{job}"));
@@ -78,11 +89,6 @@ impl Past {
             sinks.insert(job, sink);
         }
         pipeline.work.file("tables.sql", &tables);
-        pipeline.work.file(
-            "archive.sql",
-            "CREATE JOB archiving WITH ('trigger' '10 milliseconds') AS INSERT INTO visits_raw \
-             SELECT value, partition, \"offset\", \"timestamp\" FROM messages;\n",
-        );
         Self { pipeline, sinks }
     }
 
