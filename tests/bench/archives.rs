@@ -20,6 +20,8 @@ pub(crate) const FORGOTTEN: &str = "bench_forgotten";
 const USERS: u32 = 64_000;
 /// Rows of a commit: of 5 million visits each hour has about ten files, as a job that archives writes them.
 const COMMIT: usize = 20_000;
+/// The parts of the event time by which archives are partitioned.
+const PARTS: [&str; 4] = ["year", "month", "day", "hour"];
 const DAY_MICROS: i64 = 86_400_000_000;
 /// Archives of another form are made again.
 const FORM: u32 = 1;
@@ -57,24 +59,21 @@ pub(crate) const RAW: Archive = Archive {
 pub(crate) const TYPED: Archive = Archive {
     name: "visits_typed",
     content: Content::Typed,
-    days: 1,
-    tenths: 10,
+    ..RAW
 };
 
 /// Ten days of such records.
 pub(crate) const LONG: Archive = Archive {
     name: "visits_long",
-    content: Content::Raw,
     days: 10,
-    tenths: 10,
+    ..RAW
 };
 
 /// The first nine tenths of the topic's records.
 pub(crate) const MOST: Archive = Archive {
     name: "visits_most",
-    content: Content::Raw,
-    days: 1,
     tenths: 9,
+    ..RAW
 };
 
 fn plan(bench: &Bench) -> VisitPlan {
@@ -115,11 +114,11 @@ impl Archive {
         let (columns, parts) = match self.content {
             Content::Raw => (
                 "value VARCHAR, partition INT, \"offset\" BIGINT",
-                ["year", "month", "day", "hour"].map(|part| format!("{part} INT")),
+                PARTS.map(|part| format!("{part} INT")),
             ),
             Content::Typed => (
                 "event_id VARCHAR, user_id BIGINT, event_time TIMESTAMP, page VARCHAR, partition INT, \"offset\" BIGINT",
-                ["year", "month", "day", "hour"].map(|part| {
+                PARTS.map(|part| {
                     format!("{part} INT GENERATED ALWAYS AS (CAST(date_part('{part}', event_time) AS INT))")
                 }),
             ),
@@ -180,8 +179,8 @@ impl Archive {
         let (into, select) = match self.content {
             Content::Raw => {
                 columns.push(("value", texts(&record)));
-                let parts = ["year", "month", "day", "hour"]
-                    .map(|part| format!("CAST(date_part('{part}', event_time) AS INT)"));
+                let parts =
+                    PARTS.map(|part| format!("CAST(date_part('{part}', event_time) AS INT)"));
                 (
                     "value, partition, \"offset\", year, month, day, hour",
                     format!("value, partition, \"offset\", {}", parts.join(", ")),
