@@ -191,8 +191,8 @@ impl SinkComparison {
         })
     }
 
-    /// Leaves of what is gone what is gone by the plan. Gives for how many keys of the rows that differ the sink says something else than it
-    /// did then: a row that was published as it was computed counts, if it is not now; one that is gone, if it is one of the first `settled`.
+    /// Keeps of the gone rows those that the plan has as gone. Counts the keys for which the sink has another row than it had when the plan was
+    /// made: a row that was the same then counts if it differs now; a gone one counts if it is one of the first `settled` rows.
     fn keep_to(
         &self,
         plan: &PlannedRows,

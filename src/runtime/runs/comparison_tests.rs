@@ -328,7 +328,7 @@ fn what_is_applied_keeps_to_the_plan() {
     let applied = against(&then, Some(&plan), false).unwrap();
     assert_eq!(applied.counts, planned.counts);
     assert_eq!(withdrawn(&applied), [("b".to_owned(), 60)]);
-    // What is gone now and was not published then stays. What the job has published as the run gives it is not written.
+    // A row that is gone now and was not published then stays. A row that the job has published as the run gives it is not written.
     let more = [then.as_slice(), &[("b", 40, 50, 1), ("b", 80, 90, 1)]].concat();
     let applied = against(&more, Some(&plan), false).unwrap();
     assert_eq!(withdrawn(&applied), [("b".to_owned(), 60)]);
