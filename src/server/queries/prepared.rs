@@ -193,7 +193,11 @@ impl PreparedStatement {
             parameters.set_value(name.as_str(), value.clone());
         }
         let mut parsed = self.parsed.as_ref().clone();
-        let bound = parameters.bind_text(&self.raw, &mut parsed);
+        let bound = match self.has_parameters() {
+            true => parameters.bind_text(&self.raw, &mut parsed).map(drop),
+            // The text needs no values.
+            false => parameters.bind(&mut parsed),
+        };
         bound.map_err(|error| {
             let unbound = Error::invalid(error.message().to_owned());
             let unbound = unbound.with_help("bind a value for each parameter");
@@ -434,6 +438,15 @@ mod tests {
                 .collect();
             assert_eq!(announced, [&of(unit), &DataType::Int64, &DataType::Utf8]);
         }
+    }
+
+    #[test]
+    fn a_parameter_that_is_not_numbered_has_no_value() {
+        let statement = prepared("SELECT :x");
+        assert!(!statement.has_parameters());
+        let error = statement.statements().unwrap_err();
+        assert_eq!(error.message(), "parameter $:x has no value");
+        assert_eq!(error.help(), Some("bind a value for each parameter"));
     }
 
     #[test]

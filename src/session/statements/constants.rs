@@ -67,8 +67,17 @@ pub(crate) fn row(state: &SessionState, plan: &LogicalPlan) -> Result<Option<Pla
     Ok(Some(PlannedRows {
         rows: RecordBatch::try_new_with_options(schema, columns, &row)?,
         // Functions and casts may depend on the time and the settings of the session.
-        is_always: exprs.all(|expr| matches!(expr.clone().unalias(), Expr::Literal(..))),
+        is_always: exprs.all(is_literal),
     }))
+}
+
+/// Whether an expression is a literal, with or without a name.
+fn is_literal(expr: &Expr) -> bool {
+    let of = match expr {
+        Expr::Alias(alias) => alias.expr.as_ref(),
+        other => other,
+    };
+    matches!(of, Expr::Literal(..))
 }
 
 /// The expression after the session's function rewrites, such as that of a cast of a JSON value.
