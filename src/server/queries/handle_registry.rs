@@ -63,6 +63,7 @@ impl<T: Clone> HandleRegistry<T> {
     ) -> Option<String> {
         // An entry that is larger than the limit of all is kept if there is no other large one.
         let bytes = bytes.min(share(owner, MOST_BYTES) / 2);
+        let name = uuid::Uuid::new_v4().simple().to_string();
         let mut all = self.all();
         if !self.has_room(&all, owner, bytes) {
             all.retain(|held| now.duration_since(held.used) < self.idle);
@@ -79,7 +80,6 @@ impl<T: Clone> HandleRegistry<T> {
         if !self.has_room(&all, owner, bytes) {
             return None;
         }
-        let name = uuid::Uuid::new_v4().simple().to_string();
         let held = RegistryEntry {
             owner: Arc::clone(owner),
             bytes,

@@ -40,7 +40,9 @@ impl StatementCache {
         let prepared = parse()?;
         // Other statements may have secrets in them, and are not sent twice.
         if prepared.parsed().effect.is_query() {
-            self.lock().put(text.to_owned(), prepared.clone());
+            let (text, prepared) = (text.to_owned(), prepared.clone());
+            // The statement that makes room is dropped after the lock is free.
+            let _forgotten = self.lock().push(text, prepared);
         }
         Ok(prepared)
     }
