@@ -64,18 +64,20 @@ impl<T: Clone> HandleRegistry<T> {
         // An entry that is larger than the limit of all is kept if there is no other large one.
         let bytes = bytes.min(share(owner, MOST_BYTES) / 2);
         let name = uuid::Uuid::new_v4().simple().to_string();
+        // Dropped after the lock is free: thousands of entries may go at once.
+        let mut gone = Vec::new();
         let mut all = self.all();
         if !self.has_room(&all, owner, bytes) {
-            all.retain(|held| now.duration_since(held.used) < self.idle);
+            gone.extend(all.retain(|held| now.duration_since(held.used) < self.idle));
         }
         if !self.has_room(&all, owner, bytes) {
-            all.forget_done(|held| held.owner == *owner);
+            gone.extend(all.forget_done(|held| held.owner == *owner));
         }
         // Results that other users have fetched are evicted only if the whole registry is full: they free nothing of
         // this user's share.
         let is_full = all.things.len() >= self.most || all.bytes.saturating_add(bytes) > MOST_BYTES;
         if is_full {
-            all.forget_done(|_| true);
+            gone.extend(all.forget_done(|_| true));
         }
         if !self.has_room(&all, owner, bytes) {
             return None;
@@ -164,18 +166,19 @@ impl<T> RegistryState<T> {
         }
     }
 
-    fn retain(&mut self, is_kept: impl Fn(&RegistryEntry<T>) -> bool) {
+    /// Gives the entries that are not kept.
+    fn retain(&mut self, is_kept: impl Fn(&RegistryEntry<T>) -> bool) -> Vec<RegistryEntry<T>> {
         let taken = self.things.extract_if(|_, held| !is_kept(held));
-        let gone: Vec<(Arc<str>, usize)> =
-            taken.map(|(_, held)| (held.owner, held.bytes)).collect();
-        for (owner, bytes) in &gone {
-            self.forget(owner, *bytes);
+        let gone: Vec<RegistryEntry<T>> = taken.map(|(_, held)| held).collect();
+        for held in &gone {
+            self.forget(&held.owner, held.bytes);
         }
+        gone
     }
 
     /// Evicts the older half of the fetched entries at once, so that a full registry does not search for the oldest
-    /// entry at every call.
-    fn forget_done(&mut self, of: impl Fn(&RegistryEntry<T>) -> bool) {
+    /// entry at every call; gives them.
+    fn forget_done(&mut self, of: impl Fn(&RegistryEntry<T>) -> bool) -> Vec<RegistryEntry<T>> {
         let is_done = |held: &RegistryEntry<T>| held.is_done && of(held);
         let mut done: Vec<Instant> = self
             .things
@@ -183,17 +186,21 @@ impl<T> RegistryState<T> {
             .filter(|held| is_done(held))
             .map(|held| held.used)
             .collect();
-        let middle = done.len() / 2;
-        if !done.is_empty() {
-            let (_, newest, _) = done.select_nth_unstable(middle);
-            let newest = *newest;
-            self.retain(|held| !is_done(held) || held.used > newest);
+        if done.is_empty() {
+            return Vec::new();
         }
+        let middle = done.len() / 2;
+        let (_, newest, _) = done.select_nth_unstable(middle);
+        let newest = *newest;
+        self.retain(|held| !is_done(held) || held.used > newest)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Weak;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
     use super::*;
 
     const IDLE: Duration = Duration::from_secs(60);
@@ -244,6 +251,43 @@ mod tests {
         }
         assert_eq!(held.get(waits.as_bytes(), now), Some(0));
         assert_eq!(held.get(last.as_bytes(), now), Some(9_999));
+    }
+
+    /// Notes whether the registry that had it is locked when it is dropped.
+    struct Watched {
+        registry: Weak<HandleRegistry<Arc<Watched>>>,
+        was_locked: Arc<AtomicBool>,
+    }
+
+    impl Drop for Watched {
+        fn drop(&mut self) {
+            if let Some(registry) = self.registry.upgrade() {
+                let is_locked = registry.all.try_lock().is_err();
+                self.was_locked.fetch_or(is_locked, Ordering::Relaxed);
+            }
+        }
+    }
+
+    #[test]
+    fn forgotten_things_are_dropped_when_the_lock_is_free() {
+        let held = Arc::new(HandleRegistry::new(2, IDLE));
+        let was_locked = Arc::new(AtomicBool::new(false));
+        let watched = || {
+            Arc::new(Watched {
+                registry: Arc::downgrade(&held),
+                was_locked: Arc::clone(&was_locked),
+            })
+        };
+        let now = Instant::now();
+        let put = |at: Instant| held.put(watched(), &anyone(), 1, at).unwrap();
+        put(now);
+        let fetched = put(now);
+        held.done(fetched.as_bytes());
+        put(now);
+        assert!(held.get(fetched.as_bytes(), now).is_none());
+        put(now + IDLE);
+        assert_eq!(held.count(), 1);
+        assert!(!was_locked.load(Ordering::Relaxed));
     }
 
     #[test]
