@@ -195,7 +195,7 @@ impl PreparedStatement {
         let mut parsed = self.parsed.as_ref().clone();
         let bound = match self.has_parameters() {
             true => parameters.bind_text(&self.raw, &mut parsed).map(drop),
-            // The text needs no values.
+            // No placeholder is in the text alone.
             false => parameters.bind(&mut parsed),
         };
         bound.map_err(|error| {
