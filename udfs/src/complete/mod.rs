@@ -10,6 +10,8 @@ mod rows;
 mod run;
 mod scan;
 mod search;
+#[cfg(test)]
+mod search_laws;
 mod slices;
 
 pub use aggregate::{AggregateByCompletedSession, CompleteSessionsAggregate};

@@ -1,5 +1,6 @@
 //! State of one execution of COMPLETE_SESSIONS, of rows or of aggregates: its planning, metrics and notices.
 
+use std::collections::HashSet;
 use std::sync::{Arc, OnceLock};
 
 use arrow::array::{ArrayRef, UInt32Array};
@@ -17,6 +18,7 @@ use futures::StreamExt;
 
 use super::keys::KeyNumbers;
 use super::notice::{CompletionNotices, SessionsCapped};
+use super::scan::files_of;
 use super::search::{Direction, FoundSession, SessionSearch, TickRange};
 use super::slices::{SliceReader, count_files};
 use crate::diagnostic::null_event_time;
@@ -39,6 +41,8 @@ pub(super) struct ExecutionState {
     capped_sessions: Count,
     /// A plan of the slices that may come next, for all keys.
     ahead: Option<PlanAhead>,
+    /// The files of the slices that were planned, by the hashes of their paths.
+    files: HashSet<u64>,
     /// The notice that the displayed plan shows after the execution.
     capped: Arc<OnceLock<SessionsCapped>>,
 }
@@ -103,6 +107,7 @@ impl ExecutionState {
             files_read: counter("files_read"),
             capped_sessions: counter("capped_sessions"),
             ahead: None,
+            files: HashSet::new(),
             capped: Arc::clone(&shown.capped),
             context,
         })
@@ -143,8 +148,13 @@ impl ExecutionState {
         let plan = self.reader.plan_slice(slice, None).await?;
         // If slices can be cut out of a plan, the plan is made now, while the first slice is read.
         if !self.reader.is_bounded_only(&plan, slice)? {
+            if self.opens_again(&plan)? {
+                self.coarsen();
+            }
             return Ok(plan);
         }
+        // A part that is cut out costs no planning, and its scan leaves files out only as it comes to them.
+        self.coarsen();
         let (reader, reach) = (self.reader.clone(), self.search.reach());
         let ahead = SpawnedTask::spawn(async move { reader.plan_slice(reach, None).await });
         self.ahead = Some(PlanAhead {
@@ -176,6 +186,9 @@ impl ExecutionState {
         }
         for (side, slice, plan) in planning {
             let plan = plan.join().await.map_err(failed_task)??;
+            if self.opens_again(&plan)? {
+                self.search.coarsen(side);
+            }
             planned.push(PlannedSlice { side, slice, plan });
         }
         Ok(planned)
@@ -202,6 +215,25 @@ impl ExecutionState {
             plan: PlanningState::Done(Arc::clone(&plan)),
         });
         self.reader.cut_out(plan, reach, slice, keys)
+    }
+
+    /// Whether a slice reads rows that are in no files, or at least half of its files are those of earlier slices: a short slice costs
+    /// nearly as much as a long one then.
+    fn opens_again(&mut self, plan: &Arc<dyn ExecutionPlan>) -> Result<bool> {
+        let Some(files) = files_of(plan)? else {
+            return Ok(true);
+        };
+        let count = files.len();
+        let known = self.files.len();
+        self.files.extend(files);
+        let again = count - (self.files.len() - known);
+        Ok(again > 0 && 2 * again >= count)
+    }
+
+    fn coarsen(&mut self) {
+        for side in [Direction::Before, Direction::After] {
+            self.search.coarsen(side);
+        }
     }
 
     /// Counts a slice that was read.

@@ -2,22 +2,33 @@
 //!
 //! A filter that a scan takes over becomes its row filter: each part of it decodes its columns again. A slice's own bounds need
 //! no row filter, since the reader of the slice checks each row's event time; they stay in the predicate that prunes.
+//!
+//! Small files are read whole: the optimizer cuts files into ranges of bytes, and a file is opened for each.
 
+use std::collections::{HashMap, HashSet};
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
 
 use arrow::datatypes::DataType;
 use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode, TreeNodeRecursion};
 use datafusion::common::{DFSchema, ExprSchema, Result, ScalarValue};
+use datafusion::datasource::listing::PartitionedFile;
 use datafusion::datasource::memory::DataSourceExec;
-use datafusion::datasource::physical_plan::{FileScanConfigBuilder, FileSource, ParquetSource};
+use datafusion::datasource::physical_plan::{
+    FileGroup, FileScanConfig, FileScanConfigBuilder, FileSource, ParquetSource,
+};
 use datafusion::execution::SessionState;
 use datafusion::logical_expr::{Expr, LogicalPlan, Operator};
 use datafusion::physical_expr::expressions::{BinaryExpr, Column, Literal};
 use datafusion::physical_expr::{conjunction, split_conjunction};
+use datafusion::physical_plan::empty::EmptyExec;
 use datafusion::physical_plan::{ExecutionPlan, PhysicalExpr};
 
 use super::node::CompleteSessions;
 use super::search::TickRange;
+
+/// Files that are smaller are read whole: they mostly have one group of rows, which one reader reads in any case.
+const LEAST_DIVIDED: u64 = 8 * 1024 * 1024;
 
 /// The bounds of a slice as scans see them.
 #[derive(Debug, Clone)]
@@ -225,6 +236,99 @@ pub(super) fn narrowed(
     .map(Some)
 }
 
+/// The files that the scans of a plan may open, by the hashes of their paths; `None` if there are none, and rows come from elsewhere.
+pub(super) fn files_of(plan: &Arc<dyn ExecutionPlan>) -> Result<Option<HashSet<u64>>> {
+    let mut files = HashSet::new();
+    let mut has_others = false;
+    plan.apply(|node| {
+        if let Some(config) = file_scan(node) {
+            files.extend(files_in(config).map(|file| {
+                let mut hasher = DefaultHasher::new();
+                path(file).hash(&mut hasher);
+                hasher.finish()
+            }));
+        } else if node.children().is_empty() && node.downcast_ref::<EmptyExec>().is_none() {
+            has_others = true;
+        }
+        Ok(TreeNodeRecursion::Continue)
+    })?;
+    Ok((!files.is_empty() || !has_others).then_some(files))
+}
+
+/// The plan with small files whole where they were cut into ranges of bytes.
+pub(super) fn with_whole_files(plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
+    plan.transform_down(|node| {
+        let Some((config, groups)) =
+            file_scan(&node).and_then(|config| Some((config, whole_files(config)?)))
+        else {
+            return Ok(Transformed::no(node));
+        };
+        let config = FileScanConfigBuilder::from(config.clone())
+            .with_file_groups(groups)
+            .build();
+        let scan: Arc<dyn ExecutionPlan> = DataSourceExec::from_data_source(config);
+        Ok(Transformed::yes(scan))
+    })
+    .data()
+}
+
+/// The groups of a scan with each small file in the first of those that have a part of it; `None` if they are the same.
+fn whole_files(config: &FileScanConfig) -> Option<Vec<FileGroup>> {
+    let has_order = config.preserve_order || !config.output_ordering.is_empty();
+    if has_order || config.output_partitioning.is_some() {
+        return None;
+    }
+    let mut parts: HashMap<&str, (usize, u64)> = HashMap::new();
+    for file in files_in(config) {
+        let bytes = file.range.as_ref().map_or(0, |range| {
+            u64::try_from(range.end.saturating_sub(range.start)).unwrap_or(0)
+        });
+        let (count, all) = parts.entry(path(file)).or_default();
+        *count += 1;
+        *all = all.saturating_add(bytes);
+    }
+    // Of a part of a file, only that part is wanted.
+    let is_divided = |file: &PartitionedFile| {
+        let size = file.object_meta.size;
+        let part = parts.get(path(file));
+        size < LEAST_DIVIDED && part.is_some_and(|(count, bytes)| *count > 1 && *bytes == size)
+    };
+    if !files_in(config).any(is_divided) {
+        return None;
+    }
+    let mut begun = HashSet::new();
+    let mut groups = Vec::with_capacity(config.file_groups.len());
+    for group in &config.file_groups {
+        let mut files = Vec::with_capacity(group.len());
+        for file in group.iter() {
+            if !is_divided(file) {
+                files.push(file.clone());
+            } else if begun.insert(path(file)) {
+                let mut whole = file.clone();
+                whole.range = None;
+                files.push(whole);
+            }
+        }
+        if !files.is_empty() {
+            groups.push(FileGroup::new(files));
+        }
+    }
+    Some(groups)
+}
+
+fn files_in(config: &FileScanConfig) -> impl Iterator<Item = &PartitionedFile> {
+    config.file_groups.iter().flat_map(FileGroup::iter)
+}
+
+fn path(file: &PartitionedFile) -> &str {
+    file.object_meta.location.as_ref()
+}
+
+fn file_scan(plan: &Arc<dyn ExecutionPlan>) -> Option<&FileScanConfig> {
+    let scan = plan.downcast_ref::<DataSourceExec>()?;
+    scan.data_source().downcast_ref::<FileScanConfig>()
+}
+
 fn filters_rows(source: &ParquetSource) -> bool {
     source.table_parquet_options().global.pushdown_filters
 }
@@ -257,4 +361,76 @@ fn with_sources(
         Ok(Transformed::yes(scan))
     })
     .data()
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::datatypes::{Field, Schema};
+    use datafusion::execution::object_store::ObjectStoreUrl;
+
+    use super::*;
+
+    const MEBIBYTE: i64 = 1024 * 1024;
+
+    fn plan(groups: Vec<Vec<PartitionedFile>>) -> Arc<dyn ExecutionPlan> {
+        let schema = Arc::new(Schema::new(vec![Field::new("id", DataType::Int64, true)]));
+        let source = Arc::new(ParquetSource::new(schema));
+        let groups = groups.into_iter().map(FileGroup::new).collect();
+        let config = FileScanConfigBuilder::new(ObjectStoreUrl::local_filesystem(), source)
+            .with_file_groups(groups)
+            .build();
+        DataSourceExec::from_data_source(config)
+    }
+
+    /// A part of a file, in mebibytes.
+    fn part(name: &str, size: u64, from: i64, to: i64) -> PartitionedFile {
+        let file = PartitionedFile::new(name, size * MEBIBYTE.cast_unsigned());
+        file.with_range(from * MEBIBYTE, to * MEBIBYTE)
+    }
+
+    /// The files of each group with what is read of them, in mebibytes; `None` is all.
+    fn groups(plan: &Arc<dyn ExecutionPlan>) -> Vec<Vec<(String, Option<(i64, i64)>)>> {
+        let groups = &file_scan(plan).unwrap().file_groups;
+        let of_file = |file: &PartitionedFile| {
+            let range = file.range.as_ref();
+            let range = range.map(|range| (range.start / MEBIBYTE, range.end / MEBIBYTE));
+            (path(file).to_owned(), range)
+        };
+        let of_group = |group: &FileGroup| group.iter().map(of_file).collect();
+        groups.iter().map(of_group).collect()
+    }
+
+    #[test]
+    fn small_files_are_opened_once() {
+        let divided = plan(vec![
+            vec![part("a", 3, 0, 3), part("b", 3, 0, 1)],
+            vec![part("b", 3, 1, 3), part("c", 3, 0, 2)],
+            // Nothing begins here.
+            vec![part("c", 3, 2, 3)],
+        ]);
+        let whole = with_whole_files(Arc::clone(&divided)).unwrap();
+        let expected = [
+            vec![("a".to_owned(), Some((0, 3))), ("b".to_owned(), None)],
+            vec![("c".to_owned(), None)],
+        ];
+        assert_eq!(groups(&whole), expected);
+        assert_eq!(files_of(&whole).unwrap(), files_of(&divided).unwrap());
+        assert_eq!(files_of(&whole).unwrap().unwrap().len(), 3);
+    }
+
+    #[test]
+    fn large_files_and_asked_parts_stay_as_they_are() {
+        for kept in [
+            // Two readers share a large file.
+            vec![vec![part("a", 20, 0, 10)], vec![part("a", 20, 10, 20)]],
+            // The rest of this one is not asked for.
+            vec![vec![part("a", 3, 0, 1)], vec![part("a", 3, 1, 2)]],
+        ] {
+            let plan = plan(kept);
+            let same = with_whole_files(Arc::clone(&plan)).unwrap();
+            assert_eq!(groups(&same), groups(&plan));
+        }
+        let none: Arc<dyn ExecutionPlan> = Arc::new(EmptyExec::new(Arc::new(Schema::empty())));
+        assert_eq!(files_of(&none).unwrap(), Some(HashSet::new()));
+    }
 }

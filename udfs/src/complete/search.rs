@@ -58,8 +58,10 @@ pub(super) struct SessionSearch {
     range: CompletionRange,
     /// The range read so far.
     read: TickRange,
-    /// The width of the next slice, on each side.
+    /// The width of the next slice on each side where the source is coarse.
     width: [i64; 2],
+    /// Whether slices of a side grow fast, since the next one may open the files of this one again.
+    is_coarse: [bool; 2],
     /// Slices end at multiples of this.
     grid: i64,
     sessions: Vec<FoundSession>,
@@ -108,6 +110,10 @@ impl OpenSessions {
 /// shorter one: planning a slice costs about as much as reading a large one, and the files at the edges are opened anyway.
 const MARGIN_IN_GAPS: i64 = 4;
 
+/// A slice reaches no further than open sessions need, or than this part of what was read beyond the range on its side: a long session
+/// is followed in few slices, and little is read beyond its end.
+const NEEDLESS_PART: i64 = 8;
+
 impl SessionSearch {
     /// `hour` is an hour in the event time's unit. Slices of a range of at least an hour end at whole hours: archives are
     /// partitioned by hour or by day, and part of a file costs about as much as all of it.
@@ -142,6 +148,8 @@ impl SessionSearch {
             range,
             read,
             width: [width; 2],
+            // Slices that end within hours share the files of an hour.
+            is_coarse: [grid == 1; 2],
             grid,
             sessions: vec![],
             open: [OpenSessions::default(), OpenSessions::default()],
@@ -158,7 +166,45 @@ impl SessionSearch {
         if self.open[side as usize].keys.is_empty() {
             return None;
         }
-        self.slice_beyond(self.read, side, self.width[side as usize])
+        let width = match self.is_coarse[side as usize] {
+            true => self.width[side as usize],
+            false => {
+                let of_read = floor(self.read_beyond(side) / NEEDLESS_PART, self.grid);
+                self.needed_width(side).max(of_read)
+            }
+        };
+        self.slice_beyond(self.read, side, width)
+    }
+
+    /// Slices on `side` grow fast from now on: the source opens the same files for several of them.
+    pub(super) fn coarsen(&mut self, side: Direction) {
+        self.is_coarse[side as usize] = true;
+    }
+
+    /// How far beyond the edge of what was read a row may belong to a session that is open on `side`.
+    fn needed_width(&self, side: Direction) -> i64 {
+        let widths = self.open[side as usize].ids().map(|id| {
+            let session = self.session(id);
+            match side {
+                Direction::Before => {
+                    let first = session.start.saturating_sub(self.gap);
+                    self.read.from.saturating_sub(first)
+                }
+                Direction::After => {
+                    let last = session.last.saturating_add(self.gap);
+                    last.saturating_sub(self.read.to).saturating_add(1)
+                }
+            }
+        });
+        widths.max().unwrap_or(1)
+    }
+
+    /// How much was read beyond the range on `side`.
+    fn read_beyond(&self, side: Direction) -> i64 {
+        match side {
+            Direction::Before => self.range.from.saturating_sub(self.read.from),
+            Direction::After => self.read.to.saturating_sub(self.range.to),
+        }
     }
 
     /// The range read so far, and the next two slices on both sides if a session is open there.
@@ -296,7 +342,9 @@ impl SessionSearch {
             Direction::Before => self.read.from = slice.from,
             Direction::After => self.read.to = slice.to,
         }
-        self.width[side as usize] = self.width[side as usize].saturating_mul(2);
+        if self.is_coarse[side as usize] {
+            self.width[side as usize] = self.width[side as usize].saturating_mul(2);
+        }
         let mut open = std::mem::take(&mut self.open[side as usize]);
         open.retain(|id| self.touches_edge(id, side));
         self.open[side as usize] = open;

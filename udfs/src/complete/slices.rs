@@ -165,10 +165,11 @@ impl SliceReader {
             let optimizer = self.state.optimizer();
             optimizer.optimize(plan, &self.state, |_, _| {})?
         };
-        self.state
-            .query_planner()
+        let planner = self.state.query_planner();
+        let plan = planner
             .create_physical_plan(&optimized, &self.state)
-            .await
+            .await?;
+        scan::with_whole_files(plan)
     }
 }
 

@@ -7,6 +7,8 @@ mod facts;
 mod in_offsets;
 #[cfg(test)]
 mod past_tests;
+#[cfg(test)]
+mod session_tests;
 mod tail_times;
 
 use std::collections::BTreeMap;

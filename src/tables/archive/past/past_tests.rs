@@ -35,7 +35,7 @@ fn topic() -> Identity {
     }
 }
 
-async fn pinned(handle: &DeltaTableHandle, options: &[(&str, &str)]) -> CoveredArchive {
+pub(super) async fn pinned(handle: &DeltaTableHandle, options: &[(&str, &str)]) -> CoveredArchive {
     let state = SessionContext::new().state();
     let archive = JobArchive::new(table_with(options), handle.clone(), state);
     archive.pin(&topic()).await.unwrap()
@@ -59,7 +59,7 @@ fn past(archive: &CoveredArchive, ends: &[(i32, i64)]) -> PinnedPast {
 }
 
 /// The past of what the archive has.
-fn archived(archive: &CoveredArchive) -> PinnedPast {
+pub(super) fn archived(archive: &CoveredArchive) -> PinnedPast {
     let parts = archive.partitions().iter().map(|(partition, covered)| {
         let parts = PastParts {
             archive: covered.clone(),
