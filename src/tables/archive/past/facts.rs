@@ -18,6 +18,12 @@ use crate::tables::archive::mapping::EventTimeClaim;
 /// So many of the last offsets of each partition are read for its highest event time.
 const LAST: i64 = 65_536;
 
+/// So many are enough if the archive says which records are later than these: they are read, too.
+const FEW: i64 = 4_096;
+
+/// Of a partition that seems to be so far behind the others, in microseconds, more records are read, since they may be late ones.
+const BEHIND: i64 = 3_600_000_000;
+
 /// So many of the first offsets of a partition are looked at for the first event time.
 const FIRST: i64 = 1_024;
 
@@ -45,25 +51,41 @@ impl PinnedPast {
     /// The past cannot be read.
     pub(crate) async fn reached_times(&self, latest: i64) -> Result<ReachedTimes> {
         let mut reached = ReachedTimes::default();
-        let last = self.parts.iter().filter_map(|(partition, parts)| {
+        let has_claim = *self.pinned.archive.mapping().claim() != EventTimeClaim::None;
+        let count = if has_claim { FEW } else { LAST };
+        let last = self.last_records(count, |_| true);
+        last.add_reached(&[], latest, &mut reached).await?;
+        if !has_claim || last.parts == self.parts {
+            return Ok(reached);
+        }
+        let highest = reached.highest.values().max();
+        let least = highest.map(|highest| highest.saturating_sub(BEHIND));
+        let behind = self.last_records(LAST, |partition| {
+            let known = reached.highest.get(&partition).copied();
+            known.is_none() || known < least
+        });
+        behind.add_reached(&[], latest, &mut reached).await?;
+        let Some(lowest) = reached.highest.values().min().copied() else {
+            return Ok(reached);
+        };
+        let later: Vec<Expr> = self.later_than(lowest).into_iter().collect();
+        self.add_reached(&later, latest, &mut reached).await?;
+        Ok(reached)
+    }
+
+    /// The records at the last `count` offsets of each of the partitions for which `is_wanted` holds.
+    fn last_records(&self, count: i64, is_wanted: impl Fn(i32) -> bool) -> Self {
+        let wanted = self.parts.iter();
+        let wanted = wanted.filter(|(partition, _)| is_wanted(**partition));
+        let last = wanted.filter_map(|(partition, parts)| {
             let end = parts.archive.end().max(parts.topic.end())?;
-            let last: OffsetRanges = [OffsetRange::new(end.saturating_sub(LAST), end)]
+            let last: OffsetRanges = [OffsetRange::new(end.saturating_sub(count), end)]
                 .into_iter()
                 .collect();
             Some((*partition, last))
         });
         let last: PartitionOffsets = last.collect();
-        let last = self.restricted_to(&last);
-        last.add_reached(&[], latest, &mut reached).await?;
-        let claim = self.pinned.archive.mapping().claim();
-        let Some(lowest) = reached.highest.values().min().copied() else {
-            return Ok(reached);
-        };
-        if *claim != EventTimeClaim::None && last.parts != self.parts {
-            let later: Vec<Expr> = self.later_than(lowest).into_iter().collect();
-            self.add_reached(&later, latest, &mut reached).await?;
-        }
-        Ok(reached)
+        self.restricted_to(&last)
     }
 
     async fn add_reached(

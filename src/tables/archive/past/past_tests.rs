@@ -193,6 +193,74 @@ fn the_highest_times_and_those_of_rows_are_found() {
 }
 
 #[test]
+fn the_highest_times_are_in_few_files_if_the_archive_says_where_later_ones_are() {
+    runtime().block_on(async {
+        let folder = tempfile::tempdir().unwrap();
+        let table = folder.path().join("raw");
+        let time = DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()));
+        let handle = archive_with(&table, &[("at", time)]).await;
+        let mut earlier: Vec<std::path::PathBuf> = Vec::new();
+        for (offsets, second) in [(0..5_000, 10), (5_000..10_000, 20)] {
+            if offsets.start > 0 {
+                let files = std::fs::read_dir(&table).unwrap();
+                let files = files.map(|file| file.unwrap().path());
+                earlier.extend(files.filter(|file| file.extension().is_some()));
+            }
+            let rows = rows(0, offsets);
+            let values =
+                vec![format!(r#"{{"n":1,"at":"1970-01-01T00:00:{second}Z"}}"#); rows.len()];
+            let times = TimestampMicrosecondArray::from(vec![second * 1_000_000; rows.len()]);
+            let times = Arc::new(times.with_timezone("UTC")) as ArrayRef;
+            insert_values(&handle, &rows, &values, vec![times]).await;
+        }
+        let past = archived(&pinned(&handle, &[]).await);
+        let unclaimed = archived(&pinned(&handle, &[("archive.event_time", "none")]).await);
+        assert_eq!(earlier.len(), 1, "{earlier:?}");
+        std::fs::remove_file(&earlier[0]).unwrap();
+        let reached = past.reached_times(i64::MAX).await.unwrap();
+        assert_eq!(reached.highest, BTreeMap::from([(0, 20_000_000)]));
+        // Of this one, older records may have later times.
+        unclaimed.reached_times(i64::MAX).await.unwrap_err();
+    });
+}
+
+#[test]
+fn partitions_that_end_with_late_records_are_looked_at_further() {
+    runtime().block_on(async {
+        let folder = tempfile::tempdir().unwrap();
+        let time = DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()));
+        let handle = archive_with(&folder.path().join("raw"), &[("at", time)]).await;
+        // By partition: one record, and so many behind it that are an hour and a half earlier, or have no time.
+        let hour = 3_600_000_000_i64;
+        for (partition, late, has_time) in [(0, 0, true), (1, 5_000, true), (2, 5_000, false)] {
+            let rows = rows(partition, 0..late + 1);
+            let at = |offset: i64| match (offset, has_time) {
+                (0, true) => Some(2 * hour),
+                (0, false) => Some(hour / 4),
+                (_, true) => Some(hour / 2),
+                (_, false) => None,
+            };
+            let times: Vec<Option<i64>> = rows.iter().map(|(_, offset)| at(*offset)).collect();
+            let value = |time: &Option<i64>| match time {
+                None => r#"{"n":1}"#.to_owned(),
+                Some(time) => {
+                    let time = chrono::DateTime::from_timestamp_micros(*time).unwrap();
+                    let time = time.to_rfc3339_opts(chrono::SecondsFormat::Secs, true);
+                    format!(r#"{{"n":1,"at":"{time}"}}"#)
+                }
+            };
+            let values: Vec<String> = times.iter().map(value).collect();
+            let times = TimestampMicrosecondArray::from(times).with_timezone("UTC");
+            insert_values(&handle, &rows, &values, vec![Arc::new(times) as ArrayRef]).await;
+        }
+        let past = archived(&pinned(&handle, &[]).await);
+        let reached = past.reached_times(i64::MAX).await.unwrap();
+        let highest = [(0, 2 * hour), (1, 2 * hour), (2, hour / 4)];
+        assert_eq!(reached.highest, BTreeMap::from(highest));
+    });
+}
+
+#[test]
 fn a_record_that_is_there_twice_stops_a_run() {
     runtime().block_on(async {
         let folder = tempfile::tempdir().unwrap();
