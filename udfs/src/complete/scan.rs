@@ -3,7 +3,7 @@
 //! A filter that a scan takes over becomes its row filter: each part of it decodes its columns again. A slice's own bounds need
 //! no row filter, since the reader of the slice checks each row's event time; they stay in the predicate that prunes.
 //!
-//! Small files are read whole: the optimizer cuts files into ranges of bytes, and a file is opened for each.
+//! Small files are read whole: the optimizer cuts files into ranges of bytes, and opens a file for each.
 
 use std::collections::{HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
@@ -255,7 +255,7 @@ pub(super) fn files_of(plan: &Arc<dyn ExecutionPlan>) -> Result<Option<HashSet<u
     Ok((!files.is_empty() || !has_others).then_some(files))
 }
 
-/// The plan with small files whole where they were cut into ranges of bytes.
+/// The plan with small Parquet files whole where they were cut into ranges of bytes.
 pub(super) fn with_whole_files(plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
     plan.transform_down(|node| {
         let Some((config, groups)) =
@@ -275,7 +275,8 @@ pub(super) fn with_whole_files(plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn E
 /// The groups of a scan with each small file in the first of those that have a part of it; `None` if they are the same.
 fn whole_files(config: &FileScanConfig) -> Option<Vec<FileGroup>> {
     let has_order = config.preserve_order || !config.output_ordering.is_empty();
-    if has_order || config.output_partitioning.is_some() {
+    let is_parquet = config.file_source.is::<ParquetSource>();
+    if !is_parquet || has_order || config.output_partitioning.is_some() {
         return None;
     }
     let mut parts: HashMap<&str, (usize, u64)> = HashMap::new();

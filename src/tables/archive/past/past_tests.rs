@@ -200,7 +200,7 @@ fn the_highest_times_are_in_few_files_if_the_archive_says_where_later_ones_are()
         let time = DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()));
         let handle = archive_with(&table, &[("at", time)]).await;
         let mut earlier: Vec<std::path::PathBuf> = Vec::new();
-        for (offsets, second) in [(0..5_000, 10), (5_000..10_000, 20)] {
+        for (offsets, second) in [(0..5_000, 10_i64), (5_000..10_000, 20)] {
             if offsets.start > 0 {
                 let files = std::fs::read_dir(&table).unwrap();
                 let files = files.map(|file| file.unwrap().path());
