@@ -11,7 +11,7 @@ mod run;
 mod scan;
 mod search;
 #[cfg(test)]
-mod search_laws;
+mod search_tests;
 mod slices;
 
 pub use aggregate::{AggregateByCompletedSession, CompleteSessionsAggregate};
