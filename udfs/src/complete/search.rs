@@ -110,8 +110,8 @@ impl OpenSessions {
 /// shorter one: planning a slice costs about as much as reading a large one, and the files at the edges are opened anyway.
 const MARGIN_IN_GAPS: i64 = 4;
 
-/// A slice reaches no further than open sessions need, or than this part of what was read beyond the range on its side: a long session
-/// is followed in few slices, and little is read beyond its end.
+/// Where the source is not coarse, a slice is as wide as open sessions need, or this part of what was read beyond the range on its side: a
+/// long session is followed in few slices, and little is read beyond its end.
 const NEEDLESS_PART: i64 = 8;
 
 impl SessionSearch {
