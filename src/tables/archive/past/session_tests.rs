@@ -52,7 +52,7 @@ async fn by_hour(folder: &Path) -> DeltaTableHandle {
         let hour = file / 2;
         let mut visits = vec![(100 + file, hour * 60 + 20 + file % 2)];
         if file % 2 == 0 {
-            let long = (8 * 60 + 6..12 * 60 + 30).step_by(6);
+            let long = (8 * 60 + 6_i64..12 * 60 + 30).step_by(6);
             let of_hour = long.filter(|minute| minute / 60 == hour);
             visits.extend(of_hour.map(|minute| (LONG, minute)));
         }
