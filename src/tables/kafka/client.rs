@@ -115,13 +115,17 @@ impl ClientSettings {
         for (name, value) in &self.properties {
             config.set(name, value);
         }
+        // For half of this time a new client does not connect to another broker. But its first connection, which is to the address that
+        // was given, ends when an answer says which brokers there are.
+        self.set_unless_given(&mut config, "reconnect.backoff.ms", "20");
         config.set_log_level(RDKafkaLogLevel::Info);
         config
     }
 
-    /// A client that asks about a topic.
+    /// A client that asks about a topic. It reads nothing, and so it has no group: at the end of a client with one, the binding looks only
+    /// each tenth of a second whether the group has ended.
     pub(crate) fn consumer(&self, context: ClientFaults) -> Result<BaseConsumer<ClientFaults>> {
-        self.consumer_of(context, 1, Duration::ZERO)
+        self.consumer_of(context, None, 1, Duration::ZERO)
     }
 
     /// A client that reads so many partitions at a time: the bytes that it holds of all of them are bounded.
@@ -137,19 +141,23 @@ impl ClientSettings {
             false => Duration::from_millis(2_500),
         };
         let statistics = (self.connect_timeout / 4).clamp(Duration::from_millis(100), longest);
-        self.consumer_of(context, partitions, statistics)
+        // Without a group, partitions cannot be assigned.
+        self.consumer_of(context, Some("anabranch"), partitions, statistics)
     }
 
     fn consumer_of<C: ConsumerContext>(
         &self,
         context: C,
+        group: Option<&str>,
         partitions: usize,
         statistics: Duration,
     ) -> Result<BaseConsumer<C>> {
         let sizes = QueueSizes::of(partitions);
         let mut config = self.base();
+        if let Some(group) = group {
+            config.set("group.id", group);
+        }
         config
-            .set("group.id", "anabranch")
             .set("enable.auto.commit", "false")
             .set("enable.auto.offset.store", "false")
             .set("enable.partition.eof", "true")

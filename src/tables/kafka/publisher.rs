@@ -11,7 +11,7 @@ use rdkafka::{Offset, TopicPartitionList};
 
 use crate::core::jobs::Identity;
 use crate::error::Result;
-use crate::tables::kafka::client::{ClientFaults, ClientSettings};
+use crate::tables::kafka::client::{ClientFaults, ClientSettings, request_error};
 use crate::tables::kafka::identity::identity;
 use crate::tables::kafka::sink::Deliveries;
 use crate::tables::kafka::topic_rules::TopicRules;
@@ -163,9 +163,56 @@ impl Publisher for BaseProducer<Deliveries> {
     }
 }
 
-impl SilenceClock for BaseConsumer<ClientFaults> {}
+/// Connects a new producer before it takes its transactional id over: as long as no broker is connected, the library looks for the
+/// coordinator of transactions only each half second. The answer to the first request ends the connection to the address that was given,
+/// and the second one waits for a broker that stays. Brokers that are silent are left to the takeover, whose error says more. Blocks.
+///
+/// A producer that asks for a topic may create it: the topic must be there.
+pub(crate) fn connect_before_takeover(producer: &BaseProducer<Deliveries>, topic: &str) {
+    const PATIENCE: Duration = Duration::from_millis(500);
+    let deadline = Instant::now() + PATIENCE;
+    for _ in 0..2 {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() || producer.client().fetch_metadata(Some(topic), left).is_err() {
+            return;
+        }
+    }
+}
 
-impl GroupOffsets for BaseConsumer<ClientFaults> {
+/// The client of a group. It ends on a thread of its own, since that may take a tenth of a second.
+pub(crate) struct GroupClient {
+    /// There until the end.
+    consumer: Option<BaseConsumer<ClientFaults>>,
+}
+
+impl GroupClient {
+    pub(crate) fn new(consumer: BaseConsumer<ClientFaults>) -> Self {
+        Self {
+            consumer: Some(consumer),
+        }
+    }
+
+    fn consumer(&self) -> Result<&BaseConsumer<ClientFaults>, KafkaError> {
+        let ended = KafkaError::Global(RDKafkaErrorCode::BrokerDestroy);
+        self.consumer.as_ref().ok_or(ended)
+    }
+}
+
+impl Drop for GroupClient {
+    #[expect(clippy::disallowed_methods, reason = "ending a client blocks")]
+    fn drop(&mut self) {
+        let consumer = self.consumer.take();
+        let end = move || drop(consumer);
+        // Without a thread the closure is dropped here, and the client ends with it.
+        let _ = std::thread::Builder::new()
+            .name("kafka-end".into())
+            .spawn(end);
+    }
+}
+
+impl SilenceClock for GroupClient {}
+
+impl GroupOffsets for GroupClient {
     type Publisher = BaseProducer<Deliveries>;
 
     fn send_offsets(
@@ -174,14 +221,13 @@ impl GroupOffsets for BaseConsumer<ClientFaults> {
         offsets: &TopicPartitionList,
         timeout: Duration,
     ) -> CallOutcome {
-        let group = self
-            .group_metadata()
-            .ok_or(KafkaError::Global(RDKafkaErrorCode::UnknownGroup))?;
+        let group = self.consumer()?.group_metadata();
+        let group = group.ok_or(KafkaError::Global(RDKafkaErrorCode::UnknownGroup))?;
         Ok(publisher.send_offsets_to_transaction(offsets, &group, timeout)?)
     }
 
     fn commit_offsets(&self, offsets: &TopicPartitionList) -> Result<(), KafkaError> {
-        self.commit(offsets, CommitMode::Sync)
+        self.consumer()?.commit(offsets, CommitMode::Sync)
     }
 
     fn committed_metadata(
@@ -192,7 +238,7 @@ impl GroupOffsets for BaseConsumer<ClientFaults> {
     ) -> Result<Option<String>, KafkaError> {
         let mut wanted = TopicPartitionList::with_capacity(1);
         wanted.add_partition(topic, partition);
-        let found = self.committed_offsets(wanted, timeout)?;
+        let found = self.consumer()?.committed_offsets(wanted, timeout)?;
         let Some(element) = found.find_partition(topic, partition) else {
             return Ok(None);
         };
@@ -205,7 +251,10 @@ impl GroupOffsets for BaseConsumer<ClientFaults> {
     }
 
     fn identity(&self, settings: &ClientSettings, topic: &str) -> Result<Identity> {
-        identity(settings, self, topic)
+        let consumer = self.consumer();
+        let consumer =
+            consumer.map_err(|error| request_error(&error, settings, &ClientFaults::default()))?;
+        identity(settings, consumer, topic)
     }
 }
 
@@ -223,9 +272,8 @@ mod tests {
         let servers = broker.bootstrap_servers();
         let options = BTreeMap::from([("kafka.bootstrap.servers".to_owned(), servers)]);
         let settings = ClientSettings::from_options(&options).unwrap();
-        let group = settings
-            .group_consumer("g", ClientFaults::default())
-            .unwrap();
+        let group = settings.group_consumer("g", ClientFaults::default());
+        let group = GroupClient::new(group.unwrap());
         let committed = |topic| group.committed_metadata(topic, 0, Duration::from_secs(10));
         assert_eq!(committed("t").unwrap(), None);
         // The broker knows no such topic, and says so of the partition alone.

@@ -40,7 +40,7 @@ use crate::tables::kafka::error_codes::is_consequence;
 use crate::tables::kafka::headers::{AddedHeaders, HeaderColumn};
 use crate::tables::kafka::in_flight::InFlight;
 use crate::tables::kafka::partition_ends;
-use crate::tables::kafka::publisher::{CallError, Publisher, SentRecord};
+use crate::tables::kafka::publisher::{CallError, Publisher, SentRecord, connect_before_takeover};
 use crate::tables::kafka::topic_rules::BrokenRule;
 
 /// Writes rows to a topic; the count is of rows the broker acknowledged.
@@ -628,7 +628,12 @@ impl RunningInsert {
         })?;
         let deliveries = Deliveries::default();
         let transactional = table.delivery == Delivery::Transactional;
-        let producer = connect(&table.client, deliveries.clone(), transactional)?;
+        let producer = connect(
+            &table.client,
+            &table.topic,
+            deliveries.clone(),
+            transactional,
+        )?;
         let session = ProducerSession {
             table,
             producer,
@@ -679,6 +684,7 @@ impl Drop for RunningInsert {
 )]
 fn connect(
     settings: &ClientSettings,
+    topic: &str,
     deliveries: Deliveries,
     transactional: bool,
 ) -> Result<BaseProducer<Deliveries>> {
@@ -699,6 +705,7 @@ fn connect(
         .create_with_context(deliveries)
         .map_err(|error| settings.creation_error(&error))?;
     if transactional {
+        connect_before_takeover(&producer, topic);
         let fail = |failed: &CallError| request_error(&failed.error, settings, &faults);
         producer
             .init_transactions(settings.connect_timeout)

@@ -14,7 +14,6 @@ use std::time::Duration;
 use datafusion::arrow::array::RecordBatch;
 use datafusion::physical_plan::SendableRecordBatchStream;
 use datafusion::physical_plan::metrics::Time;
-use rdkafka::consumer::BaseConsumer;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::BaseProducer;
 use rdkafka::{Offset, TopicPartitionList};
@@ -26,7 +25,9 @@ use crate::tables::kafka::client::{ClientFaults, request_error};
 use crate::tables::kafka::definition::{Delivery, KafkaTable};
 use crate::tables::kafka::headers::AddedHeaders;
 use crate::tables::kafka::in_flight::InFlight;
-use crate::tables::kafka::publisher::{CallOutcome, GroupOffsets, Publisher, SilenceClock};
+use crate::tables::kafka::publisher::{
+    CallOutcome, GroupClient, GroupOffsets, Publisher, SilenceClock, connect_before_takeover,
+};
 use crate::tables::kafka::sink::{
     Deliveries, EncodedBatch, KnownPartitions, ProducerSession, RecordOutlet, encode_rows,
     ensure_topic, send_rows,
@@ -53,7 +54,7 @@ pub struct PublishedRows {
 }
 
 /// The sink of a job. The runner that has taken it over last owns it: every call of an earlier owner fails.
-pub(crate) type KafkaJobSink = JobTopic<BaseConsumer<ClientFaults>>;
+pub(crate) type KafkaJobSink = JobTopic<GroupClient>;
 
 /// The sink of a job, over the client of librdkafka or a simulated one.
 pub(crate) struct JobTopic<G: GroupOffsets> {
@@ -95,7 +96,7 @@ fn connect(
     table: &KafkaTable,
     id: &str,
     deliveries: Deliveries,
-) -> Result<(BaseProducer<Deliveries>, BaseConsumer<ClientFaults>)> {
+) -> Result<(BaseProducer<Deliveries>, GroupClient)> {
     let settings = &table.client;
     let timeout = settings.transaction_timeout.as_millis().to_string();
     let mut config = settings.producer_config();
@@ -113,11 +114,15 @@ fn connect(
     ] {
         settings.set_unless_given(&mut config, name, value);
     }
-    let producer = config
+    let producer: BaseProducer<Deliveries> = config
         .create_with_context(deliveries)
         .map_err(|error| settings.creation_error(&error))?;
+    // Connects meanwhile.
     let group = settings.group_consumer(id, ClientFaults::default())?;
-    Ok((producer, group))
+    if table.delivery != Delivery::AtLeastOnce {
+        connect_before_takeover(&producer, &table.topic);
+    }
+    Ok((producer, GroupClient::new(group)))
 }
 
 impl<G: GroupOffsets> JobTopic<G> {
@@ -505,7 +510,7 @@ pub async fn job_witness(table: Arc<KafkaTable>, id: &str) -> Result<Option<Stri
     let id = id.to_owned();
     on_own_thread(move || {
         let faults = ClientFaults::default();
-        let group = table.client.group_consumer(&id, faults.clone())?;
+        let group = GroupClient::new(table.client.group_consumer(&id, faults.clone())?);
         let found = committed_witness(&group, &table);
         found.map_err(|error| request_error(&error, &table.client, &faults))
     })
