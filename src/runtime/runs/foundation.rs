@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use futures::future::join_all;
+
 use crate::core::jobs::{JobTime, NamedOffsets};
 use crate::core::runs::asked_range::PartitionRanges;
 use crate::core::runs::order::{AskedText, RunOrder};
@@ -52,8 +54,11 @@ pub(super) async fn foundation(
     let mut begins: Option<i64> = None;
     let mut lost = LostTimes::default();
     let mut there = OffsetSet::default();
-    for table in tables {
-        let facts = sources::pin_source(query, table).await?;
+    let pinned = tables.iter().map(|table| sources::pin_source(query, table));
+    // What is wrong with a source is said first.
+    let (pinned, sink) = tokio::join!(join_all(pinned), sinks::identity_of(query.sink()));
+    for (table, facts) in tables.into_iter().zip(pinned) {
+        let facts = facts?;
         warnings.extend(facts.warnings);
         begins = begins.max(facts.begins);
         lost = lost.and(facts.lost);
@@ -111,7 +116,7 @@ pub(super) async fn foundation(
         begins,
         sources: pins,
         statics: statics.pins,
-        sink: sinks::identity_of(query.sink()).await?,
+        sink: sink?,
         now: now().saturating_mul(1_000),
         options,
     };

@@ -65,8 +65,10 @@ impl ArchivedSource {
         table: &str,
         before: &[PartitionEnds],
     ) -> Result<(Vec<PartitionEnds>, Arc<CoveredArchive>)> {
+        let topic = self.topic.source();
+        let topic = (topic, topic.identity().await?);
         let PinnedTopic { ends, archive, .. } =
-            pin_newest(self.topic.source(), &self.archive, table, before).await?;
+            pin_newest(topic, &self.archive, table, before).await?;
         let archive = Arc::new(archive);
         tracing::info!(
             table,

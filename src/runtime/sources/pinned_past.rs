@@ -109,11 +109,15 @@ impl RunSource {
         if past.parts().values().all(|parts| parts.topic.is_empty()) {
             return Ok(());
         }
-        if let Some(tail) = &pin.tail {
-            check_same(&self.table, tail, &self.topic.identity().await?)?;
-        }
-        let ends = self.topic.ends().await?;
-        let lost = lost(past.parts(), &ends);
+        let is_same = async {
+            match &pin.tail {
+                Some(tail) => check_same(&self.table, tail, &self.topic.identity().await?),
+                None => Ok(()),
+            }
+        };
+        let (is_same, ends) = tokio::join!(is_same, self.topic.ends());
+        is_same?;
+        let lost = lost(past.parts(), &ends?);
         match lost.is_empty() {
             true => Ok(()),
             false => Err(self.lost(&lost, pin)),

@@ -21,20 +21,20 @@ pub(super) struct PinnedTopic {
     pub(super) archive: CoveredArchive,
 }
 
-/// Pins the newest version of the archive, if it is the past of the topic, which has had the ends `before`; and the topic's ends after that:
-/// they are behind all that the archive has. If the topic has lost records since `before`, they may have been archived meanwhile: both are
-/// looked at again.
+/// Pins the newest version of the archive, if it is the past of the topic, which has this identity and has had the ends `before`; and the
+/// topic's ends after that: they are behind all that the archive has. If the topic has lost records since `before`, they may have been
+/// archived meanwhile: both are looked at again.
 ///
 /// # Errors
 ///
 /// One of them cannot be read; the archive is another topic's.
 pub(super) async fn pin_newest(
-    topic: &KafkaJobSource,
+    (topic, identity): (&KafkaJobSource, Identity),
     archive: &JobArchive,
     table: &str,
     before: &[PartitionEnds],
 ) -> Result<PinnedTopic> {
-    let pinned = look(topic, archive, table, before).await?;
+    let pinned = look((topic, identity), archive, table, before).await?;
     let PinnedTopic { ends, archive, .. } = &pinned;
     archive.check_ends(ends)?;
     let (mut last, mut found) = (BTreeMap::new(), BTreeMap::new());
@@ -49,12 +49,11 @@ pub(super) async fn pin_newest(
 }
 
 async fn look(
-    topic: &KafkaJobSource,
+    (topic, identity): (&KafkaJobSource, Identity),
     archive: &JobArchive,
     table: &str,
     before: &[PartitionEnds],
 ) -> Result<PinnedTopic> {
-    let identity = topic.identity().await?;
     let mut before = lows(before);
     for _ in 0..LOOKS {
         let archive = archive.pin(&identity).await?;

@@ -47,12 +47,15 @@ pub(in crate::runtime) struct PinnedFacts {
 /// It has no archive that is its past; archive or topic cannot be read; neither has offsets that no job has recorded as lost.
 pub(in crate::runtime) async fn pin_source(query: &JobQuery, table: &str) -> Result<PinnedFacts> {
     let source = RunSource::of(query, table)?;
-    let before = source.topic.ends().await?;
+    let (before, identity) = tokio::join!(source.topic.ends(), source.topic.identity());
+    let (before, topic) = (before?, (&source.topic, identity?));
     let PinnedTopic {
         identity,
         ends,
         archive,
-    } = pin_newest(&source.topic, &source.archive, table, &before).await?;
+    } = pin_newest(topic, &source.archive, table, &before).await?;
+    let (of_archive, retention) =
+        tokio::join!(source.archive.identity(), source.archive.file_retention());
     let nothing = OffsetRanges::default();
     let from = ends.iter().map(|ends| {
         let covered = archive.covered(ends.partition).unwrap_or(&nothing);
@@ -70,7 +73,7 @@ pub(in crate::runtime) async fn pin_source(query: &JobQuery, table: &str) -> Res
     let ranges: BTreeMap<i32, Range<i64>> = ranges.collect();
     let pin = SourcePin {
         archive: Pin {
-            identity: source.archive.identity().await?,
+            identity: of_archive?,
             at: PinnedAt::Version(archive.version()),
         },
         tail: Some(Pin {
@@ -86,7 +89,7 @@ pub(in crate::runtime) async fn pin_source(query: &JobQuery, table: &str) -> Res
         return Err(source.in_neither(&lost));
     }
     let mut warnings = Vec::new();
-    let retention = source.archive.file_retention().await?;
+    let retention = retention?;
     if retention < LEAST_RETENTION {
         warnings.push(format!(
             "VACUUM of archive {} deletes files after {} seconds: a run that takes longer may lose files of its version",
