@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::producer::{BaseProducer, BaseRecord, Producer, PurgeConfig};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext, PurgeConfig};
 use rdkafka::{Offset, TopicPartitionList};
 
 use crate::core::jobs::Identity;
@@ -168,7 +168,7 @@ impl Publisher for BaseProducer<Deliveries> {
 /// and the second one waits for a broker that stays. Brokers that are silent are left to the takeover, whose error says more. Blocks.
 ///
 /// A producer that asks for a topic may create it: the topic must be there.
-pub(crate) fn connect_before_takeover(producer: &BaseProducer<Deliveries>, topic: &str) {
+pub(crate) fn connect_before_takeover<C: ProducerContext>(producer: &BaseProducer<C>, topic: &str) {
     const PATIENCE: Duration = Duration::from_millis(500);
     let deadline = Instant::now() + PATIENCE;
     for _ in 0..2 {
@@ -261,9 +261,70 @@ impl GroupOffsets for GroupClient {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
+    use std::sync::{Arc, Mutex};
+
+    use rdkafka::client::ClientContext;
+    use rdkafka::producer::DeliveryResult;
 
     use super::*;
     use crate::tables::kafka::embedded_broker::EmbeddedBroker;
+
+    /// Of each statistics of a client, whether it is connected to a broker that it knows by the broker's id.
+    #[derive(Clone, Default)]
+    struct Connections(Arc<Mutex<Vec<bool>>>);
+
+    impl ClientContext for Connections {
+        fn stats_raw(&self, statistics: &[u8]) {
+            let statistics: serde_json::Value = serde_json::from_slice(statistics).unwrap();
+            let mut brokers = statistics["brokers"].as_object().unwrap().values();
+            let is_up = brokers.any(|broker| {
+                broker["nodeid"].as_i64().is_some_and(|id| id >= 0) && broker["state"] == "UP"
+            });
+            self.0.lock().unwrap().push(is_up);
+        }
+    }
+
+    impl ProducerContext for Connections {
+        type DeliveryOpaque = ();
+
+        fn delivery(&self, _: &DeliveryResult<'_>, (): Self::DeliveryOpaque) {}
+    }
+
+    #[test]
+    fn a_producer_is_connected_before_it_takes_its_transactional_id_over() {
+        let broker = EmbeddedBroker::start().unwrap();
+        broker.create_topic("t", 1).unwrap();
+        let servers = broker.bootstrap_servers();
+        let options = BTreeMap::from([("kafka.bootstrap.servers".to_owned(), servers)]);
+        let settings = ClientSettings::from_options(&options).unwrap();
+        let connections = Connections::default();
+        let mut config = settings.producer_config();
+        config
+            .set("transactional.id", "t")
+            .set("statistics.interval.ms", "5");
+        let producer: BaseProducer<Connections> =
+            config.create_with_context(connections.clone()).unwrap();
+        connect_before_takeover(&producer, "t");
+        // Left alone, such a client never connects.
+        let mut seen = Vec::new();
+        while seen.len() < 100 && !seen.contains(&true) {
+            producer.poll(Duration::from_millis(50));
+            seen.append(&mut connections.0.lock().unwrap());
+        }
+        assert!(seen.contains(&true), "{seen:?}");
+    }
+
+    #[test]
+    fn a_client_that_asks_about_a_topic_has_no_group() {
+        let broker = EmbeddedBroker::start().unwrap();
+        let servers = broker.bootstrap_servers();
+        let options = BTreeMap::from([("kafka.bootstrap.servers".to_owned(), servers)]);
+        let settings = ClientSettings::from_options(&options).unwrap();
+        let asks = settings.consumer(ClientFaults::default()).unwrap();
+        assert!(asks.group_metadata().is_none());
+        let reads = settings.reading_consumer(ClientFaults::default(), 1);
+        assert!(reads.unwrap().group_metadata().is_some());
+    }
 
     #[test]
     fn an_error_of_a_partition_is_not_taken_for_a_partition_without_an_offset() {
