@@ -6,6 +6,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::runtime::owner::{STATEMENT, now, owner};
 use crate::runtime::runs::host::RunHost;
 use crate::runtime::runs::ready::{Purpose, ready};
+use crate::runtime::sources::Pasts;
 use crate::runtime::takeover::{TakenOver, take_over};
 use crate::store::StoredRun;
 
@@ -74,7 +75,7 @@ fn may_have_written(state: &RunState) -> bool {
 
 /// Takes the run over as its runner does: the process that writes it now is fenced off, and a chunk that the sink has comes into the log.
 async fn recovered(host: &RunHost<'_>, run: &StoredRun, me: &str) -> Result<JobHistory> {
-    let job = ready(host, run, Purpose::End).await?.job;
+    let job = ready(host, run, Purpose::End, Pasts::new()).await?.job;
     let TakenOver { history, .. } = take_over(host.store.jobs(), &job, me, None).await?;
     Ok(history)
 }

@@ -20,7 +20,7 @@ use crate::runtime::runs::outcome::{RunOutcome, RunPreview};
 use crate::runtime::runs::planner::plan_run;
 use crate::runtime::runs::ready::{Purpose, ReadyRun, ready};
 use crate::runtime::runs::sweep::sweep_runs;
-use crate::runtime::sources;
+use crate::runtime::sources::{self, Pasts};
 use crate::store::{RunCreation, StoredRun, run_position, run_row};
 
 /// `EXPLAIN REPROCESS JOB`: what the run would read and emit. Nothing is computed and nothing is kept.
@@ -44,11 +44,15 @@ pub async fn explain(host: &RunHost<'_>, order: &RunOrder) -> Result<RunPreview>
 ///
 /// As [`explain`]; another run has the run id; a chunk cannot be computed.
 pub async fn plan(host: &RunHost<'_>, order: &RunOrder) -> Result<RunOutcome> {
-    let OrderedRun { mut run, warnings } = ordered(host, order).await?;
+    let OrderedRun {
+        mut run,
+        warnings,
+        pasts,
+    } = ordered(host, order).await?;
     let run_id = run.spec.run_id.clone();
     let said = match run.state() {
         RunState::Planning => {
-            let ready = ready(host, &run, Purpose::Plan).await?;
+            let ready = ready(host, &run, Purpose::Plan, pasts).await?;
             plan_run(host, &mut run, &ready).await?;
             format!("run '{run_id}' is planned: APPLY RUN '{run_id}' writes it")
         }
@@ -71,11 +75,15 @@ pub async fn plan(host: &RunHost<'_>, order: &RunOrder) -> Result<RunOutcome> {
 ///
 /// As [`explain`] and [`apply`]; another run has the run id.
 pub async fn reprocess(host: &RunHost<'_>, order: &RunOrder) -> Result<RunOutcome> {
-    let OrderedRun { run, warnings } = ordered(host, order).await?;
+    let OrderedRun {
+        run,
+        warnings,
+        pasts,
+    } = ordered(host, order).await?;
     if run.state() == RunState::Planned {
         check_foundations(host, &run).await?;
     }
-    let outcome = write(host, run, true).await?;
+    let outcome = write(host, run, pasts, true).await?;
     Ok(RunOutcome {
         warnings: [warnings, outcome.warnings].concat(),
         ..outcome
@@ -92,7 +100,7 @@ pub async fn apply(host: &RunHost<'_>, run_id: &str) -> Result<RunOutcome> {
     if run.state() == RunState::Planned {
         check_foundations(host, &run).await?;
     }
-    write(host, run, false).await
+    write(host, run, Pasts::new(), false).await
 }
 
 /// `ABORT RUN`: ends a run. Chunks that are in the sink stay there, and the log has all of them.
@@ -136,6 +144,8 @@ pub async fn abort(host: &RunHost<'_>, run_id: &str) -> Result<RunOutcome> {
 struct OrderedRun {
     run: StoredRun,
     warnings: Vec<String>,
+    /// The pasts of its sources, if it is new.
+    pasts: Pasts,
 }
 
 /// The run that an order means: that of its run id if it is the same, or a new one.
@@ -155,7 +165,11 @@ async fn ordered(host: &RunHost<'_>, order: &RunOrder) -> Result<OrderedRun> {
             match host.store.create(found.spec, now()).await? {
                 RunCreation::Created(run) => {
                     sweep_runs(&host.jobs.store, now()).await;
-                    return Ok(OrderedRun { run, warnings });
+                    return Ok(OrderedRun {
+                        run,
+                        warnings,
+                        pasts: found.pasts,
+                    });
                 }
                 RunCreation::Exists(run) => run,
             }
@@ -170,7 +184,11 @@ async fn ordered(host: &RunHost<'_>, order: &RunOrder) -> Result<OrderedRun> {
     match same_run(&run.spec, &state, &request) {
         RunMatch::Continues | RunMatch::Complete => {
             run.spec.options = order.options.paced(run.spec.options);
-            Ok(OrderedRun { run, warnings })
+            Ok(OrderedRun {
+                run,
+                warnings,
+                pasts: Pasts::new(),
+            })
         }
         RunMatch::Aborted => Err(ended(&run, &state)),
         RunMatch::Exists(differences) => Err(Error::new(
@@ -186,7 +204,12 @@ async fn ordered(host: &RunHost<'_>, order: &RunOrder) -> Result<OrderedRun> {
 }
 
 /// Writes the chunks of a run that are not in the sink yet. `is_at_once`: the same statement has made it.
-async fn write(host: &RunHost<'_>, mut run: StoredRun, is_at_once: bool) -> Result<RunOutcome> {
+async fn write(
+    host: &RunHost<'_>,
+    mut run: StoredRun,
+    pasts: Pasts,
+    is_at_once: bool,
+) -> Result<RunOutcome> {
     let run_id = run.spec.run_id.clone();
     let mut said = format!("run '{run_id}' is complete");
     match decide_apply(&run.state(), is_at_once) {
@@ -194,7 +217,7 @@ async fn write(host: &RunHost<'_>, mut run: StoredRun, is_at_once: bool) -> Resu
         ApplyDecision::Refuse(why) => return Err(refused(&run, why)),
         ApplyDecision::Approve | ApplyDecision::Resume | ApplyDecision::Continue => {
             // A run that cannot be planned is not approved.
-            let job = Arc::new(ready(host, &run, Purpose::Write).await?.job);
+            let job = Arc::new(ready(host, &run, Purpose::Write, pasts).await?.job);
             match host.store.apply(&mut run, is_at_once, now()).await? {
                 ApplyDecision::Refuse(why) => return Err(refused(&run, why)),
                 ApplyDecision::Complete => said += ": it was before",
@@ -270,7 +293,7 @@ async fn check_foundations(host: &RunHost<'_>, run: &StoredRun) -> Result<()> {
             archives.insert(table.clone(), now);
         }
     }
-    let ReadyRun { comparison, .. } = ready(host, run, Purpose::Plan).await?;
+    let ReadyRun { comparison, .. } = ready(host, run, Purpose::Plan, Pasts::new()).await?;
     let keys_published_since = match comparison {
         Some(comparison) => comparison.keys_moved(run).await?,
         None => 0,

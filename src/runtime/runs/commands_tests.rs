@@ -536,7 +536,8 @@ async fn errors_of_a_run_name_the_run_and_its_statements() {
     let all = order("windows", "told", EmitRows::All, (0, 30));
     plan(&host, &all).await.unwrap();
     let run = host.find("told").await.unwrap();
-    let job = ready(&host, &run, Purpose::Write).await.unwrap().job;
+    let job = ready(&host, &run, Purpose::Write, Pasts::new()).await;
+    let job = job.unwrap().job;
     assert_eq!(job.said(), "run 'told'");
     let of_job = Error::data("offsets are lost").with_help("RESUME JOB … SKIPPING LOST goes on");
     let told = job.told(of_job.clone());

@@ -17,14 +17,16 @@ use crate::runtime::owner::now;
 use crate::runtime::runs::host::{PresentJob, RunHost};
 use crate::runtime::runs::selected_rows::{RepairedRows, late_rows, nothing_to_do, rows_for};
 use crate::runtime::sinks;
-use crate::runtime::sources;
+use crate::runtime::sources::{self, Pasts};
 use crate::runtime::startup::named_by_table;
 use crate::streaming::JobQuery;
 
-/// A spec, and what the user should know about it.
+/// A spec, what the user should know about it, and what was opened for it.
 pub(super) struct Foundation {
     pub(super) spec: RunSpec,
     pub(super) warnings: Vec<String>,
+    /// The pasts of its sources.
+    pub(super) pasts: Pasts,
 }
 
 /// Finds out what a run of this order would rest on. Nothing is written.
@@ -51,6 +53,7 @@ pub(super) async fn foundation(
     let mut warnings: Vec<String> = repaired.warning().into_iter().collect();
     let mut archives: Vec<PartitionArchive> = Vec::new();
     let (mut pins, mut ends) = (BTreeMap::new(), PartitionRanges::new());
+    let mut pasts = Pasts::new();
     let mut begins: Option<i64> = None;
     let mut lost = LostTimes::default();
     let mut there = OffsetSet::default();
@@ -74,6 +77,7 @@ pub(super) async fn foundation(
         }
         ends.insert(table.to_owned(), facts.ranges);
         pins.insert(table.to_owned(), facts.pin);
+        pasts.insert(table.to_owned(), facts.past);
     }
     let selection = asked.selection(&ends)?;
     warnings.extend(rows_gone(&asked, &there));
@@ -129,7 +133,11 @@ pub(super) async fn foundation(
                 .into(),
         );
     }
-    Ok(Foundation { spec, warnings })
+    Ok(Foundation {
+        spec,
+        warnings,
+        pasts,
+    })
 }
 
 /// The warning about rows that the query of `FOR` selects, and of which the records are not there any more.

@@ -15,6 +15,7 @@ use crate::runtime::runs::host::RunHost;
 use crate::runtime::runs::job_watch::{JobWatch, job_id};
 use crate::runtime::runs::tables::RunTables;
 use crate::runtime::sinks;
+use crate::runtime::sources::Pasts;
 use crate::store::StoredRun;
 use crate::streaming::{JobQuery, RunFacts};
 
@@ -36,7 +37,7 @@ pub(super) enum Purpose {
     End,
 }
 
-/// Makes a run ready.
+/// Makes a run ready. It reads `pasts` of its sources, which this statement has pinned for it, and opens the others.
 ///
 /// # Errors
 ///
@@ -45,6 +46,7 @@ pub(super) async fn ready(
     host: &RunHost<'_>,
     run: &StoredRun,
     purpose: Purpose,
+    pasts: Pasts,
 ) -> Result<ReadyRun> {
     let spec = Arc::new(run.spec.clone());
     let session = host.session_with(&spec.tables).await?;
@@ -90,6 +92,7 @@ pub(super) async fn ready(
                 comparison: comparison.clone(),
                 clock: Arc::clone(&clock),
                 watch,
+                pasts,
             }),
             clock,
         },

@@ -16,7 +16,7 @@ use crate::runtime::runs::sink::OpenRunSink;
 use crate::runtime::sink::OpenSink;
 use crate::runtime::sinks;
 use crate::runtime::source::{JobSource, JobSources};
-use crate::runtime::sources::ReprocessedSource;
+use crate::runtime::sources::{Pasts, ReprocessedSource};
 use crate::store::JobId;
 use crate::streaming::JobQuery;
 
@@ -32,6 +32,8 @@ pub(super) struct RunTables {
     pub(super) clock: Arc<dyn Clock>,
     /// The job that chunks give way to, if they do.
     pub(super) watch: Option<JobWatch>,
+    /// The pasts that need not be opened again.
+    pub(super) pasts: Pasts,
 }
 
 #[async_trait]
@@ -40,6 +42,7 @@ impl JobTables for RunTables {
         let open = |name: &String| -> Result<(String, Box<dyn JobSource>)> {
             let spec = Arc::clone(&self.spec);
             let source = ReprocessedSource::new(query, name, spec, &self.spec.left_out)?;
+            let source = source.with_past(self.pasts.get(name).cloned());
             Ok((name.clone(), Box::new(source)))
         };
         query.sources().keys().map(open).collect()

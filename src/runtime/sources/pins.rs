@@ -20,7 +20,7 @@ use crate::tables::time::EventTime;
 const LEAST_RETENTION: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// The facts about a source that a run pins.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub(in crate::runtime) struct PinnedFacts {
     /// The states that it reads.
     pub(in crate::runtime) pin: SourcePin,
@@ -38,6 +38,8 @@ pub(in crate::runtime) struct PinnedFacts {
     pub(in crate::runtime) lost: LostTimes,
     /// What may go wrong.
     pub(in crate::runtime) warnings: Vec<String>,
+    /// The source in these states.
+    pub(in crate::runtime) past: PinnedPast,
 }
 
 /// Pins a source of a job as it is now.
@@ -126,6 +128,7 @@ pub(in crate::runtime) async fn pin_source(query: &JobQuery, table: &str) -> Res
         begins: times.begins,
         lost: times.lost,
         warnings,
+        past,
     })
 }
 

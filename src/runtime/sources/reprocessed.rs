@@ -22,11 +22,16 @@ use crate::runtime::sources::pinned_past::RunSource;
 use crate::streaming::{BatchSource, JobQuery};
 use crate::tables::archive::PinnedPast;
 
+/// The past of each source, as the statement that runs has pinned it.
+pub(in crate::runtime) type Pasts = BTreeMap<String, PinnedPast>;
+
 /// A source of a run.
 #[derive(Debug)]
 pub(in crate::runtime) struct ReprocessedSource {
     source: RunSource,
     pin: SourcePin,
+    /// The past in the states of the pin, if it need not be opened again: it is of one version of the archive, which does not change.
+    pinned: Option<PinnedPast>,
     spec: Arc<RunSpec>,
     /// Offsets that the run does not read, although they are there.
     left_out: PartitionOffsets,
@@ -57,16 +62,31 @@ impl ReprocessedSource {
         Ok(Self {
             source,
             pin,
+            pinned: None,
             spec,
             left_out: left_out.unwrap_or_default(),
             past: OnceCell::new(),
         })
     }
 
+    /// The same, which reads the past that was opened when it was pinned, if there is one.
+    #[must_use]
+    pub(in crate::runtime) fn with_past(self, pinned: Option<PinnedPast>) -> Self {
+        Self { pinned, ..self }
+    }
+
     /// What the run reads.
     async fn open(&self) -> Result<PinnedPast> {
-        let keeps_time = self.spec.grouping != Grouping::Rows;
-        let past = self.source.past(&self.pin, keeps_time).await?;
+        let past = match &self.pinned {
+            Some(pinned) => {
+                self.source.check_archive(&self.pin).await?;
+                pinned.clone()
+            }
+            None => {
+                let keeps_time = self.spec.grouping != Grouping::Rows;
+                self.source.past(&self.pin, keeps_time).await?
+            }
+        };
         let past = past.without(&self.left_out);
         Ok(match &self.spec.emission {
             Emission::Time(_) => past,

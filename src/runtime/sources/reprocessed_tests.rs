@@ -10,7 +10,7 @@ use datafusion::logical_expr::{Expr, col, lit};
 use datafusion::physical_plan::collect;
 use datafusion::prelude::SessionContext;
 
-use super::pins::{pin_source, times_of};
+use super::pins::{PinnedFacts, pin_source, times_of};
 use super::reprocessed::ReprocessedSource;
 use crate::core::jobs::{
     BatchVersion, Gaps, Identity, PartitionEnds, PlannedRange, SourceProgress,
@@ -455,20 +455,53 @@ async fn offsets_in_neither_half_end_a_run() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_past_that_was_just_pinned_is_not_opened_again() {
+    let lake = Lake::new("").await;
+    lake.archive(&places(0, 0..20)).await;
+    lake.archive(&places(1, 0..30)).await;
+    let query = lake.job(&format!("out {ROW_WISE}")).await;
+    let facts = pin_source(&query, "visits").await.unwrap();
+    let range = seconds(5, 25);
+    let spec = spec(&facts.pin, Grouping::Rows, Emission::Time(range.into()));
+    let users_of = async |source: ReprocessedSource| -> Result<Vec<i64>> {
+        let plan = source.plan(look(None, 60 * SECOND as u64)).await?;
+        let chosen = plan.chosen.clone().unwrap();
+        Ok(users(&batch(&plan, &chosen)?, Some(range)).await)
+    };
+    let mut expected: Vec<i64> = [places(0, 5..25), places(1, 5..25)]
+        .concat()
+        .into_iter()
+        .map(user)
+        .collect();
+    expected.sort_unstable();
+    let opened = source(&query, &spec).unwrap();
+    assert_eq!(users_of(opened).await.unwrap(), expected);
+    // The table is the same one, but its log can no longer be read from the beginning.
+    let log = lake.folder.path().join("raw/_delta_log");
+    std::fs::remove_file(log.join("00000000000000000000.json")).unwrap();
+    let opened = source(&query, &spec).unwrap();
+    users_of(opened).await.unwrap_err();
+    let pinned = source(&query, &spec).unwrap().with_past(Some(facts.past));
+    assert_eq!(users_of(pinned).await.unwrap(), expected);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn ident_1_a_run_does_not_read_another_archive() {
     let lake = Lake::new("").await;
     lake.archive(&places(0, 0..20)).await;
     let query = lake.job(&format!("out {ROW_WISE}")).await;
-    let mut pin = pin_source(&query, "visits").await.unwrap().pin;
+    let PinnedFacts { mut pin, past, .. } = pin_source(&query, "visits").await.unwrap();
     let Identity::DeltaTable { id, .. } = &mut pin.archive.identity else {
         panic!("an archive is a Delta table");
     };
     "another".clone_into(id);
     let spec = spec(&pin, Grouping::Rows, Emission::Time(seconds(0, 9).into()));
-    let source = source(&query, &spec).unwrap();
+    let opens = source(&query, &spec).unwrap();
+    let pinned = source(&query, &spec).unwrap().with_past(Some(past));
     for error in [
-        source.identity().await.unwrap_err(),
-        source.plan(look(None, 1)).await.unwrap_err(),
+        opens.identity().await.unwrap_err(),
+        opens.plan(look(None, 1)).await.unwrap_err(),
+        pinned.plan(look(None, 1)).await.unwrap_err(),
     ] {
         let says = "the run rests on another table than there is now";
         assert!(error.message().contains(says), "{error}");
