@@ -58,7 +58,7 @@ pub(super) async fn foundation(
     let mut lost = LostTimes::default();
     let mut there = OffsetSet::default();
     let pinned = tables.iter().map(|table| sources::pin_source(query, table));
-    // What is wrong with a source is said first.
+    // An error of a source is reported first.
     let (pinned, sink) = tokio::join!(join_all(pinned), sinks::identity_of(query.sink()));
     for (table, facts) in tables.into_iter().zip(pinned) {
         let facts = facts?;
