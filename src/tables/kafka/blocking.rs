@@ -34,3 +34,13 @@ pub(crate) async fn on_own_thread<T: Send + 'static>(
         .await
         .unwrap_or_else(|_| Err(Error::internal("a call to Kafka failed")))
 }
+
+/// Ends a client on a thread of its own: the binding looks only each tenth of a second whether it has ended.
+#[expect(clippy::disallowed_methods, reason = "ending a client blocks")]
+pub(crate) fn end_apart<T: Send + 'static>(client: T) {
+    let end = move || drop(client);
+    // Without a thread the closure is dropped here, and the client ends with it.
+    let _ = std::thread::Builder::new()
+        .name("kafka-end".into())
+        .spawn(end);
+}

@@ -13,6 +13,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
 use crate::core::redact::is_secret;
 use crate::error::{Error, Result, Subject};
+use crate::tables::kafka::blocking::end_apart;
 use crate::tables::kafka::error_codes::{ErrorMeaning, meaning};
 use crate::tables::kafka::queue_sizes::{ASSIGNED, QueueSizes};
 use crate::tables::options::{self, Options};
@@ -430,10 +431,9 @@ pub(crate) async fn create_topic(
     let options = AdminOptions::new()
         .operation_timeout(Some(settings.connect_timeout))
         .request_timeout(Some(settings.connect_timeout));
-    let results = admin
-        .create_topics([&new], &options)
-        .await
-        .map_err(|error| request_error(&error, settings, &faults))?;
+    let results = admin.create_topics([&new], &options).await;
+    end_apart(admin);
+    let results = results.map_err(|error| request_error(&error, settings, &faults))?;
     for result in results {
         if let Err((name, code)) = result
             && code != RDKafkaErrorCode::TopicAlreadyExists
@@ -463,6 +463,7 @@ pub(crate) async fn topic_settings(
     let described = admin
         .describe_configs(&[ResourceSpecifier::Topic(topic)], &options)
         .await;
+    end_apart(admin);
     described.ok()?.into_iter().flatten().next()
 }
 

@@ -11,6 +11,7 @@ use rdkafka::{Offset, TopicPartitionList};
 
 use crate::core::jobs::Identity;
 use crate::error::Result;
+use crate::tables::kafka::blocking::end_apart;
 use crate::tables::kafka::client::{ClientFaults, ClientSettings, request_error};
 use crate::tables::kafka::identity::identity;
 use crate::tables::kafka::sink::Deliveries;
@@ -179,7 +180,7 @@ pub(crate) fn connect_before_takeover<C: ProducerContext>(producer: &BaseProduce
     }
 }
 
-/// The client of a group. It ends on a thread of its own, since that may take a tenth of a second.
+/// The client of a group. It ends on a thread of its own.
 pub(crate) struct GroupClient {
     /// There until the end.
     consumer: Option<BaseConsumer<ClientFaults>>,
@@ -199,14 +200,8 @@ impl GroupClient {
 }
 
 impl Drop for GroupClient {
-    #[expect(clippy::disallowed_methods, reason = "ending a client blocks")]
     fn drop(&mut self) {
-        let consumer = self.consumer.take();
-        let end = move || drop(consumer);
-        // Without a thread the closure is dropped here, and the client ends with it.
-        let _ = std::thread::Builder::new()
-            .name("kafka-end".into())
-            .spawn(end);
+        end_apart(self.consumer.take());
     }
 }
 

@@ -19,7 +19,7 @@ use rdkafka::{Offset, TopicPartitionList};
 use tokio::sync::OnceCell;
 
 use crate::error::{Error, Result};
-use crate::tables::kafka::blocking::on_own_thread;
+use crate::tables::kafka::blocking::{end_apart, on_own_thread};
 use crate::tables::kafka::client::{ClientFaults, client_error};
 use crate::tables::kafka::definition::KafkaTable;
 use crate::tables::kafka::fetcher::{Cursor, Fetcher, PartitionEvent};
@@ -141,14 +141,8 @@ impl ReaderClient {
 }
 
 impl Drop for ReaderClient {
-    #[expect(clippy::disallowed_methods, reason = "ending a client blocks")]
     fn drop(&mut self) {
-        // Ending a client waits for its threads.
-        let consumer = self.consumer.take();
-        let end = move || drop(consumer);
-        let _ = std::thread::Builder::new()
-            .name("kafka-end".into())
-            .spawn(end);
+        end_apart(self.consumer.take());
     }
 }
 
