@@ -2,6 +2,7 @@
 //! die at any step, that have one run id, and that are aborted.
 
 mod foreign_archives;
+mod killed;
 mod repairs;
 
 use std::collections::{BTreeMap, BTreeSet};
