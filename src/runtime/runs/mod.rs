@@ -11,7 +11,7 @@
 //! * `statements`: from the parts of a statement to what it does, and from that to its rows; `run_order` and `rows_query` read the parts,
 //!   `description` makes the rows.
 
-mod abort;
+pub(in crate::runtime) mod abort;
 pub mod chunk_comparison;
 mod commands;
 pub mod comparison;

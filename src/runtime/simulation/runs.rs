@@ -1,5 +1,5 @@
 //! A reprocessing run in the simulated world: several processes run it, die, sleep and go on afterwards as if no time had passed, with
-//! chunks of other lengths in each attempt, while the store, the sources and the sink fail (RUN-1, RUN-2).
+//! chunks of other lengths in each attempt, while the store, the sources and the sink fail (RUN-1, RUN-2). Statements may end it meanwhile.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use super::random::Random;
 use super::sink::{OutRow, SimulatedSink, Sink};
 use super::source::{DELAY, Partition, Row, SECOND, Topic};
 use super::world::{Observer, Process, Rates, World};
-use super::{SEEDS, block_on};
+use super::{ENOUGH, SEEDS, block_on, runtime};
 use crate::core::jobs::{Identity, RunEvent, Startup};
 use crate::core::runs::spec::fixture;
 use crate::core::runs::{
@@ -28,6 +28,7 @@ use crate::runtime::job::ReadyJob;
 use crate::runtime::job_status::RunOptions;
 use crate::runtime::options::JobOptions;
 use crate::runtime::runner::JobRunner;
+use crate::runtime::runs::abort::{EndedRun, EndingProcess, end_run};
 use crate::runtime::runs::job_watch::JobWatch;
 use crate::runtime::runs::ready::options_of;
 use crate::runtime::runs::sink::OpenRunSink;
@@ -37,8 +38,10 @@ use crate::store::simulated::SimulatedDisk;
 use crate::store::{JobId, JobStore, RunCreation, RunStore, StoredRun};
 use crate::streaming::{JobQuery, RunFacts, StreamTable};
 
-/// How many processes there may be at the same time.
+/// How many processes may run it at the same time.
 const PROCESSES: usize = 2;
+/// The place of the process that ends it.
+const ENDING: usize = PROCESSES;
 /// So many turns a run may take to come to its end once nothing fails any more.
 const PATIENCE: u64 = 200_000;
 
@@ -51,6 +54,8 @@ pub(super) struct Hazards {
     fights: u64,
     /// How often a statement orders the run once more.
     orders: u64,
+    /// How often a statement begins to end it.
+    aborts: u64,
     pub(super) rates: Rates,
 }
 
@@ -66,12 +71,18 @@ impl Hazards {
             sleeps: sometimes(2, 15),
             fights: sometimes(2, 15),
             orders: 10,
+            aborts: 0,
             rates: Rates {
                 store: sometimes(2, 30),
                 source: sometimes(3, 30),
                 sink: sometimes(2, 40),
             },
         }
+    }
+
+    /// The same with statements that end the run.
+    pub(super) fn with_aborts(self, aborts: u64) -> Self {
+        Self { aborts, ..self }
     }
 }
 
@@ -122,6 +133,72 @@ pub(super) struct RunSchedule {
     started: usize,
     /// Its log says that it has lost what it has pinned.
     has_failed: bool,
+    /// A statement was to end it.
+    is_to_end: bool,
+    /// How many chunks the sink had when a statement had ended it.
+    ended_at: Option<usize>,
+}
+
+/// A run as one process sees it.
+struct SeenRun {
+    process: Process,
+    store: RunStore,
+    id: JobId,
+    spec: Arc<RunSpec>,
+    query: Arc<JobQuery>,
+    past: PinnedTopic,
+    /// The most records of a chunk of offsets.
+    max_rows: u64,
+}
+
+impl SeenRun {
+    fn job(&self, watch: Option<JobWatch>) -> ReadyJob {
+        let of_job = JobOptions {
+            max_rows: self.max_rows,
+            ..JobOptions::default()
+        };
+        ReadyJob {
+            id: self.id,
+            name: self.spec.run_id.clone(),
+            text: self.spec.text.clone(),
+            tables: self.spec.tables.clone(),
+            options: options_of(&self.spec, of_job),
+            query: Arc::clone(&self.query),
+            environment: Environment {
+                clock: Arc::new(self.process.clone()),
+                tables: Arc::new(TablesOfRun {
+                    process: self.process.clone(),
+                    spec: Arc::clone(&self.spec),
+                    past: self.past.clone(),
+                    watch,
+                }),
+            },
+        }
+    }
+
+    /// ABORT RUN.
+    async fn end(&self) -> Result<()> {
+        let found = self.store.find(&self.spec.run_id).await?;
+        let mut run = found.ok_or_else(|| Error::internal("the run is gone"))?;
+        let EndedRun { decision, doubt } = end_run(self, &mut run).await?;
+        self.process
+            .note(format_args!("has ended the run: {decision:?}"));
+        match doubt {
+            None => Ok(()),
+            Some(doubt) => Err(Error::internal(doubt)),
+        }
+    }
+}
+
+#[async_trait]
+impl EndingProcess for SeenRun {
+    fn runs(&self) -> &RunStore {
+        &self.store
+    }
+
+    async fn ready_to_end(&self, _: &StoredRun) -> Result<ReadyJob> {
+        Ok(self.job(None))
+    }
 }
 
 /// The tables of a run as one process sees them.
@@ -244,7 +321,7 @@ impl RunSchedule {
         };
         store.apply(&mut run, true, 0).await.unwrap();
         Self {
-            processes: Processes::new(&world, PROCESSES),
+            processes: Processes::new(&world, PROCESSES + 1),
             world,
             run,
             part,
@@ -254,6 +331,8 @@ impl RunSchedule {
             hazards,
             started: 0,
             has_failed: false,
+            is_to_end: false,
+            ended_at: None,
         }
     }
 
@@ -274,39 +353,26 @@ impl RunSchedule {
         self.world.lock().random.index(PROCESSES)
     }
 
+    /// The place of a process that runs it or, if there are such, of one that ends it.
+    fn any_process(&self) -> usize {
+        let ending = usize::from(self.hazards.aborts > 0);
+        self.world.lock().random.index(PROCESSES + ending)
+    }
+
     /// A process takes the run over, with chunks of a length of its own.
     fn start(&mut self, slot: usize) {
         self.started += 1;
         let process = Process::new(&self.world, self.started);
         let length = 1 + i64::try_from(self.world.lock().random.below(25)).unwrap();
         process.note(format_args!("starts, with chunks of {length} s or offsets"));
-        let dir = self.disk.seen_with(Arc::new(process.clone()));
-        let (jobs, store) = (JobStore::new(dir.clone()), RunStore::new(&dir));
         let mut spec = self.run.spec.clone();
         spec.options.chunk = Some(length * SECOND);
-        let of_job = JobOptions {
-            max_rows: u64::try_from(length).unwrap(),
-            ..JobOptions::default()
-        };
+        let jobs = JobStore::new(self.disk.seen_with(Arc::new(process.clone())));
         let watch = JobWatch::of_spec(&jobs, &spec, Arc::new(process.clone())).unwrap();
-        let spec = Arc::new(spec);
-        let job = ReadyJob {
-            id: self.run.id,
-            name: spec.run_id.clone(),
-            text: spec.text.clone(),
-            tables: spec.tables.clone(),
-            options: options_of(&spec, of_job),
-            query: Arc::clone(&self.queries[slot]),
-            environment: Environment {
-                clock: Arc::new(process.clone()),
-                tables: Arc::new(TablesOfRun {
-                    process: process.clone(),
-                    spec,
-                    past: self.part.past.clone(),
-                    watch,
-                }),
-            },
-        };
+        let max_rows = u64::try_from(length).unwrap();
+        let seen = self.seen_by(&process, slot, spec, max_rows);
+        let job = seen.job(watch);
+        let store = seen.store;
         let future = async move {
             let options = RunOptions {
                 until_caught_up: true,
@@ -316,6 +382,30 @@ impl RunSchedule {
             runner.run().await.map(drop)
         };
         self.processes.start(slot, process, future, "a runner");
+    }
+
+    fn seen_by(&self, process: &Process, slot: usize, spec: RunSpec, max_rows: u64) -> SeenRun {
+        let dir = self.disk.seen_with(Arc::new(process.clone()));
+        SeenRun {
+            process: process.clone(),
+            store: RunStore::new(&dir),
+            id: self.run.id,
+            spec: Arc::new(spec),
+            query: Arc::clone(&self.queries[slot]),
+            past: self.part.past.clone(),
+            max_rows,
+        }
+    }
+
+    /// A process ends the run.
+    fn abort(&mut self) {
+        self.started += 1;
+        let process = Process::new(&self.world, self.started);
+        process.note("ends the run");
+        let seen = self.seen_by(&process, 0, self.run.spec.clone(), 1);
+        let future = async move { seen.end().await };
+        self.processes.start(ENDING, process, future, "a statement");
+        self.is_to_end = true;
     }
 
     async fn turn(&mut self) -> Result<(), String> {
@@ -329,40 +419,53 @@ impl RunSchedule {
 
     /// A process has ended by itself. It is a fault if it had no reason to.
     fn ended(&mut self, ended: &RunningProcess, outcome: Result<()>) -> Result<(), String> {
+        let is_statement = ended.what == "a statement";
         let Err(error) = outcome else {
             ended.process.note("is done");
+            if is_statement && self.ended_at.is_none() {
+                self.ended_at = Some(self.world.lock().sink.commits.len());
+            }
             return Ok(());
         };
         ended.process.note(format_args!("ends: {error}"));
         let is_fair = match error.kind() {
             ErrorKind::Unavailable => true,
+            // The sink has refused it, or a runner was faster: the user tries again.
+            ErrorKind::Permission | ErrorKind::Cancelled => is_statement,
             ErrorKind::Data | ErrorKind::Invalid => {
                 self.part.past.is_lost() && error.message().contains("no longer has")
             }
             _ => false,
         };
-        self.has_failed |= is_fair && error.kind() != ErrorKind::Unavailable;
+        self.has_failed |= is_fair && !is_statement && error.kind() != ErrorKind::Unavailable;
         match is_fair {
             true => Ok(()),
-            false => Err(format!("a runner of the run ended: {error}")),
+            false => Err(format!("{} of the run ended: {error}", ended.what)),
         }
     }
 
-    /// One turn: before it processes may start, die or fall asleep, and a statement may order the run once more.
+    /// One turn: before it processes may start, die or fall asleep, and a statement may order the run once more or end it.
     pub(super) async fn go_on(&mut self) -> Result<(), String> {
-        let is_needed = self.processes.are_free() || self.chance(self.hazards.fights);
+        let has_none = (0..PROCESSES).all(|slot| self.processes.is_free(slot));
+        let is_needed = has_none || self.chance(self.hazards.fights);
         if is_needed && !self.has_failed {
             let slot = self.any_slot();
             if self.processes.is_free(slot) {
                 self.start(slot);
             }
         }
+        if self.hazards.aborts > 0
+            && self.processes.is_free(ENDING)
+            && self.chance(self.hazards.aborts)
+        {
+            self.abort();
+        }
         if self.chance(self.hazards.crashes) {
-            let slot = self.any_slot();
+            let slot = self.any_process();
             self.processes.crash(slot);
         }
         if self.chance(self.hazards.sleeps) {
-            let slot = self.any_slot();
+            let slot = self.any_process();
             let sleep = 20 + self.world.lock().random.below(600);
             let until = self.world.lock().now + Duration::from_millis(sleep);
             self.processes.sleep(slot, until);
@@ -390,17 +493,28 @@ impl RunSchedule {
         }
     }
 
-    /// From here on nothing fails, and the run comes to its end.
+    /// From here on nothing fails, and the run comes to its end. If a statement was to end it, one does before.
     pub(super) async fn finish(&mut self) -> Result<(), String> {
         {
             let mut state = self.world.lock();
             state.note("from here on nothing fails");
             state.rates = Rates::default();
         }
-        (0..PROCESSES).for_each(|slot| self.processes.crash(slot));
+        (0..=ENDING).for_each(|slot| self.processes.crash(slot));
+        if self.is_to_end && self.ended_at.is_none() {
+            self.abort();
+            self.until_free().await?;
+            if self.ended_at.is_none() {
+                return Err("the run was not ended".to_owned());
+            }
+        }
         if !self.has_failed {
             self.start(0);
         }
+        self.until_free().await
+    }
+
+    async fn until_free(&mut self) -> Result<(), String> {
         for _ in 0..PATIENCE {
             if self.processes.are_free() {
                 return Ok(());
@@ -408,6 +522,11 @@ impl RunSchedule {
             self.turn().await?;
         }
         Err("the run does not come to an end".to_owned())
+    }
+
+    /// Whether a statement has ended it.
+    pub(super) fn is_aborted(&self) -> bool {
+        self.ended_at.is_some()
     }
 
     /// The rows that the run has committed, sorted.
@@ -429,7 +548,8 @@ impl RunSchedule {
     }
 
     /// The rows of the sink are those of the definition, each once, and the run is complete. One that has lost what it has pinned has failed,
-    /// and has written some of these rows. What the run rests on is as it was written.
+    /// and has written some of these rows. One that a statement has ended has some of them too: the chunks of its log. What the run rests on
+    /// is as it was written.
     pub(super) async fn check(&mut self) -> Result<(), String> {
         let found = self.store.find(&self.run.spec.run_id).await.unwrap();
         let found = found.ok_or("the run is gone")?;
@@ -438,6 +558,13 @@ impl RunSchedule {
         }
         self.run.history = found.history;
         let (given, expected) = (self.given(), self.expected());
+        if let Some(chunks) = self.ended_at {
+            self.check_ended(chunks).await?;
+            return match is_part(&given, &expected) {
+                true => Ok(()),
+                false => Err(format!("{given:?} are not some of {expected:?}")),
+            };
+        }
         if self.has_failed {
             let state = self.run.state();
             if !matches!(&state, RunState::Failed { reason, .. } if reason.contains("no longer has"))
@@ -454,6 +581,17 @@ impl RunSchedule {
         if self.run.state() != RunState::Complete {
             return Err(format!("it is {}", self.run.state()));
         }
+        self.check_extents().await?;
+        match given == expected {
+            true => Ok(()),
+            false => Err(format!(
+                "the run has given {given:?}, and should have given {expected:?}"
+            )),
+        }
+    }
+
+    /// Each chunk follows those before it.
+    async fn check_extents(&self) -> Result<(), String> {
         let chunks = self.store.chunks(&self.run).await.unwrap();
         let extents: Vec<_> = chunks.iter().map(|chunk| &chunk.extent).collect();
         for (index, extent) in extents.iter().enumerate() {
@@ -464,12 +602,31 @@ impl RunSchedule {
                 ));
             }
         }
-        match given == expected {
-            true => Ok(()),
-            false => Err(format!(
-                "the run has given {given:?}, and should have given {expected:?}"
-            )),
+        Ok(())
+    }
+
+    /// A run that a statement has ended, when the sink had so many of its chunks, has written none since; its log has just these.
+    async fn check_ended(&self, chunks: usize) -> Result<(), String> {
+        let state = self.run.state();
+        if state != RunState::Aborted {
+            return Err(format!("a statement has ended it, and it is {state}"));
         }
+        let of_log = self.run.history.batches.iter();
+        let of_log: Vec<String> = of_log.map(|batch| batch.version.clone()).collect();
+        let of_sink: Vec<String> = {
+            let state = self.world.lock();
+            let commits = state.sink.commits.iter();
+            commits.map(|commit| commit.witness.clone()).collect()
+        };
+        if of_sink.len() != chunks {
+            return Err(format!(
+                "the sink had {chunks} chunks when the run was ended, and has {of_sink:?}"
+            ));
+        }
+        if of_log != of_sink {
+            return Err(format!("the log has {of_log:?}, and the sink {of_sink:?}"));
+        }
+        self.check_extents().await
     }
 }
 
@@ -713,4 +870,57 @@ fn run_2_a_run_goes_on_however_long_its_processes_live() {
             }
         }
     });
+}
+
+/// The process that writes it dies at many steps, and its sink does not answer the statement.
+#[test]
+fn a_run_is_not_ended_while_its_sink_does_not_answer() {
+    block_on(async {
+        let mut seed = 0;
+        let mut schedule = loop {
+            let schedule = RunSchedule::alone(Kind::Rows, seed).await;
+            if schedule.expected().len() > 10 {
+                break schedule;
+            }
+            seed += 1;
+        };
+        schedule.hazards = Hazards::default();
+        schedule.world.lock().rates = Rates::default();
+        while schedule.given().is_empty() {
+            schedule.go_on().await.unwrap();
+        }
+        for turns in 1..30 {
+            for _ in 0..turns {
+                schedule.go_on().await.unwrap();
+            }
+            (0..PROCESSES).for_each(|slot| schedule.processes.crash(slot));
+            schedule.world.lock().rates.sink = 1_000;
+            schedule.abort();
+            schedule.until_free().await.unwrap();
+            assert!(!schedule.is_aborted(), "{}", schedule.trace());
+            schedule.world.lock().rates.sink = 0;
+        }
+        schedule.finish().await.unwrap();
+        assert!(schedule.is_aborted());
+        if let Err(fault) = schedule.check().await {
+            panic!("{fault}\n{}", schedule.trace());
+        }
+    });
+}
+
+#[test]
+fn a_run_that_goes_on_after_it_was_ended_is_found() {
+    let runtime = runtime();
+    let finds = |seed| {
+        runtime.block_on(async {
+            let mut schedule = RunSchedule::alone(Kind::Rows, seed).await;
+            // No other runner fences the sink.
+            schedule.hazards.fights = 0;
+            schedule.hazards.aborts = 30;
+            schedule.world.lock().hidden.fences = true;
+            run(&mut schedule).await.is_err()
+        })
+    };
+    let planted = "a run that is ended, hidden: fences";
+    assert!(schedules::found_by(planted, &[], ENOUGH, finds).is_some());
 }

@@ -55,6 +55,8 @@ pub(super) struct PlantedFaults {
     pub(super) archive: bool,
     /// What a run has pinned: it reads the topic as it is now.
     pub(super) pins: bool,
+    /// That another process has fenced the sink: the one before it goes on.
+    pub(super) fences: bool,
 }
 
 impl PlantedFaults {
@@ -69,6 +71,7 @@ impl PlantedFaults {
             ("reports", self.reports),
             ("the archive", self.archive),
             ("pins", self.pins),
+            ("fences", self.fences),
         ];
         let hidden = names.into_iter().filter(|(_, is_hidden)| *is_hidden);
         let hidden: Vec<&str> = hidden.map(|(name, _)| name).collect();
