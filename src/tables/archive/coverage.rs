@@ -20,16 +20,17 @@ use futures::TryStreamExt as _;
 
 use crate::core::archive::{
     CoverageFacts, CoverageRange, OffsetRange, OffsetRanges, PartitionClaims, PartitionHalves,
-    add_rows, claims_of_topic, coverage, unexplained_holes,
+    claims_of_topic, coverage, unexplained_holes,
 };
 use crate::error::{Error, Result, Subject};
-use crate::tables::archive::covered_files::{CoveredFiles, ReadFiles};
+use crate::tables::archive::covered_files::{
+    CoveredFiles, FileOffsets, PlacedRows, ReadFiles, add_offsets, archive_key,
+};
 use crate::tables::archive::mapping::ArchiveMapping;
 use crate::tables::archive::pinned_archive::PinnedArchive;
 use crate::tables::archive::topic_rows::TopicFiles;
 use crate::tables::delta::{
     DeltaTableHandle, FileBounds, TextShare, TimeTravel, file_bounds, file_rows, offset_claims,
-    table_key,
 };
 use crate::tables::kafka::{KafkaJobSource, KafkaTable};
 
@@ -166,7 +167,7 @@ struct ArchivedRows<'a> {
 
 impl ArchivedRows<'_> {
     /// Adds the offsets of all rows that are not among the ranges yet.
-    async fn add_to(&self, covered: &mut BTreeMap<i32, OffsetRanges>) -> Result<()> {
+    async fn add_to(&self, covered: &mut FileOffsets) -> Result<()> {
         let (partition, offset) = (self.mapping.partition(), self.mapping.offset());
         let files = file_bounds(self.rows, &[&partition.name, &offset.name])?;
         let topic = self.mapping.topic();
@@ -185,20 +186,15 @@ impl ArchivedRows<'_> {
             }
         }
         open.retain(|file| !is_within(file, covered));
-        let archive = self.key()?;
+        let archive = archive_key(self.rows, self.mapping)?;
         let kept = self.state.config().get_extension::<CoveredFiles>();
         let mut read = ReadFiles::default();
         let mut paths = Vec::with_capacity(open.len());
         for file in open {
             // Rows of a file with deleted ones may become fewer.
             let kept = kept.as_ref().filter(|_| file.is_whole);
-            match kept.and_then(|kept| kept.get(&archive, &file.path)) {
-                Some(known) => {
-                    for (partition, offsets) in known.iter() {
-                        let covered = covered.entry(*partition).or_default();
-                        covered.extend(offsets.ranges());
-                    }
-                }
+            match kept.and_then(|kept| kept.get(&archive, &file.path)?.offsets) {
+                Some(known) => add_offsets(covered, &known),
                 None => {
                     if kept.is_some() {
                         read.begin(&file.path);
@@ -218,28 +214,18 @@ impl ArchivedRows<'_> {
             }
             let (partitions, offsets) =
                 coordinates_of(&rows).map_err(|error| self.unreadable(&error))?;
-            let partitions = partitions.as_primitive::<Int32Type>().values();
-            let offsets = offsets.as_primitive::<Int64Type>().values();
-            add_rows(covered, partitions, offsets);
-            read.add(&path, partitions, offsets);
+            let placed = PlacedRows::of(
+                partitions.as_primitive::<Int32Type>().values(),
+                offsets.as_primitive::<Int64Type>().values(),
+            );
+            add_offsets(covered, &placed.offsets);
+            read.add(&path, &placed, partitions.len() == rows.num_rows());
             self.reserve(covered, &read)?;
         }
         if let Some(kept) = kept {
             kept.put(&archive, read);
         }
         Ok(())
-    }
-
-    /// Names the archive and how its rows are records, for what is kept of its files.
-    fn key(&self) -> Result<String> {
-        let table = table_key(self.rows)?;
-        let (partition, offset) = (self.mapping.partition(), self.mapping.offset());
-        let topic = self.mapping.topic();
-        let topic = topic.map(|topic| (&topic.column.name, &topic.topic));
-        Ok(format!(
-            "{table} {:?} {:?} {topic:?}",
-            partition.name, offset.name
-        ))
     }
 
     /// Accounts for the memory of the ranges.

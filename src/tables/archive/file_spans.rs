@@ -13,16 +13,17 @@ use futures::StreamExt as _;
 
 use crate::core::archive::{FileSpans, OffsetSpan};
 use crate::error::{Error, Result, Subject};
+use crate::tables::archive::covered_files::{
+    CoveredFiles, PlacedRows, ReadFiles, add_spans, archive_key,
+};
 use crate::tables::archive::mapping::ArchiveMapping;
 use crate::tables::archive::topic_rows::TopicFiles;
 use crate::tables::delta::{FileBounds, TextShare, file_bounds, file_rows};
-use crate::tables::kafka::KafkaTable;
 
 /// What each file of a version has of the topic's partitions; files without rows of the topic are left out.
 ///
 /// A file of a table that is partitioned by the topic's partition, or that has rows of one partition alone, is known by its statistics.
-/// Of each other file this reads partition and offset, two columns of whole numbers, and the table keeps the spans found there: files
-/// never change.
+/// Of each other file this reads partition and offset, two columns of whole numbers, and [`CoveredFiles`] keep what is found there.
 ///
 /// # Errors
 ///
@@ -30,7 +31,6 @@ use crate::tables::kafka::KafkaTable;
 pub(super) async fn spans_of(
     delta: &Arc<dyn TableProvider>,
     mapping: &ArchiveMapping,
-    table: &KafkaTable,
     session: &dyn Session,
 ) -> Result<Vec<Arc<FileSpans>>> {
     let columns = [mapping.partition(), mapping.offset()];
@@ -38,6 +38,9 @@ pub(super) async fn spans_of(
     let files = file_bounds(delta.as_ref(), &names)?;
     let topic = mapping.topic();
     let of_topic = TopicFiles::new(delta.as_ref(), topic)?;
+    let archive = archive_key(delta.as_ref(), mapping)?;
+    let kept = session.config().get_extension::<CoveredFiles>();
+    let mut read = ReadFiles::default();
     let mut found = Vec::with_capacity(files.len());
     let mut unknown = BTreeMap::new();
     for file in files {
@@ -46,14 +49,19 @@ pub(super) async fn spans_of(
             TextShare::None => continue,
             TextShare::Unknown => None,
         };
+        // Rows of a file with deleted ones may become fewer.
+        let kept = kept.as_ref().filter(|_| file.is_whole);
         let spans = match by_log {
             Some(spans) => Some(Arc::new(spans)),
-            None => table.archived_files.get(&file.path),
+            None => kept.and_then(|kept| kept.get(&archive, &file.path)?.spans),
         };
         match spans {
             Some(spans) => found.push(spans),
             None => {
-                unknown.insert(file.path, (FileSpans::new(), file.is_whole));
+                if kept.is_some() {
+                    read.begin(&file.path);
+                }
+                unknown.insert(file.path, FileSpans::new());
             }
         }
     }
@@ -69,19 +77,17 @@ pub(super) async fn spans_of(
         if let Some(topic) = topic {
             batch = topic.of(&batch, 2)?;
         }
-        let (spans, _) = unknown
+        let spans = unknown
             .get_mut(&path)
             .ok_or_else(|| Error::internal("rows of a file that was not asked for"))?;
-        add_rows(spans, &batch, mapping.archive())?;
+        let placed = placed(&batch, mapping.archive())?;
+        add_spans(spans, &placed.spans);
+        read.add(&path, &placed, true);
     }
-    for (path, (spans, is_whole)) in unknown {
-        let spans = Arc::new(spans);
-        // Rows of a file with deleted ones may become fewer.
-        if is_whole {
-            table.archived_files.put(path, Arc::clone(&spans));
-        }
-        found.push(spans);
+    if let Some(kept) = kept {
+        kept.put(&archive, read);
     }
+    found.extend(unknown.into_values().map(Arc::new));
     Ok(found)
 }
 
@@ -98,7 +104,8 @@ fn by_log(file: &FileBounds) -> Option<FileSpans> {
     Some([(partition, OffsetSpan { first, last, rows })].into())
 }
 
-fn add_rows(spans: &mut FileSpans, rows: &RecordBatch, archive: &str) -> Result<()> {
+/// Rows whose first two columns are their partitions and offsets.
+fn placed(rows: &RecordBatch, archive: &str) -> Result<PlacedRows> {
     let partitions = cast(rows.column(0), &DataType::Int32).map_err(DataFusionError::from)?;
     let offsets = cast(rows.column(1), &DataType::Int64).map_err(DataFusionError::from)?;
     if partitions.null_count() + offsets.null_count() > 0 {
@@ -107,26 +114,10 @@ fn add_rows(spans: &mut FileSpans, rows: &RecordBatch, archive: &str) -> Result<
         ))
         .about(Subject::table(archive)));
     }
-    let partitions = partitions.as_primitive::<Int32Type>().values();
-    let offsets = offsets.as_primitive::<Int64Type>().values();
-    let mut rows = partitions.iter().zip(offsets.iter()).peekable();
-    while let Some((partition, offset)) = rows.next() {
-        let mut run = OffsetSpan {
-            first: *offset,
-            last: *offset,
-            rows: 1,
-        };
-        while let Some((_, offset)) = rows.next_if(|(next, _)| *next == partition) {
-            run.first = run.first.min(*offset);
-            run.last = run.last.max(*offset);
-            run.rows += 1;
-        }
-        spans
-            .entry(*partition)
-            .and_modify(|known| *known = known.and(run))
-            .or_insert(run);
-    }
-    Ok(())
+    Ok(PlacedRows::of(
+        partitions.as_primitive::<Int32Type>().values(),
+        offsets.as_primitive::<Int64Type>().values(),
+    ))
 }
 
 #[cfg(test)]
@@ -170,8 +161,9 @@ mod tests {
         let [partitions, offsets] = columns;
         let rows = RecordBatch::try_from_iter([("p", partitions), ("o", offsets)]).unwrap();
         let mut spans = FileSpans::new();
-        add_rows(&mut spans, &rows, "a").unwrap();
-        add_rows(&mut spans, &rows.slice(0, 1), "a").unwrap();
+        for rows in [rows.slice(0, 5), rows.slice(0, 1)] {
+            add_spans(&mut spans, &placed(&rows, "a").unwrap().spans);
+        }
         let span = |first, last, rows| OffsetSpan { first, last, rows };
         assert_eq!(spans, [(0, span(3, 7, 4)), (1, span(2, 9, 2))].into());
         let columns: [(&str, ArrayRef); 2] = [
@@ -181,7 +173,7 @@ mod tests {
         let rows = RecordBatch::try_from_iter_with_nullable(
             columns.map(|(name, column)| (name, column, true)),
         );
-        let error = add_rows(&mut spans, &rows.unwrap(), "a").unwrap_err();
+        let error = placed(&rows.unwrap(), "a").unwrap_err();
         assert!(
             error.to_string().contains("without partition or offset"),
             "{error}"

@@ -100,6 +100,11 @@ fn files_that_were_read_for_their_offsets_are_not_read_again() {
         for partition in [0, 1, 2] {
             assert_eq!(covered(&second, partition), covered(&first, partition));
         }
+        // Where a job begins that is to follow the archive is known by the same files.
+        let state = SessionContext::new_with_config(keeping()).state();
+        let archive = JobArchive::new(table_with(&[]), handle.clone(), state);
+        let next = archive.offsets().await.unwrap().next_offsets();
+        assert_eq!(next, [(0, 10), (1, 4)].into());
         assert!(pin(SessionConfig::new()).await.is_err());
     });
 }

@@ -101,14 +101,14 @@ impl PinnedArchive {
     }
 
     /// The offsets that it has. The log of the Delta table says them of files with rows of one partition alone; of each other file
-    /// `session` reads partition and offset once, and the Kafka table keeps the result.
+    /// `session` reads partition and offset once, and its configuration keeps the result.
     ///
     /// # Errors
     ///
     /// Files that cannot be read, rows without partition or offset, and more rows of a partition than it has offsets.
     pub async fn offsets(&self, session: &dyn Session) -> Result<&ArchiveOffsets> {
         let read = async || -> Result<ArchiveOffsets> {
-            let files = spans_of(&self.delta, &self.mapping, &self.table, session).await?;
+            let files = spans_of(&self.delta, &self.mapping, session).await?;
             let offsets = ArchiveOffsets::of(files.iter().map(Arc::as_ref));
             let of_files = files.iter().flat_map(|file| file.iter());
             let of_files = of_files.map(|(partition, span)| (*partition, *span));

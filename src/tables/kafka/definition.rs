@@ -10,7 +10,6 @@ use crate::error::{Error, Result, Subject};
 use crate::formats;
 use crate::formats::{FormatOptions, plain_field};
 use crate::tables::kafka::archive_options::ArchiveOptions;
-use crate::tables::kafka::archived_files::ArchivedFiles;
 use crate::tables::kafka::client::ClientSettings;
 pub use crate::tables::kafka::metadata_key::MetadataKey;
 use crate::tables::kafka::range::NarrowingColumns;
@@ -127,8 +126,6 @@ pub struct KafkaTable {
     pub(crate) replication_factor: i32,
     /// Where its past is kept.
     pub(crate) archive: Option<ArchiveOptions>,
-    /// The offsets that files of the archive have, as far as they were read.
-    pub(crate) archived_files: ArchivedFiles,
 }
 
 impl KafkaTable {
@@ -287,7 +284,6 @@ impl KafkaTable {
             replication_factor: options::integer(&spec.options, "topic.replication_factor", 1)?
                 .unwrap_or(-1),
             archive,
-            archived_files: ArchivedFiles::default(),
         })
     }
 
@@ -326,7 +322,6 @@ impl KafkaTable {
             topic_partitions: self.topic_partitions,
             replication_factor: self.replication_factor,
             archive: None,
-            archived_files: ArchivedFiles::default(),
         }
     }
 
@@ -443,7 +438,6 @@ impl KafkaTable {
             topic_partitions: self.topic_partitions,
             replication_factor: self.replication_factor,
             archive: self.archive.clone(),
-            archived_files: ArchivedFiles::default(),
         }
     }
 

@@ -3,7 +3,6 @@
 //! The only module that names rdkafka.
 
 mod archive_options;
-mod archived_files;
 mod archived_records;
 #[cfg(test)]
 mod archived_simulation;
