@@ -6,8 +6,6 @@ use datafusion::arrow::array::{Array as _, TimestampMicrosecondArray};
 use datafusion::arrow::datatypes::DataType;
 use datafusion::common::ScalarValue;
 use datafusion::logical_expr::{Expr, ident, lit};
-use datafusion::physical_plan::execute_stream;
-use futures::TryStreamExt as _;
 
 use super::PinnedPast;
 use super::tail_times::columns;
@@ -142,19 +140,14 @@ impl PinnedPast {
 
     /// Reads its records, and gives partition, offset and event time of those that have a time.
     async fn see_times(&self, filters: &[Expr], mut see: impl FnMut(i32, i64, i64)) -> Result<()> {
-        let Some(projection) = self.time_and_place() else {
-            return Ok(());
-        };
-        let session = &*self.pinned.session;
-        let plan = self.plan(session, projection, filters).await?;
-        let mut rows = execute_stream(plan, session.task_ctx())?;
-        while let Some(rows) = rows.try_next().await? {
-            let (times, partitions, offsets) = columns(&rows)?;
+        self.see_rows(&*self.pinned.session, filters, |rows| {
+            let (times, partitions, offsets) = columns(rows)?;
             for row in (0..rows.num_rows()).filter(|row| times.is_valid(*row)) {
                 see(partitions.value(row), offsets.value(row), times.value(row));
             }
-        }
-        Ok(())
+            Ok(())
+        })
+        .await
     }
 
     fn later_than(&self, time: i64) -> Option<Expr> {
@@ -175,21 +168,18 @@ impl PinnedPast {
     /// The table has no event time; the past cannot be read; there are too many times.
     pub(crate) async fn event_times(&self) -> Result<TimedRows> {
         let table = self.pinned.archive.table();
-        let Some(projection) = self.time_and_place() else {
+        if self.time_and_place().is_none() {
             let name = table.name();
             return Err(Error::invalid(format!("{name} has no event time"))
                 .about(Subject::table(name))
                 .with_help(
                     "declare it: WATERMARK FOR event_time AS event_time - INTERVAL '15 minutes'",
                 ));
-        };
-        let session = &*self.pinned.session;
-        let plan = self.plan(session, projection, &[]).await?;
-        let mut rows = execute_stream(plan, session.task_ctx())?;
+        }
         let mut distinct = DistinctTimes::default();
         let mut timed = PartitionOffsets::new();
-        while let Some(rows) = rows.try_next().await? {
-            let (times, partitions, offsets) = columns(&rows)?;
+        self.see_rows(&*self.pinned.session, &[], |rows| {
+            let (times, partitions, offsets) = columns(rows)?;
             distinct.add(times)?;
             match times.null_count() {
                 0 => add_rows(&mut timed, partitions.values(), offsets.values()),
@@ -200,7 +190,9 @@ impl PinnedPast {
                     add_rows(&mut timed, &partitions, &offsets);
                 }
             }
-        }
+            Ok(())
+        })
+        .await?;
         Ok(TimedRows {
             times: distinct.distinct(),
             offsets: timed,

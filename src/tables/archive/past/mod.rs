@@ -16,6 +16,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
 
+use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::catalog::{Session, TableProvider};
 use datafusion::datasource::TableType;
@@ -350,9 +351,6 @@ impl PinnedPast {
     /// Reads the event times in the topic's part of all of the past.
     async fn read_tail_times(&self, session: &dyn Session) -> Result<TailTimes> {
         let mut times = TailTimes::default();
-        let Some(projection) = self.time_and_place() else {
-            return Ok(times);
-        };
         let all = self.pinned.all.iter().map(|(partition, parts)| {
             let topic = PastParts {
                 topic: parts.topic.clone(),
@@ -366,12 +364,26 @@ impl PinnedPast {
             is_part: true,
             outlet: PastOutlet::LeftOut,
         };
-        let plan = tail.plan_boxed(session, projection, &[]).await?;
+        tail.see_rows(session, &[], |rows| times.add(rows)).await?;
+        Ok(times)
+    }
+
+    /// Reads event time, partition and offset of its records, one batch after the other; none of a table without an event time.
+    async fn see_rows(
+        &self,
+        session: &dyn Session,
+        filters: &[Expr],
+        mut see: impl FnMut(&RecordBatch) -> Result<()>,
+    ) -> Result<()> {
+        let Some(projection) = self.time_and_place() else {
+            return Ok(());
+        };
+        let plan = self.plan_boxed(session, projection, filters).await?;
         let mut rows = execute_stream(plan, session.task_ctx())?;
         while let Some(rows) = rows.try_next().await? {
-            times.add(&rows)?;
+            see(&rows)?;
         }
-        Ok(times)
+        Ok(())
     }
 
     /// Event time, partition and offset; none of a table without an event time.
