@@ -314,6 +314,33 @@ fn run_2_a_run_that_dies_at_any_step_goes_on() {
 }
 
 #[test]
+fn run_2_a_run_of_offsets_that_dies_at_any_step_goes_on() {
+    let past = Past::new("run-offsets-crash", "");
+    past.visit(0..120, true);
+    for file in ["archive.sql", "rows.sql"] {
+        past.pipeline.catch_up(file).ok();
+    }
+    past.forget();
+    // The topic alone has these.
+    past.visit(120..130, false);
+    let selected = "(p = 0 AND o >= 10 AND o < 50) OR p = 1";
+    let expected = past.rows(&format!(
+        "SELECT k, t AS s, t AS e, o AS n FROM visits WHERE {selected}"
+    ));
+    assert!(expected.len() > 100, "{expected:?}");
+    for fail_point in FAIL_POINTS {
+        let order = format!(
+            "REPROCESS JOB rows OFFSETS FROM '{{\"visits\":{{\"0\":10,\"1\":-2}}}}' \
+             TO '{{\"visits\":{{\"0\":50,\"1\":-1}}}}' EMIT ALL WITH ('run_id' '{fail_point}')"
+        );
+        past.die_twice(&order, fail_point);
+        past.sql(&[&format!("APPLY RUN '{fail_point}'")]).ok();
+        let written = past.rows_of_run("rows", fail_point);
+        assert_eq!(written, expected, "{fail_point}");
+    }
+}
+
+#[test]
 fn run_2_two_processes_with_one_run_id_write_each_row_once() {
     let past = Past::new("run-two", "");
     past.visit(0..120, false);
