@@ -2,6 +2,7 @@
 
 use async_trait::async_trait;
 
+use crate::core::jobs::heartbeat::is_recent;
 use crate::core::jobs::{JobHistory, RunEvent};
 use crate::core::runs::{AbortDecision, RunState, decide_abort};
 use crate::error::{Error, ErrorKind, Result};
@@ -16,7 +17,7 @@ use crate::store::{RunStore, StoredRun};
 /// What ABORT RUN has decided.
 pub(in crate::runtime) struct EndedRun {
     pub(in crate::runtime) decision: AbortDecision,
-    /// A batch of which it is unknown whether the sink has it, for the user.
+    /// What the log may lack of the sink, for the user.
     pub(in crate::runtime) doubt: Option<String>,
 }
 
@@ -113,7 +114,7 @@ async fn recovered(process: &impl EndingProcess, run: &StoredRun, me: &str) -> R
     Ok(history)
 }
 
-/// What remains unknown of a run that cannot be taken over; none if no chunk can be in the sink that the log does not have.
+/// What remains unknown of a run that cannot be taken over: whether the sink has a chunk that the log does not have, or gets one yet.
 ///
 /// # Errors
 ///
@@ -126,11 +127,22 @@ async fn doubt_of(
     has_other: bool,
 ) -> Result<Option<String>> {
     let staged = store.jobs().staged_for_next(run.id, &run.history).await?;
-    let chunk = staged.iter().map(|version| version.batch).max();
-    let doubt = chunk.map(|chunk| format!("it is not known whether chunk {chunk} is in the sink"));
+    let doubt = match staged.iter().map(|version| version.batch).max() {
+        Some(chunk) => Some(format!(
+            "it is not known whether chunk {chunk} is in the sink"
+        )),
+        None => {
+            let beat = store.jobs().heartbeat(run.id).await?;
+            let is_alive = beat.is_some_and(|beat| is_recent(beat.at, now()));
+            is_alive.then(|| {
+                "the process that writes it is not fenced off, and may write one more chunk"
+                    .to_owned()
+            })
+        }
+    };
     if error.may_pass() && (has_other || doubt.is_some()) {
         let why = doubt.as_deref();
-        let why = why.unwrap_or("the process that writes it may not be fenced off");
+        let why = why.unwrap_or("the process that wrote it may not be fenced off");
         return Err(Error::new(
             error.kind(),
             format!(

@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use datafusion::arrow::array::{AsArray as _, RecordBatch};
 
 use super::*;
-use crate::core::jobs::{BatchVersion, LogEntry, RunEvent};
+use crate::core::jobs::{BatchVersion, Heartbeat, LogEntry, RunEvent};
 use crate::planner::{Script, Statement, parse_statement};
+use crate::runtime::owner::now;
 use crate::session::system::run_rows::tests::{commit, compare, created};
 use crate::session::{SessionOptions, StatementOutcome};
 use crate::store::{JobStore, RunStore};
@@ -172,6 +173,30 @@ async fn a_run_that_cannot_be_taken_over_is_aborted_with_a_warning() {
         said.contains("1 chunk with 3 rows stays in the sink"),
         "{said}"
     );
+    assert!(said.contains(warning), "{said}");
+    assert_eq!(place.described("fix_42").await["state"], ["ABORTED"]);
+}
+
+/// The same of a run that another process writes.
+#[tokio::test]
+async fn a_run_that_may_go_on_is_aborted_with_a_warning() {
+    let place = Process::new();
+    let store = place.store();
+    let mut run = created(&store, "fix_42").await;
+    let approved = store.append(&mut run, RunEvent::Approved, 4_000).await;
+    assert!(approved.unwrap());
+    commit(&store, &mut run, 1, (0, HOUR / 2)).await;
+    let beat = Heartbeat {
+        owner: "another process".to_owned(),
+        waiting: None,
+        opening: false,
+        backlog: None,
+        at: now(),
+    };
+    store.jobs().put_heartbeat(run.id, &beat).await.unwrap();
+    let said = place.said("ABORT RUN 'fix_42'").await;
+    let warning =
+        "\nwarning: the process that writes it is not fenced off, and may write one more chunk: ";
     assert!(said.contains(warning), "{said}");
     assert_eq!(place.described("fix_42").await["state"], ["ABORTED"]);
 }
