@@ -10,6 +10,7 @@ use super::asked_range::AskedRange;
 use super::emission::Emission;
 use super::grouping::Grouping;
 use super::offset_set::OffsetSet;
+use crate::core::archive::PartitionOffsets;
 use crate::core::jobs::identity::Identity;
 
 /// What a run rests on.
@@ -46,6 +47,9 @@ pub struct RunSpec {
     pub statics: BTreeMap<String, Pin>,
     /// Which topic or table the sink is.
     pub sink: Identity,
+    /// Where in the sink's topic rows are that the run may remove: those that the job and its runs had published, when this one was made,
+    /// of records that it reads. Later the log of the job may no longer say it. Empty if the run removes none.
+    pub settled: PartitionOffsets,
     /// The value of `now()`, in microseconds since 1970 UTC.
     pub now: i64,
     /// What the statement wants.
@@ -234,6 +238,7 @@ pub(crate) mod fixture {
                 cluster: Some("c".into()),
                 id: Some("2".into()),
             },
+            settled: PartitionOffsets::new(),
             now: 8_000_000_000,
             options: RunOptions {
                 emit: EmitRows::Changed,

@@ -14,10 +14,11 @@ use crate::runtime::job_status::RunOptions;
 use crate::runtime::owner::{new_run_id, now};
 use crate::runtime::run::run_job;
 use crate::runtime::runs::abort::{EndedRun, end_run};
-use crate::runtime::runs::foundation::{asked_by_text, foundation, items_of};
+use crate::runtime::runs::foundation::{Foundation, asked_by_text, foundation, items_of};
 use crate::runtime::runs::host::{JobOfRun, PresentJob, RunHost};
 use crate::runtime::runs::outcome::{RunOutcome, RunPreview};
 use crate::runtime::runs::planner::plan_run;
+use crate::runtime::runs::published::settled_by_now;
 use crate::runtime::runs::ready::{Purpose, ReadyRun, ready};
 use crate::runtime::runs::sweep::sweep_runs;
 use crate::runtime::sources::{self, Pasts};
@@ -160,9 +161,13 @@ async fn ordered(host: &RunHost<'_>, order: &RunOrder) -> Result<OrderedRun> {
     let mut run = match found {
         Some(run) => run,
         None => {
-            let found = foundation(host, &job, order, &run_id).await?;
-            warnings = found.warnings;
-            match host.store.create(found.spec, now()).await? {
+            let Foundation {
+                mut spec,
+                warnings: of_order,
+            } = foundation(host, &job, order, &run_id).await?;
+            warnings = of_order;
+            spec.settled = settled_by_now(&host.jobs.store, job.id, &host.store, &spec).await?;
+            match host.store.create(spec, now()).await? {
                 RunCreation::Created(run) => {
                     sweep_runs(&host.jobs.store, now()).await;
                     return Ok(OrderedRun {

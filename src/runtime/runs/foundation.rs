@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use futures::future::join_all;
 
+use crate::core::archive::PartitionOffsets;
 use crate::core::jobs::{JobTime, NamedOffsets};
 use crate::core::runs::asked_range::PartitionRanges;
 use crate::core::runs::order::{AskedText, RunOrder};
@@ -121,6 +122,7 @@ pub(super) async fn foundation(
         sources: pins,
         statics: statics.pins,
         sink: sink?,
+        settled: PartitionOffsets::new(),
         now: now().saturating_mul(1_000),
         options,
     };

@@ -8,9 +8,9 @@ use datafusion::arrow::array::RecordBatch;
 use datafusion::execution::memory_pool::MemoryReservation;
 use futures::{StreamExt as _, TryStreamExt as _};
 
-use crate::core::archive::{OffsetRange, OffsetRanges};
+use crate::core::archive::{OffsetRange, OffsetRanges, PartitionOffsets};
 use crate::core::jobs::log::sequence_of;
-use crate::core::jobs::{BatchVersion, JobHistory, SourceProgress};
+use crate::core::jobs::{BatchVersion, Identity, JobHistory, SourceProgress};
 use crate::core::runs::{Emission, GivenOut, PublishedBatches, RunSpec, chunk_extent};
 use crate::error::{Error, ErrorKind, Result};
 use crate::runtime::sinks::published::{ReadRecords, WantedRows, rows_of};
@@ -41,13 +41,15 @@ pub struct PublishedPast {
     job: LogOfRows,
     /// By run id.
     runs: BTreeMap<String, LogOfRows>,
+    /// What the logs have said when the run was made ([`RunSpec::settled`]).
+    settled: PartitionOffsets,
 }
 
 /// What the log of a job or of a run says of its rows.
 #[derive(Debug, Default)]
 struct LogOfRows {
     batches: PublishedBatches,
-    /// The offsets of batches that have read no other records than the run reads.
+    /// The offsets of batches that have read no other records than the run reads, as far as they have written all rows there.
     settled: BTreeMap<i32, OffsetRanges>,
     /// Its rows are in another topic.
     is_elsewhere: bool,
@@ -78,6 +80,7 @@ impl PublishedPast {
     ///
     /// The store does not answer; the log of the job cannot be read.
     pub async fn refresh(&mut self, logs: &PublishedLogs) -> Result<()> {
+        self.settled.clone_from(&logs.spec.settled);
         let history = logs.jobs.history(logs.job).await?;
         let before = std::mem::take(&mut self.job);
         self.job = read_on((&logs.jobs, logs.job), &history, before, (logs, None)).await?;
@@ -118,12 +121,18 @@ impl PublishedPast {
         all
     }
 
-    /// The part of these offsets whose rows may be gone: that of batches which have read no other records than the run reads.
-    fn settled_in(&self, of: &BTreeMap<i32, OffsetRanges>) -> BTreeMap<i32, OffsetRanges> {
-        let mut all: BTreeMap<i32, OffsetRanges> = BTreeMap::new();
+    /// The offsets whose rows may be gone, as far as the logs say it or have said it when the run was made.
+    fn settled(&self) -> PartitionOffsets {
+        let mut all = self.settled.clone();
         for (partition, ranges) in self.logs().flat_map(|log| &log.settled) {
             all.entry(*partition).or_default().extend(ranges.ranges());
         }
+        all
+    }
+
+    /// The part of these offsets whose rows may be gone: that of batches which have read no other records than the run reads.
+    fn settled_in(&self, of: &BTreeMap<i32, OffsetRanges>) -> BTreeMap<i32, OffsetRanges> {
+        let all = self.settled();
         let parts = all.into_iter().filter_map(|(partition, ranges)| {
             let within = ranges.within(of.get(&partition)?);
             (!within.is_empty()).then_some((partition, within))
@@ -181,6 +190,35 @@ impl PublishedPast {
         let mut logs = self.logs();
         logs.all(|log| log.batches.index.is_readable(ends, low))
     }
+}
+
+/// Where in the sink's topic a new run may remove rows, by the logs as they are now ([`RunSpec::settled`]); empty if it removes none.
+///
+/// # Errors
+///
+/// As of [`PublishedPast::refresh`].
+pub(super) async fn settled_by_now(
+    jobs: &JobStore,
+    job: JobId,
+    runs: &RunStore,
+    spec: &RunSpec,
+) -> Result<PartitionOffsets> {
+    let is_by_time = matches!(spec.emission, Emission::Time(_));
+    let is_topic = matches!(spec.sink, Identity::Topic { .. });
+    if !(spec.options.withdraw && is_by_time && is_topic) {
+        return Ok(PartitionOffsets::new());
+    }
+    let logs = PublishedLogs {
+        jobs: jobs.clone(),
+        job,
+        runs: runs.clone(),
+        // It says which windows rows are of, and here all count.
+        reach: None,
+        spec: Arc::new(spec.clone()),
+    };
+    let mut past = PublishedPast::default();
+    past.refresh(&logs).await?;
+    Ok(past.settled())
 }
 
 /// What a run has published, if it is one of this job.
@@ -326,12 +364,20 @@ impl LogOfRows {
         if is_replaced {
             self.settled.clear();
         }
-        if is_settled {
+        if is_settled && has_no_other_rows(version) {
             for (partition, of) in &version.published {
                 settle(&mut self.settled, *partition, *of);
             }
         }
     }
+}
+
+/// Whether all records in the ranges of a version are its own: it has written as many as there are offsets. Other writers may have written
+/// at the same time, and their records cannot be told from its own.
+fn has_no_other_rows(version: &BatchVersion) -> bool {
+    let offsets = version.published.values();
+    let offsets = offsets.map(|of| OffsetRange::new(of.start, of.end).count());
+    offsets.sum::<u64>() == version.rows_out
 }
 
 fn settle(settled: &mut BTreeMap<i32, OffsetRanges>, partition: i32, of: SourceProgress) {
@@ -350,7 +396,7 @@ pub(super) fn no_key(sink: &str) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::core::jobs::{Identity, JobTime, LogEntry};
+    use crate::core::jobs::{JobTime, LogEntry};
     use crate::core::runs::spec::fixture::spec;
     use crate::core::runs::{PinnedAt, PublishedIndex, TIME_AXIS};
     use crate::store::{DataDir, RunCreation};
@@ -380,6 +426,7 @@ mod tests {
             batch: sequence,
             sequence,
             published: [(0, SourceProgress { start, end })].into(),
+            rows_out: start.abs_diff(end),
             sink: Some(spec("r").sink),
             ..BatchVersion::default()
         }
@@ -597,6 +644,7 @@ mod tests {
         let mut past = PublishedPast::default();
         past.refresh(&logs).await.unwrap();
         assert_eq!(settled(&past), [(0, 5), (7, 9), (100, 103)]);
+        let kept_with_spec = settled_by_now(&jobs, id, &runs, &spec("r")).await.unwrap();
         // The first one is trimmed: of it the index is known.
         let mut kept = PublishedBatches::default();
         let names: Vec<String> = history.known().map(str::to_owned).collect();
@@ -639,5 +687,43 @@ mod tests {
         assert!(jobs.append_next(id, &mut history, &trimmed).await.unwrap());
         past.refresh(&logs).await.unwrap();
         assert_eq!(settled(&past), [(0, 5), (7, 9), (100, 103)]);
+        // A process that resumes the run has not seen these versions: the run says what was settled when it was made.
+        let mut resumed = PublishedPast::default();
+        resumed.refresh(&logs).await.unwrap();
+        assert_eq!(settled(&resumed), [(100, 103)]);
+        let made = RunSpec {
+            settled: kept_with_spec,
+            ..spec("r")
+        };
+        let logs = logs_of((&jobs, id), &runs, made);
+        let mut resumed = PublishedPast::default();
+        resumed.refresh(&logs).await.unwrap();
+        assert_eq!(settled(&resumed), [(0, 5), (7, 9), (100, 103)]);
+        // A run that removes nothing does not keep it.
+        let mut keeping = spec("r");
+        keeping.options.withdraw = false;
+        let nothing = settled_by_now(&jobs, id, &runs, &keeping).await.unwrap();
+        assert!(nothing.is_empty());
+    }
+
+    #[tokio::test]
+    async fn rows_beside_those_of_other_writers_are_not_gone() {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = DataDir::open(&folder.path().display().to_string()).unwrap();
+        let (jobs, runs) = (JobStore::new(dir.clone()), RunStore::new(&dir));
+        let id = jobs.create(&created(), "j").await.unwrap().unwrap();
+        let mut history = jobs.history(id).await.unwrap();
+        // Of the second batch's ten records, two are of another writer.
+        for (published, rows_out) in [((0, 5), 5), ((6, 16), 8), ((17, 19), 2)] {
+            let version = BatchVersion {
+                parent: history.last().map(|last| last.version.clone()),
+                rows_out,
+                ..version(history.next, published)
+            };
+            commit(&jobs, id, &mut history, &version).await;
+        }
+        let settled = settled_by_now(&jobs, id, &runs, &spec("r")).await.unwrap();
+        let ranges: Vec<(i64, i64)> = settled[&0].ranges().map(|of| (of.from, of.to)).collect();
+        assert_eq!(ranges, [(0, 5), (17, 19)]);
     }
 }

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::format::{FORMAT, UnreadableFile, not_of_format, opened, parsed};
 use super::parts::{IdentityFile, by_key};
+use crate::core::archive::{OffsetRange, OffsetRanges, PartitionOffsets};
 use crate::core::jobs::NamedOffsets;
 use crate::core::runs::{
     AskedRange, Emission, EmitRows, Grouping, LateRows, OffsetBounds, OffsetSet, Pin, PinnedAt,
@@ -39,6 +40,8 @@ struct SpecFile {
     sources: BTreeMap<String, SourceFile>,
     statics: BTreeMap<String, PinFile>,
     sink: IdentityFile,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    settled: PartitionsFile,
     now: i64,
     options: OptionsFile,
 }
@@ -47,7 +50,10 @@ struct SpecFile {
 type RangeFile = (i64, i64);
 
 /// Ranges of offsets by table and partition: the first offset and the one after the last.
-type OffsetsFile = BTreeMap<String, BTreeMap<i32, Vec<(i64, i64)>>>;
+type OffsetsFile = BTreeMap<String, PartitionsFile>;
+
+/// Ranges of offsets by partition.
+type PartitionsFile = BTreeMap<i32, Vec<(i64, i64)>>;
 
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -195,6 +201,7 @@ impl From<RunSpec> for SpecFile {
             sources: by_key(of.sources),
             statics: by_key(of.statics),
             sink: of.sink.into(),
+            settled: partitions_file(&of.settled),
             now: of.now,
             options: of.options.into(),
         }
@@ -228,6 +235,7 @@ impl TryFrom<SpecFile> for RunSpec {
             sources: by_key(of.sources),
             statics: by_key(of.statics),
             sink: of.sink.into(),
+            settled: partition_offsets(of.settled),
             now: of.now,
             options: of.options.into(),
         })
@@ -250,6 +258,23 @@ fn offsets_file(of: &OffsetSet) -> OffsetsFile {
         ranges.push((range.from, range.to));
     }
     file
+}
+
+fn partitions_file(of: &PartitionOffsets) -> PartitionsFile {
+    let partitions = of.iter().map(|(partition, offsets)| {
+        let ranges = offsets.ranges().map(|range| (range.from, range.to));
+        (*partition, ranges.collect())
+    });
+    partitions.collect()
+}
+
+fn partition_offsets(of: PartitionsFile) -> PartitionOffsets {
+    let partitions = of.into_iter().map(|(partition, ranges)| {
+        let ranges = ranges.into_iter();
+        let offsets = ranges.map(|(from, to)| OffsetRange::new(from, to));
+        (partition, offsets.collect::<OffsetRanges>())
+    });
+    partitions.collect()
 }
 
 fn offset_set(of: OffsetsFile) -> OffsetSet {
@@ -442,6 +467,8 @@ mod tests {
     fn specs() -> Vec<RunSpec> {
         let mut first = spec("first");
         first.sources.get_mut("visits").unwrap().from = [(0, 3), (1, 0)].into();
+        let ranges = [OffsetRange::new(2, 5), OffsetRange::new(7, 9)];
+        first.settled = [(0, ranges.into_iter().collect())].into();
         let offsets = OffsetSet::of([("t".to_owned(), 1, 3..9), ("t".to_owned(), 1, 20..21)]);
         let bound = |offset: i64| -> NamedOffsets {
             let named = NamedOffset::of_number(offset).unwrap();
