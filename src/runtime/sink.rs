@@ -8,7 +8,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use datafusion::arrow::array::RecordBatch;
 
-use crate::core::jobs::{BatchVersion, Identity, JobHistory, SourceProgress, StagedVersion};
+use crate::core::jobs::{
+    BatchVersion, Identity, JobHistory, PlannedRange, SourceProgress, StagedVersion,
+};
 use crate::error::{Error, Result};
 use crate::store::{JobId, JobStore};
 use crate::streaming::BatchPlan;
@@ -104,6 +106,9 @@ pub(super) trait JobSink: Send + Sync {
 
     /// What became of the rows of abandoned batches, for the user; `published` is where they are in the partitions of a topic.
     fn abandoned_rows(&self, published: &BTreeMap<i32, SourceProgress>) -> String;
+
+    /// The next rows are those of a batch over these ranges, by table. By default a sink does not look at what batches read.
+    fn is_next(&self, _ranges: &BTreeMap<String, Vec<PlannedRange>>) {}
 
     /// Writes the rows of a batch, which the sink does not show yet. `withdrawn` are rows of earlier batches that no longer hold.
     ///

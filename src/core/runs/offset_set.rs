@@ -5,6 +5,7 @@ use std::fmt;
 use std::ops::Range;
 
 use crate::core::archive::offset_ranges::{OffsetRange, OffsetRanges};
+use crate::core::jobs::progress::Gaps;
 
 /// Offsets by table and partition; none without an offset.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -18,6 +19,15 @@ impl OffsetSet {
             set.insert(&table, partition, OffsetRange::new(start, end));
         }
         set
+    }
+
+    /// The offsets that a chunk has read.
+    pub fn read_by(chunk: &Gaps) -> Self {
+        let ranges = chunk.iter().flat_map(|(table, partitions)| {
+            let of_table = partitions.iter();
+            of_table.map(move |(partition, of)| (table.clone(), *partition, of.start..of.end))
+        });
+        Self::of(ranges)
     }
 
     /// Adds the offsets of a range.

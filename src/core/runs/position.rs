@@ -54,14 +54,7 @@ pub fn position_of(last: Option<&ChunkExtent>) -> Option<i64> {
 pub fn extent_text(extent: &ChunkExtent) -> String {
     match extent {
         ChunkExtent::Time { from, to } => format!("{} to {}", time_text(*from), time_text(*to)),
-        ChunkExtent::Offsets(tables) => {
-            let ranges = tables.iter().flat_map(|(table, partitions)| {
-                partitions.iter().map(move |(partition, range)| {
-                    (table.clone(), *partition, range.start..range.end)
-                })
-            });
-            OffsetSet::of(ranges).to_string()
-        }
+        ChunkExtent::Offsets(tables) => OffsetSet::read_by(tables).to_string(),
     }
 }
 

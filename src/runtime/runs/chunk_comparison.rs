@@ -9,7 +9,7 @@ use tokio::sync::Mutex;
 use crate::core::jobs::{ChangesFile, ChunkExtent, ComparedChunk};
 use crate::core::runs::result_columns::GivenAgain;
 use crate::core::runs::{
-    Chunk, Emission, Finality, Grouping, RunOptions, RunSpec, TimeRange, TimeRanges,
+    Chunk, Emission, Finality, Grouping, OffsetSet, RunOptions, RunSpec, TimeRange, TimeRanges,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::runtime::runs::comparison::{ComparedRows, KeptChanges, PlannedRows, SinkComparison};
@@ -32,6 +32,24 @@ pub struct ChunkComparison {
     /// The run with the chunks that were compared before; none while it is planned.
     planned: Option<StoredRun>,
     published: Mutex<ReadRows>,
+}
+
+/// The part of its run that a chunk is.
+#[derive(Debug, Clone, Copy)]
+pub enum ChunkPart<'a> {
+    /// The results of a range of event time.
+    Time(&'a Chunk),
+    /// The rows of records at these offsets.
+    Offsets(&'a OffsetSet),
+}
+
+impl<'a> ChunkPart<'a> {
+    fn chunk(self) -> Option<&'a Chunk> {
+        match self {
+            Self::Time(chunk) => Some(chunk),
+            Self::Offsets(_) => None,
+        }
+    }
 }
 
 /// Where published rows are by the last look at the logs, and those that were read for the last chunk: of a job that groups no rows, they
@@ -99,8 +117,7 @@ impl ChunkComparison {
         })
     }
 
-    /// Compares the rows of a chunk with those that the sink has now; `chunk` is none of offsets. `has_left`: the chunk has left windows or
-    /// sessions out.
+    /// Compares the rows of a chunk with those that the sink has now. `has_left`: the chunk has left windows or sessions out.
     ///
     /// # Errors
     ///
@@ -108,11 +125,12 @@ impl ChunkComparison {
     pub async fn compare(
         &self,
         computed: &RecordBatch,
-        chunk: Option<&Chunk>,
+        part: ChunkPart<'_>,
         has_left: bool,
     ) -> Result<ComparedRows> {
+        let chunk = part.chunk();
         let range = chunk.map(|chunk| chunk.range);
-        let plan = self.plan_of(range).await?;
+        let plan = self.plan_of(part).await?;
         let mut published = self.published.lock().await;
         published.past.refresh(&self.logs).await?;
         self.read(&mut published, computed, range).await?;
@@ -158,23 +176,24 @@ impl ChunkComparison {
         Ok(())
     }
 
-    /// What the plan of the run says of a chunk over `range`, if it has compared all of that.
-    async fn plan_of(&self, range: Option<TimeRange>) -> Result<Option<PlannedRows>> {
-        let (Some(run), Some(range)) = (&self.planned, range) else {
+    /// What the plan of the run says of a chunk, if it has compared that.
+    async fn plan_of(&self, part: ChunkPart<'_>) -> Result<Option<PlannedRows>> {
+        let Some(run) = &self.planned else {
             return Ok(None);
         };
         let compared = run.history.run.iter().flat_map(|run| &run.compared);
-        let chunks = compared.filter_map(|chunk| Some((chunk, range_of(chunk)?)));
-        let chunks = chunks.filter(|(_, of)| range.from() < of.to() && of.from() < range.to());
-        let chunks: Vec<(&ComparedChunk, TimeRange)> = chunks.collect();
-        if !is_covered(range, chunks.iter().map(|(_, of)| *of)) {
+        let found = match part {
+            ChunkPart::Time(chunk) => by_time(compared, chunk.range),
+            ChunkPart::Offsets(of) => by_offsets(compared, of),
+        };
+        let Some(PlannedChunks { chunks, is_whole }) = found else {
             return Ok(None);
-        }
+        };
         let mut changes = Vec::new();
-        for (chunk, _) in chunks {
+        for chunk in chunks {
             changes.extend(self.kept(run, chunk).await?);
         }
-        self.comparison.planned(&changes).map(Some)
+        self.comparison.planned(&changes, is_whole).map(Some)
     }
 
     /// Keeps what differs in a chunk with the run; none if all rows are the same. The event that names the file is to be appended to the log
@@ -268,6 +287,53 @@ fn too_many(error: Error, grouping: Grouping) -> Error {
     }
 }
 
+/// The chunks of a plan that have the rows of another chunk.
+#[derive(Debug, PartialEq)]
+struct PlannedChunks<'a> {
+    chunks: Vec<&'a ComparedChunk>,
+    /// The last row of each key is the same in them and in the other chunk.
+    is_whole: bool,
+}
+
+/// Those that have all results of a range, if there are such.
+fn by_time<'a>(
+    compared: impl Iterator<Item = &'a ComparedChunk>,
+    range: TimeRange,
+) -> Option<PlannedChunks<'a>> {
+    let chunks = compared.filter_map(|chunk| Some((chunk, range_of(chunk)?)));
+    let chunks = chunks.filter(|(_, of)| range.from() < of.to() && of.from() < range.to());
+    let (chunks, ranges): (Vec<&ComparedChunk>, Vec<TimeRange>) = chunks.unzip();
+    is_covered(range, ranges).then_some(PlannedChunks {
+        chunks,
+        is_whole: true,
+    })
+}
+
+/// Those that have rows of these offsets, if there are such.
+fn by_offsets<'a>(
+    compared: impl Iterator<Item = &'a ComparedChunk>,
+    of: &OffsetSet,
+) -> Option<PlannedChunks<'a>> {
+    let mut all = OffsetSet::default();
+    let mut chunks = Vec::new();
+    for chunk in compared {
+        let ChunkExtent::Offsets(extent) = &chunk.extent else {
+            continue;
+        };
+        let read = OffsetSet::read_by(extent);
+        if read.intersection(of).is_empty() {
+            continue;
+        }
+        let ranges = read.ranges();
+        ranges.for_each(|(table, partition, range)| all.insert(table, partition, range));
+        chunks.push(chunk);
+    }
+    (!chunks.is_empty()).then_some(PlannedChunks {
+        chunks,
+        is_whole: all == *of,
+    })
+}
+
 /// Whether these ranges, in order, have all of a range.
 fn is_covered(range: TimeRange, of: impl IntoIterator<Item = TimeRange>) -> bool {
     let mut at = range.from();
@@ -292,6 +358,8 @@ mod tests {
     use datafusion::execution::memory_pool::{GreedyMemoryPool, MemoryPool};
 
     use super::*;
+    use crate::core::jobs::{ChangeCounts, SourceProgress};
+    use crate::core::runs::LeftGroups;
 
     #[test]
     fn a_comparison_counts_in_the_pool() {
@@ -334,5 +402,43 @@ mod tests {
             assert_eq!(is_covered(of, planned), expected, "{of}");
         }
         assert!(!is_covered(range(0, 1), []));
+    }
+
+    #[test]
+    fn chunks_of_a_plan_are_found_by_their_offsets() {
+        let set = |ranges: &[(i32, i64, i64)]| {
+            let ranges = ranges.iter();
+            OffsetSet::of(ranges.map(|(at, from, to)| ("t".to_owned(), *at, *from..*to)))
+        };
+        let planned = |ranges: &[(i32, i64, i64)]| {
+            let ranges = ranges.iter();
+            let progress = ranges.map(|(at, start, end)| {
+                let (start, end) = (*start, *end);
+                (*at, SourceProgress { start, end })
+            });
+            ComparedChunk {
+                extent: ChunkExtent::Offsets([("t".to_owned(), progress.collect())].into()),
+                counts: ChangeCounts::default(),
+                changes: None,
+                left: LeftGroups::default(),
+            }
+        };
+        let all = [
+            planned(&[(0, 0, 5), (1, 0, 5)]),
+            planned(&[(0, 5, 9), (1, 5, 5)]),
+            planned(&[(0, 9, 20), (1, 5, 8)]),
+        ];
+        let found = |ranges: &[(i32, i64, i64)]| {
+            let found = by_offsets(all.iter(), &set(ranges))?;
+            Some((found.chunks.len(), found.is_whole))
+        };
+        assert_eq!(found(&[(0, 0, 5), (1, 0, 5)]), Some((1, true)));
+        assert_eq!(found(&[(0, 0, 9), (1, 0, 5)]), Some((2, true)));
+        assert_eq!(found(&[(0, 9, 20), (1, 5, 8)]), Some((1, true)));
+        // A record of the other partition may be the last one of a key.
+        assert_eq!(found(&[(0, 0, 5)]), Some((1, false)));
+        assert_eq!(found(&[(0, 3, 7), (1, 0, 5)]), Some((2, false)));
+        assert_eq!(found(&[(0, 20, 30)]), None);
+        assert_eq!(found(&[(2, 0, 3)]), None);
     }
 }

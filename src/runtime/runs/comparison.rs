@@ -151,7 +151,12 @@ impl SinkComparison {
         match plan {
             None => found.gone.retain(|at| *at < settled),
             Some(plan) => {
-                let moved = self.keep_to(plan, &mut found, both, settled)?;
+                // Chunks of offsets come one after the other, and a later one may have a row with the key of an earlier one.
+                let own = match again.chunk {
+                    Some(_) => 0,
+                    None => settled,
+                };
+                let moved = self.keep_to(plan, &mut found, both, (settled, own))?;
                 if moved > 0 && !options.overwrite {
                     return Err(moved_since(moved));
                 }
@@ -168,12 +173,12 @@ impl SinkComparison {
         })
     }
 
-    /// What the files of chunks say that a plan has compared.
+    /// What the files of chunks say that a plan has compared. `is_whole`: the last rows of all keys that they do not have were the same.
     ///
     /// # Errors
     ///
     /// A file is not whole, or has other columns than the sink.
-    pub fn planned(&self, kept: &[KeptChanges]) -> Result<PlannedRows> {
+    pub fn planned(&self, kept: &[KeptChanges], is_whole: bool) -> Result<PlannedRows> {
         let joined = |part: fn(&KeptChanges) -> Result<RecordBatch>| -> Result<RecordBatch> {
             let none = RecordBatch::new_empty(Arc::clone(&self.schema));
             let none = as_schema(&none, &self.schema)?;
@@ -188,27 +193,39 @@ impl SinkComparison {
             changed: joined(KeptChanges::changed)?,
             new: joined(KeptChanges::unpublished)?,
             gone: joined(KeptChanges::gone)?,
+            is_whole,
         })
     }
 
     /// Keeps of the gone rows those that the plan has as gone. Counts the keys for which the sink has another row than it had when the plan was
-    /// made: a row that was the same then counts if it differs now; a gone one counts if it is one of the first `settled` rows.
+    /// made: a row that was the same then counts if it differs now; a gone one counts if it is one of the first `settled` rows. The first
+    /// `own` rows of the sink are those that the run has written itself, and do not count.
     fn keep_to(
         &self,
         plan: &PlannedRows,
         found: &mut Comparison,
         rows: BothRows<'_>,
-        settled: u64,
+        (settled, own): (u64, u64),
     ) -> Result<u64> {
         let of_kind = |kind: ChangeKind| found.rows.iter().filter(move |row| row.kind == kind);
         let changed = of_kind(ChangeKind::Changed).filter_map(|row| row.published);
+        let changed = changed.filter(|at| *at >= own);
         let changed = UInt64Array::from(changed.collect::<Vec<u64>>());
-        let changed = self.against(&plan.changed, &taken(rows.published, &changed)?)?;
-        let others = changed.iter().filter(|row| row.kind != ChangeKind::Same);
+        let changed = taken(rows.published, &changed)?;
+        let was_new = self.against(&plan.new, &changed)?;
+        let changed = self.against(&plan.changed, &changed)?;
+        let others = changed.iter().zip(&was_new).filter(|(row, was_new)| {
+            let is_planned = row.published.is_some() || was_new.published.is_some();
+            row.kind != ChangeKind::Same && (plan.is_whole || is_planned)
+        });
         let new = of_kind(ChangeKind::New).map(|row| row.computed);
         let new = UInt64Array::from(new.collect::<Vec<u64>>());
-        let new = self.against(&plan.new, &taken(rows.computed, &new)?)?;
-        let unplanned = new.iter().filter(|row| row.published.is_none());
+        let new = taken(rows.computed, &new)?;
+        let had_row = self.against(&plan.changed, &new)?;
+        let new = self.against(&plan.new, &new)?;
+        let unplanned = new.iter().zip(&had_row).filter(|(row, had_row)| {
+            row.published.is_none() && (plan.is_whole || had_row.published.is_some())
+        });
         let was_gone = UInt64Array::from(found.gone.clone());
         let was_gone = self.against(&plan.gone, &taken(rows.published, &was_gone)?)?;
         let of_kind = |kind: ChangeKind| was_gone.iter().filter(move |row| row.kind == kind);
@@ -303,6 +320,8 @@ pub struct PlannedRows {
     new: RecordBatch,
     /// The rows of the sink that are gone.
     gone: RecordBatch,
+    /// Rows with all other keys were the same.
+    is_whole: bool,
 }
 
 impl PlannedRows {

@@ -323,7 +323,7 @@ fn what_is_applied_keeps_to_the_plan() {
     let then = [("a", 0, 10, 1), ("a", 20, 25, 1), ("b", 60, 70, 1)];
     let planned = against(&then, None, false).unwrap();
     let kept = KeptChanges::read(&comparison.file(&planned).unwrap().into()).unwrap();
-    let plan = comparison.planned(&[kept]).unwrap();
+    let plan = comparison.planned(&[kept], true).unwrap();
     assert!(plan.size() > 0);
     let applied = against(&then, Some(&plan), false).unwrap();
     assert_eq!(applied.counts, planned.counts);
@@ -367,7 +367,61 @@ fn what_is_applied_keeps_to_the_plan() {
     );
     // All was the same: nothing may differ.
     let all = [("a", 0, 10, 1), ("a", 20, 30, 2), ("b", 40, 50, 1)];
-    let nothing = comparison.planned(&[]).unwrap();
+    let nothing = comparison.planned(&[], true).unwrap();
     assert!(against(&all, Some(&nothing), false).is_ok());
     assert!(against(&then, Some(&nothing), false).is_err());
+}
+
+#[test]
+fn chunks_of_offsets_keep_to_the_plan() {
+    let columns = ResultColumns {
+        keys: vec![0, 1],
+        ..ResultColumns::default()
+    };
+    let values = [0, 1, 2, 3];
+    let comparison = SinkComparison::try_new(schema(), columns, &values, Grouping::Rows).unwrap();
+    let nothing = TimeRanges::default();
+    let computed = batch(&[("a", 0, 0, 1), ("a", 1, 0, 2), ("b", 2, 0, 3)]);
+    // The first `own` rows of the sink are those that the run has written.
+    let against = |published: &[Row], own: usize, plan: Option<&PlannedRows>| {
+        let (past, mut sink) = everything_is_there(published);
+        sink.settled = own;
+        let again = GivenAgain {
+            chunk: None,
+            emission: &nothing,
+            finality: Finality::new(Grouping::Rows, None),
+            is_selection: true,
+            has_left: false,
+        };
+        let options = options(EmitRows::Changed, false);
+        comparison.compare(&computed, (&past, &sink), again, (options, plan))
+    };
+    // One is the same, one is changed, and one is new.
+    let then = [("a", 0, 0, 1), ("a", 1, 0, 7)];
+    let planned = against(&then, 0, None).unwrap();
+    let kept = KeptChanges::read(&comparison.file(&planned).unwrap().into()).unwrap();
+    let kept = [kept];
+    let plan = |is_whole| comparison.planned(&kept, is_whole).unwrap();
+    for (moved, of_whole, of_part) in [
+        (then.to_vec(), 0, 0),
+        // It was the same: of a part of the plan's chunk another row of its key may have been compared.
+        (vec![("a", 0, 0, 8), ("a", 1, 0, 7)], 1, 0),
+        // It was changed, and has changed again; or it is not there any more.
+        (vec![("a", 0, 0, 1), ("a", 1, 0, 8)], 1, 1),
+        (vec![("a", 0, 0, 1)], 1, 1),
+        // There was none.
+        (vec![("a", 0, 0, 1), ("a", 1, 0, 7), ("b", 2, 0, 8)], 1, 1),
+    ] {
+        for (is_whole, expected) in [(true, of_whole), (false, of_part)] {
+            let applied = against(&moved, 0, Some(&plan(is_whole)));
+            match expected {
+                0 => assert!(applied.is_ok(), "{moved:?}"),
+                _ => assert!(applied.is_err(), "{moved:?} {is_whole}"),
+            }
+        }
+    }
+    // An earlier chunk has written rows with these keys.
+    let own = [("a", 0, 0, 8), ("b", 2, 0, 8), ("a", 1, 0, 7)];
+    assert!(against(&own, 0, Some(&plan(true))).is_err());
+    assert!(against(&own, 2, Some(&plan(true))).is_ok());
 }

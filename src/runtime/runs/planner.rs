@@ -7,7 +7,7 @@ use crate::core::jobs::{
     BatchVersion, ChangeCounts, ChunkExtent, ComparedChunk, Gaps, LogEntry, Partitions, RunEvent,
     RunStage, SourceProgress,
 };
-use crate::core::runs::{RunState, TIME_AXIS, chunk_extent, compared_to};
+use crate::core::runs::{OffsetSet, RunState, TIME_AXIS, chunk_extent, compared_to};
 use crate::error::{Error, ErrorKind, Result};
 use crate::runtime::adaptive_batch_size::AdaptiveBatchSize;
 use crate::runtime::batch::{BatchChoice, BatchRanges};
@@ -17,7 +17,7 @@ use crate::runtime::heartbeat::HeartbeatTask;
 use crate::runtime::identities::Identities;
 use crate::runtime::job::ReadyJob;
 use crate::runtime::owner::{now, owner};
-use crate::runtime::runs::chunk_comparison::ChunkComparison;
+use crate::runtime::runs::chunk_comparison::{ChunkComparison, ChunkPart};
 use crate::runtime::runs::host::RunHost;
 use crate::runtime::runs::ready::ReadyRun;
 use crate::runtime::source::{JobSources, SourcePlans, SourcePoll};
@@ -191,13 +191,21 @@ impl Planner<'_> {
         ranges: &BatchRanges,
     ) -> Result<RunEvent> {
         let sources = ranges.of_plans(plans, &BTreeMap::new())?;
+        let read = match &extent {
+            ChunkExtent::Offsets(of) => OffsetSet::read_by(of),
+            ChunkExtent::Time { .. } => OffsetSet::default(),
+        };
         let batch = self.job.query.batch(sources).await?;
         let rows = batch.rows().await?;
         let left = batch.finish().await?.left;
         let (counts, changes) = match self.comparison {
             Some(comparison) => {
                 let has_left = left.count() > 0;
-                let compared = comparison.compare(&rows, batch.chunk.as_ref(), has_left);
+                let part = match &batch.chunk {
+                    Some(chunk) => ChunkPart::Time(chunk),
+                    None => ChunkPart::Offsets(&read),
+                };
+                let compared = comparison.compare(&rows, part, has_left);
                 let compared = compared.await?;
                 (compared.counts, comparison.keep(run, &compared).await?)
             }

@@ -43,6 +43,8 @@ pub struct PublishedPast {
     runs: BTreeMap<String, LogOfRows>,
     /// What the logs have said when the run was made ([`RunSpec::settled`]).
     settled: PartitionOffsets,
+    /// The id of the run, if its chunks are offsets.
+    by_offsets: Option<String>,
 }
 
 /// What the log of a job or of a run says of its rows.
@@ -62,7 +64,8 @@ struct LogOfRows {
 pub struct PublishedRows {
     /// The last row of each key, in the columns of the sink: first those that may be gone.
     pub rows: RecordBatch,
-    /// How many may be gone: those that the job or a run has published of records that this run reads.
+    /// How many may be gone: those that the job or a run has published of records that this run reads. Of a run by offsets, none of whose
+    /// rows are gone: how many it has written itself.
     pub settled: usize,
     /// The first offset that each partition of a topic has; none of a table, which has all rows.
     pub low: Option<BTreeMap<i32, i64>>,
@@ -81,6 +84,8 @@ impl PublishedPast {
     /// The store does not answer; the log of the job cannot be read.
     pub async fn refresh(&mut self, logs: &PublishedLogs) -> Result<()> {
         self.settled.clone_from(&logs.spec.settled);
+        let is_by_offsets = matches!(logs.spec.emission, Emission::Offsets(_));
+        self.by_offsets = is_by_offsets.then(|| logs.spec.run_id.clone());
         let history = logs.jobs.history(logs.job).await?;
         let before = std::mem::take(&mut self.job);
         self.job = read_on((&logs.jobs, logs.job), &history, before, (logs, None)).await?;
@@ -130,14 +135,19 @@ impl PublishedPast {
         all
     }
 
+    /// The part of these offsets whose rows the run may have to tell from others: those that may be gone. Of a run by offsets none is gone,
+    /// and it is the part that the run has written itself.
+    fn own_part(&self, of: &BTreeMap<i32, OffsetRanges>) -> BTreeMap<i32, OffsetRanges> {
+        let Some(run_id) = &self.by_offsets else {
+            return self.settled_in(of);
+        };
+        let written = self.runs.get(run_id).map(|log| &log.settled);
+        written.map_or_else(BTreeMap::new, |written| common(written, of))
+    }
+
     /// The part of these offsets whose rows may be gone: that of batches which have read no other records than the run reads.
     fn settled_in(&self, of: &BTreeMap<i32, OffsetRanges>) -> BTreeMap<i32, OffsetRanges> {
-        let all = self.settled();
-        let parts = all.into_iter().filter_map(|(partition, ranges)| {
-            let within = ranges.within(of.get(&partition)?);
-            (!within.is_empty()).then_some((partition, within))
-        });
-        parts.collect()
+        common(&self.settled(), of)
     }
 
     /// Reads the rows of the sink with these ends, and others. `end` is the column of that time
@@ -156,7 +166,7 @@ impl PublishedPast {
         (before, memory): (Option<PublishedRows>, &MemoryReservation),
     ) -> Result<PublishedRows> {
         let offsets = self.offsets_of(ends);
-        let ranges = [self.settled_in(&offsets), offsets];
+        let ranges = [self.own_part(&offsets), offsets];
         let before = match before {
             Some(rows) if rows.low.is_some() && rows.ranges == ranges => return Ok(rows),
             Some(rows) => rows.records,
@@ -364,12 +374,25 @@ impl LogOfRows {
         if is_replaced {
             self.settled.clear();
         }
-        if is_settled && has_no_other_rows(version) {
+        let is_own = run.is_some_and(|run| run.run_id == logs.spec.run_id);
+        if is_own || (is_settled && has_no_other_rows(version)) {
             for (partition, of) in &version.published {
                 settle(&mut self.settled, *partition, *of);
             }
         }
     }
+}
+
+/// The offsets that are in both.
+fn common(
+    one: &BTreeMap<i32, OffsetRanges>,
+    other: &BTreeMap<i32, OffsetRanges>,
+) -> BTreeMap<i32, OffsetRanges> {
+    let parts = one.iter().filter_map(|(partition, ranges)| {
+        let within = ranges.within(other.get(partition)?);
+        (!within.is_empty()).then_some((*partition, within))
+    });
+    parts.collect()
 }
 
 /// Whether all records in the ranges of a version are its own: it has written as many as there are offsets. Other writers may have written

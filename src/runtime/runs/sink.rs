@@ -9,11 +9,13 @@ use async_trait::async_trait;
 use datafusion::arrow::array::RecordBatch;
 use tokio::time::Instant;
 
-use crate::core::jobs::{BatchVersion, Identity, IdentityMatch, JobHistory, SourceProgress};
-use crate::core::runs::RunSpec;
+use crate::core::jobs::{
+    BatchVersion, Identity, IdentityMatch, JobHistory, PlannedRange, SourceProgress,
+};
+use crate::core::runs::{OffsetSet, RunSpec};
 use crate::error::{Error, Result};
 use crate::runtime::clock::Clock;
-use crate::runtime::runs::chunk_comparison::ChunkComparison;
+use crate::runtime::runs::chunk_comparison::{ChunkComparison, ChunkPart};
 use crate::runtime::sink::{JobLog, JobSink, OpenSink, PendingRows, Witness};
 use crate::streaming::BatchPlan;
 
@@ -53,6 +55,7 @@ impl OpenSink for OpenRunSink {
             spec,
             comparison,
             clock,
+            next: Mutex::default(),
             pace: Mutex::default(),
         }))
     }
@@ -65,11 +68,19 @@ struct RunSink {
     spec: Arc<RunSpec>,
     comparison: Option<Arc<ChunkComparison>>,
     clock: Arc<dyn Clock>,
+    /// What the next chunk reads.
+    next: Mutex<OffsetSet>,
     /// When the last chunk was begun, and how many rows it has written.
     pace: Mutex<Option<(Instant, u64)>>,
 }
 
 impl RunSink {
+    /// What the next chunk reads.
+    fn next(&self) -> OffsetSet {
+        let next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
+        next.clone()
+    }
+
     /// Waits until the next chunk may be written.
     async fn wait(&self) {
         let last = *self.pace.lock().unwrap_or_else(PoisonError::into_inner);
@@ -121,6 +132,14 @@ impl JobSink for RunSink {
         self.inner.abandoned_rows(published)
     }
 
+    fn is_next(&self, ranges: &BTreeMap<String, Vec<PlannedRange>>) {
+        let ranges = ranges.iter().flat_map(|(table, ranges)| {
+            let ranges = ranges.iter();
+            ranges.map(|of| (table.clone(), of.partition, of.start..of.end))
+        });
+        *self.next.lock().unwrap_or_else(PoisonError::into_inner) = OffsetSet::of(ranges);
+    }
+
     async fn write(
         &self,
         withdrawn: Option<&RecordBatch>,
@@ -137,8 +156,12 @@ impl JobSink for RunSink {
             Some(comparison) => {
                 let rows = batch.rows().await?;
                 let has_left = batch.has_left();
-                let compared = comparison.compare(&rows, batch.chunk.as_ref(), has_left);
-                let compared = compared.await?;
+                let next = self.next();
+                let part = match &batch.chunk {
+                    Some(chunk) => ChunkPart::Time(chunk),
+                    None => ChunkPart::Offsets(&next),
+                };
+                let compared = comparison.compare(&rows, part, has_left).await?;
                 let differing = batch.giving(compared.rows)?;
                 self.inner
                     .write(compared.withdrawn.as_ref(), &differing)
