@@ -11,7 +11,8 @@ use tokio::task::JoinHandle;
 
 use crate::core::jobs::log::sequence_of;
 use crate::core::jobs::{
-    BatchVersion, Identity, JobHistory, LogEntry, Retention, is_older, is_sweep_due, oldest_to_stay,
+    BatchCommit, BatchVersion, Identity, JobHistory, LogEntry, Retention, is_older, is_sweep_due,
+    oldest_to_stay,
 };
 use crate::core::runs::{GivenOut, PublishedBatches};
 use crate::error::{Error, ErrorKind, Result};
@@ -240,15 +241,16 @@ fn leaving_versions(
     oldest: u64,
 ) -> impl Stream<Item = Result<LeavingVersion>> + Unpin + use<> {
     let batches = history.batches.iter();
-    let batches: BTreeMap<String, u64> = batches.map(|of| (of.version.clone(), of.batch)).collect();
+    let batches = batches.map(|of| (of.version.as_str(), of));
+    let batches: BTreeMap<&str, &BatchCommit> = batches.collect();
     // A subscription ends with its process, so nothing of its batches is kept.
     let settled = match store.is_ephemeral() {
         true => 0,
         false => settled_by(history, oldest),
     };
     let known = history.known().filter(|name| is_older(name, settled));
-    let known = known.map(|name| (name.to_owned(), batches.get(name).copied()));
-    let known: Vec<(String, Option<u64>)> = known.collect();
+    let known = known.map(|name| (name.to_owned(), batches.get(name).copied().cloned()));
+    let known: Vec<(String, Option<BatchCommit>)> = known.collect();
     let store = store.clone();
     futures::stream::iter(known)
         .map(move |(name, batch)| leaving(store.clone(), id, name, batch))
@@ -259,7 +261,7 @@ async fn leaving(
     store: JobStore,
     id: JobId,
     name: String,
-    batch: Option<u64>,
+    batch: Option<BatchCommit>,
 ) -> Result<LeavingVersion> {
     let version = store.version(id, &name).await;
     let Some(batch) = batch else {
@@ -276,7 +278,7 @@ async fn leaving(
         });
     };
     let version = version?;
-    let packed = set_aside(&store, id, (&name, batch), &version).await?;
+    let packed = set_aside(&store, id, &batch, &version).await?;
     Ok(LeavingVersion {
         name,
         version: Some(version),
@@ -319,9 +321,10 @@ async fn write(store: &JobStore, id: JobId, history: &JobHistory, pack: &Pack) -
 async fn set_aside(
     store: &JobStore,
     id: JobId,
-    (name, batch): (&str, u64),
+    batch: &BatchCommit,
     version: &BatchVersion,
 ) -> Result<Option<PackedBatch>> {
+    let name = batch.version.as_str();
     let late = match version.late_rows {
         0 => None,
         _ => Some(store.late(id, name, version).await?),
@@ -329,7 +332,8 @@ async fn set_aside(
     let dead_letters = store.dead_letters(id, name, version).await?;
     let is_empty = late.is_none() && dead_letters.is_empty();
     Ok((!is_empty).then_some(PackedBatch {
-        batch,
+        batch: batch.batch,
+        at: Some(batch.at),
         dead_letters,
         late,
     }))
@@ -363,6 +367,10 @@ mod tests {
         AGGREGATE, DeadLetter, JobTime, OperatorState, SourceProgress, StateFile,
     };
     use crate::store::{DataDir, crc32};
+
+    fn committed_at(batch: u64) -> i64 {
+        i64::try_from(10 * batch).unwrap()
+    }
 
     fn name_of(number: u64) -> String {
         format!("{number:010}-v")
@@ -431,7 +439,7 @@ mod tests {
         let entry = LogEntry::Committed {
             batch,
             version: name,
-            at: 0,
+            at: committed_at(batch),
         };
         assert!(store.append_next(id, history, &entry).await.unwrap());
     }
@@ -551,6 +559,21 @@ mod tests {
         }
         let versions = store.inventory(id).await.unwrap().versions;
         assert!(versions.len() < 16, "{versions:?}");
+    }
+
+    #[tokio::test]
+    async fn packed_batches_say_when_they_were_committed() {
+        let (_dir, store, id, mut history) = job().await;
+        for _ in 0..8 {
+            commit(&store, id, &mut history, &[]).await;
+        }
+        trim(&store, id, &mut history, 3).await;
+        let pack = store.pack(id, &history.packs[0]).await.unwrap();
+        let times: Vec<(u64, Option<i64>)> =
+            pack.batches.iter().map(|of| (of.batch, of.at)).collect();
+        assert_eq!(times[0], (1, Some(committed_at(1))));
+        let is_told = |(batch, at): &(u64, Option<i64>)| *at == Some(committed_at(*batch));
+        assert!(times.iter().all(is_told), "{times:?}");
     }
 
     #[tokio::test]

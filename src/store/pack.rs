@@ -24,6 +24,8 @@ pub struct Pack {
 pub struct PackedBatch {
     /// Its number.
     pub batch: u64,
+    /// When it was committed, in milliseconds since 1970 UTC; none of packs that were written without.
+    pub at: Option<i64>,
     /// Records that could not be decoded.
     pub dead_letters: Vec<DeadLetter>,
     /// The file of its late rows, if there are any.
@@ -48,6 +50,8 @@ struct Head {
 #[serde(deny_unknown_fields)]
 struct HeadOfBatch {
     batch: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    at: Option<i64>,
     /// Bytes of the file of dead letters. Format 1 has a list in the member `dead_letters`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     letters: Option<usize>,
@@ -98,6 +102,7 @@ impl Pack {
             };
             batches.push(HeadOfBatch {
                 batch: packed.batch,
+                at: packed.at,
                 letters: letters.as_ref().map(Vec::len),
                 late: packed.late.as_ref().map(Bytes::len),
             });
@@ -132,6 +137,7 @@ impl Pack {
                 for of in head.batches {
                     pack.batches.push(PackedBatch {
                         batch: of.batch,
+                        at: None,
                         dead_letters: of.dead_letters.into_iter().map(Into::into).collect(),
                         late: files.next(of.late).map_err(damaged)?,
                     });
@@ -146,6 +152,7 @@ impl Pack {
                         letters.map_or_else(|| Ok(Vec::new()), |file| decode_letters(&file));
                     pack.batches.push(PackedBatch {
                         batch: of.batch,
+                        at: of.at,
                         dead_letters: letters.map_err(damaged)?,
                         late: files.next(of.late).map_err(damaged)?,
                     });
@@ -193,16 +200,19 @@ mod tests {
             batches: vec![
                 PackedBatch {
                     batch: 3,
+                    at: Some(7_000),
                     dead_letters: vec![letter.clone()],
                     late: None,
                 },
                 PackedBatch {
                     batch: 4,
+                    at: None,
                     dead_letters: vec![letter],
                     late: Some(Bytes::from_static(b"rows\nof 4")),
                 },
                 PackedBatch {
                     batch: 9,
+                    at: Some(9_000),
                     dead_letters: vec![],
                     late: Some(Bytes::from_static(b"9")),
                 },

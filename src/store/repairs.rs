@@ -7,7 +7,7 @@ use futures::StreamExt as _;
 
 use crate::core::jobs::DeadLetter;
 use crate::core::runs::{Emission, OffsetSet, RepairingRun};
-use crate::error::Result;
+use crate::error::{ErrorKind, Result};
 use crate::store::job_store::JobId;
 use crate::store::run_store::{RunStore, StoredRun};
 
@@ -23,11 +23,12 @@ pub async fn readable_runs(store: &RunStore) -> Result<Vec<StoredRun>> {
     Ok(runs)
 }
 
-/// Of these runs those of a job of which the sink has a chunk, in the same order.
+/// Of these runs those of a job of which the sink has a chunk, in the same order. A run of which a file is damaged or lost is left out with a
+/// warning: what it has repaired is not known.
 ///
 /// # Errors
 ///
-/// The store does not answer, or has lost a file of a run.
+/// The store does not answer.
 pub async fn repairing_runs(
     store: &RunStore,
     runs: &[StoredRun],
@@ -36,23 +37,31 @@ pub async fn repairing_runs(
     let job = job.to_string();
     let mut repairing = Vec::new();
     for run in runs.iter().filter(|run| run.spec.job_id == job) {
-        let Some(last) = run.history.last() else {
-            continue;
-        };
-        let last = store.jobs().version(run.id, &last.version).await?;
-        let (has_left, set_aside) = match run.spec.emission {
-            Emission::Offsets(_) => (false, set_aside(store, run).await?),
-            // By event time, records that cannot be used are left out.
-            Emission::Time(_) => (has_left(store, run).await?, OffsetSet::default()),
-        };
-        repairing.push(RepairingRun::new(
-            run.spec.clone(),
-            last,
-            has_left,
-            set_aside,
-        ));
+        match repairing_run(store, run).await {
+            Ok(of_run) => repairing.extend(of_run),
+            Err(error) if error.kind() == ErrorKind::Data => {
+                let run = run.spec.run_id.as_str();
+                tracing::warn!(run, %error, "which rows the run has repaired is not known");
+            }
+            Err(error) => return Err(error),
+        }
     }
     Ok(repairing)
+}
+
+/// A run, if the sink has a chunk of it.
+async fn repairing_run(store: &RunStore, run: &StoredRun) -> Result<Option<RepairingRun>> {
+    let Some(last) = run.history.last() else {
+        return Ok(None);
+    };
+    let last = store.jobs().version(run.id, &last.version).await?;
+    let (has_left, set_aside) = match run.spec.emission {
+        Emission::Offsets(_) => (false, set_aside(store, run).await?),
+        // By event time, records that cannot be used are left out.
+        Emission::Time(_) => (has_left(store, run).await?, OffsetSet::default()),
+    };
+    let spec = run.spec.clone();
+    Ok(Some(RepairingRun::new(spec, last, has_left, set_aside)))
 }
 
 /// Whether a run over selected rows has left a group out, or may have: the versions of its first chunks are gone.
@@ -178,6 +187,36 @@ mod tests {
     async fn repairing(store: &RunStore, job: JobId) -> Vec<RepairingRun> {
         let runs = readable_runs(store).await.unwrap();
         repairing_runs(store, &runs, job).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_damaged_run_leaves_only_its_own_rows_unknown() {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = DataDir::open(&folder.path().display().to_string()).unwrap();
+        let jobs = JobStore::new(dir);
+        let store = RunStore::beside(&jobs);
+        let job = LogEntry::Created {
+            name: "j".into(),
+            text: String::new(),
+            tables: vec![],
+            at: 0,
+        };
+        let id = jobs.create(&job, "j").await.unwrap().unwrap();
+        let mut first = created(&store, spec("first", id), 1).await;
+        commit(&store, &mut first, 6, &[]).await;
+        let mut second = created(&store, spec("second", id), 2).await;
+        commit(&store, &mut second, 5, &[]).await;
+        let runs = repairing(&store, id).await;
+        let expected = [(3, "second"), (4, "second"), (5, "first")];
+        assert_eq!(repaired(&runs), expected);
+        let version = &second.history.batches[0].version;
+        let file = format!("runs/jobs/{}/versions/{version}.json", second.id);
+        let file = folder.path().join(file);
+        std::fs::write(&file, "{").unwrap();
+        let expected = [(3, "first"), (4, "first"), (5, "first")];
+        assert_eq!(repaired(&repairing(&store, id).await), expected);
+        std::fs::remove_file(&file).unwrap();
+        assert_eq!(repaired(&repairing(&store, id).await), expected);
     }
 
     #[tokio::test]

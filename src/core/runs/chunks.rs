@@ -8,6 +8,7 @@
 
 use super::grouping::Grouping;
 use super::time_range::{TimeRange, TimeRanges};
+use crate::error::{Error, Result, Subject};
 
 /// How long a chunk usually is, in microseconds of event time.
 const HOUR: i64 = 3_600_000_000;
@@ -15,12 +16,46 @@ const HOUR: i64 = 3_600_000_000;
 /// Of a range that has more chunks of an hour than this, they are longer: most of such a range has no rows.
 const MOST_CHUNKS: i64 = 10_000;
 
+/// A statement may not ask for more chunks of a range: the log of the run has an entry for each.
+const MOST_ASKED: i64 = 100_000;
+
 /// How long chunks of these ranges are if the statement does not say.
 pub fn usual_length(emission: &TimeRanges) -> i64 {
+    HOUR.max(whole_length(emission) / MOST_CHUNKS)
+}
+
+/// Checks the length of chunks that a statement asks for.
+///
+/// # Errors
+///
+/// These ranges would have too many of them.
+pub fn check_length(grouping: Grouping, emission: &TimeRanges, length: i64) -> Result<()> {
+    let whole = whole_length(emission);
+    // Chunks of windows end where windows do.
+    let shortest = match grouping {
+        Grouping::Aligned(windows) => length.max(windows.step()),
+        Grouping::Rows | Grouping::Sessions { .. } => length.max(1),
+    };
+    let chunks = whole / shortest;
+    if chunks <= MOST_ASKED {
+        return Ok(());
+    }
+    let second = 1_000_000;
+    let least = (whole / MOST_ASKED) / second + 1;
+    Err(Error::invalid(format!(
+        "chunks of this length would be about {chunks}, and a run has at most {MOST_ASKED} chunks"
+    ))
+    .about(Subject::option("chunk"))
+    .with_help(format!(
+        "write 'chunk' '{least} seconds' or more, or leave 'chunk' out; several runs over shorter ranges are as good as one"
+    )))
+}
+
+/// How long these ranges are together.
+fn whole_length(emission: &TimeRanges) -> i64 {
     let lengths = emission.as_slice().iter();
     let lengths = lengths.map(|range| range.to().saturating_sub(range.from()));
-    let whole = lengths.fold(0, i64::saturating_add);
-    HOUR.max(whole / MOST_CHUNKS)
+    lengths.fold(0, i64::saturating_add)
 }
 
 /// One cut of a run.
@@ -143,6 +178,29 @@ mod tests {
         let chunk = chunks.next(None, 1).unwrap();
         assert_eq!(chunk.reads(), Some(range(0, 30)));
         assert!(chunk.gives(0, 30) && !chunk.gives(10, 40));
+    }
+
+    #[test]
+    fn chunks_may_not_be_too_many() {
+        let second = 1_000_000;
+        let day = TimeRanges::from(range(0, 24 * HOUR));
+        let decades = TimeRanges::from(range(0, 20 * 365 * 24 * HOUR));
+        let check = |of: &TimeRanges, length| check_length(Grouping::Rows, of, length);
+        assert!(check(&day, second).is_ok());
+        assert!(check(&day, second / 2).is_err());
+        let error = check(&decades, second).unwrap_err();
+        let said = error.message();
+        assert!(said.contains("about 630720000,"), "{said}");
+        let help = error.help().unwrap();
+        assert!(help.contains("'chunk' '6308 seconds'"), "{help}");
+        assert!(check(&decades, 6_308 * second).is_ok());
+        assert!(check(&decades, 6_307 * second).is_err());
+        // Windows of a day have one chunk a day at most.
+        let days = AlignedWindows::try_new(WindowKind::Tumble, 24 * HOUR, 24 * HOUR, 0).unwrap();
+        assert!(check_length(Grouping::Aligned(days), &decades, second).is_ok());
+        assert!(check_length(Grouping::Sessions { gap: HOUR }, &decades, second).is_err());
+        let all = TimeRanges::from(range(i64::MIN, i64::MAX));
+        assert!(check(&all, HOUR).is_err());
     }
 
     #[test]

@@ -14,7 +14,9 @@ use crate::runtime::job_status::RunOptions;
 use crate::runtime::owner::{new_run_id, now};
 use crate::runtime::run::run_job;
 use crate::runtime::runs::abort::{EndedRun, end_run};
-use crate::runtime::runs::foundation::{Foundation, asked_by_text, foundation, items_of};
+use crate::runtime::runs::foundation::{
+    Foundation, asked_by_text, check_chunks, foundation, items_of,
+};
 use crate::runtime::runs::host::{JobOfRun, PresentJob, RunHost};
 use crate::runtime::runs::outcome::{RunOutcome, RunPreview};
 use crate::runtime::runs::planner::plan_run;
@@ -189,6 +191,10 @@ async fn ordered(host: &RunHost<'_>, order: &RunOrder) -> Result<OrderedRun> {
     match same_run(&run.spec, &state, &request) {
         RunMatch::Continues | RunMatch::Complete => {
             run.spec.options = order.options.paced(run.spec.options);
+            if order.options.chunk.is_some() {
+                let spec = &run.spec;
+                check_chunks(spec.grouping, &spec.emission, spec.options)?;
+            }
             Ok(OrderedRun {
                 run,
                 warnings,

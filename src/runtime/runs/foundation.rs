@@ -10,8 +10,8 @@ use crate::core::runs::asked_range::PartitionRanges;
 use crate::core::runs::order::{AskedText, RunOrder};
 use crate::core::runs::{
     AskedRange, Emission, EmitRows, Grouping, LateRows, LostTimes, OffsetBounds, OffsetSet,
-    PartitionArchive, RunOptions, RunSpec, SelectedRows, check_beginning, run_watermark,
-    time_range::time_text,
+    PartitionArchive, RunOptions, RunSpec, SelectedRows, check_beginning, check_length,
+    run_watermark, time_range::time_text,
 };
 use crate::error::{Error, Result};
 use crate::runtime::owner::now;
@@ -95,6 +95,7 @@ pub(super) async fn foundation(
     if emission.is_empty() {
         return Err(nothing_to_do(&asked, &repaired, &there));
     }
+    check_chunks(grouping, &emission, options)?;
     let left_out = match options.late {
         LateRows::Include => OffsetSet::default(),
         LateRows::Exclude => late_rows(host, job, grouping, &emission).await?,
@@ -140,6 +141,19 @@ pub(super) async fn foundation(
         warnings,
         pasts,
     })
+}
+
+/// Checks the length of the chunks that a statement asks for.
+pub(super) fn check_chunks(
+    grouping: Grouping,
+    emission: &Emission,
+    options: RunOptions,
+) -> Result<()> {
+    match (emission, options.chunk) {
+        (Emission::Time(ranges), Some(length)) => check_length(grouping, ranges, length),
+        // Chunks of offsets are as large as the batches of the job.
+        (Emission::Offsets(_), _) | (_, None) => Ok(()),
+    }
 }
 
 /// The warning about rows that the query of `FOR` selects, and of which the records are not there any more.

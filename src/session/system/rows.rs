@@ -286,7 +286,7 @@ async fn rows_of_job(
         "dead_letters" => {
             let mut letters = Vec::new();
             for packed in packed(store, id, history, wanted).await? {
-                letters.push((SetAsideIn::older(packed.batch), packed.dead_letters));
+                letters.push((SetAsideIn::packed(&packed), packed.dead_letters));
             }
             for (of, version) in versions(store, id, history).await? {
                 if version.dead_letters > 0 {
@@ -301,7 +301,7 @@ async fn rows_of_job(
         _ => {
             let mut files = Vec::new();
             for packed in packed(store, id, history, wanted).await? {
-                let batch = SetAsideIn::older(packed.batch);
+                let batch = SetAsideIn::packed(&packed);
                 files.extend(packed.late.map(|late| (batch, late)));
             }
             for (committed, version) in versions(store, id, history).await? {
@@ -340,13 +340,16 @@ async fn repairs(
 #[derive(Debug, Clone, Copy)]
 struct SetAsideIn {
     number: u64,
-    /// When it was committed, in milliseconds since 1970 UTC; none of older batches, which no longer say it.
+    /// When it was committed, in milliseconds since 1970 UTC; none of a pack that does not say it.
     at: Option<i64>,
 }
 
 impl SetAsideIn {
-    fn older(number: u64) -> Self {
-        Self { number, at: None }
+    fn packed(of: &PackedBatch) -> Self {
+        Self {
+            number: of.batch,
+            at: of.at,
+        }
     }
 
     fn committed(of: &BatchCommit) -> Self {
@@ -378,7 +381,11 @@ pub(super) fn empty_of(table: &str) -> Result<RecordBatch> {
         "dead_letters" => dead_letter_rows("", Vec::new(), &[]),
         _ => {
             let none = RecordBatch::new_empty(late_schema());
-            late_rows("", SetAsideIn::older(0), &none, &[])
+            let no_batch = SetAsideIn {
+                number: 0,
+                at: None,
+            };
+            late_rows("", no_batch, &none, &[])
         }
     }
 }
@@ -589,6 +596,15 @@ mod tests {
         }
         // The job has closed the window after the run was made, and put its own row over the run's.
         let later = late_rows("j", of(Some(made_at + 1)), &rows, &runs).unwrap();
+        assert_eq!(later.column_by_name("repaired_by").unwrap().null_count(), 4);
+        // Its version may be gone by now.
+        let packed = PackedBatch {
+            batch: 1,
+            at: Some(made_at + 1),
+            dead_letters: Vec::new(),
+            late: None,
+        };
+        let later = late_rows("j", SetAsideIn::packed(&packed), &rows, &runs).unwrap();
         assert_eq!(later.column_by_name("repaired_by").unwrap().null_count(), 4);
         let none = late_rows("j", of(None), &rows, &[]).unwrap();
         assert_eq!(none.schema(), empty_of("late_rows").unwrap().schema());
