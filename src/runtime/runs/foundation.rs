@@ -81,6 +81,11 @@ pub(super) async fn foundation(
         pasts.insert(table.to_owned(), facts.past);
     }
     let selection = asked.selection(&ends)?;
+    if let (Some(selected), Some(_), Grouping::Rows) = (&selection, &asked.rows, grouping) {
+        // No run has these records: it would pass over them and be done.
+        let selected = selected.intersection(&there);
+        there = there.without(&sources::undecoded_of(query, &pins, &selected).await?);
+    }
     warnings.extend(rows_gone(&asked, &there));
     let selection = selection.map(|selection| selection.intersection(&there));
     let (selection, times) = match (selection, grouping) {

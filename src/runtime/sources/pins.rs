@@ -297,3 +297,29 @@ pub(in crate::runtime) async fn times_of(
         rows: OffsetSet::of(rows),
     })
 }
+
+/// Of these rows, those that an archive of decoded rows covers and does not have: the job that archives could not decode their records.
+///
+/// # Errors
+///
+/// A state that is gone; the archive cannot be read.
+pub(in crate::runtime) async fn undecoded_of(
+    query: &JobQuery,
+    pins: &BTreeMap<String, SourcePin>,
+    selection: &OffsetSet,
+) -> Result<OffsetSet> {
+    let mut rows = OffsetSet::default();
+    for table in selection.tables() {
+        let (Some(pin), Some(offsets)) = (pins.get(table), selection.of_table(table)) else {
+            continue;
+        };
+        let past = RunSource::of(query, table)?;
+        let past = past.past(pin, query.stream().is_some()).await?;
+        let undecoded = past.restricted_to(offsets).undecoded().await?;
+        for (partition, offsets) in &undecoded {
+            let ranges = offsets.ranges();
+            ranges.for_each(|range| rows.insert(table, *partition, range));
+        }
+    }
+    Ok(rows)
+}

@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use datafusion::arrow::array::{Array as _, TimestampMicrosecondArray};
-use datafusion::arrow::datatypes::DataType;
+use datafusion::arrow::array::{Array as _, AsArray as _, TimestampMicrosecondArray};
+use datafusion::arrow::datatypes::{DataType, Int32Type, Int64Type};
 use datafusion::common::ScalarValue;
 use datafusion::logical_expr::{Expr, ident, lit};
 
@@ -11,7 +11,7 @@ use super::PinnedPast;
 use super::tail_times::columns;
 use crate::core::archive::{OffsetRange, OffsetRanges, PartitionOffsets, add_rows};
 use crate::error::{Error, ErrorKind, Result, Subject};
-use crate::tables::archive::mapping::EventTimeClaim;
+use crate::tables::archive::mapping::{ArchiveContent, EventTimeClaim};
 
 /// So many of the last offsets of each partition are read for its highest event time.
 const LAST: i64 = 65_536;
@@ -197,6 +197,41 @@ impl PinnedPast {
             times: distinct.distinct(),
             offsets: timed,
         })
+    }
+}
+
+impl PinnedPast {
+    /// The offsets that the archive covers without a row of them, if it has decoded rows: the job that archives could not decode these
+    /// records. An archive of records has all that can be read.
+    ///
+    /// # Errors
+    ///
+    /// The archive cannot be read.
+    pub(crate) async fn undecoded(&self) -> Result<PartitionOffsets> {
+        let mapping = self.pinned.archive.mapping();
+        if !matches!(mapping.content(), ArchiveContent::Decoded(_)) {
+            return Ok(PartitionOffsets::new());
+        }
+        let parts = self.parts().iter();
+        let covered = parts.map(|(partition, parts)| (*partition, parts.archive.clone()));
+        let covered: PartitionOffsets = covered.collect();
+        let session = &*self.pinned.session;
+        let archived = self.restricted_to(&covered);
+        let plan = archived.plan(session, self.coordinates().to_vec(), &[]);
+        let mut rows = execute_stream(plan.await?, session.task_ctx())?;
+        let other = || Error::internal("places in other columns");
+        let mut there = PartitionOffsets::new();
+        while let Some(rows) = rows.try_next().await? {
+            let [partitions, offsets] = rows.columns() else {
+                return Err(other());
+            };
+            let partitions = partitions.as_primitive_opt::<Int32Type>();
+            let offsets = offsets.as_primitive_opt::<Int64Type>();
+            let (partitions, offsets) = partitions.zip(offsets).ok_or_else(other)?;
+            add_rows(&mut there, partitions.values(), offsets.values());
+        }
+        let missing = archived.without(&there).offsets().into_iter();
+        Ok(missing.filter(|(_, offsets)| !offsets.is_empty()).collect())
     }
 }
 

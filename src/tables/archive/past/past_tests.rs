@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use anabranch_udfs::SideOutput;
-use datafusion::arrow::array::{ArrayRef, AsArray as _, RecordBatch, TimestampMicrosecondArray};
+use datafusion::arrow::array::{
+    ArrayRef, AsArray as _, Int64Array, RecordBatch, TimestampMicrosecondArray,
+};
 use datafusion::arrow::datatypes::{DataType, Int32Type, Int64Type, TimeUnit};
 use datafusion::catalog::TableProvider as _;
 use datafusion::common::ScalarValue;
@@ -257,6 +259,39 @@ fn partitions_that_end_with_late_records_are_looked_at_further() {
         let reached = past.reached_times(i64::MAX).await.unwrap();
         let highest = [(0, 2 * hour), (1, 2 * hour), (2, hour / 4)];
         assert_eq!(reached.highest, BTreeMap::from(highest));
+    });
+}
+
+#[test]
+fn records_that_an_archive_of_decoded_rows_lacks_are_found() {
+    runtime().block_on(async {
+        let folder = tempfile::tempdir().unwrap();
+        let time = DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()));
+        let columns = [("n", DataType::Int64), ("at", time)];
+        let handle = archive_with(&folder.path().join("raw"), &columns).await;
+        let places = [(0, 1), (0, 2), (0, 5)];
+        let numbers: ArrayRef = Arc::new(Int64Array::from_iter_values([1, 2, 5]));
+        let seconds = [1, 2, 5].map(|at| at * 1_000_000);
+        let times = TimestampMicrosecondArray::from_iter_values(seconds).with_timezone("UTC");
+        insert(&handle, &places, vec![numbers, Arc::new(times)]).await;
+        // The job that archives has read offsets 0 to 8, and the rest is in the topic.
+        let parts = PastParts {
+            archive: set(&[(0, 9)]),
+            topic: set(&[(9, 20)]),
+        };
+        let parts = BTreeMap::from([(0, parts)]);
+        let decoded = pinned(&handle, &[("archive.value", "none")]).await;
+        let past = PinnedPast::new(&decoded, parts.clone(), false);
+        let missing = past.undecoded().await.unwrap();
+        let expected = set(&[(0, 1), (3, 5), (6, 9)]);
+        assert_eq!(missing, PartitionOffsets::from([(0, expected)]));
+        let selected = PartitionOffsets::from([(0, set(&[(2, 4), (10, 11)]))]);
+        let missing = past.restricted_to(&selected).undecoded().await.unwrap();
+        assert_eq!(missing, PartitionOffsets::from([(0, set(&[(3, 4)]))]));
+        // An archive of records has those too that cannot be decoded.
+        let raw = pinned(&handle, &[]).await;
+        let past = PinnedPast::new(&raw, parts, false);
+        assert!(past.undecoded().await.unwrap().is_empty());
     });
 }
 
