@@ -7,13 +7,19 @@ use datafusion::common::DFSchema;
 use datafusion::error::DataFusionError;
 use datafusion::execution::SessionState;
 use datafusion::functions::core::get_field;
-use datafusion::logical_expr::{Aggregate, Expr, LogicalPlan, LogicalPlanBuilder};
+use datafusion::functions_window::row_number::row_number_udwf;
+use datafusion::logical_expr::{
+    Aggregate, Expr, LogicalPlan, LogicalPlanBuilder, WindowFrame, WindowFunctionDefinition,
+};
 use datafusion::physical_expr::expressions::{Column, lit};
 use datafusion::physical_expr::{LexOrdering, PhysicalSortExpr, ScalarFunctionExpr};
 use datafusion::physical_plan::coalesce_partitions::CoalescePartitionsExec;
 use datafusion::physical_plan::projection::ProjectionExec;
 use datafusion::physical_plan::sorts::sort::SortExec;
-use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties as _, PhysicalExpr};
+use datafusion::physical_plan::windows::{BoundedWindowAggExec, create_window_expr};
+use datafusion::physical_plan::{
+    ExecutionPlan, ExecutionPlanProperties as _, InputOrderMode, PhysicalExpr,
+};
 
 use super::chunk_columns::{ChunkColumns, ChunkRows, longest_session};
 use super::facts::RunFacts;
@@ -236,14 +242,16 @@ impl ChunkPlan<'_> {
     }
 }
 
-/// Rows whose last column is their place, without it, in the order of their key and place.
+/// Rows whose last column is their place, without it, in the order of their key and place. Rows that one record gives stay in the order in
+/// which they come.
 fn in_order(
     rows: Arc<dyn ExecutionPlan>,
     key: &[usize],
     state: &SessionState,
 ) -> Result<Arc<dyn ExecutionPlan>> {
+    let own = rows.schema().fields().len().saturating_sub(1);
+    let rows = numbered(rows)?;
     let schema = rows.schema();
-    let own = schema.fields().len().saturating_sub(1);
     let column = |index: usize| -> Arc<dyn PhysicalExpr> {
         Arc::new(Column::new(schema.field(index).name(), index))
     };
@@ -259,14 +267,33 @@ fn in_order(
         Ok(Arc::new(field?))
     };
     let by = key.iter().copied().map(column);
-    let by = by.chain([part("partition")?, part("offset")?]);
+    let by = by.chain([part("partition")?, part("offset")?, column(own + 1)]);
     let order = LexOrdering::new(by.map(PhysicalSortExpr::new_default));
     let order = order.ok_or_else(|| Error::internal("an order by no column"))?;
-    let all = Arc::new(CoalescePartitionsExec::new(rows));
-    let sorted = Arc::new(SortExec::new(order, all));
+    let sorted = Arc::new(SortExec::new(order, rows));
     let columns = (0..own).map(|index| (column(index), schema.field(index).name().clone()));
     let columns: Vec<(Arc<dyn PhysicalExpr>, String)> = columns.collect();
     Ok(Arc::new(ProjectionExec::try_new(columns, sorted)?))
+}
+
+/// The rows of all partitions with their numbers in one more column: those of a partition have ascending ones.
+fn numbered(rows: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
+    let number = create_window_expr(
+        &WindowFunctionDefinition::WindowUDF(row_number_udwf()),
+        "__number".to_owned(),
+        &[],
+        &[],
+        &[],
+        Arc::new(WindowFrame::new(None)),
+        rows.schema(),
+        false,
+        false,
+        None,
+    )?;
+    let all = Arc::new(CoalescePartitionsExec::new(rows));
+    let mode = InputOrderMode::Sorted;
+    let numbered = BoundedWindowAggExec::try_new(vec![number], all, mode, false)?;
+    Ok(Arc::new(numbered))
 }
 
 /// Name and place of the columns that identify a group of an aggregate beside its window.
@@ -298,4 +325,60 @@ fn check_columns(found: &DFSchema, own: &DFSchema, places: &[usize]) -> Result<(
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use datafusion::arrow::array::{ArrayRef, AsArray as _, Int64Array, RecordBatch, StructArray};
+    use datafusion::arrow::datatypes::{DataType, Field, Int64Type};
+    use datafusion::datasource::memory::MemorySourceConfig;
+    use datafusion::physical_plan::collect;
+    use datafusion::prelude::SessionContext;
+
+    use super::*;
+
+    /// Rows of one key: partition, offset and value.
+    fn rows(of: &[(i64, i64, i64)]) -> RecordBatch {
+        let numbers = |of: Vec<i64>| -> ArrayRef { Arc::new(Int64Array::from(of)) };
+        let place = StructArray::from(vec![
+            (
+                Arc::new(Field::new("partition", DataType::Int64, false)),
+                numbers(of.iter().map(|row| row.0).collect()),
+            ),
+            (
+                Arc::new(Field::new("offset", DataType::Int64, false)),
+                numbers(of.iter().map(|row| row.1).collect()),
+            ),
+        ]);
+        let values = of.iter().map(|row| row.2).collect();
+        let columns = [
+            ("k", numbers(vec![7; of.len()])),
+            ("v", numbers(values)),
+            (ROW_COLUMN, Arc::new(place) as ArrayRef),
+        ];
+        RecordBatch::try_from_iter(columns).unwrap()
+    }
+
+    #[tokio::test]
+    async fn rows_of_one_record_stay_in_their_order() {
+        // The second record comes first, in a partition of the plan of its own, and both give many rows of one key.
+        let descending = |offset: i64| -> Vec<(i64, i64, i64)> {
+            let values = (0..200).map(|at| offset * 1_000 - at);
+            values.map(|value| (0, offset, value)).collect()
+        };
+        let (first, second) = (descending(4), descending(5));
+        let parts = [vec![rows(&second)], vec![rows(&first)]];
+        let schema = rows(&[]).schema();
+        let input = MemorySourceConfig::try_new_exec(&parts, schema, None).unwrap();
+        let context = SessionContext::new();
+        let sorted = in_order(input, &[0], &context.state()).unwrap();
+        assert_eq!(sorted.schema().fields().len(), 2);
+        let mut values = Vec::new();
+        for batch in collect(sorted, context.task_ctx()).await.unwrap() {
+            let of_batch = batch.column(1).as_primitive::<Int64Type>();
+            values.extend(of_batch.values().to_vec());
+        }
+        let expected: Vec<i64> = first.iter().chain(&second).map(|row| row.2).collect();
+        assert_eq!(values, expected);
+    }
 }
