@@ -1,9 +1,12 @@
 //! The beginning of a run's past: earlier records are neither in the archive nor in the topic any more. Results that may have had some of
 //! them are not whole, and what was published of those times cannot be given again.
 
+use std::collections::BTreeSet;
+
 use super::grouping::Grouping;
 use super::spec::RunSpec;
 use super::time_range::time_text;
+use crate::core::jobs::watermark::JobTime;
 use crate::error::{Error, Result};
 
 /// Of which times records are gone.
@@ -16,6 +19,31 @@ pub struct LostTimes {
 }
 
 impl LostTimes {
+    /// Of records that are gone from these partitions of a table, and of which no record that is left tells a time: those that the job has
+    /// read. Its time after its last batch tells how late they were, and it has published nothing of others. `delay` is that of the table's
+    /// watermark. None tells it of a job that keeps no time.
+    pub fn read_by_job(
+        time: Option<&JobTime>,
+        (table, partitions): (&str, &BTreeSet<i32>),
+        delay: i64,
+    ) -> Self {
+        let Some(time) = time else {
+            return Self {
+                until: None,
+                has_unknown: !partitions.is_empty(),
+            };
+        };
+        // The watermark is the highest event time less the delay. Without one, no row had a time.
+        let until = |partition: &i32| {
+            let watermark = time.partition(table, *partition)?.watermark?;
+            Some(watermark.saturating_add(delay.max(0)).saturating_add(1))
+        };
+        Self {
+            until: partitions.iter().filter_map(until).max(),
+            has_unknown: false,
+        }
+    }
+
     /// These and others.
     #[must_use]
     pub fn and(self, other: Self) -> Self {
@@ -82,6 +110,7 @@ mod tests {
     use anabranch_udfs::{AlignedWindows, WindowKind};
 
     use super::*;
+    use crate::core::jobs::watermark::PartitionTime;
     use crate::core::runs::offset_set::OffsetSet;
     use crate::core::runs::spec::fixture;
     use crate::core::runs::{Emission, TimeRange};
@@ -95,6 +124,42 @@ mod tests {
             emission: Emission::Time(grouping.emission(range).unwrap().into()),
             ..fixture::spec("r")
         }
+    }
+
+    #[test]
+    fn an_empty_partition_has_lost_what_the_job_has_read_of_it() {
+        let watermark = |watermark| PartitionTime {
+            watermark,
+            ..PartitionTime::default()
+        };
+        let partitions = [(0, watermark(Some(80))), (1, watermark(Some(20)))];
+        let partitions = partitions.into_iter().chain([(2, watermark(None))]);
+        let time = JobTime {
+            partitions: [("t".to_owned(), partitions.collect())].into(),
+            ..JobTime::default()
+        };
+        let lost = |time, partitions: &[i32]| {
+            let partitions: BTreeSet<i32> = partitions.iter().copied().collect();
+            LostTimes::read_by_job(time, ("t", &partitions), 5)
+        };
+        let until = |until| LostTimes {
+            until,
+            has_unknown: false,
+        };
+        assert_eq!(lost(Some(&time), &[1]), until(Some(26)));
+        assert_eq!(lost(Some(&time), &[0, 1, 2]), until(Some(86)));
+        // The job has read no row of these.
+        assert_eq!(lost(Some(&time), &[2, 3]), until(None));
+        assert_eq!(lost(Some(&time), &[]), until(None));
+        assert_eq!(lost(None, &[]), until(None));
+        assert!(lost(None, &[3]).has_unknown);
+        // A run of later results may remove rows.
+        let sessions = Grouping::Sessions { gap: 5 };
+        let check = |partition| {
+            let lost = lost(Some(&time), &[partition]);
+            check_beginning(&spec(sessions, None), true, lost)
+        };
+        assert!(check(0).is_err() && check(2).is_ok() && check(3).is_ok());
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! What a new run rests on: the order of a statement over the job, its tables, their archives and its sink as they are now.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use futures::future::join_all;
 
@@ -58,6 +58,7 @@ pub(super) async fn foundation(
     let mut begins: Option<i64> = None;
     let mut lost = LostTimes::default();
     let mut there = OffsetSet::default();
+    let mut untold: Vec<(&str, BTreeSet<i32>, i64)> = Vec::new();
     let pinned = tables.iter().map(|table| sources::pin_source(query, table));
     // An error of a source is reported first.
     let (pinned, sink) = tokio::join!(join_all(pinned), sinks::identity_of(query.sink()));
@@ -65,9 +66,10 @@ pub(super) async fn foundation(
         let facts = facts?;
         warnings.extend(facts.warnings);
         begins = begins.max(facts.begins);
-        lost = lost.and(facts.lost);
         // All sources share one axis of time: so each partition counts by the delay of its own table.
         let delay = facts.delay.unwrap_or_default();
+        lost = lost.and(facts.lost);
+        untold.push((table, facts.untold, delay));
         archives.extend(facts.archive.into_iter().map(|of| PartitionArchive {
             highest: of.highest.map(|time| time.saturating_sub(delay)),
             ..of
@@ -79,6 +81,13 @@ pub(super) async fn foundation(
         ends.insert(table.to_owned(), facts.ranges);
         pins.insert(table.to_owned(), facts.pin);
         pasts.insert(table.to_owned(), facts.past);
+    }
+    let time = time_of(host, job).await?;
+    // Batches that a rewind has abandoned may have read more.
+    let read_until = time.as_ref().filter(|_| job.history.generation == 0);
+    for (table, partitions, delay) in &untold {
+        let of_job = LostTimes::read_by_job(read_until, (table, partitions), *delay);
+        lost = lost.and(of_job);
     }
     let selection = asked.selection(&ends)?;
     if let (Some(selected), Some(_), Grouping::Rows) = (&selection, &asked.rows, grouping) {
@@ -123,7 +132,7 @@ pub(super) async fn foundation(
         left_out,
         emission,
         grouping,
-        watermark: run_watermark(&archives, time_of(host, job).await?.as_ref()),
+        watermark: run_watermark(&archives, time.as_ref()),
         begins,
         sources: pins,
         statics: statics.pins,

@@ -34,8 +34,10 @@ pub(in crate::runtime) struct PinnedFacts {
     pub(in crate::runtime) delay: Option<i64>,
     /// The first instant of which there are all records, in microseconds since 1970 UTC; none if none is missing.
     pub(in crate::runtime) begins: Option<i64>,
-    /// Of which times records are gone.
+    /// Of which times records are gone, as far as records behind them tell it.
     pub(in crate::runtime) lost: LostTimes,
+    /// The partitions that have lost records of which no record that is left tells the times.
+    pub(in crate::runtime) untold: BTreeSet<i32>,
     /// What may go wrong.
     pub(in crate::runtime) warnings: Vec<String>,
     /// The source in these states.
@@ -127,6 +129,7 @@ pub(in crate::runtime) async fn pin_source(query: &JobQuery, table: &str) -> Res
         delay: event_time.map(|time| time.delay),
         begins: times.begins,
         lost: times.lost,
+        untold: times.untold,
         warnings,
         past,
     })
@@ -149,6 +152,7 @@ struct PastTimes {
     archive: Vec<PartitionArchive>,
     begins: Option<i64>,
     lost: LostTimes,
+    untold: BTreeSet<i32>,
 }
 
 impl TimesLook<'_> {
@@ -190,8 +194,14 @@ impl TimesLook<'_> {
             begins,
             lost: LostTimes {
                 until: begins.max(whole_from(&behind)),
-                has_unknown: !without_times.is_empty() || behind.len() < losses.len(),
+                has_unknown: false,
             },
+            untold: lacking
+                .iter()
+                .filter(|of| !first.contains_key(*of))
+                .chain(losses.iter().filter(|of| !behind.contains_key(*of)))
+                .copied()
+                .collect(),
         };
         if !keeps_time {
             return Ok(times);
