@@ -86,7 +86,7 @@ pub(super) async fn foundation(
     // Batches that a rewind has abandoned may have read more.
     let read_until = time.as_ref().filter(|_| job.history.generation == 0);
     for (table, partitions, delay) in &untold {
-        let of_job = LostTimes::read_by_job(read_until, (table, partitions), *delay);
+        let of_job = LostTimes::read_by_job(read_until, (*table, partitions), *delay);
         lost = lost.and(of_job);
     }
     let selection = asked.selection(&ends)?;
