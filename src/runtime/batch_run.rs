@@ -109,7 +109,7 @@ impl BatchRun<'_> {
                         return Err(prepared.of_group(self.job, &*guard.sink, error).await);
                     }
                 };
-                guard.sink.is_next(&chosen.ranges.planned);
+                guard.sink.expects(&chosen.ranges.planned);
                 let written = guard.sink.write(output.withdrawn.as_ref(), &output.plan);
                 guard.pending = Some(match written.await {
                     Ok(pending) => pending,

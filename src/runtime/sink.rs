@@ -108,7 +108,7 @@ pub(super) trait JobSink: Send + Sync {
     fn abandoned_rows(&self, published: &BTreeMap<i32, SourceProgress>) -> String;
 
     /// The next rows are those of a batch over these ranges, by table. By default a sink does not look at what batches read.
-    fn is_next(&self, _ranges: &BTreeMap<String, Vec<PlannedRange>>) {}
+    fn expects(&self, _ranges: &BTreeMap<String, Vec<PlannedRange>>) {}
 
     /// Writes the rows of a batch, which the sink does not show yet. `withdrawn` are rows of earlier batches that no longer hold.
     ///

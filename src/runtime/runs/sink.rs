@@ -132,10 +132,10 @@ impl JobSink for RunSink {
         self.inner.abandoned_rows(published)
     }
 
-    fn is_next(&self, ranges: &BTreeMap<String, Vec<PlannedRange>>) {
+    fn expects(&self, ranges: &BTreeMap<String, Vec<PlannedRange>>) {
         let ranges = ranges.iter().flat_map(|(table, ranges)| {
             let ranges = ranges.iter();
-            ranges.map(|of| (table.clone(), of.partition, of.start..of.end))
+            ranges.map(move |of| (table.clone(), of.partition, of.start..of.end))
         });
         *self.next.lock().unwrap_or_else(PoisonError::into_inner) = OffsetSet::of(ranges);
     }

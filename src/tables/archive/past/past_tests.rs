@@ -273,7 +273,7 @@ fn records_that_an_archive_of_decoded_rows_lacks_are_found() {
         let numbers: ArrayRef = Arc::new(Int64Array::from_iter_values([1, 2, 5]));
         let seconds = [1, 2, 5].map(|at| at * 1_000_000);
         let times = TimestampMicrosecondArray::from_iter_values(seconds).with_timezone("UTC");
-        insert(&handle, &places, vec![numbers, Arc::new(times)]).await;
+        insert(&handle, &places, vec![numbers, Arc::new(times) as ArrayRef]).await;
         // The job that archives has read offsets 0 to 8, and the rest is in the topic.
         let parts = PastParts {
             archive: set(&[(0, 9)]),
