@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use futures::future::join_all;
 
 use crate::core::archive::PartitionOffsets;
-use crate::core::jobs::{JobTime, NamedOffsets};
+use crate::core::jobs::{JobHistory, JobTime, NamedOffsets};
 use crate::core::runs::asked_range::PartitionRanges;
 use crate::core::runs::order::{AskedText, RunOrder};
 use crate::core::runs::{
@@ -83,8 +83,12 @@ pub(super) async fn foundation(
         pasts.insert(table.to_owned(), facts.past);
     }
     let time = time_of(host, job).await?;
-    // Batches that a rewind has abandoned may have read more.
-    let read_until = time.as_ref().filter(|_| job.history.generation == 0);
+    // Batches that a rewind has abandoned may have read more, and an earlier text may have had another delay.
+    let JobHistory {
+        generation, texts, ..
+    } = &job.history;
+    let is_first = *generation == 0 && texts.replaced.is_empty();
+    let read_until = time.as_ref().filter(|_| is_first);
     for (table, partitions, delay) in &untold {
         let of_job = LostTimes::read_by_job(read_until, (*table, partitions), *delay);
         lost = lost.and(of_job);

@@ -396,7 +396,7 @@ fn common(
 }
 
 /// Whether all records in the ranges of a version are its own: it has written as many as there are offsets. Other writers may have written
-/// at the same time, and their records cannot be told from its own.
+/// at the same time, and then it is unknown which records are its own.
 fn has_no_other_rows(version: &BatchVersion) -> bool {
     let offsets = version.published.values();
     let offsets = offsets.map(|of| OffsetRange::new(of.start, of.end).count());
