@@ -166,6 +166,7 @@ async fn ordered(host: &RunHost<'_>, order: &RunOrder) -> Result<OrderedRun> {
             let Foundation {
                 mut spec,
                 warnings: of_order,
+                pasts,
             } = foundation(host, &job, order, &run_id).await?;
             warnings = of_order;
             spec.settled = settled_by_now(&host.jobs.store, job.id, &host.store, &spec).await?;
@@ -175,7 +176,7 @@ async fn ordered(host: &RunHost<'_>, order: &RunOrder) -> Result<OrderedRun> {
                     return Ok(OrderedRun {
                         run,
                         warnings,
-                        pasts: found.pasts,
+                        pasts,
                     });
                 }
                 RunCreation::Exists(run) => run,

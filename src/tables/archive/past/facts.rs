@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use datafusion::arrow::array::{Array as _, AsArray as _, TimestampMicrosecondArray};
+use datafusion::arrow::array::{Array as _, AsArray as _, RecordBatch, TimestampMicrosecondArray};
 use datafusion::arrow::datatypes::{DataType, Int32Type, Int64Type};
 use datafusion::common::ScalarValue;
 use datafusion::logical_expr::{Expr, ident, lit};
@@ -217,11 +217,10 @@ impl PinnedPast {
         let covered: PartitionOffsets = covered.collect();
         let session = &*self.pinned.session;
         let archived = self.restricted_to(&covered);
-        let plan = archived.plan(session, self.coordinates().to_vec(), &[]);
-        let mut rows = execute_stream(plan.await?, session.task_ctx())?;
         let other = || Error::internal("places in other columns");
         let mut there = PartitionOffsets::new();
-        while let Some(rows) = rows.try_next().await? {
+        let columns = self.coordinates().to_vec();
+        let see = |rows: &RecordBatch| {
             let [partitions, offsets] = rows.columns() else {
                 return Err(other());
             };
@@ -229,7 +228,9 @@ impl PinnedPast {
             let offsets = offsets.as_primitive_opt::<Int64Type>();
             let (partitions, offsets) = partitions.zip(offsets).ok_or_else(other)?;
             add_rows(&mut there, partitions.values(), offsets.values());
-        }
+            Ok(())
+        };
+        archived.see_columns(session, columns, &[], see).await?;
         let missing = archived.without(&there).offsets().into_iter();
         Ok(missing.filter(|(_, offsets)| !offsets.is_empty()).collect())
     }

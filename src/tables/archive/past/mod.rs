@@ -373,12 +373,27 @@ impl PinnedPast {
         &self,
         session: &dyn Session,
         filters: &[Expr],
+        see: impl FnMut(&RecordBatch) -> Result<()>,
+    ) -> Result<()> {
+        match self.time_and_place() {
+            Some(columns) => self.see_columns(session, columns, filters, see).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Shows `see` these columns of each record.
+    ///
+    /// # Errors
+    ///
+    /// A half cannot be read, or `see` has failed.
+    async fn see_columns(
+        &self,
+        session: &dyn Session,
+        columns: Vec<usize>,
+        filters: &[Expr],
         mut see: impl FnMut(&RecordBatch) -> Result<()>,
     ) -> Result<()> {
-        let Some(projection) = self.time_and_place() else {
-            return Ok(());
-        };
-        let plan = self.plan_boxed(session, projection, filters).await?;
+        let plan = self.plan_boxed(session, columns, filters).await?;
         let mut rows = execute_stream(plan, session.task_ctx())?;
         while let Some(rows) = rows.try_next().await? {
             see(&rows)?;
