@@ -229,7 +229,7 @@ impl ChunkComparison {
             let Some(kept) = self.kept(run, chunk).await? else {
                 continue;
             };
-            let results = kept.results()?;
+            let results = self.comparison.in_sink_columns(&kept.results()?)?;
             self.read(&mut published, &results, range_of(chunk)).await?;
             let now = &published.rows()?.rows;
             let _working = working_memory(&published.memory, &results, now, 0)?;

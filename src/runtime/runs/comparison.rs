@@ -1,19 +1,22 @@
 //! The rows of a chunk against the rows that the sink shows: what differs, what the run writes, and the file that keeps both.
 //!
-//! The file of a chunk has the rows that differ, of the sink and of the run, in the sink's columns: to be shown, to be compared with
-//! the sink again before a plan is applied, and to be compared with what the run writes then.
+//! The file of a chunk has the rows that differ, of the sink and of the run, in the columns that are compared: to be shown, to be compared
+//! with the sink again before a plan is applied, and to be compared with what the run writes then.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::io::Cursor;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use datafusion::arrow::array::{ArrayRef, AsArray as _, BooleanArray, RecordBatch, UInt64Array};
+use datafusion::arrow::array::{
+    Array as _, ArrayRef, AsArray as _, BooleanArray, RecordBatch, StructArray, UInt64Array,
+    new_null_array,
+};
 use datafusion::arrow::compute::{
     and, cast, concat_batches, filter_record_batch, is_not_null, take_record_batch,
 };
-use datafusion::arrow::datatypes::{Schema, SchemaRef};
+use datafusion::arrow::datatypes::{Field, Schema, SchemaRef};
 use datafusion::arrow::error::ArrowError;
 use datafusion::arrow::ipc::reader::FileReader;
 use datafusion::arrow::ipc::writer::FileWriter;
@@ -37,6 +40,8 @@ pub struct SinkComparison {
     columns: ResultColumns,
     grouping: Grouping,
     difference: Difference,
+    /// The columns that are kept of rows that differ: those of the key, of values and of times.
+    kept: BTreeSet<usize>,
 }
 
 /// A chunk whose rows were compared.
@@ -84,6 +89,9 @@ impl SinkComparison {
         values: &[usize],
         grouping: Grouping,
     ) -> Result<Self> {
+        let (start, end) = (&columns.start, &columns.end);
+        let kept = columns.keys.iter().chain(values).chain(start).chain(end);
+        let kept = kept.copied().collect();
         let values = values.iter().copied();
         let values = values.filter(|at| !columns.keys.contains(at)).collect();
         let keys = columns.keys.clone();
@@ -94,6 +102,7 @@ impl SinkComparison {
             columns,
             grouping,
             difference: difference.map_err(internal)?,
+            kept,
         })
     }
 
@@ -180,12 +189,10 @@ impl SinkComparison {
     /// A file is not whole, or has other columns than the sink.
     pub fn planned(&self, kept: &[KeptChanges], is_whole: bool) -> Result<PlannedRows> {
         let joined = |part: fn(&KeptChanges) -> Result<RecordBatch>| -> Result<RecordBatch> {
-            let none = RecordBatch::new_empty(Arc::clone(&self.schema));
-            let none = as_schema(&none, &self.schema)?;
-            let schema = none.schema();
-            let mut parts = vec![none];
+            let schema = nullable(&self.schema);
+            let mut parts = vec![RecordBatch::new_empty(Arc::clone(&schema))];
             for kept in kept {
-                parts.push(as_schema(&part(kept)?, &self.schema)?);
+                parts.push(self.in_sink_columns(&part(kept)?)?);
             }
             concat_batches(&schema, &parts).map_err(internal)
         };
@@ -279,20 +286,73 @@ impl SinkComparison {
     /// Types that a file cannot have.
     pub fn file(&self, compared: &ComparedRows) -> Result<Vec<u8>> {
         let of = &compared.changes;
-        let keys: Vec<String> = self.columns.keys.iter().map(usize::to_string).collect();
+        let place = |column: usize| self.kept.iter().position(|kept| *kept == column);
+        let keys = self.columns.keys.iter();
+        let keys: Vec<String> = keys
+            .filter_map(|at| place(*at).map(|at| at.to_string()))
+            .collect();
         let mut metadata = HashMap::from([(KEYS.to_owned(), keys.join(","))]);
         for (name, column) in [(START, self.columns.start), (END, self.columns.end)] {
-            metadata.extend(column.map(|at| (name.to_owned(), at.to_string())));
+            metadata.extend(
+                column
+                    .and_then(place)
+                    .map(|at| (name.to_owned(), at.to_string())),
+            );
         }
-        let fields = of.schema().fields().clone();
-        let schema = Arc::new(Schema::new_with_metadata(fields, metadata));
         let write = || -> Result<Vec<u8>, ArrowError> {
-            let rows = RecordBatch::try_new(Arc::clone(&schema), of.columns().to_vec())?;
+            let columns = of.columns().iter().map(|column| self.kept_columns(column));
+            let columns = columns.collect::<Result<Vec<ArrayRef>, ArrowError>>()?;
+            let schema = of.schema();
+            let fields = schema.fields().iter().zip(&columns).map(|(field, column)| {
+                let field = field.as_ref().clone();
+                field.with_data_type(column.data_type().clone())
+            });
+            let fields: Vec<Field> = fields.collect();
+            let schema = Arc::new(Schema::new_with_metadata(fields, metadata));
+            let rows = RecordBatch::try_new(Arc::clone(&schema), columns)?;
             let mut writer = FileWriter::try_new(Vec::new(), &schema)?;
             writer.write(&rows)?;
             writer.into_inner()
         };
         write().map_err(internal)
+    }
+
+    /// A column of changes as it is kept: rows without the columns that are not compared.
+    fn kept_columns(&self, column: &ArrayRef) -> Result<ArrayRef, ArrowError> {
+        let Some(rows) = column.as_struct_opt() else {
+            return Ok(Arc::clone(column));
+        };
+        let of_row = rows.fields().iter().zip(rows.columns()).zip(0..);
+        let kept = of_row.filter(|(_, at)| self.kept.contains(at));
+        let (fields, columns): (Vec<_>, Vec<_>) = kept
+            .map(|((field, column), _)| (Arc::clone(field), Arc::clone(column)))
+            .unzip();
+        let nulls = rows.nulls().cloned();
+        let rows = StructArray::try_new_with_length(fields.into(), columns, nulls, rows.len())?;
+        Ok(Arc::new(rows))
+    }
+
+    /// Rows of a file in the columns of the sink; columns that a file does not keep are NULL. Earlier files have all columns.
+    ///
+    /// # Errors
+    ///
+    /// The file lacks a column that is compared, or has one that the sink does not have.
+    pub fn in_sink_columns(&self, rows: &RecordBatch) -> Result<RecordBatch> {
+        let of_file = rows.schema();
+        let mut names = of_file.fields().iter().map(|field| field.name());
+        if let Some(name) = names.find(|name| self.schema.index_of(name).is_err()) {
+            return Err(not_kept(&format!("the sink has no column {name}")));
+        }
+        let columns = self.schema.fields().iter().zip(0..);
+        let columns = columns.map(|(field, at)| match rows.column_by_name(field.name()) {
+            Some(column) => cast(column, field.data_type()).map_err(internal),
+            None if self.kept.contains(&at) => {
+                Err(not_kept(&format!("it has no column {}", field.name())))
+            }
+            None => Ok(new_null_array(field.data_type(), rows.num_rows())),
+        });
+        let columns = columns.collect::<Result<Vec<ArrayRef>>>()?;
+        RecordBatch::try_new(nullable(&self.schema), columns).map_err(internal)
     }
 
     /// How many of the keys of kept rows the sink says something else of than it did when they were compared; `now` are the rows of the sink
@@ -303,9 +363,9 @@ impl SinkComparison {
     /// The rows have other columns.
     pub fn moved(&self, kept: &KeptChanges, now: &RecordBatch) -> Result<u64> {
         let now = as_schema(now, &self.schema)?;
-        let published = self.against(&now, &as_schema(&kept.published()?, &self.schema)?)?;
+        let published = self.against(&now, &self.in_sink_columns(&kept.published()?)?)?;
         let others = published.iter().filter(|row| row.kind != ChangeKind::Same);
-        let added = self.against(&now, &as_schema(&kept.unpublished()?, &self.schema)?)?;
+        let added = self.against(&now, &self.in_sink_columns(&kept.unpublished()?)?)?;
         let appeared = added.iter().filter(|row| row.published.is_some());
         Ok((others.count() + appeared.count()) as u64)
     }
@@ -421,14 +481,19 @@ fn as_schema(rows: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
             rows.schema()
         )));
     }
-    let nullable = schema.fields().iter();
-    let nullable = nullable.map(|field| field.as_ref().clone().with_nullable(true));
-    let nullable = Arc::new(Schema::new(nullable.collect::<Vec<_>>()));
+    let nullable = nullable(schema);
     let columns = rows.columns().iter().zip(nullable.fields());
     let columns: Result<Vec<ArrayRef>, ArrowError> = columns
         .map(|(column, field)| cast(column, field.data_type()))
         .collect();
     RecordBatch::try_new(nullable, columns.map_err(internal)?).map_err(internal)
+}
+
+/// The same columns, all of which may be NULL.
+fn nullable(schema: &SchemaRef) -> SchemaRef {
+    let fields = schema.fields().iter();
+    let fields = fields.map(|field| field.as_ref().clone().with_nullable(true));
+    Arc::new(Schema::new(fields.collect::<Vec<Field>>()))
 }
 
 fn taken(rows: &RecordBatch, at: &UInt64Array) -> Result<RecordBatch> {

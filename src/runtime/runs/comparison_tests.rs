@@ -275,6 +275,63 @@ fn what_differs_is_kept() {
     );
 }
 
+/// As metadata of records: the run has other values there than the rows of the sink, and they do not count.
+#[test]
+fn columns_that_are_not_compared_are_not_kept() {
+    let grouping = Grouping::Sessions { gap: GAP };
+    let of = |values: &[usize]| {
+        let columns = ResultColumns {
+            keys: vec![1],
+            start: Some(1),
+            end: Some(2),
+        };
+        SinkComparison::try_new(schema(), columns, values, grouping).unwrap()
+    };
+    let (comparison, of_all) = (of(&[1, 2, 3]), of(&[0, 1, 2, 3]));
+    let whole = TimeRanges::from(TimeRange::try_new(0, 100).unwrap());
+    let chunks = Chunks::new(grouping, whole.clone());
+    let chunk = chunks.next(None, i64::MAX).unwrap();
+    let (past, sink) = everything_is_there(&[("live", 0, 10, 1), ("live", 20, 30, 2)]);
+    let computed = batch(&[("run", 0, 10, 1), ("run", 20, 30, 3), ("run", 50, 60, 1)]);
+    let compare = |plan: Option<&PlannedRows>| {
+        let again = again((&chunk, &whole), &comparison);
+        let options = options(EmitRows::Changed, false);
+        let found = comparison.compare(&computed, (&past, &sink), again, (options, plan));
+        found.unwrap()
+    };
+    let found = compare(None);
+    let counts = found.counts;
+    assert_eq!((counts.same, counts.changed, counts.new), (1, 1, 1));
+    // What is written has all columns.
+    assert_eq!(rows(&found.rows)[0].0, "run");
+    let bytes = Bytes::from(comparison.file(&found).unwrap());
+    let reader = FileReader::try_new(Cursor::new(bytes.clone()), None).unwrap();
+    let of_file = reader.schema();
+    for (name, place) in [(KEYS, "0"), (START, "0"), (END, "1")] {
+        assert_eq!(of_file.metadata()[name], place, "{name}");
+    }
+    let kept = KeptChanges::read(&bytes).unwrap();
+    let results = kept.results().unwrap();
+    let of_results = results.schema();
+    let names: Vec<&String> = of_results.fields().iter().map(|of| of.name()).collect();
+    assert_eq!(names, ["start", "end", "count"]);
+    let lacks = of_all.in_sink_columns(&results).unwrap_err();
+    assert!(
+        lacks.message().ends_with("it has no column user"),
+        "{lacks}"
+    );
+    // Earlier plans have kept all columns.
+    let earlier = KeptChanges::read(&of_all.file(&found).unwrap().into()).unwrap();
+    assert_eq!(earlier.results().unwrap().num_columns(), 4);
+    for kept in [kept, earlier] {
+        let results = comparison.in_sink_columns(&kept.results().unwrap());
+        assert_eq!(rows(&results.unwrap()).len(), 3);
+        assert_eq!(comparison.moved(&kept, &sink.rows).unwrap(), 0);
+        let plan = comparison.planned(&[kept], true).unwrap();
+        assert_eq!(compare(Some(&plan)).counts, counts);
+    }
+}
+
 /// The keys of rows that are withdrawn.
 fn withdrawn(of: &ComparedRows) -> Vec<(String, i64)> {
     let gone = of.withdrawn.iter().flat_map(rows);
