@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use datafusion::arrow::array::RecordBatch;
 
 use crate::core::jobs::{
-    BatchVersion, Identity, JobHistory, PlannedRange, SourceProgress, StagedVersion,
+    BatchVersion, ChangeCounts, Identity, JobHistory, PlannedRange, SourceProgress, StagedVersion,
 };
 use crate::error::{Error, Result};
 use crate::store::{JobId, JobStore};
@@ -167,6 +167,8 @@ pub(super) struct SinkReport {
     pub(super) published: BTreeMap<i32, SourceProgress>,
     /// Paths of the files that a commit adds to a table.
     pub(super) files: Vec<String>,
+    /// The rows of a run by kind, if they were compared with the published ones.
+    pub(super) compared: Option<ChangeCounts>,
 }
 
 /// The log of a job, by which a sink finds out what its witness means.

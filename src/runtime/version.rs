@@ -139,6 +139,7 @@ impl BatchFacts<'_> {
             late_rows: self.state.late_rows,
             late_crc32: self.state.late_crc32,
             left: self.input.left,
+            compared: self.written.compared,
             clock: Some(self.time.clock),
             silent: self.time.silent,
             started_at: self.time.started_at,

@@ -38,7 +38,7 @@ pub struct RunRow {
     pub heartbeat_at: Option<i64>,
     /// What that process waits for, if it does.
     pub waiting: Option<String>,
-    /// Chunks that were compared.
+    /// Chunks whose rows were compared with the published ones: by the plan, or when they were written.
     pub chunks_compared: u64,
     /// Chunks that are in the sink.
     pub chunks: u64,
@@ -46,7 +46,7 @@ pub struct RunRow {
     pub rows_in: u64,
     /// Rows that the sink has acknowledged.
     pub rows_out: u64,
-    /// The compared rows by kind.
+    /// The rows of these chunks by kind.
     pub counts: ChangeCounts,
     /// The windows and sessions that it leaves out, of all attempts.
     pub left: LeftGroups,
@@ -151,6 +151,33 @@ fn left_out(events: Option<&RunHistory>, chunks: &[CommittedChunk]) -> LeftGroup
     }
 }
 
+/// How many chunks were compared, and their rows by kind: by the plan of a run, or by the chunks in its sink if it has no plan, or if these
+/// have come further (`is_further`).
+fn compared(
+    events: Option<&RunHistory>,
+    chunks: &[CommittedChunk],
+    is_further: bool,
+) -> (u64, ChangeCounts) {
+    let planned = events.map_or(0, |run| run.compared.len());
+    let written = chunks.iter().filter_map(|chunk| chunk.compared);
+    let (count, counts) = match planned == 0 || is_further {
+        true => (written.clone().count(), sum_of_counts(written)),
+        false => (0, ChangeCounts::default()),
+    };
+    match count {
+        // Chunks that an earlier release has written do not say it.
+        0 => (
+            planned as u64,
+            events.map(RunHistory::counts).unwrap_or_default(),
+        ),
+        count => (count as u64, counts),
+    }
+}
+
+fn sum_of_counts(of_chunks: impl Iterator<Item = ChangeCounts>) -> ChangeCounts {
+    of_chunks.fold(ChangeCounts::default(), ChangeCounts::plus)
+}
+
 fn sum<'c>(of_chunks: impl Iterator<Item = &'c LeftGroups>) -> LeftGroups {
     let mut sum = LeftGroups::default();
     of_chunks.for_each(|left| sum.add_all(left.clone()));
@@ -166,14 +193,17 @@ pub async fn run_row(store: &RunStore, run: &StoredRun) -> Result<RunRow> {
     let (spec, history) = (&run.spec, &run.history);
     let chunks = store.chunks(run).await?;
     let heartbeat = store.jobs().heartbeat(run.id).await?;
+    let planned = {
+        let (last, read) = compared_to(history);
+        position_at(spec, last.cloned(), &read)
+    };
+    let planned_part = planned.done;
     let RunPosition { last, done, .. } = match chunks.is_empty() {
         false => run_position(store, run).await?,
-        true => {
-            let (last, read) = compared_to(history);
-            position_at(spec, last.cloned(), &read)
-        }
+        true => planned,
     };
     let events = history.run.as_ref();
+    let (chunks_compared, counts) = compared(events, &chunks, done > planned_part);
     let heartbeat_at = heartbeat.as_ref().map(|beat| beat.at);
     let waiting = heartbeat
         .filter(|beat| history.owner.as_ref() == Some(&beat.owner))
@@ -192,11 +222,11 @@ pub async fn run_row(store: &RunStore, run: &StoredRun) -> Result<RunRow> {
         owner: history.owner.clone(),
         heartbeat_at,
         waiting,
-        chunks_compared: events.map_or(0, |run| run.compared.len() as u64),
+        chunks_compared,
         chunks: chunks.len() as u64,
         rows_in: chunks.iter().map(|chunk| chunk.rows_in).sum(),
         rows_out: chunks.iter().map(|chunk| chunk.rows_out).sum(),
-        counts: events.map(RunHistory::counts).unwrap_or_default(),
+        counts,
         left: left_out(events, &chunks),
         position: last.map(|extent| extent_text(&extent)),
         done,

@@ -8,8 +8,8 @@ use bytes::Bytes;
 use futures::{StreamExt as _, TryStreamExt as _};
 
 use crate::core::jobs::{
-    BatchCommit, BatchVersion, ChangesFile, ChunkExtent, ComparedChunk, JobHistory, JobPhase,
-    LeftGroups, LogEntry, RunEvent, SourceProgress,
+    BatchCommit, BatchVersion, ChangeCounts, ChangesFile, ChunkExtent, ComparedChunk, JobHistory,
+    JobPhase, LeftGroups, LogEntry, RunEvent, SourceProgress,
 };
 use crate::core::runs::{ApplyDecision, RunSpec, RunState, chunk_extent, decide_apply, run_state};
 use crate::error::{Error, Result};
@@ -87,6 +87,8 @@ pub struct CommittedChunk {
     pub published: BTreeMap<i32, SourceProgress>,
     /// The windows and sessions that it has left out.
     pub left: LeftGroups,
+    /// Its rows by kind, if they were compared with the published ones when it was written.
+    pub compared: Option<ChangeCounts>,
     /// When, in milliseconds since 1970 UTC.
     pub at: i64,
 }
@@ -302,6 +304,7 @@ impl RunStore {
                 rows_out: version.rows_out,
                 published: version.published,
                 left: version.left,
+                compared: version.compared,
                 at: batch.at,
             })
         };

@@ -6,6 +6,7 @@ use super::progress::SourceProgress;
 use crate::core::jobs::clock::ClockReading;
 use crate::core::jobs::identity::{Identity, RecordMark};
 use crate::core::jobs::left_groups::LeftGroups;
+use crate::core::jobs::run_event::ChangeCounts;
 use crate::core::jobs::watermark::JobTime;
 
 /// The id of the operator that keeps the aggregate of a job: the one stateful operator that a job has today.
@@ -106,6 +107,8 @@ pub struct BatchVersion {
     pub late_crc32: Option<u32>,
     /// Of the chunk of a reprocessing run: the windows and sessions that it has left out.
     pub left: LeftGroups,
+    /// Its rows by kind, if they were compared with the published ones when it was written.
+    pub compared: Option<ChangeCounts>,
     /// The job's clock when the sources were looked at.
     pub clock: Option<ClockReading>,
     /// Of a job with windows: how long each partition had had nothing to read by then, in milliseconds, by table.

@@ -5,7 +5,7 @@ use std::path::Path;
 use datafusion::arrow::util::pretty::pretty_format_batches;
 
 use super::*;
-use crate::core::jobs::{NamedOffset, NamedOffsets};
+use crate::core::jobs::{ChangeCounts, NamedOffset, NamedOffsets};
 use crate::core::runs::order::{AskedText, GivenRunOptions};
 use crate::core::runs::{EmitRows, OffsetBounds, TimeRange};
 use crate::planner::{Parameters, Script, Statement, parse_statement};
@@ -311,6 +311,33 @@ async fn run_5_what_has_changed_is_planned_and_written() {
         let all = order(job, &format!("{job}_all"), EmitRows::All, (35, 80));
         reprocess(&host, &all).await.unwrap();
         assert_eq!(past.by_key(job).await, after_changed, "{job}");
+    }
+}
+
+#[tokio::test]
+async fn a_run_that_is_written_at_once_counts_its_rows_by_kind() {
+    let past = Past::new().await;
+    past.visit(busy(0..120));
+    past.archive().await;
+    past.catch_up().await;
+    past.visit([41, 43, 45, 47]);
+    past.archive().await;
+    for (job, _) in JOBS {
+        let host = past.host();
+        let order = |what: &str| order(job, &format!("{job}_{what}"), EmitRows::Changed, (35, 80));
+        let planned = plan(&host, &order("planned")).await.unwrap().run;
+        let written = reprocess(&host, &order("written")).await.unwrap().run;
+        assert!(written.chunks > 0, "{written:?}");
+        assert_eq!(written.chunks_compared, written.chunks, "{job}");
+        assert_eq!(written.counts, planned.counts, "{job}");
+        let ChangeCounts { changed, new, .. } = written.counts;
+        assert_eq!(written.rows_out, changed + new, "{job}");
+        assert!(written.rows_out > 0, "{job}");
+        // By now everything is the same.
+        let again = reprocess(&host, &order("again")).await.unwrap().run;
+        let ChangeCounts { changed, new, .. } = again.counts;
+        assert_eq!((changed, new, again.rows_out), (0, 0, 0), "{job}");
+        assert!(again.counts.same > 0, "{job}");
     }
 }
 

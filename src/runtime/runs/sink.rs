@@ -10,13 +10,13 @@ use datafusion::arrow::array::RecordBatch;
 use tokio::time::Instant;
 
 use crate::core::jobs::{
-    BatchVersion, Identity, IdentityMatch, JobHistory, PlannedRange, SourceProgress,
+    BatchVersion, ChangeCounts, Identity, IdentityMatch, JobHistory, PlannedRange, SourceProgress,
 };
 use crate::core::runs::{OffsetSet, RunSpec};
 use crate::error::{Error, Result};
 use crate::runtime::clock::Clock;
 use crate::runtime::runs::chunk_comparison::{ChunkComparison, ChunkPart};
-use crate::runtime::sink::{JobLog, JobSink, OpenSink, PendingRows, Witness};
+use crate::runtime::sink::{JobLog, JobSink, OpenSink, PendingRows, SinkReport, Witness, own};
 use crate::streaming::BatchPlan;
 
 /// The sink before a takeover.
@@ -72,6 +72,28 @@ struct RunSink {
     next: Mutex<OffsetSet>,
     /// When the last chunk was begun, and how many rows it has written.
     pace: Mutex<Option<(Instant, u64)>>,
+}
+
+/// The rows of a chunk on their way to the sink.
+struct ChunkRows {
+    rows: Box<dyn PendingRows>,
+    /// All rows of the chunk by kind, if they were compared.
+    compared: Option<ChangeCounts>,
+}
+
+impl PendingRows for ChunkRows {
+    fn written(&self) -> SinkReport {
+        SinkReport {
+            compared: self.compared,
+            ..self.rows.written()
+        }
+    }
+}
+
+/// The rows as the sink of the job knows them.
+fn rows_of(pending: Option<Box<dyn PendingRows>>) -> Option<Box<dyn PendingRows>> {
+    let own = own::<ChunkRows>(pending?).ok()?;
+    Some(own.rows)
 }
 
 impl RunSink {
@@ -151,7 +173,10 @@ impl JobSink for RunSink {
         let pending = match &self.comparison {
             None => {
                 let sorted = batch.sorted_by(&self.key)?;
-                self.inner.write(withdrawn, &sorted).await?
+                ChunkRows {
+                    rows: self.inner.write(withdrawn, &sorted).await?,
+                    compared: None,
+                }
             }
             Some(comparison) => {
                 let rows = batch.rows().await?;
@@ -163,14 +188,16 @@ impl JobSink for RunSink {
                 };
                 let compared = comparison.compare(&rows, part, has_left).await?;
                 let differing = batch.giving(compared.rows)?;
-                self.inner
-                    .write(compared.withdrawn.as_ref(), &differing)
-                    .await?
+                let withdrawn = compared.withdrawn.as_ref();
+                ChunkRows {
+                    rows: self.inner.write(withdrawn, &differing).await?,
+                    compared: Some(compared.counts),
+                }
             }
         };
         let rows = pending.written().rows;
         *self.pace.lock().unwrap_or_else(PoisonError::into_inner) = Some((began, rows));
-        Ok(pending)
+        Ok(Box::new(pending))
     }
 
     async fn rehearse(&self, batch: &BatchPlan) -> Result<()> {
@@ -183,15 +210,16 @@ impl JobSink for RunSink {
         name: &str,
         version: &BatchVersion,
     ) -> Result<()> {
-        self.inner.commit(pending, name, version).await
+        let ChunkRows { rows, .. } = own(pending)?;
+        self.inner.commit(rows, name, version).await
     }
 
     async fn abort(&self, pending: Option<Box<dyn PendingRows>>) {
-        self.inner.abort(pending).await;
+        self.inner.abort(rows_of(pending)).await;
     }
 
     fn abandon(&self, pending: Option<Box<dyn PendingRows>>) {
-        self.inner.abandon(pending);
+        self.inner.abandon(rows_of(pending));
     }
 }
 

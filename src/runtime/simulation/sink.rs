@@ -123,8 +123,8 @@ impl PendingRows for UncommittedRows {
         let files = (!file.is_empty()).then(|| file.clone());
         SinkReport {
             rows: self.commit.rows.len() as u64,
-            published: BTreeMap::new(),
             files: files.into_iter().collect(),
+            ..SinkReport::default()
         }
     }
 }

@@ -387,8 +387,8 @@ impl PendingRows for PreparedWrite {
     fn written(&self) -> SinkReport {
         SinkReport {
             rows: self.rows(),
-            published: BTreeMap::new(),
             files: self.files(),
+            ..SinkReport::default()
         }
     }
 }

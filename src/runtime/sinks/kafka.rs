@@ -200,7 +200,7 @@ impl PendingRows for PublishedRows {
         SinkReport {
             rows: self.rows,
             published: self.offsets.iter().map(of_partition).collect(),
-            files: Vec::new(),
+            ..SinkReport::default()
         }
     }
 }

@@ -88,8 +88,18 @@ pub(crate) async fn compare(
     assert!(store.append(run, event, 2_000).await.unwrap());
 }
 
-/// Commits a chunk, as the runner of the run does.
+/// Commits a chunk that was not compared, as the runner of the run does.
 pub(crate) async fn commit(store: &RunStore, run: &mut StoredRun, number: u64, range: (i64, i64)) {
+    commit_compared(store, run, (number, range), None).await;
+}
+
+/// Commits a chunk with these rows by kind.
+pub(crate) async fn commit_compared(
+    store: &RunStore,
+    run: &mut StoredRun,
+    (number, range): (u64, (i64, i64)),
+    compared: Option<ChangeCounts>,
+) {
     let range = TimeRange::try_new(range.0, range.1).unwrap();
     let name = JobStore::version_name(run.history.next);
     let progress = [(0, chunk_progress(None, range))];
@@ -99,6 +109,7 @@ pub(crate) async fn commit(store: &RunStore, run: &mut StoredRun, number: u64, r
         sources: [("visits".to_owned(), progress.into())].into(),
         rows_in: 10,
         rows_out: 3,
+        compared,
         ..BatchVersion::default()
     };
     store.jobs().stage(run.id, &name, &version).await.unwrap();
@@ -195,6 +206,56 @@ async fn a_run_is_a_row() {
         };
         let found = rows_in(&store, &wanted).await.unwrap();
         assert_eq!(found.num_rows(), count, "{wanted:?}");
+    }
+}
+
+#[tokio::test]
+async fn rows_are_counted_by_the_plan_or_by_the_chunks_that_are_written() {
+    let store = RunStore::beside(&JobStore::ephemeral());
+    let counts = |same, changed| ChangeCounts {
+        same,
+        changed,
+        ..ChangeCounts::default()
+    };
+    // It was written at once; an earlier release has written its first chunk.
+    let mut at_once = created(&store, "at_once").await;
+    append(&store, &mut at_once, RunEvent::Approved).await;
+    let quarter = HOUR / 4;
+    commit(&store, &mut at_once, 1, (0, quarter)).await;
+    let row = run_row(&store, &at_once).await.unwrap();
+    assert_eq!((row.chunks_compared, row.counts), (0, counts(0, 0)));
+    for (number, of_chunk) in [(2, counts(1, 2)), (3, counts(3, 4))] {
+        let range = (quarter * (number - 1), quarter * number);
+        let chunk = (number.unsigned_abs(), range);
+        commit_compared(&store, &mut at_once, chunk, Some(of_chunk)).await;
+    }
+    let row = run_row(&store, &at_once).await.unwrap();
+    assert_eq!((row.chunks_compared, row.counts), (2, counts(4, 6)));
+    let found = rows_in(&store, &ScanFilter::default()).await.unwrap();
+    let shown = shown(&found, &["same", "changed", "new"]);
+    assert!(shown.contains("| 4    | 6       | 0   |"), "{shown}");
+    // Its plan was complete when it was applied: that is what it says.
+    let (published, computed) = ([("x", 1.0), ("y", 2.0)], [("x", 1.0), ("y", 3.0)]);
+    let mut planned = created(&store, "planned").await;
+    compare(&store, &mut planned, (0, HOUR), &published, &computed).await;
+    append(&store, &mut planned, RunEvent::Planned).await;
+    append(&store, &mut planned, RunEvent::Approved).await;
+    for (number, range) in [(1, (0, quarter)), (2, (quarter, HOUR))] {
+        commit_compared(&store, &mut planned, (number, range), Some(counts(7, 7))).await;
+        let row = run_row(&store, &planned).await.unwrap();
+        assert_eq!((row.chunks_compared, row.counts), (1, counts(1, 1)));
+    }
+    // Its plan was not complete, and the statement that writes it at once has come further.
+    let mut further = created(&store, "further").await;
+    compare(&store, &mut further, (0, quarter), &published, &computed).await;
+    append(&store, &mut further, RunEvent::Approved).await;
+    for (number, range, expected) in [
+        (1, (0, quarter), counts(1, 1)),
+        (2, (quarter, HOUR), counts(14, 14)),
+    ] {
+        commit_compared(&store, &mut further, (number, range), Some(counts(7, 7))).await;
+        let row = run_row(&store, &further).await.unwrap();
+        assert_eq!(row.counts, expected, "{number}");
     }
 }
 

@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::core::jobs::{
-    AcceptedChange, ClockReading, DeadLetter, Gaps, Identity, JobTime, LeftGroup, LeftGroups,
-    LeftReason, PartitionTime, RecordMark, ReportedChange, SourceProgress, StateFile, SteadyTime,
-    UnfinishedVersion,
+    AcceptedChange, ChangeCounts, ClockReading, DeadLetter, Gaps, Identity, JobTime, LeftGroup,
+    LeftGroups, LeftReason, PartitionTime, RecordMark, ReportedChange, SourceProgress, StateFile,
+    SteadyTime, UnfinishedVersion,
 };
 
 /// Values by table and partition.
@@ -92,6 +92,46 @@ impl From<LeftFile> for LeftGroups {
             },
         });
         Self::of(of.count, first)
+    }
+}
+
+/// Rows by how they compare with the published ones.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct CountsFile {
+    #[serde(default, skip_serializing_if = "is_zero")]
+    same: u64,
+    #[serde(default, skip_serializing_if = "is_zero")]
+    changed: u64,
+    #[serde(default, skip_serializing_if = "is_zero")]
+    new: u64,
+    #[serde(default, skip_serializing_if = "is_zero")]
+    gone: u64,
+    #[serde(default, skip_serializing_if = "is_zero")]
+    unknown: u64,
+}
+
+impl From<ChangeCounts> for CountsFile {
+    fn from(of: ChangeCounts) -> Self {
+        Self {
+            same: of.same,
+            changed: of.changed,
+            new: of.new,
+            gone: of.gone,
+            unknown: of.unknown,
+        }
+    }
+}
+
+impl From<CountsFile> for ChangeCounts {
+    fn from(of: CountsFile) -> Self {
+        Self {
+            same: of.same,
+            changed: of.changed,
+            new: of.new,
+            gone: of.gone,
+            unknown: of.unknown,
+        }
     }
 }
 

@@ -13,8 +13,8 @@ use serde::{Deserialize, Serialize};
 
 use super::format::{FORMAT, UnreadableFile, opened, parsed};
 use super::parts::{
-    ByPartition, ClockFile, DeadLetterFile, IdentityFile, LeftFile, MarkFile, ProgressFile,
-    StateFileName, TimeFile, by_key, by_partition, is_zero,
+    ByPartition, ClockFile, CountsFile, DeadLetterFile, IdentityFile, LeftFile, MarkFile,
+    ProgressFile, StateFileName, TimeFile, by_key, by_partition, is_zero,
 };
 use crate::core::jobs::{AGGREGATE, BatchVersion, LeftGroups, OperatorState};
 use crate::error::Result;
@@ -57,6 +57,8 @@ struct VersionFile {
     late_rows_file: Option<SetAside>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     left: Option<LeftFile>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    compared: Option<CountsFile>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     clock: Option<ClockFile>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
@@ -176,6 +178,7 @@ impl From<BatchVersion> for VersionFile {
             dead_letters_file: set_aside(of.dead_letters, of.dead_letters_crc32),
             late_rows_file: set_aside(of.late_rows, of.late_crc32),
             left: LeftFile::of(&of.left),
+            compared: of.compared.map(Into::into),
             clock: of.clock.map(Into::into),
             silent: of.silent,
             started_at: of.started_at,
@@ -218,6 +221,7 @@ impl From<VersionFile> for BatchVersion {
             late_rows: rows(of.late_rows_file.as_ref()),
             late_crc32: of.late_rows_file.and_then(|of| of.crc32),
             left: of.left.map(Into::into).unwrap_or_default(),
+            compared: of.compared.map(Into::into),
             clock: of.clock.map(Into::into),
             silent: of.silent,
             started_at: of.started_at,
@@ -260,6 +264,7 @@ impl From<FirstVersionFile> for BatchVersion {
             late_rows: of.late_rows,
             late_crc32: of.late_crc32,
             left: LeftGroups::default(),
+            compared: None,
             clock: of.clock.map(Into::into),
             silent: of.silent,
             started_at: of.started_at,
@@ -272,8 +277,8 @@ impl From<FirstVersionFile> for BatchVersion {
 mod tests {
     use super::*;
     use crate::core::jobs::{
-        ClockReading, Identity, JobTime, LeftGroup, LeftReason, PartitionTime, RecordMark,
-        SourceProgress, StateFile, SteadyTime, UnfinishedVersion,
+        ChangeCounts, ClockReading, Identity, JobTime, LeftGroup, LeftReason, PartitionTime,
+        RecordMark, SourceProgress, StateFile, SteadyTime, UnfinishedVersion,
     };
 
     /// A version in which no member is empty.
@@ -359,6 +364,13 @@ mod tests {
                     reason: LeftReason::NotFinal,
                 }],
             ),
+            compared: Some(ChangeCounts {
+                same: 14,
+                changed: 15,
+                new: 16,
+                gone: 17,
+                unknown: 18,
+            }),
             clock: Some(ClockReading {
                 at: 4,
                 steady: SteadyTime {

@@ -15,6 +15,7 @@ import { get } from "../server/api.js";
 
 const TITLES = ["Key", "Published", "This run"];
 const NONE_DIFFERS = "All rows are published as they are.";
+const NOT_KEPT = "These rows are not kept: only a plan keeps them, until some time after the end of its run.";
 
 /**
  * The changes. `load` reads those of the chosen kind if the run has moved.
@@ -86,6 +87,7 @@ export function runChanges(runId, again) {
  */
 function shown(found, kind) {
   const { changes, total } = changesOf(found);
+  if (changes.length === 0) return el("p", { class: "empty", text: NOT_KEPT });
   const summary = changes.length < total
     ? `${count(changes.length)} of ${plural(total, "row")}.` : `${plural(total, "row")}.`;
   return el("div", {},
