@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use crate::core::jobs::{BatchCommit, BatchVersion, JobHistory, JobPhase, StateFile};
 use crate::error::{Error, ErrorKind, Result, Subject};
+use crate::runtime::job::named;
 use crate::state::count_rows;
 use crate::store::{CatalogStore, DataDir, JobId, JobStore, RunStore, StoredRun};
 
@@ -231,7 +232,7 @@ impl JobCheck<'_> {
                 } else {
                     place
                 };
-                (format!("run '{}'", self.name), place)
+                (named(&self.name, true), place)
             }
         };
         self.findings.push(Finding {

@@ -186,15 +186,19 @@ pub(super) async fn explanation(query: &JobQuery, options: &JobOptions) -> Resul
     ));
     let limit = format!("about {} MiB of records", options.max_bytes >> 20);
     rows.push(("batch.max_bytes", limit));
-    let (retention, hour) = (options.retention, 3_600_000);
-    let age = match retention.age {
-        age if age % hour == 0 => format!("{} hours", age / hour),
-        age => format!("{age} milliseconds"),
-    };
-    let versions = retention.versions;
+    let retention = options.retention;
+    let (age, versions) = (length_text(retention.age), retention.versions);
     rows.push((
         "retention",
         format!("the last {versions} batches, {age} at most"),
+    ));
+    let of_runs = i64::try_from(options.retention_of_runs.as_millis()).unwrap_or(i64::MAX);
+    rows.push((
+        "retention.runs",
+        format!(
+            "reprocessing runs, {} after their end",
+            length_text(of_runs)
+        ),
     ));
     if options.on_expression_error == OnExpressionError::DeadLetter {
         let said = "dead_letter: the record goes to system.dead_letters, and the job goes on";
@@ -203,6 +207,13 @@ pub(super) async fn explanation(query: &JobQuery, options: &JobOptions) -> Resul
     if query.stream().is_some() {
         let limit = format!("{} MiB", options.state_max_memory >> 20);
         rows.push(("state.max_memory", limit));
+        let on_change = match options.resets_on_change {
+            true => {
+                "reset: CREATE OR REPLACE JOB with other windows, keys or aggregates begins with an empty state"
+            }
+            false => "refuse: CREATE OR REPLACE JOB keeps the windows, keys and aggregates",
+        };
+        rows.push(("on_change", on_change.to_owned()));
     }
     if windowed.is_some() {
         let drift = match options.max_drift {
@@ -231,6 +242,15 @@ pub(super) async fn explanation(query: &JobQuery, options: &JobOptions) -> Resul
             .map(|warning| ("warning", warning)),
     );
     items(&rows)
+}
+
+/// A length in milliseconds, for the user.
+fn length_text(millis: i64) -> String {
+    const HOUR: i64 = 3_600_000;
+    match millis % HOUR {
+        0 => format!("{} hours", millis / HOUR),
+        _ => format!("{millis} milliseconds"),
+    }
 }
 
 /// `item`, `value`.
@@ -267,4 +287,87 @@ fn batch(columns: Vec<(&str, ArrayRef)>) -> Result<RecordBatch> {
             .map(|(name, column)| (name, column, true)),
     )
     .map_err(|error| Error::internal(error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use datafusion::arrow::array::AsArray as _;
+
+    use super::*;
+    use crate::planner::{Parameters, Script, Statement, parse_statement};
+    use crate::runtime::options::OPTION_NAMES;
+    use crate::runtime::statements::Jobs;
+    use crate::session::{Session, SessionOptions, StatementOutcome};
+    use crate::store::JobStore;
+
+    const TABLES: &str = "
+        CREATE EXTERNAL TABLE ticks (k BIGINT, t TIMESTAMP, WATERMARK FOR t AS t - INTERVAL '5 seconds')
+          STORED AS KAFKA LOCATION 'ticks' OPTIONS ('kafka.bootstrap.servers' '127.0.0.1:1');
+        CREATE EXTERNAL TABLE counts (k BIGINT, n BIGINT)
+          STORED AS KAFKA LOCATION 'counts' OPTIONS ('kafka.bootstrap.servers' '127.0.0.1:1')";
+    const WINDOWS: &str = "SELECT k, count(*) FROM TUMBLE(TABLE ticks, DESCRIPTOR(t), INTERVAL '10 seconds') \
+                           GROUP BY k, window_start";
+    const KEYS: &str = "SELECT k, count(*) FROM ticks GROUP BY k EMIT CHANGES";
+
+    async fn session() -> Session {
+        let session = Session::try_new(&SessionOptions::default()).unwrap();
+        for raw in Script::new("tables", TABLES).split().unwrap() {
+            let mut parsed = parse_statement(&raw).unwrap();
+            Parameters::default().bind(&mut parsed).unwrap();
+            session.execute(parsed).await.unwrap();
+        }
+        session
+    }
+
+    /// The rows of EXPLAIN CREATE JOB.
+    async fn explained(session: &Session, query: &str, option: &str, value: &str) -> Vec<String> {
+        let sql = format!(
+            "EXPLAIN CREATE JOB j WITH ('{option}' '{value}') AS INSERT INTO counts {query}"
+        );
+        let raw = Script::new("job", sql.as_str()).split().unwrap().remove(0);
+        let Statement::Job(job) = parse_statement(&raw).unwrap().statement else {
+            panic!("{sql}")
+        };
+        let jobs = Jobs::new(JobStore::ephemeral());
+        let begun = jobs.begin(session, *job, &sql).await;
+        let StatementOutcome::Rows(rows) = begun.unwrap() else {
+            panic!("{sql}")
+        };
+        let rows = rows.rows().await.unwrap();
+        let column = |at: usize| rows.column(at).as_string::<i32>();
+        let both = column(0).iter().flatten().zip(column(1).iter().flatten());
+        both.map(|(item, value)| format!("{item}: {value}"))
+            .collect()
+    }
+
+    #[tokio::test]
+    async fn every_option_of_a_job_is_shown() {
+        let session = session().await;
+        for option in OPTION_NAMES {
+            let (query, one, other) = match *option {
+                "batch.max_bytes" => (WINDOWS, "64 MiB", "32 MiB"),
+                "batch.max_rows" => (WINDOWS, "5", "6"),
+                "on_change" => (WINDOWS, "refuse", "reset"),
+                "on_expression_error" => (WINDOWS, "fail", "dead_letter"),
+                "retention.age" | "retention.runs" => (WINDOWS, "1 day", "90 minutes"),
+                "retention.versions" => (WINDOWS, "5", "6"),
+                startup::OPTION => (WINDOWS, "earliest", "latest"),
+                "state.max_memory" => (WINDOWS, "64 MiB", "32 MiB"),
+                "state.ttl" => (KEYS, "none", "1 day"),
+                "trigger" => (WINDOWS, "once", "1 second"),
+                "watermark.max_drift" => (WINDOWS, "none", "1 hour"),
+                unknown => panic!("the test has no values of {unknown}"),
+            };
+            let item = match *option {
+                "retention.age" | "retention.versions" => "retention",
+                option => option,
+            };
+            let first = explained(&session, query, option, one).await;
+            let second = explained(&session, query, option, other).await;
+            let differ: Vec<&String> = second.iter().filter(|row| !first.contains(row)).collect();
+            let begins = format!("{item}: ");
+            assert_eq!(differ.len(), 1, "{option}: {differ:?}");
+            assert!(differ[0].starts_with(&begins), "{option}: {differ:?}");
+        }
+    }
 }

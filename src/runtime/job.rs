@@ -9,6 +9,14 @@ use crate::runtime::options::JobOptions;
 use crate::store::JobId;
 use crate::streaming::JobQuery;
 
+/// A job or a reprocessing run of this name, for the user.
+pub(super) fn named(name: &str, is_run: bool) -> String {
+    match is_run {
+        true => format!("run '{name}'"),
+        false => format!("job {name}"),
+    }
+}
+
 /// A job that this process can run.
 #[derive(Debug)]
 pub struct ReadyJob {
@@ -31,10 +39,7 @@ impl ReadyJob {
 
     /// Its name, for the user: that of a job or of a reprocessing run.
     pub(super) fn said(&self) -> String {
-        match self.is_run() {
-            true => format!("run '{}'", self.name),
-            false => format!("job {}", self.name),
-        }
+        named(&self.name, self.is_run())
     }
 
     /// By what an error that is about it finds it in a text.

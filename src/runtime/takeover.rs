@@ -12,7 +12,7 @@ use crate::core::jobs::{
 use crate::error::{Error, ErrorKind, Result, Subject};
 use crate::runtime::failpoint;
 use crate::runtime::identities::check_sink;
-use crate::runtime::job::ReadyJob;
+use crate::runtime::job::{ReadyJob, named};
 use crate::runtime::sink::{JobLog, JobSink, Witness};
 use crate::store::{JobId, JobStore};
 
@@ -61,10 +61,7 @@ pub(super) async fn append_to(
         }
         history = store.history(id).await?;
     }
-    let said = match history.run {
-        Some(_) => format!("run '{}'", history.name),
-        None => format!("job {}", history.name),
-    };
+    let said = named(&history.name, history.run.is_some());
     Err(Error::unavailable(format!(
         "other processes keep writing to the log of {said}"
     )))

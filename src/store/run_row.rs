@@ -57,6 +57,16 @@ pub struct RunRow {
 }
 
 impl RunRow {
+    /// Why it has failed, or what the process waits for that plans or writes it.
+    #[must_use]
+    pub fn reason(&self) -> Option<&str> {
+        match &self.state {
+            RunState::Failed { reason, .. } => Some(reason),
+            RunState::Planning | RunState::Running => self.waiting.as_deref(),
+            RunState::Planned | RunState::Complete | RunState::Aborted => None,
+        }
+    }
+
     /// The row at `now`, in milliseconds since 1970 UTC: a process that has given no heartbeat for a while waits for nothing any more.
     #[must_use]
     pub fn as_of(self, now: i64) -> Self {

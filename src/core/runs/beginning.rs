@@ -54,15 +54,53 @@ impl LostTimes {
     }
 }
 
+/// How a run removes published rows of its range that it does not have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Removal {
+    /// `'withdraw'` says so.
+    pub withdraws: bool,
+    /// `'overwrite'` of a table says so.
+    pub overwrites: bool,
+    /// Without `'overwrite'` the run could only add its rows: the table has no key by which they take the place of others.
+    pub needs_overwrite: bool,
+}
+
+impl Removal {
+    /// The options, for the user.
+    fn options(self) -> &'static str {
+        match (self.withdraws, self.overwrites) {
+            (true, true) => "'withdraw' and 'overwrite'",
+            (false, true) => "'overwrite'",
+            (_, false) => "'withdraw'",
+        }
+    }
+
+    /// What to do so that the run removes nothing.
+    fn instead(self) -> &'static str {
+        match (self.withdraws, self.overwrites, self.needs_overwrite) {
+            (true, true, true) => {
+                "leave 'withdraw' out and write 'write' 'append', which adds the rows and removes none"
+            }
+            (false, true, true) => "add 'write' 'append', which adds the rows and removes none",
+            (true, true, false) => "leave both out",
+            (_, _, _) => "leave it out",
+        }
+    }
+}
+
 /// Refuses a run that would remove published rows of times of which records are gone. Gives a warning if it leaves results out that began
 /// before its past.
 ///
-/// `removes` says that it removes published rows of its range that it does not have.
+/// `removal` says how it removes published rows of its range that it does not have, if it does.
 ///
 /// # Errors
 ///
 /// The refusal, with its reason.
-pub fn check_beginning(spec: &RunSpec, removes: bool, lost: LostTimes) -> Result<Option<String>> {
+pub fn check_beginning(
+    spec: &RunSpec,
+    removal: Option<Removal>,
+    lost: LostTimes,
+) -> Result<Option<String>> {
     let Some(first) = spec.emission.first_instant(spec.grouping) else {
         return Ok(None);
     };
@@ -72,26 +110,24 @@ pub fn check_beginning(spec: &RunSpec, removes: bool, lost: LostTimes) -> Result
         format!("records of before {until} are gone, from the topic and from the archive")
     };
     // Of selected rows nothing is removed but sessions of which the run has all rows.
-    if removes && spec.selection.is_none() {
-        let option = match spec.options.withdraw {
-            true => "withdraw",
-            false => "overwrite",
-        };
+    if let Some(removal) = removal.filter(|_| spec.selection.is_none()) {
+        let options = removal.options();
         let refused = |why: &str| {
             Error::invalid(format!(
-                "'{option}' would remove published rows that the run cannot give again: {why}"
+                "{options} would remove published rows that the run cannot give again: {why}"
             ))
         };
         if let Some(until) = reached(spec.begins.max(lost.until)) {
             let later = format!(
-                "leave it out, or ask for what begins at {} or later",
+                "{}, or ask for what begins at {} or later",
+                removal.instead(),
                 time_text(until)
             );
             return Err(refused(&gone(until)).with_help(later));
         }
         if lost.has_unknown {
             let why = "records are gone of which no time is known";
-            return Err(refused(why).with_help("leave it out"));
+            return Err(refused(why).with_help(removal.instead()));
         }
     }
     Ok(reached(spec.begins).map(|begins| {
@@ -114,6 +150,12 @@ mod tests {
     use crate::core::runs::offset_set::OffsetSet;
     use crate::core::runs::spec::fixture;
     use crate::core::runs::{Emission, TimeRange};
+
+    const WITHDRAWS: Option<Removal> = Some(Removal {
+        withdraws: true,
+        overwrites: false,
+        needs_overwrite: false,
+    });
 
     /// A run from instant 25 on, whose past begins at `begins`.
     fn spec(grouping: Grouping, begins: Option<i64>) -> RunSpec {
@@ -157,7 +199,7 @@ mod tests {
         let sessions = Grouping::Sessions { gap: 5 };
         let check = |partition| {
             let lost = lost(Some(&time), &[partition]);
-            check_beginning(&spec(sessions, None), true, lost)
+            check_beginning(&spec(sessions, None), WITHDRAWS, lost)
         };
         assert!(check(0).is_err() && check(2).is_ok() && check(3).is_ok());
     }
@@ -179,20 +221,49 @@ mod tests {
             (sessions, Some(26), true),
         ] {
             let spec = spec(grouping, begins);
-            let warning = check_beginning(&spec, false, none).unwrap();
+            let warning = check_beginning(&spec, None, none).unwrap();
             assert_eq!(warning.is_some(), reaches_back, "{grouping:?} {begins:?}");
-            let removing = check_beginning(&spec, true, none);
+            let removing = check_beginning(&spec, WITHDRAWS, none);
             assert_eq!(removing.is_err(), reaches_back, "{grouping:?} {begins:?}");
         }
-        let mut removing = spec(sessions, Some(26));
-        for (withdraw, option) in [(true, "'withdraw'"), (false, "'overwrite'")] {
-            removing.options.withdraw = withdraw;
-            let error = check_beginning(&removing, true, none).unwrap_err();
-            let says = "would remove published rows that the run cannot give again";
-            assert!(
-                error.message().starts_with(&format!("{option} {says}")),
-                "{error}"
-            );
+        let removing = spec(sessions, Some(26));
+        let unknown = LostTimes {
+            has_unknown: true,
+            ..none
+        };
+        for (withdraws, overwrites, needs_overwrite, options, instead) in [
+            (true, false, false, "'withdraw'", "leave it out"),
+            (false, true, false, "'overwrite'", "leave it out"),
+            (false, true, true, "'overwrite'", "add 'write' 'append'"),
+            (
+                true,
+                true,
+                false,
+                "'withdraw' and 'overwrite'",
+                "leave both out",
+            ),
+            (
+                true,
+                true,
+                true,
+                "'withdraw' and 'overwrite'",
+                "leave 'withdraw' out and write",
+            ),
+        ] {
+            let removal = Removal {
+                withdraws,
+                overwrites,
+                needs_overwrite,
+            };
+            let by_time = check_beginning(&removing, Some(removal), none).unwrap_err();
+            assert!(by_time.help().unwrap().ends_with(" or later"), "{by_time}");
+            let by_none = check_beginning(&spec(sessions, None), Some(removal), unknown);
+            for error in [by_time, by_none.unwrap_err()] {
+                let says = "would remove published rows that the run cannot give again";
+                let begins = format!("{options} {says}");
+                assert!(error.message().starts_with(&begins), "{error}");
+                assert!(error.help().unwrap().starts_with(instead), "{error}");
+            }
         }
         // Records that are gone from between others take no window out, and keep what was published of them.
         for (until, has_unknown, is_refused) in [
@@ -202,23 +273,26 @@ mod tests {
         ] {
             let lost = LostTimes { until, has_unknown };
             let lost = lost.and(none);
-            let check = |removes| check_beginning(&spec(sessions, None), removes, lost);
-            assert_eq!(check(true).is_err(), is_refused, "{lost:?}");
-            assert_eq!(check(false).unwrap(), None, "{lost:?}");
+            let check = |removal| check_beginning(&spec(sessions, None), removal, lost);
+            assert_eq!(check(WITHDRAWS).is_err(), is_refused, "{lost:?}");
+            assert_eq!(check(None).unwrap(), None, "{lost:?}");
         }
         let selected = RunSpec {
             selection: Some(OffsetSet::default()),
             ..spec(sessions, Some(26))
         };
-        assert!(check_beginning(&selected, true, none).unwrap().is_some());
+        assert!(
+            check_beginning(&selected, WITHDRAWS, none)
+                .unwrap()
+                .is_some()
+        );
         let by_offsets = RunSpec {
             emission: Emission::Offsets(OffsetSet::default()),
             ..spec(Grouping::Rows, Some(26))
         };
-        let unknown = LostTimes {
-            has_unknown: true,
-            ..none
-        };
-        assert_eq!(check_beginning(&by_offsets, true, unknown).unwrap(), None);
+        assert_eq!(
+            check_beginning(&by_offsets, WITHDRAWS, unknown).unwrap(),
+            None
+        );
     }
 }

@@ -31,7 +31,7 @@ pub mod time_range;
 
 pub use crate::core::jobs::left_groups::{LeftGroups, LeftReason};
 pub use asked_range::{AskedRange, OffsetBounds, SelectedRows};
-pub use beginning::{LostTimes, check_beginning};
+pub use beginning::{LostTimes, Removal, check_beginning};
 pub use chunks::{Chunk, Chunks, check_length, usual_length};
 pub use covered_times::{CoveredTimes, TimeBounds};
 pub use difference::tolerance::FloatTolerance;

@@ -74,19 +74,19 @@ pub(super) async fn description(store: &RunStore, run: &StoredRun) -> Result<Rec
     let row = run_row(store, run).await?.as_of(now());
     let mut rows = vec![
         ("run_id", row.run_id.clone()),
-        ("state", row.state.to_string()),
-        (
-            "created at",
-            time_text(row.created_at.saturating_mul(1_000)),
-        ),
+        ("state", row.state.name().to_owned()),
     ];
+    rows.extend(row.reason().map(|reason| ("reason", reason.to_owned())));
+    rows.push((
+        "created at",
+        time_text(row.created_at.saturating_mul(1_000)),
+    ));
     rows.extend(items_of(&run.spec));
     rows.extend(progress(&row));
     if let Some(at) = row.heartbeat_at {
         let at = time_text(at.saturating_mul(1_000));
         rows.push(("last heartbeat", at));
     }
-    rows.extend(row.waiting.map(|reason| ("waiting", reason)));
     rows.extend(first_changes(store, run).await?);
     if let Some(next) = next_step(run) {
         rows.push(("next", next));

@@ -14,8 +14,11 @@ use crate::core::runs::{
     run_watermark, time_range::time_text,
 };
 use crate::error::{Error, Result};
+use crate::runtime::definitions::job_definition;
+use crate::runtime::options::JobOptions;
 use crate::runtime::owner::now;
 use crate::runtime::runs::host::{PresentJob, RunHost};
+use crate::runtime::runs::ready::options_of;
 use crate::runtime::runs::selected_rows::{RepairedRows, late_rows, nothing_to_do, rows_for};
 use crate::runtime::sinks;
 use crate::runtime::sources::{self, Pasts};
@@ -146,8 +149,8 @@ pub(super) async fn foundation(
         options,
     };
     sinks::check_for_run(query, &spec)?;
-    let removes = spec.options.withdraw || sinks::removes_gone(query.sink(), spec.options);
-    warnings.extend(check_beginning(&spec, removes, lost)?);
+    let removal = sinks::removal(query, spec.options);
+    warnings.extend(check_beginning(&spec, removal, lost)?);
     if spec.watermark.is_none() && !matches!(grouping, Grouping::Rows) {
         warnings.push(
             "nothing is final: a partition has no row, and the job waits for it or its topic has more"
@@ -287,12 +290,51 @@ pub(super) fn items_of(spec: &RunSpec) -> Vec<(&'static str, String)> {
     }
     items.push(("sink", spec.sink.to_string()));
     items.push(("emit", spec.options.emit.to_string()));
+    if let Some(said) = expression_errors(spec) {
+        items.push(("on_expression_error", said.to_owned()));
+    }
     items
+}
+
+/// What the run does with records for which an expression fails, if it does not do as its job does.
+fn expression_errors(spec: &RunSpec) -> Option<&'static str> {
+    let of_job = job_definition(&spec.text).and_then(|job| JobOptions::parse(&job.options));
+    let of_job = of_job.ok()?;
+    let of_run = options_of(spec, of_job.clone()).on_expression_error;
+    (of_run != of_job.on_expression_error).then_some(
+        "fail: a run that is cut by event time sets no record aside, and stops where an expression fails; its job has 'dead_letter'",
+    )
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::core::runs::TimeRange;
+    use crate::core::runs::spec::fixture;
+
+    #[test]
+    fn a_run_says_where_it_treats_failing_expressions_otherwise_than_its_job() {
+        let by_time = Emission::Time(TimeRange::try_new(0, 10).unwrap().into());
+        let by_offsets = Emission::Offsets(OffsetSet::default());
+        let aside = "WITH ('on_expression_error' 'dead_letter') ";
+        for (options, emission, is_said) in [
+            (aside, by_time.clone(), true),
+            (aside, by_offsets, false),
+            ("", by_time, false),
+        ] {
+            let spec = RunSpec {
+                text: format!("CREATE JOB j {options}AS INSERT INTO t SELECT 1 AS n"),
+                emission,
+                ..fixture::spec("r")
+            };
+            let items = items_of(&spec);
+            let said = items
+                .iter()
+                .find(|(item, _)| *item == "on_expression_error");
+            assert_eq!(said.is_some(), is_said, "{options} {:?}", spec.emission);
+            assert!(said.is_none_or(|(_, value)| value.starts_with("fail: ")));
+        }
+    }
 
     #[test]
     fn rows_that_are_gone_are_said() {

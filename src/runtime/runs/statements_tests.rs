@@ -150,6 +150,53 @@ async fn a_run_is_described_and_aborted() {
     assert!(said.contains("it has written nothing"), "{said}");
 }
 
+/// A job and a run say in the same words why they wait or have failed, in tables and descriptions.
+#[tokio::test]
+async fn a_description_has_the_reason_for_which_a_run_waits_or_has_failed() {
+    let place = Process::new();
+    let store = place.store();
+    let mut run = created(&store, "fix_42").await;
+    assert_eq!(place.described("fix_42").await.get("reason"), None);
+    let takeover = LogEntry::Takeover {
+        owner: "p".to_owned(),
+        at: 2_000,
+    };
+    let history = &mut run.history;
+    let appended = store.jobs().append_next(run.id, history, &takeover).await;
+    assert!(appended.unwrap());
+    let beat = Heartbeat {
+        owner: "p".to_owned(),
+        waiting: Some("job sessions falls behind".to_owned()),
+        opening: false,
+        backlog: None,
+        at: now(),
+    };
+    store.jobs().put_heartbeat(run.id, &beat).await.unwrap();
+    let failed = LogEntry::Paused {
+        reason: Some("no disk".to_owned()),
+        reported: None,
+        at: 3_000,
+    };
+    for (entry, state, reason) in [
+        (None, "PLANNING", "job sessions falls behind"),
+        (Some(failed), "FAILED", "no disk"),
+    ] {
+        if let Some(entry) = entry {
+            let history = &mut run.history;
+            let appended = store.jobs().append_next(run.id, history, &entry).await;
+            assert!(appended.unwrap());
+        }
+        let described = place.described("fix_42").await;
+        assert_eq!(described["state"], [state]);
+        assert_eq!(described["reason"], [reason]);
+        let rows = place.rows("SHOW RUNS").await;
+        let listed = rows.column_by_name("reason").unwrap();
+        assert_eq!(listed.as_string::<i32>().value(0), reason);
+        let waiting = described.keys().find(|item| item.contains("waiting"));
+        assert_eq!(waiting, None);
+    }
+}
+
 /// A run whose sink cannot be opened any more, and of which a chunk may be there.
 #[tokio::test]
 async fn a_run_that_cannot_be_taken_over_is_aborted_with_a_warning() {

@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::core::jobs::Identity;
-use crate::core::runs::{Emission, Finality, Grouping, RunOptions, RunSpec};
+use crate::core::runs::{Emission, Finality, Grouping, Removal, RunOptions, RunSpec};
 use crate::error::{Error, Result, Subject};
 use crate::runtime::sink::OpenSink;
 use crate::runtime::sinks::delta::{CoveredColumns, DeltaWrite};
@@ -85,6 +85,20 @@ pub(super) fn removes_gone(table: &JobSinkTable, options: RunOptions) -> bool {
         JobSinkTable::Delta(_) => options.overwrite && !options.append,
         JobSinkTable::Kafka(_) | JobSinkTable::Subscriber => options.withdraw,
     }
+}
+
+/// How a run with these options removes rows of its range that it does not have, if it does.
+pub(super) fn removal(query: &JobQuery, options: RunOptions) -> Option<Removal> {
+    let sink = query.sink();
+    let withdraws = options.withdraw;
+    let overwrites = matches!(sink, JobSinkTable::Delta(_)) && removes_gone(sink, options);
+    // A key by which rows are merged takes the place of the option if it tells windows apart.
+    let has_no_key = || sink.primary_key().is_empty() || query.check_key().is_err();
+    (withdraws || overwrites).then(|| Removal {
+        withdraws,
+        overwrites,
+        needs_overwrite: overwrites && has_no_key(),
+    })
 }
 
 /// How a run puts its rows into a Delta table: it merges them by the table's key, or replaces what a chunk covers by the columns with

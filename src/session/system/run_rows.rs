@@ -17,7 +17,7 @@ use futures::{Stream, StreamExt as _, TryStreamExt as _};
 
 use crate::core::jobs::{ChangeCounts, ComparedChunk};
 use crate::core::runs::difference::changes::{AFTER, BEFORE, END, KEYS, KIND, START};
-use crate::core::runs::{RunState, extent_text};
+use crate::core::runs::extent_text;
 use crate::error::{Error, Result};
 use crate::formats::json::value_text::json_text;
 use crate::session::system::rows::{batch, internal, same, signed, times};
@@ -222,11 +222,7 @@ fn rows_of_runs(runs: &[ListedRun]) -> Result<RecordBatch> {
     let reasons: StringArray = runs
         .iter()
         .map(|run| match &run.found {
-            Ok(run) => match &run.state {
-                RunState::Failed { reason, .. } => Some(reason.clone()),
-                RunState::Planning | RunState::Running => run.waiting.clone(),
-                _ => None,
-            },
+            Ok(run) => run.reason().map(str::to_owned),
             Err(error) => Some(error.with_its_help()),
         })
         .collect();
