@@ -389,8 +389,11 @@ mod tests {
         file.with_range(from * MEBIBYTE, to * MEBIBYTE)
     }
 
-    /// The files of each group with what is read of them, in mebibytes; `None` is all.
-    fn groups(plan: &Arc<dyn ExecutionPlan>) -> Vec<Vec<(String, Option<(i64, i64)>)>> {
+    /// A file, and what is read of it in mebibytes; `None` is all.
+    type FilePart = (String, Option<(i64, i64)>);
+
+    /// The files of each group.
+    fn groups(plan: &Arc<dyn ExecutionPlan>) -> Vec<Vec<FilePart>> {
         let groups = &file_scan(plan).unwrap().file_groups;
         let of_file = |file: &PartitionedFile| {
             let range = file.range.as_ref();
