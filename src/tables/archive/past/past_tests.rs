@@ -232,24 +232,19 @@ fn partitions_that_end_with_late_records_are_looked_at_further() {
         let folder = tempfile::tempdir().unwrap();
         let time = DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()));
         let handle = archive_with(&folder.path().join("raw"), &[("at", time)]).await;
-        // By partition: one record, and so many behind it that are an hour and a half earlier, or have no time.
+        // By partition: one record, and so many behind it that are an hour and a half earlier.
         let hour = 3_600_000_000_i64;
-        for (partition, late, has_time) in [(0, 0, true), (1, 5_000, true), (2, 5_000, false)] {
+        for (partition, late) in [(0, 0), (1, 5_000)] {
             let rows = rows(partition, 0..late + 1);
-            let at = |offset: i64| match (offset, has_time) {
-                (0, true) => Some(2 * hour),
-                (0, false) => Some(hour / 4),
-                (_, true) => Some(hour / 2),
-                (_, false) => None,
+            let at = |offset: i64| match offset {
+                0 => 2 * hour,
+                _ => hour / 2,
             };
-            let times: Vec<Option<i64>> = rows.iter().map(|(_, offset)| at(*offset)).collect();
-            let value = |time: &Option<i64>| match time {
-                None => r#"{"n":1}"#.to_owned(),
-                Some(time) => {
-                    let time = chrono::DateTime::from_timestamp_micros(*time).unwrap();
-                    let time = time.to_rfc3339_opts(chrono::SecondsFormat::Secs, true);
-                    format!(r#"{{"n":1,"at":"{time}"}}"#)
-                }
+            let times: Vec<i64> = rows.iter().map(|(_, offset)| at(*offset)).collect();
+            let value = |time: &i64| {
+                let time = chrono::DateTime::from_timestamp_micros(*time).unwrap();
+                let time = time.to_rfc3339_opts(chrono::SecondsFormat::Secs, true);
+                format!(r#"{{"n":1,"at":"{time}"}}"#)
             };
             let values: Vec<String> = times.iter().map(value).collect();
             let times = TimestampMicrosecondArray::from(times).with_timezone("UTC");
@@ -257,7 +252,7 @@ fn partitions_that_end_with_late_records_are_looked_at_further() {
         }
         let past = archived(&pinned(&handle, &[]).await);
         let reached = past.reached_times(i64::MAX).await.unwrap();
-        let highest = [(0, 2 * hour), (1, 2 * hour), (2, hour / 4)];
+        let highest = [(0, 2 * hour), (1, 2 * hour)];
         assert_eq!(reached.highest, BTreeMap::from(highest));
     });
 }
