@@ -16,4 +16,4 @@ pub use halves::{
 };
 pub use offset_ranges::{OffsetRange, OffsetRanges, add_rows};
 pub use one_log::{border, needs_archive, with_archive};
-pub use past::{PartitionOffsets, PastParts, divide_past, first_of_past};
+pub use past::{PartitionOffsets, PastParts, common_offsets, divide_past, first_of_past};

@@ -9,6 +9,15 @@ use crate::core::jobs::ends::PartitionEnds;
 /// Offsets by partition.
 pub type PartitionOffsets = BTreeMap<i32, OffsetRanges>;
 
+/// The offsets that are in both; none of a partition without one.
+pub fn common_offsets(one: &PartitionOffsets, other: &PartitionOffsets) -> PartitionOffsets {
+    let common = one.iter().filter_map(|(partition, offsets)| {
+        let common = offsets.within(other.get(partition)?);
+        (!common.is_empty()).then_some((*partition, common))
+    });
+    common.collect()
+}
+
 /// Where the offsets of one partition come from.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct PastParts {

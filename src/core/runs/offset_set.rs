@@ -5,11 +5,12 @@ use std::fmt;
 use std::ops::Range;
 
 use crate::core::archive::offset_ranges::{OffsetRange, OffsetRanges};
+use crate::core::archive::past::{PartitionOffsets, common_offsets};
 use crate::core::jobs::progress::Gaps;
 
 /// Offsets by table and partition; none without an offset.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct OffsetSet(BTreeMap<String, BTreeMap<i32, OffsetRanges>>);
+pub struct OffsetSet(BTreeMap<String, PartitionOffsets>);
 
 impl OffsetSet {
     /// The offsets of these ranges, which come in any order and may overlap. Empty ranges are left out.
@@ -42,6 +43,15 @@ impl OffsetSet {
         of_table.entry(partition).or_default().insert(range);
     }
 
+    /// Adds offsets of a table.
+    pub fn extend(&mut self, table: &str, offsets: &PartitionOffsets) {
+        for (partition, ranges) in offsets {
+            for range in ranges.ranges() {
+                self.insert(table, *partition, range);
+            }
+        }
+    }
+
     /// The ranges of all partitions of all tables.
     pub fn ranges(&self) -> impl Iterator<Item = (&str, i32, OffsetRange)> {
         self.0.iter().flat_map(|(table, partitions)| {
@@ -58,7 +68,7 @@ impl OffsetSet {
     }
 
     /// The offsets of a table by partition.
-    pub fn of_table(&self, table: &str) -> Option<&BTreeMap<i32, OffsetRanges>> {
+    pub fn of_table(&self, table: &str) -> Option<&PartitionOffsets> {
         self.0.get(table)
     }
 
@@ -112,14 +122,8 @@ impl OffsetSet {
     pub fn intersection(&self, other: &Self) -> Self {
         let mut both = Self::default();
         for (table, partitions) in &self.0 {
-            let others = other.of_table(table);
-            let common = partitions.iter().filter_map(|(partition, own)| {
-                let common = own.within(others?.get(partition)?);
-                (!common.is_empty()).then_some((*partition, common))
-            });
-            let common: BTreeMap<i32, OffsetRanges> = common.collect();
-            if !common.is_empty() {
-                both.0.insert(table.clone(), common);
+            if let Some(others) = other.of_table(table) {
+                both.extend(table, &common_offsets(partitions, others));
             }
         }
         both

@@ -44,6 +44,11 @@ pub enum ChunkPart<'a> {
 }
 
 impl<'a> ChunkPart<'a> {
+    /// The part of a chunk that is cut by event time, if it is one, and otherwise has read these offsets.
+    pub fn of(chunk: Option<&'a Chunk>, read: &'a OffsetSet) -> Self {
+        chunk.map_or(Self::Offsets(read), Self::Time)
+    }
+
     fn chunk(self) -> Option<&'a Chunk> {
         match self {
             Self::Time(chunk) => Some(chunk),

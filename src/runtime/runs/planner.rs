@@ -201,10 +201,7 @@ impl Planner<'_> {
         let (counts, changes) = match self.comparison {
             Some(comparison) => {
                 let has_left = left.count() > 0;
-                let part = match &batch.chunk {
-                    Some(chunk) => ChunkPart::Time(chunk),
-                    None => ChunkPart::Offsets(&read),
-                };
+                let part = ChunkPart::of(batch.chunk.as_ref(), &read);
                 let compared = comparison.compare(&rows, part, has_left);
                 let compared = compared.await?;
                 (compared.counts, comparison.keep(run, &compared).await?)

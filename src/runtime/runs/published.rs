@@ -8,7 +8,7 @@ use datafusion::arrow::array::RecordBatch;
 use datafusion::execution::memory_pool::MemoryReservation;
 use futures::{StreamExt as _, TryStreamExt as _};
 
-use crate::core::archive::{OffsetRange, OffsetRanges, PartitionOffsets};
+use crate::core::archive::{OffsetRange, OffsetRanges, PartitionOffsets, common_offsets};
 use crate::core::jobs::log::sequence_of;
 use crate::core::jobs::{BatchVersion, Identity, JobHistory, SourceProgress};
 use crate::core::runs::{Emission, GivenOut, PublishedBatches, RunSpec, chunk_extent};
@@ -142,12 +142,12 @@ impl PublishedPast {
             return self.settled_in(of);
         };
         let written = self.runs.get(run_id).map(|log| &log.settled);
-        written.map_or_else(BTreeMap::new, |written| common(written, of))
+        written.map_or_else(PartitionOffsets::new, |written| common_offsets(written, of))
     }
 
     /// The part of these offsets whose rows may be gone: that of batches which have read no other records than the run reads.
     fn settled_in(&self, of: &BTreeMap<i32, OffsetRanges>) -> BTreeMap<i32, OffsetRanges> {
-        common(&self.settled(), of)
+        common_offsets(&self.settled(), of)
     }
 
     /// Reads the rows of the sink with these ends, and others. `end` is the column of that time
@@ -381,18 +381,6 @@ impl LogOfRows {
             }
         }
     }
-}
-
-/// The offsets that are in both.
-fn common(
-    one: &BTreeMap<i32, OffsetRanges>,
-    other: &BTreeMap<i32, OffsetRanges>,
-) -> BTreeMap<i32, OffsetRanges> {
-    let parts = one.iter().filter_map(|(partition, ranges)| {
-        let within = ranges.within(other.get(partition)?);
-        (!within.is_empty()).then_some((*partition, within))
-    });
-    parts.collect()
 }
 
 /// Whether all records in the ranges of a version are its own: it has written as many as there are offsets. Other writers may have written

@@ -182,10 +182,7 @@ impl JobSink for RunSink {
                 let rows = batch.rows().await?;
                 let has_left = batch.has_left();
                 let next = self.next();
-                let part = match &batch.chunk {
-                    Some(chunk) => ChunkPart::Time(chunk),
-                    None => ChunkPart::Offsets(&next),
-                };
+                let part = ChunkPart::of(batch.chunk.as_ref(), &next);
                 let compared = comparison.compare(&rows, part, has_left).await?;
                 let differing = batch.giving(compared.rows)?;
                 let withdrawn = compared.withdrawn.as_ref();

@@ -1,7 +1,6 @@
 //! The file of what a reprocessing run rests on.
 
 use std::collections::BTreeMap;
-use std::ops::Range;
 
 use anabranch_udfs::{AlignedWindows, WindowKind};
 use serde::{Deserialize, Serialize};
@@ -251,13 +250,11 @@ fn time_range((from, to): RangeFile) -> Result<TimeRange, String> {
 }
 
 fn offsets_file(of: &OffsetSet) -> OffsetsFile {
-    let mut file = OffsetsFile::new();
-    for (table, partition, range) in of.ranges() {
-        let partitions = file.entry(table.to_owned()).or_default();
-        let ranges = partitions.entry(partition).or_default();
-        ranges.push((range.from, range.to));
-    }
-    file
+    let tables = of.tables().filter_map(|table| {
+        let partitions = partitions_file(of.of_table(table)?);
+        Some((table.to_owned(), partitions))
+    });
+    tables.collect()
 }
 
 fn partitions_file(of: &PartitionOffsets) -> PartitionsFile {
@@ -278,16 +275,11 @@ fn partition_offsets(of: PartitionsFile) -> PartitionOffsets {
 }
 
 fn offset_set(of: OffsetsFile) -> OffsetSet {
-    let ranges = of.into_iter().flat_map(|(table, partitions)| {
-        partitions.into_iter().flat_map(move |(partition, ranges)| {
-            let table = table.clone();
-            let range = move |(start, end): (i64, i64)| -> (String, i32, Range<i64>) {
-                (table.clone(), partition, start..end)
-            };
-            ranges.into_iter().map(range)
-        })
-    });
-    OffsetSet::of(ranges)
+    let mut set = OffsetSet::default();
+    for (table, partitions) in of {
+        set.extend(&table, &partition_offsets(partitions));
+    }
+    set
 }
 
 impl From<AskedRange> for AskedFile {

@@ -270,7 +270,7 @@ mod tests {
         kept.put("b", file("g", &[(0, 1)], MOST - 2));
         assert!(kept.get("a", "f").is_none(), "all were forgotten");
         assert!(kept.get("b", "g").is_some());
-        // More ranges in one read than can be kept: what is short is kept of it.
+        // One read has more ranges than the cache takes: the cache keeps only the first and last offsets of its files.
         let too_many = file("h", &[(0, 1), (0, 3), (0, 5)], MOST - 3);
         assert_eq!(too_many.size(), 2);
         kept.put("b", too_many);

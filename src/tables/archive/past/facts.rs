@@ -198,9 +198,7 @@ impl PinnedPast {
             offsets: timed,
         })
     }
-}
 
-impl PinnedPast {
     /// The offsets that the archive covers without a row of them, if it has decoded rows: the job that archives could not decode these
     /// records. An archive of records has all that can be read.
     ///

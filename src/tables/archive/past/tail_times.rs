@@ -8,7 +8,7 @@ use datafusion::arrow::array::{
 };
 use datafusion::arrow::datatypes::{Int32Type, Int64Type, TimestampMicrosecondType};
 
-use crate::core::archive::{OffsetRange, OffsetRanges, PartitionOffsets};
+use crate::core::archive::{OffsetRange, OffsetRanges, PartitionOffsets, common_offsets};
 use crate::error::{Error, Result};
 
 /// So many offsets are one block.
@@ -48,11 +48,7 @@ impl TailTimes {
                 blocks.entry(*partition).or_default().insert(block);
             }
         }
-        let common = offsets.iter().filter_map(|(partition, offsets)| {
-            let common = offsets.within(blocks.get(partition)?);
-            (!common.is_empty()).then_some((*partition, common))
-        });
-        common.collect()
+        common_offsets(offsets, &blocks)
     }
 
     /// Adds rows of event time, partition and offset.
