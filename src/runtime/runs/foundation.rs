@@ -77,10 +77,7 @@ pub(super) async fn foundation(
             highest: of.highest.map(|time| time.saturating_sub(delay)),
             ..of
         }));
-        for (partition, offsets) in &facts.there {
-            let ranges = offsets.ranges();
-            ranges.for_each(|range| there.insert(table, *partition, range));
-        }
+        there.extend(table, &facts.there);
         ends.insert(table.to_owned(), facts.ranges);
         pins.insert(table.to_owned(), facts.pin);
         pasts.insert(table.to_owned(), facts.past);
@@ -100,14 +97,14 @@ pub(super) async fn foundation(
     if let (Some(selected), Some(_), Grouping::Rows) = (&selection, &asked.rows, grouping) {
         // No run has these records: it would pass over them and be done.
         let selected = selected.intersection(&there);
-        there = there.without(&sources::undecoded_of(query, &pins, &selected).await?);
+        there = there.without(&sources::undecoded_of(&pasts, &selected).await?);
     }
     warnings.extend(rows_gone(&asked, &there));
     let selection = selection.map(|selection| selection.intersection(&there));
     let (selection, times) = match (selection, grouping) {
         (Some(selection), Grouping::Aligned(_) | Grouping::Sessions { .. }) => {
             // A record that still cannot be used is in no group.
-            let found = sources::times_of(query, &pins, &selection).await?;
+            let found = sources::times_of(query, &pins, &pasts, &selection).await?;
             (Some(found.rows), found.times)
         }
         (selection, _) => (selection, Vec::new()),

@@ -20,8 +20,9 @@ use crate::streaming::{JobQuery, StreamTable};
 use crate::tables::delta::DeltaJobSource;
 
 pub(super) use archive_now::archive_now;
+pub(super) use pinned_past::Pasts;
 pub(super) use pins::{pin_source, times_of, undecoded_of};
-pub(super) use reprocessed::{Pasts, ReprocessedSource};
+pub(super) use reprocessed::ReprocessedSource;
 
 /// The source that a table of a job's query is, with its archive if it is a topic that has one. Does not connect yet. `start` says where
 /// a job begins that never read the table, instead of the table's options.

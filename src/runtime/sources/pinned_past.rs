@@ -11,6 +11,9 @@ use crate::streaming::{JobQuery, StreamTable};
 use crate::tables::archive::{CoveredArchive, JobArchive, PinnedPast};
 use crate::tables::kafka::KafkaJobSource;
 
+/// The past of each source, as the statement that runs has pinned it.
+pub(in crate::runtime) type Pasts = BTreeMap<String, PinnedPast>;
+
 /// So many ranges of lost offsets are named.
 const NAMED: usize = 5;
 

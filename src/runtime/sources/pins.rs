@@ -8,9 +8,9 @@ use std::time::Duration;
 use crate::core::archive::{OffsetRange, OffsetRanges, PartitionOffsets, first_of_past};
 use crate::core::jobs::PartitionEnds;
 use crate::core::runs::{LostTimes, OffsetSet, PartitionArchive, Pin, PinnedAt, SourcePin};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::runtime::owner::now;
-use crate::runtime::sources::pinned_past::{RunSource, lost, offsets_text, past_over};
+use crate::runtime::sources::pinned_past::{Pasts, RunSource, lost, offsets_text, past_over};
 use crate::runtime::sources::pinned_topic::{PinnedTopic, pin_newest};
 use crate::streaming::JobQuery;
 use crate::tables::archive::{CoveredArchive, PinnedPast};
@@ -274,7 +274,7 @@ pub(in crate::runtime) struct SelectedTimes {
     pub(in crate::runtime) rows: OffsetSet,
 }
 
-/// The event times of the selected rows, of sources that are pinned like this.
+/// The event times of the selected rows, of sources that are pinned like this and were opened so.
 ///
 /// # Errors
 ///
@@ -282,54 +282,47 @@ pub(in crate::runtime) struct SelectedTimes {
 pub(in crate::runtime) async fn times_of(
     query: &JobQuery,
     pins: &BTreeMap<String, SourcePin>,
+    pasts: &Pasts,
     selection: &OffsetSet,
 ) -> Result<SelectedTimes> {
-    let (mut times, mut rows) = (Vec::new(), Vec::new());
-    for table in selection.tables() {
-        let (Some(pin), Some(offsets)) = (pins.get(table), selection.of_table(table)) else {
-            continue;
-        };
+    let (mut times, mut rows) = (Vec::new(), OffsetSet::default());
+    for (table, selected) in selected(pasts, selection) {
+        let pin = pins.get(table);
+        let pin = pin.ok_or_else(|| Error::internal("a source that the run has not pinned"))?;
         let source = RunSource::of(query, table)?;
-        let past = source.past(pin, query.stream().is_some()).await?;
-        let selected = past.restricted_to(offsets);
         source.check_topic(pin, &selected).await?;
         let timed = selected.event_times().await?;
         times.extend(timed.times);
-        for (partition, offsets) in &timed.offsets {
-            let ranges = offsets.ranges();
-            rows.extend(ranges.map(|range| (table.to_owned(), *partition, range.from..range.to)));
-        }
+        rows.extend(table, &timed.offsets);
     }
     times.sort_unstable();
     times.dedup();
-    Ok(SelectedTimes {
-        times,
-        rows: OffsetSet::of(rows),
-    })
+    Ok(SelectedTimes { times, rows })
 }
 
 /// Of these rows, those that an archive of decoded rows covers and does not have: the job that archives could not decode their records.
 ///
 /// # Errors
 ///
-/// A state that is gone; the archive cannot be read.
+/// The archive cannot be read.
 pub(in crate::runtime) async fn undecoded_of(
-    query: &JobQuery,
-    pins: &BTreeMap<String, SourcePin>,
+    pasts: &Pasts,
     selection: &OffsetSet,
 ) -> Result<OffsetSet> {
     let mut rows = OffsetSet::default();
-    for table in selection.tables() {
-        let (Some(pin), Some(offsets)) = (pins.get(table), selection.of_table(table)) else {
-            continue;
-        };
-        let past = RunSource::of(query, table)?;
-        let past = past.past(pin, query.stream().is_some()).await?;
-        let undecoded = past.restricted_to(offsets).undecoded().await?;
-        for (partition, offsets) in &undecoded {
-            let ranges = offsets.ranges();
-            ranges.for_each(|range| rows.insert(table, *partition, range));
-        }
+    for (table, selected) in selected(pasts, selection) {
+        rows.extend(table, &selected.undecoded().await?);
     }
     Ok(rows)
+}
+
+/// The selected rows of each past.
+fn selected<'a>(
+    pasts: &'a Pasts,
+    selection: &'a OffsetSet,
+) -> impl Iterator<Item = (&'a str, PinnedPast)> {
+    pasts.iter().filter_map(|(table, past)| {
+        let offsets = selection.of_table(table)?;
+        Some((table.as_str(), past.restricted_to(offsets)))
+    })
 }

@@ -22,9 +22,6 @@ use crate::runtime::sources::pinned_past::RunSource;
 use crate::streaming::{BatchSource, JobQuery};
 use crate::tables::archive::PinnedPast;
 
-/// The past of each source, as the statement that runs has pinned it.
-pub(in crate::runtime) type Pasts = BTreeMap<String, PinnedPast>;
-
 /// A source of a run.
 #[derive(Debug)]
 pub(in crate::runtime) struct ReprocessedSource {

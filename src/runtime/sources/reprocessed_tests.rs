@@ -271,7 +271,8 @@ async fn a_source_is_pinned_with_all_that_a_run_rests_on() {
         ("visits".to_owned(), 1, 3..4),
     ]);
     let pins = BTreeMap::from([("visits".to_owned(), facts.pin)]);
-    let found = times_of(&query, &pins, &selection).await.unwrap();
+    let pasts = BTreeMap::from([("visits".to_owned(), facts.past)]);
+    let found = times_of(&query, &pins, &pasts, &selection).await.unwrap();
     assert_eq!(found.times, [3, 24, 25].map(at));
     assert_eq!(found.rows, selection);
 }
